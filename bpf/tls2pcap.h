@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * What crosses from the kernel to user space: the layout of every ring record and of the
+ * knobs. The only layout that C and Rust share; src/probe/layout.rs has the compiler compare
+ * the Rust side (src/event/record.rs) with the types that this header compiles to.
+ *
+ * Times are nanoseconds of CLOCK_MONOTONIC. All integers are in the machine's byte order.
+ */
+#ifndef TLS2PCAP_H
+#define TLS2PCAP_H
+
+/* The most payload that one record carries: with the headers it is one IPv4 packet. */
+#define T2P_CHUNK_MAX 64512
+#define T2P_COMM_LEN 16
+#define T2P_PATH_LEN 256
+#define T2P_ARGS_LEN 1024
+#define T2P_TEXT_LEN 256
+
+/* t2p_head.type. From T2P_USER_FIRST on, user space makes the record (src/event/record.rs). */
+enum t2p_type {
+	T2P_DATA = 1,
+	T2P_BIND = 2,
+	T2P_HANDLE = 3,
+	T2P_SOCKET = 4,
+	T2P_PROCESS = 5,
+	T2P_EXIT = 6,
+	T2P_FILE = 7,
+	T2P_USER_FIRST = 64,
+};
+
+/* Which TLS call moved the bytes. */
+enum t2p_function {
+	T2P_FN_READ = 1,
+	T2P_FN_READ_EX = 2,
+	T2P_FN_READ_EARLY = 3,
+	T2P_FN_READ_INTERNAL = 4, /* the function behind SSL_read and SSL_read_ex; BIO_f_ssl calls it */
+	T2P_FN_WRITE = 5,
+	T2P_FN_WRITE_EX = 6,
+	T2P_FN_WRITE_EARLY = 7,
+	T2P_FN_WRITE_INTERNAL = 8,
+	T2P_FN_SENDFILE = 9,
+	T2P_FN_HANDSHAKE = 10, /* moves no data; binds the socket */
+	T2P_FN_PEEK = 11, /* consumes nothing; binds the socket */
+	T2P_FN_SHUTDOWN = 12, /* moves no data; binds the socket */
+};
+
+enum t2p_direction {
+	T2P_READ = 0,
+	T2P_WRITE = 1,
+};
+
+/* Why a record carries fewer bytes than it stands for. */
+enum t2p_missing {
+	T2P_MISSING_NONE = 0,
+	T2P_MISSING_UNREADABLE = 1, /* the program's buffer could not be read */
+	T2P_MISSING_LIMIT = 2, /* beyond the longest call that is captured */
+	T2P_MISSING_SENDFILE = 3, /* the bytes never were in the program's memory */
+	T2P_MISSING_SNAPLEN = 4,
+};
+
+/* How the socket of the handle was known when the call was made. */
+enum t2p_tuple_source {
+	T2P_TUPLE_NONE = 0,
+	T2P_TUPLE_SAME_CALL = 1, /* exactly one TCP socket was used inside this call */
+	T2P_TUPLE_REMEMBERED = 2, /* an earlier call of this handle used it, and it still lives */
+	T2P_TUPLE_LAYER = 3, /* the handle's bytes went through another handle (TLS inside TLS) */
+};
+
+/* What a T2P_HANDLE record tells. */
+enum t2p_fact {
+	T2P_FACT_CLIENT = 1, /* the TLS call says that this side is the TLS client */
+	T2P_FACT_SERVER = 2,
+	T2P_FACT_SERVER_NAME = 3, /* text */
+	T2P_FACT_ALPN = 4, /* text */
+	T2P_FACT_SHUTDOWN = 5, /* this side sent its close_notify: nothing more is written */
+	T2P_FACT_FREE = 6, /* the handle's last reference is gone */
+	T2P_FACT_LAYER = 7, /* the handle's bytes go through the handle `other` */
+	T2P_FACT_READ_UNSEEN = 8, /* a read that began before the probes returned unseen */
+	T2P_FACT_CALL_LOST = 9, /* a call never returned to its probe: `direction`, length unknown */
+	T2P_FACT_WRITE_EMPTY = 10, /* the write `call_seq`, awaited by a read, moved nothing */
+};
+
+/* Who opened the TCP connection. */
+enum t2p_role {
+	T2P_ROLE_UNKNOWN = 0,
+	T2P_ROLE_CLIENT = 1,
+	T2P_ROLE_SERVER = 2,
+};
+
+/* Indexes of the per-CPU counters. Each counts events; _BYTES counts bytes. */
+enum t2p_counter {
+	T2P_COUNT_CALLS = 0,
+	T2P_COUNT_BYTES, /* bytes that the captured calls moved */
+	T2P_COUNT_RING_FULL, /* data records refused by the ring */
+	T2P_COUNT_RING_FULL_BYTES,
+	T2P_COUNT_UNREADABLE,
+	T2P_COUNT_UNREADABLE_BYTES,
+	T2P_COUNT_LIMIT, /* calls beyond the limit */
+	T2P_COUNT_LIMIT_BYTES,
+	T2P_COUNT_SENDFILE,
+	T2P_COUNT_SENDFILE_BYTES,
+	T2P_COUNT_THREADS_FULL, /* calls lost because the table of threads was full */
+	T2P_COUNT_HANDLES_FULL, /* calls lost because the table of handles was full */
+	T2P_COUNT_PROCESSES_FULL,
+	T2P_COUNT_SOCKETS_FULL,
+	T2P_COUNT_DEPTH, /* calls nested deeper than is followed */
+	T2P_COUNT_UNFINISHED, /* calls whose return was never seen */
+	T2P_COUNT_FACT_LOST, /* records without payload refused by the ring */
+	T2P_COUNT_TWICE, /* second entries of a call whose code is probed twice */
+	T2P_COUNT_CONFLICT, /* calls that used more than one TCP socket: no tuple taken */
+	T2P_COUNT_NOT_TCP, /* calls whose socket was not TCP (QUIC, DTLS) */
+	T2P_COUNT_MAX,
+};
+
+/* Begins every record. */
+struct t2p_head {
+	unsigned short type;
+	unsigned short reserved;
+	unsigned int tgid; /* as the initial pid namespace numbers it; 0: no process */
+	unsigned int tid;
+	unsigned int library; /* attach cookie: which library the call was made in; 0: not known */
+	unsigned long long process; /* with tgid, which process: changes with exec; 0: not known */
+};
+
+/* Bytes of a TLS call, or the fact that they are missing. `captured` bytes of payload follow. */
+struct t2p_data {
+	struct t2p_head head;
+	unsigned long long handle; /* address of the SSL */
+	unsigned long long generation; /* tells handles at one address apart */
+	unsigned long long entered;
+	unsigned long long returned;
+	unsigned long long call_offset; /* where the call's first byte stands in its direction */
+	unsigned long long call_len; /* bytes that the call moved */
+	unsigned long long chunk_offset; /* where this record's first byte stands in the call */
+	unsigned long long chunk_len; /* bytes that this record stands for */
+	unsigned int captured; /* bytes that follow, at most chunk_len and T2P_CHUNK_MAX */
+	unsigned int call_seq; /* number of the call among those of its direction that moved data */
+	unsigned int awaits_write; /* 1 + call_seq of the write in flight when this read returned; else 0 */
+	unsigned char direction; /* enum t2p_direction */
+	unsigned char function; /* enum t2p_function */
+	unsigned char missing; /* enum t2p_missing */
+	unsigned char tuple_source; /* enum t2p_tuple_source */
+};
+
+/* A handle's socket. Precedes the data that depends on it. */
+struct t2p_bind {
+	struct t2p_head head;
+	unsigned long long handle;
+	unsigned long long generation;
+	unsigned long long time;
+	unsigned long long socket; /* address of the struct sock */
+	unsigned long long socket_generation;
+	unsigned long long inode; /* of the socket, as in /proc/PID/fd */
+	unsigned long long cookie; /* SO_COOKIE; 0: nobody has asked for one */
+	unsigned int netns; /* inode of the network namespace */
+	unsigned int local_isn; /* initial sequence numbers, computed; off by one at most */
+	unsigned int remote_isn;
+	int fd; /* of the socket in the process; -1: not found */
+	unsigned char local[16]; /* network byte order; IPv4 in the first four */
+	unsigned char remote[16];
+	unsigned short local_port; /* host byte order */
+	unsigned short remote_port;
+	unsigned char family; /* 4 or 6; IPv4-mapped IPv6 is 4 */
+	unsigned char role; /* enum t2p_role */
+	unsigned char tuple_source; /* enum t2p_tuple_source */
+	unsigned char fresh; /* 1: bound in the handle's handshake, so no byte came before */
+};
+
+/* Something learnt about a handle. */
+struct t2p_handle {
+	struct t2p_head head;
+	unsigned long long handle;
+	unsigned long long generation;
+	unsigned long long time;
+	unsigned long long read_end; /* bytes the handle has read so far, captured or not */
+	unsigned long long write_end;
+	unsigned long long other; /* T2P_FACT_LAYER: the handle below */
+	unsigned long long other_generation;
+	unsigned int call_seq;
+	unsigned char fact; /* enum t2p_fact */
+	unsigned char direction;
+	unsigned short text_len;
+	unsigned char text[T2P_TEXT_LEN];
+};
+
+/* A socket that some handle was bound to is closed. */
+struct t2p_socket {
+	struct t2p_head head;
+	unsigned long long time;
+	unsigned long long socket;
+	unsigned long long socket_generation;
+	unsigned int error; /* sk_err: ECONNRESET and EPIPE mean that a RST was received */
+	unsigned int reserved;
+};
+
+/* A process is seen for the first time, or anew after exec. */
+struct t2p_process {
+	struct t2p_head head;
+	unsigned long long time;
+	unsigned long long start_time; /* of the process; ns of CLOCK_BOOTTIME */
+	unsigned long long cgroup; /* id of its cgroup v2 */
+	unsigned int uid;
+	unsigned int gid;
+	unsigned int parent;
+	unsigned int netns;
+	unsigned short exe_len;
+	unsigned short args_len;
+	unsigned int reserved;
+	unsigned char comm[T2P_COMM_LEN];
+	unsigned char exe[T2P_PATH_LEN]; /* last part of the path of the executable */
+	unsigned char args[T2P_ARGS_LEN]; /* NUL between arguments */
+};
+
+/* A process that was seen before has ended. */
+struct t2p_exit {
+	struct t2p_head head;
+	unsigned long long time;
+};
+
+/* A file that was never seen before is mapped by, or executed as, a process of interest. */
+struct t2p_file {
+	struct t2p_head head;
+	unsigned long long time;
+	unsigned long long inode;
+	unsigned int device; /* s_dev as the kernel keeps it: major << 20 | minor */
+	unsigned int stopped; /* 1: the process was sent SIGSTOP and waits for SIGCONT */
+};
+
+#endif

@@ -1,0 +1,390 @@
+//! What happened, in types: everything that [`crate::track`] ever hears of.
+//!
+//! Most events are born in the kernel and come as ring records ([`record`]); the rest is what
+//! user space adds (clock samples, what /proc tells, counters). Both have one encoding, so that a
+//! recording ([`recording`]) of the encoded events holds every input of what follows.
+
+pub mod record;
+pub mod recording;
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, as `bpf_ktime_get_ns` gives them.
+pub type Monotonic = u64;
+
+/// Which process: a pid together with the generation that the kernel side gave it at first sight
+/// and gives anew at each exec, so that a recycled pid is another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessKey {
+    /// Thread group id in the initial pid namespace.
+    pub pid: u32,
+    /// Time of first sight, or of the first sight after the last exec.
+    pub generation: u64,
+}
+
+/// A thread of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Task {
+    /// The process it belongs to.
+    pub process: ProcessKey,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+}
+
+/// Which TLS handle (`SSL *`) of which process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HandleKey {
+    /// The process that owns the handle.
+    pub process: ProcessKey,
+    /// Address of the handle.
+    pub address: u64,
+    /// Tells handles that live at one address one after the other apart.
+    pub generation: u64,
+}
+
+/// Which kernel socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketKey {
+    /// Address of the `struct sock`.
+    pub address: u64,
+    /// Tells sockets that live at one address one after the other apart.
+    pub generation: u64,
+}
+
+/// Index of a probed library (the attach cookie); 0 is unknown.
+pub type LibraryId = u32;
+
+/// Whether a TLS call brought bytes into the program or took them out of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The program received the bytes.
+    Read,
+    /// The program sent the bytes.
+    Write,
+}
+
+/// Why bytes are missing from a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Missing {
+    /// The ring buffer was full, so the record never left the kernel.
+    RingFull,
+    /// The program's buffer could not be read.
+    Unreadable,
+    /// The call was longer than the longest call that is captured.
+    Limit,
+    /// The bytes went from a file to the socket without passing through the program.
+    Sendfile,
+    /// The user asked for a shorter capture.
+    Snaplen,
+    /// A read that was blocked when the probes came returned unseen.
+    Unseen,
+    /// The return of a call was never seen.
+    Unfinished,
+}
+
+impl Missing {
+    /// The reason as it stands in comments and summaries.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Missing::RingFull => "ring-full",
+            Missing::Unreadable => "unreadable",
+            Missing::Limit => "call-limit",
+            Missing::Sendfile => "sendfile",
+            Missing::Snaplen => "snaplen",
+            Missing::Unseen => "read-before-attach",
+            Missing::Unfinished => "unfinished-call",
+        }
+    }
+}
+
+/// How a connection's 5-tuple was learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TupleSource {
+    /// Not known: what is written is made up, and marked so.
+    None,
+    /// Exactly one TCP socket was used inside the call that moved the first bytes.
+    SameCall,
+    /// An earlier call of the same handle used the socket, which still lives.
+    Remembered,
+    /// The handle's bytes went through another handle, whose tuple it is (TLS inside TLS).
+    Layer,
+}
+
+impl TupleSource {
+    /// The source as it stands in comments.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TupleSource::None => "none",
+            TupleSource::SameCall => "same-call",
+            TupleSource::Remembered => "remembered",
+            TupleSource::Layer => "layer",
+        }
+    }
+}
+
+/// Bytes that a TLS call moved, or a part of them, or the fact that they are missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Data {
+    /// Who made the call.
+    pub task: Task,
+    /// On which handle.
+    pub handle: HandleKey,
+    /// In which library.
+    pub library: LibraryId,
+    /// Read or write.
+    pub direction: Direction,
+    /// When the call began.
+    pub entered: Monotonic,
+    /// When it returned.
+    pub returned: Monotonic,
+    /// Number of the call among the calls of its direction that moved data; wraps.
+    pub call_seq: u32,
+    /// Where the call's first byte stands in its direction of the handle.
+    pub call_offset: u64,
+    /// How many bytes the call moved.
+    pub call_len: u64,
+    /// Where this part stands in the call.
+    pub chunk_offset: u64,
+    /// How many bytes of the stream this part stands for, at least `payload.len()`.
+    pub chunk_len: u64,
+    /// The bytes; a prefix of the part if `missing` says so.
+    pub payload: Bytes,
+    /// Why `payload` is shorter than `chunk_len`.
+    pub missing: Option<Missing>,
+    /// The call number of the write that was in flight when this read returned.
+    pub awaits_write: Option<u32>,
+    /// How the handle's socket was known at this call.
+    pub tuple_source: TupleSource,
+}
+
+/// Who opened a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// This side sent the SYN.
+    Client,
+    /// This side accepted the connection.
+    Server,
+}
+
+/// The socket of a handle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// Whose call used the socket.
+    pub task: Task,
+    /// The handle.
+    pub handle: HandleKey,
+    /// When.
+    pub time: Monotonic,
+    /// The socket.
+    pub socket: SocketKey,
+    /// Inode of the socket, as `/proc/PID/fd` shows it.
+    pub inode: u64,
+    /// Socket cookie (SO_COOKIE), if anybody asked for one.
+    pub cookie: Option<u64>,
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// File descriptor of the socket in the process.
+    pub fd: Option<u32>,
+    /// Local address. IPv4-mapped IPv6 is IPv4 here.
+    pub local: SocketAddr,
+    /// Remote address.
+    pub remote: SocketAddr,
+    /// Initial sequence numbers (local, remote), computed from the socket's counters; each may be
+    /// off by one.
+    pub isn: (u32, u32),
+    /// Who opened the connection, if the kernel tells.
+    pub role: Option<Role>,
+    /// How the handle came by the socket.
+    pub source: TupleSource,
+    /// Bound before the handle moved any byte, so that the stream is seen from its beginning.
+    pub fresh: bool,
+}
+
+/// Something learnt about a handle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandleFact {
+    /// Who made the call.
+    pub task: Task,
+    /// The handle.
+    pub handle: HandleKey,
+    /// When.
+    pub time: Monotonic,
+    /// Bytes that the handle has read and written so far, captured or not.
+    pub ends: Ends,
+    /// What.
+    pub fact: Fact,
+}
+
+/// How far each direction of a handle has come, in bytes, captured or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// Bytes read.
+    pub read: u64,
+    /// Bytes written.
+    pub write: u64,
+}
+
+/// See [`HandleFact`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// The TLS call says that this side is the TLS client, or server.
+    TlsRole(Role),
+    /// Server name (SNI).
+    ServerName(String),
+    /// Negotiated application protocol.
+    Alpn(String),
+    /// This side's close_notify is sent: it writes no more.
+    Shutdown,
+    /// The handle is gone.
+    Free,
+    /// The handle's bytes go through this handle of the same process.
+    Layer(HandleKey),
+    /// A read that was blocked when the probes came returned unseen, with an unknown number of
+    /// bytes.
+    ReadUnseen,
+    /// A call never returned to its probe: whether it moved bytes is not known.
+    CallLost(Direction),
+    /// The write with this call number, which some read awaits, moved nothing.
+    WriteEmpty(u32),
+}
+
+/// A socket is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketClosed {
+    /// The socket.
+    pub socket: SocketKey,
+    /// When.
+    pub time: Monotonic,
+    /// A RST was received.
+    pub reset: bool,
+}
+
+/// A process that carries TLS, as the kernel saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessSeen {
+    /// The process.
+    pub key: ProcessKey,
+    /// When it was seen.
+    pub time: Monotonic,
+    /// When it started, ns of `CLOCK_BOOTTIME`.
+    pub start_time: u64,
+    /// Id of its cgroup (v2).
+    pub cgroup: u64,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Pid of its parent.
+    pub parent: u32,
+    /// Inode of its network namespace.
+    pub netns: u32,
+    /// Name of the main thread's command, at most 15 bytes.
+    pub comm: String,
+    /// The executable, or the last part of its path.
+    pub exe: String,
+    /// The arguments, argv[0] first; cut at 1 KiB in all.
+    pub args: Vec<String>,
+}
+
+/// What /proc told of a process after the kernel saw it. Empty or `None` where the process was
+/// gone before it could be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessFacts {
+    /// Path of the executable.
+    pub exe: Option<String>,
+    /// All arguments.
+    pub args: Vec<String>,
+    /// Container id, from the cgroup's path.
+    pub container: Option<String>,
+}
+
+/// A probed library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Library {
+    /// Its number in [`Data::library`].
+    pub id: LibraryId,
+    /// Path under which it was found.
+    pub path: String,
+    /// For example `OpenSSL 3.0.17`; empty if unknown.
+    pub version: String,
+}
+
+/// How the capture was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// Tool and version.
+    pub application: String,
+    /// Kernel name and release.
+    pub os: String,
+    /// Processor.
+    pub hardware: String,
+    /// The command line, without the arguments of a command that the capture runs.
+    pub command_line: String,
+    /// Socket back end in use.
+    pub backend: String,
+    /// When probes were attached.
+    pub time: Monotonic,
+}
+
+/// One sample of both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// `CLOCK_MONOTONIC`.
+    pub monotonic: Monotonic,
+    /// `CLOCK_REALTIME`, ns since 1970.
+    pub realtime: u64,
+}
+
+/// What the kernel side counted since the start, by `t2p_counter` index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters(pub Vec<u64>);
+
+/// Everything that can happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// TLS bytes.
+    Data(Data),
+    /// A handle's socket.
+    Bind(Bind),
+    /// A fact about a handle.
+    Handle(HandleFact),
+    /// A socket is closed.
+    SocketClosed(SocketClosed),
+    /// A process carries TLS.
+    Process(ProcessSeen),
+    /// A process is gone.
+    Exit(ProcessKey, Monotonic),
+    /// A file was mapped for the first time: of interest to discovery only.
+    File(FileSeen),
+    /// First event: how the capture was started.
+    Start(Start),
+    /// Time passes.
+    Clock(Clock),
+    /// What /proc told of a process.
+    ProcessFacts(ProcessKey, ProcessFacts),
+    /// A library is probed.
+    Library(Library),
+    /// Counters of the kernel side.
+    Counters(Counters),
+    /// At the end: how far a handle that still lives has come.
+    Final(HandleKey, Ends),
+    /// The capture is over.
+    Stop(Monotonic),
+}
+
+/// A file was mapped or executed that was not seen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileSeen {
+    /// Pid of who maps it.
+    pub pid: u32,
+    /// When.
+    pub time: Monotonic,
+    /// Device, `major << 20 | minor`.
+    pub device: u32,
+    /// Inode.
+    pub inode: u64,
+    /// The process was stopped and waits for SIGCONT.
+    pub stopped: bool,
+}

@@ -1,0 +1,556 @@
+//! The encoding of events: ring records as the kernel lays them out (`bpf/tls2pcap.h`), and the
+//! records that user space adds.
+//!
+//! `src/probe/layout.rs` has the compiler compare the structs here with what the C header
+//! compiles to.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use bytes::Bytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::*;
+
+/// Longest payload of one data record, in bytes (`T2P_CHUNK_MAX`).
+pub const CHUNK_MAX: usize = 64512;
+
+/// Record types (`enum t2p_type`; from 64 on they are user space's).
+mod kind {
+    pub const DATA: u16 = 1;
+    pub const BIND: u16 = 2;
+    pub const HANDLE: u16 = 3;
+    pub const SOCKET: u16 = 4;
+    pub const PROCESS: u16 = 5;
+    pub const EXIT: u16 = 6;
+    pub const FILE: u16 = 7;
+    pub const START: u16 = 64;
+    pub const CLOCK: u16 = 65;
+    pub const PROCESS_FACTS: u16 = 66;
+    pub const LIBRARY: u16 = 67;
+    pub const COUNTERS: u16 = 68;
+    pub const FINAL: u16 = 69;
+    pub const STOP: u16 = 70;
+}
+
+/// Why a record could not be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The record ends before its fields do.
+    #[error("record of type {kind} is cut short: {have} bytes")]
+    Short {
+        /// Its type; 0 if even that is missing.
+        kind: u16,
+        /// Its length in bytes.
+        have: usize,
+    },
+    /// No such type.
+    #[error("unknown record type {0}")]
+    UnknownType(u16),
+    /// A field holds what no kernel side writes.
+    #[error("record of type {kind}: field {field} is out of range")]
+    Field {
+        /// The record's type.
+        kind: u16,
+        /// The field.
+        field: &'static str,
+    },
+}
+
+macro_rules! raw {
+    ($(#[$m:meta])* $name:ident { $($field:ident: $t:ty),* $(,)? }) => {
+        $(#[$m])*
+        #[allow(missing_docs)]
+        #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+        #[repr(C)]
+        pub struct $name { $(pub $field: $t),* }
+    };
+}
+
+raw!(
+    /// `struct t2p_head`.
+    RawHead { kind: u16, reserved: u16, tgid: u32, tid: u32, library: u32, process: u64 }
+);
+raw!(
+    /// `struct t2p_data`.
+    RawData {
+        head: RawHead, handle: u64, generation: u64, entered: u64, returned: u64,
+        call_offset: u64, call_len: u64, chunk_offset: u64, chunk_len: u64,
+        captured: u32, call_seq: u32, awaits_write: u32,
+        direction: u8, function: u8, missing: u8, tuple_source: u8,
+    }
+);
+raw!(
+    /// `struct t2p_bind`.
+    RawBind {
+        head: RawHead, handle: u64, generation: u64, time: u64,
+        socket: u64, socket_generation: u64, inode: u64, cookie: u64,
+        netns: u32, local_isn: u32, remote_isn: u32, fd: i32,
+        local: [u8; 16], remote: [u8; 16], local_port: u16, remote_port: u16,
+        family: u8, role: u8, tuple_source: u8, fresh: u8,
+    }
+);
+raw!(
+    /// `struct t2p_handle`.
+    RawHandle {
+        head: RawHead, handle: u64, generation: u64, time: u64,
+        read_end: u64, write_end: u64, other: u64, other_generation: u64,
+        call_seq: u32, fact: u8, direction: u8, text_len: u16, text: [u8; 256],
+    }
+);
+raw!(
+    /// `struct t2p_socket`.
+    RawSocket { head: RawHead, time: u64, socket: u64, socket_generation: u64, error: u32, reserved: u32 }
+);
+raw!(
+    /// `struct t2p_process`.
+    RawProcess {
+        head: RawHead, time: u64, start_time: u64, cgroup: u64,
+        uid: u32, gid: u32, parent: u32, netns: u32,
+        exe_len: u16, args_len: u16, reserved: u32,
+        comm: [u8; 16], exe: [u8; 256], args: [u8; 1024],
+    }
+);
+raw!(
+    /// `struct t2p_exit`.
+    RawExit { head: RawHead, time: u64 }
+);
+raw!(
+    /// `struct t2p_file`.
+    RawFile { head: RawHead, time: u64, inode: u64, device: u32, stopped: u32 }
+);
+
+impl RawHead {
+    fn process(&self) -> ProcessKey {
+        ProcessKey { pid: self.tgid, generation: self.process }
+    }
+    fn task(&self) -> Task {
+        Task { process: self.process(), tid: self.tid }
+    }
+}
+
+const ECONNRESET: u32 = 104;
+const EPIPE: u32 = 32;
+
+/// Decodes one record. Payload is a slice of `record`, not a copy.
+///
+/// # Errors
+/// [`RecordError`] for whatever neither the kernel side nor [`encode`] writes.
+pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
+    let head: RawHead = fixed(record, 0)?;
+    let kind = head.kind;
+    let bad = |field| RecordError::Field { kind, field };
+    let handle_of = |address, generation| HandleKey { process: head.process(), address, generation };
+    Ok(match kind {
+        kind::DATA => {
+            let raw: RawData = fixed(record, kind)?;
+            let captured = raw.captured as usize;
+            let from = size_of::<RawData>();
+            if captured > CHUNK_MAX || captured as u64 > raw.chunk_len {
+                return Err(bad("captured"));
+            }
+            if raw.chunk_offset.checked_add(raw.chunk_len).is_none_or(|end| end > raw.call_len) {
+                return Err(bad("chunk_len"));
+            }
+            if raw.call_offset.checked_add(raw.call_len).is_none_or(|end| end > i64::MAX as u64) {
+                return Err(bad("call_len"));
+            }
+            if record.len() < from + captured {
+                return Err(RecordError::Short { kind, have: record.len() });
+            }
+            let missing = match raw.missing {
+                0 => None,
+                1 => Some(Missing::Unreadable),
+                2 => Some(Missing::Limit),
+                3 => Some(Missing::Sendfile),
+                4 => Some(Missing::Snaplen),
+                _ => return Err(bad("missing")),
+            };
+            if missing.is_none() && (captured as u64) < raw.chunk_len {
+                return Err(bad("missing"));
+            }
+            Event::Data(Data {
+                task: head.task(),
+                handle: handle_of(raw.handle, raw.generation),
+                library: head.library,
+                direction: direction(raw.direction).ok_or(bad("direction"))?,
+                entered: raw.entered,
+                returned: raw.returned,
+                call_seq: raw.call_seq,
+                call_offset: raw.call_offset,
+                call_len: raw.call_len,
+                chunk_offset: raw.chunk_offset,
+                chunk_len: raw.chunk_len,
+                payload: record.slice(from..from + captured),
+                missing,
+                awaits_write: raw.awaits_write.checked_sub(1),
+                tuple_source: tuple_source(raw.tuple_source).ok_or(bad("tuple_source"))?,
+            })
+        }
+        kind::BIND => {
+            let raw: RawBind = fixed(record, kind)?;
+            let address = |bytes: [u8; 16], port| match raw.family {
+                4 => {
+                    Some(SocketAddr::new(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into(), port))
+                }
+                6 => Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::from(bytes)), port)),
+                _ => None,
+            };
+            Event::Bind(Bind {
+                task: head.task(),
+                handle: handle_of(raw.handle, raw.generation),
+                time: raw.time,
+                socket: SocketKey { address: raw.socket, generation: raw.socket_generation },
+                inode: raw.inode,
+                cookie: (raw.cookie != 0).then_some(raw.cookie),
+                netns: raw.netns,
+                fd: u32::try_from(raw.fd).ok(),
+                local: address(raw.local, raw.local_port).ok_or(bad("family"))?,
+                remote: address(raw.remote, raw.remote_port).ok_or(bad("family"))?,
+                isn: (raw.local_isn, raw.remote_isn),
+                role: match raw.role {
+                    0 => None,
+                    1 => Some(Role::Client),
+                    2 => Some(Role::Server),
+                    _ => return Err(bad("role")),
+                },
+                source: tuple_source(raw.tuple_source).ok_or(bad("tuple_source"))?,
+                fresh: raw.fresh != 0,
+            })
+        }
+        kind::HANDLE => {
+            let raw: RawHandle = fixed(record, kind)?;
+            let text = || text(raw.text.get(..usize::from(raw.text_len)).unwrap_or(&raw.text));
+            let fact = match raw.fact {
+                1 => Fact::TlsRole(Role::Client),
+                2 => Fact::TlsRole(Role::Server),
+                3 => Fact::ServerName(text()),
+                4 => Fact::Alpn(text()),
+                5 => Fact::Shutdown,
+                6 => Fact::Free,
+                7 => Fact::Layer(handle_of(raw.other, raw.other_generation)),
+                8 => Fact::ReadUnseen,
+                9 => Fact::CallLost(direction(raw.direction).ok_or(bad("direction"))?),
+                10 => Fact::WriteEmpty(raw.call_seq),
+                _ => return Err(bad("fact")),
+            };
+            Event::Handle(HandleFact {
+                task: head.task(),
+                handle: handle_of(raw.handle, raw.generation),
+                time: raw.time,
+                ends: Ends { read: raw.read_end, write: raw.write_end },
+                fact,
+            })
+        }
+        kind::SOCKET => {
+            let raw: RawSocket = fixed(record, kind)?;
+            Event::SocketClosed(SocketClosed {
+                socket: SocketKey { address: raw.socket, generation: raw.socket_generation },
+                time: raw.time,
+                reset: raw.error == ECONNRESET || raw.error == EPIPE,
+            })
+        }
+        kind::PROCESS => {
+            let raw: RawProcess = fixed(record, kind)?;
+            let args = raw.args.get(..usize::from(raw.args_len)).unwrap_or(&raw.args);
+            Event::Process(ProcessSeen {
+                key: head.process(),
+                time: raw.time,
+                start_time: raw.start_time,
+                cgroup: raw.cgroup,
+                uid: raw.uid,
+                gid: raw.gid,
+                parent: raw.parent,
+                netns: raw.netns,
+                comm: text(until_nul(&raw.comm)),
+                exe: text(raw.exe.get(..usize::from(raw.exe_len)).unwrap_or(&raw.exe)),
+                args: split_args(args),
+            })
+        }
+        kind::EXIT => {
+            let raw: RawExit = fixed(record, kind)?;
+            Event::Exit(head.process(), raw.time)
+        }
+        kind::FILE => {
+            let raw: RawFile = fixed(record, kind)?;
+            Event::File(FileSeen {
+                pid: head.tgid,
+                time: raw.time,
+                device: raw.device,
+                inode: raw.inode,
+                stopped: raw.stopped != 0,
+            })
+        }
+        kind::START..=kind::STOP => {
+            let mut fields = Fields { kind, rest: &record[size_of::<RawHead>()..], have: record.len() };
+            match kind {
+                kind::START => Event::Start(Start {
+                    application: fields.text()?,
+                    os: fields.text()?,
+                    hardware: fields.text()?,
+                    command_line: fields.text()?,
+                    backend: fields.text()?,
+                    time: fields.number()?,
+                }),
+                kind::CLOCK => {
+                    Event::Clock(Clock { monotonic: fields.number()?, realtime: fields.number()? })
+                }
+                kind::PROCESS_FACTS => Event::ProcessFacts(
+                    head.process(),
+                    ProcessFacts { exe: fields.option()?, args: fields.list()?, container: fields.option()? },
+                ),
+                kind::LIBRARY => Event::Library(Library {
+                    id: head.library,
+                    path: fields.text()?,
+                    version: fields.text()?,
+                }),
+                kind::COUNTERS => {
+                    let n = fields.count()?;
+                    Event::Counters(Counters((0..n).map(|_| fields.number()).collect::<Result<_, _>>()?))
+                }
+                kind::FINAL => Event::Final(
+                    handle_of(fields.number()?, fields.number()?),
+                    Ends { read: fields.number()?, write: fields.number()? },
+                ),
+                _ => Event::Stop(fields.number()?),
+            }
+        }
+        other => return Err(RecordError::UnknownType(other)),
+    })
+}
+
+/// Encodes an event that user space makes.
+///
+/// # Panics
+/// Never for the events that user space makes; the others come encoded from the kernel, and this
+/// gives `None` for them.
+pub fn encode(event: &Event) -> Option<Bytes> {
+    let mut out = Writer(Vec::new());
+    let none = ProcessKey { pid: 0, generation: 0 };
+    match event {
+        Event::Start(start) => {
+            out.head(kind::START, none, 0);
+            for s in [&start.application, &start.os, &start.hardware, &start.command_line, &start.backend] {
+                out.text(s);
+            }
+            out.number(start.time);
+        }
+        Event::Clock(clock) => {
+            out.head(kind::CLOCK, none, 0);
+            out.number(clock.monotonic);
+            out.number(clock.realtime);
+        }
+        Event::ProcessFacts(key, facts) => {
+            out.head(kind::PROCESS_FACTS, *key, 0);
+            out.option(facts.exe.as_deref());
+            out.number(facts.args.len() as u64);
+            facts.args.iter().for_each(|arg| out.text(arg));
+            out.option(facts.container.as_deref());
+        }
+        Event::Library(library) => {
+            out.head(kind::LIBRARY, none, library.id);
+            out.text(&library.path);
+            out.text(&library.version);
+        }
+        Event::Counters(counters) => {
+            out.head(kind::COUNTERS, none, 0);
+            out.number(counters.0.len() as u64);
+            counters.0.iter().for_each(|n| out.number(*n));
+        }
+        Event::Final(handle, ends) => {
+            out.head(kind::FINAL, handle.process, 0);
+            for n in [handle.address, handle.generation, ends.read, ends.write] {
+                out.number(n);
+            }
+        }
+        Event::Stop(time) => {
+            out.head(kind::STOP, none, 0);
+            out.number(*time);
+        }
+        _ => return None,
+    }
+    Some(Bytes::from(out.0))
+}
+
+fn fixed<T: FromBytes>(record: &[u8], kind: u16) -> Result<T, RecordError> {
+    T::read_from_prefix(record).map(|(t, _)| t).map_err(|_| RecordError::Short { kind, have: record.len() })
+}
+
+fn direction(raw: u8) -> Option<Direction> {
+    [Direction::Read, Direction::Write].get(usize::from(raw)).copied()
+}
+
+fn tuple_source(raw: u8) -> Option<TupleSource> {
+    [TupleSource::None, TupleSource::SameCall, TupleSource::Remembered, TupleSource::Layer]
+        .get(usize::from(raw))
+        .copied()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|b| *b == 0).next().unwrap_or_default()
+}
+
+fn split_args(bytes: &[u8]) -> Vec<String> {
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    if bytes.is_empty() { Vec::new() } else { bytes.split(|b| *b == 0).map(text).collect() }
+}
+
+/// Reads the fields of user space's records: numbers are 8 bytes, text is a number and the bytes.
+struct Fields<'a> {
+    kind: u16,
+    rest: &'a [u8],
+    have: usize,
+}
+
+impl Fields<'_> {
+    fn take(&mut self, n: usize) -> Result<&[u8], RecordError> {
+        let short = RecordError::Short { kind: self.kind, have: self.have };
+        let (taken, rest) = self.rest.split_at_checked(n).ok_or(short)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+    fn number(&mut self) -> Result<u64, RecordError> {
+        self.take(8).map(|b| u64::from_ne_bytes(b.try_into().unwrap_or_default()))
+    }
+    /// A number of things that each take 8 bytes at least.
+    fn count(&mut self) -> Result<usize, RecordError> {
+        let n = self.number()?;
+        usize::try_from(n)
+            .ok()
+            .filter(|n| *n <= self.rest.len() / 8)
+            .ok_or(RecordError::Field { kind: self.kind, field: "count" })
+    }
+    fn text(&mut self) -> Result<String, RecordError> {
+        let n = usize::try_from(self.number()?).unwrap_or(usize::MAX);
+        self.take(n).map(text)
+    }
+    fn option(&mut self) -> Result<Option<String>, RecordError> {
+        Ok(if self.number()? == 0 { None } else { Some(self.text()?) })
+    }
+    fn list(&mut self) -> Result<Vec<String>, RecordError> {
+        let n = self.count()?;
+        (0..n).map(|_| self.text()).collect()
+    }
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn head(&mut self, kind: u16, process: ProcessKey, library: LibraryId) {
+        let head =
+            RawHead { kind, reserved: 0, tgid: process.pid, tid: 0, library, process: process.generation };
+        self.0.extend_from_slice(head.as_bytes());
+    }
+    fn number(&mut self, n: u64) {
+        self.0.extend_from_slice(&n.to_ne_bytes());
+    }
+    fn text(&mut self, s: &str) {
+        self.number(s.len() as u64);
+        self.0.extend_from_slice(s.as_bytes());
+    }
+    fn option(&mut self, s: Option<&str>) {
+        self.number(u64::from(s.is_some()));
+        if let Some(s) = s {
+            self.text(s);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples() -> Vec<Event> {
+        let key = ProcessKey { pid: 7, generation: 9 };
+        vec![
+            Event::Start(Start { application: "a".into(), os: "L".into(), time: 3, ..Start::default() }),
+            Event::Clock(Clock { monotonic: 1, realtime: 2 }),
+            Event::ProcessFacts(
+                key,
+                ProcessFacts {
+                    exe: Some("/bin/é".into()),
+                    args: vec!["x".into(), "".into()],
+                    container: None,
+                },
+            ),
+            Event::Library(Library { id: 4, path: "/l".into(), version: "OpenSSL 3".into() }),
+            Event::Counters(Counters(vec![1, 2, 3])),
+            Event::Final(HandleKey { process: key, address: 1, generation: 2 }, Ends { read: 5, write: 6 }),
+            Event::Stop(8),
+        ]
+    }
+
+    #[test]
+    fn what_user_space_encodes_decodes_to_the_same() {
+        for event in samples() {
+            let record = encode(&event).unwrap();
+            assert_eq!(decode(&record), Ok(event));
+        }
+    }
+
+    #[test]
+    fn every_record_cut_anywhere_is_refused_and_never_panics() {
+        let data = RawData {
+            head: RawHead { kind: kind::DATA, reserved: 0, tgid: 1, tid: 1, library: 0, process: 1 },
+            handle: 1,
+            generation: 1,
+            entered: 1,
+            returned: 2,
+            call_offset: 0,
+            call_len: 5,
+            chunk_offset: 0,
+            chunk_len: 5,
+            captured: 5,
+            call_seq: 0,
+            awaits_write: 0,
+            direction: 0,
+            function: 1,
+            missing: 0,
+            tuple_source: 0,
+        };
+        let mut bytes = data.as_bytes().to_vec();
+        bytes.extend_from_slice(b"hello");
+        let mut records: Vec<Bytes> = samples().iter().map(|e| encode(e).unwrap()).collect();
+        records.push(bytes.into());
+        for record in records {
+            decode(&record).unwrap();
+            for end in 0..record.len() {
+                assert!(decode(&record.slice(..end)).is_err(), "cut at {end} of {record:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_contradict_each_other_are_refused() {
+        let good = RawData {
+            head: RawHead { kind: kind::DATA, reserved: 0, tgid: 1, tid: 1, library: 0, process: 1 },
+            handle: 1,
+            generation: 1,
+            entered: 1,
+            returned: 2,
+            call_offset: 0,
+            call_len: 5,
+            chunk_offset: 0,
+            chunk_len: 5,
+            captured: 0,
+            call_seq: 0,
+            awaits_write: 0,
+            direction: 0,
+            function: 1,
+            missing: 1,
+            tuple_source: 0,
+        };
+        let refused = |raw: RawData| decode(&Bytes::copy_from_slice(raw.as_bytes())).is_err();
+        assert!(!refused(good));
+        assert!(refused(RawData { captured: 6, ..good }));
+        assert!(refused(RawData { chunk_offset: 1, ..good }));
+        assert!(refused(RawData { chunk_offset: u64::MAX, ..good }));
+        assert!(refused(RawData { call_offset: u64::MAX, ..good }));
+        assert!(refused(RawData { missing: 0, ..good }));
+        assert!(refused(RawData { missing: 9, ..good }));
+        assert!(refused(RawData { direction: 2, ..good }));
+    }
+}

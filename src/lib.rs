@@ -1,0 +1,17 @@
+//! tls2pcap shows what a Linux program really says over TLS.
+//!
+//! Data walks one way through the rooms, and each border has one type:
+//!
+//! ```text
+//! bpf/ → probe → event → track → redact → synth → sink
+//!        Record  Event   Segment         Packet   file
+//! ```
+//!
+//! `event`, `track`, `redact` and `synth` hold no I/O, no clock and no unsafe code: their only
+//! time is the time that events carry, so that a recording replays to the same bytes.
+
+pub mod event;
+pub mod redact;
+pub mod sink;
+pub mod synth;
+pub mod track;

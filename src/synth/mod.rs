@@ -1,0 +1,2 @@
+//! From [`crate::track::segment::Segment`] to [`packet::Packet`].
+pub mod packet;
