@@ -15,3 +15,4 @@ pub mod redact;
 pub mod sink;
 pub mod synth;
 pub mod track;
+pub mod probe;

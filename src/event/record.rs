@@ -14,6 +14,9 @@ use super::*;
 /// Longest payload of one data record, in bytes (`T2P_CHUNK_MAX`).
 pub const CHUNK_MAX: usize = 64512;
 
+/// Type of a data record (`T2P_DATA`).
+pub const DATA: u16 = kind::DATA;
+
 /// Record types (`enum t2p_type`; from 64 on they are user space's).
 mod kind {
     pub const DATA: u16 = 1;

@@ -1,0 +1,572 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * TLS calls, of whatever library: from entry to return, and what becomes of them. Calls nest
+ * (TLS inside TLS, exports that call each other), so each thread has a small stack of them;
+ * entry and return find each other by the stack pointer.
+ */
+#ifndef TLS2PCAP_CALLS_H
+#define TLS2PCAP_CALLS_H
+
+#include "process.bpf.h"
+#include "socket.bpf.h"
+
+/* Calls that only tell facts; never in a data record, hence not in tls2pcap.h. */
+#define FN_SERVER_NAME 32
+#define FN_ALPN 33
+
+/* A call this far below the stack pointer on the same stack has ended without its return. */
+#define STALE_WINDOW 16384
+
+static const struct thread no_thread;
+
+static __always_inline int is_read(u32 fn)
+{
+	return fn >= T2P_FN_READ && fn <= T2P_FN_READ_INTERNAL;
+}
+
+static __always_inline int is_write(u32 fn)
+{
+	return fn >= T2P_FN_WRITE && fn <= T2P_FN_SENDFILE;
+}
+
+static __always_inline int moves_bytes(u32 fn)
+{
+	return fn < FN_SERVER_NAME;
+}
+
+static __always_inline u32 library_cookie(void *ctx)
+{
+	return HAS_HELPER(get_attach_cookie) ? bpf_get_attach_cookie(ctx) : 0;
+}
+
+/* The state of a handle; NULL if there is none. */
+static __always_inline struct handle *find_handle(struct process *process, u64 address)
+{
+	struct handle_key key = { .address = address, .tgid = bpf_get_current_pid_tgid() >> 32 };
+	struct handle *handle = bpf_map_lookup_elem(&handles, &key);
+
+	return handle && handle->process == process->generation ? handle : NULL;
+}
+
+/* A new state for a handle, in the place of one that stands there. */
+static __noinline struct handle *new_handle(struct process *process, u64 address, u32 flags, u32 refs)
+{
+	struct handle_key key = { .address = address, .tgid = bpf_get_current_pid_tgid() >> 32 };
+	struct handle new = {
+		.process = process->generation,
+		.generation = bpf_ktime_get_ns(),
+		.flags = flags,
+		.refs = refs,
+	};
+
+	if (bpf_map_update_elem(&handles, &key, &new, BPF_ANY)) {
+		count(T2P_COUNT_HANDLES_FULL, 1);
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&handles, &key);
+}
+
+static __always_inline struct handle *the_handle(struct process *process, u64 address, u32 function)
+{
+	struct handle *handle = find_handle(process, address);
+
+	return handle ?: new_handle(process, address, function == T2P_FN_HANDSHAKE ? HANDLE_FRESH : 0, 0);
+}
+
+struct fact {
+	u64 address;
+	u64 other;
+	u64 other_generation;
+	u64 text; /* address in the program; 0: none */
+	u32 text_len; /* 0: up to the NUL */
+	u32 call_seq;
+	u8 fact;
+	u8 direction;
+};
+
+/* Tells a fact; 1 if the ring took it. */
+static __noinline int emit_fact(struct handle *handle, struct fact *fact)
+{
+	struct t2p_handle *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	u64 len = fact->text_len;
+	long n;
+
+	if (!record) {
+		count(T2P_COUNT_FACT_LOST, 1);
+		return 0;
+	}
+	head(&record->head, T2P_HANDLE, handle->process, 0);
+	record->handle = fact->address;
+	record->generation = handle->generation;
+	record->time = bpf_ktime_get_ns();
+	record->read_end = handle->read_end;
+	record->write_end = handle->write_end;
+	record->other = fact->other;
+	record->other_generation = fact->other_generation;
+	record->call_seq = fact->call_seq;
+	record->fact = fact->fact;
+	record->direction = fact->direction;
+	record->text_len = 0;
+	if (fact->text && len) {
+		asm volatile("" : "+r"(len));
+		if (len > T2P_TEXT_LEN)
+			len = T2P_TEXT_LEN;
+		if (!bpf_probe_read_user(record->text, len, (void *)fact->text))
+			record->text_len = len;
+	} else if (fact->text) {
+		n = bpf_probe_read_user_str(record->text, T2P_TEXT_LEN, (void *)fact->text);
+		record->text_len = n > 0 ? n - 1 : 0;
+	}
+	bpf_ringbuf_submit(record, wake());
+	return 1;
+}
+
+/* Tells a fact that is told once for each handle. */
+static __always_inline void tell_once(struct handle *handle, u32 flag, struct fact *fact)
+{
+	if (!(handle->flags & flag) && emit_fact(handle, fact))
+		handle->flags |= flag;
+}
+
+static __noinline int tell_role(struct handle *handle, u64 address, u32 server)
+{
+	struct fact fact = { .address = address, .fact = server ? T2P_FACT_SERVER : T2P_FACT_CLIENT };
+
+	tell_once(handle, server ? HANDLE_SERVER : HANDLE_CLIENT, &fact);
+	return 0;
+}
+
+/* Calls from index `depth` on never returned: what they did is not known. */
+static __always_inline void drop_calls(struct thread *thread, u64 depth)
+{
+	for (u64 i = 0; i < CALL_DEPTH; i++)
+		if (i >= depth && i < thread->depth && moves_bytes(thread->calls[i].function))
+			count(T2P_COUNT_UNFINISHED, 1);
+	thread->depth = depth;
+}
+
+/*
+ * Where a call that begins at `sp` belongs in its thread's stack. CALL_DEPTH and beyond: nowhere,
+ * because it is part of a call of the same handle that is being followed already.
+ */
+static __always_inline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 address, u32 function)
+{
+	u64 depth = thread->depth;
+
+	for (u64 i = 0; i < CALL_DEPTH; i++) {
+		struct call *call = &thread->calls[i];
+
+		if (i >= depth)
+			return i;
+		if (call->sp == sp && call->handle == address) {
+			if (call->ip == ip) {
+				count(T2P_COUNT_TWICE, 1);
+				return i;
+			}
+			/* An export that jumps to the function behind it leaves no frame of its own. */
+			if (function == T2P_FN_READ_INTERNAL || function == T2P_FN_WRITE_INTERNAL ||
+			    function == call->function || call->function == T2P_FN_READ_EARLY ||
+			    call->function == T2P_FN_WRITE_EARLY)
+				return CALL_DEPTH;
+		}
+		if (call->sp <= sp && sp - call->sp < STALE_WINDOW)
+			return i;
+		if (call->handle == address && moves_bytes(function) && moves_bytes(call->function))
+			return CALL_DEPTH;
+	}
+	/* Deeper than is followed: give up the outermost, the innermost is what uses sockets. */
+	count(T2P_COUNT_DEPTH, 1);
+	return CALL_DEPTH - 1;
+}
+
+struct arguments {
+	u64 buf, num, count_at;
+	u32 function;
+};
+
+static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
+{
+	u64 id = bpf_get_current_pid_tgid(), place, sp, address;
+	struct process *process;
+	struct thread *thread;
+	struct handle *handle;
+	struct call *call;
+
+	if (!ready)
+		return 0;
+	process = current_process();
+	if (!process)
+		return 0;
+	thread = bpf_map_lookup_elem(&threads, &id);
+	if (!thread) {
+		bpf_map_update_elem(&threads, &id, &no_thread, BPF_NOEXIST);
+		thread = bpf_map_lookup_elem(&threads, &id);
+		if (!thread) {
+			count(T2P_COUNT_THREADS_FULL, 1);
+			return 0;
+		}
+	}
+	sp = PT_REGS_SP(ctx);
+	address = PT_REGS_PARM1(ctx);
+	place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
+	if (place >= CALL_DEPTH)
+		return 0;
+	drop_calls(thread, place);
+	call = &thread->calls[place & (CALL_DEPTH - 1)];
+	call->sp = sp;
+	call->ip = PT_REGS_IP(ctx);
+	call->handle = address;
+	call->buf = args->buf;
+	call->num = args->num;
+	call->count_at = args->count_at;
+	call->entered = bpf_ktime_get_ns();
+	call->sock = 0;
+	call->below = 0;
+	call->fd_hint = -1;
+	call->library = library_cookie(ctx);
+	call->function = args->function;
+	call->flags = 0;
+	thread->depth = place + 1;
+	if (is_write(args->function)) {
+		handle = the_handle(process, address, args->function);
+		if (handle)
+			handle->inflight = handle->write_seq + 1;
+	}
+	return 0;
+}
+
+/* How many bytes the call moved; -1: it moved some, but how many cannot be read. */
+static __always_inline s64 moved(struct call *call, u64 returned)
+{
+	s32 result = returned;
+	u64 n = 0;
+
+	switch (call->function) {
+	case T2P_FN_READ:
+	case T2P_FN_WRITE:
+		return result > 0 ? result : 0;
+	case T2P_FN_SENDFILE:
+		return (s64)returned > 0 ? (s64)returned : 0;
+	case T2P_FN_READ_EX:
+	case T2P_FN_READ_EARLY:
+	case T2P_FN_READ_INTERNAL:
+	case T2P_FN_WRITE_EX:
+	case T2P_FN_WRITE_EARLY:
+	case T2P_FN_WRITE_INTERNAL:
+		if (result != 1)
+			return 0;
+		if (bpf_probe_read_user(&n, sizeof(n), (void *)call->count_at) || n > call->num)
+			return -1;
+		return n;
+	}
+	return 0;
+}
+
+/* The socket that the call used becomes the handle's. Returns the handle as it is from then on. */
+static __always_inline struct handle *bind_socket(struct process *process, struct handle *handle,
+						  struct call *call)
+{
+	u64 generation;
+
+	if (call->flags & CALL_NOT_TCP)
+		handle->flags |= HANDLE_NOT_TCP;
+	if (call->flags & CALL_CONFLICT) {
+		count(T2P_COUNT_CONFLICT, 1);
+		return handle;
+	}
+	if (!call->sock || (call->flags & CALL_NOT_TCP))
+		return handle;
+	generation = socket_generation(call->sock);
+	if (!generation)
+		return handle;
+	if (handle->sock && (handle->sock != call->sock || handle->sock_generation != generation)) {
+		/* The handle was given another connection: its streams begin anew. */
+		struct fact fact = { .address = call->handle, .fact = T2P_FACT_FREE };
+
+		emit_fact(handle, &fact);
+		handle = new_handle(process, call->handle, 0, handle->refs);
+		if (!handle)
+			return NULL;
+	}
+	handle->sock = call->sock;
+	handle->sock_generation = generation;
+	if (!(handle->flags & HANDLE_BIND_TOLD))
+		emit_bind(call, handle);
+	return handle;
+}
+
+/*
+ * A read that was blocked when the probes came returns to no probe. What it took from the socket
+ * shows when the next read begins where no call that was seen has left off.
+ */
+static __always_inline void check_unseen_read(struct handle *handle, struct call *call)
+{
+	struct fact fact = { .address = call->handle, .fact = T2P_FACT_READ_UNSEEN };
+
+	if (!(call->flags & CALL_READ_SOCKET) || (handle->flags & HANDLE_READ))
+		return;
+	if ((handle->flags & HANDLE_MARKED) && handle->copied != call->copied)
+		emit_fact(handle, &fact);
+	handle->flags |= HANDLE_READ;
+}
+
+static __always_inline void mark(struct handle *handle, u64 sock)
+{
+	struct tcp_sock *tp = (void *)sock;
+
+	handle->copied = BPF_CORE_READ(tp, copied_seq);
+	handle->written = BPF_CORE_READ(tp, write_seq);
+	handle->flags |= HANDLE_MARKED;
+}
+
+static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
+{
+	struct socket_state *state;
+
+	if (handle->flags & HANDLE_LAYER)
+		return T2P_TUPLE_LAYER;
+	if (!handle->sock)
+		return T2P_TUPLE_NONE;
+	if (call->sock == handle->sock)
+		return T2P_TUPLE_SAME_CALL;
+	state = bpf_map_lookup_elem(&sockets, &handle->sock);
+	return state && state->generation == handle->sock_generation ? T2P_TUPLE_REMEMBERED : T2P_TUPLE_NONE;
+}
+
+/* Tells where the bytes of a call went, and moves the handle's stream on. */
+static __noinline int emit_bytes(struct handle *handle, struct call *call, u64 len)
+{
+	struct t2p_data data = {
+		.handle = call->handle,
+		.generation = handle->generation,
+		.entered = call->entered,
+		.returned = bpf_ktime_get_ns(),
+		.call_len = len,
+		.function = call->function,
+	};
+
+	head(&data.head, T2P_DATA, handle->process, call->library);
+	data.tuple_source = tuple_source(handle, call);
+	if (is_write(call->function)) {
+		data.direction = T2P_WRITE;
+		data.call_offset = handle->write_end;
+		data.call_seq = handle->write_seq;
+		handle->write_end += len;
+		handle->write_seq++;
+	} else {
+		data.direction = T2P_READ;
+		data.call_offset = handle->read_end;
+		data.call_seq = handle->read_seq;
+		if (handle->inflight) {
+			handle->awaited = handle->inflight;
+			/* A write that ends now sees `awaited`, or is seen to have ended. */
+			__sync_fetch_and_add(&handle->barrier, 1);
+			data.awaits_write = handle->inflight;
+		}
+		handle->read_end += len;
+		handle->read_seq++;
+	}
+	count(T2P_COUNT_CALLS, 1);
+	count(T2P_COUNT_BYTES, len);
+	if (call->function == T2P_FN_SENDFILE) {
+		count(T2P_COUNT_SENDFILE, 1);
+		count(T2P_COUNT_SENDFILE_BYTES, len);
+		emit_missing(&data, len, T2P_MISSING_SENDFILE);
+	} else {
+		emit_call(&data, call->buf);
+	}
+	return 0;
+}
+
+/* What a call did to its handle. */
+static __noinline int finish(struct process *process, struct call *call, u64 returned)
+{
+	struct handle *handle = the_handle(process, call->handle, call->function);
+	u32 awaited = 0;
+	s64 len;
+
+	if (!handle)
+		return 0;
+	handle = bind_socket(process, handle, call);
+	if (!handle)
+		return 0;
+	if (call->below && !call->sock && !handle->sock) {
+		struct fact fact = {
+			.address = call->handle,
+			.other = call->below,
+			.other_generation = call->below_generation,
+			.fact = T2P_FACT_LAYER,
+		};
+		tell_once(handle, HANDLE_LAYER, &fact);
+	}
+	check_unseen_read(handle, call);
+	len = moved(call, returned);
+	if (handle->flags & HANDLE_NOT_TCP) {
+		if (len)
+			count(T2P_COUNT_NOT_TCP, 1);
+	} else if (len > 0) {
+		emit_bytes(handle, call, len);
+	} else if (len < 0) {
+		struct fact fact = {
+			.address = call->handle,
+			.fact = T2P_FACT_CALL_LOST,
+			.direction = is_write(call->function) ? T2P_WRITE : T2P_READ,
+		};
+		count(T2P_COUNT_UNFINISHED, 1);
+		emit_fact(handle, &fact);
+	}
+	if (is_write(call->function)) {
+		awaited = handle->inflight;
+		handle->inflight = 0;
+		__sync_fetch_and_add(&handle->barrier, 1); /* see emit_bytes */
+		if (len <= 0 && awaited && handle->awaited == awaited) {
+			struct fact fact = {
+				.address = call->handle,
+				.fact = T2P_FACT_WRITE_EMPTY,
+				.call_seq = awaited - 1,
+			};
+			emit_fact(handle, &fact);
+		}
+	}
+	if (call->function == T2P_FN_SHUTDOWN && (s32)returned >= 0) {
+		struct fact fact = { .address = call->handle, .fact = T2P_FACT_SHUTDOWN };
+
+		tell_once(handle, HANDLE_SHUTDOWN, &fact);
+	}
+	if (call->sock)
+		mark(handle, call->sock);
+	return 0;
+}
+
+static __noinline int tell_text(struct process *process, struct call *call, u64 returned)
+{
+	struct fact fact = { .address = call->handle, .fact = T2P_FACT_SERVER_NAME, .text = returned };
+	struct handle *handle = the_handle(process, call->handle, call->function);
+
+	if (!handle)
+		return 0;
+	if (call->function == FN_ALPN) {
+		fact.fact = T2P_FACT_ALPN;
+		fact.text = 0;
+		bpf_probe_read_user(&fact.text, sizeof(fact.text), (void *)call->buf);
+		bpf_probe_read_user(&fact.text_len, sizeof(fact.text_len), (void *)call->num);
+		if (!fact.text_len)
+			return 0;
+	}
+	if (fact.text)
+		tell_once(handle, call->function == FN_ALPN ? HANDLE_ALPN : HANDLE_NAME, &fact);
+	return 0;
+}
+
+/* The return of whatever function: which one, its entry has noted. */
+static __noinline int leave(struct pt_regs *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx) - RETURN_POPS, depth, i;
+	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+	struct process *process;
+	struct handle *handle;
+	struct call call;
+
+	if (!thread)
+		return 0;
+	depth = thread->depth;
+	for (i = 0; i < CALL_DEPTH; i++)
+		if (i < depth && thread->calls[i].sp == sp)
+			break;
+	if (i >= CALL_DEPTH)
+		return 0; /* part of a call that is followed already, or not a call of ours */
+	process = current_process();
+	if (!process)
+		return 0;
+	/* Copied, so that a signal handler that calls TLS does not write into it. */
+	call = thread->calls[i];
+	drop_calls(thread, i + 1);
+	thread->depth = i;
+	if (!moves_bytes(call.function))
+		return tell_text(process, &call, PT_REGS_RC(ctx));
+	finish(process, &call, PT_REGS_RC(ctx));
+	if (i > 0 && i < CALL_DEPTH) {
+		struct call *outer = &thread->calls[(i - 1) & (CALL_DEPTH - 1)];
+
+		handle = find_handle(process, call.handle);
+		if (handle && moves_bytes(outer->function) && outer->handle != call.handle) {
+			outer->below = call.handle;
+			outer->below_generation = handle->generation;
+		}
+	}
+	return 0;
+}
+
+/* The handle's last reference goes. */
+static __always_inline void handle_freed(struct pt_regs *ctx)
+{
+	struct fact fact = { .address = PT_REGS_PARM1(ctx), .fact = T2P_FACT_FREE };
+	struct handle_key key = { .address = fact.address, .tgid = bpf_get_current_pid_tgid() >> 32 };
+	struct process *process = ready ? current_process() : NULL;
+	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
+
+	if (!handle)
+		return;
+	if (handle->refs > 1) {
+		handle->refs--;
+		return;
+	}
+	emit_fact(handle, &fact);
+	bpf_map_delete_elem(&handles, &key);
+}
+
+/* SSL_clear: the handle is used again, for another connection; unless the library itself calls it. */
+static __always_inline void handle_cleared(struct pt_regs *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct fact fact = { .address = PT_REGS_PARM1(ctx), .fact = T2P_FACT_FREE };
+	struct process *process = ready ? current_process() : NULL;
+	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
+	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+
+	if (!handle || (!handle->read_end && !handle->write_end))
+		return;
+	if (thread && thread->depth)
+		return;
+	emit_fact(handle, &fact);
+	new_handle(process, fact.address, HANDLE_FRESH, handle->refs);
+}
+
+/* The thread ends: a call that it was in may have moved bytes, which the socket then shows. */
+static __always_inline void thread_exited(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+	struct process *process;
+
+	if (!thread)
+		return;
+	process = thread->depth ? current_process() : NULL;
+	for (u64 i = 0; process && i < CALL_DEPTH; i++) {
+		struct call *call = &thread->calls[i];
+		struct handle *handle;
+		struct tcp_sock *tp;
+		int writing;
+
+		if (i >= thread->depth || !(is_read(call->function) || is_write(call->function)))
+			continue;
+		handle = find_handle(process, call->handle);
+		if (!handle || !handle->sock || !(handle->flags & HANDLE_MARKED))
+			continue;
+		writing = is_write(call->function);
+		tp = (void *)handle->sock;
+		if (writing ? BPF_CORE_READ(tp, write_seq) != handle->written :
+			      BPF_CORE_READ(tp, copied_seq) != handle->copied) {
+			struct fact fact = {
+				.address = call->handle,
+				.fact = T2P_FACT_CALL_LOST,
+				.direction = writing ? T2P_WRITE : T2P_READ,
+			};
+			count(T2P_COUNT_UNFINISHED, 1);
+			emit_fact(handle, &fact);
+		}
+	}
+	bpf_map_delete_elem(&threads, &id);
+}
+
+#endif

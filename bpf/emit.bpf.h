@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * The only code that touches the ring. Payload is read from the program straight into the
+ * reserved record: a scratch buffer in between can be overwritten by another process on
+ * preemptible kernels.
+ */
+#ifndef TLS2PCAP_EMIT_H
+#define TLS2PCAP_EMIT_H
+
+#include "maps.bpf.h"
+
+/* User space looks every few milliseconds; it is woken when this much waits. */
+#define WAKE_BYTES (256 << 10)
+
+static __always_inline u64 wake(void)
+{
+	return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= WAKE_BYTES ? BPF_RB_FORCE_WAKEUP :
+									   BPF_RB_NO_WAKEUP;
+}
+
+static __always_inline void head(struct t2p_head *h, u16 type, u64 process, u32 library)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	h->type = type;
+	h->reserved = 0;
+	h->tgid = id >> 32;
+	h->tid = (u32)id;
+	h->library = library;
+	h->process = process;
+}
+
+/*
+ * Reserves a record with room for SIZE bytes of payload, copies the header and the payload.
+ * 1: done; 0: the ring is full.
+ */
+#define EMIT_CLASS(SIZE)                                                                       \
+	static __always_inline int emit_##SIZE(struct t2p_data *data, u64 from)                \
+	{                                                                                      \
+		struct record {                                                                \
+			struct t2p_data data;                                                  \
+			u8 payload[SIZE];                                                      \
+		} *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);                    \
+		u64 len = data->chunk_len;                                                     \
+		if (!record)                                                                   \
+			return 0;                                                              \
+		record->data = *data;                                                          \
+		/* The verifier must see the bound on the very register that is passed. */    \
+		asm volatile("" : "+r"(len));                                                  \
+		if (len > SIZE)                                                                \
+			len = SIZE;                                                            \
+		if (bpf_probe_read_user(record->payload, len, (void *)from)) {                 \
+			record->data.captured = 0;                                             \
+			record->data.missing = T2P_MISSING_UNREADABLE;                         \
+			count(T2P_COUNT_UNREADABLE, 1);                                        \
+			count(T2P_COUNT_UNREADABLE_BYTES, data->chunk_len);                    \
+		}                                                                              \
+		bpf_ringbuf_submit(record, wake());                                            \
+		return 1;                                                                      \
+	}
+
+EMIT_CLASS(256)
+EMIT_CLASS(1536)
+EMIT_CLASS(4352)
+EMIT_CLASS(16640)
+EMIT_CLASS(64512)
+
+/* Emits data->chunk_len bytes (at most T2P_CHUNK_MAX) at `from`. */
+static __noinline int emit_chunk(struct t2p_data *data, u64 from)
+{
+	u64 len = data->chunk_len;
+	int done;
+
+	data->captured = len;
+	if (len <= 256)
+		done = emit_256(data, from);
+	else if (len <= 1536)
+		done = emit_1536(data, from);
+	else if (len <= 4352)
+		done = emit_4352(data, from);
+	else if (len <= 16640)
+		done = emit_16640(data, from);
+	else
+		done = emit_64512(data, from);
+	if (!done) {
+		count(T2P_COUNT_RING_FULL, 1);
+		count(T2P_COUNT_RING_FULL_BYTES, len);
+	}
+	return 0;
+}
+
+/* Emits a record for bytes of which none is captured, for the reason given. */
+static __noinline int emit_missing(struct t2p_data *data, u64 len, u32 reason)
+{
+	data->chunk_len = len;
+	data->captured = 0;
+	data->missing = reason;
+	if (bpf_ringbuf_output(&ring, data, sizeof(*data), wake())) {
+		count(T2P_COUNT_RING_FULL, 1);
+		count(T2P_COUNT_RING_FULL_BYTES, len);
+	}
+	return 0;
+}
+
+struct chunks {
+	struct t2p_data *data;
+	u64 from;
+	u64 todo; /* bytes of the call that are to be captured */
+};
+
+static __always_inline int next_chunk(struct chunks *chunks)
+{
+	u64 done = chunks->data->chunk_offset, len = chunks->todo - done;
+
+	if (done >= chunks->todo)
+		return 1;
+	chunks->data->chunk_len = len > T2P_CHUNK_MAX ? T2P_CHUNK_MAX : len;
+	emit_chunk(chunks->data, chunks->from + done);
+	chunks->data->chunk_offset = done + chunks->data->chunk_len;
+	return 0;
+}
+
+static int next_chunk_callback(u32 i, void *context)
+{
+	return next_chunk(context);
+}
+
+/* 17 chunks are 1 MiB and a bit: as long as a loop may be for the verifier of 5.10. */
+#define CHUNKS_UNROLLED 17
+#define CHUNKS_LOOP 2048
+
+/* Emits the payload of a whole call, as far as the limit goes, and says what lies beyond it. */
+static __always_inline void emit_call(struct t2p_data *data, u64 from)
+{
+	u64 limit = call_limit;
+	struct chunks chunks = { .data = data, .from = from, .todo = data->call_len };
+
+	if (!HAS_HELPER(loop) && limit > CHUNKS_UNROLLED * T2P_CHUNK_MAX)
+		limit = CHUNKS_UNROLLED * T2P_CHUNK_MAX;
+	if (chunks.todo > limit)
+		chunks.todo = limit;
+	data->chunk_offset = 0;
+	data->missing = 0;
+	if (chunks.todo <= T2P_CHUNK_MAX) {
+		next_chunk(&chunks);
+	} else if (HAS_HELPER(loop)) {
+		bpf_loop(CHUNKS_LOOP, next_chunk_callback, &chunks, 0);
+	} else {
+		for (int i = 0; i < CHUNKS_UNROLLED; i++)
+			if (next_chunk(&chunks))
+				break;
+	}
+	if (data->chunk_offset < data->call_len) {
+		u64 beyond = data->call_len - data->chunk_offset;
+
+		count(T2P_COUNT_LIMIT, 1);
+		count(T2P_COUNT_LIMIT_BYTES, beyond);
+		emit_missing(data, beyond, T2P_MISSING_LIMIT);
+	}
+}
+
+#endif

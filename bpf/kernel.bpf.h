@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * What we need to know of the kernel, and where kernels differ. Types name only the fields that
+ * are used; CO-RE finds them wherever the running kernel keeps them.
+ */
+#ifndef TLS2PCAP_KERNEL_H
+#define TLS2PCAP_KERNEL_H
+
+#define __VMLINUX_H__ /* bpf_tracing.h: struct pt_regs has the kernel's field names */
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef signed char __s8;
+typedef short __s16;
+typedef int __s32;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u32 __wsum;
+typedef __u16 __sum16;
+typedef __u8 u8;
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __u64 u64;
+typedef __s32 s32;
+typedef __s64 s64;
+typedef _Bool bool;
+#define true 1
+#define false 0
+#define NULL ((void *)0)
+
+enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_RINGBUF = 27,
+};
+
+enum {
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
+};
+
+enum {
+	BPF_RB_NO_WAKEUP = 1,
+	BPF_RB_FORCE_WAKEUP = 2,
+	BPF_RB_AVAIL_DATA = 0,
+};
+
+/* Helpers that not every kernel has; asked for with bpf_core_enum_value_exists. */
+enum bpf_func_id___t2p {
+	BPF_FUNC_get_attach_cookie___t2p = 1000, /* Linux 5.15, 7adfc6c9b315 */
+	BPF_FUNC_task_pt_regs___t2p = 1001, /* Linux 5.15, dd6e10fbd9fb */
+	BPF_FUNC_loop___t2p = 1002, /* Linux 5.17, e6f2dd0f8067 */
+};
+#define HAS_HELPER(name) bpf_core_enum_value_exists(enum bpf_func_id___t2p, BPF_FUNC_##name##___t2p)
+
+struct pt_regs;
+struct bpf_dynptr;
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;
+	unsigned long ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
+};
+#elif defined(__TARGET_ARCH_arm64)
+struct user_pt_regs {
+	__u64 regs[31];
+	__u64 sp, pc, pstate;
+};
+struct pt_regs {
+	union {
+		struct user_pt_regs user_regs;
+		struct {
+			u64 regs[31];
+			u64 sp, pc, pstate;
+		};
+	};
+	u64 orig_x0;
+	s32 syscallno;
+};
+#endif
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct {
+	s64 counter;
+} atomic64_t;
+
+struct list_head {
+	struct list_head *next, *prev;
+};
+
+struct qstr {
+	const unsigned char *name;
+};
+
+struct super_block {
+	u32 s_dev;
+};
+
+struct inode {
+	struct super_block *i_sb;
+	unsigned long i_ino;
+};
+
+struct dentry {
+	struct qstr d_name;
+};
+
+struct path {
+	struct dentry *dentry;
+};
+
+struct file {
+	void *private_data;
+	struct inode *f_inode;
+	struct path f_path;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct mm_struct {
+	unsigned long arg_start, arg_end;
+	struct file *exe_file;
+};
+
+struct signal_struct {
+	atomic_t live;
+};
+
+struct kernfs_node {
+	u64 id;
+};
+
+struct cred {
+	struct {
+		u32 val;
+	} euid, egid;
+};
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+struct task_struct {
+	int pid, tgid;
+	struct task_struct *group_leader, *real_parent;
+	struct signal_struct *signal;
+	struct mm_struct *mm;
+	struct files_struct *files;
+	struct nsproxy *nsproxy;
+	const struct cred *cred;
+	u64 start_boottime;
+	void *stack;
+	char comm[16];
+};
+
+struct linux_binprm {
+	struct file *file;
+};
+
+struct socket {
+	struct file *file;
+};
+
+struct in6_addr {
+	u8 in6_u[16];
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct sock_common {
+	u32 skc_daddr, skc_rcv_saddr;
+	u16 skc_dport, skc_num, skc_family;
+	volatile unsigned char skc_state;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
+	atomic64_t skc_cookie;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	u16 sk_protocol;
+	int sk_err;
+	u32 sk_max_ack_backlog;
+	struct socket *sk_socket;
+};
+
+struct tcp_sock {
+	u32 copied_seq, write_seq, snd_una, rcv_nxt;
+	u64 bytes_acked, bytes_received;
+};
+
+#pragma clang attribute pop
+
+struct vm_unmapped_area_info;
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
+#define TCP_CLOSE 7
+#define MSG_PEEK 2
+#define SIGSTOP 19
+
+/* What the return address takes from the stack between a function's entry and its return. */
+#if defined(__TARGET_ARCH_x86)
+#define RETURN_POPS 8
+#define THREAD_SIZE 16384
+#else
+#define RETURN_POPS 0
+#define THREAD_SIZE 16384
+#endif
+
+/* The registers that the current task brought into its system call. */
+static __always_inline struct pt_regs *syscall_regs(void)
+{
+	if (HAS_HELPER(task_pt_regs))
+		return (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	struct task_struct *task = (void *)bpf_get_current_task();
+	return BPF_CORE_READ(task, stack) + THREAD_SIZE - sizeof(struct pt_regs);
+}
+
+#endif

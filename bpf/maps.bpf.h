@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * The knobs and every map. A full map refuses and counts; none evicts silently, because an
+ * evicted stream would start at offset 0 again. No map holds payload, and no per-CPU map holds
+ * state across a helper call: on preemptible kernels another process would write into it.
+ */
+#ifndef TLS2PCAP_MAPS_H
+#define TLS2PCAP_MAPS_H
+
+#include "kernel.bpf.h"
+#include "tls2pcap.h"
+
+#define CALL_DEPTH 4
+#define UIDS_MAX 16
+
+/* Set before loading. */
+const volatile u32 targets_only; /* 1: only processes that are in the map already; 0: all */
+const volatile u32 uid_count; /* 0: any user */
+const volatile u32 uids[UIDS_MAX];
+const volatile u32 own_tgid; /* this process is never captured */
+const volatile u64 call_limit = 1 << 20; /* bytes of one call that are captured */
+
+/* Set once all probes are attached: a stream begins with a call that begins after this. */
+volatile u32 ready;
+
+/* A TLS call in progress. */
+struct call {
+	u64 sp; /* at entry; with it entry and return find each other */
+	u64 ip;
+	u64 handle;
+	u64 buf;
+	u64 num;
+	u64 count_at; /* where the call puts its byte count; 0: the count is the return value */
+	u64 entered;
+	u64 sock; /* the TCP socket that was used inside this call */
+	u64 below; /* another handle that was called inside this call */
+	u64 below_generation;
+	u32 copied; /* copied_seq of the socket before its first read inside this call */
+	s32 fd_hint; /* first argument of the system call that used the socket */
+	u32 library;
+	u8 function;
+	u8 flags;
+};
+#define CALL_CONFLICT 1 /* more than one TCP socket was used */
+#define CALL_NOT_TCP 2 /* a socket that is not TCP was used */
+#define CALL_READ_SOCKET 4 /* `copied` is set */
+
+/* The calls of one thread, outermost first. */
+struct thread {
+	u64 depth;
+	struct call calls[CALL_DEPTH];
+};
+
+struct handle_key {
+	u64 address;
+	u32 tgid;
+	u32 pad;
+};
+
+/* A TLS handle and how far its two streams have come. */
+struct handle {
+	u64 process; /* generation of the process: a recycled pid has another */
+	u64 generation;
+	u64 read_end;
+	u64 write_end;
+	u64 sock;
+	u64 sock_generation;
+	u64 barrier; /* added to where a full memory barrier is needed; its value means nothing */
+	u32 read_seq;
+	u32 write_seq;
+	u32 inflight; /* 1 + number of the write that has begun and not returned */
+	u32 awaited; /* the write that a read has been told to wait for, in the same form */
+	u32 refs; /* 0: not known, the handle is older than the capture */
+	u32 copied; /* the socket's copied_seq and write_seq when the last call returned */
+	u32 written;
+	u32 flags;
+};
+#define HANDLE_FRESH 1 /* seen since its SSL_new or its handshake */
+#define HANDLE_CLIENT 2 /* the TLS role is told */
+#define HANDLE_SERVER 4
+#define HANDLE_NAME 8 /* server name told */
+#define HANDLE_ALPN 16
+#define HANDLE_SHUTDOWN 32
+#define HANDLE_LAYER 64
+#define HANDLE_MARKED 128 /* copied and written are set */
+#define HANDLE_READ 256 /* a read was seen, so that nothing can be blocked since before */
+#define HANDLE_NOT_TCP 512 /* QUIC or DTLS: never written as TCP */
+#define HANDLE_BIND_TOLD 1024
+
+struct socket_state {
+	u64 generation;
+};
+
+/* A process that is captured, or is known to be none of ours. */
+struct process {
+	u64 generation;
+	u32 flags;
+	u32 pad;
+};
+#define PROCESS_TARGET 1
+#define PROCESS_FOLLOW 2 /* its children are captured too */
+#define PROCESS_STOP 4 /* it waits while a file that it maps first is looked at */
+#define PROCESS_TOLD 8 /* user space knows it */
+#define PROCESS_IGNORED 16
+
+struct file_key {
+	u64 inode;
+	u32 device;
+	u32 pad;
+};
+
+/* Records on their way to user space. Its size is set before loading. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 16 << 20);
+} ring SEC(".maps");
+
+/* pid_tgid → calls in progress. Entries live as long as their thread: no churn on each call. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, struct thread);
+} threads SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct handle_key);
+	__type(value, struct handle);
+} handles SEC(".maps");
+
+/* struct sock address → sockets that some handle was bound to, until they close. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, u64);
+	__type(value, struct socket_state);
+} sockets SEC(".maps");
+
+/* tgid → process. User space adds targets; fork adds their children; exit removes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u32);
+	__type(value, struct process);
+} processes SEC(".maps");
+
+/* Files that user space has looked at, and marks here. LRU: forgetting one costs a second look. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct file_key);
+	__type(value, u32);
+} files SEC(".maps");
+
+/* enum t2p_counter → count. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, T2P_COUNT_MAX);
+	__type(key, u32);
+	__type(value, u64);
+} counters SEC(".maps");
+
+static __always_inline void count(u32 what, u64 n)
+{
+	u64 *value = bpf_map_lookup_elem(&counters, &what);
+	/* An interrupt may count on this CPU in between: add atomically. */
+	if (value)
+		__sync_fetch_and_add(value, n);
+}
+
+#endif

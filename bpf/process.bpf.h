@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/* Which processes are captured: the filter that every probe passes first, and its upkeep. */
+#ifndef TLS2PCAP_PROCESS_H
+#define TLS2PCAP_PROCESS_H
+
+#include "emit.bpf.h"
+
+static __always_inline int uid_wanted(void)
+{
+	u32 uid = (u32)bpf_get_current_uid_gid();
+
+	if (!uid_count)
+		return 1;
+	for (u32 i = 0; i < UIDS_MAX; i++)
+		if (i < uid_count && uids[i] == uid)
+			return 1;
+	return 0;
+}
+
+/* Introduces the current process to user space. */
+static __noinline int emit_process(struct process *process)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct t2p_process *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	unsigned long start, end;
+	const unsigned char *name;
+	u64 len;
+	long n;
+
+	if (!record) {
+		count(T2P_COUNT_FACT_LOST, 1);
+		return 0;
+	}
+	head(&record->head, T2P_PROCESS, process->generation, 0);
+	record->time = bpf_ktime_get_ns();
+	record->start_time = BPF_CORE_READ(task, group_leader, start_boottime);
+	record->cgroup = bpf_get_current_cgroup_id();
+	record->uid = BPF_CORE_READ(task, cred, euid.val);
+	record->gid = BPF_CORE_READ(task, cred, egid.val);
+	record->parent = BPF_CORE_READ(task, real_parent, tgid);
+	record->netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	record->reserved = 0;
+	BPF_CORE_READ_INTO(&record->comm, task, group_leader, comm);
+	name = BPF_CORE_READ(task, mm, exe_file, f_path.dentry, d_name.name);
+	n = bpf_probe_read_kernel_str(record->exe, sizeof(record->exe), name);
+	record->exe_len = n > 0 ? n - 1 : 0;
+	start = BPF_CORE_READ(task, mm, arg_start);
+	end = BPF_CORE_READ(task, mm, arg_end);
+	len = end - start;
+	asm volatile("" : "+r"(len));
+	if (len > T2P_ARGS_LEN)
+		len = T2P_ARGS_LEN;
+	record->args_len = bpf_probe_read_user(record->args, len, (void *)start) ? 0 : len;
+	bpf_ringbuf_submit(record, wake());
+	process->flags |= PROCESS_TOLD;
+	return 0;
+}
+
+/* The current process if it is captured, else NULL. */
+static __always_inline struct process *current_process(void)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+
+	if (!process) {
+		struct process new = { .generation = bpf_ktime_get_ns() };
+
+		if (targets_only || tgid == own_tgid)
+			return NULL;
+		new.flags = uid_wanted() ? PROCESS_TARGET : PROCESS_IGNORED;
+		/* Another thread may be first: then its entry is the one. */
+		bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
+		process = bpf_map_lookup_elem(&processes, &tgid);
+		if (!process) {
+			count(T2P_COUNT_PROCESSES_FULL, 1);
+			return NULL;
+		}
+	}
+	if (!(process->flags & PROCESS_TARGET))
+		return NULL;
+	if (!(process->flags & PROCESS_TOLD)) {
+		/* A target was named by pid: the user is checked at its first call. */
+		if (targets_only && !uid_wanted())
+			return NULL;
+		emit_process(process);
+	}
+	return process;
+}
+
+static __always_inline void process_forked(struct task_struct *parent, struct task_struct *child)
+{
+	u32 from = BPF_CORE_READ(parent, tgid), to = BPF_CORE_READ(child, tgid);
+	struct process *process, new = { .generation = bpf_ktime_get_ns() };
+
+	if (from == to)
+		return;
+	process = bpf_map_lookup_elem(&processes, &from);
+	if (!process || !(process->flags & PROCESS_FOLLOW))
+		return;
+	new.flags = process->flags & (PROCESS_TARGET | PROCESS_FOLLOW | PROCESS_STOP);
+	if (bpf_map_update_elem(&processes, &to, &new, BPF_ANY))
+		count(T2P_COUNT_PROCESSES_FULL, 1);
+}
+
+/* Tells user space that a process that it knows is no more. */
+static __noinline int emit_exit(struct process *process)
+{
+	struct t2p_exit *record;
+
+	if (!(process->flags & PROCESS_TOLD))
+		return 0;
+	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	if (!record) {
+		count(T2P_COUNT_FACT_LOST, 1);
+		return 0;
+	}
+	head(&record->head, T2P_EXIT, process->generation, 0);
+	record->time = bpf_ktime_get_ns();
+	bpf_ringbuf_submit(record, wake());
+	return 0;
+}
+
+/* After exec it is another program: its handles are gone and its arguments are new. */
+static __always_inline void process_execed(void)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+
+	if (!process)
+		return;
+	emit_exit(process);
+	process->generation = bpf_ktime_get_ns();
+	process->flags &= ~PROCESS_TOLD;
+	if (!targets_only) {
+		/* It may run as another user now. */
+		process->flags &= ~(PROCESS_TARGET | PROCESS_IGNORED);
+		process->flags |= uid_wanted() ? PROCESS_TARGET : PROCESS_IGNORED;
+	}
+}
+
+static __always_inline void process_exited(void)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+
+	if (!process)
+		return;
+	emit_exit(process);
+	bpf_map_delete_elem(&processes, &tgid);
+}
+
+/*
+ * Tells user space of a file that it has not looked at yet; the command's own tree waits until it
+ * has. User space marks the file as seen, so that whoever maps it meanwhile waits too.
+ */
+static __always_inline void file_mapped(struct file *file)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct file_key key = {};
+	struct t2p_file *record;
+	u32 stop;
+
+	if (targets_only && !process)
+		return;
+	key.inode = BPF_CORE_READ(file, f_inode, i_ino);
+	key.device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
+	if (!key.inode || bpf_map_lookup_elem(&files, &key))
+		return;
+	stop = process && (process->flags & PROCESS_STOP);
+	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	if (!record) {
+		count(T2P_COUNT_FACT_LOST, 1);
+		return;
+	}
+	head(&record->head, T2P_FILE, process ? process->generation : 0, 0);
+	record->time = bpf_ktime_get_ns();
+	record->inode = key.inode;
+	record->device = key.device;
+	record->stopped = stop && !bpf_send_signal(SIGSTOP);
+	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
+}
+
+#endif

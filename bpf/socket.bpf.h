@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * Sockets: which one a TLS call uses, its 5-tuple and its life. Nothing here knows by which
+ * mechanism it was called; the programs in tls2pcap.bpf.c do.
+ */
+#ifndef TLS2PCAP_SOCKET_H
+#define TLS2PCAP_SOCKET_H
+
+#include "emit.bpf.h"
+
+static __always_inline int is_tcp(struct sock *sk)
+{
+	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+	return BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP && (family == AF_INET || family == AF_INET6);
+}
+
+/*
+ * The current thread uses a socket. If a TLS call is in progress, it is the innermost one's.
+ * `copied` is the socket's copied_seq before the read.
+ */
+static __always_inline void socket_used(struct sock *sk, int reading, u32 copied)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+	struct pt_regs *regs;
+	struct call *call;
+	u64 depth;
+
+	if (!thread)
+		return;
+	depth = thread->depth;
+	if (depth == 0 || depth > CALL_DEPTH)
+		return;
+	call = &thread->calls[(depth - 1) & (CALL_DEPTH - 1)];
+	if (call->sock == (u64)sk && (!reading || (call->flags & CALL_READ_SOCKET)))
+		return;
+	regs = syscall_regs();
+	/* A call whose return was missed does not own what its thread does afterwards. */
+	if (BPF_CORE_READ(regs, sp) > call->sp)
+		return;
+	if (!is_tcp(sk)) {
+		call->flags |= CALL_NOT_TCP;
+		return;
+	}
+	if (call->sock && call->sock != (u64)sk) {
+		call->flags |= CALL_CONFLICT;
+		return;
+	}
+	call->sock = (u64)sk;
+#if defined(__TARGET_ARCH_x86)
+	call->fd_hint = BPF_CORE_READ(regs, di);
+#else
+	call->fd_hint = BPF_CORE_READ(regs, orig_x0);
+#endif
+	if (reading) {
+		call->copied = copied;
+		call->flags |= CALL_READ_SOCKET;
+	}
+}
+
+/* Does file descriptor `fd` of the current process stand for this socket? */
+static __always_inline int is_fd_of(struct files_struct *table, u32 fd, struct socket *socket)
+{
+	struct fdtable *fdt = BPF_CORE_READ(table, fdt);
+	struct file **slot, *file = NULL;
+
+	if (fd >= BPF_CORE_READ(fdt, max_fds))
+		return 0;
+	slot = BPF_CORE_READ(fdt, fd);
+	bpf_probe_read_kernel(&file, sizeof(file), slot + fd);
+	return file && BPF_CORE_READ(file, private_data) == (void *)socket;
+}
+
+/* How many descriptors are tried where the system call's first argument is not the socket's. */
+#define FD_SCAN 64
+
+static __always_inline s32 find_fd(struct socket *socket, s32 hint)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct files_struct *table = BPF_CORE_READ(task, files);
+
+	if (!socket || !table)
+		return -1;
+	if (hint >= 0 && is_fd_of(table, hint, socket))
+		return hint;
+	for (u32 fd = 0; fd < FD_SCAN; fd++)
+		if (is_fd_of(table, fd, socket))
+			return fd;
+	return -1;
+}
+
+/*
+ * Who opened the connection. A socket made by accept has its listener's backlog limit; one made
+ * by connect has none. A listener with limit 0 is not told apart: then the TLS call decides.
+ */
+static __always_inline u8 tcp_role(struct sock *sk, int tls_server)
+{
+	if (BPF_CORE_READ(sk, sk_max_ack_backlog))
+		return T2P_ROLE_SERVER;
+	return tls_server ? T2P_ROLE_UNKNOWN : T2P_ROLE_CLIENT;
+}
+
+static __always_inline int is_v4_mapped(const u8 *a)
+{
+	u64 high;
+	u32 middle;
+
+	__builtin_memcpy(&high, a, 8);
+	__builtin_memcpy(&middle, a + 8, 4);
+	return high == 0 && middle == 0xffff0000; /* ::ffff:0:0/96, read little-endian */
+}
+
+static __always_inline void fill_tuple(struct t2p_bind *bind, struct sock *sk)
+{
+	u16 port = BPF_CORE_READ(sk, __sk_common.skc_dport);
+
+	bind->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	bind->remote_port = (u16)(port << 8 | port >> 8);
+	bind->family = 4;
+	__builtin_memset(bind->local, 0, 16);
+	__builtin_memset(bind->remote, 0, 16);
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6) {
+		BPF_CORE_READ_INTO(&bind->local, sk, __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO(&bind->remote, sk, __sk_common.skc_v6_daddr);
+		if (!is_v4_mapped(bind->remote)) {
+			bind->family = 6;
+			return;
+		}
+		__builtin_memset(bind->local, 0, 16);
+		__builtin_memset(bind->remote, 0, 16);
+	}
+	*(u32 *)bind->local = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
+	*(u32 *)bind->remote = BPF_CORE_READ(sk, __sk_common.skc_daddr);
+}
+
+/* The handle of this call uses call->sock from now on. */
+static __noinline int emit_bind(struct call *call, struct handle *handle)
+{
+	struct sock *sk = (void *)call->sock;
+	struct tcp_sock *tp = (void *)sk;
+	struct socket *socket = BPF_CORE_READ(sk, sk_socket);
+	struct t2p_bind *bind = bpf_ringbuf_reserve(&ring, sizeof(*bind), 0);
+
+	if (!bind) {
+		count(T2P_COUNT_FACT_LOST, 1);
+		return 0;
+	}
+	head(&bind->head, T2P_BIND, handle->process, call->library);
+	bind->handle = call->handle;
+	bind->generation = handle->generation;
+	bind->time = bpf_ktime_get_ns();
+	bind->socket = call->sock;
+	bind->socket_generation = handle->sock_generation;
+	bind->inode = socket ? BPF_CORE_READ(socket, file, f_inode, i_ino) : 0;
+	bind->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	bind->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	bind->role = tcp_role(sk, handle->flags & HANDLE_SERVER);
+	/* The SYN counts as acknowledged on the side that sent it, so this may be off by one. */
+	bind->local_isn = BPF_CORE_READ(tp, snd_una) - (u32)BPF_CORE_READ(tp, bytes_acked) - 1;
+	bind->remote_isn = BPF_CORE_READ(tp, rcv_nxt) - (u32)BPF_CORE_READ(tp, bytes_received) - 1;
+	bind->fd = find_fd(socket, call->fd_hint);
+	bind->tuple_source = T2P_TUPLE_SAME_CALL;
+	bind->fresh = (handle->flags & HANDLE_FRESH) && !handle->read_end && !handle->write_end;
+	fill_tuple(bind, sk);
+	bpf_ringbuf_submit(bind, wake());
+	handle->flags |= HANDLE_BIND_TOLD;
+	return 0;
+}
+
+/* The generation under which a live socket is known; 0: it is not to be known. */
+static __always_inline u64 socket_generation(u64 sk)
+{
+	struct socket_state *state = bpf_map_lookup_elem(&sockets, &sk);
+	struct socket_state new = { .generation = bpf_ktime_get_ns() };
+
+	if (state)
+		return state->generation;
+	if (BPF_CORE_READ((struct sock *)sk, __sk_common.skc_state) == TCP_CLOSE)
+		return 0;
+	if (bpf_map_update_elem(&sockets, &sk, &new, BPF_NOEXIST)) {
+		state = bpf_map_lookup_elem(&sockets, &sk);
+		if (!state)
+			count(T2P_COUNT_SOCKETS_FULL, 1);
+		return state ? state->generation : 0;
+	}
+	return new.generation;
+}
+
+/* A socket ended, or begins anew at an address that was used before. */
+static __always_inline void socket_state_changed(struct sock *sk, int state)
+{
+	u64 key = (u64)sk, generation;
+	struct socket_state *known;
+	struct t2p_socket *record;
+
+	if (state != TCP_CLOSE && state != TCP_SYN_SENT && state != TCP_SYN_RECV)
+		return;
+	known = bpf_map_lookup_elem(&sockets, &key);
+	if (!known)
+		return;
+	generation = known->generation;
+	bpf_map_delete_elem(&sockets, &key);
+	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	if (!record) {
+		count(T2P_COUNT_FACT_LOST, 1);
+		return;
+	}
+	/* Often not in the context of the process that owns it. */
+	__builtin_memset(&record->head, 0, sizeof(record->head));
+	record->head.type = T2P_SOCKET;
+	record->time = bpf_ktime_get_ns();
+	record->socket = key;
+	record->socket_generation = generation;
+	record->error = BPF_CORE_READ(sk, sk_err);
+	record->reserved = 0;
+	bpf_ringbuf_submit(record, wake());
+}
+
+#endif

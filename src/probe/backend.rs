@@ -1,0 +1,49 @@
+//! By which mechanism the kernel tells of sockets, and whether it attaches uprobes in bulk. Both
+//! are chosen by trying, because loading a program proves nothing.
+
+use std::fmt;
+
+/// How `tcp_sendmsg` and `tcp_recvmsg` are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// BPF trampolines: the cheapest; missing where the kernel has no trampolines.
+    Fentry,
+    /// Kprobes; missing where the kernel is built without them.
+    Kprobe,
+    /// Typed tracepoints `sock_send_length` and `sock_recv_length`, Linux 6.3 and later.
+    Tracepoint,
+}
+
+impl Backend {
+    /// In the order in which they are tried.
+    pub const ALL: [Backend; 3] = [Backend::Fentry, Backend::Kprobe, Backend::Tracepoint];
+
+    /// Its name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Backend::Fentry => "fentry",
+            Backend::Kprobe => "kprobe",
+            Backend::Tracepoint => "tracepoint",
+        }
+    }
+
+    /// Names of the programs that it needs begin with this.
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            Backend::Fentry => "fentry_",
+            Backend::Kprobe => "kprobe_",
+            Backend::Tracepoint => "tracepoint_",
+        }
+    }
+
+    /// The back end to which a program of this name belongs; `None` if to every one.
+    pub(super) fn of_program(name: &str) -> Option<Backend> {
+        Backend::ALL.into_iter().find(|b| name.starts_with(b.prefix()))
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,462 @@
+//! The kernel side's keeper: loads it, attaches it, fills its filter, reads its ring and its
+//! counters. The only user of libbpf-rs.
+
+mod backend;
+mod layout;
+mod ring;
+mod sites;
+
+#[allow(missing_docs, unused_imports, clippy::all, clippy::undocumented_unsafe_blocks)]
+mod skeleton {
+    include!(concat!(env!("OUT_DIR"), "/tls2pcap.skel.rs"));
+}
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::mem::MaybeUninit;
+use std::path::Path;
+
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use libbpf_rs::{
+    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
+    UprobeOpts,
+};
+
+use self::sites::{Site, sites};
+use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder, types};
+use crate::discover::{FileKey, Found};
+use crate::event::{Counters, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
+
+pub use self::backend::Backend;
+pub use self::ring::{Notice, Ring};
+
+/// `T2P_COUNT_*` of `bpf/tls2pcap.h`, by index.
+pub mod counter {
+    /// Records refused by the ring, then their bytes.
+    pub const RING_FULL: usize = 2;
+}
+
+/// What is captured, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Only this back end; `None`: the first that works.
+    pub backend: Option<Backend>,
+    /// Only processes given to [`Probe::add_target`] and, where asked for, their children.
+    pub targets_only: bool,
+    /// Only processes of these users; empty: all. At most 16.
+    pub uids: Vec<u32>,
+    /// Attach to these processes only, so that others pay nothing; empty: to every process.
+    pub pids: Vec<u32>,
+    /// Bytes of one call that are captured.
+    pub call_limit: u64,
+    /// Size of the ring in bytes; a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+}
+
+/// Why the kernel side cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The kernel has no type information, which CO-RE and typed tracepoints need.
+    #[error("the kernel offers no BTF (/sys/kernel/btf/vmlinux)")]
+    NoBtf,
+    /// The kernel refuses BPF to this user.
+    #[error("the kernel refuses to load BPF programs: {0}")]
+    NotPermitted(String),
+    /// No back end works; the reasons by back end.
+    #[error("no way to follow sockets works on this kernel: {0}")]
+    NoBackend(String),
+    /// Something else that is needed failed.
+    #[error("{0}: {1}")]
+    Failed(&'static str, libbpf_rs::Error),
+}
+
+/// What happens to a target's children, and to the target when it maps an unknown file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// This process alone.
+    Process,
+    /// A command that we started: its children are captured too, and each waits (SIGSTOP) while
+    /// a file that it is the first to map is looked at.
+    Command,
+}
+
+const PROCESS_TARGET: u32 = 1;
+const PROCESS_FOLLOW: u32 = 2;
+const PROCESS_STOP: u32 = 4;
+
+/// The loaded kernel side. Everything detaches when it is dropped.
+pub struct Probe {
+    skeleton: Tls2pcapSkel<'static>,
+    backend: Backend,
+    /// Why the back ends before it were not taken.
+    refused: Vec<String>,
+    multi: bool,
+    pids: Vec<u32>,
+    libraries: HashMap<FileKey, LibraryId>,
+    attached: HashSet<(FileKey, i32)>,
+    links: Vec<Link>,
+}
+
+impl Probe {
+    /// Loads the kernel side and attaches what does not depend on a library.
+    ///
+    /// # Errors
+    /// [`ProbeError`]; nothing stays loaded.
+    pub fn load(options: &Options) -> Result<Probe, ProbeError> {
+        if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+            return Err(ProbeError::NoBtf);
+        }
+        raise_memlock();
+        let mut refused = Vec::new();
+        // A program that was loaded for bulk attachment attaches in no other way, and the bulk
+        // pid filter of early kernels compared threads: bulk is for attaching to all processes.
+        let bulk: &[bool] = if options.pids.is_empty() { &[true, false] } else { &[false] };
+        for backend in Backend::ALL {
+            if options.backend.is_some_and(|b| b != backend) {
+                continue;
+            }
+            for &multi in bulk {
+                match Probe::try_load(options, backend, multi) {
+                    Ok(mut probe) => {
+                        probe.refused = refused;
+                        return Ok(probe);
+                    }
+                    Err(Refusal::Bulk) => {}
+                    Err(Refusal::Backend(error)) => {
+                        refused.push(format!("{backend}: {error:#}"));
+                        break;
+                    }
+                    Err(Refusal::All(error)) => return Err(error),
+                }
+            }
+        }
+        let reasons = refused.join("; ");
+        let not_permitted = refused.iter().all(|r| r.contains("ermi"));
+        Err(if not_permitted { ProbeError::NotPermitted(reasons) } else { ProbeError::NoBackend(reasons) })
+    }
+
+    fn try_load(options: &Options, backend: Backend, multi: bool) -> Result<Probe, Refusal> {
+        let failed = |what| move |e| Refusal::All(ProbeError::Failed(what, e));
+        // The object lives until the program ends; there are a handful at most.
+        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = Tls2pcapSkelBuilder::default().open(storage).map_err(failed("opening the BPF object"))?;
+        let knobs = open.maps.rodata_data.as_deref_mut().ok_or(Refusal::All(ProbeError::Failed(
+            "opening the BPF object",
+            libbpf_rs::Error::with_invalid_data("no knobs"),
+        )))?;
+        knobs.targets_only = u32::from(options.targets_only);
+        knobs.own_tgid = std::process::id();
+        knobs.call_limit = options.call_limit;
+        for (knob, uid) in knobs.uids.iter_mut().zip(&options.uids) {
+            *knob = *uid;
+        }
+        knobs.uid_count = options.uids.len() as u32;
+        open.maps
+            .ring
+            .set_max_entries(options.ring_bytes)
+            .map_err(failed("sizing the ring"))?;
+        for mut program in open.open_object_mut().progs_mut() {
+            let name = program.name().to_string_lossy().into_owned();
+            if Backend::of_program(&name).is_some_and(|b| b != backend) {
+                program.set_autoload(false);
+            }
+            if multi && name.starts_with("ssl_") {
+                program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
+            }
+        }
+        let skeleton = open.load().map_err(Refusal::Backend)?;
+        let mut probe = Probe {
+            skeleton,
+            backend,
+            refused: Vec::new(),
+            multi,
+            pids: options.pids.clone(),
+            libraries: HashMap::new(),
+            attached: HashSet::new(),
+            links: Vec::new(),
+        };
+        for program in probe.skeleton.object().progs_mut() {
+            let name = program.name().to_string_lossy().into_owned();
+            if name.starts_with("ssl_") || Backend::of_program(&name).is_some_and(|b| b != backend) {
+                continue;
+            }
+            match program.attach() {
+                Ok(link) => probe.links.push(link),
+                // Without it QUIC and DTLS are not told apart, which the kernel may not have.
+                Err(_) if name.contains("udp") => {}
+                Err(error) => return Err(Refusal::Backend(error)),
+            }
+        }
+        if multi && probe.attach_to_self().is_err() {
+            return Err(Refusal::Bulk);
+        }
+        Ok(probe)
+    }
+
+    /// Attaches a probe in bulk to a function of our own and takes it away again.
+    fn attach_to_self(&self) -> io::Result<()> {
+        let offset = own_offset(marker as *const () as usize)?;
+        let site = Site { program: "ssl_free", offset, at_return: false };
+        let program = self.program(site.program).ok_or(io::ErrorKind::NotFound)?;
+        self.attach_bulk(&program, -1, Path::new("/proc/self/exe"), &[&site], 0).map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    /// The back end in use.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Why the back ends before it were not taken.
+    pub fn refused(&self) -> &[String] {
+        &self.refused
+    }
+
+    /// Whether uprobes are attached in bulk (uprobe.multi, Linux 6.6).
+    pub fn bulk(&self) -> bool {
+        self.multi
+    }
+
+    fn program(&self, name: &str) -> Option<ProgramMut<'_>> {
+        self.skeleton.object().progs_mut().find(|p| p.name() == name)
+    }
+
+    /// Probes a library: in the processes of [`Options::pids`], or in all. `None`: it was probed
+    /// already.
+    ///
+    /// # Errors
+    /// If a probe cannot be attached; those of this library that were are taken away again.
+    pub fn attach(&mut self, found: &Found) -> Result<Option<Library>, libbpf_rs::Error> {
+        let next = self.libraries.len() as LibraryId + 1;
+        let id = self.libraries.get(&found.key).copied().unwrap_or(next);
+        let pids: Vec<i32> =
+            if self.pids.is_empty() { vec![-1] } else { self.pids.iter().map(|pid| *pid as i32).collect() };
+        let mut fresh = false;
+        for pid in pids {
+            if self.attached.contains(&(found.key, pid)) {
+                continue;
+            }
+            let links = self.attach_in(found, pid, id)?;
+            self.links.extend(links);
+            self.attached.insert((found.key, pid));
+            fresh = true;
+        }
+        if !fresh {
+            return Ok(None);
+        }
+        let known = self.libraries.insert(found.key, id).is_some();
+        Ok((!known).then(|| Library {
+            id,
+            path: found.path.to_string_lossy().into_owned(),
+            version: found.version.clone(),
+        }))
+    }
+
+    fn attach_in(&self, found: &Found, pid: i32, id: LibraryId) -> Result<Vec<Link>, libbpf_rs::Error> {
+        let path = found.attach_path();
+        let sites = sites(&found.library);
+        let mut links = Vec::new();
+        let mut done: HashSet<&str> = HashSet::new();
+        for site in &sites {
+            let Some(program) = self.program(site.program) else { continue };
+            if !self.multi {
+                let options = UprobeOpts {
+                    cookie: u64::from(id),
+                    retprobe: site.at_return,
+                    ..UprobeOpts::default()
+                };
+                links.push(attach_one(&program, pid, &path, site.offset, options)?);
+            } else if done.insert(site.program) {
+                let all: Vec<&Site> = sites.iter().filter(|s| s.program == site.program).collect();
+                links.push(self.attach_bulk(&program, pid, &path, &all, id)?);
+            }
+        }
+        Ok(links)
+    }
+
+    fn attach_bulk(
+        &self,
+        program: &ProgramMut<'_>,
+        pid: i32,
+        path: &Path,
+        sites: &[&Site],
+        id: LibraryId,
+    ) -> Result<Link, libbpf_rs::Error> {
+        let options = UprobeMultiOpts {
+            offsets: sites.iter().map(|s| s.offset as usize).collect(),
+            cookies: vec![u64::from(id); sites.len()],
+            retprobe: sites.iter().any(|s| s.at_return),
+            ..UprobeMultiOpts::default()
+        };
+        program.attach_uprobe_multi_with_opts(pid, path, "", options)
+    }
+
+    /// Captures this process from now on.
+    ///
+    /// # Errors
+    /// If the table of processes is full.
+    pub fn add_target(&self, pid: u32, target: Target) -> Result<(), libbpf_rs::Error> {
+        let flags = match target {
+            Target::Process => PROCESS_TARGET,
+            Target::Command => PROCESS_TARGET | PROCESS_FOLLOW | PROCESS_STOP,
+        };
+        let process = types::process { generation: monotonic(), flags, ..Default::default() };
+        self.skeleton.maps.processes.update(&pid.to_ne_bytes(), bytes_of(&process), MapFlags::ANY)
+    }
+
+    /// This file has been looked at: whoever maps it next need not wait.
+    pub fn mark_seen(&self, file: &FileSeen) {
+        let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
+        // If it fails the file is looked at again.
+        let _ = self.skeleton.maps.files.update(bytes_of(&key), &1u32.to_ne_bytes(), MapFlags::ANY);
+    }
+
+    /// Opens (or shuts) the gate: only calls that begin while it is open are captured.
+    pub fn set_ready(&mut self, ready: bool) {
+        if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
+            // SAFETY: `ready` is a valid, aligned place in the mapped .bss; the kernel only reads it.
+            unsafe { std::ptr::from_mut(&mut bss.ready).write_volatile(u32::from(ready)) };
+        }
+    }
+
+    /// What the kernel side counted.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn counters(&self) -> Result<Counters, libbpf_rs::Error> {
+        let map = &self.skeleton.maps.counters;
+        let mut sums = Vec::new();
+        for index in 0..map.max_entries() {
+            let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default();
+            let number = |v: &Vec<u8>| v.first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
+            sums.push(values.iter().map(number).sum());
+        }
+        Ok(Counters(sums))
+    }
+
+    /// How far each handle has come that still lives.
+    pub fn ends(&self) -> Vec<(HandleKey, Ends)> {
+        let handles = &self.skeleton.maps.handles;
+        handles
+            .keys()
+            .filter_map(|key| {
+                let value = handles.lookup(&key, MapFlags::ANY).ok().flatten()?;
+                let key: types::handle_key = from_bytes(&key)?;
+                let handle: types::handle = from_bytes(&value)?;
+                let process = ProcessKey { pid: key.tgid, generation: handle.process };
+                Some((
+                    HandleKey { process, address: key.address, generation: handle.generation },
+                    Ends { read: handle.read_end, write: handle.write_end },
+                ))
+            })
+            .collect()
+    }
+
+    /// Gives back the table entries of processes that have ended.
+    pub fn forget(&self, ended: &HashSet<ProcessKey>) {
+        let handles = &self.skeleton.maps.handles;
+        let of_ended = |key: &Vec<u8>| {
+            let value = handles.lookup(key, MapFlags::ANY).ok().flatten()?;
+            let handle: types::handle = from_bytes(&value)?;
+            let pid = from_bytes::<types::handle_key>(key)?.tgid;
+            ended.contains(&ProcessKey { pid, generation: handle.process }).then_some(())
+        };
+        let stale: Vec<Vec<u8>> = handles.keys().filter(|key| of_ended(key).is_some()).collect();
+        for key in stale {
+            // Gone already is as good.
+            let _ = handles.delete(&key);
+        }
+    }
+
+    /// A reader of the ring, to be moved to a thread of its own.
+    ///
+    /// # Errors
+    /// If the ring cannot be mapped.
+    pub fn ring(&self) -> Result<Ring, libbpf_rs::Error> {
+        Ring::new(MapHandle::try_from(&self.skeleton.maps.ring)?)
+    }
+}
+
+/// Why a combination of back end and attachment is not taken.
+enum Refusal {
+    /// Attaching uprobes in bulk does not work.
+    Bulk,
+    /// The back end does not work.
+    Backend(libbpf_rs::Error),
+    /// Nothing will.
+    All(ProbeError),
+}
+
+fn attach_one(
+    program: &ProgramMut<'_>,
+    pid: i32,
+    path: &Path,
+    offset: u64,
+    options: UprobeOpts,
+) -> Result<Link, libbpf_rs::Error> {
+    let plain = UprobeOpts { cookie: 0, ..options.clone() };
+    match program.attach_uprobe_with_opts(pid, path, offset as usize, options) {
+        // Cookies came with Linux 5.15.
+        Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::InvalidInput) => {
+            program.attach_uprobe_with_opts(pid, path, offset as usize, plain)
+        }
+        other => other,
+    }
+}
+
+/// A function of our own that a probe can be tried on.
+#[inline(never)]
+extern "C" fn marker() -> u32 {
+    std::hint::black_box(std::process::id())
+}
+
+/// File offset of an address in our own executable.
+fn own_offset(address: usize) -> io::Result<u64> {
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    maps.lines()
+        .find_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let (start, end) = fields.next()?.split_once('-')?;
+            let start = usize::from_str_radix(start, 16).ok()?;
+            let end = usize::from_str_radix(end, 16).ok()?;
+            let offset = u64::from_str_radix(fields.nth(1)?, 16).ok()?;
+            (start..end).contains(&address).then_some(offset + (address - start) as u64)
+        })
+        .ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Kernels before 5.11 count map memory against RLIMIT_MEMLOCK.
+fn raise_memlock() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a valid pointer to a limit. Failure shows when maps are made.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+pub fn monotonic() -> u64 {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds since 1970, `CLOCK_REALTIME`.
+pub fn realtime() -> u64 {
+    clock(libc::CLOCK_REALTIME)
+}
+
+fn clock(which: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid pointer; these clocks always exist.
+    unsafe { libc::clock_gettime(which, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// The bytes of a plain C struct of a map.
+fn bytes_of<T: Copy>(value: &T) -> &[u8] {
+    // SAFETY: only used with the generated map types, which have no padding that is not a field.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// A plain C struct of a map.
+fn from_bytes<T: Copy>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: the length is checked, and the generated map types hold integers only.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
