@@ -1,0 +1,207 @@
+//! Reads what is needed of an ELF file: whether it defines OpenSSL's functions, and where.
+//!
+//! The file is read, not mapped: a file that is cut while it is mapped would end this process
+//! with SIGBUS, and these files belong to others.
+
+use std::fs::File;
+
+use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
+use object::{Endianness, ReadCache, ReadRef, SectionIndex};
+
+use super::function::{Function, Offsets};
+use super::internal::{self, Internal};
+use super::version;
+
+/// Longest table that is read from a file, in bytes; a longer one counts as missing.
+const TABLE_MAX: u64 = 256 << 20;
+/// Most section or program headers.
+const HEADERS_MAX: u32 = 1 << 16;
+
+/// A file that defines OpenSSL's functions: a shared library, or a program that contains it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsLibrary {
+    /// The exported functions.
+    pub offsets: Offsets,
+    /// The functions behind them.
+    pub internal: Internal,
+    /// Its version as far as this file tells, such as `OpenSSL 3.0.17`.
+    pub version: Option<String>,
+}
+
+/// Why a file is not a TLS library that can be probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotTls {
+    /// Not an ELF file.
+    #[error("not an ELF file")]
+    NotElf,
+    /// For another processor, or a 32-bit file.
+    #[error("for another processor than this machine's")]
+    OtherMachine,
+    /// Headers or tables contradict each other, or are longer than what is read.
+    #[error("damaged ELF file")]
+    Damaged,
+    /// Neither symbol table defines both SSL_read and SSL_write.
+    #[error("defines no SSL_read and SSL_write (another TLS library, or stripped)")]
+    NoSymbols,
+}
+
+/// Reads the file's symbol tables.
+///
+/// # Errors
+/// [`NotTls`] says why the file cannot be probed; an unreadable file counts as damaged.
+pub fn classify(file: &File) -> Result<TlsLibrary, NotTls> {
+    classify_data(&ReadCache::new(file))
+}
+
+/// Version that the file's constants tell, such as `OpenSSL 3.0.17`.
+pub fn version(file: &File) -> Option<String> {
+    Image::parse(&ReadCache::new(file)).ok()?.version()
+}
+
+/// As [`classify`], from any source of bytes.
+pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, NotTls> {
+    let image = Image::parse(data)?;
+    // The dynamic table is what other programs link to, so it wins; a static program has only the
+    // other one.
+    for kind in [elf::SHT_DYNSYM, elf::SHT_SYMTAB] {
+        let Some(symbols) = image.symbols(kind) else { continue };
+        let offsets = symbols.offsets(&image);
+        if offsets.get(Function::Read).is_some() && offsets.get(Function::Write).is_some() {
+            let internal = internal::find(&image, &symbols);
+            return Ok(TlsLibrary { offsets, internal, version: image.version() });
+        }
+    }
+    Err(NotTls::NoSymbols)
+}
+
+/// The parsed outline of a file.
+pub(super) struct Image<'d, R: ReadRef<'d>> {
+    data: R,
+    pub(super) endian: Endianness,
+    pub(super) machine: elf::Machine,
+    segments: &'d [ProgramHeader64<Endianness>],
+    sections: SectionTable<'d, FileHeader64<Endianness>, R>,
+}
+
+impl<'d, R: ReadRef<'d>> Image<'d, R> {
+    fn parse(data: R) -> Result<Self, NotTls> {
+        let ident = data.read_bytes_at(0, 16).map_err(|()| NotTls::NotElf)?;
+        if !ident.starts_with(&elf::ELFMAG) {
+            return Err(NotTls::NotElf);
+        }
+        let header = FileHeader64::<Endianness>::parse(data)
+            .map_err(|_| if ident[4] == 1 { NotTls::OtherMachine } else { NotTls::Damaged })?;
+        let outline = || -> object::Result<Option<Self>> {
+            let endian = header.endian()?;
+            if header.shnum(endian, data)? > HEADERS_MAX || header.phnum(endian, data)? > HEADERS_MAX {
+                return Ok(None);
+            }
+            let machine = header.e_machine(endian);
+            let segments = header.program_headers(endian, data)?;
+            let sections = header.sections(endian, data)?;
+            Ok(Some(Image { data, endian, machine, segments, sections }))
+        };
+        let image = outline().ok().flatten().ok_or(NotTls::Damaged)?;
+        let native = match std::env::consts::ARCH {
+            "x86_64" => elf::EM_X86_64,
+            "aarch64" => elf::EM_AARCH64,
+            "riscv64" => elf::EM_RISCV,
+            "powerpc64" => elf::EM_PPC64,
+            "s390x" => elf::EM_S390,
+            _ => elf::EM_NONE,
+        };
+        if image.machine != native { Err(NotTls::OtherMachine) } else { Ok(image) }
+    }
+
+    /// File offset of the code at this virtual address.
+    pub(super) fn file_offset(&self, address: u64) -> Option<u64> {
+        let executable = |s: &&ProgramHeader64<Endianness>| {
+            s.p_type(self.endian) == elf::PT_LOAD && s.p_flags(self.endian).0 & elf::PF_X.0 != 0
+        };
+        self.segments.iter().filter(executable).find_map(|segment| {
+            let within = address.checked_sub(segment.p_vaddr(self.endian))?;
+            if within >= segment.p_filesz(self.endian) {
+                return None;
+            }
+            let offset = segment.p_offset(self.endian).checked_add(within)?;
+            (offset < self.data.len().ok()?).then_some(offset)
+        })
+    }
+
+    /// The machine code of the function at `address`.
+    pub(super) fn code(&self, address: u64, len: u64) -> Option<&'d [u8]> {
+        self.data.read_bytes_at(self.file_offset(address)?, len).ok()
+    }
+
+    /// Address and bytes of a section.
+    pub(super) fn section(&self, name: &[u8]) -> Option<(u64, &'d [u8])> {
+        let header = self.header(name)?;
+        Some((header.sh_addr(self.endian), self.contents(header)?))
+    }
+
+    /// Address range of a section.
+    pub(super) fn section_range(&self, name: &[u8]) -> Option<std::ops::Range<u64>> {
+        let header = self.header(name)?;
+        let start = header.sh_addr(self.endian);
+        Some(start..start.checked_add(header.sh_size(self.endian))?)
+    }
+
+    fn header(&self, name: &[u8]) -> Option<&'d SectionHeader64<Endianness>> {
+        self.sections.section_by_name(self.endian, name).map(|(_, header)| header)
+    }
+
+    fn contents(&self, header: &'d SectionHeader64<Endianness>) -> Option<&'d [u8]> {
+        let small = header.sh_size(self.endian) <= TABLE_MAX;
+        small.then(|| header.data(self.endian, self.data).ok()).flatten()
+    }
+
+    fn symbols(&self, kind: elf::SectionType) -> Option<Symbols<'d>> {
+        let header = self.sections.iter().find(|s| s.sh_type(self.endian) == kind)?;
+        if header.sh_size(self.endian) > TABLE_MAX {
+            return None;
+        }
+        let table = header.data_as_array(self.endian, self.data).ok()?;
+        let link = SectionIndex(usize::try_from(header.sh_link(self.endian)).ok()?);
+        let strings = self.contents(self.sections.section(link).ok()?)?;
+        Some(Symbols { endian: self.endian, table, strings })
+    }
+
+    fn version(&self) -> Option<String> {
+        version::scan(self.section(b".rodata")?.1)
+    }
+}
+
+/// A symbol table.
+pub(super) struct Symbols<'d> {
+    endian: Endianness,
+    table: &'d [Sym64<Endianness>],
+    strings: &'d [u8],
+}
+
+impl<'d> Symbols<'d> {
+    /// Names and addresses of the functions that the file defines.
+    pub(super) fn functions(&self) -> impl Iterator<Item = (&'d [u8], u64)> + '_ {
+        let defined = |s: &&'d Sym64<Endianness>| {
+            s.st_type() == elf::STT_FUNC && !s.is_undefined(self.endian) && s.st_value(self.endian) != 0
+        };
+        self.table.iter().filter(defined).filter_map(|symbol| {
+            let from = self.strings.get(symbol.st_name(self.endian) as usize..)?;
+            let end = from.iter().position(|b| *b == 0)?;
+            Some((&from[..end], symbol.st_value(self.endian)))
+        })
+    }
+
+    fn offsets<R: ReadRef<'d>>(&self, image: &Image<'d, R>) -> Offsets {
+        let mut offsets = Offsets::default();
+        for (name, address) in self.functions() {
+            let Some(function) = Function::from_symbol(name) else { continue };
+            if offsets.get(function).is_none()
+                && let Some(offset) = image.file_offset(address)
+            {
+                offsets.set(function, offset);
+            }
+        }
+        offsets
+    }
+}

@@ -1,0 +1,225 @@
+//! Which files carry OpenSSL's functions, and where in them the functions lie.
+
+pub mod elf;
+pub mod function;
+pub mod internal;
+pub mod maps;
+pub mod process;
+mod version;
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::elf::{NotTls, TlsLibrary};
+use self::maps::MappedFile;
+
+/// Most files whose classification is remembered; beyond it the memory starts anew.
+const CACHE_MAX: usize = 1 << 14;
+/// Folders whose `libssl.so*` are attached ahead, `*` standing for the multiarch name.
+const FOLDERS: [&str; 8] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/lib/*-linux-gnu",
+    "/usr/local/lib",
+    "/usr/local/lib64",
+    "/usr/local/lib/*-linux-gnu",
+];
+
+/// Which file, and in which state. A file written anew in place gets another key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileKey {
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+    modified: (i64, i64),
+    size: u64,
+}
+
+impl FileKey {
+    fn of(metadata: &Metadata) -> FileKey {
+        FileKey {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            size: metadata.size(),
+        }
+    }
+}
+
+/// A TLS library that was found, held open.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Where its functions lie.
+    pub library: Arc<TlsLibrary>,
+    /// Which file it is.
+    pub key: FileKey,
+    /// Device (major, minor) and inode as the kernel's mappings show them, if it was found there.
+    pub mapped: Option<((u32, u32), u64)>,
+    /// Path for people to read: as its process names it.
+    pub path: PathBuf,
+    /// Version, such as `OpenSSL 3.0.17`; empty if unknown.
+    pub version: String,
+    file: Arc<File>,
+}
+
+impl Found {
+    /// Path that leads to the file as long as this value lives, whatever becomes of the process
+    /// in which it was found and of the path there. For this process only.
+    pub fn attach_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
+/// What was found in a process.
+#[derive(Debug, Default)]
+pub struct InProcess {
+    /// TLS libraries.
+    pub found: Vec<Found>,
+    /// Files that could not be looked at, and why.
+    pub unreadable: Vec<(PathBuf, io::Error)>,
+}
+
+/// Finds TLS libraries; remembers what it has looked at.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    seen: HashMap<FileKey, Result<Arc<TlsLibrary>, NotTls>>,
+}
+
+impl Discovery {
+    /// TLS libraries that a process has mapped, its own program among them.
+    ///
+    /// # Errors
+    /// If the process is gone or its mappings may not be read.
+    pub fn libraries_of(&mut self, pid: u32) -> io::Result<InProcess> {
+        let files = maps::mapped_files(pid)?;
+        let mut result = InProcess::default();
+        for mapped in &files {
+            let open = mapped.open(pid).and_then(|file| Ok((FileKey::of(&file.metadata()?), file)));
+            let (key, file) = match open {
+                Ok(opened) => opened,
+                Err(error) => {
+                    result.unreadable.push((mapped.path.clone(), error));
+                    continue;
+                }
+            };
+            if result.found.iter().any(|f| f.key == key) {
+                continue;
+            }
+            let Ok(library) = self.classify(key, &file) else { continue };
+            let crypto = || sibling(&files, mapped)?.open(pid).ok();
+            result.found.push(Found {
+                version: version_of(&library, crypto),
+                library,
+                key,
+                mapped: Some((mapped.device, mapped.inode)),
+                path: mapped.path.clone(),
+                file: Arc::new(file),
+            });
+        }
+        Ok(result)
+    }
+
+    /// The TLS library at a path.
+    ///
+    /// # Errors
+    /// If there is no such file, it may not be read, or ([`NotTls`] inside) is not a TLS library.
+    pub fn at(&mut self, path: &Path) -> io::Result<Found> {
+        let file = maps::open_regular(path)?;
+        let key = FileKey::of(&file.metadata()?);
+        let library = self.classify(key, &file).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        let path = path.canonicalize()?;
+        let crypto = || {
+            let name = crypto_name(path.file_name()?.as_bytes())?;
+            maps::open_regular(&path.with_file_name(name)).ok()
+        };
+        let version = version_of(&library, crypto);
+        Ok(Found { library, key, mapped: None, path, version, file: Arc::new(file) })
+    }
+
+    /// Every `libssl.so*` in the standard folders and those that the dynamic loader is told of.
+    pub fn installed(&mut self) -> Vec<Found> {
+        let mut found: Vec<Found> = Vec::new();
+        for folder in folders() {
+            let Ok(entries) = folder.read_dir() else { continue };
+            for entry in entries.flatten() {
+                if !entry.file_name().as_bytes().starts_with(b"libssl.so") {
+                    continue;
+                }
+                if let Ok(library) = self.at(&entry.path())
+                    && !found.iter().any(|f| f.key == library.key)
+                {
+                    found.push(library);
+                }
+            }
+        }
+        found
+    }
+
+    fn classify(&mut self, key: FileKey, file: &File) -> Result<Arc<TlsLibrary>, NotTls> {
+        if let Some(known) = self.seen.get(&key) {
+            return known.clone();
+        }
+        if self.seen.len() >= CACHE_MAX {
+            self.seen.clear();
+        }
+        let result = elf::classify(file).map(Arc::new);
+        self.seen.insert(key, result.clone());
+        result
+    }
+}
+
+/// A shared libssl does not know its version: its libcrypto does.
+fn version_of(library: &TlsLibrary, crypto: impl FnOnce() -> Option<File>) -> String {
+    library.version.clone().or_else(|| elf::version(&crypto()?)).unwrap_or_default()
+}
+
+/// Name of the libcrypto that goes with this libssl.
+fn crypto_name(ssl: &[u8]) -> Option<String> {
+    let suffix = ssl.strip_prefix(b"libssl")?;
+    Some(format!("libcrypto{}", std::str::from_utf8(suffix).ok()?))
+}
+
+fn sibling<'f>(files: &'f [MappedFile], ssl: &MappedFile) -> Option<&'f MappedFile> {
+    let name = crypto_name(ssl.path.file_name()?.as_bytes())?;
+    files.iter().find(|f| f.path.file_name().is_some_and(|n| n.as_bytes() == name.as_bytes()))
+}
+
+fn folders() -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for pattern in FOLDERS {
+        match pattern.split_once("/*") {
+            None => folders.push(PathBuf::from(pattern)),
+            Some((parent, suffix)) => folders.extend(matching(Path::new(parent), suffix)),
+        }
+    }
+    for file in matching(Path::new("/etc/ld.so.conf.d"), ".conf") {
+        let Ok(text) = std::fs::read_to_string(file) else { continue };
+        folders.extend(text.lines().map(str::trim).filter(|l| l.starts_with('/')).map(PathBuf::from));
+    }
+    // /lib is a link to /usr/lib on most systems: each folder once.
+    let mut real: Vec<PathBuf> = folders.iter().filter_map(|f| f.canonicalize().ok()).collect();
+    real.sort();
+    real.dedup();
+    real
+}
+
+fn matching(folder: &Path, suffix: &str) -> Vec<PathBuf> {
+    let Ok(entries) = folder.read_dir() else { return Vec::new() };
+    entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.as_os_str().as_bytes().ends_with(suffix.as_bytes()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! On real files: libraries compiled here, this machine's OpenSSL, and damaged copies.
+
+use std::io::{Seek, Write};
+use std::process::Command;
+
+use super::elf::{NotTls, classify, classify_data};
+use super::function::Function;
+use super::internal::NoInternal;
+use super::*;
+
+/// Compiles C to a file in `folder`.
+fn compile(folder: &Path, name: &str, source: &str, options: &[&str]) -> PathBuf {
+    let (c, out) = (folder.join(format!("{name}.c")), folder.join(name));
+    std::fs::write(&c, source).unwrap();
+    let status = Command::new("cc").args(["-O2", "-w", "-o"]).arg(&out).arg(&c).args(options).status();
+    assert!(status.expect("a C compiler is needed").success(), "cc of {name}");
+    out
+}
+
+/// A library in OpenSSL's shape. Each internal function is as far from being inlined as there.
+fn library(extra_call: &str) -> String {
+    format!(
+        r#"
+        #define HIDDEN __attribute__((visibility("hidden"), noinline, noipa))
+        HIDDEN int inner_read(void *s, void *b, unsigned long n, unsigned long *r) {{ *r = n; return s == b; }}
+        HIDDEN int inner_write(void *s, void *b, unsigned long n, unsigned long *r) {{ *r = n + 1; return s == b; }}
+        HIDDEN void other(void) {{ __asm__ volatile(""); }}
+        void ERR_new(void) {{ __asm__ volatile(""); }}
+        int SSL_read(void *s, void *b, int n) {{
+            unsigned long r; if (n < 0) {{ ERR_new(); return -1; }} {extra_call}
+            return inner_read(s, b, n, &r) > 0 ? (int)r : 0; }}
+        int SSL_read_ex(void *s, void *b, unsigned long n, unsigned long *r) {{ {extra_call}
+            int x = inner_read(s, b, n, r); return x < 0 ? 0 : x; }}
+        int SSL_write(void *s, void *b, int n) {{
+            unsigned long r; if (n < 0) {{ ERR_new(); return -1; }}
+            return inner_write(s, b, n, &r) > 0 ? (int)r : 0; }}
+        int SSL_write_ex(void *s, void *b, unsigned long n, unsigned long *r) {{ return inner_write(s, b, n, r); }}
+        const char version[] = "OpenSSL 9.8.7z 1 Jan 2026";
+        "#
+    )
+}
+
+const SHARED: [&str; 2] = ["-shared", "-fPIC"];
+
+/// File offset of a symbol, as binutils tell it.
+fn offset_by_nm(file: &Path, symbol: &str) -> u64 {
+    let nm = Command::new("nm").arg(file).output().expect("nm is needed");
+    let text = String::from_utf8(nm.stdout).unwrap();
+    let line = text.lines().find(|l| l.ends_with(&format!(" {symbol}"))).expect(symbol);
+    let address = u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
+    let out = Command::new("readelf").args(["-lW"]).arg(file).output().expect("readelf is needed");
+    let hex = |s: &str| u64::from_str_radix(s.trim_start_matches("0x"), 16).unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.lines()
+        .filter(|l| l.trim_start().starts_with("LOAD"))
+        .find_map(|l| {
+            let f: Vec<&str> = l.split_whitespace().collect();
+            let (offset, vaddr, size) = (hex(f[1]), hex(f[2]), hex(f[4]));
+            (vaddr..vaddr + size).contains(&address).then(|| address - vaddr + offset)
+        })
+        .expect("a segment")
+}
+
+#[test]
+fn exports_and_internal_functions_of_a_shared_library() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = compile(folder.path(), "lib.so", &library(""), &SHARED);
+    let found = Discovery::default().at(&file).unwrap();
+    let offsets = &found.library.offsets;
+    for function in [Function::Read, Function::ReadEx, Function::Write, Function::WriteEx] {
+        assert_eq!(offsets.get(function), Some(offset_by_nm(&file, function.symbol())), "{function:?}");
+    }
+    assert_eq!(offsets.iter().count(), 4);
+    assert_eq!(found.version, "OpenSSL 9.8.7z");
+    if cfg!(target_arch = "x86_64") {
+        assert_eq!(found.library.internal.read, Ok(offset_by_nm(&file, "inner_read")));
+        assert_eq!(found.library.internal.write, Ok(offset_by_nm(&file, "inner_write")));
+    } else {
+        assert_eq!(found.library.internal.read, Err(NoInternal::Machine));
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn an_internal_function_that_is_not_proven_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let internal = |name: &str, source: &str, options: &[&str]| {
+        let options = [&SHARED, options].concat();
+        let file = compile(folder.path(), name, source, &options);
+        classify(&File::open(file).unwrap()).unwrap().internal
+    };
+    let two = internal("two.so", &library("other();"), &[]);
+    assert_eq!(two.read, Err(NoInternal::Ambiguous(2)));
+    assert!(two.write.is_ok());
+    // A common callee that has a name is no rival, whether called directly or through the PLT.
+    assert!(internal("named.so", &library("ERR_new();"), &["-Wl,-Bsymbolic"]).read.is_ok());
+    assert!(internal("plt.so", &library("ERR_new();"), &[]).read.is_ok());
+    let no_unwind = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+    assert_eq!(internal("bare.so", &library(""), &no_unwind).read, Err(NoInternal::Unreadable));
+    let old = library("").replace("SSL_read_ex", "other_name");
+    assert_eq!(internal("old.so", &old, &[]).read, Err(NoInternal::NoExport));
+    let inlined = library("").replace("noinline, noipa", "always_inline");
+    assert_eq!(internal("inlined.so", &inlined, &[]).read, Err(NoInternal::NoneCommon));
+}
+
+#[test]
+fn a_static_program_is_found_by_its_other_symbol_table_until_it_is_stripped() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = library("ERR_new();").replace("inner_", "ssl_").replace("ssl_read(", "ssl_read_internal(")
+        + "int main(void) { return SSL_read(0, 0, 1) + SSL_write(0, 0, 1); }";
+    let file = compile(folder.path(), "program", &source, &[]);
+    let found = Discovery::default().at(&file).unwrap();
+    assert_eq!(found.library.offsets.get(Function::Read), Some(offset_by_nm(&file, "SSL_read")));
+    if cfg!(target_arch = "x86_64") {
+        // Several callees have names here; OpenSSL's own name for it decides.
+        assert_eq!(found.library.internal.read, Ok(offset_by_nm(&file, "ssl_read_internal")));
+    }
+    assert!(Command::new("strip").arg(&file).status().unwrap().success());
+    assert_eq!(classify(&File::open(&file).unwrap()), Err(NotTls::NoSymbols));
+}
+
+#[test]
+fn what_only_calls_openssl_is_not_a_library() {
+    let own = File::open("/proc/self/exe").unwrap();
+    assert_eq!(classify(&own), Err(NotTls::NoSymbols));
+    assert_eq!(classify_data(&b"#!/bin/sh\nexit 0\n"[..]), Err(NotTls::NotElf));
+    assert_eq!(classify_data(&b""[..]), Err(NotTls::NotElf));
+}
+
+#[test]
+fn a_library_cut_or_damaged_anywhere_never_panics() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = compile(folder.path(), "lib.so", &library(""), &SHARED);
+    let good = std::fs::read(&file).unwrap();
+    assert!(classify_data(&good[..]).is_ok());
+    for end in 0..good.len() {
+        let _ = classify_data(&good[..end]);
+    }
+    let mut bad = good.clone();
+    for at in 0..good.len() {
+        for value in [0, 0x7f, 0x80, 0xff, good[at] ^ 1] {
+            bad[at] = value;
+            let _ = classify_data(&bad[..]);
+        }
+        bad[at] = good[at];
+    }
+}
+
+#[test]
+fn a_huge_table_in_a_sparse_file_is_refused_without_reading_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = compile(folder.path(), "lib.so", &library(""), &SHARED);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let headers = word(&bytes, 0x28);
+    let symbols = (headers..bytes.len()).step_by(64).find(|at| bytes[at + 4] == 11).expect("a .dynsym");
+    bytes[symbols + 32..symbols + 40].copy_from_slice(&(24u64 << 36).to_le_bytes());
+    let mut sparse = File::options().write(true).open(&file).unwrap();
+    sparse.write_all(&bytes).unwrap();
+    sparse.seek(io::SeekFrom::Start(1 << 42)).unwrap();
+    if sparse.set_len(1 << 42).is_err() {
+        sparse.set_len(1 << 41).expect("a sparse file of 2 TiB");
+    }
+    // The other table still tells.
+    assert!(classify(&File::open(&file).unwrap()).is_ok());
+}
+
+#[test]
+fn a_library_is_found_in_a_process_and_stays_attachable_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let lib = compile(folder.path(), "lib with space.so", &library(""), &SHARED);
+    let source = r#"
+        #include <dlfcn.h>
+        #include <stdio.h>
+        int main(int n, char **v) { if (!dlopen(v[1], RTLD_NOW)) return 1; puts("ready"); fflush(stdout); return getchar(); }"#;
+    let program = compile(folder.path(), "loads", source, &["-ldl"]);
+    let mut child = Command::new(&program)
+        .arg(&lib)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+
+    let mut discovery = Discovery::default();
+    let first = discovery.libraries_of(child.id()).unwrap();
+    assert_eq!(first.found.len(), 1, "{first:?}");
+    std::fs::remove_file(&lib).unwrap();
+    let deleted = discovery.libraries_of(child.id()).unwrap();
+    drop(child.stdin.take());
+    child.wait().unwrap();
+
+    let found = &first.found[0];
+    assert_eq!(found.path, lib);
+    assert_eq!(found.version, "OpenSSL 9.8.7z");
+    let open = std::fs::metadata(found.attach_path()).unwrap();
+    assert_eq!((open.dev(), open.ino()), (found.key.device, found.key.inode));
+    // Its deleted file is found where map_files may be used.
+    match deleted.found.first() {
+        Some(again) => assert_eq!((again.key.inode, &again.path), (found.key.inode, &lib)),
+        None => assert_eq!(deleted.unreadable.len(), 1),
+    }
+    assert!(discovery.libraries_of(u32::MAX).is_err());
+}
+
+#[test]
+fn every_openssl_installed_here_is_found_with_its_internal_functions() {
+    let installed = Discovery::default().installed();
+    if installed.is_empty() {
+        eprintln!("skipped: no libssl in the standard folders");
+    }
+    for found in installed {
+        assert!(found.library.offsets.get(Function::DoHandshake).is_some(), "{found:?}");
+        assert!(!found.version.is_empty(), "{found:?}");
+        if found.version.starts_with("OpenSSL") && cfg!(target_arch = "x86_64") {
+            assert!(found.library.internal.read.is_ok() && found.library.internal.write.is_ok(), "{found:?}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Finds a library's version among its constants.
+
+/// Longest version that is believed, in bytes.
+const VERSION_MAX: usize = 40;
+
+/// The first text such as `OpenSSL 3.0.17 1 Jul 2025` in the bytes, without its date.
+pub(super) fn scan(constants: &[u8]) -> Option<String> {
+    // Every candidate has "SSL " followed by a digit: one pass over the bytes finds them all.
+    let mut from = 0;
+    while let Some(at) =
+        constants[from..].windows(5).position(|w| &w[..4] == b"SSL " && w[4].is_ascii_digit())
+    {
+        let number = from + at + 4;
+        from = number;
+        for name in ["OpenSSL", "LibreSSL"] {
+            if constants[..number - 1].ends_with(name.as_bytes())
+                && let Some(version) = number_at(&constants[number..])
+            {
+                let rest = &constants[number + version.len()..];
+                // BoringSSL calls itself "OpenSSL 1.1.1 (compatible; BoringSSL)".
+                if rest.starts_with(b" (compatible; BoringSSL") {
+                    return Some("BoringSSL".to_owned());
+                }
+                return Some(format!("{name} {version}"));
+            }
+        }
+    }
+    None
+}
+
+/// A version of three parts that ends with a space or the string: "OpenSSL 3.0 legacy provider"
+/// stands in OpenSSL too.
+fn number_at(bytes: &[u8]) -> Option<&str> {
+    let end = bytes.iter().take(VERSION_MAX).position(|b| matches!(b, 0 | b' '))?;
+    let version = std::str::from_utf8(&bytes[..end]).ok()?;
+    let good = version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~".contains(c));
+    (good && version.split('.').count() >= 3).then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scan;
+
+    #[test]
+    fn version_texts() {
+        let cases: [(&[u8], Option<&str>); 8] = [
+            (b"\0OpenSSL 3.0.17 1 Jul 2025\0", Some("OpenSSL 3.0.17")),
+            (b"OpenSSL 1.1.1w  11 Sep 2023\0", Some("OpenSSL 1.1.1w")),
+            (
+                b"enable OpenSSL 3.0 legacy provider\0OpenSSL 3.0.13+quic 30 Jan 2024\0",
+                Some("OpenSSL 3.0.13+quic"),
+            ),
+            (b"LibreSSL 3.8.2\0", Some("LibreSSL 3.8.2")),
+            (b"OpenSSL 1.1.1 (compatible; BoringSSL)\0", Some("BoringSSL")),
+            (b"NoSSL 1.2.3 \0", None),
+            (b"OpenSSL 3.0.17", None),
+            (b"SSL 1", None),
+        ];
+        for (bytes, version) in cases {
+            assert_eq!(scan(bytes).as_deref(), version, "{}", bytes.escape_ascii());
+            for end in 0..bytes.len() {
+                scan(&bytes[..end]);
+            }
+        }
+    }
+}
