@@ -334,7 +334,7 @@ static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
 }
 
 /* Tells where the bytes of a call went, and moves the handle's stream on. */
-static __noinline int emit_bytes(struct handle *handle, struct call *call, u64 len)
+static __noinline int emit_bytes(struct handle *handle, struct call *call, struct thread *thread, u64 len)
 {
 	struct t2p_data data = {
 		.handle = call->handle,
@@ -373,13 +373,13 @@ static __noinline int emit_bytes(struct handle *handle, struct call *call, u64 l
 		count(T2P_COUNT_SENDFILE_BYTES, len);
 		emit_missing(&data, len, T2P_MISSING_SENDFILE);
 	} else {
-		emit_call(&data, call->buf);
+		emit_call(&data, thread, call->buf);
 	}
 	return 0;
 }
 
 /* What a call did to its handle. */
-static __noinline int finish(struct process *process, struct call *call, u64 returned)
+static __noinline int finish(struct process *process, struct thread *thread, struct call *call, u64 returned)
 {
 	struct handle *handle = the_handle(process, call->handle, call->function);
 	u32 awaited = 0;
@@ -405,7 +405,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 		if (len)
 			count(T2P_COUNT_NOT_TCP, 1);
 	} else if (len > 0) {
-		emit_bytes(handle, call, len);
+		emit_bytes(handle, call, thread, len);
 	} else if (len < 0) {
 		struct fact fact = {
 			.address = call->handle,
@@ -484,7 +484,7 @@ static __noinline int leave(struct pt_regs *ctx)
 	thread->depth = i;
 	if (!moves_bytes(call.function))
 		return tell_text(process, &call, PT_REGS_RC(ctx));
-	finish(process, &call, PT_REGS_RC(ctx));
+	finish(process, thread, &call, PT_REGS_RC(ctx));
 	if (i > 0 && i < CALL_DEPTH) {
 		struct call *outer = &thread->calls[(i - 1) & (CALL_DEPTH - 1)];
 

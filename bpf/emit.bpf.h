@@ -104,19 +104,23 @@ static __noinline int emit_missing(struct t2p_data *data, u64 len, u32 reason)
 
 struct chunks {
 	struct t2p_data *data;
+	/* Progress stands in the map: what the verifier cannot follow it need not walk again and again. */
+	struct thread *thread;
 	u64 from;
-	u64 todo; /* bytes of the call that are to be captured */
 };
 
 static __always_inline int next_chunk(struct chunks *chunks)
 {
-	u64 done = chunks->data->chunk_offset, len = chunks->todo - done;
+	u64 done = chunks->thread->done, todo = chunks->thread->todo, len = todo - done;
 
-	if (done >= chunks->todo)
+	if (done >= todo)
 		return 1;
-	chunks->data->chunk_len = len > T2P_CHUNK_MAX ? T2P_CHUNK_MAX : len;
+	if (len > T2P_CHUNK_MAX)
+		len = T2P_CHUNK_MAX;
+	chunks->data->chunk_offset = done;
+	chunks->data->chunk_len = len;
 	emit_chunk(chunks->data, chunks->from + done);
-	chunks->data->chunk_offset = done + chunks->data->chunk_len;
+	chunks->thread->done = done + len;
 	return 0;
 }
 
@@ -130,18 +134,16 @@ static int next_chunk_callback(u32 i, void *context)
 #define CHUNKS_LOOP 2048
 
 /* Emits the payload of a whole call, as far as the limit goes, and says what lies beyond it. */
-static __always_inline void emit_call(struct t2p_data *data, u64 from)
+static __always_inline void emit_call(struct t2p_data *data, struct thread *thread, u64 from)
 {
-	u64 limit = call_limit;
-	struct chunks chunks = { .data = data, .from = from, .todo = data->call_len };
+	struct chunks chunks = { .data = data, .thread = thread, .from = from };
+	u64 len = data->call_len, limit = call_limit;
 
 	if (!HAS_HELPER(loop) && limit > CHUNKS_UNROLLED * T2P_CHUNK_MAX)
 		limit = CHUNKS_UNROLLED * T2P_CHUNK_MAX;
-	if (chunks.todo > limit)
-		chunks.todo = limit;
-	data->chunk_offset = 0;
-	data->missing = 0;
-	if (chunks.todo <= T2P_CHUNK_MAX) {
+	thread->done = 0;
+	thread->todo = len > limit ? limit : len;
+	if (len <= T2P_CHUNK_MAX) {
 		next_chunk(&chunks);
 	} else if (HAS_HELPER(loop)) {
 		bpf_loop(CHUNKS_LOOP, next_chunk_callback, &chunks, 0);
@@ -150,12 +152,11 @@ static __always_inline void emit_call(struct t2p_data *data, u64 from)
 			if (next_chunk(&chunks))
 				break;
 	}
-	if (data->chunk_offset < data->call_len) {
-		u64 beyond = data->call_len - data->chunk_offset;
-
+	if (thread->done < len) {
+		data->chunk_offset = thread->done;
 		count(T2P_COUNT_LIMIT, 1);
-		count(T2P_COUNT_LIMIT_BYTES, beyond);
-		emit_missing(data, beyond, T2P_MISSING_LIMIT);
+		count(T2P_COUNT_LIMIT_BYTES, len - thread->done);
+		emit_missing(data, len - thread->done, T2P_MISSING_LIMIT);
 	}
 }
 

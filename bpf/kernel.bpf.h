@@ -61,8 +61,7 @@ enum bpf_func_id___t2p {
 struct pt_regs;
 struct bpf_dynptr;
 
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
+/* Not relocated: probes are handed it, and its layout is fixed. */
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
 	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;
@@ -85,6 +84,8 @@ struct pt_regs {
 	s32 syscallno;
 };
 #endif
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 typedef struct {
 	int counter;

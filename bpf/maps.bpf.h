@@ -48,6 +48,7 @@ struct call {
 /* The calls of one thread, outermost first. */
 struct thread {
 	u64 depth;
+	u64 todo, done; /* bytes of the call that just returned: to be emitted, and emitted */
 	struct call calls[CALL_DEPTH];
 };
 

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
+    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, UprobeMultiOpts,
     UprobeOpts,
 };
 
@@ -140,10 +140,7 @@ impl Probe {
         // The object lives until the program ends; there are a handful at most.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = Tls2pcapSkelBuilder::default().open(storage).map_err(failed("opening the BPF object"))?;
-        let knobs = open.maps.rodata_data.as_deref_mut().ok_or(Refusal::All(ProbeError::Failed(
-            "opening the BPF object",
-            libbpf_rs::Error::with_invalid_data("no knobs"),
-        )))?;
+        let knobs = open.maps.rodata_data.as_deref_mut().expect("the object has constants");
         knobs.targets_only = u32::from(options.targets_only);
         knobs.own_tgid = std::process::id();
         knobs.call_limit = options.call_limit;
@@ -198,8 +195,8 @@ impl Probe {
         let offset = own_offset(marker as *const () as usize)?;
         let site = Site { program: "ssl_free", offset, at_return: false };
         let program = self.program(site.program).ok_or(io::ErrorKind::NotFound)?;
-        self.attach_bulk(&program, -1, Path::new("/proc/self/exe"), &[&site], 0).map_err(io::Error::other)?;
-        Ok(())
+        let link = self.attach_bulk(&program, -1, Path::new("/proc/self/exe"), &[&site], 0);
+        link.map(drop).map_err(io::Error::other)
     }
 
     /// The back end in use.
