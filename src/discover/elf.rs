@@ -29,6 +29,14 @@ pub struct TlsLibrary {
     pub version: Option<String>,
 }
 
+impl TlsLibrary {
+    /// Which argument of `ssl_write_internal`, counted from 1, points to the count of bytes: the
+    /// release that brought SSL_write_ex2 (3.3) put flags before it.
+    pub fn write_internal_count_argument(&self) -> u8 {
+        if self.offsets.get(Function::WriteEx2).is_some() { 5 } else { 4 }
+    }
+}
+
 /// Why a file is not a TLS library that can be probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotTls {
@@ -64,11 +72,12 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
     let image = Image::parse(data)?;
     // The dynamic table is what other programs link to, so it wins; a static program has only the
     // other one.
-    for kind in [elf::SHT_DYNSYM, elf::SHT_SYMTAB] {
-        let Some(symbols) = image.symbols(kind) else { continue };
+    let tables: Vec<_> =
+        [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(|kind| image.symbols(kind)).collect();
+    for symbols in &tables {
         let offsets = symbols.offsets(&image);
         if offsets.get(Function::Read).is_some() && offsets.get(Function::Write).is_some() {
-            let internal = internal::find(&image, &symbols);
+            let internal = internal::find(&image, &tables);
             return Ok(TlsLibrary { offsets, internal, version: image.version() });
         }
     }

@@ -37,6 +37,8 @@ functions! {
     Write = "SSL_write",
     /// Writes plaintext; the count goes through a pointer.
     WriteEx = "SSL_write_ex",
+    /// Writes plaintext (3.3 and later): the 4th argument is flags, the 5th the pointer for the count.
+    WriteEx2 = "SSL_write_ex2",
     /// Reads without consuming.
     Peek = "SSL_peek",
     /// Reads without consuming; the count goes through a pointer.

@@ -2,10 +2,11 @@
 //! `openssl s_server -www`) calls without going through the exports.
 //!
 //! A probe in the middle of an instruction would crash every user of the library, so a function
-//! is taken only if machine code and unwind table agree: both exports call it directly, a frame
-//! description begins at it, and it is the only such function.
+//! without a name is taken only if machine code and unwind table agree: both exports call it
+//! directly, a frame description begins at it, and it is the only such function.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindSection};
 use iced_x86::{Code, Decoder, DecoderOptions};
@@ -22,9 +23,9 @@ const FUNCTIONS_MAX: usize = 1 << 23;
 /// The functions behind the exports, as file offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Internal {
-    /// What SSL_read and SSL_read_ex both call.
+    /// `ssl_read_internal`, which SSL_read and SSL_read_ex both call.
     pub read: Result<u64, NoInternal>,
-    /// What SSL_write and SSL_write_ex both call.
+    /// `ssl_write_internal`, which SSL_write and SSL_write_ex (or SSL_write_ex2) both call.
     pub write: Result<u64, NoInternal>,
 }
 
@@ -48,53 +49,86 @@ pub enum NoInternal {
     Ambiguous(usize),
 }
 
-pub(super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>, symbols: &Symbols<'d>) -> Internal {
-    let unwind = Unwind::parse(image);
-    let pair = |a, b, name| common_callee(image, symbols, unwind.as_ref(), a, b, name);
+/// Every symbol table of the file helps to tell functions apart.
+pub(super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>, tables: &[Symbols<'d>]) -> Internal {
+    if image.machine != elf::EM_X86_64 {
+        return Internal { read: Err(NoInternal::Machine), write: Err(NoInternal::Machine) };
+    }
+    let Some(site) = Site::of(image, tables) else {
+        return Internal { read: Err(NoInternal::Unreadable), write: Err(NoInternal::Unreadable) };
+    };
+    // From 3.3 on, SSL_write_ex is a jump to SSL_write_ex2.
+    let write_ex = [Function::WriteEx2, Function::WriteEx];
+    let write_ex = write_ex.into_iter().find(|f| site.address_of(f.symbol()).is_some());
+    let read = site.common(Function::Read, Function::ReadEx);
+    let write = site.common(Function::Write, write_ex.unwrap_or(Function::WriteEx));
     Internal {
-        read: pair(Function::Read, Function::ReadEx, b"ssl_read_internal"),
-        write: pair(Function::Write, Function::WriteEx, b"ssl_write_internal"),
+        read: site.choose("ssl_read_internal", &read, &write),
+        write: site.choose("ssl_write_internal", &write, &read),
     }
 }
 
-/// The function that both exports call. `name` is what OpenSSL's source calls it: where a program
-/// kept its symbols, the name decides among several.
-fn common_callee<'d, R: ReadRef<'d>>(
-    image: &Image<'d, R>,
-    symbols: &Symbols<'d>,
-    unwind: Option<&Unwind>,
-    one: Function,
-    other: Function,
-    name: &[u8],
-) -> Result<u64, NoInternal> {
-    if image.machine != elf::EM_X86_64 {
-        return Err(NoInternal::Machine);
+struct Site<'a, 'd, R: ReadRef<'d>> {
+    image: &'a Image<'d, R>,
+    tables: &'a [Symbols<'d>],
+    unwind: Unwind,
+    text: Range<u64>,
+}
+
+type Callees = Result<BTreeSet<u64>, NoInternal>;
+
+impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
+    fn of(image: &'a Image<'d, R>, tables: &'a [Symbols<'d>]) -> Option<Self> {
+        Some(Site { image, tables, unwind: Unwind::parse(image)?, text: image.section_range(b".text")? })
     }
-    let address_of = |wanted: &[u8]| symbols.functions().find(|(n, _)| *n == wanted).map(|(_, a)| a);
-    let one = address_of(one.symbol().as_bytes()).ok_or(NoInternal::NoExport)?;
-    let other = address_of(other.symbol().as_bytes()).ok_or(NoInternal::NoExport)?;
 
-    let unwind = unwind.ok_or(NoInternal::Unreadable)?;
-    let text = image.section_range(b".text").ok_or(NoInternal::Unreadable)?;
-    let callees = |function| callees(image, unwind, function).ok_or(NoInternal::Unreadable);
-    let mut common = &callees(one)? & &callees(other)?;
-    common.retain(|target| text.contains(target) && unwind.starts_at(*target));
+    fn functions(&self) -> impl Iterator<Item = (&'d [u8], u64)> + '_ {
+        self.tables.iter().flat_map(Symbols::functions)
+    }
 
-    let chosen = match address_of(name).filter(|address| common.contains(address)) {
-        Some(named) => named,
-        None => {
-            // What has a name is something else: error raising in a static program, an export.
-            symbols.functions().for_each(|(_, address)| {
-                common.remove(&address);
-            });
-            match common.len() {
-                0 => return Err(NoInternal::NoneCommon),
-                1 => common.first().copied().ok_or(NoInternal::NoneCommon)?,
-                n => return Err(NoInternal::Ambiguous(n)),
+    fn address_of(&self, symbol: &str) -> Option<u64> {
+        self.functions().find(|(name, _)| *name == symbol.as_bytes()).map(|(_, address)| address)
+    }
+
+    fn is_function(&self, address: u64) -> bool {
+        self.text.contains(&address) && self.unwind.end_of(address).is_some()
+    }
+
+    /// The functions that both call directly.
+    fn common(&self, one: Function, other: Function) -> Callees {
+        let callees = |function: Function| {
+            let address = self.address_of(function.symbol()).ok_or(NoInternal::NoExport)?;
+            callees(self.image, &self.unwind, address).ok_or(NoInternal::Unreadable)
+        };
+        let mut common = &callees(one)? & &callees(other)?;
+        common.retain(|target| self.is_function(*target));
+        Ok(common)
+    }
+
+    /// The one function in `common` that is not also in `opposite`. Where a program kept its
+    /// symbols, the name that OpenSSL's source gives it decides instead.
+    fn choose(&self, name: &str, common: &Callees, opposite: &Callees) -> Result<u64, NoInternal> {
+        let chosen = match self.address_of(name).filter(|address| self.is_function(*address)) {
+            Some(named) => named,
+            None => {
+                let mut rest = common.clone()?;
+                // What reading and writing share is a helper, and so is what has another name
+                // (error raising in a static program).
+                opposite.iter().flatten().for_each(|address| {
+                    rest.remove(address);
+                });
+                self.functions().for_each(|(_, address)| {
+                    rest.remove(&address);
+                });
+                match (rest.len(), rest.first()) {
+                    (1, Some(only)) => *only,
+                    (0, _) => return Err(NoInternal::NoneCommon),
+                    (n, _) => return Err(NoInternal::Ambiguous(n)),
+                }
             }
-        }
-    };
-    image.file_offset(chosen).ok_or(NoInternal::Unreadable)
+        };
+        self.image.file_offset(chosen).ok_or(NoInternal::Unreadable)
+    }
 }
 
 /// Targets of direct calls, and of jumps that leave the function.
@@ -153,9 +187,5 @@ impl Unwind {
     fn end_of(&self, address: u64) -> Option<u64> {
         let at = self.0.binary_search_by_key(&address, |(start, _)| *start).ok()?;
         self.0.get(at).map(|(_, end)| *end)
-    }
-
-    fn starts_at(&self, address: u64) -> bool {
-        self.end_of(address).is_some()
     }
 }
