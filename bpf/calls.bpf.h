@@ -333,35 +333,32 @@ static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
 	return state && state->generation == handle->sock_generation ? T2P_TUPLE_REMEMBERED : T2P_TUPLE_NONE;
 }
 
-/* Tells where the bytes of a call went, and moves the handle's stream on. */
-static __noinline int emit_bytes(struct handle *handle, struct call *call, struct thread *thread, u64 len)
+/* Describes the bytes that a call moved, and moves the handle's stream on. */
+static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
 {
-	struct t2p_data data = {
-		.handle = call->handle,
-		.generation = handle->generation,
-		.entered = call->entered,
-		.returned = bpf_ktime_get_ns(),
-		.call_len = len,
-		.function = call->function,
-	};
-
-	head(&data.head, T2P_DATA, handle->process, call->library);
-	data.tuple_source = tuple_source(handle, call);
+	head(&data->head, T2P_DATA, handle->process, call->library);
+	data->handle = call->handle;
+	data->generation = handle->generation;
+	data->entered = call->entered;
+	data->returned = bpf_ktime_get_ns();
+	data->call_len = len;
+	data->function = call->function;
+	data->tuple_source = tuple_source(handle, call);
 	if (is_write(call->function)) {
-		data.direction = T2P_WRITE;
-		data.call_offset = handle->write_end;
-		data.call_seq = handle->write_seq;
+		data->direction = T2P_WRITE;
+		data->call_offset = handle->write_end;
+		data->call_seq = handle->write_seq;
 		handle->write_end += len;
 		handle->write_seq++;
 	} else {
-		data.direction = T2P_READ;
-		data.call_offset = handle->read_end;
-		data.call_seq = handle->read_seq;
+		data->direction = T2P_READ;
+		data->call_offset = handle->read_end;
+		data->call_seq = handle->read_seq;
 		if (handle->inflight) {
 			handle->awaited = handle->inflight;
 			/* A write that ends now sees `awaited`, or is seen to have ended. */
 			__sync_fetch_and_add(&handle->barrier, 1);
-			data.awaits_write = handle->inflight;
+			data->awaits_write = handle->inflight;
 		}
 		handle->read_end += len;
 		handle->read_seq++;
@@ -371,18 +368,18 @@ static __noinline int emit_bytes(struct handle *handle, struct call *call, struc
 	if (call->function == T2P_FN_SENDFILE) {
 		count(T2P_COUNT_SENDFILE, 1);
 		count(T2P_COUNT_SENDFILE_BYTES, len);
-		emit_missing(&data, len, T2P_MISSING_SENDFILE);
-	} else {
-		emit_call(&data, thread, call->buf);
+		emit_missing(data, len, T2P_MISSING_SENDFILE);
+		return 0;
 	}
-	return 0;
+	return 1;
 }
 
-/* What a call did to its handle. */
-static __noinline int finish(struct process *process, struct thread *thread, struct call *call, u64 returned)
+/* What a call did to its handle. 1: `data` describes bytes that are to be emitted. */
+static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
 	struct handle *handle = the_handle(process, call->handle, call->function);
 	u32 awaited = 0;
+	int emit = 0;
 	s64 len;
 
 	if (!handle)
@@ -405,7 +402,7 @@ static __noinline int finish(struct process *process, struct thread *thread, str
 		if (len)
 			count(T2P_COUNT_NOT_TCP, 1);
 	} else if (len > 0) {
-		emit_bytes(handle, call, thread, len);
+		emit = describe_bytes(handle, call, len, data);
 	} else if (len < 0) {
 		struct fact fact = {
 			.address = call->handle,
@@ -418,7 +415,7 @@ static __noinline int finish(struct process *process, struct thread *thread, str
 	if (is_write(call->function)) {
 		awaited = handle->inflight;
 		handle->inflight = 0;
-		__sync_fetch_and_add(&handle->barrier, 1); /* see emit_bytes */
+		__sync_fetch_and_add(&handle->barrier, 1); /* see describe_bytes */
 		if (len <= 0 && awaited && handle->awaited == awaited) {
 			struct fact fact = {
 				.address = call->handle,
@@ -435,7 +432,7 @@ static __noinline int finish(struct process *process, struct thread *thread, str
 	}
 	if (call->sock)
 		mark(handle, call->sock);
-	return 0;
+	return emit;
 }
 
 static __noinline int tell_text(struct process *process, struct call *call, u64 returned)
@@ -458,14 +455,35 @@ static __noinline int tell_text(struct process *process, struct call *call, u64 
 	return 0;
 }
 
-/* The return of whatever function: which one, its entry has noted. */
-static __noinline int leave(struct pt_regs *ctx)
+/* The call before this one in its thread goes through this one's handle, if it has no socket. */
+static __noinline int note_layer(struct process *process, struct call *outer, struct call *call)
+{
+	struct handle *handle = find_handle(process, call->handle);
+
+	if (handle && moves_bytes(outer->function) && outer->handle != call->handle) {
+		outer->below = call->handle;
+		outer->below_generation = handle->generation;
+	}
+	return 0;
+}
+
+struct emission {
+	struct thread *thread;
+	u64 from;
+	struct t2p_data data;
+};
+
+/*
+ * The return of whatever function: which one, its entry has noted. 1: bytes are to be emitted, as
+ * `emission` says; that is left to the program, because kernels differ in how they loop.
+ */
+static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
 {
 	u64 id = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx) - RETURN_POPS, depth, i;
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct process *process;
-	struct handle *handle;
-	struct call call;
+	struct call *call;
+	int emit;
 
 	if (!thread)
 		return 0;
@@ -478,23 +496,19 @@ static __noinline int leave(struct pt_regs *ctx)
 	process = current_process();
 	if (!process)
 		return 0;
-	/* Copied, so that a signal handler that calls TLS does not write into it. */
-	call = thread->calls[i];
+	call = &thread->calls[i];
 	drop_calls(thread, i + 1);
 	thread->depth = i;
-	if (!moves_bytes(call.function))
-		return tell_text(process, &call, PT_REGS_RC(ctx));
-	finish(process, thread, &call, PT_REGS_RC(ctx));
-	if (i > 0 && i < CALL_DEPTH) {
-		struct call *outer = &thread->calls[(i - 1) & (CALL_DEPTH - 1)];
-
-		handle = find_handle(process, call.handle);
-		if (handle && moves_bytes(outer->function) && outer->handle != call.handle) {
-			outer->below = call.handle;
-			outer->below_generation = handle->generation;
-		}
+	if (!moves_bytes(call->function)) {
+		tell_text(process, call, PT_REGS_RC(ctx));
+		return 0;
 	}
-	return 0;
+	emit = finish(process, call, PT_REGS_RC(ctx), &emission->data);
+	if (i > 0)
+		note_layer(process, &thread->calls[i - 1], call);
+	emission->thread = thread;
+	emission->from = call->buf;
+	return emit;
 }
 
 /* The handle's last reference goes. */

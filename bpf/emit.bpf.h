@@ -109,18 +109,21 @@ struct chunks {
 	u64 from;
 };
 
-static __always_inline int next_chunk(struct chunks *chunks)
+/* Emits T2P_CHUNK_MAX bytes of a long call. 1: there are not so many left. */
+static __noinline int next_chunk(struct chunks *chunks)
 {
-	u64 done = chunks->thread->done, todo = chunks->thread->todo, len = todo - done;
+	u64 done = chunks->thread->done;
 
-	if (done >= todo)
+	if (chunks->thread->todo - done < T2P_CHUNK_MAX)
 		return 1;
-	if (len > T2P_CHUNK_MAX)
-		len = T2P_CHUNK_MAX;
 	chunks->data->chunk_offset = done;
-	chunks->data->chunk_len = len;
-	emit_chunk(chunks->data, chunks->from + done);
-	chunks->thread->done = done + len;
+	chunks->data->chunk_len = T2P_CHUNK_MAX;
+	chunks->data->captured = T2P_CHUNK_MAX;
+	if (!emit_64512(chunks->data, chunks->from + done)) {
+		count(T2P_COUNT_RING_FULL, 1);
+		count(T2P_COUNT_RING_FULL_BYTES, T2P_CHUNK_MAX);
+	}
+	chunks->thread->done = done + T2P_CHUNK_MAX;
 	return 0;
 }
 
@@ -129,34 +132,47 @@ static int next_chunk_callback(u32 i, void *context)
 	return next_chunk(context);
 }
 
-/* 17 chunks are 1 MiB and a bit: as long as a loop may be for the verifier of 5.10. */
-#define CHUNKS_UNROLLED 17
+/* With the rest 17 chunks, 1 MiB and a bit: as long as a loop may be for the verifier of 5.10. */
+#define CHUNKS_UNROLLED 16
 #define CHUNKS_LOOP 2048
 
-/* Emits the payload of a whole call, as far as the limit goes, and says what lies beyond it. */
-static __always_inline void emit_call(struct t2p_data *data, struct thread *thread, u64 from)
+/*
+ * Emits the payload of a whole call, as far as the limit goes, and says what lies beyond it.
+ * `has_loop`: a constant, whether the kernel has bpf_loop.
+ */
+static __always_inline void emit_call(struct t2p_data *data, struct thread *thread, u64 from, int has_loop)
 {
 	struct chunks chunks = { .data = data, .thread = thread, .from = from };
-	u64 len = data->call_len, limit = call_limit;
+	u64 limit = call_limit, rest;
 
-	if (!HAS_HELPER(loop) && limit > CHUNKS_UNROLLED * T2P_CHUNK_MAX)
-		limit = CHUNKS_UNROLLED * T2P_CHUNK_MAX;
+	if (!has_loop && limit > (CHUNKS_UNROLLED + 1) * T2P_CHUNK_MAX)
+		limit = (CHUNKS_UNROLLED + 1) * T2P_CHUNK_MAX;
 	thread->done = 0;
-	thread->todo = len > limit ? limit : len;
-	if (len <= T2P_CHUNK_MAX) {
-		next_chunk(&chunks);
-	} else if (HAS_HELPER(loop)) {
-		bpf_loop(CHUNKS_LOOP, next_chunk_callback, &chunks, 0);
+	thread->todo = data->call_len > limit ? limit : data->call_len;
+	if (has_loop) {
+		if (thread->todo >= T2P_CHUNK_MAX)
+			bpf_loop(CHUNKS_LOOP, next_chunk_callback, &chunks, 0);
 	} else {
 		for (int i = 0; i < CHUNKS_UNROLLED; i++)
 			if (next_chunk(&chunks))
 				break;
 	}
-	if (thread->done < len) {
+	rest = thread->todo - thread->done;
+	if (rest > T2P_CHUNK_MAX)
+		rest = T2P_CHUNK_MAX;
+	if (rest) {
+		data->chunk_offset = thread->done;
+		data->chunk_len = rest;
+		emit_chunk(data, from + thread->done);
+		thread->done += rest;
+	}
+	if (thread->done < data->call_len) {
+		u64 beyond = data->call_len - thread->done;
+
 		data->chunk_offset = thread->done;
 		count(T2P_COUNT_LIMIT, 1);
-		count(T2P_COUNT_LIMIT_BYTES, len - thread->done);
-		emit_missing(data, len - thread->done, T2P_MISSING_LIMIT);
+		count(T2P_COUNT_LIMIT_BYTES, beyond);
+		emit_missing(data, beyond, T2P_MISSING_LIMIT);
 	}
 }
 

@@ -54,7 +54,6 @@ enum {
 enum bpf_func_id___t2p {
 	BPF_FUNC_get_attach_cookie___t2p = 1000, /* Linux 5.15, 7adfc6c9b315 */
 	BPF_FUNC_task_pt_regs___t2p = 1001, /* Linux 5.15, dd6e10fbd9fb */
-	BPF_FUNC_loop___t2p = 1002, /* Linux 5.17, e6f2dd0f8067 */
 };
 #define HAS_HELPER(name) bpf_core_enum_value_exists(enum bpf_func_id___t2p, BPF_FUNC_##name##___t2p)
 

@@ -34,6 +34,7 @@ ENTRY(ssl_read_early_data, T2P_FN_READ_EARLY, P2, P3, P4)
 ENTRY(ssl_read_internal, T2P_FN_READ_INTERNAL, P2, P3, P4)
 ENTRY(ssl_write, T2P_FN_WRITE, P2, (u32)P3, 0)
 ENTRY(ssl_write_ex, T2P_FN_WRITE_EX, P2, P3, P4)
+ENTRY(ssl_write_ex2, T2P_FN_WRITE_EX, P2, P3, P5)
 ENTRY(ssl_write_early_data, T2P_FN_WRITE_EARLY, P2, P3, P4)
 /* From OpenSSL 3.3 on flags (0 or 1) stand before the address of the count. */
 ENTRY(ssl_write_internal, T2P_FN_WRITE_INTERNAL, P2, P3, P4 < 4096 ? P5 : P4)
@@ -49,7 +50,22 @@ ENTRY(ssl_get0_alpn_selected, FN_ALPN, P2, P3, 0)
 SEC("uretprobe")
 int ssl_return(struct pt_regs *ctx)
 {
-	return leave(ctx);
+	struct emission emission = {};
+
+	if (leave(ctx, &emission))
+		emit_call(&emission.data, emission.thread, emission.from, 1);
+	return 0;
+}
+
+/* The same for kernels without bpf_loop (before Linux 5.17), which refuse the program above. */
+SEC("uretprobe")
+int ssl_return_unrolled(struct pt_regs *ctx)
+{
+	struct emission emission = {};
+
+	if (leave(ctx, &emission))
+		emit_call(&emission.data, emission.thread, emission.from, 0);
+	return 0;
 }
 
 /* ---- The life of a handle ---- */

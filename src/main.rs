@@ -5,7 +5,7 @@ fn main() {
     let mut p = match Probe::load(&Options{backend:be,targets_only:true,uids:vec![],pids:vec![],call_limit:1<<20,ring_bytes:1<<24}) { Ok(p)=>p, Err(e)=>{eprintln!("{e}");std::process::exit(1)} };
     eprintln!("{} {:?} bulk {}", p.backend(), p.refused(), p.bulk());
     let mut d = Discovery::default();
-    let f = d.at(std::path::Path::new("/usr/lib/x86_64-linux-gnu/libssl.so.3")).unwrap();
+    let f = d.at(std::path::Path::new("/lib/x86_64-linux-gnu/libssl.so.3")).unwrap();
     let t=std::time::Instant::now();
     println!("{:?}", p.attach(&f)); println!("{:?}", t.elapsed());
     p.set_ready(true);

@@ -18,11 +18,11 @@ use std::path::Path;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, UprobeMultiOpts,
+    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
     UprobeOpts,
 };
 
-use self::sites::{Site, sites};
+use self::sites::{RETURN, RETURN_UNROLLED, Site, sites};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder, types};
 use crate::discover::{FileKey, Found};
 use crate::event::{Counters, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
@@ -80,6 +80,7 @@ pub enum Target {
     Command,
 }
 
+const BPF_FUNC_LOOP: u32 = 181;
 const PROCESS_TARGET: u32 = 1;
 const PROCESS_FOLLOW: u32 = 2;
 const PROCESS_STOP: u32 = 4;
@@ -91,6 +92,7 @@ pub struct Probe {
     /// Why the back ends before it were not taken.
     refused: Vec<String>,
     multi: bool,
+    has_loop: bool,
     pids: Vec<u32>,
     libraries: HashMap<FileKey, LibraryId>,
     attached: HashSet<(FileKey, i32)>,
@@ -152,9 +154,11 @@ impl Probe {
             .ring
             .set_max_entries(options.ring_bytes)
             .map_err(failed("sizing the ring"))?;
+        let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
-            if Backend::of_program(&name).is_some_and(|b| b != backend) {
+            let idle_return = if has_loop { RETURN_UNROLLED } else { RETURN };
+            if name == idle_return || Backend::of_program(&name).is_some_and(|b| b != backend) {
                 program.set_autoload(false);
             }
             if multi && name.starts_with("ssl_") {
@@ -167,6 +171,7 @@ impl Probe {
             backend,
             refused: Vec::new(),
             multi,
+            has_loop,
             pids: options.pids.clone(),
             libraries: HashMap::new(),
             attached: HashSet::new(),
@@ -215,6 +220,7 @@ impl Probe {
     }
 
     fn program(&self, name: &str) -> Option<ProgramMut<'_>> {
+        let name = if name == RETURN && !self.has_loop { RETURN_UNROLLED } else { name };
         self.skeleton.object().progs_mut().find(|p| p.name() == name)
     }
 

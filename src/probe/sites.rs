@@ -14,7 +14,10 @@ pub(super) struct Site {
     pub at_return: bool,
 }
 
-const RETURN: &str = "ssl_return";
+/// The program at the return of every function that has one; [`RETURN_UNROLLED`] stands for it on
+/// kernels without `bpf_loop`.
+pub(super) const RETURN: &str = "ssl_return";
+pub(super) const RETURN_UNROLLED: &str = "ssl_return_unrolled";
 
 /// Program for the entry of a function, and whether the common return program belongs to it.
 fn programs(function: Function) -> (Option<&'static str>, Option<&'static str>) {
@@ -23,6 +26,7 @@ fn programs(function: Function) -> (Option<&'static str>, Option<&'static str>) 
         Function::ReadEx => ("ssl_read_ex", Some(RETURN)),
         Function::Write => ("ssl_write", Some(RETURN)),
         Function::WriteEx => ("ssl_write_ex", Some(RETURN)),
+        Function::WriteEx2 => ("ssl_write_ex2", Some(RETURN)),
         Function::Peek | Function::PeekEx => ("ssl_peek", Some(RETURN)),
         Function::ReadEarlyData => ("ssl_read_early_data", Some(RETURN)),
         Function::WriteEarlyData => ("ssl_write_early_data", Some(RETURN)),
