@@ -72,7 +72,7 @@ impl Held {
             return Err(exec_failure(name, io::Error::from(Errno::ENOENT)));
         }
         let failed = |what: &str, error: Errno| {
-            Failure::new(Exit::Io, format!("{}: {what} failed: {}", name.display(), error.desc()), "")
+            Failure::new(Exit::Io, format!("{}: {what} failed: {}", shown(name), error.desc()), "")
         };
         let (gate_read, gate) = pipe2(OFlag::O_CLOEXEC).map_err(|e| failed("pipe", e))?;
         let (report, report_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| failed("pipe", e))?;
@@ -127,7 +127,7 @@ impl Held {
                 } else {
                     Failure::new(
                         Exit::NotPermitted,
-                        format!("{}: cannot be run as the user who called sudo: {error}", name.display()),
+                        format!("{}: cannot be run as the user who called sudo: {error}", shown(&name)),
                         "run tls2pcap as root without sudo to run the command as root",
                     )
                 })
@@ -161,9 +161,8 @@ impl Running {
     /// Sends the command a signal that this process received (SIGTERM, SIGHUP). A Ctrl-C needs no
     /// forwarding: the terminal sends it to both.
     pub fn forward(&self, signal: c_int) {
-        if self.0.ended.is_none()
-            && let Ok(signal) = Signal::try_from(signal)
-        {
+        let Ok(signal) = Signal::try_from(signal) else { return };
+        if self.0.ended.is_none() {
             // Not waited for yet, so the pid is still the child's; it may have ended, though.
             let _ = signal::kill(self.0.pid, signal);
         }
@@ -228,9 +227,13 @@ fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+fn shown(name: &OsStr) -> std::path::Display<'_> {
+    Path::new(name).display()
+}
+
 /// As the shell reports it.
 fn exec_failure(name: &OsStr, error: io::Error) -> Failure {
-    let name = name.display();
+    let name = shown(name);
     match error.kind() {
         io::ErrorKind::NotFound => Failure::new(
             Exit::NotFound,
@@ -323,12 +326,13 @@ impl Plan {
             }
             // The command gets no privilege that was meant for the capture.
             libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-            if let Some((uid, gid, groups)) = &self.user
-                && (libc::setgroups(groups.len(), groups.as_ptr()) != 0
-                    || libc::setresgid(*gid, *gid, *gid) != 0
-                    || libc::setresuid(*uid, *uid, *uid) != 0)
-            {
-                self.fail(Stage::User);
+            if let Some((uid, gid, groups)) = &self.user {
+                let changed = libc::setgroups(groups.len(), groups.as_ptr()) == 0
+                    && libc::setresgid(*gid, *gid, *gid) == 0
+                    && libc::setresuid(*uid, *uid, *uid) == 0;
+                if !changed {
+                    self.fail(Stage::User);
+                }
             }
             if self.stdout_to_stderr {
                 libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO);

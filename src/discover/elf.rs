@@ -205,9 +205,10 @@ impl<'d> Symbols<'d> {
         let mut offsets = Offsets::default();
         for (name, address) in self.functions() {
             let Some(function) = Function::from_symbol(name) else { continue };
-            if offsets.get(function).is_none()
-                && let Some(offset) = image.file_offset(address)
-            {
+            if offsets.get(function).is_some() {
+                continue;
+            }
+            if let Some(offset) = image.file_offset(address) {
                 offsets.set(function, offset);
             }
         }

@@ -12,18 +12,16 @@ pub(super) fn scan(constants: &[u8]) -> Option<String> {
     {
         let number = from + at + 4;
         from = number;
-        for name in ["OpenSSL", "LibreSSL"] {
-            if constants[..number - 1].ends_with(name.as_bytes())
-                && let Some(version) = number_at(&constants[number..])
-            {
-                let rest = &constants[number + version.len()..];
-                // BoringSSL calls itself "OpenSSL 1.1.1 (compatible; BoringSSL)".
-                if rest.starts_with(b" (compatible; BoringSSL") {
-                    return Some("BoringSSL".to_owned());
-                }
-                return Some(format!("{name} {version}"));
-            }
-        }
+        let Some(name) =
+            ["OpenSSL", "LibreSSL"].into_iter().find(|n| constants[..number - 1].ends_with(n.as_bytes()))
+        else {
+            continue;
+        };
+        let Some(version) = number_at(&constants[number..]) else { continue };
+        // BoringSSL calls itself "OpenSSL 1.1.1 (compatible; BoringSSL)".
+        let rest = &constants[number + version.len()..];
+        let boring = rest.starts_with(b" (compatible; BoringSSL");
+        return Some(if boring { "BoringSSL".to_owned() } else { format!("{name} {version}") });
     }
     None
 }
