@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Capture, Config, Output, Replay, Targets, Verbosity};
@@ -55,6 +56,7 @@ tls2pcap shows what programs really say over TLS, as a capture file for Wireshar
 #[derive(Parser)]
 #[command(
     name = "tls2pcap",
+    bin_name = "tls2pcap",
     version,
     about = ABOUT,
     long_about = LONG_ABOUT,
@@ -243,12 +245,28 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
     let parsed = Arguments::command()
         .try_get_matches_from(args)
         .and_then(|matches| Arguments::from_arg_matches(&matches))
-        .map_err(|error| Stop(Reason::Clap(error)))?;
+        .map_err(refusal)?;
     match parsed.sub {
         Some(Sub::Replay { input, output, ports, quiet }) => {
             Ok(Config::Replay(replay(input, output, ports, quiet)?))
         }
         None => Ok(Config::Capture(capture(parsed, dashes)?)),
+    }
+}
+
+/// A command without `--` before it is the likeliest mistake, and clap has no word for it.
+fn refusal(error: clap::Error) -> Stop {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word))
+            if error.kind() == ErrorKind::UnknownArgument && !word.starts_with('-') =>
+        {
+            let cure = match word.as_str() {
+                "replay" => "say replay first: tls2pcap replay RECORDING -o FILE".to_owned(),
+                _ => format!("to run a command, put -- before it: tls2pcap -o FILE -- {word} …"),
+            };
+            usage(format!("'{word}' is not expected here"), cure).into()
+        }
+        _ => Stop(Reason::Clap(error)),
     }
 }
 

@@ -139,14 +139,14 @@ fn judge(facts: &Facts) -> Result<Allowed, Failure> {
         let wanted =
             [Bpf, Perfmon, SysPtrace, DacReadSearch, CheckpointRestore].map(Capability::name).join(",");
         let cure = if facts.root {
-            "root lacks them here, as in a container: start it with --privileged --pid=host, or run tls2pcap on the host"
+            "root lacks these capabilities here, as in a container: start it with --privileged --pid=host, or run tls2pcap on the host"
                 .to_owned()
         } else {
             format!("run it with sudo, or once: sudo setcap {wanted}+ep \"$(command -v tls2pcap)\"")
         };
         return Err(Failure::new(
             Exit::NotPermitted,
-            format!("capturing needs root; without it, {} is missing", missing.join(" and ")),
+            format!("capturing is not permitted; missing: {}", missing.join(", ")),
             cure,
         ));
     }
@@ -207,12 +207,12 @@ mod tests {
         let user = Facts { root: false, capabilities: 0, ..root() };
         let cases = [
             (Facts { kernel: Some((5, 7)), release: "5.7.1".into(), ..root() }, Exit::Kernel, "5.7.1"),
-            (user.clone(), Exit::NotPermitted, "cap_bpf and cap_perfmon"),
+            (user.clone(), Exit::NotPermitted, "missing: cap_bpf, cap_perfmon"),
             (user.clone(), Exit::NotPermitted, "sudo"),
             (
                 Facts { capabilities: with(&[Bpf]), ..user.clone() },
                 Exit::NotPermitted,
-                "cap_perfmon is missing",
+                "missing: cap_perfmon",
             ),
             (Facts { capabilities: 0, ..root() }, Exit::NotPermitted, "container"),
             (Facts { user_namespace: true, ..root() }, Exit::NotPermitted, "user namespace"),
