@@ -1,17 +1,14 @@
 //! Finds a library's version among its constants.
 
+use memchr::memmem;
+
 /// Longest version that is believed, in bytes.
 const VERSION_MAX: usize = 40;
 
 /// The first text such as `OpenSSL 3.0.17 1 Jul 2025` in the bytes, without its date.
 pub(super) fn scan(constants: &[u8]) -> Option<String> {
-    // Every candidate has "SSL " followed by a digit: one pass over the bytes finds them all.
-    let mut from = 0;
-    while let Some(at) =
-        constants[from..].windows(5).position(|w| &w[..4] == b"SSL " && w[4].is_ascii_digit())
-    {
-        let number = from + at + 4;
-        from = number;
+    for at in memmem::find_iter(constants, b"SSL ") {
+        let number = at + 4;
         let Some(name) =
             ["OpenSSL", "LibreSSL"].into_iter().find(|n| constants[..number - 1].ends_with(n.as_bytes()))
         else {
@@ -31,7 +28,8 @@ pub(super) fn scan(constants: &[u8]) -> Option<String> {
 fn number_at(bytes: &[u8]) -> Option<&str> {
     let end = bytes.iter().take(VERSION_MAX).position(|b| matches!(b, 0 | b' '))?;
     let version = std::str::from_utf8(&bytes[..end]).ok()?;
-    let good = version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~".contains(c));
+    let good = version.starts_with(|c: char| c.is_ascii_digit())
+        && version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~".contains(c));
     (good && version.split('.').count() >= 3).then_some(version)
 }
 
