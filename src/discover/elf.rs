@@ -3,6 +3,7 @@
 //! The file is read, not mapped: a file that is cut while it is mapped would end this process
 //! with SIGBUS, and these files belong to others.
 
+use std::cell::Cell;
 use std::fs::File;
 
 use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
@@ -13,8 +14,8 @@ use super::function::{Function, Offsets};
 use super::internal::{self, Internal};
 use super::version;
 
-/// Longest table that is read from a file, in bytes; a longer one counts as missing.
-const TABLE_MAX: u64 = 256 << 20;
+/// Most bytes of tables that are read from one file; a table beyond it counts as missing.
+const TABLES_MAX: u64 = 512 << 20;
 /// Most section or program headers.
 const HEADERS_MAX: u32 = 1 << 16;
 
@@ -87,6 +88,8 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
 /// The parsed outline of a file.
 pub(super) struct Image<'d, R: ReadRef<'d>> {
     data: R,
+    /// What is left of [`TABLES_MAX`].
+    budget: Cell<u64>,
     pub(super) endian: Endianness,
     pub(super) machine: elf::Machine,
     segments: &'d [ProgramHeader64<Endianness>],
@@ -109,7 +112,7 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             let machine = header.e_machine(endian);
             let segments = header.program_headers(endian, data)?;
             let sections = header.sections(endian, data)?;
-            Ok(Some(Image { data, endian, machine, segments, sections }))
+            Ok(Some(Image { data, budget: Cell::new(TABLES_MAX), endian, machine, segments, sections }))
         };
         let image = outline().ok().flatten().ok_or(NotTls::Damaged)?;
         let native = match std::env::consts::ARCH {
@@ -161,15 +164,18 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
     }
 
     fn contents(&self, header: &'d SectionHeader64<Endianness>) -> Option<&'d [u8]> {
-        let small = header.sh_size(self.endian) <= TABLE_MAX;
-        small.then(|| header.data(self.endian, self.data).ok()).flatten()
+        self.spend(header)?;
+        header.data(self.endian, self.data).ok()
+    }
+
+    fn spend(&self, header: &SectionHeader64<Endianness>) -> Option<()> {
+        self.budget.set(self.budget.get().checked_sub(header.sh_size(self.endian))?);
+        Some(())
     }
 
     fn symbols(&self, kind: elf::SectionType) -> Option<Symbols<'d>> {
         let header = self.sections.iter().find(|s| s.sh_type(self.endian) == kind)?;
-        if header.sh_size(self.endian) > TABLE_MAX {
-            return None;
-        }
+        self.spend(header)?;
         let table = header.data_as_array(self.endian, self.data).ok()?;
         let link = SectionIndex(usize::try_from(header.sh_link(self.endian)).ok()?);
         let strings = self.contents(self.sections.section(link).ok()?)?;
@@ -205,9 +211,10 @@ impl<'d> Symbols<'d> {
         let mut offsets = Offsets::default();
         for (name, address) in self.functions() {
             let Some(function) = Function::from_symbol(name) else { continue };
-            if offsets.get(function).is_none()
-                && let Some(offset) = image.file_offset(address)
-            {
+            if offsets.get(function).is_some() {
+                continue;
+            }
+            if let Some(offset) = image.file_offset(address) {
                 offsets.set(function, offset);
             }
         }

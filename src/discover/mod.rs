@@ -154,10 +154,9 @@ impl Discovery {
                 if !entry.file_name().as_bytes().starts_with(b"libssl.so") {
                     continue;
                 }
-                if let Ok(library) = self.at(&entry.path())
-                    && !found.iter().any(|f| f.key == library.key)
-                {
-                    found.push(library);
+                match self.at(&entry.path()) {
+                    Ok(library) if !found.iter().any(|f| f.key == library.key) => found.push(library),
+                    _ => {}
                 }
             }
         }

@@ -1,29 +1,24 @@
 //! Finds a library's version among its constants.
 
+use memchr::memmem;
+
 /// Longest version that is believed, in bytes.
 const VERSION_MAX: usize = 40;
 
 /// The first text such as `OpenSSL 3.0.17 1 Jul 2025` in the bytes, without its date.
 pub(super) fn scan(constants: &[u8]) -> Option<String> {
-    // Every candidate has "SSL " followed by a digit: one pass over the bytes finds them all.
-    let mut from = 0;
-    while let Some(at) =
-        constants[from..].windows(5).position(|w| &w[..4] == b"SSL " && w[4].is_ascii_digit())
-    {
-        let number = from + at + 4;
-        from = number;
-        for name in ["OpenSSL", "LibreSSL"] {
-            if constants[..number - 1].ends_with(name.as_bytes())
-                && let Some(version) = number_at(&constants[number..])
-            {
-                let rest = &constants[number + version.len()..];
-                // BoringSSL calls itself "OpenSSL 1.1.1 (compatible; BoringSSL)".
-                if rest.starts_with(b" (compatible; BoringSSL") {
-                    return Some("BoringSSL".to_owned());
-                }
-                return Some(format!("{name} {version}"));
-            }
-        }
+    for at in memmem::find_iter(constants, b"SSL ") {
+        let number = at + 4;
+        let Some(name) =
+            ["OpenSSL", "LibreSSL"].into_iter().find(|n| constants[..number - 1].ends_with(n.as_bytes()))
+        else {
+            continue;
+        };
+        let Some(version) = number_at(&constants[number..]) else { continue };
+        // BoringSSL calls itself "OpenSSL 1.1.1 (compatible; BoringSSL)".
+        let rest = &constants[number + version.len()..];
+        let boring = rest.starts_with(b" (compatible; BoringSSL");
+        return Some(if boring { "BoringSSL".to_owned() } else { format!("{name} {version}") });
     }
     None
 }
@@ -33,7 +28,8 @@ pub(super) fn scan(constants: &[u8]) -> Option<String> {
 fn number_at(bytes: &[u8]) -> Option<&str> {
     let end = bytes.iter().take(VERSION_MAX).position(|b| matches!(b, 0 | b' '))?;
     let version = std::str::from_utf8(&bytes[..end]).ok()?;
-    let good = version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~".contains(c));
+    let good = version.starts_with(|c: char| c.is_ascii_digit())
+        && version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~".contains(c));
     (good && version.split('.').count() >= 3).then_some(version)
 }
 

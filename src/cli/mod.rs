@@ -1,0 +1,380 @@
+//! The command line: arguments to [`Config`].
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Capture, Config, Output, Replay, Targets, Verbosity};
+use crate::failure::{Exit, Failure};
+use crate::privilege;
+
+const ABOUT: &str = "Shows what programs really say over TLS, as a capture file for Wireshark";
+
+const LONG_ABOUT: &str = "\
+Shows what programs really say over TLS, as a capture file for Wireshark.
+
+The plaintext is taken where programs hand it to OpenSSL, together with the socket it goes
+through, and written as ordinary TCP packets (pcapng). Stock Wireshark decodes them: no keys,
+no proxy, no change to the program. Without -p, -u or a command, every program on this machine
+that uses OpenSSL is captured, those that start later too. The capture ends with Ctrl-C, or
+with the command.";
+
+const AFTER_HELP: &str = "\
+Examples:
+  sudo tls2pcap -o curl.pcapng -- curl https://example.org/
+        run a command (as you, not as root) and capture it and its children
+  sudo tls2pcap -o web.pcapng -p 1234
+        capture a running process until Ctrl-C
+  sudo tls2pcap -o - | wireshark -k -i -
+        capture everything and watch it live
+  tls2pcap replay session.t2p -o session.pcapng
+        make the capture file anew from a recording; needs no privileges
+
+Exit status:
+  0    all went well
+  1    capturing or writing failed; what was captured before is kept
+  2    wrong usage
+  3    not permitted: privileges are missing, or the kernel is locked down
+  4    the kernel lacks what is needed
+  5    no such process, or no TLS library in it
+  126  the command cannot be executed
+  127  the command was not found
+  Else the command's own status; 128+n if signal n ended it.";
+
+const SHORT_USAGE: &str = "\
+tls2pcap shows what programs really say over TLS, as a capture file for Wireshark.
+
+  sudo tls2pcap -o FILE -- COMMAND...   capture a command
+  sudo tls2pcap -o FILE -p PID          capture a running process
+  sudo tls2pcap -o FILE                 capture every program that uses OpenSSL
+  tls2pcap --help                       all options, examples, exit status
+";
+
+#[derive(Parser)]
+#[command(
+    name = "tls2pcap",
+    bin_name = "tls2pcap",
+    version,
+    about = ABOUT,
+    long_about = LONG_ABOUT,
+    after_long_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    sub: Option<Sub>,
+
+    /// Capture file to write; `-` is standard output
+    ///
+    /// On standard output stands nothing but the capture: a command that is run then writes its
+    /// own output to standard error.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Capture this process and its children; may be given several times
+    #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pids: Vec<u32>,
+
+    /// Capture the processes of this user (name or number); may be given several times
+    #[arg(short, long = "uid", value_name = "USER")]
+    users: Vec<String>,
+
+    /// Probe this library or program too; may be given several times
+    ///
+    /// For what is not found by itself: libraries are found in the mappings of running processes
+    /// and in the folders where distributions put them.
+    #[arg(long = "lib", value_name = "PATH")]
+    libraries: Vec<PathBuf>,
+
+    /// How to follow sockets in the kernel
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
+    backend: Backend,
+
+    /// How server ports are written
+    #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
+    ports: Ports,
+
+    /// Record all events to this file, for `tls2pcap replay`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+
+    /// Create this file, with the text `ready`, once probes are attached
+    #[arg(long, value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+
+    /// Write `ready` to this open descriptor once probes are attached, and close it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    ready_fd: Option<i32>,
+
+    /// Let the arguments of the command stand in the file's header; they may hold secrets
+    #[arg(long)]
+    show_args: bool,
+
+    /// Size of the ring buffer between kernel and tls2pcap in MiB, a power of two up to 1024
+    ///
+    /// A larger one loses less when programs write faster than tls2pcap can read.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    ring_size: Option<u32>,
+
+    /// Say what is found and what is not, and why
+    #[arg(short, long)]
+    verbose: bool,
+
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Command to run and capture, with its children
+    ///
+    /// Under sudo it runs as the user who called sudo.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Subcommand)]
+enum Sub {
+    /// Make a capture file from a recording
+    Replay {
+        /// File that `--record` wrote
+        #[arg(value_name = "RECORDING")]
+        input: PathBuf,
+
+        /// Capture file to write; `-` is standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+
+        /// How server ports are written
+        #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
+        ports: Ports,
+
+        /// Say nothing but errors
+        #[arg(short, long)]
+        quiet: bool,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Backend {
+    /// The first that works
+    Auto,
+    /// kprobes: every kernel built with them
+    Kprobe,
+    /// fentry and fexit: cheaper, where the kernel has trampolines
+    Fentry,
+    /// Typed tracepoints: kernels without the others, 6.12 or later
+    Tracepoint,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Ports {
+    /// Mapped to a port where Wireshark decodes plaintext (443 to 80); the true one is in the comment
+    Decode,
+    /// As they were
+    Keep,
+}
+
+impl From<Backend> for config::Backend {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Auto => config::Backend::Auto,
+            Backend::Kprobe => config::Backend::Kprobe,
+            Backend::Fentry => config::Backend::Fentry,
+            Backend::Tracepoint => config::Backend::Tracepoint,
+        }
+    }
+}
+
+impl From<Ports> for config::Ports {
+    fn from(ports: Ports) -> Self {
+        match ports {
+            Ports::Decode => config::Ports::Decode,
+            Ports::Keep => config::Ports::Keep,
+        }
+    }
+}
+
+/// Why the command line leads to no run: help was asked for, or it is wrong.
+#[derive(Debug)]
+pub struct Stop(Reason);
+
+#[derive(Debug)]
+enum Reason {
+    Clap(clap::Error),
+    NoArguments,
+    Failure(Failure),
+}
+
+impl Stop {
+    /// Prints help to standard output, or the error to standard error.
+    pub fn report(&self) -> Exit {
+        // There is nobody left to tell that standard error cannot be written.
+        let _ = match &self.0 {
+            Reason::Clap(error) => error.print(),
+            Reason::NoArguments => io::stderr().write_all(SHORT_USAGE.as_bytes()),
+            Reason::Failure(failure) => writeln!(io::stderr(), "tls2pcap: {failure}"),
+        };
+        match &self.0 {
+            Reason::Clap(error) if !error.use_stderr() => Exit::Success,
+            Reason::Failure(failure) => failure.exit,
+            _ => Exit::Usage,
+        }
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Stop {
+        Stop(Reason::Failure(failure))
+    }
+}
+
+/// Parses and checks a command line, the program's name first.
+///
+/// # Errors
+/// [`Stop`], if help was asked for or the command line makes no sense.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args.len() <= 1 {
+        return Err(Stop(Reason::NoArguments));
+    }
+    let dashes = args.iter().any(|arg| arg == "--");
+    let parsed = Arguments::command()
+        .try_get_matches_from(args)
+        .and_then(|matches| Arguments::from_arg_matches(&matches))
+        .map_err(refusal)?;
+    match parsed.sub {
+        Some(Sub::Replay { input, output, ports, quiet }) => {
+            Ok(Config::Replay(replay(input, output, ports, quiet)?))
+        }
+        None => Ok(Config::Capture(capture(parsed, dashes)?)),
+    }
+}
+
+/// A command without `--` before it is the likeliest mistake, and clap has no word for it.
+fn refusal(error: clap::Error) -> Stop {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word))
+            if error.kind() == ErrorKind::UnknownArgument && !word.starts_with('-') =>
+        {
+            let cure = match word.as_str() {
+                "replay" => "say replay first: tls2pcap replay RECORDING -o FILE".to_owned(),
+                _ => format!("to run a command, put -- before it: tls2pcap -o FILE -- {word} …"),
+            };
+            usage(format!("'{word}' is not expected here"), cure).into()
+        }
+        _ => Stop(Reason::Clap(error)),
+    }
+}
+
+fn replay(input: PathBuf, output: PathBuf, ports: Ports, quiet: bool) -> Result<Replay, Failure> {
+    if input == output {
+        return Err(usage("the recording would be overwritten by the capture file", "give -o another name"));
+    }
+    Ok(Replay { input, output: output_of(output), ports: ports.into(), verbosity: verbosity(quiet, false) })
+}
+
+fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
+    if dashes && args.command.is_empty() {
+        return Err(usage(
+            "no command follows --",
+            "name a command to capture it; leave -- out to capture every program",
+        ));
+    }
+    let Some(output) = args.output else {
+        return Err(usage("no output file is given", "say -o FILE.pcapng, or -o - for standard output"));
+    };
+    for (option, path) in [("--record", &args.record), ("--ready-file", &args.ready_file)] {
+        if path.as_deref() == Some(Path::new("-")) {
+            return Err(usage(format!("{option} cannot be standard output"), "give it the name of a file"));
+        }
+        if path.as_ref() == Some(&output) {
+            return Err(usage(format!("{option} and -o name the same file"), "give them different names"));
+        }
+    }
+    if args.record.is_some() && args.record == args.ready_file {
+        return Err(usage("--record and --ready-file name the same file", "give them different names"));
+    }
+    if args.ring_size.is_some_and(|mib| !mib.is_power_of_two()) {
+        return Err(usage("--ring-size must be a power of two", "for example 64, 128 or 256"));
+    }
+    Ok(Capture {
+        targets: targets(args.pids, &args.users, args.command)?,
+        output: output_of(output),
+        libraries: args.libraries,
+        backend: args.backend.into(),
+        ports: args.ports.into(),
+        record: args.record,
+        ready_file: args.ready_file,
+        ready_fd: args.ready_fd,
+        show_args: args.show_args,
+        ring_size: args.ring_size.map(|mib| mib << 20),
+        verbosity: verbosity(args.quiet, args.verbose),
+    })
+}
+
+fn targets(mut pids: Vec<u32>, users: &[String], command: Vec<OsString>) -> Result<Targets, Failure> {
+    let given = [!pids.is_empty(), !users.is_empty(), !command.is_empty()];
+    if given.into_iter().filter(|g| *g).count() > 1 {
+        let names: Vec<_> = [(given[0], "-p"), (given[1], "-u"), (given[2], "a command")]
+            .into_iter()
+            .filter(|g| g.0)
+            .map(|g| g.1)
+            .collect();
+        return Err(usage(
+            format!("{} cannot be given together", names.join(" and ")),
+            "each says on its own whom to capture: keep one of them",
+        ));
+    }
+    if command.first().is_some_and(|name| name.is_empty()) {
+        return Err(usage("the command's name is empty", "name a command after --"));
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    Ok(match given {
+        [true, ..] => Targets::Pids(pids),
+        [_, true, _] => {
+            let mut ids = users.iter().map(|name| user_id(name)).collect::<Result<Vec<u32>, Failure>>()?;
+            ids.sort_unstable();
+            ids.dedup();
+            Targets::Users(ids)
+        }
+        [.., true] => Targets::Command(command),
+        _ => Targets::Everything,
+    })
+}
+
+fn user_id(name: &str) -> Result<u32, Failure> {
+    if let Ok(number) = name.parse::<u32>() {
+        // The kernel's "no such user".
+        return match number {
+            u32::MAX => Err(usage(format!("-u {name}: not a user number"), "")),
+            _ => Ok(number),
+        };
+    }
+    privilege::user_id(name).ok_or_else(|| {
+        usage(format!("-u {name}: there is no user of this name"), "give a user's name or number")
+    })
+}
+
+fn output_of(path: PathBuf) -> Output {
+    if path == Path::new("-") { Output::Stdout } else { Output::File(path) }
+}
+
+fn verbosity(quiet: bool, verbose: bool) -> Verbosity {
+    match (quiet, verbose) {
+        (true, _) => Verbosity::Quiet,
+        (_, true) => Verbosity::Verbose,
+        _ => Verbosity::Normal,
+    }
+}
+
+fn usage(message: impl Into<String>, cure: impl Into<String>) -> Failure {
+    Failure::new(Exit::Usage, message, cure)
+}
+
+#[cfg(test)]
+mod tests;

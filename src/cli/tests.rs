@@ -1,0 +1,127 @@
+use super::*;
+use crate::config;
+
+fn parse_line(line: &str) -> Result<Config, Stop> {
+    parse(std::iter::once("tls2pcap").chain(line.split_whitespace()).map(OsString::from))
+}
+
+fn capture_of(line: &str) -> Capture {
+    match parse_line(line) {
+        Ok(Config::Capture(capture)) => capture,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_plainest_capture() {
+    let expected = Capture {
+        output: Output::File("x.pcapng".into()),
+        targets: Targets::Everything,
+        libraries: vec![],
+        backend: config::Backend::Auto,
+        ports: config::Ports::Decode,
+        record: None,
+        ready_file: None,
+        ready_fd: None,
+        show_args: false,
+        ring_size: None,
+        verbosity: Verbosity::Normal,
+    };
+    assert_eq!(capture_of("-o x.pcapng"), expected);
+}
+
+#[test]
+fn every_option_arrives() {
+    let expected = Capture {
+        output: Output::Stdout,
+        targets: Targets::Pids(vec![7, 9]),
+        libraries: vec!["/a".into(), "/b".into()],
+        backend: config::Backend::Tracepoint,
+        ports: config::Ports::Keep,
+        record: Some("r".into()),
+        ready_file: Some("f".into()),
+        ready_fd: Some(3),
+        show_args: true,
+        ring_size: Some(128 << 20),
+        verbosity: Verbosity::Verbose,
+    };
+    let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --backend tracepoint --ports keep --record r \
+                --ready-file f --ready-fd 3 --show-args --ring-size 128 -v";
+    assert_eq!(capture_of(line), expected);
+}
+
+#[test]
+fn options_after_the_dashes_are_the_commands() {
+    let command = |line| capture_of(line).targets;
+    let words = |text: &str| Targets::Command(text.split(' ').map(OsString::from).collect());
+    assert_eq!(command("-o x -- curl -o y -p 1 -- z"), words("curl -o y -p 1 -- z"));
+    assert_eq!(command("-o x -- replay -q"), words("replay -q"));
+    assert_eq!(command("-q -o x -u 0 -u root -u 5"), Targets::Users(vec![0, 5]));
+}
+
+#[test]
+fn replay() {
+    let expected = Replay {
+        input: "r".into(),
+        output: Output::File("x".into()),
+        ports: config::Ports::Keep,
+        verbosity: Verbosity::Quiet,
+    };
+    assert_eq!(parse_line("replay r -o x --ports keep -q").unwrap(), Config::Replay(expected));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_as_usage_with_a_cure() {
+    let cases = [
+        ("-p 1", "no output file"),
+        ("-o x curl -s https://h", "'curl' is not expected here"),
+        ("-o x replay r", "'replay' is not expected here"),
+        ("-o x --", "no command follows --"),
+        ("-o x -p 1 -- curl", "-p and a command"),
+        ("-o x -u 1 -- curl", "-u and a command"),
+        ("-o x -u 1 -p 1", "-p and -u"),
+        ("-o x -u no-such-user-here", "no user of this name"),
+        ("-o x -u 4294967295", "not a user number"),
+        ("-o x --record x", "same file"),
+        ("-o x --ready-file x", "same file"),
+        ("-o x --record r --ready-file r", "same file"),
+        ("-o - --record -", "cannot be standard output"),
+        ("-o x --ring-size 48", "power of two"),
+        ("replay r -o r", "overwritten"),
+    ];
+    for (line, text) in cases {
+        let Err(Stop(Reason::Failure(failure))) = parse_line(line) else { panic!("{line} is accepted") };
+        assert_eq!(failure.exit, Exit::Usage, "{line}");
+        assert!(failure.message.contains(text), "{line}: {failure}");
+    }
+    for line in [
+        "-o x -p 0",
+        "-o x -p 2147483648",
+        "-o x -p -1",
+        "-o x --backend other",
+        "-o x -v -q",
+        "-o x --ready-fd 1",
+        "-o x --ring-size 2048",
+        "replay r",
+    ] {
+        let Err(Stop(Reason::Clap(error))) = parse_line(line) else { panic!("{line} is accepted") };
+        assert!(error.use_stderr(), "{line}");
+    }
+    assert!(matches!(parse_line(""), Err(Stop(Reason::NoArguments))));
+}
+
+/// The help is part of the interface: a change shows in review. `TLS2PCAP_BLESS=1` accepts it.
+#[test]
+fn help_is_as_agreed() {
+    let mut command = Arguments::command().term_width(100);
+    command.build();
+    let replay = command.find_subcommand_mut("replay").unwrap().render_long_help().to_string();
+    let help = command.render_long_help().to_string() + "\n----\n" + &replay;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/help.txt");
+    if std::env::var_os("TLS2PCAP_BLESS").is_some() {
+        std::fs::write(path, &help).unwrap();
+    }
+    let agreed = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(help, agreed, "if this is meant, run the test with TLS2PCAP_BLESS=1");
+    Arguments::command().debug_assert();
+}

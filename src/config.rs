@@ -1,0 +1,112 @@
+//! What the user asked for, checked.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+/// One run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Config {
+    /// Capture from this machine.
+    Capture(Capture),
+    /// Make the capture file anew from a recording.
+    Replay(Replay),
+}
+
+/// See [`Config::Capture`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// Where packets go.
+    pub output: Output,
+    /// Whom to capture.
+    pub targets: Targets,
+    /// More libraries to probe.
+    pub libraries: Vec<PathBuf>,
+    /// How sockets are followed.
+    pub backend: Backend,
+    /// How server ports are written.
+    pub ports: Ports,
+    /// Where to record the events.
+    pub record: Option<PathBuf>,
+    /// File to create when probes are attached.
+    pub ready_file: Option<PathBuf>,
+    /// Descriptor to write to when probes are attached; at least 3.
+    pub ready_fd: Option<RawFd>,
+    /// Whether the arguments of the command may stand in the file's header.
+    pub show_args: bool,
+    /// Size of the ring buffer in bytes, a power of two; `None`: the program's choice.
+    pub ring_size: Option<u32>,
+    /// How much to say on standard error.
+    pub verbosity: Verbosity,
+}
+
+/// See [`Config::Replay`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// The recording.
+    pub input: PathBuf,
+    /// Where packets go.
+    pub output: Output,
+    /// How server ports are written.
+    pub ports: Ports,
+    /// How much to say on standard error.
+    pub verbosity: Verbosity,
+}
+
+/// Where packets go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output, on which nothing else is written then.
+    Stdout,
+    /// A file.
+    File(PathBuf),
+}
+
+/// Whom to capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// Every TLS program.
+    Everything,
+    /// These processes and their children; not empty.
+    Pids(Vec<u32>),
+    /// All processes of these users; not empty.
+    Users(Vec<u32>),
+    /// This command and its children; not empty.
+    Command(Vec<OsString>),
+}
+
+/// How sockets are followed in the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// The first that works.
+    #[default]
+    Auto,
+    /// kprobes and kretprobes.
+    Kprobe,
+    /// fentry and fexit.
+    Fentry,
+    /// Typed tracepoints.
+    Tracepoint,
+}
+
+/// How server ports are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ports {
+    /// Mapped to a port where stock Wireshark decodes the plaintext.
+    #[default]
+    Decode,
+    /// As they were.
+    Keep,
+}
+
+/// How much to say on standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Only errors.
+    Quiet,
+    /// Warnings, status line and summary.
+    #[default]
+    Normal,
+    /// Also what was found and what was not, and why.
+    Verbose,
+}

@@ -1,0 +1,79 @@
+//! How a run ends: exit statuses, and errors in words that help.
+
+use std::fmt;
+
+/// Exit status of tls2pcap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All went well.
+    Success,
+    /// Capturing or writing failed; what was captured before is kept.
+    Io,
+    /// The command line makes no sense.
+    Usage,
+    /// Privileges are missing, or the kernel is locked down.
+    NotPermitted,
+    /// The kernel lacks what is needed.
+    Kernel,
+    /// No such process, or no TLS library in it.
+    NoTarget,
+    /// The command cannot be executed.
+    NotExecutable,
+    /// The command was not found.
+    NotFound,
+    /// The command's own status; 128 + n if signal n ended it.
+    Command(u8),
+}
+
+impl Exit {
+    /// The number that the shell sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Success => 0,
+            Exit::Io => 1,
+            Exit::Usage => 2,
+            Exit::NotPermitted => 3,
+            Exit::Kernel => 4,
+            Exit::NoTarget => 5,
+            Exit::NotExecutable => 126,
+            Exit::NotFound => 127,
+            Exit::Command(status) => status,
+        }
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}
+
+/// Why a run ends, for people: what failed, on what, why; and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Exit status that goes with it.
+    pub exit: Exit,
+    /// What failed, on what, and why.
+    pub message: String,
+    /// What to do; empty if nothing can be done.
+    pub cure: String,
+}
+
+impl Failure {
+    /// A failure with a cure.
+    pub fn new(exit: Exit, message: impl Into<String>, cure: impl Into<String>) -> Failure {
+        Failure { exit, message: message.into(), cure: cure.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if !self.cure.is_empty() {
+            write!(f, "\n  {}", self.cure.replace('\n', "\n  "))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,266 @@
+//! What this process may do, and on whose behalf it runs.
+
+mod user;
+
+use std::fs;
+
+pub use self::user::{User, give_to, invoking_user, user_id};
+
+use crate::failure::{Exit, Failure};
+
+/// First kernel with what every part needs: the ring buffer and CAP_BPF.
+const OLDEST_KERNEL: (u32, u32) = (5, 8);
+
+/// A capability, by its bit in `CapEff`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Capability {
+    DacReadSearch = 2,
+    SysPtrace = 19,
+    SysAdmin = 21,
+    Perfmon = 38,
+    Bpf = 39,
+    CheckpointRestore = 40,
+}
+
+impl Capability {
+    fn name(self) -> &'static str {
+        match self {
+            Capability::DacReadSearch => "cap_dac_read_search",
+            Capability::SysPtrace => "cap_sys_ptrace",
+            Capability::SysAdmin => "cap_sys_admin",
+            Capability::Perfmon => "cap_perfmon",
+            Capability::Bpf => "cap_bpf",
+            Capability::CheckpointRestore => "cap_checkpoint_restore",
+        }
+    }
+}
+
+/// How far the kernel protects itself from root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lockdown {
+    None,
+    Integrity,
+    Confidentiality,
+    /// securityfs is not mounted, or the kernel has no lockdown.
+    Unknown,
+}
+
+/// What the judgement rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Facts {
+    root: bool,
+    capabilities: u64,
+    user_namespace: bool,
+    lockdown: Lockdown,
+    btf: bool,
+    /// `None`: the release could not be understood.
+    kernel: Option<(u32, u32)>,
+    release: String,
+}
+
+/// The capture may start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// What will not be seen for lack of a privilege, and how to get it.
+    pub warnings: Vec<String>,
+}
+
+/// Whether this process may capture on this kernel.
+///
+/// # Errors
+/// A [`Failure`] that names what is missing, and the cure.
+pub fn check() -> Result<Allowed, Failure> {
+    judge(&Facts::read())
+}
+
+impl Facts {
+    fn read() -> Facts {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let release = read("/proc/sys/kernel/osrelease").trim().to_owned();
+        Facts {
+            root: nix::unistd::geteuid().is_root(),
+            capabilities: effective(&read("/proc/self/status")),
+            user_namespace: in_user_namespace(&read("/proc/self/uid_map")),
+            lockdown: lockdown(&read("/sys/kernel/security/lockdown")),
+            btf: fs::metadata("/sys/kernel/btf/vmlinux").is_ok(),
+            kernel: version(&release),
+            release,
+        }
+    }
+
+    fn has(&self, capability: Capability) -> bool {
+        self.capabilities & 1 << capability as u32 != 0
+    }
+}
+
+fn effective(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// In the initial user namespace every id stands for itself.
+fn in_user_namespace(uid_map: &str) -> bool {
+    let fields: Vec<&str> = uid_map.split_whitespace().collect();
+    !fields.is_empty() && fields != ["0", "0", "4294967295"]
+}
+
+/// `none [integrity] confidentiality`: the one in brackets holds.
+fn lockdown(text: &str) -> Lockdown {
+    match text.split_whitespace().find(|word| word.starts_with('[')) {
+        Some("[none]") => Lockdown::None,
+        Some("[integrity]") => Lockdown::Integrity,
+        Some("[confidentiality]") => Lockdown::Confidentiality,
+        _ => Lockdown::Unknown,
+    }
+}
+
+/// `6.1.0-56-cloud-amd64` is (6, 1).
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn judge(facts: &Facts) -> Result<Allowed, Failure> {
+    use Capability::*;
+
+    // A release that is not understood is left to the attempt itself.
+    if facts.kernel.is_some_and(|kernel| kernel < OLDEST_KERNEL) {
+        let (major, minor) = OLDEST_KERNEL;
+        return Err(Failure::new(
+            Exit::Kernel,
+            format!("kernel {} is too old: it has no BPF ring buffer", facts.release),
+            format!("use kernel {major}.{minor} or later"),
+        ));
+    }
+    let admin = facts.has(SysAdmin);
+    let missing: Vec<_> =
+        [Bpf, Perfmon].into_iter().filter(|c| !admin && !facts.has(*c)).map(Capability::name).collect();
+    if !missing.is_empty() {
+        let wanted =
+            [Bpf, Perfmon, SysPtrace, DacReadSearch, CheckpointRestore].map(Capability::name).join(",");
+        let cure = if facts.root {
+            "root lacks these capabilities here, as in a container: start it with --privileged --pid=host, or run tls2pcap on the host"
+                .to_owned()
+        } else {
+            format!("run it with sudo, or once: sudo setcap {wanted}+ep \"$(command -v tls2pcap)\"")
+        };
+        return Err(Failure::new(
+            Exit::NotPermitted,
+            format!("capturing is not permitted; missing: {}", missing.join(", ")),
+            cure,
+        ));
+    }
+    if facts.user_namespace {
+        return Err(Failure::new(
+            Exit::NotPermitted,
+            "this is root only inside a user namespace (a rootless container): the kernel grants it no probes",
+            "run tls2pcap on the host, as root",
+        ));
+    }
+    if facts.lockdown == Lockdown::Confidentiality {
+        return Err(Failure::new(
+            Exit::NotPermitted,
+            "the kernel is locked down (lockdown=confidentiality): it lets nobody read the memory of programs",
+            "boot with lockdown=integrity or without lockdown; some kernels turn it on with Secure Boot",
+        ));
+    }
+    if !facts.btf {
+        return Err(Failure::new(
+            Exit::Kernel,
+            "the kernel does not tell its types: /sys/kernel/btf/vmlinux is missing",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as all large distributions have; in a container, mount /sys",
+        ));
+    }
+    let mut warnings = Vec::new();
+    if !admin && !facts.has(SysPtrace) {
+        warnings.push("without cap_sys_ptrace, libraries in other users' processes are not found".to_owned());
+    }
+    if !admin && !facts.has(CheckpointRestore) {
+        warnings.push("without cap_checkpoint_restore, libraries replaced on disk since their process started are not found".to_owned());
+    }
+    Ok(Allowed { warnings })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> Facts {
+        Facts {
+            root: true,
+            capabilities: 0x1ff_ffff_ffff,
+            user_namespace: false,
+            lockdown: Lockdown::Integrity,
+            btf: true,
+            kernel: Some((6, 1)),
+            release: "6.1.0".into(),
+        }
+    }
+
+    fn with(list: &[Capability]) -> u64 {
+        list.iter().map(|c| 1 << *c as u32).sum()
+    }
+
+    #[test]
+    fn each_lack_has_its_exit_status_and_names_itself() {
+        use Capability::*;
+        let user = Facts { root: false, capabilities: 0, ..root() };
+        let cases = [
+            (Facts { kernel: Some((5, 7)), release: "5.7.1".into(), ..root() }, Exit::Kernel, "5.7.1"),
+            (user.clone(), Exit::NotPermitted, "missing: cap_bpf, cap_perfmon"),
+            (user.clone(), Exit::NotPermitted, "sudo"),
+            (
+                Facts { capabilities: with(&[Bpf]), ..user.clone() },
+                Exit::NotPermitted,
+                "missing: cap_perfmon",
+            ),
+            (Facts { capabilities: 0, ..root() }, Exit::NotPermitted, "container"),
+            (Facts { user_namespace: true, ..root() }, Exit::NotPermitted, "user namespace"),
+            (
+                Facts { lockdown: Lockdown::Confidentiality, ..root() },
+                Exit::NotPermitted,
+                "lockdown=integrity",
+            ),
+            (Facts { btf: false, ..root() }, Exit::Kernel, "CONFIG_DEBUG_INFO_BTF"),
+        ];
+        for (facts, exit, text) in cases {
+            let failure = judge(&facts).unwrap_err();
+            assert_eq!(failure.exit, exit, "{facts:?}");
+            assert!(failure.to_string().contains(text), "{failure}");
+        }
+        assert_eq!(judge(&root()), Ok(Allowed::default()));
+        assert_eq!(
+            judge(&Facts { kernel: None, lockdown: Lockdown::Unknown, ..root() }),
+            Ok(Allowed::default())
+        );
+        let few = Facts { capabilities: with(&[Bpf, Perfmon]), ..user.clone() };
+        assert_eq!(judge(&few).unwrap().warnings.len(), 2);
+        let old_way = Facts { capabilities: with(&[SysAdmin]), ..user };
+        assert_eq!(judge(&old_way), Ok(Allowed::default()));
+    }
+
+    #[test]
+    fn files_of_proc_and_sys() {
+        assert_eq!(
+            effective("Name:\tx\nCapPrm:\t0\nCapEff:\t000000c000000000\n"),
+            with(&[Capability::Perfmon, Capability::Bpf])
+        );
+        assert_eq!(effective("CapEff:\tz"), 0);
+        assert_eq!(lockdown("none [integrity] confidentiality\n"), Lockdown::Integrity);
+        assert_eq!(lockdown("none integrity [confidentiality]\n"), Lockdown::Confidentiality);
+        assert_eq!(lockdown(""), Lockdown::Unknown);
+        assert!(!in_user_namespace("         0          0 4294967295\n"));
+        assert!(in_user_namespace("0 1000 1\n"));
+        assert!(in_user_namespace("0 0 4294967295\n1 1 1"));
+        assert!(!in_user_namespace(""));
+        for (release, expected) in [
+            ("6.1.0-56-cloud-amd64", Some((6, 1))),
+            ("5.10", Some((5, 10))),
+            ("7.3.4+deb13", Some((7, 3))),
+            ("x", None),
+            ("6", None),
+        ] {
+            assert_eq!(version(release), expected, "{release}");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! What the user is told of the numbers: a line while the capture runs, a summary at its end.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Stderr, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Least time between two states of the line.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// How much was captured so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Processes that moved TLS data.
+    pub processes: u64,
+    /// Connections.
+    pub connections: u64,
+    /// Bytes of plaintext, captured.
+    pub bytes: u64,
+    /// Packets written.
+    pub packets: u64,
+    /// What is missing; entries with no events are not shown.
+    pub lost: Vec<Loss>,
+}
+
+/// What is missing for one reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Why.
+    pub reason: Reason,
+    /// How often.
+    pub events: u64,
+    /// How many bytes; `None` if nobody knows.
+    pub bytes: Option<u64>,
+}
+
+/// Why something is missing from the capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// Data records that the ring refused.
+    RingFull,
+    /// Records without payload that the ring refused.
+    FactLost,
+    /// The program's buffer could not be read.
+    Unreadable,
+    /// Calls longer than the longest that is captured.
+    CallLimit,
+    /// SSL_sendfile.
+    Sendfile,
+    /// Reads that were blocked when the probes came.
+    ReadBeforeAttach,
+    /// Calls whose return was never seen.
+    Unfinished,
+    /// Calls nested deeper than is followed.
+    Depth,
+    /// The table of threads was full.
+    ThreadsFull,
+    /// The table of handles was full.
+    HandlesFull,
+    /// The table of processes was full.
+    ProcessesFull,
+    /// The table of sockets was full.
+    SocketsFull,
+    /// Records that could not be decoded.
+    BadRecord,
+}
+
+impl Reason {
+    /// What there are `events` of, and why they are missing.
+    fn text(self) -> &'static str {
+        match self {
+            Reason::RingFull => "data records: the ring buffer was full",
+            Reason::FactLost => "records of connections: the ring buffer was full",
+            Reason::Unreadable => "calls: the program's memory could not be read",
+            Reason::CallLimit => "calls: longer than the longest call that is captured",
+            Reason::Sendfile => "calls: sent by the kernel from a file, never in the program's memory",
+            Reason::ReadBeforeAttach => "reads: already waiting when the capture began",
+            Reason::Unfinished => "calls: their return was not seen",
+            Reason::Depth => "calls: nested too deep",
+            Reason::ThreadsFull => "calls: too many threads in TLS calls at once",
+            Reason::HandlesFull => "calls: too many TLS handles at once",
+            Reason::ProcessesFull => "processes: too many at once",
+            Reason::SocketsFull => "sockets: too many at once",
+            Reason::BadRecord => "records: not understood, which is an error in tls2pcap",
+        }
+    }
+
+    /// What the user can do.
+    fn cure(self) -> Option<&'static str> {
+        match self {
+            Reason::RingFull | Reason::FactLost => {
+                Some("use a larger --ring-size, or capture less with -p or -u")
+            }
+            Reason::ThreadsFull | Reason::HandlesFull | Reason::ProcessesFull | Reason::SocketsFull => {
+                Some("capture less with -p or -u")
+            }
+            Reason::ReadBeforeAttach => Some("start the program under the capture: tls2pcap … -- COMMAND"),
+            Reason::BadRecord => Some("please report it with a file made by --record"),
+            Reason::Unreadable
+            | Reason::CallLimit
+            | Reason::Sendfile
+            | Reason::Unfinished
+            | Reason::Depth => None,
+        }
+    }
+}
+
+/// The summary at the end, several lines. `file` is the capture file; `None` is standard output.
+pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> String {
+    let mut text = format!(
+        "{}, {}, {} of plaintext in {} over {:.1} s\n",
+        count(numbers.processes, "process", "processes"),
+        count(numbers.connections, "connection", "connections"),
+        count(numbers.bytes, "byte", "bytes"),
+        count(numbers.packets, "packet", "packets"),
+        duration.as_secs_f64(),
+    );
+    let lost: Vec<&Loss> = numbers.lost.iter().filter(|loss| loss.events > 0).collect();
+    for loss in &lost {
+        // Writing to a String cannot fail.
+        let _ = match loss.bytes {
+            Some(bytes) => {
+                write!(text, "lost: {} in {} ", count(bytes, "byte", "bytes"), grouped(loss.events))
+            }
+            None => write!(text, "lost: {} ", grouped(loss.events)),
+        };
+        text.push_str(loss.reason.text());
+        if let Some(cure) = loss.reason.cure() {
+            let _ = write!(text, " ({cure})");
+        }
+        text.push('\n');
+    }
+    if lost.is_empty() {
+        text.push_str("nothing lost\n");
+    }
+    if let Some(file) = file {
+        let _ = writeln!(text, "written to {}", file.display());
+    }
+    text
+}
+
+/// The line while the capture runs, at most `width` characters.
+pub fn line(numbers: &Numbers, elapsed: Duration, width: usize) -> String {
+    let lost: u64 = numbers.lost.iter().map(|loss| loss.events).fold(0, u64::saturating_add);
+    let mut text = format!(
+        "{} s  {}  {}  {}  {}",
+        elapsed.as_secs(),
+        count(numbers.processes, "process", "processes"),
+        count(numbers.connections, "connection", "connections"),
+        scaled(numbers.bytes),
+        count(numbers.packets, "packet", "packets"),
+    );
+    if lost > 0 {
+        let _ = write!(text, "  lost {}", grouped(lost));
+    }
+    text.chars().take(width).collect()
+}
+
+fn count(n: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(n), if n == 1 { one } else { many })
+}
+
+/// 1234567 is `1,234,567`.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Three significant digits with a decimal unit.
+fn scaled(bytes: u64) -> String {
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    // Exact up to 2^53, and three digits are shown.
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in ["kB", "MB", "GB", "TB", "PB", "EB"] {
+        // Below this, the value still shows as at most 999.
+        if value < 999.5 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    let decimals = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+    format!("{value:.decimals$} {unit}")
+}
+
+/// A line that is rewritten in place.
+#[derive(Debug)]
+pub struct StatusLine<W: Write> {
+    out: W,
+    last: Option<Instant>,
+    shown: bool,
+}
+
+impl StatusLine<Stderr> {
+    /// On standard error, if that is a terminal. Not for a capture that runs a command: the
+    /// terminal is the command's.
+    pub fn on_terminal() -> Option<Self> {
+        let err = io::stderr();
+        err.is_terminal().then(|| StatusLine::new(err))
+    }
+
+    /// Width of the terminal in characters.
+    pub fn width(&self) -> usize {
+        terminal_size::terminal_size_of(&self.out).map_or(80, |(width, _)| usize::from(width.0))
+    }
+}
+
+impl<W: Write> StatusLine<W> {
+    /// On anything that understands a terminal's control characters.
+    pub fn new(out: W) -> Self {
+        StatusLine { out, last: None, shown: false }
+    }
+
+    /// Whether the last state is old enough for the next: five a second at most.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.last.is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL)
+    }
+
+    /// Shows `text` in place of what was shown, if that is due. `width` is the terminal's: the
+    /// last column stays free, so that no terminal wraps.
+    pub fn update(&mut self, now: Instant, text: &str, width: usize) {
+        if !self.is_due(now) {
+            return;
+        }
+        self.last = Some(now);
+        self.shown = true;
+        let text: String = text.chars().take(width.saturating_sub(1)).collect();
+        self.put(&format!("\r{text}\x1b[K"));
+    }
+
+    /// Removes the line; to be called before anything else is printed.
+    pub fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            self.last = None;
+            self.put("\r\x1b[K");
+        }
+    }
+
+    fn put(&mut self, text: &str) {
+        // A terminal that is gone must not end the capture.
+        let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers() -> Numbers {
+        Numbers {
+            processes: 1,
+            connections: 12,
+            bytes: 1_234_567,
+            packets: 890,
+            lost: vec![
+                Loss { reason: Reason::RingFull, events: 1_004, bytes: Some(65_536) },
+                Loss { reason: Reason::Unreadable, events: 0, bytes: Some(0) },
+                Loss { reason: Reason::Unfinished, events: 2, bytes: None },
+            ],
+        }
+    }
+
+    #[test]
+    fn summary_names_each_loss_and_its_cure() {
+        let expected = "\
+1 process, 12 connections, 1,234,567 bytes of plaintext in 890 packets over 12.3 s
+lost: 65,536 bytes in 1,004 data records: the ring buffer was full (use a larger --ring-size, or capture less with -p or -u)
+lost: 2 calls: their return was not seen
+written to out.pcapng
+";
+        assert_eq!(
+            summary(&numbers(), Duration::from_millis(12_345), Some(Path::new("out.pcapng"))),
+            expected
+        );
+        let clean = summary(&Numbers::default(), Duration::ZERO, None);
+        assert_eq!(
+            clean,
+            "0 processes, 0 connections, 0 bytes of plaintext in 0 packets over 0.0 s\nnothing lost\n"
+        );
+    }
+
+    #[test]
+    fn line_fits() {
+        let full = "75 s  1 process  12 connections  1.23 MB  890 packets  lost 1,006";
+        assert_eq!(line(&numbers(), Duration::from_secs(75), 200), full);
+        assert_eq!(line(&numbers(), Duration::from_secs(75), 15), &full[..15]);
+    }
+
+    #[test]
+    fn numbers_for_people() {
+        let cases = [
+            (0, "0", "0 B"),
+            (999, "999", "999 B"),
+            (1_000, "1,000", "1.00 kB"),
+            (9_994, "9,994", "9.99 kB"),
+            (9_995, "9,995", "10.0 kB"),
+            (99_950, "99,950", "100 kB"),
+            (999_499, "999,499", "999 kB"),
+            (999_500, "999,500", "1.00 MB"),
+            (12_345_678, "12,345,678", "12.3 MB"),
+            (u64::MAX, "18,446,744,073,709,551,615", "18.4 EB"),
+        ];
+        for (n, with_groups, with_unit) in cases {
+            assert_eq!((grouped(n).as_str(), scaled(n).as_str()), (with_groups, with_unit), "{n}");
+        }
+    }
+
+    #[test]
+    fn status_line_is_rewritten_at_most_five_times_a_second_and_cleared_once() {
+        let start = Instant::now();
+        let mut status = StatusLine::new(Vec::new());
+        status.clear();
+        for ms in [0, 1, 199, 200, 399, 401] {
+            status.update(start + Duration::from_millis(ms), &format!("{ms} ms and more"), 7);
+        }
+        status.clear();
+        status.clear();
+        assert_eq!(
+            String::from_utf8(status.out).unwrap(),
+            "\r0 ms a\x1b[K\r200 ms\x1b[K\r401 ms\x1b[K\r\x1b[K"
+        );
+    }
+}
