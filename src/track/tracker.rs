@@ -101,6 +101,15 @@ impl Tracker {
         Summary { processes, others, total, open, bounds: self.bounds, anomalies: self.anomalies }
     }
 
+    /// After the stop nothing is held and nothing is waited for.
+    #[cfg(test)]
+    pub(super) fn assert_empty(&self) {
+        assert_eq!((self.held, self.opening), (0, 0));
+        assert_eq!(self.timers.expired(Monotonic::MAX), None);
+        assert!(self.sockets.is_empty());
+        assert!(self.handles.len() <= self.limits.ended);
+    }
+
     fn take(&mut self, event: Event, out: Out) {
         if let Some(time) = time_of(&event) {
             self.now = self.now.max(time);
