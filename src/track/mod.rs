@@ -1,4 +1,91 @@
 //! Connections, streams and processes: from [`crate::event::Event`] to [`segment::Segment`].
+//!
+//! [`Tracker`] is a function of the events alone: its only time is theirs, and the latest time
+//! that any event has carried is its now. So a recording gives the same segments as the capture.
+//!
+//! # Bounds
+//!
+//! All are in [`Limits`], or constants of this module. What is reached is counted in
+//! [`summary::Bounds`] or [`summary::Anomalies`].
+//!
+//! | what | default | at the bound |
+//! |---|---|---|
+//! | handles | 65,536 | the one that ended first is forgotten; while all live, events about a new one are refused, with their bytes counted |
+//! | ended handles, remembered so that late records do not open them again | 4,096 | the one that ended first is forgotten |
+//! | processes | 16,384 | the one that ended first is forgotten, its row folded into `others`; while all live, a new one has no name |
+//! | libraries | 4,096 | a new one has no name |
+//! | records held for order, per handle | 4 MiB, 4,096 records, 2 s | all that the handle holds goes out as it is |
+//! | the same, in all | 64 MiB | the same, for the handle that holds one more |
+//! | segments held until /proc has told of their process, per connection | 256 KiB, 50 ms | the connection opens with what is known |
+//! | the same, in all | 32 MiB | the same, for the connection that holds one more |
+//! | wait for the last bytes after a socket is closed | 1 s without data | the connection ends |
+//! | wait for /proc to tell of the process at the other end | 50 ms, looked at with each segment | it is announced with what is known |
+//! | handles at one tuple, or of one socket | 16 | further ones find no peer, or do not hear of the socket's end |
+//! | layers of TLS inside TLS | 8 | the tuple further down is not looked for |
+//! | clock samples | 64 | the oldest is forgotten |
+
 mod clock;
+mod connection;
+mod handle;
 mod order;
+mod pair;
+mod process;
+#[cfg(test)]
+mod random;
 pub mod segment;
+mod stream;
+pub mod summary;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod tracker;
+
+pub use tracker::Tracker;
+
+/// Bounds of a [`Tracker`]; see the table of this module. Times are in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Handles, living and ended.
+    pub handles: usize,
+    /// Ended handles.
+    pub ended: usize,
+    /// Processes.
+    pub processes: usize,
+    /// Libraries.
+    pub libraries: usize,
+    /// Bytes that a handle holds for order.
+    pub held_bytes: usize,
+    /// Records that a handle holds for order.
+    pub held_records: usize,
+    /// How long a handle holds a record for order.
+    pub held_time: u64,
+    /// Bytes that all handles hold for order.
+    pub held_total: usize,
+    /// Bytes that a connection holds before it opens.
+    pub opening_bytes: usize,
+    /// How long a connection holds segments before it opens.
+    pub opening_time: u64,
+    /// Bytes that all connections hold before they open.
+    pub opening_total: usize,
+    /// How long after its socket's end, and after the last data, a connection ends.
+    pub closed_time: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            handles: 65_536,
+            ended: 4_096,
+            processes: 16_384,
+            libraries: 4_096,
+            held_bytes: 4 << 20,
+            held_records: 4_096,
+            held_time: 2_000_000_000,
+            held_total: 64 << 20,
+            opening_bytes: 256 << 10,
+            opening_time: 50_000_000,
+            opening_total: 32 << 20,
+            closed_time: 1_000_000_000,
+        }
+    }
+}

@@ -209,6 +209,11 @@ impl Order {
         !self.reads.is_empty() || !self.writes.is_empty()
     }
 
+    /// Place in time of the first record that is held.
+    pub fn earliest(&self) -> Option<Monotonic> {
+        [self.reads.front(), self.writes.front()].into_iter().flatten().map(|h| place(&h.data)).min()
+    }
+
     /// Memory that the held records take, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -1,0 +1,223 @@
+//! What makes a connection: which handle writes it, its facts, its opening, its peer.
+
+use std::sync::Arc;
+
+use super::handle::{Slot, View};
+use super::pair::End;
+use super::segment::{Connection, ConnectionId, RoleSource, Side, Tuple};
+use super::stream::{First, Item, Out, Peer, Stream};
+use super::tracker::{Ending, Tracker};
+use crate::event::{Bind, Direction, HandleKey, Role, TupleSource};
+
+/// Layers of TLS inside TLS that are followed.
+const LAYERS: usize = 8;
+
+impl Tracker {
+    /// The handle is about to carry its first bytes: it becomes the view of its connection that is
+    /// written, unless the other end was first.
+    pub(super) fn claim(&mut self, slot: Slot, first: First, out: Out) {
+        let id = ConnectionId(self.connections + 1);
+        let mut peer = Peer::Unknown;
+        if let Some(other_slot) = self.peer_of(slot)
+            && let Some(other) = self.handles.get_mut(other_slot)
+        {
+            match other.view {
+                View::Idle => {
+                    other.view = View::Second { owner: slot, id };
+                    peer = Peer::Known(other.key.process, self.now);
+                }
+                View::Owner(_) | View::Ended { id: Some(_), second: false } => {
+                    self.become_second(slot, other_slot);
+                    return;
+                }
+                View::Second { .. } | View::Ended { .. } => {}
+            }
+        }
+        self.connections = id.0;
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        let mut stream = Stream::new(id, first);
+        stream.peer = peer;
+        handle.view = View::Owner(Box::new(stream));
+        let skips = std::mem::take(&mut handle.skips);
+        for direction in [Direction::Read, Direction::Write] {
+            if let Some((reason, time)) = skips[direction] {
+                self.send(slot, time, Item::Skip { direction, reason }, out);
+            }
+        }
+    }
+
+    fn peer_of(&self, slot: Slot) -> Option<Slot> {
+        self.ends.peer(self.handles.get(slot)?.tuple()?, slot)
+    }
+
+    fn become_second(&mut self, slot: Slot, owner: Slot) {
+        let Some(process) = self.handles.get(slot).map(|h| h.key.process) else { return };
+        let now = self.now;
+        let Some(other) = self.handles.get_mut(owner) else { return };
+        let id = match &mut other.view {
+            View::Owner(stream) => {
+                if matches!(stream.peer, Peer::Unknown) {
+                    stream.peer = Peer::Known(process, now);
+                }
+                stream.id
+            }
+            View::Ended { id: Some(id), second: false } => *id,
+            _ => return,
+        };
+        if let Some(handle) = self.handles.get_mut(slot) {
+            handle.view = View::Second { owner, id };
+        }
+    }
+
+    /// Enters the handle's socket where its peer will look for it, and looks for its peer.
+    pub(super) fn pair(&mut self, slot: Slot, bind: Bind, out: Out) {
+        let tuple = Tuple { local: bind.local, remote: bind.remote };
+        for old in self.ends.replaced(tuple, bind.netns, bind.socket) {
+            // The tuple has come back: what had it is over. One that carried nothing may not even
+            // know, and is only no longer looked for.
+            self.ends.remove(tuple, old);
+            if old != slot && self.handles.get(old).is_some_and(|h| h.stream().is_some()) {
+                self.end(old, Ending::Closed, bind.time, out);
+            }
+        }
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        // The tuple of a layered handle is the one's below, which stands for both.
+        let layered = handle.below.is_some() || bind.source == TupleSource::Layer;
+        let end = End::new(slot, &bind);
+        handle.bind = Some(Box::new(bind));
+        if layered {
+            return;
+        }
+        let idle = matches!(handle.view, View::Idle);
+        if !self.ends.insert(tuple, end) {
+            self.bounds.unindexed += 1;
+            return;
+        }
+        if idle && let Some(owner) = self.peer_of(slot) {
+            self.become_second(slot, owner);
+            self.announce(owner, false, out);
+        }
+    }
+
+    /// The handle's bytes go through another: it has no end of its own.
+    pub(super) fn layer(&mut self, slot: Slot, below: HandleKey) {
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        if handle.key == below {
+            return;
+        }
+        handle.below = Some(below);
+        if matches!(handle.view, View::Second { .. }) {
+            handle.view = View::Idle;
+        }
+        if let Some(tuple) = handle.tuple() {
+            self.ends.remove(tuple, slot);
+        }
+    }
+
+    /// Names the process at the other end, once, after the opening: as soon as all is known of it,
+    /// or when it has taken too long, or (`at_once`) now.
+    pub(super) fn announce(&mut self, slot: Slot, at_once: bool, out: Out) {
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        let Some(stream) = handle.stream_mut().filter(|s| s.is_open()) else { return };
+        let Peer::Known(process, since) = stream.peer else { return };
+        let late = self.now >= since.saturating_add(self.limits.opening_time);
+        if at_once || late || self.processes.is_settled(process) {
+            stream.peer = Peer::Announced;
+            // It has no time of its own: that of the segment before, for what follows may be earlier
+            // than the news.
+            stream.put(&self.clock, 0, Item::Peer(self.processes.get(process)), out);
+        }
+    }
+
+    /// Opens the handle's connection, if something waits for that; first the one that carries it.
+    pub(super) fn open(&mut self, slot: Slot, out: Out) {
+        if self.handles.get(slot).and_then(|h| h.stream()?.first_time()).is_none() {
+            return;
+        }
+        let mut chain = vec![slot];
+        while let Some(below) = chain.last().and_then(|s| self.below(*s)) {
+            if chain.len() > LAYERS || chain.contains(&below) {
+                break;
+            }
+            chain.push(below);
+        }
+        for slot in chain.into_iter().rev() {
+            let Some(connection) = self.describe(slot) else { continue };
+            let Some(handle) = self.handles.get_mut(slot) else { continue };
+            self.timers.set(&mut handle.deadlines, slot, super::timers::Timer::Opening, None);
+            if let Some(stream) = handle.stream_mut() {
+                self.opening -= stream.waiting();
+                stream.open(&self.clock, connection, out);
+            }
+            self.announce(slot, false, out);
+        }
+    }
+
+    fn below(&self, slot: Slot) -> Option<Slot> {
+        self.handles.find(self.handles.get(slot)?.below.as_ref()?)
+    }
+
+    /// The socket that carries the handle's bytes, and whether other handles are between.
+    fn carrier(&self, slot: Slot) -> (Option<&Bind>, bool) {
+        let bind_of = |slot| self.handles.get(slot).and_then(|h| h.bind.as_deref());
+        let (mut at, mut carrier) = (slot, (bind_of(slot), false));
+        for _ in 0..LAYERS {
+            let Some(below) = self.below(at) else { break };
+            at = below;
+            if let Some(bind) = bind_of(at) {
+                carrier = (Some(bind), true);
+            }
+        }
+        carrier
+    }
+
+    /// What is known of a connection that is about to open; `None` if it is not about to.
+    fn describe(&self, slot: Slot) -> Option<Connection> {
+        let handle = self.handles.get(slot)?;
+        let stream = handle.stream()?;
+        stream.first_time()?;
+        let First { tid, library, tuple_source, at_start } = stream.first;
+        let (bind, layered) = self.carrier(slot);
+        let tuple_source = match bind {
+            None => TupleSource::None,
+            Some(_) if layered => TupleSource::Layer,
+            Some(_) => tuple_source,
+        };
+        // The socket was no longer the handle's when the first bytes moved: its role holds, its
+        // addresses may be another's by now.
+        let socket = bind.filter(|_| tuple_source != TupleSource::None);
+        let tuple = socket.map(|b| Tuple { local: b.local, remote: b.remote });
+        let kernel = bind.and_then(|b| b.role).map(|role| (role, RoleSource::Kernel));
+        let tls = handle.tls_role.map(|role| (role, RoleSource::Tls));
+        let (role, role_source) = kernel.or(tls).unwrap_or((guess_role(tuple), RoleSource::Guess));
+        let fresh = handle.bind.as_ref().map_or(handle.handshake, |b| b.fresh);
+        Some(Connection {
+            id: stream.id,
+            process: self.processes.get(handle.key.process),
+            tid,
+            handle: handle.key,
+            local_side: Side::from(role),
+            role_source,
+            tuple,
+            tuple_source,
+            netns: socket.map_or(0, |b| b.netns),
+            inode: socket.map_or(0, |b| b.inode),
+            cookie: socket.and_then(|b| b.cookie),
+            fd: socket.and_then(|b| b.fd),
+            library: self.libraries.get(&library).map(Arc::clone),
+            from_start: at_start && fresh,
+            started: self.clock.wall(handle.first_seen),
+            server_name: handle.server_name.clone(),
+            alpn: handle.alpn.clone(),
+            layer_below: self.below(slot).and_then(|below| self.handles.get(below)?.connection()),
+        })
+    }
+}
+
+/// Servers listen on the lower port, mostly. Without a tuple: most programs are clients.
+fn guess_role(tuple: Option<Tuple>) -> Role {
+    match tuple {
+        Some(tuple) if tuple.local.port() < tuple.remote.port() => Role::Server,
+        _ => Role::Client,
+    }
+}

@@ -1,0 +1,211 @@
+//! The handles that were heard of.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::{Index, IndexMut};
+
+use super::order::Order;
+use super::segment::{ConnectionId, Tuple};
+use super::stream::Stream;
+use super::timers::Deadlines;
+use crate::event::{Bind, Direction, HandleKey, Missing, Monotonic, Role};
+
+/// Where a handle stands in the table; used again after it is forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Slot(pub u32);
+
+/// One of a thing for each direction.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Both<T> {
+    pub read: T,
+    pub write: T,
+}
+
+impl<T> Index<Direction> for Both<T> {
+    type Output = T;
+    fn index(&self, direction: Direction) -> &T {
+        match direction {
+            Direction::Read => &self.read,
+            Direction::Write => &self.write,
+        }
+    }
+}
+
+impl<T> IndexMut<Direction> for Both<T> {
+    fn index_mut(&mut self, direction: Direction) -> &mut T {
+        match direction {
+            Direction::Read => &mut self.read,
+            Direction::Write => &mut self.write,
+        }
+    }
+}
+
+/// What becomes of a handle's bytes.
+#[derive(Debug)]
+pub(super) enum View {
+    /// It has moved none.
+    Idle,
+    /// They are written, as this connection.
+    Owner(Box<Stream>),
+    /// They are not: those of the other end, on the same host, are.
+    Second {
+        /// The handle of the other end, as long as its connection is this.
+        owner: Slot,
+        /// The connection.
+        id: ConnectionId,
+    },
+    /// There are no more.
+    Ended {
+        /// The connection it belonged to.
+        id: Option<ConnectionId>,
+        /// As the second view.
+        second: bool,
+    },
+}
+
+/// The end of a handle's socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Closed {
+    pub time: Monotonic,
+    /// A RST was received.
+    pub reset: bool,
+}
+
+/// A TLS handle.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub key: HandleKey,
+    /// Thread that was first seen with it.
+    pub tid: u32,
+    pub first_seen: Monotonic,
+    pub bind: Option<Box<Bind>>,
+    pub tls_role: Option<Role>,
+    /// Its handshake was seen before any data.
+    pub handshake: bool,
+    pub server_name: Option<String>,
+    pub alpn: Option<String>,
+    /// The handle that its bytes go through.
+    pub below: Option<HandleKey>,
+    pub closed: Option<Closed>,
+    /// Holes of unknown length before the first data.
+    pub skips: Both<Option<(Missing, Monotonic)>>,
+    pub order: Order,
+    /// Offset of the next byte that is expected.
+    pub next: Both<u64>,
+    pub view: View,
+    /// Bytes that were not written because the other end's are.
+    pub second_view: u64,
+    pub deadlines: Deadlines,
+}
+
+impl Handle {
+    pub fn new(key: HandleKey, tid: u32, first_seen: Monotonic) -> Handle {
+        Handle {
+            key,
+            tid,
+            first_seen,
+            bind: None,
+            tls_role: None,
+            handshake: false,
+            server_name: None,
+            alpn: None,
+            below: None,
+            closed: None,
+            skips: Both::default(),
+            order: Order::default(),
+            next: Both::default(),
+            view: View::Idle,
+            second_view: 0,
+            deadlines: Deadlines::default(),
+        }
+    }
+
+    /// The tuple of its own socket.
+    pub fn tuple(&self) -> Option<Tuple> {
+        self.bind.as_ref().map(|b| Tuple { local: b.local, remote: b.remote })
+    }
+
+    pub fn stream(&self) -> Option<&Stream> {
+        match &self.view {
+            View::Owner(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    pub fn stream_mut(&mut self) -> Option<&mut Stream> {
+        match &mut self.view {
+            View::Owner(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// The connection that its bytes are part of, if that has anything to show.
+    pub fn connection(&self) -> Option<ConnectionId> {
+        match &self.view {
+            View::Idle => None,
+            View::Owner(stream) => stream.has_output().then_some(stream.id),
+            View::Second { id, .. } => Some(*id),
+            View::Ended { id, .. } => *id,
+        }
+    }
+}
+
+/// The table of handles, living and ended.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    slots: Vec<Option<Handle>>,
+    free: Vec<Slot>,
+    by_key: HashMap<HandleKey, Slot>,
+    ended: VecDeque<Slot>,
+}
+
+impl Handles {
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub fn find(&self, key: &HandleKey) -> Option<Slot> {
+        self.by_key.get(key).copied()
+    }
+
+    pub fn get(&self, slot: Slot) -> Option<&Handle> {
+        self.slots.get(slot.0 as usize)?.as_ref()
+    }
+
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Handle> {
+        self.slots.get_mut(slot.0 as usize)?.as_mut()
+    }
+
+    /// Enters a handle that is not in the table.
+    pub fn insert(&mut self, handle: Handle) -> Slot {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            Slot(self.slots.len() as u32 - 1)
+        });
+        self.by_key.insert(handle.key, slot);
+        self.slots[slot.0 as usize] = Some(handle);
+        slot
+    }
+
+    /// A handle has ended: it may be forgotten when its turn comes.
+    pub fn ended(&mut self, slot: Slot) {
+        self.ended.push_back(slot);
+    }
+
+    pub fn ended_len(&self) -> usize {
+        self.ended.len()
+    }
+
+    /// Forgets the handle that ended first.
+    pub fn forget(&mut self) -> Option<(Slot, Handle)> {
+        let slot = self.ended.pop_front()?;
+        let handle = self.slots.get_mut(slot.0 as usize)?.take()?;
+        self.by_key.remove(&handle.key);
+        self.free.push(slot);
+        Some((slot, handle))
+    }
+
+    /// All handles, in no order that means anything, but always the same.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Handle)> {
+        self.slots.iter().enumerate().filter_map(|(i, h)| Some((Slot(i as u32), h.as_ref()?)))
+    }
+}

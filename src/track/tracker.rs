@@ -1,0 +1,627 @@
+//! From events to segments: what each event does.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Limits;
+use super::clock::WallClock;
+use super::handle::{Both, Closed, Handle, Handles, Slot, View};
+use super::order::{self, Step};
+use super::pair::{Ends, PER_TUPLE};
+use super::process::Processes;
+use super::segment::Segment;
+use super::stream::{First, Item, Out};
+use super::summary::{Anomalies, Bounds, Summary, Traffic};
+use super::timers::{Timer, Timers};
+use crate::event::{self, *};
+
+/// Why a handle ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Its connection is closed.
+    Closed,
+    /// Nothing more will be seen of it; whether it is closed is not known.
+    Gone,
+}
+
+/// Follows every handle from its first event to its end, and tells the plaintext of each
+/// connection in its order. See [`super`] for what it holds and how long.
+#[derive(Debug)]
+pub struct Tracker {
+    pub(super) limits: Limits,
+    pub(super) now: Monotonic,
+    pub(super) clock: WallClock,
+    pub(super) processes: Processes,
+    pub(super) libraries: HashMap<LibraryId, Arc<Library>>,
+    pub(super) handles: Handles,
+    pub(super) ends: Ends,
+    pub(super) sockets: HashMap<SocketKey, Vec<Slot>>,
+    pub(super) timers: Timers,
+    pub(super) connections: u64,
+    /// Bytes held for order.
+    pub(super) held: usize,
+    /// Bytes that wait for their connection to open.
+    pub(super) opening: usize,
+    pub(super) bounds: Bounds,
+    pub(super) anomalies: Anomalies,
+    stopped: bool,
+}
+
+impl Default for Tracker {
+    fn default() -> Tracker {
+        Tracker::new(Limits::default())
+    }
+}
+
+impl Tracker {
+    /// A tracker that has heard of nothing.
+    pub fn new(limits: Limits) -> Tracker {
+        Tracker {
+            limits,
+            now: 0,
+            clock: WallClock::default(),
+            processes: Processes::new(limits.processes),
+            libraries: HashMap::new(),
+            handles: Handles::default(),
+            ends: Ends::default(),
+            sockets: HashMap::new(),
+            timers: Timers::default(),
+            connections: 0,
+            held: 0,
+            opening: 0,
+            bounds: Bounds::default(),
+            anomalies: Anomalies::default(),
+            stopped: false,
+        }
+    }
+
+    /// Takes the next event and gives the segments that follow from it. After [`Event::Stop`]
+    /// nothing follows any more.
+    pub fn event(&mut self, event: Event, out: &mut impl FnMut(Segment)) {
+        if !self.stopped {
+            self.take(event, out);
+        }
+    }
+
+    /// Everything counted so far. It walks all handles: for once a second, not for each event.
+    pub fn summary(&self) -> Summary {
+        let mut live: HashMap<ProcessKey, Traffic> = HashMap::new();
+        let mut open = 0;
+        for (_, handle) in self.handles.iter() {
+            if let Some(traffic) = traffic_of(handle) {
+                live.entry(handle.key.process).or_default().merge(&traffic);
+            }
+            open += u64::from(handle.stream().is_some_and(|s| s.is_open()));
+        }
+        let (processes, others) = self.processes.rows(&live);
+        let mut total = others;
+        processes.iter().for_each(|row| total.merge(&row.traffic));
+        Summary { processes, others, total, open, bounds: self.bounds, anomalies: self.anomalies }
+    }
+
+    /// After the stop nothing is held and nothing is waited for.
+    #[cfg(test)]
+    pub(super) fn assert_empty(&self) {
+        assert_eq!((self.held, self.opening), (0, 0));
+        assert_eq!(self.timers.expired(Monotonic::MAX), None);
+        assert!(self.sockets.is_empty());
+        assert!(self.handles.len() <= self.limits.ended);
+    }
+
+    fn take(&mut self, event: Event, out: Out) {
+        if let Some(time) = time_of(&event) {
+            self.now = self.now.max(time);
+            self.expire(out);
+        }
+        match event {
+            Event::Data(data) => self.data(data, out),
+            Event::Bind(bind) => self.bind(bind, out),
+            Event::Handle(fact) => self.fact(fact, out),
+            Event::SocketClosed(closed) => self.socket_closed(closed),
+            Event::Process(seen) => {
+                let time = seen.time;
+                if let Some(before) = self.processes.seen(seen, &mut self.bounds) {
+                    self.exit(before, time, out);
+                }
+            }
+            Event::ProcessFacts(key, facts) => {
+                self.processes.facts(key, facts, &mut self.bounds);
+                for slot in self.processes.handles(key) {
+                    self.open(slot, out);
+                }
+            }
+            Event::Exit(key, time) => self.exit(key, time, out),
+            Event::Clock(clock) => self.clock.sample(clock),
+            Event::Library(library) => {
+                if self.libraries.len() < self.limits.libraries || self.libraries.contains_key(&library.id) {
+                    self.libraries.insert(library.id, Arc::new(library));
+                } else {
+                    self.bounds.libraries_refused += 1;
+                }
+            }
+            Event::Final(key, ends) => {
+                if ends == event::Ends::default() {
+                    return;
+                }
+                if let Some(slot) = self.slot(key, self.now, 0, ends.read.saturating_add(ends.write)) {
+                    self.release(slot, out);
+                    self.fill(slot, Direction::Read, ends.read, self.now, out);
+                    self.fill(slot, Direction::Write, ends.write, self.now, out);
+                }
+            }
+            Event::Stop(time) => {
+                self.stopped = true;
+                let mut slots: Vec<_> = self.handles.iter().map(|(s, h)| (h.connection(), s)).collect();
+                slots.sort_unstable();
+                slots.into_iter().for_each(|(_, slot)| self.end(slot, Ending::Gone, time, out));
+            }
+            Event::File(_) | Event::Start(_) | Event::Counters(_) => {}
+        }
+    }
+
+    fn expire(&mut self, out: Out) {
+        while let Some((slot, timer)) = self.timers.expired(self.now) {
+            let Some(handle) = self.handles.get_mut(slot) else { return };
+            self.timers.set(&mut handle.deadlines, slot, timer, None);
+            match timer {
+                Timer::Held => {
+                    self.bounds.held_time += 1;
+                    self.release(slot, out);
+                }
+                Timer::Opening => {
+                    self.bounds.opening_time += 1;
+                    self.open(slot, out);
+                }
+                Timer::Closed => {
+                    let closed = handle.closed.map_or(self.now, |closed| closed.time);
+                    self.end(slot, Ending::Closed, closed, out);
+                }
+            }
+        }
+    }
+
+    /// Where the handle stands; it is entered if there is room. `bytes` are those of the event.
+    fn slot(&mut self, key: HandleKey, time: Monotonic, tid: u32, bytes: u64) -> Option<Slot> {
+        if let Some(slot) = self.handles.find(&key) {
+            return Some(slot);
+        }
+        if self.handles.len() >= self.limits.handles && !self.forget() {
+            self.bounds.handles_refused += 1;
+            self.bounds.handles_refused_bytes = self.bounds.handles_refused_bytes.saturating_add(bytes);
+            return None;
+        }
+        let slot = self.handles.insert(Handle::new(key, tid, time));
+        self.processes.add_handle(key.process, slot, &mut self.bounds);
+        Some(slot)
+    }
+
+    fn forget(&mut self) -> bool {
+        let Some((slot, handle)) = self.handles.forget() else { return false };
+        self.processes.remove_handle(handle.key.process, slot);
+        if let Some(tuple) = handle.tuple() {
+            self.ends.remove(tuple, slot);
+        }
+        true
+    }
+
+    fn data(&mut self, mut data: Data, out: Out) {
+        let Some(slot) = self.slot(data.handle, data.entered, data.task.tid, data.chunk_len) else { return };
+        let start = data.call_offset.checked_add(data.chunk_offset);
+        if start.and_then(|start| start.checked_add(data.chunk_len)).is_none() {
+            self.anomalies.impossible += 1;
+            return;
+        }
+        if data.payload.len() as u64 > data.chunk_len {
+            self.anomalies.impossible += 1;
+            data.payload.truncate(usize::try_from(data.chunk_len).unwrap_or(usize::MAX));
+        }
+        if matches!(self.handles.get(slot), Some(Handle { view: View::Idle, .. })) {
+            let first = First {
+                tid: data.task.tid,
+                library: data.library,
+                tuple_source: data.tuple_source,
+                at_start: start == Some(0),
+            };
+            self.claim(slot, first, out);
+        }
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        match handle.view {
+            View::Idle | View::Owner(_) => {}
+            View::Second { .. } => {
+                handle.second_view = handle.second_view.saturating_add(data.chunk_len);
+                return;
+            }
+            View::Ended { second: true, .. } => {
+                let traffic = Traffic { second_view: data.chunk_len, ..Traffic::default() };
+                self.processes.count(data.handle.process, &traffic);
+                return;
+            }
+            View::Ended { .. } => {
+                self.anomalies.after_end = self.anomalies.after_end.saturating_add(data.chunk_len);
+                return;
+            }
+        }
+        let before = handle.order.bytes();
+        let ready = handle.order.offer(data, self.now);
+        self.held += handle.order.bytes() - before;
+        if let Some(data) = ready {
+            self.place(slot, data, out);
+            return;
+        }
+        self.pump(slot, false, out);
+        self.bound_held(slot, out);
+    }
+
+    fn bound_held(&mut self, slot: Slot, out: Out) {
+        let Some(handle) = self.handles.get(slot) else { return };
+        if !handle.order.is_holding() {
+            return;
+        }
+        let limits = &self.limits;
+        if handle.order.bytes() > limits.held_bytes || handle.order.records() > limits.held_records {
+            self.bounds.held_amount += 1;
+        } else if self.held > limits.held_total {
+            self.bounds.held_total += 1;
+        } else {
+            return;
+        }
+        self.release(slot, out);
+    }
+
+    /// Lets all go that the handle holds.
+    pub(super) fn release(&mut self, slot: Slot, out: Out) {
+        self.pump(slot, true, out);
+    }
+
+    /// Lets go what need not be held.
+    fn pump(&mut self, slot: Slot, force: bool, out: Out) {
+        while let Some(handle) = self.handles.get_mut(slot) {
+            let before = handle.order.bytes();
+            let step = handle.order.next(force);
+            self.held -= before - handle.order.bytes();
+            match step {
+                Some(Step::Data(data)) => self.place(slot, data, out),
+                Some(Step::Lost { until, place, tid }) => {
+                    self.gap(slot, Direction::Write, until, place, tid, out);
+                }
+                None => {
+                    let until = handle.order.since().map(|t| t.saturating_add(self.limits.held_time));
+                    self.timers.set(&mut handle.deadlines, slot, Timer::Held, until);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Puts a record whose turn it is into its place in the stream.
+    fn place(&mut self, slot: Slot, data: Data, out: Out) {
+        let direction = data.direction;
+        let (start, time) = (data.call_offset + data.chunk_offset, order::place(&data));
+        let end = start + data.chunk_len;
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        if handle.stream().is_some_and(|s| s.finished[direction]) {
+            self.anomalies.after_finish = self.anomalies.after_finish.saturating_add(data.chunk_len);
+            return;
+        }
+        let again = handle.next[direction].min(end).saturating_sub(start);
+        self.anomalies.overlap = self.anomalies.overlap.saturating_add(again);
+        let len = data.chunk_len - again;
+        if len == 0 {
+            return;
+        }
+        self.gap(slot, direction, start, time, data.task.tid, out);
+        let cut = usize::try_from(again).unwrap_or(usize::MAX).min(data.payload.len());
+        let bytes = data.payload.slice(cut..);
+        // The kernel gives a reason with every short record; a recording may lack it.
+        let missing = ((bytes.len() as u64) < len).then_some(data.missing.unwrap_or(Missing::Unreadable));
+        let item = Item::Bytes { direction, tid: data.task.tid, offset: start + again, bytes, len, missing };
+        self.advance(slot, direction, end);
+        self.send(slot, time, item, out);
+    }
+
+    /// What is missing up to `until` never came out of the kernel.
+    fn gap(&mut self, slot: Slot, direction: Direction, until: u64, time: Monotonic, tid: u32, out: Out) {
+        let Some(handle) = self.handles.get(slot) else { return };
+        let offset = handle.next[direction];
+        if offset >= until || handle.stream().is_none_or(|s| s.finished[direction]) {
+            return;
+        }
+        self.advance(slot, direction, until);
+        let (len, missing) = (until - offset, Some(Missing::RingFull));
+        self.send(slot, time, Item::Bytes { direction, tid, offset, bytes: Bytes::new(), len, missing }, out);
+    }
+
+    fn advance(&mut self, slot: Slot, direction: Direction, end: u64) {
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        handle.next[direction] = end;
+        if handle.closed.is_some() {
+            let until = self.now.saturating_add(self.limits.closed_time);
+            self.timers.set(&mut handle.deadlines, slot, Timer::Closed, Some(until));
+        }
+    }
+
+    /// Accounts for what is lost at the end of a direction, of which `end` bytes were moved in all.
+    fn fill(&mut self, slot: Slot, direction: Direction, end: u64, time: Monotonic, out: Out) {
+        let Some(handle) = self.handles.get(slot) else { return };
+        let tid = handle.tid;
+        if end > 0 && matches!(handle.view, View::Idle) {
+            let tuple_source = handle.bind.as_ref().map_or(TupleSource::None, |b| b.source);
+            self.claim(slot, First { tid, library: 0, tuple_source, at_start: false }, out);
+        }
+        self.gap(slot, direction, end, time, tid, out);
+    }
+
+    fn fact(&mut self, event: HandleFact, out: Out) {
+        let HandleFact { task, handle: key, time, ends, fact } = event;
+        let gone = matches!(fact, Fact::Free) && (ends.read, ends.write) == (0, 0);
+        if gone && self.handles.find(&key).is_none() {
+            return;
+        }
+        let Some(slot) = self.slot(key, time, task.tid, 0) else { return };
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        if matches!(handle.view, View::Ended { .. }) {
+            return;
+        }
+        match fact {
+            Fact::TlsRole(role) => {
+                handle.tls_role = Some(role);
+                handle.handshake |= matches!(handle.view, View::Idle);
+            }
+            Fact::ServerName(name) => {
+                if !name.is_empty() && handle.server_name.as_ref() != Some(&name) {
+                    handle.server_name = Some(name.clone());
+                    self.aside(slot, time, Item::ServerName(name), out);
+                }
+            }
+            Fact::Alpn(name) => {
+                if !name.is_empty() && handle.alpn.as_ref() != Some(&name) {
+                    handle.alpn = Some(name.clone());
+                    self.aside(slot, time, Item::Alpn(name), out);
+                }
+            }
+            Fact::Shutdown => {
+                self.release(slot, out);
+                self.fill(slot, Direction::Write, ends.write, time, out);
+                self.finish(slot, Direction::Write, time, out);
+            }
+            Fact::Free => {
+                self.release(slot, out);
+                self.fill(slot, Direction::Read, ends.read, time, out);
+                self.fill(slot, Direction::Write, ends.write, time, out);
+                self.end(slot, Ending::Closed, time, out);
+            }
+            Fact::Layer(below) => self.layer(slot, below),
+            Fact::ReadUnseen => self.skip(slot, Direction::Read, Missing::Unseen, time, out),
+            Fact::CallLost(Direction::Read) => {
+                self.release(slot, out);
+                self.skip(slot, Direction::Read, Missing::Unfinished, time, out);
+            }
+            Fact::CallLost(Direction::Write) => {
+                // Its bytes, if any, stand before the reads that await it.
+                handle.order.settle(time);
+                self.skip(slot, Direction::Write, Missing::Unfinished, time, out);
+                self.pump(slot, false, out);
+            }
+            Fact::WriteEmpty(seq) => {
+                handle.order.write_empty(seq, time);
+                self.pump(slot, false, out);
+            }
+        }
+    }
+
+    /// Something learnt on the side, which has no place of its own in the order. If the
+    /// connection has not opened, it will open with it.
+    fn aside(&mut self, slot: Slot, time: Monotonic, item: Item, out: Out) {
+        let Some(handle) = self.handles.get(slot) else { return };
+        if handle.stream().is_some_and(|s| s.is_open()) {
+            // What is held will come with earlier times: this must not move them.
+            let time = handle.order.earliest().map_or(time, |held| held.min(time));
+            self.send(slot, time, item, out);
+        }
+    }
+
+    /// A hole of unknown length. One before the first bytes waits for them: alone it tells of no
+    /// connection worth showing, and is only counted.
+    fn skip(&mut self, slot: Slot, direction: Direction, reason: Missing, time: Monotonic, out: Out) {
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        match &handle.view {
+            View::Idle => handle.skips[direction] = Some((reason, time)),
+            View::Owner(stream) if !stream.finished[direction] => {
+                let time = handle.order.earliest().map_or(time, |held| held.min(time));
+                self.send(slot, time, Item::Skip { direction, reason }, out);
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, slot: Slot, direction: Direction, time: Monotonic, out: Out) {
+        let stream = self.handles.get(slot).and_then(|h| h.stream());
+        if stream.is_some_and(|s| s.has_output() && !s.finished[direction]) {
+            self.send(slot, time, Item::Finish(direction), out);
+        }
+    }
+
+    fn bind(&mut self, bind: Bind, out: Out) {
+        let Some(slot) = self.slot(bind.handle, bind.time, bind.task.tid, 0) else { return };
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        if matches!(handle.view, View::Ended { .. }) {
+            return;
+        }
+        if let Some(known) = &mut handle.bind {
+            if known.socket == bind.socket {
+                known.fd = known.fd.or(bind.fd);
+                known.role = known.role.or(bind.role);
+                return;
+            }
+            // The kernel makes another handle of it then.
+            self.anomalies.rebound += 1;
+            if !matches!(handle.view, View::Idle) {
+                return;
+            }
+            self.unbind(slot);
+        }
+        self.enter(slot, bind, out);
+    }
+
+    fn unbind(&mut self, slot: Slot) {
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        let tuple = handle.tuple();
+        if let Some(bind) = handle.bind.take() {
+            forget_at_socket(&mut self.sockets, bind.socket, slot);
+        }
+        handle.closed = None;
+        if let Some(tuple) = tuple {
+            self.ends.remove(tuple, slot);
+        }
+    }
+
+    fn enter(&mut self, slot: Slot, bind: Bind, out: Out) {
+        let at_socket = self.sockets.entry(bind.socket).or_default();
+        if at_socket.len() < PER_TUPLE {
+            at_socket.push(slot);
+        } else {
+            self.bounds.unindexed += 1;
+        }
+        self.pair(slot, bind, out);
+    }
+
+    fn socket_closed(&mut self, closed: SocketClosed) {
+        let until = self.now.saturating_add(self.limits.closed_time);
+        for slot in self.sockets.remove(&closed.socket).unwrap_or_default() {
+            let Some(handle) = self.handles.get_mut(slot) else { continue };
+            handle.closed = Some(Closed { time: closed.time, reset: closed.reset });
+            if let Some(tuple) = handle.tuple() {
+                self.ends.closed(tuple, slot, closed.time);
+            }
+            match handle.view {
+                View::Owner(_) => {
+                    self.timers.set(&mut handle.deadlines, slot, Timer::Closed, Some(until));
+                }
+                // The other end received the RST, so it is this one's.
+                View::Second { owner, id } if closed.reset => {
+                    let owner = self.handles.get_mut(owner).and_then(|h| h.stream_mut());
+                    if let Some(stream) = owner.filter(|s| s.id == id) {
+                        stream.reset = Some(Direction::Write);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn exit(&mut self, key: ProcessKey, time: Monotonic, out: Out) {
+        for slot in self.processes.handles(key) {
+            self.end(slot, Ending::Gone, time, out);
+        }
+        self.processes.exit(key);
+    }
+
+    /// Ends a handle, and its connection.
+    pub(super) fn end(&mut self, slot: Slot, ending: Ending, time: Monotonic, out: Out) {
+        self.release(slot, out);
+        self.open(slot, out);
+        let Some(handle) = self.handles.get(slot) else { return };
+        if matches!(handle.view, View::Ended { .. }) {
+            return;
+        }
+        if let Some(stream) = handle.stream().filter(|s| s.has_output()) {
+            let received = handle.closed.is_some_and(|c| c.reset).then_some(Direction::Read);
+            let reset = received.or(stream.reset);
+            self.announce(slot, true, out);
+            match reset {
+                Some(sender) => self.send(slot, time, Item::Reset(sender), out),
+                None if ending == Ending::Closed
+                    || self.handles.get(slot).is_some_and(|h| h.closed.is_some()) =>
+                {
+                    self.finish(slot, Direction::Write, time, out);
+                    self.finish(slot, Direction::Read, time, out);
+                }
+                None => {}
+            }
+            self.send(slot, time, Item::End, out);
+        }
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        if let Some(traffic) = traffic_of(handle) {
+            self.processes.count(handle.key.process, &traffic);
+        }
+        let (id, second) = (handle.connection(), matches!(handle.view, View::Second { .. }));
+        handle.view = View::Ended { id, second };
+        handle.skips = Both::default();
+        handle.order = order::Order::default();
+        (handle.server_name, handle.alpn) = (None, None);
+        self.timers.clear(&mut handle.deadlines, slot);
+        if let Some(bind) = &handle.bind {
+            forget_at_socket(&mut self.sockets, bind.socket, slot);
+        }
+        if let Some(tuple) = handle.tuple() {
+            self.ends.closed(tuple, slot, time);
+        }
+        self.handles.ended(slot);
+        if self.handles.ended_len() > self.limits.ended {
+            self.forget();
+        }
+    }
+
+    /// Gives a step to the handle's stream, and opens it if it may.
+    pub(super) fn send(&mut self, slot: Slot, time: Monotonic, item: Item, out: Out) {
+        self.announce(slot, false, out);
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        let process = handle.key.process;
+        let Some(stream) = handle.stream_mut() else { return };
+        self.opening += stream.put(&self.clock, time, item, out);
+        if stream.is_open() {
+            return;
+        }
+        if !self.processes.is_settled(process) {
+            if stream.waiting() <= self.limits.opening_bytes && self.opening <= self.limits.opening_total {
+                if stream.items() == 1 {
+                    let until = self.now.saturating_add(self.limits.opening_time);
+                    self.timers.set(&mut handle.deadlines, slot, Timer::Opening, Some(until));
+                }
+                return;
+            }
+            self.bounds.opening_amount += 1;
+        }
+        self.open(slot, out);
+    }
+}
+
+fn forget_at_socket(sockets: &mut HashMap<SocketKey, Vec<Slot>>, socket: SocketKey, slot: Slot) {
+    if let Some(slots) = sockets.get_mut(&socket) {
+        slots.retain(|s| *s != slot);
+        if slots.is_empty() {
+            sockets.remove(&socket);
+        }
+    }
+}
+
+/// What was not yet given to the handle's process.
+fn traffic_of(handle: &Handle) -> Option<Traffic> {
+    let mut traffic = match &handle.view {
+        View::Ended { .. } => return None,
+        View::Owner(stream) => stream.traffic,
+        View::Idle | View::Second { .. } => Traffic::default(),
+    };
+    traffic.second_view = handle.second_view;
+    for (reason, _) in [handle.skips.read, handle.skips.write].into_iter().flatten() {
+        traffic.skips.add(reason, 1);
+    }
+    (!traffic.is_empty()).then_some(traffic)
+}
+
+fn time_of(event: &Event) -> Option<Monotonic> {
+    match event {
+        Event::Data(data) => Some(data.returned),
+        Event::Bind(bind) => Some(bind.time),
+        Event::Handle(fact) => Some(fact.time),
+        Event::SocketClosed(closed) => Some(closed.time),
+        Event::Process(seen) => Some(seen.time),
+        Event::Exit(_, time) | Event::Stop(time) => Some(*time),
+        Event::File(file) => Some(file.time),
+        Event::Start(start) => Some(start.time),
+        Event::Clock(event::Clock { monotonic, .. }) => Some(*monotonic),
+        Event::ProcessFacts(..) | Event::Library(_) | Event::Counters(_) | Event::Final(..) => None,
+    }
+}
