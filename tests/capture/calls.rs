@@ -80,12 +80,12 @@ impl Exchanged {
 
 #[test]
 fn write_and_read() {
-    exchange(&begin!(), "w:1 r:1 w:5 r:100 S", "r:6 w:101 S").assert_true();
+    exchange(&begin!(), "w:1 r:1 w:5 r:100 S", "r:1 w:1 r:5 w:100 S").assert_true();
 }
 
 #[test]
 fn write_ex_and_read_ex() {
-    exchange(&begin!(), "x:1 R:1 x:5 R:100 S", "R:6 x:101 S").assert_true();
+    exchange(&begin!(), "x:1 R:1 x:5 R:100 S", "R:1 x:1 R:5 x:100 S").assert_true();
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn one_file(test: &Test, protocol: &str, path: &str, expected: &[u8]) {
         for packet in &view.packets {
             assert!((before..after).contains(&packet.time), "packet {} at {}", packet.number, packet.time);
         }
-        let objects = tshark.export_http(&finished.file, &test.path("objects"));
+        let objects = tshark.objects(&finished.file, &test.path("objects"));
         assert_eq!(objects.len(), 1, "tshark {} exports", tshark.version);
         assert_same_bytes("the exported object", &objects[0], expected);
     }
@@ -131,7 +131,7 @@ fn assert_ten(test: &Test, finished: &Finished, dir: &str) {
         requests.sort();
         assert_eq!(requests, (0..10).map(|n| get(&format!("/echo/{n}"))).collect::<Vec<_>>());
         assert_eq!(view.responses(), [200; 10], "tshark {}", tshark.version);
-        let objects = tshark.export_http(&finished.file, &test.path("objects"));
+        let objects = tshark.objects(&finished.file, &test.path("objects"));
         assert_eq!(objects, bodies, "objects exported by tshark {}", tshark.version);
     }
 }
@@ -221,7 +221,7 @@ fn s_client(test: &Test, openssl: &str) -> View {
     for (view, tshark) in &views {
         assert_eq!((view.requests(), view.responses()), (vec![get("/page.html")], vec![200]));
         assert_tuple(view.only(), logged[0].client, logged[0].server, view.only().comment.get("comm"));
-        let objects = tshark.export_http(&finished.file, &test.path("objects"));
+        let objects = tshark.objects(&finished.file, &test.path("objects"));
         assert_eq!(objects, [PAGE.as_bytes()], "tshark {}", tshark.version);
     }
     views.remove(0).0
@@ -262,7 +262,7 @@ fn openssl_s_server_www_goes_through_the_ssl_bio() {
     for (view, tshark) in finished.views() {
         assert_eq!((view.requests(), view.responses()), (vec![get("/")], vec![200]));
         assert_eq!(view.only().comment.local(), SocketAddr::from(([127, 0, 0, 1], port)));
-        let objects = tshark.export_http(&finished.file, &test.path("objects"));
+        let objects = tshark.objects(&finished.file, &test.path("objects"));
         assert_eq!(objects.len(), 1);
         assert_same_bytes("the exported object", &objects[0], &body);
     }
@@ -292,7 +292,7 @@ fn server_side(test: &Test, protocol: &str) {
             assert_eq!(connection.comment.number("pid"), worker.into());
             assert_eq!(connection.comment.get("comm"), "nginx");
         }
-        let mut objects = tshark.export_http(&finished.file, &test.path("objects"));
+        let mut objects = tshark.objects(&finished.file, &test.path("objects"));
         objects.sort_by_key(Vec::len);
         assert_eq!(objects[0], PAGE.as_bytes());
         assert_eq!(objects[1].len(), BIG);
@@ -334,7 +334,7 @@ fn server_that_forks_its_workers() {
             .collect();
         said.sort();
         assert_eq!(said, bodies, "each connection is written as that of the worker that served it");
-        assert_eq!(tshark.export_http(&finished.file, &test.path("objects")), bodies);
+        assert_eq!(tshark.objects(&finished.file, &test.path("objects")), bodies);
     }
 }
 

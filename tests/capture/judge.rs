@@ -90,7 +90,7 @@ fn good_file_passes_and_is_read_whole() {
         assert_eq!(connection.comment.get("exe"), "/a b");
         assert_eq!(connection.comment.remote().port(), 443);
         assert_eq!(tshark.follow(&file, 0), (REQUEST.to_vec(), RESPONSE.to_vec()));
-        assert_eq!(tshark.export_http(&file, &test.path("objects")), [b"hello"]);
+        assert_eq!(tshark.objects(&file, &test.path("objects")), [b"hello"]);
     }
 }
 

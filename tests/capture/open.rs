@@ -40,7 +40,7 @@ fn keep_alive_http1_opened_before_the_capture() {
         assert_eq!(connection.client, told.local);
         assert_eq!(connection.comment.number("from_start"), 0);
         assert_eq!(connection.comment.number("fd"), told.fd.into());
-        let objects = tshark.export_http(&finished.file, &test.path("objects"));
+        let objects = tshark.objects(&finished.file, &test.path("objects"));
         assert!(objects.contains(&PAGE.as_bytes().to_vec()), "tshark {}", tshark.version);
     }
 }

@@ -22,7 +22,7 @@ pub fn cannot_capture() -> Option<String> {
     if !status.lines().any(|l| l.starts_with("Uid:\t0\t")) {
         return Some("not root".into());
     }
-    if !has(CAP_SYS_ADMIN) && !(has(CAP_BPF) && has(CAP_PERFMON)) {
+    if !(has(CAP_SYS_ADMIN) || has(CAP_BPF) && has(CAP_PERFMON)) {
         return Some("no right to use BPF (CAP_SYS_ADMIN, or CAP_BPF and CAP_PERFMON)".into());
     }
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -24,7 +24,8 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A process in the background; killed when dropped.
+/// A process in the background, in a process group of its own; the group is killed when this is
+/// dropped before the process was waited for.
 pub struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -39,6 +40,7 @@ impl Process {
     pub fn start(command: &mut Command, stderr: PathBuf) -> Process {
         let what = format!("{command:?}");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&stderr).unwrap());
+        command.process_group(0);
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{what}: {e}"));
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().unwrap();
@@ -127,7 +129,6 @@ impl Process {
                 return status;
             }
             if Instant::now() > deadline {
-                let _ = self.child.kill();
                 panic!("{} does not end\n{}", self.what, self.stderr());
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -145,7 +146,9 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            let _ = self.child.kill();
+            // SAFETY: kill has no memory effects; the group's leader is not reaped yet, so the
+            // group is this test's own.
+            unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
             let _ = self.child.wait();
         }
     }

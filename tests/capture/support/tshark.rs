@@ -1,5 +1,6 @@
 //! The judge: stock tshark of the releases that must read the files, with no setting at all.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -114,19 +115,41 @@ impl Tshark {
         output.map_or(0, |o| o.stdout.iter().filter(|b| **b == b'\n').count())
     }
 
-    /// What File > Export Objects > HTTP saves, sorted. Uses the new folder `dir`.
+    /// The bodies of the HTTP messages, sorted: what File > Export Objects > HTTP saves, but for
+    /// the HTTP/2 preface, which each release saves too. Release 4.0 exports nothing of HTTP/2,
+    /// so there the bodies are those that it has put together. Uses the new folder `dir`.
     #[track_caller]
-    pub fn export_http(&self, file: &Path, dir: &Path) -> Vec<Vec<u8>> {
+    pub fn objects(&self, file: &Path, dir: &Path) -> Vec<Vec<u8>> {
         let dir = dir.with_extension(&self.version);
-        self.output(
-            self.command(file).arg("-q").arg("--export-objects").arg(format!("http,{}", dir.display())),
-        );
+        let export = format!("http,{}", dir.display());
+        self.output(self.command(file).args(["-q", "--export-objects", &export]));
         let mut objects: Vec<Vec<u8>> = match fs::read_dir(&dir) {
             Ok(entries) => entries.map(|e| fs::read(e.unwrap().path()).unwrap()).collect(),
             Err(_) => Vec::new(),
         };
+        objects.retain(|o| !o.starts_with(b"PRI * HTTP/2.0"));
+        if self.version == "4.0" {
+            objects.extend(self.http2_bodies(file));
+        }
         objects.sort();
         objects
+    }
+
+    /// The body of each HTTP/2 stream that has one.
+    #[track_caller]
+    fn http2_bodies(&self, file: &Path) -> impl Iterator<Item = Vec<u8>> {
+        let fields = ["tcp.stream", "http2.type", "http2.streamid", "http2.length", "http2.data.data"];
+        let mut bodies = BTreeMap::new();
+        for row in self.fields(file, "http2.data.data", &fields) {
+            let values: Vec<Vec<&str>> = row.iter().map(|v| v.split('\x1f').collect()).collect();
+            let frames = values[1].iter().zip(&values[2]).zip(&values[3]);
+            let with_data = frames.filter(|((kind, _), length)| **kind == "0" && **length != "0");
+            for (((_, id), _), data) in with_data.zip(&values[4]) {
+                // With a stream's last frame, tshark shows the whole body that it put together.
+                bodies.insert((row[0].clone(), id.to_string()), super::view::unhex(data));
+            }
+        }
+        bodies.into_values()
     }
 
     /// What Follow > TCP Stream shows, raw: the client's bytes and the server's.
