@@ -1,0 +1,188 @@
+//! What goes wrong: one clear message with the cure, the right exit status, what was captured is kept.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use crate::files::{AS_NOBODY, public_copy};
+use crate::support::capture::{Finished, TLS2PCAP};
+use crate::support::nginx::Nginx;
+use crate::support::{Process, Test, begin, run, tshark};
+
+/// Runs a whole command line.
+fn finish(command: &mut Command) -> Finished {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    Finished {
+        status: crate::support::process::code(output.status),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        file: "".into(),
+    }
+}
+
+/// A shell script that sees mounts of its own.
+fn with_own_mounts(script: &str) -> Finished {
+    finish(Command::new("unshare").args(["-m", "--propagation", "private", "sh", "-c", script]))
+}
+
+#[test]
+fn wrong_usage() {
+    for args in [&["--no-such-option"][..], &["-o"], &["-p", "no-number", "-o", "x", "--", "true"]] {
+        let finished = finish(Command::new(TLS2PCAP).args(args));
+        finished.failed(2, &["--no-such-option", "-o", "--output", "no-number"]);
+        assert!(finished.stdout.is_empty());
+    }
+}
+
+#[test]
+fn not_root() {
+    let test = begin!();
+    let room = test.folder("room");
+    fs::set_permissions(&room, fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = Command::new(AS_NOBODY[0]);
+    command.args(&AS_NOBODY[1..]).args([
+        &public_copy(&test),
+        "-o",
+        &format!("{room}/x.pcapng"),
+        "--",
+        "true",
+    ]);
+    let finished = finish(&mut command);
+    finished.failed(3, &["sudo", "root", "cap_bpf"]);
+}
+
+#[test]
+fn output_not_writable() {
+    let test = begin!();
+    for out in [test.text("no/such/folder/x.pcapng"), test.folder("a-folder")] {
+        let marker = test.path("the-command-ran");
+        let finished = test.capture().output(&out).run(&["touch", marker.to_str().unwrap()]);
+        finished.failed(1, &[&out.to_lowercase()]);
+        assert!(!marker.exists(), "the command was run although nothing can be written");
+    }
+}
+
+#[test]
+fn read_only_file_system() {
+    let test = begin!();
+    let dir = test.folder("ro");
+    let finished =
+        with_own_mounts(&format!("mount -t tmpfs -o ro none {dir} && exec {TLS2PCAP} -o {dir}/x -- true"));
+    finished.failed(1, &["read-only"]);
+}
+
+#[test]
+fn disk_full_keeps_what_was_captured() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let (dir, kept, body) = (test.folder("small"), test.text("kept.pcapng"), test.text("body"));
+    let finished = with_own_mounts(&format!(
+        "mount -t tmpfs -o size=1m none {dir} || exit 99; \
+         {TLS2PCAP} -o {dir}/x.pcapng -- curl -sS --http1.1 --cacert {cert} -o {body} {url}; \
+         status=$?; cp {dir}/x.pcapng {kept}; exit $status",
+        cert = nginx.site.cert,
+        url = nginx.site.url("/big"),
+    ));
+    finished.failed(1, &["no space left", "disk is full", "disk full"]);
+    assert!(fs::metadata(&kept).unwrap().len() > 500_000, "what was captured before is not kept");
+    for tshark in tshark::oracles() {
+        assert_eq!(tshark.count_so_far(kept.as_ref(), "http.request.uri == \"/big\""), 1);
+    }
+    // The command is not to suffer from it.
+    assert_eq!(fs::metadata(&body).unwrap().len() as usize, crate::support::nginx::BIG);
+}
+
+#[test]
+fn stdout_full() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let script = format!(
+        "exec {TLS2PCAP} -o - -- curl -sS --http1.1 --cacert {} -o /dev/null {} >/dev/full",
+        nginx.site.cert,
+        nginx.site.url("/page.html")
+    );
+    finish(Command::new("sh").args(["-c", &script])).failed(1, &["no space left"]);
+}
+
+#[test]
+fn recording_not_writable() {
+    let test = begin!();
+    let record = test.text("no/such/folder/r.t2p");
+    let finished = test.capture().args(&["--record", &record]).run(&["true"]);
+    finished.failed(1, &[&record.to_lowercase()]);
+}
+
+#[test]
+fn command_not_found() {
+    let test = begin!();
+    for word in ["no-such-command-anywhere", "/no/such/command"] {
+        test.capture().run(&[word]).failed(127, &[word]);
+    }
+}
+
+#[test]
+fn command_not_executable() {
+    let test = begin!();
+    let file = test.text("plain-file");
+    fs::write(&file, "no program\n").unwrap();
+    test.capture().run(&[&file]).failed(126, &["plain-file"]);
+    test.capture().run(&[&test.folder("a-folder")]).failed(126, &["a-folder"]);
+}
+
+#[test]
+fn pid_gone() {
+    let test = begin!();
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let pid = child.id();
+    test.capture().attach_in_vain(&[pid]).failed(5, &[&pid.to_string()]);
+}
+
+#[test]
+fn pid_without_a_tls_library() {
+    let test = begin!();
+    let sleeper = Process::start(Command::new("sleep").arg("1000"), test.path("sleep.err"));
+    let finished = test.capture().attach_in_vain(&[sleeper.pid()]);
+    finished.failed(5, &["tls", "openssl", "libssl"]);
+    assert!(finished.stderr.contains(&sleeper.pid().to_string()), "{}", finished.stderr);
+}
+
+#[test]
+fn kernel_without_btf() {
+    let test = begin!();
+    let out = test.text("x.pcapng");
+    let finished =
+        with_own_mounts(&format!("mount -t tmpfs none /sys/kernel/btf && exec {TLS2PCAP} -o {out} -- true"));
+    finished.failed(4, &["btf"]);
+}
+
+#[test]
+fn not_a_recording() {
+    let test = Test::unprivileged("not_a_recording");
+    let (input, out) = (test.text("in.t2p"), test.text("out.pcapng"));
+    for content in [&b""[..], b"hello, this is no recording at all"] {
+        fs::write(&input, content).unwrap();
+        let finished = finish(Command::new(TLS2PCAP).args(["replay", &input, "-o", &out]));
+        finished.failed(1, &["not a recording"]);
+    }
+    let missing = finish(Command::new(TLS2PCAP).args(["replay", "/no/such/file", "-o", &out]));
+    missing.failed(1, &["/no/such/file"]);
+}
+
+#[test]
+fn recording_cut_short_replays_up_to_there() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let record = test.text("r.t2p");
+    let url = nginx.site.url("/page.html");
+    let words = ["curl", "-sS", "--http1.1", "--cacert", &nginx.site.cert, "-o", "/dev/null", &url];
+    test.capture().args(&["--record", &record]).run(&words).ok();
+    let bytes = fs::read(&record).unwrap();
+    for end in [bytes.len() - 1, bytes.len() / 2, 13] {
+        let (cut, out) = (test.text("cut.t2p"), test.text("cut.pcapng"));
+        fs::write(&cut, &bytes[..end]).unwrap();
+        let finished = finish(Command::new(TLS2PCAP).args(["replay", &cut, "-o", &out]));
+        finished.failed(1, &["cut short"]);
+        run(Command::new("capinfos").arg(&out));
+    }
+}

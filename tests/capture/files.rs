@@ -1,0 +1,208 @@
+//! What is on disk: recordings, files that grow, files cut short, stdout.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use crate::support::capture::TLS2PCAP;
+use crate::support::nginx::{Nginx, PAGE};
+use crate::support::programs::{PYTHON, Told, source};
+use crate::support::{Process, Test, assert_same_bytes, begin, tshark, until};
+
+/// setpriv's words for: as nobody, without any right.
+pub const AS_NOBODY: &[&str] = &[
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=-all",
+    "--bounding-set=-all",
+    "--no-new-privs",
+];
+
+/// A copy of tls2pcap that any user may run.
+pub fn public_copy(test: &Test) -> String {
+    let copy = test.path("tls2pcap");
+    fs::copy(TLS2PCAP, &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    copy.to_str().unwrap().to_string()
+}
+
+/// Captures and records a command, replays as nobody, and compares the two files.
+fn replays_to_the_same(test: &Test, args: &[&str], words: &[&str]) {
+    let record = test.text("r.t2p");
+    let finished = test.capture().args(&["--record", &record]).args(args).run(words).ok();
+    for file in [&record, finished.file.to_str().unwrap()] {
+        let mode = fs::metadata(file).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{file} holds secrets and is not private");
+    }
+    let room = test.folder("room");
+    fs::set_permissions(&room, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(&record, fs::Permissions::from_mode(0o644)).unwrap();
+    let again = format!("{room}/b.pcapng");
+    let replay = Command::new(AS_NOBODY[0])
+        .args(&AS_NOBODY[1..])
+        .args([&public_copy(test), "replay", &record, "-o", &again])
+        .args(args)
+        .output()
+        .unwrap();
+    assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
+    let (live, replayed) = (fs::read(&finished.file).unwrap(), fs::read(&again).unwrap());
+    assert!(live.len() > 1000, "only {} bytes: nothing was captured", live.len());
+    assert_same_bytes("the replayed file", &replayed, &live);
+}
+
+#[test]
+fn recording_replays_to_the_same_bytes() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let (cert, url) = (&nginx.site.cert, nginx.site.url("/big"));
+    let script = format!(
+        "curl -sS --http2 --cacert {cert} -o /dev/null {url} & curl -sS --http1.1 --cacert {cert} -o /dev/null {url}; wait"
+    );
+    replays_to_the_same(&test, &[], &["sh", "-c", &script]);
+}
+
+#[test]
+fn recording_replays_to_the_same_bytes_with_ports_kept() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let url = nginx.site.url("/page.html");
+    let words = ["curl", "-sS", "--http1.1", "--cacert", &nginx.site.cert, "-o", "/dev/null", &url];
+    replays_to_the_same(&test, &["--ports", "keep"], &words);
+}
+
+#[test]
+fn ports_keep_leaves_the_true_port() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let url = nginx.site.url("/page.html");
+    let words = ["curl", "-sS", "--http1.1", "--cacert", &nginx.site.cert, "-o", "/dev/null", &url];
+    let finished = test.capture().args(&["--ports", "keep"]).run(&words).ok();
+    for (view, _) in finished.views() {
+        assert_eq!(view.only().server, nginx.site.address);
+    }
+}
+
+/// A capture of a keep-alive client whose first request is over, and which waits.
+fn halfway(test: &Test) -> (Nginx, Process, crate::support::capture::Running) {
+    let nginx = Nginx::start(test);
+    let port = nginx.site.address.port().to_string();
+    let paths = ["/echo/before", "/page.html", "/echo/last"];
+    let mut command = Command::new(PYTHON);
+    command.arg(source("keepalive.py")).args(["http1", &port]).args(paths);
+    let mut client = Process::start(&mut command, test.path("client.err"));
+    Told::parse(&client.line()).unwrap();
+    client.line_after("waiting");
+    let running = test.capture().attach(&[client.pid()]);
+    client.go_on();
+    client.line_after("waiting");
+    (nginx, client, running)
+}
+
+/// What the file of [`halfway`] must hold while the capture runs, or after it was killed.
+fn sees_the_page(test: &Test) {
+    let file = test.path("out.pcapng");
+    for tshark in tshark::oracles() {
+        until("the response to be readable in the growing file", || {
+            (tshark.count_so_far(&file, "http.response.code == 200") == 1).then_some(())
+        });
+        assert_eq!(tshark.count_so_far(&file, "http.request.uri == \"/page.html\""), 1);
+    }
+}
+
+#[test]
+fn file_is_readable_while_it_grows() {
+    let test = begin!();
+    let (_nginx, mut client, running) = halfway(&test);
+    sees_the_page(&test);
+    client.go_on();
+    client.wait_ok();
+    let finished = running.stop().ok();
+    for (view, _) in finished.views() {
+        assert_eq!(view.responses(), [200, 200]);
+    }
+}
+
+#[test]
+fn file_is_readable_after_kill_9() {
+    let test = begin!();
+    let (_nginx, mut client, mut running) = halfway(&test);
+    sees_the_page(&test);
+    running.process.signal(libc::SIGKILL);
+    running.process.wait();
+    sees_the_page(&test);
+    // The captured program lives on.
+    client.go_on();
+    client.wait_ok();
+}
+
+#[test]
+fn each_signal_that_ends_a_capture_ends_it_well() {
+    let test = begin!();
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        let inner = Test::unprivileged(&test.name);
+        let (_nginx, mut client, mut running) = halfway(&inner);
+        running.process.signal(signal);
+        running.process.wait_ok();
+        client.go_on();
+        client.wait_ok();
+        let view = tshark::any().read(&inner.path("out.pcapng"));
+        view.assert_clean("any");
+        assert_eq!(view.responses(), [200], "signal {signal}");
+    }
+}
+
+/// Lengths of the blocks of a pcapng file; fails where it is not one from the first byte to the last.
+fn blocks(bytes: &[u8]) -> usize {
+    let number = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let (mut at, mut count) = (0, 0);
+    while at < bytes.len() {
+        assert!(at + 12 <= bytes.len(), "stray bytes at the end");
+        if at == 0 {
+            assert_eq!(number(0), 0x0A0D_0D0A, "no section header: {:?}", &bytes[..bytes.len().min(80)]);
+        }
+        let length = number(at + 4);
+        assert!(
+            length >= 12 && length % 4 == 0 && at + length <= bytes.len(),
+            "block {count} at {at}: {length}"
+        );
+        assert_eq!(number(at + length - 4), length, "block {count} at {at}");
+        at += length;
+        count += 1;
+    }
+    count
+}
+
+/// Even when the command itself prints.
+#[test]
+fn stdout_holds_only_the_capture() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let mut command = Command::new(TLS2PCAP);
+    command.args(["-o", "-", "--", "curl", "-sS", "--http1.1", "--cacert", &nginx.site.cert]);
+    let output = command.arg(nginx.site.url("/page.html")).stdin(Stdio::null()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(blocks(&output.stdout) > 5);
+    assert!(stderr.contains(PAGE), "what the command prints goes to stderr then: {stderr}");
+    let file = test.path("stdout.pcapng");
+    fs::write(&file, &output.stdout).unwrap();
+    let view = tshark::any().read(&file);
+    assert_eq!(view.responses(), [200]);
+}
+
+/// A reader that goes away, as `head` does, ends the capture without an outcry.
+#[test]
+fn reader_of_stdout_that_goes_away() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let script = format!(
+        "{TLS2PCAP} -q -o - -- curl -sS --http1.1 --cacert {} -o /dev/null {} | head -c 100 >/dev/null",
+        nginx.site.cert,
+        nginx.site.url("/big")
+    );
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !stderr.contains("panicked"), "{stderr}");
+}

@@ -1,0 +1,145 @@
+//! Programs that come late, die early, or run as somebody else.
+
+use std::process::Command;
+
+use crate::support::programs::{Told, blocks_in_read, compiled, connect, exchange_server, transcript};
+use crate::support::until;
+use crate::support::{Process, Test, assert_same_bytes, begin};
+
+/// Where the dynamic linker finds a library.
+fn library(name: &str) -> String {
+    let output = Command::new("sh").args(["-c", "PATH=$PATH:/sbin ldconfig -p"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find(|l| l.trim_start().starts_with(name)).unwrap();
+    line.rsplit(" => ").next().unwrap().to_string()
+}
+
+/// A library file that nobody on this machine has ever mapped, loaded with the connection open.
+#[test]
+fn library_that_is_new_and_loaded_late() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "r:5 w:40 z S");
+    let dir = test.folder("lib");
+    for name in ["libssl.so.3", "libcrypto.so.3"] {
+        std::fs::copy(library(name), format!("{dir}/{name}")).unwrap();
+    }
+    let words = [
+        compiled("late"),
+        format!("{dir}/libssl.so.3"),
+        "127.0.0.1".into(),
+        port.to_string(),
+        "hello".into(),
+    ];
+    let finished = test.capture().variable("LD_LIBRARY_PATH", &dir).run(&words).ok();
+    server.wait_ok();
+    let truth = transcript(&test.text("server"), "server", 0);
+    for (view, _) in finished.views() {
+        let connection = view.only();
+        assert_same_bytes("client", &connection.sent_by_client, b"hello");
+        assert_same_bytes("server", &connection.sent_by_server, &truth.sent);
+        assert!(connection.comment.get("library").contains(&dir), "{:?}", connection.comment);
+        assert_eq!(connection.comment.number("from_start"), 1);
+    }
+}
+
+#[test]
+fn library_loaded_late_by_a_child() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "r:5 w:40 z S");
+    let script = format!("true; ({} {} 127.0.0.1 {port} hello)", compiled("late"), library("libssl.so.3"));
+    let finished = test.capture().run(&["sh", "-c", &script]).ok();
+    server.wait_ok();
+    for (view, _) in finished.views() {
+        assert_same_bytes("client", &view.only().sent_by_client, b"hello");
+        assert_eq!(view.only().comment.get("comm"), "late");
+    }
+}
+
+/// Killed while it is blocked in SSL_read: what it said before is in the file.
+#[test]
+fn program_killed_inside_a_call() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "r:3000 w:50 z");
+    let dir = test.folder("client");
+    let words = [vec![compiled("exchange")], connect("127.0.0.1", port, &dir, "w:3000 r:50 r:1")].concat();
+    let mut running = test.capture().start(&words);
+    let told = Told::parse(&running.process.line()).unwrap();
+    // Both lengths are in the transcript, and its thread is in read(2) on the socket.
+    until("the program to block in its last read", || {
+        let received = std::fs::metadata(format!("{dir}/client.0.received")).ok()?.len();
+        (received == 50 && blocks_in_read(&told)).then_some(())
+    });
+    // SAFETY: kill has no memory effects; the pid is that of this test's own, living program.
+    assert_eq!(unsafe { libc::kill(told.pid as i32, libc::SIGKILL) }, 0);
+    let finished = running.finish();
+    server.wait_ok();
+    assert_eq!(finished.status, 128 + libc::SIGKILL, "{}", finished.stderr);
+    let truth = transcript(&dir, "client", 0);
+    for (view, _) in finished.views() {
+        let connection = view.of(told.local, told.remote);
+        assert_same_bytes("client", &connection.sent_by_client, &truth.sent);
+        assert_same_bytes("server", &connection.sent_by_server, &truth.received);
+    }
+}
+
+/// A client that has shaken hands and waits for a line before it talks.
+fn waiting_client(test: &Test, name: &str, port: u16) -> (Process, Told) {
+    let mut command = Command::new(compiled("exchange"));
+    command.args(connect("127.0.0.1", port, &test.folder(name), "i w:10 r:20 S"));
+    let mut client = Process::start(&mut command, test.path(&format!("{name}.err")));
+    let told = Told::parse(&client.line()).unwrap();
+    client.line_after("waiting");
+    (client, told)
+}
+
+/// Runs two waiting clients and captures the first `captured` of them.
+fn two_clients(test: Test, captured: usize) {
+    let (mut server, port) = exchange_server(&test, "--threads 2 r:10 w:20 S");
+    let mut clients = ["client0", "client1"].map(|name| waiting_client(&test, name, port));
+    let pids: Vec<u32> = clients[..captured].iter().map(|(_, told)| told.pid).collect();
+    let running = test.capture().attach(&pids);
+    for (client, _) in &mut clients {
+        client.go_on();
+        client.wait_ok();
+    }
+    server.wait_ok();
+    let finished = running.stop().ok();
+    for (view, _) in finished.views() {
+        assert_eq!(view.connections.len(), captured);
+        for (n, (_, told)) in clients[..captured].iter().enumerate() {
+            let truth = transcript(&test.text(&format!("client{n}")), "client", 0);
+            let connection = view.of(told.local, told.remote);
+            assert_same_bytes("client", &connection.sent_by_client, &truth.sent);
+            assert_same_bytes("server", &connection.sent_by_server, &truth.received);
+        }
+    }
+}
+
+#[test]
+fn one_of_two_targets_ends() {
+    two_clients(begin!(), 2);
+}
+
+#[test]
+fn processes_that_are_no_targets_are_not_captured() {
+    two_clients(begin!(), 1);
+}
+
+#[test]
+fn under_sudo_the_command_runs_as_the_invoking_user() {
+    let test = begin!();
+    let capture = test.capture().variable("SUDO_UID", "65534").variable("SUDO_GID", "65534");
+    let finished = capture.variable("SUDO_USER", "nobody").run(&["sh", "-c", "id -u; id -g; id -G"]).ok();
+    assert_eq!(finished.text(), "65534\n65534\n65534\n");
+}
+
+#[test]
+fn the_exit_status_is_that_of_the_command() {
+    let test = begin!();
+    for (script, status) in [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143), ("kill -KILL $$", 137)] {
+        let out = test.path(&format!("{status}.pcapng"));
+        let finished = test.capture().output(out).run(&["sh", "-c", script]);
+        assert_eq!(finished.status, status, "{script}: {}", finished.stderr);
+        assert!(finished.file.exists(), "{script}");
+    }
+}

@@ -1,0 +1,41 @@
+//! What a machine must have for a test, and the report where it has not.
+
+use std::io::Write;
+use std::path::Path;
+
+/// Says that a test, or a part of it, was not run. Fails if the variable `require` is set to 1.
+pub fn skipped(what: &str, why: &str, require: &str) {
+    assert!(std::env::var(require).as_deref() != Ok("1"), "{what} cannot run, and {require}=1: {why}");
+    // Not eprintln!: the report must be seen although the test passes.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {what}: {why}");
+}
+
+/// Why this machine does not let a test capture.
+pub fn cannot_capture() -> Option<String> {
+    const CAP_SYS_ADMIN: u32 = 21;
+    const CAP_PERFMON: u32 = 38;
+    const CAP_BPF: u32 = 39;
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
+    let caps = u64::from_str_radix(line.trim(), 16).ok()?;
+    let has = |cap: u32| caps & (1 << cap) != 0;
+    if !status.lines().any(|l| l.starts_with("Uid:\t0\t")) {
+        return Some("not root".into());
+    }
+    if !(has(CAP_SYS_ADMIN) || has(CAP_BPF) && has(CAP_PERFMON)) {
+        return Some("no right to use BPF (CAP_SYS_ADMIN, or CAP_BPF and CAP_PERFMON)".into());
+    }
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Some("the kernel has no BTF".into());
+    }
+    None
+}
+
+/// The folder of tools that tests/oracles fetches.
+pub fn cached_tool(name: &str) -> Option<std::path::PathBuf> {
+    let cache = match std::env::var_os("T2P_CACHE") {
+        Some(cache) => cache.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.cache"),
+    };
+    Some(cache.join("bin").join(name)).filter(|p| p.exists())
+}
