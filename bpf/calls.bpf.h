@@ -34,7 +34,7 @@ static __always_inline int moves_bytes(u32 fn)
 	return fn < FN_SERVER_NAME;
 }
 
-static __always_inline u32 library_cookie(void *ctx)
+static __always_inline u64 attach_cookie(void *ctx)
 {
 	return HAS_HELPER(get_attach_cookie) ? bpf_get_attach_cookie(ctx) : 0;
 }
@@ -223,7 +223,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	call->sock = 0;
 	call->below = 0;
 	call->fd_hint = -1;
-	call->library = library_cookie(ctx);
+	call->library = attach_cookie(ctx) >> 8;
 	call->function = args->function;
 	call->flags = 0;
 	thread->depth = place + 1;

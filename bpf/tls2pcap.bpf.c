@@ -3,164 +3,86 @@
  * The programs, one per place that is probed. They only translate what the place gives them;
  * what is done with it stands in the headers:
  *
- *   calls.bpf.h    TLS calls            socket.bpf.h   sockets, whatever the mechanism
- *   process.bpf.h  targets, new files   emit.bpf.h     the ring
- *   maps.bpf.h     knobs and maps       kernel.bpf.h   the kernel's types and differences
+ *   sites.bpf.h    the functions of a TLS library that are probed
+ *   calls.bpf.h    TLS calls, from entry to return
+ *   socket.bpf.h   sockets, whatever the mechanism
+ *   process.bpf.h  targets, new files
+ *   emit.bpf.h     the ring
+ *   maps.bpf.h     knobs and maps
+ *   kernel.bpf.h   the kernel's types and differences
  */
-#include "calls.bpf.h"
+#include "sites.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-/* ---- TLS calls: entries ---- */
+/*
+ * ---- TLS libraries ----
+ *
+ * Where probes are attached in bulk one program serves all entries and one all returns; the attach
+ * cookie says which function it is. Kernels without bulk attachment may lack cookies too: there
+ * each entry has a program of its own. The return knows its entry by the stack pointer.
+ */
 
-#define ENTRY(NAME, FUNCTION, BUF, NUM, COUNT_AT)                                              \
-	SEC("uprobe")                                                                          \
-	int NAME(struct pt_regs *ctx)                                                          \
-	{                                                                                      \
-		struct arguments args = {                                                      \
-			.function = FUNCTION, .buf = BUF, .num = NUM, .count_at = COUNT_AT     \
-		};                                                                             \
-		return enter(ctx, &args);                                                      \
-	}
-
-#define P2 PT_REGS_PARM2(ctx)
-#define P3 PT_REGS_PARM3(ctx)
-#define P4 PT_REGS_PARM4(ctx)
-#define P5 PT_REGS_PARM5(ctx)
-
-ENTRY(ssl_read, T2P_FN_READ, P2, (u32)P3, 0)
-ENTRY(ssl_read_ex, T2P_FN_READ_EX, P2, P3, P4)
-ENTRY(ssl_read_early_data, T2P_FN_READ_EARLY, P2, P3, P4)
-ENTRY(ssl_read_internal, T2P_FN_READ_INTERNAL, P2, P3, P4)
-ENTRY(ssl_write, T2P_FN_WRITE, P2, (u32)P3, 0)
-ENTRY(ssl_write_ex, T2P_FN_WRITE_EX, P2, P3, P4)
-ENTRY(ssl_write_ex2, T2P_FN_WRITE_EX, P2, P3, P5)
-ENTRY(ssl_write_early_data, T2P_FN_WRITE_EARLY, P2, P3, P4)
-/* From OpenSSL 3.3 on flags (0 or 1) stand before the address of the count. */
-ENTRY(ssl_write_internal, T2P_FN_WRITE_INTERNAL, P2, P3, P4 < 4096 ? P5 : P4)
-ENTRY(ssl_sendfile, T2P_FN_SENDFILE, 0, P4, 0)
-ENTRY(ssl_peek, T2P_FN_PEEK, 0, 0, 0)
-ENTRY(ssl_do_handshake, T2P_FN_HANDSHAKE, 0, 0, 0)
-ENTRY(ssl_shutdown, T2P_FN_SHUTDOWN, 0, 0, 0)
-ENTRY(ssl_get_servername, FN_SERVER_NAME, 0, 0, 0)
-ENTRY(ssl_get0_alpn_selected, FN_ALPN, P2, P3, 0)
-
-/* ---- TLS calls: the return of every function above ---- */
-
-SEC("uretprobe")
-int ssl_return(struct pt_regs *ctx)
+SEC("uprobe")
+int ssl_any_entry(struct pt_regs *ctx)
 {
-	struct emission emission = {};
-
-	if (leave(ctx, &emission))
-		emit_call(&emission.data, emission.thread, emission.from, 1);
-	return 0;
+	return site_entered(ctx, attach_cookie(ctx) & 0xff);
 }
 
-/* The same for kernels without bpf_loop (before Linux 5.17), which refuse the program above. */
+#define ENTRY(NAME, SITE)                                                                      \
+	SEC("uprobe")                                                                          \
+	int ssl_entry_##NAME(struct pt_regs *ctx)                                              \
+	{                                                                                      \
+		return site_entered(ctx, SITE);                                                \
+	}
+
+ENTRY(read, T2P_SITE_READ)
+ENTRY(read_ex, T2P_SITE_READ_EX)
+ENTRY(read_early, T2P_SITE_READ_EARLY)
+ENTRY(read_internal, T2P_SITE_READ_INTERNAL)
+ENTRY(write, T2P_SITE_WRITE)
+ENTRY(write_ex, T2P_SITE_WRITE_EX)
+ENTRY(write_ex2, T2P_SITE_WRITE_EX2)
+ENTRY(write_early, T2P_SITE_WRITE_EARLY)
+ENTRY(write_internal, T2P_SITE_WRITE_INTERNAL)
+ENTRY(sendfile, T2P_SITE_SENDFILE)
+ENTRY(peek, T2P_SITE_PEEK)
+ENTRY(handshake, T2P_SITE_HANDSHAKE)
+ENTRY(connect, T2P_SITE_CONNECT)
+ENTRY(accept, T2P_SITE_ACCEPT)
+ENTRY(shutdown, T2P_SITE_SHUTDOWN)
+ENTRY(server_name, T2P_SITE_SERVER_NAME)
+ENTRY(alpn, T2P_SITE_ALPN)
+ENTRY(free, T2P_SITE_FREE)
+ENTRY(up_ref, T2P_SITE_UP_REF)
+ENTRY(clear, T2P_SITE_CLEAR)
+ENTRY(ctrl, T2P_SITE_CTRL)
+ENTRY(connect_state, T2P_SITE_CONNECT_STATE)
+ENTRY(accept_state, T2P_SITE_ACCEPT_STATE)
+
+SEC("uretprobe")
+int ssl_return_any(struct pt_regs *ctx)
+{
+	return site_left(ctx, attach_cookie(ctx) & 0xff, 1);
+}
+
+SEC("uretprobe")
+int ssl_return_of_call(struct pt_regs *ctx)
+{
+	return site_left(ctx, 0, 1);
+}
+
+/* For kernels without bpf_loop (before Linux 5.17), which refuse the two above. */
 SEC("uretprobe")
 int ssl_return_unrolled(struct pt_regs *ctx)
 {
-	struct emission emission = {};
-
-	if (leave(ctx, &emission))
-		emit_call(&emission.data, emission.thread, emission.from, 0);
-	return 0;
-}
-
-/* ---- The life of a handle ---- */
-
-static __noinline int role_told(struct pt_regs *ctx, u32 server)
-{
-	struct process *process = ready ? current_process() : NULL;
-	struct handle *handle = process ? the_handle(process, PT_REGS_PARM1(ctx), T2P_FN_HANDSHAKE) : NULL;
-
-	return handle ? tell_role(handle, PT_REGS_PARM1(ctx), server) : 0;
-}
-
-SEC("uprobe")
-int ssl_connect(struct pt_regs *ctx)
-{
-	struct arguments args = { .function = T2P_FN_HANDSHAKE };
-
-	role_told(ctx, 0);
-	return enter(ctx, &args);
-}
-
-SEC("uprobe")
-int ssl_accept(struct pt_regs *ctx)
-{
-	struct arguments args = { .function = T2P_FN_HANDSHAKE };
-
-	role_told(ctx, 1);
-	return enter(ctx, &args);
-}
-
-SEC("uprobe")
-int ssl_set_connect_state(struct pt_regs *ctx)
-{
-	return role_told(ctx, 0);
-}
-
-SEC("uprobe")
-int ssl_set_accept_state(struct pt_regs *ctx)
-{
-	return role_told(ctx, 1);
+	return site_left(ctx, 0, 0);
 }
 
 SEC("uretprobe")
-int ssl_new(struct pt_regs *ctx)
+int ssl_return_of_new(struct pt_regs *ctx)
 {
-	struct process *process = ready ? current_process() : NULL;
-
-	if (process && PT_REGS_RC(ctx))
-		new_handle(process, PT_REGS_RC(ctx), HANDLE_FRESH, 1);
-	return 0;
-}
-
-SEC("uprobe")
-int ssl_up_ref(struct pt_regs *ctx)
-{
-	struct process *process = ready ? current_process() : NULL;
-	struct handle *handle = process ? find_handle(process, PT_REGS_PARM1(ctx)) : NULL;
-
-	if (handle && handle->refs)
-		handle->refs++;
-	return 0;
-}
-
-SEC("uprobe")
-int ssl_free(struct pt_regs *ctx)
-{
-	handle_freed(ctx);
-	return 0;
-}
-
-SEC("uprobe")
-int ssl_clear(struct pt_regs *ctx)
-{
-	handle_cleared(ctx);
-	return 0;
-}
-
-#define SSL_CTRL_SET_TLSEXT_HOSTNAME 55
-
-SEC("uprobe")
-int ssl_ctrl(struct pt_regs *ctx)
-{
-	struct fact fact = {
-		.address = PT_REGS_PARM1(ctx), .fact = T2P_FACT_SERVER_NAME, .text = PT_REGS_PARM4(ctx)
-	};
-	struct process *process;
-	struct handle *handle;
-
-	if ((u32)PT_REGS_PARM2(ctx) != SSL_CTRL_SET_TLSEXT_HOSTNAME || !fact.text || !ready)
-		return 0;
-	process = current_process();
-	handle = process ? the_handle(process, fact.address, T2P_FN_HANDSHAKE) : NULL;
-	if (handle)
-		tell_once(handle, HANDLE_NAME, &fact);
-	return 0;
+	return handle_made(ctx);
 }
 
 /* ---- Sockets: kprobes ---- */
@@ -323,3 +245,5 @@ struct t2p_socket *type_socket;
 struct t2p_process *type_process;
 struct t2p_exit *type_exit;
 struct t2p_file *type_file;
+enum t2p_site type_site;
+enum t2p_counter type_counter;

@@ -44,6 +44,34 @@ enum t2p_function {
 	T2P_FN_SHUTDOWN = 12, /* moves no data; binds the socket */
 };
 
+/* What is probed in a library. Low byte of the attach cookie; the rest is the library's number. */
+enum t2p_site {
+	T2P_SITE_READ = 1,
+	T2P_SITE_READ_EX,
+	T2P_SITE_READ_EARLY,
+	T2P_SITE_READ_INTERNAL,
+	T2P_SITE_WRITE,
+	T2P_SITE_WRITE_EX,
+	T2P_SITE_WRITE_EX2,
+	T2P_SITE_WRITE_EARLY,
+	T2P_SITE_WRITE_INTERNAL,
+	T2P_SITE_SENDFILE,
+	T2P_SITE_PEEK,
+	T2P_SITE_HANDSHAKE,
+	T2P_SITE_CONNECT,
+	T2P_SITE_ACCEPT,
+	T2P_SITE_SHUTDOWN,
+	T2P_SITE_SERVER_NAME,
+	T2P_SITE_ALPN,
+	T2P_SITE_NEW,
+	T2P_SITE_FREE,
+	T2P_SITE_UP_REF,
+	T2P_SITE_CLEAR,
+	T2P_SITE_CTRL,
+	T2P_SITE_CONNECT_STATE,
+	T2P_SITE_ACCEPT_STATE,
+};
+
 enum t2p_direction {
 	T2P_READ = 0,
 	T2P_WRITE = 1,

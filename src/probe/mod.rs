@@ -22,19 +22,14 @@ use libbpf_rs::{
     UprobeOpts,
 };
 
-use self::sites::{RETURN, RETURN_UNROLLED, Site, sites};
-use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder, types};
+use self::sites::{Programs, Site, sites};
+use self::skeleton::types::{self, t2p_site};
+use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
 use crate::event::{Counters, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
 pub use self::ring::{Notice, Ring};
-
-/// `T2P_COUNT_*` of `bpf/tls2pcap.h`, by index.
-pub mod counter {
-    /// Records refused by the ring, then their bytes.
-    pub const RING_FULL: usize = 2;
-}
 
 /// What is captured, and how.
 #[derive(Clone, Debug)]
@@ -80,6 +75,8 @@ pub enum Target {
     Command,
 }
 
+/// Names of programs that go into libraries begin with this.
+const IN_LIBRARY: &str = "ssl_";
 const BPF_FUNC_LOOP: u32 = 181;
 const PROCESS_TARGET: u32 = 1;
 const PROCESS_FOLLOW: u32 = 2;
@@ -91,8 +88,7 @@ pub struct Probe {
     backend: Backend,
     /// Why the back ends before it were not taken.
     refused: Vec<String>,
-    multi: bool,
-    has_loop: bool,
+    programs: Programs,
     pids: Vec<u32>,
     libraries: HashMap<FileKey, LibraryId>,
     attached: HashSet<(FileKey, i32)>,
@@ -112,13 +108,15 @@ impl Probe {
         let mut refused = Vec::new();
         // A program that was loaded for bulk attachment attaches in no other way, and the bulk
         // pid filter of early kernels compared threads: bulk is for attaching to all processes.
-        let bulk: &[bool] = if options.pids.is_empty() { &[true, false] } else { &[false] };
+        let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
+        let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
+        let ways: &[Programs] = if options.pids.is_empty() { &[Programs::Bulk, each] } else { &[each] };
         for backend in Backend::ALL {
             if options.backend.is_some_and(|b| b != backend) {
                 continue;
             }
-            for &multi in bulk {
-                match Probe::try_load(options, backend, multi) {
+            for &programs in ways {
+                match Probe::try_load(options, backend, programs) {
                     Ok(mut probe) => {
                         probe.refused = refused;
                         return Ok(probe);
@@ -137,7 +135,7 @@ impl Probe {
         Err(if not_permitted { ProbeError::NotPermitted(reasons) } else { ProbeError::NoBackend(reasons) })
     }
 
-    fn try_load(options: &Options, backend: Backend, multi: bool) -> Result<Probe, Refusal> {
+    fn try_load(options: &Options, backend: Backend, programs: Programs) -> Result<Probe, Refusal> {
         let failed = |what| move |e| Refusal::All(ProbeError::Failed(what, e));
         // The object lives until the program ends; there are a handful at most.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
@@ -154,14 +152,13 @@ impl Probe {
             .ring
             .set_max_entries(options.ring_bytes)
             .map_err(failed("sizing the ring"))?;
-        let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
-            let idle_return = if has_loop { RETURN_UNROLLED } else { RETURN };
-            if name == idle_return || Backend::of_program(&name).is_some_and(|b| b != backend) {
+            let in_library = name.starts_with(IN_LIBRARY);
+            if in_library && !programs.needs(&name) || Backend::of_program(&name).is_some_and(|b| b != backend) {
                 program.set_autoload(false);
             }
-            if multi && name.starts_with("ssl_") {
+            if in_library && programs == Programs::Bulk {
                 program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
             }
         }
@@ -170,8 +167,7 @@ impl Probe {
             skeleton,
             backend,
             refused: Vec::new(),
-            multi,
-            has_loop,
+            programs,
             pids: options.pids.clone(),
             libraries: HashMap::new(),
             attached: HashSet::new(),
@@ -179,7 +175,7 @@ impl Probe {
         };
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
-            if name.starts_with("ssl_") || Backend::of_program(&name).is_some_and(|b| b != backend) {
+            if name.starts_with(IN_LIBRARY) || Backend::of_program(&name).is_some_and(|b| b != backend) {
                 continue;
             }
             match program.attach() {
@@ -189,7 +185,7 @@ impl Probe {
                 Err(error) => return Err(Refusal::Backend(error)),
             }
         }
-        if multi && probe.attach_to_self().is_err() {
+        if programs == Programs::Bulk && probe.attach_to_self().is_err() {
             return Err(Refusal::Bulk);
         }
         Ok(probe)
@@ -198,9 +194,8 @@ impl Probe {
     /// Attaches a probe in bulk to a function of our own and takes it away again.
     fn attach_to_self(&self) -> io::Result<()> {
         let offset = own_offset(marker as *const () as usize)?;
-        let site = Site { program: "ssl_free", offset, at_return: false };
-        let program = self.program(site.program).ok_or(io::ErrorKind::NotFound)?;
-        let link = self.attach_bulk(&program, -1, Path::new("/proc/self/exe"), &[&site], 0);
+        let site = Site { site: t2p_site::T2P_SITE_FREE, offset, entry: None };
+        let link = self.attach_bulk(-1, Path::new("/proc/self/exe"), &[&site], 0);
         link.map(drop).map_err(io::Error::other)
     }
 
@@ -216,12 +211,12 @@ impl Probe {
 
     /// Whether uprobes are attached in bulk (uprobe.multi, Linux 6.6).
     pub fn bulk(&self) -> bool {
-        self.multi
+        self.programs == Programs::Bulk
     }
 
-    fn program(&self, name: &str) -> Option<ProgramMut<'_>> {
-        let name = if name == RETURN && !self.has_loop { RETURN_UNROLLED } else { name };
-        self.skeleton.object().progs_mut().find(|p| p.name() == name)
+    fn program(&self, name: &str) -> ProgramMut<'_> {
+        let mut programs = self.skeleton.object().progs_mut();
+        programs.find(|p| p.name() == name).expect("the object has every program that is named here")
     }
 
     /// Probes a library: in the processes of [`Options::pids`], or in all. `None`: it was probed
@@ -258,28 +253,21 @@ impl Probe {
     fn attach_in(&self, found: &Found, pid: i32, id: LibraryId) -> Result<Vec<Link>, libbpf_rs::Error> {
         let path = found.attach_path();
         let sites = sites(&found.library);
-        let mut links = Vec::new();
-        let mut done: HashSet<&str> = HashSet::new();
-        for site in &sites {
-            let Some(program) = self.program(site.program) else { continue };
-            if !self.multi {
-                let options = UprobeOpts {
-                    cookie: u64::from(id),
-                    retprobe: site.at_return,
-                    ..UprobeOpts::default()
-                };
-                links.push(attach_one(&program, pid, &path, site.offset, options)?);
-            } else if done.insert(site.program) {
-                let all: Vec<&Site> = sites.iter().filter(|s| s.program == site.program).collect();
-                links.push(self.attach_bulk(&program, pid, &path, &all, id)?);
-            }
+        if self.programs == Programs::Bulk {
+            let (entries, returns): (Vec<&Site>, Vec<&Site>) = sites.iter().partition(|s| s.entry.is_some());
+            return [returns, entries].iter().map(|sites| self.attach_bulk(pid, &path, sites, id)).collect();
         }
-        Ok(links)
+        let attach = |site: &Site| {
+            let options =
+                UprobeOpts { cookie: cookie(site, id), retprobe: site.entry.is_none(), ..UprobeOpts::default() };
+            attach_one(&self.program(self.programs.name(site)), pid, &path, site.offset, options)
+        };
+        sites.iter().map(attach).collect()
     }
 
+    /// Attaches entries only, or returns only.
     fn attach_bulk(
         &self,
-        program: &ProgramMut<'_>,
         pid: i32,
         path: &Path,
         sites: &[&Site],
@@ -287,11 +275,12 @@ impl Probe {
     ) -> Result<Link, libbpf_rs::Error> {
         let options = UprobeMultiOpts {
             offsets: sites.iter().map(|s| s.offset as usize).collect(),
-            cookies: vec![u64::from(id); sites.len()],
-            retprobe: sites.iter().any(|s| s.at_return),
+            cookies: sites.iter().map(|s| cookie(s, id)).collect(),
+            retprobe: sites.iter().any(|s| s.entry.is_none()),
             ..UprobeMultiOpts::default()
         };
-        program.attach_uprobe_multi_with_opts(pid, path, "", options)
+        let name = sites.first().map_or("ssl_any_entry", |site| self.programs.name(site));
+        self.program(name).attach_uprobe_multi_with_opts(pid, path, "", options)
     }
 
     /// Captures this process from now on.
@@ -378,6 +367,11 @@ impl Probe {
     pub fn ring(&self) -> Result<Ring, libbpf_rs::Error> {
         Ring::new(MapHandle::try_from(&self.skeleton.maps.ring)?)
     }
+}
+
+/// The number by which a program knows the library and, in bulk, the function.
+fn cookie(site: &Site, library: LibraryId) -> u64 {
+    u64::from(library) << 8 | u64::from(site.site.0)
 }
 
 /// Why a combination of back end and attachment is not taken.

@@ -1,70 +1,96 @@
 //! Which program goes where in a library.
 
+use super::skeleton::types::t2p_site;
 use crate::discover::elf::TlsLibrary;
 use crate::discover::function::Function;
 
 /// One probe in a library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Site {
-    /// Name of the program in `bpf/tls2pcap.bpf.c`.
-    pub program: &'static str,
+    /// What is probed: with the library's number it makes the attach cookie.
+    pub site: t2p_site,
     /// File offset.
     pub offset: u64,
-    /// Probes the return.
-    pub at_return: bool,
+    /// The program for this entry where each entry has its own; `None`: this is a return.
+    pub entry: Option<&'static str>,
 }
 
-/// The program at the return of every function that has one; [`RETURN_UNROLLED`] stands for it on
-/// kernels without `bpf_loop`.
-pub(super) const RETURN: &str = "ssl_return";
-pub(super) const RETURN_UNROLLED: &str = "ssl_return_unrolled";
-
-/// Program for the entry of a function, and whether the common return program belongs to it.
-fn programs(function: Function) -> (Option<&'static str>, Option<&'static str>) {
-    let (entry, at_return) = match function {
-        Function::Read => ("ssl_read", Some(RETURN)),
-        Function::ReadEx => ("ssl_read_ex", Some(RETURN)),
-        Function::Write => ("ssl_write", Some(RETURN)),
-        Function::WriteEx => ("ssl_write_ex", Some(RETURN)),
-        Function::WriteEx2 => ("ssl_write_ex2", Some(RETURN)),
-        Function::Peek | Function::PeekEx => ("ssl_peek", Some(RETURN)),
-        Function::ReadEarlyData => ("ssl_read_early_data", Some(RETURN)),
-        Function::WriteEarlyData => ("ssl_write_early_data", Some(RETURN)),
-        Function::Sendfile => ("ssl_sendfile", Some(RETURN)),
-        Function::DoHandshake => ("ssl_do_handshake", Some(RETURN)),
-        Function::Connect => ("ssl_connect", Some(RETURN)),
-        Function::Accept => ("ssl_accept", Some(RETURN)),
-        Function::Shutdown => ("ssl_shutdown", Some(RETURN)),
-        Function::GetServername => ("ssl_get_servername", Some(RETURN)),
-        Function::GetAlpnSelected => ("ssl_get0_alpn_selected", Some(RETURN)),
-        Function::New => return (None, Some("ssl_new")),
-        Function::Free => ("ssl_free", None),
-        Function::UpRef => ("ssl_up_ref", None),
-        Function::Clear => ("ssl_clear", None),
-        Function::Ctrl => ("ssl_ctrl", None),
-        Function::SetConnectState => ("ssl_set_connect_state", None),
-        Function::SetAcceptState => ("ssl_set_accept_state", None),
-    };
-    (Some(entry), at_return)
+/// How a function is probed: the program for its entry where each entry has its own; whether its
+/// return is probed.
+fn of(function: Function) -> (t2p_site, Option<&'static str>, bool) {
+    match function {
+        Function::Read => (t2p_site::T2P_SITE_READ, Some("ssl_entry_read"), true),
+        Function::ReadEx => (t2p_site::T2P_SITE_READ_EX, Some("ssl_entry_read_ex"), true),
+        Function::Write => (t2p_site::T2P_SITE_WRITE, Some("ssl_entry_write"), true),
+        Function::WriteEx => (t2p_site::T2P_SITE_WRITE_EX, Some("ssl_entry_write_ex"), true),
+        Function::WriteEx2 => (t2p_site::T2P_SITE_WRITE_EX2, Some("ssl_entry_write_ex2"), true),
+        Function::Peek | Function::PeekEx => (t2p_site::T2P_SITE_PEEK, Some("ssl_entry_peek"), true),
+        Function::ReadEarlyData => (t2p_site::T2P_SITE_READ_EARLY, Some("ssl_entry_read_early"), true),
+        Function::WriteEarlyData => (t2p_site::T2P_SITE_WRITE_EARLY, Some("ssl_entry_write_early"), true),
+        Function::Sendfile => (t2p_site::T2P_SITE_SENDFILE, Some("ssl_entry_sendfile"), true),
+        Function::DoHandshake => (t2p_site::T2P_SITE_HANDSHAKE, Some("ssl_entry_handshake"), true),
+        Function::Connect => (t2p_site::T2P_SITE_CONNECT, Some("ssl_entry_connect"), true),
+        Function::Accept => (t2p_site::T2P_SITE_ACCEPT, Some("ssl_entry_accept"), true),
+        Function::Shutdown => (t2p_site::T2P_SITE_SHUTDOWN, Some("ssl_entry_shutdown"), true),
+        Function::GetServername => (t2p_site::T2P_SITE_SERVER_NAME, Some("ssl_entry_server_name"), true),
+        Function::GetAlpnSelected => (t2p_site::T2P_SITE_ALPN, Some("ssl_entry_alpn"), true),
+        Function::New => (t2p_site::T2P_SITE_NEW, None, true),
+        Function::Free => (t2p_site::T2P_SITE_FREE, Some("ssl_entry_free"), false),
+        Function::UpRef => (t2p_site::T2P_SITE_UP_REF, Some("ssl_entry_up_ref"), false),
+        Function::Clear => (t2p_site::T2P_SITE_CLEAR, Some("ssl_entry_clear"), false),
+        Function::Ctrl => (t2p_site::T2P_SITE_CTRL, Some("ssl_entry_ctrl"), false),
+        Function::SetConnectState => (t2p_site::T2P_SITE_CONNECT_STATE, Some("ssl_entry_connect_state"), false),
+        Function::SetAcceptState => (t2p_site::T2P_SITE_ACCEPT_STATE, Some("ssl_entry_accept_state"), false),
+    }
 }
 
 /// Every probe of a library. Return probes come first: an entry that is seen has its return probed.
 pub(super) fn sites(library: &TlsLibrary) -> Vec<Site> {
-    let mut sites = Vec::new();
-    let mut add = |offset, (entry, at_return): (Option<&'static str>, Option<&'static str>)| {
-        sites.extend(at_return.map(|program| Site { program, offset, at_return: true }));
-        sites.extend(entry.map(|program| Site { program, offset, at_return: false }));
-    };
-    for (function, offset) in library.offsets.iter() {
-        add(offset, programs(function));
-    }
+    let exports = library.offsets.iter().map(|(function, offset)| (of(function), offset));
     // Beside the exports: BIO_f_ssl calls these and no export.
-    if let Ok(offset) = library.internal.read {
-        add(offset, (Some("ssl_read_internal"), Some(RETURN)));
+    let read = library.internal.read.ok().map(|o| ((t2p_site::T2P_SITE_READ_INTERNAL, Some("ssl_entry_read_internal"), true), o));
+    let write = library.internal.write.ok().map(|o| ((t2p_site::T2P_SITE_WRITE_INTERNAL, Some("ssl_entry_write_internal"), true), o));
+    let mut sites = Vec::new();
+    for ((site, entry, at_return), offset) in exports.chain(read).chain(write) {
+        sites.extend(at_return.then_some(Site { site, offset, entry: None }));
+        sites.extend(entry.map(|name| Site { site, offset, entry: Some(name) }));
     }
-    if let Ok(offset) = library.internal.write {
-        add(offset, (Some("ssl_write_internal"), Some(RETURN)));
-    }
-    sites.sort_by_key(|site| !site.at_return);
+    sites.sort_by_key(|site| site.entry.is_some());
     sites
+}
+
+/// Which programs of `bpf/tls2pcap.bpf.c` probe libraries: it depends on the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Programs {
+    /// Two programs for all functions, attached in bulk with cookies (Linux 6.6).
+    Bulk,
+    /// A program for each entry and one for the return of calls.
+    Each,
+    /// The same, without `bpf_loop` (before Linux 5.17).
+    EachUnrolled,
+}
+
+impl Programs {
+    /// Name of the program for a site.
+    pub fn name(self, site: &Site) -> &'static str {
+        match (self, site.entry) {
+            (Programs::Bulk, Some(_)) => "ssl_any_entry",
+            (Programs::Bulk, None) => "ssl_return_any",
+            (_, Some(entry)) => entry,
+            (_, None) if site.site == t2p_site::T2P_SITE_NEW => "ssl_return_of_new",
+            (Programs::Each, None) => "ssl_return_of_call",
+            (Programs::EachUnrolled, None) => "ssl_return_unrolled",
+        }
+    }
+
+    /// Whether a program has to be loaded.
+    pub fn needs(self, program: &str) -> bool {
+        match self {
+            Programs::Bulk => matches!(program, "ssl_any_entry" | "ssl_return_any"),
+            Programs::Each | Programs::EachUnrolled => {
+                let call = if self == Programs::Each { "ssl_return_of_call" } else { "ssl_return_unrolled" };
+                program == call || program == "ssl_return_of_new" || program.starts_with("ssl_entry_")
+            }
+        }
+    }
 }
