@@ -1,2 +1,78 @@
-//! From [`crate::track::segment::Segment`] to [`packet::Packet`].
+//! From [`crate::track::segment::Segment`] to [`packet::Packet`]: connections become TCP
+//! connections that stock Wireshark dissects.
+//!
+//! Every byte stands at its true place. What is missing is written as packets whose true length is
+//! in their headers, or, where nobody knows how much is missing, as a jump of [`SKIP_JUMP`] in the
+//! sequence numbers; a comment says how much and why.
+
+pub mod comment;
+mod detect;
+mod flow;
+mod h2;
 pub mod packet;
+mod ports;
+mod synthesizer;
+mod tuple;
+mod wire;
+
+pub use ports::{DATA_PORT, Ports};
+pub use synthesizer::Synthesizer;
+pub use tuple::MADE_UP_SERVER;
+
+/// The longest that a connection's first bytes wait until their protocol is known, ns. Together
+/// with the sink's flush this keeps the file less than a second behind.
+pub const HOLD_TIME: u64 = 500_000_000;
+
+/// The most bytes of one connection that wait; then the protocol counts as unknown.
+pub const HOLD_BYTES: usize = 64 << 10;
+
+/// The most segments of one connection that wait.
+pub const HOLD_SEGMENTS: usize = 64;
+
+/// The most bytes of all connections that wait; at this bound who adds to them waits no longer.
+pub const HOLD_TOTAL: usize = 16 << 20;
+
+/// The most live connections. What opens beyond is refused and counted.
+pub const CONNECTIONS_MAX: usize = 65_536;
+
+/// The most comments that wait for a connection's next packet; more are dropped and counted.
+pub const NOTES_MAX: usize = 16;
+
+/// The longest hole that is written in its true length: it takes one packet for each 64 KiB.
+pub const HOLE_MAX: u64 = 1 << 30;
+
+/// Jump in the sequence numbers where the number of missing bytes is not known, or over
+/// [`HOLE_MAX`].
+pub const SKIP_JUMP: u32 = 1000;
+
+/// A pure ACK is written at least once in this many bytes of one direction, so that readers can
+/// forget what is acknowledged and sequence numbers stay comparable over 4 GiB.
+pub const ACK_EVERY: u64 = 16 << 20;
+
+/// What the synthesis counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Connections written.
+    pub connections: u64,
+    /// Connections refused at [`CONNECTIONS_MAX`].
+    pub connections_refused: u64,
+    /// Connections whose written client or address had to differ from the true one because it was
+    /// taken, or because a dissector would have claimed it.
+    pub tuples_changed: u64,
+    /// Connections on made-up addresses.
+    pub tuples_made_up: u64,
+    /// Connections whose protocol was still open when the wait for it ended.
+    pub decided_early: u64,
+    /// Segments of connections that never opened, were refused, or have ended.
+    pub segments_orphaned: u64,
+    /// Connections opened a second time while they lived.
+    pub opened_twice: u64,
+    /// Bytes that came a second time and were left out.
+    pub overlapping_bytes: u64,
+    /// Bytes that stand as holes of known length.
+    pub missing_bytes: u64,
+    /// Holes of unknown length.
+    pub unknown_holes: u64,
+    /// Comments dropped at [`NOTES_MAX`].
+    pub comments_dropped: u64,
+}

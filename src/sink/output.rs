@@ -1,0 +1,218 @@
+//! Where the capture goes: a private file, a pipe, standard output.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// Only the owner may read plaintext.
+const MODE: u32 = 0o600;
+
+/// An open output for whole pcapng blocks.
+///
+/// A regular file always ends at the border of a block, even when the disk is full.
+#[derive(Debug)]
+pub struct Output {
+    file: File,
+    /// Length of the file so far, if it is regular.
+    regular: Option<u64>,
+}
+
+impl Output {
+    /// Opens `path`, `-` being standard output.
+    ///
+    /// A new file gets mode 0600. An existing regular file is emptied and loses the permissions of
+    /// group and others. FIFOs and character devices are written to as they are; opening a FIFO
+    /// waits for its reader.
+    ///
+    /// # Errors
+    /// What the system says; `InvalidInput` for a terminal and for files of other types.
+    pub fn create(path: &Path) -> io::Result<Output> {
+        if path.as_os_str() == "-" {
+            let stdout = io::stdout();
+            refuse_terminal(&stdout)?;
+            let file = File::from(stdout.as_fd().try_clone_to_owned()?);
+            // Not emptied, and written where the shell left off: `>> file` works.
+            return Ok(Output { file, regular: None });
+        }
+        // Looked at before opening, since opening a device can do things.
+        if let Ok(metadata) = std::fs::metadata(path) {
+            let kind = metadata.file_type();
+            if !(kind.is_file() || kind.is_fifo() || kind.is_char_device()) {
+                return Err(invalid(if kind.is_dir() {
+                    "is a directory"
+                } else {
+                    "neither a regular file nor a FIFO nor a character device"
+                }));
+            }
+        }
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(MODE).open(path)?;
+        refuse_terminal(&file)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(Output { file, regular: None });
+        }
+        let mode = metadata.permissions().mode() & 0o7777;
+        if mode & !0o700 != 0 {
+            file.set_permissions(std::fs::Permissions::from_mode(mode & 0o700))?;
+        }
+        file.set_len(0)?;
+        Ok(Output { file, regular: Some(0) })
+    }
+}
+
+fn invalid(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+fn refuse_terminal(file: &impl IsTerminal) -> io::Result<()> {
+    if file.is_terminal() {
+        return Err(invalid(
+            "refusing to write a capture to a terminal: name a file, or pipe it into a program",
+        ));
+    }
+    Ok(())
+}
+
+impl Write for Output {
+    /// All of `blocks`, or an error.
+    fn write(&mut self, blocks: &[u8]) -> io::Result<usize> {
+        self.write_all(blocks).map(|()| blocks.len())
+    }
+
+    fn write_all(&mut self, blocks: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < blocks.len() {
+            let error = match self.file.write(&blocks[done..]) {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(n) => {
+                    done += n;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            if let Some(len) = &mut self.regular {
+                *len += whole(blocks, done) as u64;
+                // If this fails too, the first error is still the one to tell.
+                let _ = self.file.set_len(*len).and_then(|()| self.file.seek(SeekFrom::Start(*len)));
+            }
+            return Err(error);
+        }
+        if let Some(len) = &mut self.regular {
+            *len += blocks.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Length of the whole blocks within the first `end` bytes.
+fn whole(blocks: &[u8], end: usize) -> usize {
+    let mut at = 0;
+    while let Some(length) = blocks.get(at + 4..at + 8).and_then(|b| b.first_chunk()) {
+        let next = at.saturating_add(u32::from_le_bytes(*length) as usize);
+        if next > end || next == at {
+            break;
+        }
+        at = next;
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    struct Folder(std::path::PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("tls2pcap-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn block(len: usize) -> Vec<u8> {
+        let mut block = vec![0; len];
+        block[4..8].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
+        block
+    }
+
+    #[test]
+    fn a_file_is_private_new_or_not() {
+        let folder = Folder::new("private");
+        let path = folder.0.join("out");
+        for _ in 0..2 {
+            let mut output = Output::create(&path).unwrap();
+            output.write_all(&block(16)).unwrap();
+            let metadata = std::fs::metadata(&path).unwrap();
+            assert_eq!((metadata.permissions().mode() & 0o777, metadata.len()), (0o600, 16));
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_sensible_files_are_opened() {
+        let folder = Folder::new("types");
+        assert!(Output::create(&folder.0).is_err());
+        let socket = folder.0.join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        assert_eq!(Output::create(&socket).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(Output::create(&folder.0.join("none/out")).is_err());
+        Output::create(Path::new("/dev/null")).unwrap().write_all(&block(16)).unwrap();
+        let full = Output::create(Path::new("/dev/full")).unwrap().write_all(&block(16)).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn the_end_of_whole_blocks_is_found() {
+        let blocks = [block(16), block(40), block(12)].concat();
+        for (end, expected) in [(0, 0), (15, 0), (16, 16), (55, 16), (56, 56), (67, 56), (68, 68)] {
+            assert_eq!(whole(&blocks, end), expected, "{end}");
+        }
+        assert_eq!(whole(&[0; 40], 40), 0);
+    }
+
+    /// In a process of its own, since a limit on file sizes holds for all of a process.
+    #[test]
+    fn a_full_disk_leaves_whole_blocks() {
+        const NAME: &str = "TLS2PCAP_TEST_FULL";
+        if let Some(path) = std::env::var_os(NAME) {
+            let limit = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
+            // SAFETY: both calls take plain values or a pointer to a live struct, and nothing else runs
+            // in this process.
+            unsafe {
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+            }
+            let mut output = Output::create(Path::new(&path)).unwrap();
+            output.write_all(&block(40)).unwrap();
+            let more = [block(40), block(40)].concat();
+            assert_eq!(output.write_all(&more).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+            return;
+        }
+        let folder = Folder::new("full");
+        let path = folder.0.join("out");
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sink::output::tests::a_full_disk_leaves_whole_blocks"])
+            .env(NAME, &path)
+            .output()
+            .unwrap();
+        assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stdout));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 80, "one more block fits into 100 bytes");
+    }
+}

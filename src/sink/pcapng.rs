@@ -1,0 +1,340 @@
+//! The pcapng file: one interface per process, one block per packet.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption as Idb,
+};
+use pcap_file::pcapng::blocks::interface_statistics::{
+    InterfaceStatisticsBlock, InterfaceStatisticsOption as Isb,
+};
+use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption as Shb};
+use pcap_file::pcapng::{Block, PcapNgBlock};
+use pcap_file::{DataLink, Endianness};
+
+use crate::event::{ProcessKey, Start};
+use crate::redact;
+use crate::synth::packet::{Packet, PacketDirection};
+use crate::track::segment::{Process, WallTime};
+
+/// Blocks are written as soon as this many bytes have come together.
+const FLUSH_AT: usize = 256 << 10;
+
+/// Longest packet that a reader takes; longer ones stop Wireshark for good.
+const SNAPLEN: u32 = 262_144;
+
+/// Longest text of an option in bytes (its length field has 16 bits).
+const TEXT_MAX: usize = 32_768;
+
+/// Processes with an interface of their own. Those that come later share one.
+const INTERFACES_MAX: usize = 16_384;
+
+const BLOCK_PACKET: u32 = 6;
+const OPTION_COMMENT: u16 = 1;
+const OPTION_FLAGS: u16 = 2;
+const OPTION_DROPCOUNT: u16 = 4;
+/// `epb_processid_threadid`: two u32.
+const OPTION_PROCESS: u16 = 8;
+/// Bytes of a packet block beside packet, padding and options.
+const PACKET_FIXED: usize = 32;
+
+/// What the file says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Tool and version.
+    pub application: String,
+    /// Kernel name and release.
+    pub os: String,
+    /// Processor.
+    pub hardware: String,
+    /// The command line, and whatever else there is to say.
+    pub comments: Vec<String>,
+}
+
+impl From<&Start> for Header {
+    fn from(start: &Start) -> Header {
+        let backend = (!start.backend.is_empty()).then(|| format!("socket back end: {}", start.backend));
+        let comments = Some(start.command_line.clone()).into_iter().chain(backend);
+        Header {
+            application: start.application.clone(),
+            os: start.os.clone(),
+            hardware: start.hardware.clone(),
+            comments: comments.filter(|c| !c.is_empty()).collect(),
+        }
+    }
+}
+
+/// What was written so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of the file, what is still in the buffer included.
+    pub bytes: u64,
+    /// Interfaces, so processes.
+    pub interfaces: usize,
+}
+
+/// Counts of one interface.
+#[derive(Clone, Copy, Debug)]
+struct Interface {
+    first: WallTime,
+    last: WallTime,
+    packets: u64,
+    dropped: u64,
+}
+
+/// Writes packets as pcapng.
+///
+/// Each write to `W` is one `write_all` of whole blocks, so that what is there is readable at any
+/// moment; [`flush`](Self::flush) is to be called as often as readers should see something new.
+pub struct PcapngWriter<W: Write> {
+    out: W,
+    /// Whole blocks that are not written yet.
+    buffer: PcapNgWriter<Vec<u8>>,
+    interfaces: HashMap<ProcessKey, u32>,
+    statistics: Vec<Interface>,
+    show_args: bool,
+    counts: Counts,
+}
+
+impl<W: Write> PcapngWriter<W> {
+    /// Begins a file: its header is written at once. `show_args`: interface descriptions show
+    /// secrets in command lines.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn new(out: W, header: &Header, show_args: bool) -> io::Result<PcapngWriter<W>> {
+        let text = |text| Cow::Owned(clean(text));
+        let mut options = vec![
+            Shb::Hardware(text(&header.hardware)),
+            Shb::OS(text(&header.os)),
+            Shb::UserApplication(text(&header.application)),
+        ];
+        options.extend(header.comments.iter().map(|c| Shb::Comment(text(c))));
+        let section = SectionHeaderBlock { endianness: Endianness::Little, options, ..Default::default() };
+        let buffer =
+            PcapNgWriter::with_section_header(Vec::with_capacity(FLUSH_AT * 2), section).map_err(other)?;
+        let mut writer = PcapngWriter {
+            out,
+            buffer,
+            interfaces: HashMap::new(),
+            statistics: Vec::new(),
+            show_args,
+            counts: Counts::default(),
+        };
+        writer.counts.bytes = writer.buffer.get_ref().len() as u64;
+        writer.flush()?;
+        Ok(writer)
+    }
+
+    /// What was written so far.
+    pub fn counts(&self) -> Counts {
+        Counts { interfaces: self.statistics.len(), ..self.counts }
+    }
+
+    /// Adds a packet.
+    ///
+    /// # Errors
+    /// Those of the output, if the buffer had to be written.
+    pub fn packet(&mut self, packet: &Packet<'_>) -> io::Result<()> {
+        let id = self.interface(packet)?;
+        if let Some(interface) = self.statistics.get_mut(id as usize) {
+            interface.first = interface.first.min(packet.time);
+            interface.last = interface.last.max(packet.time);
+            interface.packets += 1;
+            interface.dropped += packet.dropped;
+        }
+        let buffer = self.buffer.get_mut();
+        let before = buffer.len();
+        packet_block(buffer, id, packet);
+        self.counts.packets += 1;
+        self.counts.bytes += (buffer.len() - before) as u64;
+        if buffer.len() >= FLUSH_AT { self.flush() } else { Ok(()) }
+    }
+
+    /// The interface of the packet's process.
+    fn interface(&mut self, packet: &Packet<'_>) -> io::Result<u32> {
+        let process = packet.process;
+        if let Some(id) = self.interfaces.get(&process.key) {
+            return Ok(*id);
+        }
+        let id = self.statistics.len().min(INTERFACES_MAX);
+        let number = u32::try_from(id).map_err(io::Error::other)?;
+        if id < INTERFACES_MAX {
+            self.interfaces.insert(process.key, number);
+        }
+        if id == self.statistics.len() {
+            let (name, description) = if id < INTERFACES_MAX {
+                (name(process), description(process, self.show_args))
+            } else {
+                ("others".to_owned(), format!("processes beyond the first {INTERFACES_MAX}"))
+            };
+            let description = Idb::IfDescription(clean(&description).into());
+            let options = vec![Idb::IfName(clean(&name).into()), description, Idb::IfTsResol(9)];
+            self.block(InterfaceDescriptionBlock { linktype: DataLink::RAW, snaplen: SNAPLEN, options })?;
+            let time = packet.time;
+            self.statistics.push(Interface { first: time, last: time, packets: 0, dropped: 0 });
+        }
+        Ok(number)
+    }
+
+    fn block<'a>(&mut self, block: impl PcapNgBlock<'a>) -> io::Result<()> {
+        let block: Block = block.into_block();
+        self.counts.bytes += self.buffer.write_block(&block).map_err(other)? as u64;
+        Ok(())
+    }
+
+    /// Writes what has come together.
+    ///
+    /// # Errors
+    /// Those of the output. What was to be written is given up then.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let buffer = self.buffer.get_mut();
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let result = self.out.write_all(buffer);
+        buffer.clear();
+        result.and_then(|()| self.out.flush())
+    }
+
+    /// Ends the file with a statistics block per interface: packets received and lost, time of the
+    /// first and the last. `now` is the time of the statistics.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn finish(mut self, now: WallTime) -> io::Result<(W, Counts)> {
+        for (id, interface) in std::mem::take(&mut self.statistics).iter().enumerate() {
+            let options = vec![
+                Isb::IsbStartTime(halves(interface.first)),
+                Isb::IsbEndTime(halves(interface.last)),
+                Isb::IsbIfRecv(interface.packets + interface.dropped),
+                Isb::IsbIfDrop(interface.dropped),
+            ];
+            let interface_id = u32::try_from(id).map_err(io::Error::other)?;
+            self.block(InterfaceStatisticsBlock { interface_id, timestamp: halves(now), options })?;
+            self.counts.interfaces = id + 1;
+        }
+        self.flush()?;
+        Ok((self.out, self.counts))
+    }
+}
+
+fn other(error: pcap_file::PcapError) -> io::Error {
+    match error {
+        pcap_file::PcapError::IoError(error) => error,
+        error => io::Error::other(error),
+    }
+}
+
+/// A time as pcapng has it, high half first, for pcap-file, which writes it as one number.
+fn halves(time: WallTime) -> u64 {
+    time.rotate_left(32)
+}
+
+/// `curl[1234]`.
+fn name(process: &Process) -> String {
+    let comm = if process.comm.is_empty() { "?" } else { &process.comm };
+    format!("{comm}[{}]", process.key.pid)
+}
+
+/// The command line as a shell would take it.
+fn description(process: &Process, show_args: bool) -> String {
+    if process.args.is_empty() {
+        return process.exe.clone();
+    }
+    let redacted;
+    let args = if show_args {
+        &process.args
+    } else {
+        redacted = redact::arguments(&process.args);
+        &redacted
+    };
+    let quoted: Vec<Cow<'_, str>> = args.iter().map(|arg| quote(arg)).collect();
+    quoted.join(" ")
+}
+
+fn quote(arg: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=,@%+*".contains(c);
+    if !arg.is_empty() && arg.chars().all(plain) {
+        arg.into()
+    } else {
+        format!("'{}'", arg.replace('\'', "'\\''")).into()
+    }
+}
+
+/// Text for an option: no control characters, not too long.
+fn clean(text: &str) -> String {
+    let text = cut(text);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// At most [`TEXT_MAX`] bytes, ending at a character.
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(TEXT_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+fn padding(len: usize) -> usize {
+    len.next_multiple_of(4) - len
+}
+
+/// Appends an Enhanced Packet Block.
+///
+/// By hand: pcap-file takes a packet only as one slice, and has no name for option 8.
+fn packet_block(buffer: &mut Vec<u8>, interface: u32, packet: &Packet<'_>) {
+    let captured = packet.headers.len() + packet.payload.len();
+    let comments = packet.comments.iter().map(|comment| cut(comment));
+    // Flags (8), process and thread (12), end (4).
+    let mut options = 24 + if packet.dropped > 0 { 12 } else { 0 };
+    options += comments.clone().map(|c| 4 + c.len() + padding(c.len())).sum::<usize>();
+    let total = PACKET_FIXED + captured + padding(captured) + options;
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    buffer.reserve(total);
+    let before = buffer.len();
+    let (high, low) = ((packet.time >> 32) as u32, packet.time as u32);
+    let original = packet.original_len.max(number(captured));
+    for word in [BLOCK_PACKET, number(total), interface, high, low, number(captured), original] {
+        buffer.extend_from_slice(&word.to_le_bytes());
+    }
+    buffer.extend_from_slice(packet.headers);
+    buffer.extend_from_slice(packet.payload);
+    buffer.extend_from_slice(&[0; 3][..padding(captured)]);
+    let direction: u32 = match packet.direction {
+        PacketDirection::Inbound => 1,
+        PacketDirection::Outbound => 2,
+    };
+    option(buffer, OPTION_FLAGS, &direction.to_le_bytes());
+    if packet.dropped > 0 {
+        option(buffer, OPTION_DROPCOUNT, &packet.dropped.to_le_bytes());
+    }
+    let mut process = [0; 8];
+    process[..4].copy_from_slice(&packet.process.key.pid.to_le_bytes());
+    process[4..].copy_from_slice(&packet.tid.to_le_bytes());
+    option(buffer, OPTION_PROCESS, &process);
+    for comment in comments {
+        option(buffer, OPTION_COMMENT, comment.as_bytes());
+    }
+    buffer.extend_from_slice(&[0; 4]);
+    buffer.extend_from_slice(&number(total).to_le_bytes());
+    debug_assert_eq!(buffer.len() - before, total);
+}
+
+fn option(buffer: &mut Vec<u8>, code: u16, value: &[u8]) {
+    buffer.extend_from_slice(&code.to_le_bytes());
+    // Values are shorter than TEXT_MAX.
+    buffer.extend_from_slice(&u16::try_from(value.len()).unwrap_or(0).to_le_bytes());
+    buffer.extend_from_slice(value);
+    buffer.extend_from_slice(&[0; 3][..padding(value.len())]);
+}
+
+#[cfg(test)]
+#[path = "pcapng_tests.rs"]
+mod tests;

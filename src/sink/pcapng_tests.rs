@@ -1,0 +1,109 @@
+use std::sync::Arc;
+
+use pcap_file::pcapng::PcapNgReader;
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption as Epb;
+
+use super::*;
+use crate::track::segment::ConnectionId;
+
+fn process(pid: u32) -> Arc<Process> {
+    Arc::new(Process {
+        key: ProcessKey { pid, generation: 1 },
+        comm: "curl".into(),
+        exe: "/usr/bin/curl".into(),
+        args: ["curl", "-u", "me:secret", "https://a.example/?q=a b"].map(str::to_owned).into(),
+        uid: 0,
+        container: None,
+    })
+}
+
+fn packet<'a>(process: &'a Arc<Process>, payload: &'a [u8], comments: &'a [String]) -> Packet<'a> {
+    Packet {
+        process,
+        tid: 77,
+        connection: ConnectionId(1),
+        time: 1_700_000_000_123_456_789,
+        direction: PacketDirection::Outbound,
+        headers: &[0x45; 40],
+        payload,
+        original_len: 1000,
+        dropped: 3,
+        comments,
+    }
+}
+
+/// Remembers each write.
+#[derive(Default)]
+struct Writes(Vec<Vec<u8>>);
+
+impl Write for Writes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push(bytes.to_vec());
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn read(file: &[u8]) -> Vec<Block<'static>> {
+    let mut reader = PcapNgReader::new(file).unwrap();
+    let mut blocks = Vec::new();
+    while let Some(block) = reader.next_block() {
+        blocks.push(block.unwrap().into_owned());
+    }
+    blocks
+}
+
+#[test]
+fn another_reader_reads_what_was_written() {
+    let comments = ["tls2pcap=1 conn=1".to_owned(), "é".repeat(40_000)];
+    let (first, second) = (process(1), process(2));
+    let mut writer = PcapngWriter::new(Vec::new(), &Header::default(), false).unwrap();
+    for len in 0..9 {
+        writer.packet(&packet(&first, &b"payload!!"[..len], &comments)).unwrap();
+    }
+    writer.packet(&packet(&second, b"x", &[])).unwrap();
+    let (file, counts) = writer.finish(1_700_000_001_000_000_000).unwrap();
+    assert_eq!((counts.packets, counts.bytes, counts.interfaces), (10, file.len() as u64, 2));
+
+    let blocks = read(&file);
+    let Block::InterfaceDescription(interface) = &blocks[0] else { panic!("{:?}", blocks[0]) };
+    let description = "curl -u *** 'https://a.example/?q=a b'";
+    assert_eq!(interface.options[0], Idb::IfName("curl[1]".into()));
+    assert_eq!(interface.options[1], Idb::IfDescription(description.into()));
+    for (len, block) in blocks[1..10].iter().enumerate() {
+        let Block::EnhancedPacket(packet) = block else { panic!("{block:?}") };
+        assert_eq!(packet.timestamp.as_nanos(), 1_700_000_000_123_456_789);
+        assert_eq!((packet.interface_id, packet.original_len, packet.data.len()), (0, 1000, 40 + len));
+        assert_eq!(&packet.data[40..], &b"payload!!"[..len]);
+        assert_eq!(packet.options[0], Epb::Flags(2));
+        assert_eq!(packet.options[1], Epb::DropCount(3));
+        let Epb::Unknown(process) = &packet.options[2] else { panic!() };
+        assert_eq!((process.code, &process.value[..]), (8, &[1, 0, 0, 0, 77, 0, 0, 0][..]));
+        assert_eq!(packet.options[3], Epb::Comment(comments[0].as_str().into()));
+        assert_eq!(packet.options[4], Epb::Comment("é".repeat(TEXT_MAX / 2).into()));
+    }
+    let Block::InterfaceStatistics(statistics) = &blocks[12] else { panic!("{:?}", blocks[12]) };
+    assert_eq!(statistics.timestamp, 1_700_000_001_000_000_000u64.rotate_left(32));
+    assert!(statistics.options.contains(&Isb::IsbIfRecv(9 * 4)));
+    assert!(statistics.options.contains(&Isb::IsbIfDrop(27)));
+}
+
+#[test]
+fn each_write_ends_at_the_border_of_a_block() {
+    let process = process(1);
+    let mut writer = PcapngWriter::new(Writes::default(), &Header::default(), true).unwrap();
+    assert_eq!(writer.out.0.len(), 1, "the header is there at once");
+    let payload = vec![7; 60_000];
+    for _ in 0..20 {
+        writer.packet(&Packet { original_len: 60_040, ..packet(&process, &payload, &[]) }).unwrap();
+    }
+    writer.flush().unwrap();
+    writer.flush().unwrap();
+    let written = writer.out.0.len();
+    assert!((4..8).contains(&written), "{written} writes");
+    for end in 1..=written {
+        read(&writer.out.0[..end].concat());
+    }
+}

@@ -1,0 +1,200 @@
+//! The one grammar of packet comments.
+//!
+//! ```text
+//! comment = pair *( " " pair )        ; the first pair is tls2pcap=1, the grammar's version
+//! pair    = key "=" value
+//! key     = 1*( a-z / 0-9 / "_" )
+//! value   = *( any character but white space, control and "%" / "%" hex hex )
+//! ```
+//!
+//! A value is UTF-8; its white space, control characters and `%` are escaped byte by byte as `%20`
+//! is. It may hold `=`. It is at most [`MAX_VALUE`] bytes before escaping; what is longer is cut
+//! and ends in `…`. A key that is absent is not known. New keys do not change the version, so
+//! readers skip the keys they do not know.
+//!
+//! | key | value |
+//! |---|---|
+//! | `conn` | number of the connection in this capture; on every comment |
+//! | `pid` `tid` `comm` `exe` `uid` `container` | the captured process |
+//! | `library` | TLS library: path, then its version if known |
+//! | `handle` | address of the TLS handle in the process, hexadecimal |
+//! | `fd` `inode` `cookie` `netns` | the socket |
+//! | `local` `remote` | the socket's true addresses and ports |
+//! | `tuple` | how they were learnt: `same-call` `remembered` `layer` `none` |
+//! | `written_client` `written_server` | address and port in the packets, where not the true one |
+//! | `role` | `client` or `server`: which end the process is |
+//! | `role_source` | `kernel` `tls` `guess` |
+//! | `layer_below` | the connection that carries this one |
+//! | `sni` `alpn` | handshake facts |
+//! | `proto` | what the bytes were recognised as; decides `written_server` |
+//! | `start` | when the handle was first seen: seconds since 1970 with nine decimals |
+//! | `from_start` | 1: seen from its first byte; 0: joined in progress |
+//! | `peer_pid` `peer_comm` `peer_exe` | the process at the other end, on the same host |
+//! | `missing` | bytes that are not in the file from here on, or `unknown` |
+//! | `reason` | why |
+//! | `synthetic` | this packet's payload is made up: `h2-preface`, `h2-frame-header` |
+//! | `for` | length in bytes of the part of a frame that a made-up frame header wraps |
+//! | `already_written` | `h2-preface`: these bytes of the client stand earlier, made up |
+//! | `after_fin` | 1: bytes of a side that had said that it sends no more |
+
+use std::fmt::{self, Display, Write};
+
+use crate::track::segment::ConnectionId;
+
+/// Version of the grammar.
+pub const VERSION: u32 = 1;
+
+/// Longest value in bytes, before escaping.
+pub const MAX_VALUE: usize = 1024;
+
+/// A comment in the making.
+#[derive(Clone, Debug)]
+pub struct Comment(String);
+
+impl Comment {
+    /// Begins a comment of a connection.
+    pub fn new(connection: ConnectionId) -> Comment {
+        Comment(format!("tls2pcap={VERSION} conn={}", connection.0))
+    }
+
+    /// Adds a pair. `key` must be of the grammar.
+    pub fn with(mut self, key: &'static str, value: impl Display) -> Comment {
+        debug_assert!(is_key(key), "{key}");
+        self.0.push(' ');
+        self.0.push_str(key);
+        self.0.push('=');
+        // Escape only fails to stop a Display that goes on after the cut.
+        let _ = write!(Escape { out: &mut self.0, left: MAX_VALUE }, "{value}");
+        self
+    }
+
+    /// Adds a pair if there is a value.
+    pub fn with_some(self, key: &'static str, value: Option<impl Display>) -> Comment {
+        match value {
+            Some(value) => self.with(key, value),
+            None => self,
+        }
+    }
+}
+
+impl From<Comment> for String {
+    fn from(comment: Comment) -> String {
+        comment.0
+    }
+}
+
+struct Escape<'a> {
+    out: &'a mut String,
+    left: usize,
+}
+
+impl Write for Escape<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if self.left < c.len_utf8() {
+                self.out.push('…');
+                self.left = 0;
+                return Err(fmt::Error);
+            }
+            self.left -= c.len_utf8();
+            if c == '%' || c.is_whitespace() || c.is_control() {
+                for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                    write!(self.out, "%{byte:02X}")?;
+                }
+            } else {
+                self.out.push(c);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_key(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+/// Why a text is no comment of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// It does not begin with `tls2pcap=1`.
+    #[error("not a comment of version {VERSION}")]
+    Version,
+    /// A part is no pair of key and value.
+    #[error("not a pair: {0:?}")]
+    Pair(String),
+    /// An escape is not `%` and two hexadecimal digits, or the bytes are no UTF-8.
+    #[error("bad escape in the value of {0}")]
+    Escape(String),
+}
+
+/// Takes a comment apart: its pairs in order, without the version.
+///
+/// # Errors
+/// [`ParseError`] for whatever [`Comment`] does not write.
+pub fn parse(text: &str) -> Result<Vec<(String, String)>, ParseError> {
+    let mut parts = text.split(' ');
+    let version = parts.next().and_then(|p| p.strip_prefix("tls2pcap="));
+    if version.and_then(|v| v.parse().ok()) != Some(VERSION) {
+        return Err(ParseError::Version);
+    }
+    parts
+        .map(|part| {
+            let (key, value) = part
+                .split_once('=')
+                .filter(|(key, _)| is_key(key))
+                .ok_or_else(|| ParseError::Pair(part.to_owned()))?;
+            let value = unescape(value).ok_or_else(|| ParseError::Escape(key.to_owned()))?;
+            Ok((key.to_owned(), value))
+        })
+        .collect()
+}
+
+fn unescape(value: &str) -> Option<String> {
+    let mut bytes = value.bytes();
+    let mut out = Vec::with_capacity(value.len());
+    while let Some(b) = bytes.next() {
+        out.push(if b == b'%' {
+            let mut digit = || char::from(bytes.next()?).to_digit(16);
+            let (high, low) = (digit()?, digit()?);
+            u8::try_from(high * 16 + low).ok()?
+        } else {
+            b
+        });
+    }
+    String::from_utf8(out).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_value_comes_back() {
+        for value in ["", "a b", "100%", "a=b", "x\n\ty\0", "é\u{2028}\u{85}ü", "%20", " "] {
+            let text = String::from(Comment::new(ConnectionId(7)).with("exe", value).with("pid", 1));
+            assert!(!text.chars().any(char::is_control), "{text:?}");
+            let pairs = parse(&text).unwrap();
+            let expected = [("conn", "7"), ("exe", value), ("pid", "1")];
+            assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_cut_at_a_character() {
+        let text = String::from(Comment::new(ConnectionId(1)).with("exe", "é".repeat(600)).with("pid", 2));
+        let pairs = parse(&text).unwrap();
+        assert_eq!(pairs[1].1, format!("{}…", "é".repeat(512)));
+        assert_eq!(pairs[2], ("pid".into(), "2".into()));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused() {
+        assert_eq!(parse("a comment"), Err(ParseError::Version));
+        assert_eq!(parse("tls2pcap=2 conn=1"), Err(ParseError::Version));
+        assert_eq!(parse("tls2pcap=1 conn"), Err(ParseError::Pair("conn".into())));
+        assert_eq!(parse("tls2pcap=1 A=1"), Err(ParseError::Pair("A=1".into())));
+        assert_eq!(parse("tls2pcap=1 a=%2"), Err(ParseError::Escape("a".into())));
+        assert_eq!(parse("tls2pcap=1 a=%+2"), Err(ParseError::Escape("a".into())));
+        assert_eq!(parse("tls2pcap=1 a=%FF"), Err(ParseError::Escape("a".into())));
+    }
+}

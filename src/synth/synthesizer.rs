@@ -1,0 +1,367 @@
+//! The table of connections, and the wait for the protocol of each.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::{self, Display};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::comment::Comment;
+use super::detect::{self, Protocol, Verdict};
+use super::flow::{Flow, Out, with_peer};
+use super::ports::{Ports, Stream, is_owned, server_port};
+use super::tuple::{Tuples, Written};
+use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TOTAL, Stats};
+use crate::track::segment::{
+    Body, Connection, ConnectionId, Payload, Process, Segment, Side, Tuple, WallTime,
+};
+
+/// First bytes of a direction that are looked at.
+const PEEK: usize = 1024;
+
+/// Turns segments into packets.
+///
+/// A connection's SYN is written late, together with its first bytes, once these tell the
+/// protocol: the written port depends on it and never changes afterwards. The wait is bounded by
+/// [`HOLD_TIME`], [`HOLD_BYTES`], [`HOLD_SEGMENTS`] and [`HOLD_TOTAL`].
+pub struct Synthesizer {
+    ports: Ports,
+    live: HashMap<ConnectionId, State>,
+    tuples: Tuples,
+    /// Who waits, since when.
+    waiting: BTreeSet<(WallTime, ConnectionId)>,
+    held_bytes: usize,
+    serial: u32,
+    stats: Stats,
+}
+
+enum State {
+    Held(Box<Hold>),
+    Written(Box<Flow>),
+}
+
+/// A connection that is not written yet.
+struct Hold {
+    connection: Arc<Connection>,
+    server_name: Option<String>,
+    alpn: Option<String>,
+    peer: Option<Arc<Process>>,
+    segments: Vec<Segment>,
+    bytes: usize,
+    /// Time of the first segment.
+    since: Option<WallTime>,
+    client: Peek,
+    server: Peek,
+}
+
+/// The first bytes of a direction, without a gap.
+#[derive(Default)]
+struct Peek {
+    bytes: Vec<u8>,
+    closed: bool,
+}
+
+impl Peek {
+    fn add(&mut self, payload: &Payload) {
+        if !self.closed {
+            let room = PEEK - self.bytes.len();
+            self.bytes.extend_from_slice(&payload.bytes[..payload.bytes.len().min(room)]);
+            self.closed = self.bytes.len() == PEEK || (payload.bytes.len() as u64) < payload.len;
+        }
+    }
+
+    /// `None` as long as nothing was said.
+    fn verdict(&self, tell: impl Fn(&[u8]) -> Verdict) -> Option<Verdict> {
+        match (self.bytes.is_empty(), self.closed) {
+            (true, false) => None,
+            (true, true) => Some(Verdict::Unknown),
+            (false, closed) => match tell(&self.bytes) {
+                Verdict::NeedMore if closed => Some(Verdict::Unknown),
+                verdict => Some(verdict),
+            },
+        }
+    }
+}
+
+/// What the first bytes told.
+#[derive(Clone, Copy, Default)]
+struct Decision {
+    protocol: Option<Protocol>,
+    /// See [`Stream::begins`].
+    begins: bool,
+}
+
+impl Hold {
+    fn new(connection: Arc<Connection>) -> Hold {
+        Hold {
+            server_name: connection.server_name.clone(),
+            alpn: connection.alpn.clone(),
+            connection,
+            peer: None,
+            segments: Vec::new(),
+            bytes: 0,
+            since: None,
+            client: Peek::default(),
+            server: Peek::default(),
+        }
+    }
+
+    /// `None` if more bytes may tell more.
+    fn decision(&self) -> Option<Decision> {
+        let port = addresses(&self.connection).map_or(0, |written| written.server.port());
+        let client = self.client.verdict(detect::client);
+        let server = self.server.verdict(|bytes| detect::server(bytes, port));
+        let alpn = self.alpn.as_deref().and_then(detect::from_alpn);
+        match (client, server) {
+            (Some(Verdict::Known(protocol)), _) => Some(Decision { protocol: Some(protocol), begins: true }),
+            (Some(Verdict::NeedMore), _) => None,
+            (_, Some(Verdict::Known(protocol))) => Some(Decision { protocol: Some(protocol), begins: false }),
+            (None, None) => None,
+            _ if alpn.is_some() => Some(Decision { protocol: alpn, begins: false }),
+            (Some(Verdict::Unknown), Some(Verdict::Unknown)) => Some(Decision::default()),
+            _ => None,
+        }
+    }
+
+    /// When nothing more is waited for.
+    fn last_decision(&self) -> Decision {
+        self.decision().unwrap_or_else(|| Decision {
+            protocol: self.alpn.as_deref().and_then(detect::from_alpn),
+            begins: false,
+        })
+    }
+}
+
+/// The true addresses, if they are known and of one family.
+fn addresses(connection: &Connection) -> Option<Written> {
+    let Tuple { local, remote } = connection.tuple?;
+    let [local, remote] = [local, remote].map(|a| SocketAddr::new(a.ip().to_canonical(), a.port()));
+    let (client, server) = match connection.local_side {
+        Side::Client => (local, remote),
+        Side::Server => (remote, local),
+    };
+    (client.is_ipv4() == server.is_ipv4()).then_some(Written { client, server })
+}
+
+impl Synthesizer {
+    /// A synthesis without connections.
+    pub fn new(ports: Ports) -> Synthesizer {
+        Synthesizer {
+            ports,
+            live: HashMap::new(),
+            tuples: Tuples::default(),
+            waiting: BTreeSet::new(),
+            held_bytes: 0,
+            serial: 0,
+            stats: Stats::default(),
+        }
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Takes one step of one connection; `out` gets the packets that are ready.
+    ///
+    /// No sequence of segments is an error: what makes no sense is counted and left out.
+    pub fn segment(&mut self, segment: &Segment, out: &mut Out) {
+        let id = segment.connection;
+        if let Body::Open(connection) = &segment.body {
+            return self.open(id, connection);
+        }
+        match self.live.get_mut(&id) {
+            None => self.stats.segments_orphaned += 1,
+            Some(State::Held(_)) => self.hold(segment, out),
+            Some(State::Written(flow)) => match segment.body {
+                Body::End => {
+                    flow.end(segment.time, out);
+                    self.tuples.release(flow.written);
+                    self.live.remove(&id);
+                }
+                _ => flow.segment(segment, &mut self.stats, out),
+            },
+        }
+    }
+
+    fn open(&mut self, id: ConnectionId, connection: &Arc<Connection>) {
+        if self.live.contains_key(&id) {
+            self.stats.opened_twice += 1;
+        } else if self.live.len() >= CONNECTIONS_MAX {
+            self.stats.connections_refused += 1;
+        } else {
+            self.live.insert(id, State::Held(Box::new(Hold::new(connection.clone()))));
+        }
+    }
+
+    fn hold(&mut self, segment: &Segment, out: &mut Out) {
+        let id = segment.connection;
+        let Some(State::Held(hold)) = self.live.get_mut(&id) else { return };
+        let mut decided = false;
+        match &segment.body {
+            // These go into the SYN's comment.
+            Body::Peer(process) => hold.peer = Some(process.clone()),
+            Body::ServerName(name) => hold.server_name = Some(name.clone()),
+            Body::Alpn(name) => hold.alpn = Some(name.clone()),
+            body => {
+                hold.segments.push(segment.clone());
+                if hold.since.is_none() {
+                    hold.since = Some(segment.time);
+                    self.waiting.insert((segment.time, id));
+                }
+                match body {
+                    Body::Payload(payload) => {
+                        hold.bytes += payload.bytes.len();
+                        self.held_bytes += payload.bytes.len();
+                        match payload.from {
+                            Side::Client => hold.client.add(payload),
+                            Side::Server => hold.server.add(payload),
+                        }
+                    }
+                    Body::Skip { from: Side::Client, .. } => hold.client.closed = true,
+                    Body::Skip { from: Side::Server, .. } => hold.server.closed = true,
+                    Body::End | Body::Reset { .. } => decided = true,
+                    _ => {}
+                }
+            }
+        }
+        decided |= hold.decision().is_some();
+        let full =
+            hold.bytes >= HOLD_BYTES || hold.segments.len() >= HOLD_SEGMENTS || self.held_bytes >= HOLD_TOTAL;
+        if decided || full {
+            self.stats.decided_early += u64::from(!decided);
+            self.write(id, segment.time, out);
+        }
+    }
+
+    /// Writes a held connection, and all of it that was held.
+    fn write(&mut self, id: ConnectionId, now: WallTime, out: &mut Out) {
+        let Some(State::Held(hold)) = self.live.get(&id) else { return };
+        let decision = hold.last_decision();
+        let (connection, since) = (hold.connection.clone(), hold.since);
+        let written = self.tuple(&connection, decision);
+        let Some(mut flow) = Flow::new(connection, written, decision.protocol, self.serial) else { return };
+        self.serial = self.serial.wrapping_add(1);
+        self.stats.connections += 1;
+        let Some(State::Held(hold)) = self.live.remove(&id) else { return };
+        self.held_bytes -= hold.bytes;
+        if let Some(since) = since {
+            self.waiting.remove(&(since, id));
+        }
+        flow.open(hold.comment(written, decision.protocol), since.unwrap_or(now), &mut self.stats, out);
+        self.live.insert(id, State::Written(Box::new(flow)));
+        for segment in &hold.segments {
+            self.segment(segment, out);
+        }
+    }
+
+    /// The addresses and ports to write.
+    fn tuple(&mut self, connection: &Connection, decision: Decision) -> Written {
+        let Decision { protocol, begins } = decision;
+        let Some(truth) = addresses(connection) else {
+            self.stats.tuples_made_up += 1;
+            // There is no true port to keep.
+            let stream = Stream { port: 443, protocol, begins, from_start: true };
+            return self.tuples.make_up(server_port(stream));
+        };
+        let mut wish = truth;
+        let mut avoid_owned = false;
+        if self.ports == Ports::Decode {
+            let port = truth.server.port();
+            wish.server.set_port(server_port(Stream {
+                port,
+                protocol,
+                begins,
+                from_start: connection.from_start,
+            }));
+            // The server's port is asked first, and then it makes no difference.
+            avoid_owned = !is_owned(wish.server.port());
+        }
+        let written = self.tuples.allocate(wish, avoid_owned);
+        self.stats.tuples_changed += u64::from(written != wish);
+        written
+    }
+
+    /// Time passes: who has waited long enough is written. Call it at least every [`HOLD_TIME`].
+    pub fn tick(&mut self, now: WallTime, out: &mut Out) {
+        // A clock that was set back must not make anybody wait longer.
+        let due = |since: WallTime| since > now || now - since >= HOLD_TIME;
+        loop {
+            let oldest = self.waiting.first().filter(|(since, _)| due(*since));
+            let Some((_, id)) = oldest.or(self.waiting.last().filter(|(since, _)| due(*since))) else {
+                return;
+            };
+            let id = *id;
+            self.stats.decided_early += 1;
+            self.write(id, now, out);
+        }
+    }
+
+    /// The capture is over: writes what is held. Connections that live on get no FIN.
+    pub fn finish(&mut self, now: WallTime, out: &mut Out) {
+        let held = |(id, state): (&ConnectionId, &State)| matches!(state, State::Held(_)).then_some(*id);
+        let mut ids: Vec<_> = self.live.iter().filter_map(held).collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.write(id, now, out);
+        }
+    }
+}
+
+impl Hold {
+    /// The comment of the SYN.
+    fn comment(&self, written: Written, protocol: Option<Protocol>) -> Comment {
+        let connection = &self.connection;
+        let process = &connection.process;
+        // Only an introduced process has a name.
+        let known = !process.comm.is_empty();
+        let truth = addresses(connection);
+        let library = connection.library.as_ref().map(|library| {
+            let separator = if library.version.is_empty() { "" } else { " " };
+            format!("{}{separator}{}", library.path, library.version)
+        });
+        let changed = |a: SocketAddr, truth: Option<SocketAddr>| Some(a).filter(|a| Some(*a) != truth);
+        let comment = Comment::new(connection.id)
+            .with("pid", process.key.pid)
+            .with("tid", connection.tid)
+            .with_some("comm", known.then_some(&process.comm))
+            .with_some("exe", Some(&process.exe).filter(|exe| !exe.is_empty()))
+            .with_some("uid", known.then_some(process.uid))
+            .with_some("container", process.container.as_ref())
+            .with_some("library", library)
+            .with("handle", format_args!("{:#x}", connection.handle.address))
+            .with_some("fd", connection.fd)
+            .with_some("inode", Some(connection.inode).filter(|n| *n != 0))
+            .with_some("cookie", connection.cookie)
+            .with_some("netns", Some(connection.netns).filter(|n| *n != 0))
+            .with_some("local", connection.tuple.map(|t| t.local))
+            .with_some("remote", connection.tuple.map(|t| t.remote))
+            .with("tuple", connection.tuple_source.as_str())
+            .with_some("written_client", changed(written.client, truth.map(|t| t.client)))
+            .with_some("written_server", changed(written.server, truth.map(|t| t.server)))
+            .with("role", if connection.local_side == Side::Client { "client" } else { "server" })
+            .with("role_source", connection.role_source.as_str())
+            .with_some("layer_below", connection.layer_below.map(|id| id.0))
+            .with_some("sni", self.server_name.as_ref())
+            .with_some("alpn", self.alpn.as_ref())
+            .with_some("proto", protocol.map(Protocol::as_str))
+            .with("start", Seconds(connection.started))
+            .with("from_start", u8::from(connection.from_start));
+        match &self.peer {
+            Some(peer) => with_peer(comment, peer),
+            None => comment,
+        }
+    }
+}
+
+/// A time in seconds since 1970 with nine decimals.
+struct Seconds(WallTime);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
+    }
+}
+
+#[cfg(test)]
+#[path = "synthesizer_tests.rs"]
+mod tests;
