@@ -10,16 +10,19 @@
 //! `event`, `track`, `redact` and `synth` hold no I/O, no clock and no unsafe code: their only
 //! time is the time that events carry, so that a recording replays to the same bytes.
 
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod discover;
 pub mod event;
 pub mod failure;
 pub mod launch;
+pub mod pipeline;
 pub mod privilege;
+pub mod probe;
 pub mod redact;
+pub mod replay;
 pub mod sink;
 pub mod status;
 pub mod synth;
 pub mod track;
-pub mod probe;

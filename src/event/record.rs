@@ -14,6 +14,32 @@ use super::*;
 /// Longest payload of one data record, in bytes (`T2P_CHUNK_MAX`).
 pub const CHUNK_MAX: usize = 64512;
 
+/// Index in [`Counters`] (`enum t2p_counter`).
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    Calls,
+    Bytes,
+    RingFull,
+    RingFullBytes,
+    Unreadable,
+    UnreadableBytes,
+    Limit,
+    LimitBytes,
+    Sendfile,
+    SendfileBytes,
+    ThreadsFull,
+    HandlesFull,
+    ProcessesFull,
+    SocketsFull,
+    Depth,
+    Unfinished,
+    FactLost,
+    Twice,
+    Conflict,
+    NotTcp,
+}
+
 /// Type of a data record (`T2P_DATA`).
 pub const DATA: u16 = kind::DATA;
 

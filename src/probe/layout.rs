@@ -37,3 +37,21 @@ same_layout!(RawProcess = t2p_process {
 });
 same_layout!(RawExit = t2p_exit { head, time });
 same_layout!(RawFile = t2p_file { head, time, inode, device, stopped });
+
+macro_rules! same_counters {
+    ($($counter:ident = $c:ident),* $(,)?) => {
+        const _: () = { $(assert!(record::Counter::$counter as u32 == types::t2p_counter::$c.0);)* };
+    };
+}
+
+same_counters!(
+    Calls = T2P_COUNT_CALLS, Bytes = T2P_COUNT_BYTES,
+    RingFull = T2P_COUNT_RING_FULL, RingFullBytes = T2P_COUNT_RING_FULL_BYTES,
+    Unreadable = T2P_COUNT_UNREADABLE, UnreadableBytes = T2P_COUNT_UNREADABLE_BYTES,
+    Limit = T2P_COUNT_LIMIT, LimitBytes = T2P_COUNT_LIMIT_BYTES,
+    Sendfile = T2P_COUNT_SENDFILE, SendfileBytes = T2P_COUNT_SENDFILE_BYTES,
+    ThreadsFull = T2P_COUNT_THREADS_FULL, HandlesFull = T2P_COUNT_HANDLES_FULL,
+    ProcessesFull = T2P_COUNT_PROCESSES_FULL, SocketsFull = T2P_COUNT_SOCKETS_FULL,
+    Depth = T2P_COUNT_DEPTH, Unfinished = T2P_COUNT_UNFINISHED, FactLost = T2P_COUNT_FACT_LOST,
+    Twice = T2P_COUNT_TWICE, Conflict = T2P_COUNT_CONFLICT, NotTcp = T2P_COUNT_NOT_TCP,
+);

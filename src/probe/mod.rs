@@ -46,6 +46,8 @@ pub struct Options {
     pub call_limit: u64,
     /// Size of the ring in bytes; a power of two and a multiple of the page size.
     pub ring_bytes: u32,
+    /// Show what libbpf has to say.
+    pub verbose: bool,
 }
 
 /// Why the kernel side cannot run.
@@ -105,6 +107,7 @@ impl Probe {
             return Err(ProbeError::NoBtf);
         }
         raise_memlock();
+        libbpf_rs::set_print(options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| eprint!("{text}"))));
         let mut refused = Vec::new();
         // A program that was loaded for bulk attachment attaches in no other way, and the bulk
         // pid filter of early kernels compared threads: bulk is for attaching to all processes.

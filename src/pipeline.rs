@@ -1,0 +1,172 @@
+//! Everything that lies behind the ring, in one line: record → event → track → synth → sink. Live capture and replay both walk through here, so that they give the same bytes.
+
+use std::io::{self, Write};
+
+use bytes::Bytes;
+
+use crate::event::recording::Recorder;
+use crate::event::record::Counter;
+use crate::event::{Counters, Event, Missing, record};
+use crate::sink::{Header, PcapngWriter};
+use crate::status::{Loss, Numbers, Reason};
+use crate::synth::{Ports, Synthesizer};
+use crate::track::segment::WallTime;
+use crate::track::{Limits, Tracker};
+
+/// The line of rooms behind the ring.
+pub struct Pipeline<W: Write> {
+    recorder: Option<Recorder<Box<dyn Write + Send>>>,
+    tracker: Tracker,
+    synthesizer: Synthesizer,
+    output: Output<W>,
+    show_args: bool,
+    now: WallTime,
+    counters: Counters,
+    undecodable: u64,
+}
+
+/// The file's header needs the first event, so the writer begins with it.
+enum Output<W: Write> {
+    Waiting(W),
+    Open(Box<PcapngWriter<W>>),
+    /// The header could not be written.
+    Lost,
+}
+
+impl<W: Write> Pipeline<W> {
+    /// A line that ends in `out`. With `recorder` every record is recorded before it is used.
+    pub fn new(
+        out: W,
+        ports: Ports,
+        show_args: bool,
+        recorder: Option<Recorder<Box<dyn Write + Send>>>,
+    ) -> Pipeline<W> {
+        Pipeline {
+            recorder,
+            tracker: Tracker::new(Limits::default()),
+            synthesizer: Synthesizer::new(ports),
+            output: Output::Waiting(out),
+            show_args,
+            now: 0,
+            counters: Counters::default(),
+            undecodable: 0,
+        }
+    }
+
+    /// Takes one record.
+    ///
+    /// # Errors
+    /// If the capture file or the recording cannot be written.
+    pub fn record(&mut self, record: &Bytes) -> io::Result<()> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(record)?;
+        }
+        match record::decode(record) {
+            Ok(event) => self.event(event),
+            Err(_) => {
+                self.undecodable += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) -> io::Result<()> {
+        match &event {
+            Event::Start(start) => {
+                self.output = match std::mem::replace(&mut self.output, Output::Lost) {
+                    Output::Waiting(out) => {
+                        Output::Open(Box::new(PcapngWriter::new(out, &Header::from(start), self.show_args)?))
+                    }
+                    other => other,
+                };
+            }
+            Event::Counters(counters) => self.counters = counters.clone(),
+            Event::Clock(clock) => self.now = clock.realtime,
+            _ => {}
+        }
+        let tick = matches!(event, Event::Clock(_));
+        let stop = matches!(event, Event::Stop(_));
+        let Output::Open(writer) = &mut self.output else { return Ok(()) };
+        let mut result = Ok(());
+        let mut write = |packet: crate::synth::packet::Packet<'_>| {
+            if result.is_ok() {
+                result = writer.packet(&packet);
+            }
+        };
+        let synthesizer = &mut self.synthesizer;
+        self.tracker.event(event, &mut |segment| synthesizer.segment(&segment, &mut write));
+        if tick {
+            synthesizer.tick(self.now, &mut write);
+        }
+        if stop {
+            synthesizer.finish(self.now, &mut write);
+        }
+        result?;
+        if tick {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Brings everything that is buffered to the files; they end at a block border.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.flush()?;
+        }
+        match &mut self.output {
+            Output::Open(writer) => writer.flush(),
+            Output::Waiting(_) | Output::Lost => Ok(()),
+        }
+    }
+
+    /// Writes what stands at the end of the file, and tells how much was captured.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn finish(mut self) -> io::Result<Numbers> {
+        self.flush()?;
+        let numbers = self.numbers();
+        if let Output::Open(writer) = self.output {
+            writer.finish(self.now)?;
+        }
+        Ok(numbers)
+    }
+
+    /// How much was captured so far, and what is missing.
+    pub fn numbers(&self) -> Numbers {
+        let summary = self.tracker.summary();
+        let total = &summary.total;
+        let packets = match &self.output {
+            Output::Open(writer) => writer.counts().packets,
+            Output::Waiting(_) | Output::Lost => 0,
+        };
+        let count = |index: Counter| self.counters.0.get(index as usize).copied().unwrap_or(0);
+        let known = |reason, events, bytes| Loss { reason, events, bytes: Some(bytes) };
+        let unknown = |reason, events| Loss { reason, events, bytes: None };
+        let missing = |missing| total.missing.get(missing);
+        Numbers {
+            processes: summary.processes.len() as u64,
+            connections: total.connections,
+            bytes: total.read + total.written,
+            packets,
+            lost: vec![
+                known(Reason::RingFull, count(Counter::RingFull), missing(Missing::RingFull)),
+                unknown(Reason::FactLost, count(Counter::FactLost)),
+                known(Reason::Unreadable, count(Counter::Unreadable), missing(Missing::Unreadable)),
+                known(Reason::CallLimit, count(Counter::Limit), missing(Missing::Limit)),
+                known(Reason::Sendfile, count(Counter::Sendfile), missing(Missing::Sendfile)),
+                unknown(Reason::ReadBeforeAttach, total.skips.get(Missing::Unseen)),
+                unknown(Reason::Unfinished, count(Counter::Unfinished)),
+                unknown(Reason::Depth, count(Counter::Depth)),
+                unknown(Reason::ThreadsFull, count(Counter::ThreadsFull)),
+                unknown(Reason::HandlesFull, count(Counter::HandlesFull)),
+                unknown(Reason::ProcessesFull, count(Counter::ProcessesFull)),
+                unknown(Reason::SocketsFull, count(Counter::SocketsFull)),
+                unknown(Reason::BadRecord, self.undecodable),
+            ],
+        }
+    }
+}

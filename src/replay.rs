@@ -1,0 +1,56 @@
+//! Makes a capture file anew from a recording: everything behind the ring, without privileges.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::capture::ports;
+use crate::config::{Output, Replay, Verbosity};
+use crate::event::recording::{Player, RecordingError};
+use crate::failure::{Exit, Failure};
+use crate::pipeline::Pipeline;
+use crate::{sink, status};
+
+/// Replays a recording.
+///
+/// # Errors
+/// A [`Failure`] for the user. If the recording is damaged, what came before the damage is written.
+pub fn run(config: &Replay) -> Result<Exit, Failure> {
+    let began = Instant::now();
+    let bad_input = |error: RecordingError| {
+        Failure::new(
+            Exit::Io,
+            format!("{}: {error}", config.input.display()),
+            "give a file that tls2pcap --record has written",
+        )
+    };
+    let input = File::open(&config.input).map_err(|e| bad_input(e.into()))?;
+    let mut player = Player::new(BufReader::with_capacity(1 << 20, input)).map_err(bad_input)?;
+    let (path, name) = match &config.output {
+        Output::File(path) => (path.as_path(), path.display().to_string()),
+        Output::Stdout => (Path::new("-"), "standard output".into()),
+    };
+    let bad_output = |error: std::io::Error| {
+        Failure::new(
+            Exit::Io,
+            format!("{name}: cannot be written: {error}"),
+            "choose another file with -o, or make room",
+        )
+    };
+    let output = sink::Output::create(path).map_err(bad_output)?;
+    let mut pipeline = Pipeline::new(output, ports(config.ports), false, None);
+    let damage = loop {
+        match player.next_record() {
+            Ok(Some(record)) => pipeline.record(&record).map_err(bad_output)?,
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        }
+    };
+    let numbers = pipeline.finish().map_err(bad_output)?;
+    if config.verbosity > Verbosity::Quiet {
+        let file = (config.output != Output::Stdout).then_some(path);
+        eprint!("{}", status::summary(&numbers, began.elapsed(), file));
+    }
+    damage.map_or(Ok(Exit::Success), |error| Err(bad_input(error)))
+}
