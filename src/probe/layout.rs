@@ -19,21 +19,84 @@ macro_rules! same_layout {
 }
 
 same_layout!(RawHead = t2p_head { kind: r#type, tgid: tgid, tid: tid, library: library, process: process });
-same_layout!(RawData = t2p_data {
-    head, handle, generation, entered, returned, call_offset, call_len, chunk_offset, chunk_len, captured,
-    call_seq, awaits_write, direction, function, missing, tuple_source,
-});
-same_layout!(RawBind = t2p_bind {
-    head, handle, generation, time, socket, socket_generation, inode, cookie, netns, local_isn, remote_isn,
-    fd, local, remote, local_port, remote_port, family, role, tuple_source, fresh,
-});
-same_layout!(RawHandle = t2p_handle {
-    head, handle, generation, time, read_end, write_end, other, other_generation, call_seq, fact, direction,
-    text_len, text,
-});
+same_layout!(
+    RawData = t2p_data {
+        head,
+        handle,
+        generation,
+        entered,
+        returned,
+        call_offset,
+        call_len,
+        chunk_offset,
+        chunk_len,
+        captured,
+        call_seq,
+        awaits_write,
+        direction,
+        function,
+        missing,
+        tuple_source,
+    }
+);
+same_layout!(
+    RawBind = t2p_bind {
+        head,
+        handle,
+        generation,
+        time,
+        socket,
+        socket_generation,
+        inode,
+        cookie,
+        netns,
+        local_isn,
+        remote_isn,
+        fd,
+        local,
+        remote,
+        local_port,
+        remote_port,
+        family,
+        role,
+        tuple_source,
+        fresh,
+    }
+);
+same_layout!(
+    RawHandle = t2p_handle {
+        head,
+        handle,
+        generation,
+        time,
+        read_end,
+        write_end,
+        other,
+        other_generation,
+        call_seq,
+        fact,
+        direction,
+        text_len,
+        text,
+    }
+);
 same_layout!(RawSocket = t2p_socket { head, time, socket, socket_generation, error });
-same_layout!(RawProcess = t2p_process {
-    head, time, start_time, cgroup, uid, gid, parent, netns, exe_len, args_len, comm, exe, args,
-});
+same_layout!(
+    RawProcess = t2p_process {
+        head,
+        time,
+        start_time,
+        cgroup,
+        uid,
+        gid,
+        parent,
+        netns,
+        exe_len,
+        args_len,
+        comm,
+        exe,
+        args,
+    }
+);
 same_layout!(RawExit = t2p_exit { head, time });
 same_layout!(RawFile = t2p_file { head, time, inode, device, stopped });

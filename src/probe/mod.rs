@@ -18,8 +18,8 @@ use std::path::Path;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
-    UprobeOpts,
+    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType,
+    UprobeMultiOpts, UprobeOpts,
 };
 
 use self::sites::{RETURN, RETURN_UNROLLED, Site, sites};
@@ -141,7 +141,8 @@ impl Probe {
         let failed = |what| move |e| Refusal::All(ProbeError::Failed(what, e));
         // The object lives until the program ends; there are a handful at most.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = Tls2pcapSkelBuilder::default().open(storage).map_err(failed("opening the BPF object"))?;
+        let mut open =
+            Tls2pcapSkelBuilder::default().open(storage).map_err(failed("opening the BPF object"))?;
         let knobs = open.maps.rodata_data.as_deref_mut().expect("the object has constants");
         knobs.targets_only = u32::from(options.targets_only);
         knobs.own_tgid = std::process::id();
@@ -150,10 +151,7 @@ impl Probe {
             *knob = *uid;
         }
         knobs.uid_count = options.uids.len() as u32;
-        open.maps
-            .ring
-            .set_max_entries(options.ring_bytes)
-            .map_err(failed("sizing the ring"))?;
+        open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
@@ -263,11 +261,8 @@ impl Probe {
         for site in &sites {
             let Some(program) = self.program(site.program) else { continue };
             if !self.multi {
-                let options = UprobeOpts {
-                    cookie: u64::from(id),
-                    retprobe: site.at_return,
-                    ..UprobeOpts::default()
-                };
+                let options =
+                    UprobeOpts { cookie: u64::from(id), retprobe: site.at_return, ..UprobeOpts::default() };
                 links.push(attach_one(&program, pid, &path, site.offset, options)?);
             } else if done.insert(site.program) {
                 let all: Vec<&Site> = sites.iter().filter(|s| s.program == site.program).collect();
