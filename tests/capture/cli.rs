@@ -21,7 +21,7 @@ fn ready_fd_is_told_and_closed() {
     client.line_after("waiting");
     // The pipe of the shell's fd 3 is tls2pcap's alone, so cat ends when that closes it.
     let script = format!(
-        "{{ {TLS2PCAP} -q -o {} --ready-fd 3 -p {} 3>&1 >/dev/null; }} | {{ cat; echo closed; cat >/dev/null; }}",
+        "{{ exec {TLS2PCAP} -q -o {} --ready-fd 3 -p {} 3>&1 >/dev/null; }} | {{ cat; echo closed; cat >/dev/null; }}",
         test.text("out.pcapng"),
         client.pid()
     );
