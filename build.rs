@@ -11,6 +11,8 @@ fn main() {
     if let Err(error) =
         SkeletonBuilder::new().source("bpf/tls2pcap.bpf.c").clang_args(["-Ibpf"]).build_and_generate(&out)
     {
-        panic!("compiling bpf/tls2pcap.bpf.c: {error:#}\nclang and the libelf headers are needed: run tests/setup build");
+        panic!(
+            "compiling bpf/tls2pcap.bpf.c: {error:#}\nclang and the libelf headers are needed: run tests/setup build"
+        );
     }
 }

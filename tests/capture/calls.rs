@@ -210,6 +210,20 @@ fn one_sided_shutdown_closes_one_side() {
     exchange(&begin!(), "w:10 s z", "r:10 z w:1000 S").assert_true();
 }
 
+/// A program that may do nothing but read, write and exit is not killed by being watched.
+#[test]
+fn program_under_strict_seccomp_survives() {
+    let test = begin!();
+    // The first exchange gets OpenSSL the memory that it may not ask for later.
+    let done = exchange(&test, "w:100 r:100 q w:100 r:100 X", "r:100 w:100 r:100 w:100 z");
+    let truth = transcript(&done.dir, "client", 0);
+    assert_eq!((truth.sent.len(), truth.received.len()), (200, 200));
+    for (view, _) in done.finished.views() {
+        assert_same_bytes("client", &view.only().sent_by_client, &truth.sent);
+        assert_same_bytes("server", &view.only().sent_by_server, &truth.received);
+    }
+}
+
 #[test]
 fn handles_freed_without_a_shutdown() {
     let test = begin!();

@@ -3,6 +3,9 @@
 use std::fs;
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::support::capture::TLS2PCAP;
 use crate::support::nginx::Nginx;
 use crate::support::programs::{compiled, connect, exchange_server};
@@ -18,7 +21,7 @@ fn ready_fd_is_told_and_closed() {
     client.line_after("waiting");
     // The pipe of the shell's fd 3 is tls2pcap's alone, so cat ends when that closes it.
     let script = format!(
-        "{{ {TLS2PCAP} -q -o {} --ready-fd 3 -p {} 3>&1 >/dev/null; }} | {{ cat; echo closed; cat >/dev/null; }}",
+        "{{ exec {TLS2PCAP} -q -o {} --ready-fd 3 -p {} 3>&1 >/dev/null; }} | {{ cat; echo closed; cat >/dev/null; }}",
         test.text("out.pcapng"),
         client.pid()
     );
@@ -30,8 +33,7 @@ fn ready_fd_is_told_and_closed() {
     server.wait_ok();
     // It was started by a shell: find it by its parent, and end it.
     let pid = until("tls2pcap", || find(&["-p", &client.pid().to_string()]));
-    // SAFETY: kill has no memory effects; the pid is that of this test's own tls2pcap.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
+    kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
     shell.wait_ok();
 }
 

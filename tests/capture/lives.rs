@@ -1,10 +1,13 @@
 //! Programs that come late, die early, or run as somebody else.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::support::programs::{Told, blocks_in_read, compiled, connect, exchange_server, transcript};
-use crate::support::until;
-use crate::support::{Process, Test, assert_same_bytes, begin};
+use crate::support::{Process, Test, assert_same_bytes, begin, gate, until};
 
 /// Where the dynamic linker finds a library.
 fn library(name: &str) -> String {
@@ -42,6 +45,38 @@ fn library_that_is_new_and_loaded_late() {
     }
 }
 
+/// As in a container: a path that only the program sees, on a file system that lies over another.
+#[test]
+fn library_in_the_mounts_of_a_container() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "--times 2 r:5 w:40 z S");
+    let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|d| test.folder(d));
+    for name in ["libssl.so.3", "libcrypto.so.3"] {
+        std::fs::copy(library(name), format!("{lower}/{name}")).unwrap();
+    }
+    // The same file once through the overlay, and once directly.
+    let script = format!(
+        "mount -t overlay overlay -o lowerdir={lower},upperdir={upper},workdir={work} {merged} || exit 99; \
+         LD_LIBRARY_PATH={merged} {late} {merged}/libssl.so.3 127.0.0.1 {port} hello && \
+         LD_LIBRARY_PATH={lower} {late} {lower}/libssl.so.3 127.0.0.1 {port} hello",
+        late = compiled("late")
+    );
+    let finished = test.capture().run(&["unshare", "-m", "sh", "-c", &script]);
+    if finished.status == 99 {
+        return gate::skipped(&test.name, "overlay cannot be mounted here", "T2P_REQUIRE_TOOLS");
+    }
+    let finished = finished.ok();
+    server.wait_ok();
+    for (view, _) in finished.views() {
+        assert_eq!(view.connections.len(), 2);
+        for (n, connection) in view.connections.iter().enumerate() {
+            let truth = transcript(&test.text("server"), "server", n as u32);
+            assert_same_bytes("client", &connection.sent_by_client, b"hello");
+            assert_same_bytes("server", &connection.sent_by_server, &truth.sent);
+        }
+    }
+}
+
 #[test]
 fn library_loaded_late_by_a_child() {
     let test = begin!();
@@ -69,11 +104,10 @@ fn program_killed_inside_a_call() {
         let received = std::fs::metadata(format!("{dir}/client.0.received")).ok()?.len();
         (received == 50 && blocks_in_read(&told)).then_some(())
     });
-    // SAFETY: kill has no memory effects; the pid is that of this test's own, living program.
-    assert_eq!(unsafe { libc::kill(told.pid as i32, libc::SIGKILL) }, 0);
+    kill(Pid::from_raw(told.pid as i32), Signal::SIGKILL).unwrap();
     let finished = running.finish();
     server.wait_ok();
-    assert_eq!(finished.status, 128 + libc::SIGKILL, "{}", finished.stderr);
+    assert_eq!(finished.status, 128 + Signal::SIGKILL as i32, "{}", finished.stderr);
     let truth = transcript(&dir, "client", 0);
     for (view, _) in finished.views() {
         let connection = view.of(told.local, told.remote);
@@ -131,6 +165,8 @@ fn under_sudo_the_command_runs_as_the_invoking_user() {
     let capture = test.capture().variable("SUDO_UID", "65534").variable("SUDO_GID", "65534");
     let finished = capture.variable("SUDO_USER", "nobody").run(&["sh", "-c", "id -u; id -g; id -G"]).ok();
     assert_eq!(finished.text(), "65534\n65534\n65534\n");
+    let owner = std::fs::metadata(&finished.file).unwrap();
+    assert_eq!((owner.uid(), owner.mode() & 0o777), (65534, 0o600), "the file is that user's alone");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! tls2pcap on real programs: what they truly sent against what stock tshark reads in the file.
 //!
-//! Needs root with BPF, nginx, curl, Python, openssl and a C compiler with OpenSSL's headers; a test
-//! that cannot run says so (`T2P_REQUIRE_ROOT=1`, `T2P_REQUIRE_ORACLES=1` and `T2P_REQUIRE_TOOLS=1`
-//! turn that into a failure). Every capture is limited to a command or to processes of the test.
+//! Needs root with BPF, tshark, nginx, curl, Python, openssl, and a C compiler with OpenSSL's headers
+//! (tests/setup and tests/oracles bring them). What cannot be run is reported as SKIPPED with the
+//! reason; these variables, set to 1, turn that into a failure: `T2P_REQUIRE_ROOT` (rights),
+//! `T2P_REQUIRE_ORACLES` (releases of tshark and OpenSSL), `T2P_REQUIRE_BACKENDS` (all of them),
+//! `T2P_REQUIRE_TOOLS` (the rest). `T2P_KEEP=1` keeps the folders of the tests. Every capture is limited
+//! to a command or to processes of the test.
 
 mod calls;
 mod cli;

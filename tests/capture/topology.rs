@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
+use crate::support::capture::TLS2PCAP;
 use crate::support::netns::Netns;
 use crate::support::nginx::{Nginx, PAGE};
 use crate::support::programs::{Told, compiled, connect, listen, transcript};
-use crate::support::{Process, assert_same_bytes, begin, run};
+use crate::support::{Process, Test, assert_same_bytes, begin, run, tshark};
 
 #[test]
 fn ipv6() {
@@ -134,4 +135,36 @@ fn two_namespaces_with_the_same_tuple_at_once() {
         let netns = |n: usize| view.connections[n].comment.number("netns");
         assert_ne!(netns(0), netns(1));
     }
+}
+
+/// curl in a pid namespace of its own; `around` and `inside` go before tls2pcap and before curl.
+fn in_a_pid_namespace(test: Test, around: &[&str], inside: &[&str]) {
+    let nginx = Nginx::start(&test);
+    let url = nginx.site.url("/page.html");
+    let out = test.path("out.pcapng");
+    let mut words = around.to_vec();
+    words.extend([TLS2PCAP, "-o", out.to_str().unwrap(), "--"]);
+    words.extend(inside);
+    words.extend(["curl", "-sS", "--http2", "--cacert", &nginx.site.cert, "-o", "/dev/null", &url]);
+    run(Command::new(words[0]).args(&words[1..]));
+    let logged = nginx.site.logged(1).pop().unwrap();
+    for tshark in tshark::oracles() {
+        let view = tshark.read(&out);
+        view.assert_clean(&tshark.version);
+        let connection = view.of(logged.client, logged.server);
+        assert_eq!((connection.requests.len(), &connection.responses[..]), (1, &[200][..]));
+        assert_eq!(connection.comment.get("comm"), "curl");
+    }
+}
+
+const PID_NAMESPACE: &[&str] = &["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+
+#[test]
+fn tls2pcap_in_a_pid_namespace() {
+    in_a_pid_namespace(begin!(), PID_NAMESPACE, &[]);
+}
+
+#[test]
+fn command_in_a_pid_namespace_of_its_own() {
+    in_a_pid_namespace(begin!(), &[], PID_NAMESPACE);
 }

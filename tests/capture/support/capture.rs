@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::Signal;
+
 use super::process::{Process, code, until};
 use super::tshark::{self, Tshark};
 use super::view::View;
@@ -123,7 +125,7 @@ impl Running {
     /// Ends the capture as Ctrl-C does.
     #[track_caller]
     pub fn stop(self) -> Finished {
-        self.process.signal(libc::SIGINT);
+        self.process.signal(Signal::SIGINT);
         self.finish()
     }
 

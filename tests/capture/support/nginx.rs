@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
+use nix::sys::signal::Signal;
+
 use super::netns::Netns;
 use super::{Process, Test, process, until};
 
@@ -179,7 +181,7 @@ impl Nginx {
 
     /// Ends it and waits for that.
     pub fn stop(&mut self) {
-        self.process.signal(libc::SIGTERM);
+        self.process.signal(Signal::SIGTERM);
         self.process.wait();
     }
 }

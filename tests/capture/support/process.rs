@@ -8,6 +8,9 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
 /// How long anything may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -110,9 +113,13 @@ impl Process {
     }
 
     /// Sends a signal.
-    pub fn signal(&self, signal: i32) {
-        // SAFETY: kill has no memory effects; the child is not reaped yet, so the pid is its own.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0, "{}", self.what);
+    pub fn signal(&self, signal: Signal) {
+        kill(self.group(), signal).unwrap_or_else(|e| panic!("{}: {e}", self.what));
+    }
+
+    /// Its pid, which is also its process group's.
+    fn group(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
     }
 
     /// Whether it has ended.
@@ -146,9 +153,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // SAFETY: kill has no memory effects; the group's leader is not reaped yet, so the
-            // group is this test's own.
-            unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
+            // Its leader is not reaped yet, so the group is this test's own.
+            let _ = killpg(self.group(), Signal::SIGKILL);
             let _ = self.child.wait();
         }
     }
