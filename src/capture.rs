@@ -264,7 +264,11 @@ impl Control {
                     break Ok(Exit::Success);
                 }
                 Ok(Message::Ring(error)) => {
-                    break Err(Failure::new(Exit::Kernel, format!("the ring buffer cannot be read: {error}"), ""));
+                    break Err(Failure::new(
+                        Exit::Kernel,
+                        format!("the ring buffer cannot be read: {error}"),
+                        "",
+                    ));
                 }
                 Err(_) => {
                     if !self.ended.is_empty() {
@@ -377,7 +381,11 @@ fn spawn_ring(
     stop: Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>, Failure> {
     let ring = control.probe.ring().map_err(|e| {
-        Failure::new(Exit::Kernel, format!("the ring buffer cannot be mapped: {e}"), "try a smaller --ring-size")
+        Failure::new(
+            Exit::Kernel,
+            format!("the ring buffer cannot be mapped: {e}"),
+            "try a smaller --ring-size",
+        )
     })?;
     let batches = control.batches.clone();
     Ok(thread::spawn(move || {
@@ -461,7 +469,11 @@ fn load(config: &Capture) -> Result<Probe, Failure> {
         ProbeError::NoBackend(_) => Failure::new(
             Exit::Kernel,
             error.to_string(),
-            if config.backend == config::Backend::Auto { "" } else { "leave --backend out: another one may work" },
+            if config.backend == config::Backend::Auto {
+                ""
+            } else {
+                "leave --backend out: another one may work"
+            },
         ),
         ProbeError::Failed(..) => Failure::new(Exit::Kernel, error.to_string(), ""),
     })
@@ -535,7 +547,9 @@ fn open_output(config: &Capture) -> Result<sink::Output, Failure> {
 
 fn write_failure(config: &Capture, error: &io::Error) -> Failure {
     let (name, cure) = match &config.output {
-        config::Output::File(path) => (path.display().to_string(), "choose another file with -o, or make room"),
+        config::Output::File(path) => {
+            (path.display().to_string(), "choose another file with -o, or make room")
+        }
         config::Output::Stdout => {
             ("standard output".into(), "send it to a file or a program: tls2pcap -o - | wireshark -k -i -")
         }

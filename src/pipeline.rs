@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 
-use crate::event::recording::Recorder;
 use crate::event::record::Counter;
+use crate::event::recording::Recorder;
 use crate::event::{Counters, Event, Missing, record};
 use crate::sink::{Header, PcapngWriter};
 use crate::status::{Loss, Numbers, Reason};

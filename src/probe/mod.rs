@@ -18,8 +18,8 @@ use std::path::Path;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
-    UprobeOpts,
+    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType,
+    UprobeMultiOpts, UprobeOpts,
 };
 
 use self::sites::{Programs, Site, sites};
@@ -107,7 +107,9 @@ impl Probe {
             return Err(ProbeError::NoBtf);
         }
         raise_memlock();
-        libbpf_rs::set_print(options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| eprint!("{text}"))));
+        libbpf_rs::set_print(
+            options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| eprint!("{text}"))),
+        );
         let mut refused = Vec::new();
         // A program that was loaded for bulk attachment attaches in no other way, and the bulk
         // pid filter of early kernels compared threads: bulk is for attaching to all processes.
@@ -142,7 +144,8 @@ impl Probe {
         let failed = |what| move |e| Refusal::All(ProbeError::Failed(what, e));
         // The object lives until the program ends; there are a handful at most.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = Tls2pcapSkelBuilder::default().open(storage).map_err(failed("opening the BPF object"))?;
+        let mut open =
+            Tls2pcapSkelBuilder::default().open(storage).map_err(failed("opening the BPF object"))?;
         let knobs = open.maps.rodata_data.as_deref_mut().expect("the object has constants");
         knobs.targets_only = u32::from(options.targets_only);
         knobs.own_tgid = std::process::id();
@@ -151,14 +154,13 @@ impl Probe {
             *knob = *uid;
         }
         knobs.uid_count = options.uids.len() as u32;
-        open.maps
-            .ring
-            .set_max_entries(options.ring_bytes)
-            .map_err(failed("sizing the ring"))?;
+        open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let in_library = name.starts_with(IN_LIBRARY);
-            if in_library && !programs.needs(&name) || Backend::of_program(&name).is_some_and(|b| b != backend) {
+            if in_library && !programs.needs(&name)
+                || Backend::of_program(&name).is_some_and(|b| b != backend)
+            {
                 program.set_autoload(false);
             }
             if in_library && programs == Programs::Bulk {
@@ -261,8 +263,11 @@ impl Probe {
             return [returns, entries].iter().map(|sites| self.attach_bulk(pid, &path, sites, id)).collect();
         }
         let attach = |site: &Site| {
-            let options =
-                UprobeOpts { cookie: cookie(site, id), retprobe: site.entry.is_none(), ..UprobeOpts::default() };
+            let options = UprobeOpts {
+                cookie: cookie(site, id),
+                retprobe: site.entry.is_none(),
+                ..UprobeOpts::default()
+            };
             attach_one(&self.program(self.programs.name(site)), pid, &path, site.offset, options)
         };
         sites.iter().map(attach).collect()

@@ -39,7 +39,9 @@ fn of(function: Function) -> (t2p_site, Option<&'static str>, bool) {
         Function::UpRef => (t2p_site::T2P_SITE_UP_REF, Some("ssl_entry_up_ref"), false),
         Function::Clear => (t2p_site::T2P_SITE_CLEAR, Some("ssl_entry_clear"), false),
         Function::Ctrl => (t2p_site::T2P_SITE_CTRL, Some("ssl_entry_ctrl"), false),
-        Function::SetConnectState => (t2p_site::T2P_SITE_CONNECT_STATE, Some("ssl_entry_connect_state"), false),
+        Function::SetConnectState => {
+            (t2p_site::T2P_SITE_CONNECT_STATE, Some("ssl_entry_connect_state"), false)
+        }
         Function::SetAcceptState => (t2p_site::T2P_SITE_ACCEPT_STATE, Some("ssl_entry_accept_state"), false),
     }
 }
@@ -48,8 +50,16 @@ fn of(function: Function) -> (t2p_site, Option<&'static str>, bool) {
 pub(super) fn sites(library: &TlsLibrary) -> Vec<Site> {
     let exports = library.offsets.iter().map(|(function, offset)| (of(function), offset));
     // Beside the exports: BIO_f_ssl calls these and no export.
-    let read = library.internal.read.ok().map(|o| ((t2p_site::T2P_SITE_READ_INTERNAL, Some("ssl_entry_read_internal"), true), o));
-    let write = library.internal.write.ok().map(|o| ((t2p_site::T2P_SITE_WRITE_INTERNAL, Some("ssl_entry_write_internal"), true), o));
+    let read = library
+        .internal
+        .read
+        .ok()
+        .map(|o| ((t2p_site::T2P_SITE_READ_INTERNAL, Some("ssl_entry_read_internal"), true), o));
+    let write = library
+        .internal
+        .write
+        .ok()
+        .map(|o| ((t2p_site::T2P_SITE_WRITE_INTERNAL, Some("ssl_entry_write_internal"), true), o));
     let mut sites = Vec::new();
     for ((site, entry, at_return), offset) in exports.chain(read).chain(write) {
         sites.extend(at_return.then_some(Site { site, offset, entry: None }));
