@@ -26,7 +26,7 @@ impl Tracker {
                     other.view = View::Second { owner: slot, id };
                     peer = Peer::Known(other.key.process, self.now);
                 }
-                View::Owner(_) | View::Ended { id: Some(_), second: false } => {
+                View::Owner(_) | View::Ended { id: Some(_), second: false, .. } => {
                     self.become_second(slot, other_slot);
                     return;
                 }
@@ -61,7 +61,7 @@ impl Tracker {
                 }
                 stream.id
             }
-            View::Ended { id: Some(id), second: false } => *id,
+            View::Ended { id: Some(id), second: false, .. } => *id,
             _ => return,
         };
         if let Some(handle) = self.handles.get_mut(slot) {

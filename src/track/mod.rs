@@ -10,8 +10,8 @@
 //!
 //! | what | default | at the bound |
 //! |---|---|---|
-//! | handles | 65,536 | the one that ended first is forgotten; while all live, events about a new one are refused, with their bytes counted |
-//! | ended handles, remembered so that late records do not open them again | 4,096 | the one that ended first is forgotten |
+//! | handles | 65,536 | the one that was gone first is forgotten, or else whose connection ended first; while all live, events about a new one are refused, with their bytes counted |
+//! | handles that are gone (freed, or their process), remembered so that late records do not open them again | 4,096 | the one that was gone first is forgotten |
 //! | processes | 16,384 | the one that ended first is forgotten, its row folded into `others`; while all live, a new one has no name |
 //! | libraries | 4,096 | a new one has no name |
 //! | records held for order, per handle | 4 MiB, 4,096 records, 2 s | all that the handle holds goes out as it is |
@@ -47,7 +47,7 @@ pub use tracker::Tracker;
 pub struct Limits {
     /// Handles, living and ended.
     pub handles: usize,
-    /// Ended handles.
+    /// Handles that are gone.
     pub ended: usize,
     /// Processes.
     pub processes: usize,
