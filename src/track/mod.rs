@@ -3,6 +3,18 @@
 //! [`Tracker`] is a function of the events alone: its only time is theirs, and the latest time
 //! that any event has carried is its now. So a recording gives the same segments as the capture.
 //!
+//! - **Order** (`order`): a write stands where its call was entered, a read where it returned. A read
+//!   that returned while a write was in flight is held until that write is complete.
+//! - **Holes**: every record carries its offset, so what lies between is a [`segment::Payload`]
+//!   without bytes and of the exact length. What comes twice is left out.
+//! - **Opening** (`connection`): what [`segment::Connection`] tells never changes, so the first segments
+//!   wait until /proc has told of the process, but not for long: a live capture must be readable.
+//! - **Pairs** (`pair`): of two ends on one host, the first to carry bytes is written, until it ends.
+//!   What the other moves is counted, not written, also after that.
+//! - **End**: a handle's connection ends with the handle, with its process, with the capture, a
+//!   moment after its socket, or when the socket's tuple comes back. Only what is known to be
+//!   closed gets a [`segment::Body::Finish`] or [`segment::Body::Reset`] then.
+//!
 //! # Bounds
 //!
 //! All are in [`Limits`], or constants of this module. What is reached is counted in

@@ -224,8 +224,10 @@ impl Tracker {
 
     fn data(&mut self, mut data: Data, out: Out) {
         let Some(slot) = self.slot(data.handle, data.entered, data.task.tid, data.chunk_len) else { return };
-        let start = data.call_offset.checked_add(data.chunk_offset);
-        if start.and_then(|start| start.checked_add(data.chunk_len)).is_none() {
+        let chunk_end = data.chunk_offset.checked_add(data.chunk_len);
+        if chunk_end.is_none_or(|end| end > data.call_len)
+            || data.call_offset.checked_add(data.call_len).is_none()
+        {
             self.anomalies.impossible += 1;
             return;
         }
@@ -238,7 +240,7 @@ impl Tracker {
                 tid: data.task.tid,
                 library: data.library,
                 tuple_source: data.tuple_source,
-                at_start: start == Some(0),
+                at_start: (data.call_offset, data.chunk_offset) == (0, 0),
             };
             self.claim(slot, first, out);
         }
@@ -299,8 +301,8 @@ impl Tracker {
             self.held -= before - handle.order.bytes();
             match step {
                 Some(Step::Data(data)) => self.place(slot, data, out),
-                Some(Step::Lost { until, place, tid }) => {
-                    self.gap(slot, Direction::Write, until, place, tid, out);
+                Some(Step::Lost { direction, until, place, tid }) => {
+                    self.gap(slot, direction, until, place, tid, out);
                 }
                 None => {
                     let until = handle.order.since().map(|t| t.saturating_add(self.limits.held_time));
