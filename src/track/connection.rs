@@ -209,7 +209,10 @@ impl Tracker {
             started: self.clock.wall(handle.first_seen),
             server_name: handle.server_name.clone(),
             alpn: handle.alpn.clone(),
-            layer_below: self.below(slot).and_then(|below| self.handles.get(below)?.connection()),
+            layer_below: self
+                .below(slot)
+                .and_then(|below| self.handles.get(below)?.connection())
+                .filter(|below| *below != stream.id),
         })
     }
 }
