@@ -26,7 +26,7 @@ impl Tracker {
                     other.view = View::Second { owner: slot, id };
                     peer = Peer::Known(other.key.process, self.now);
                 }
-                View::Owner(_) | View::Ended { id: Some(_), second: false } => {
+                View::Owner(_) | View::Ended { id: Some(_), second: false, .. } => {
                     self.become_second(slot, other_slot);
                     return;
                 }
@@ -61,7 +61,7 @@ impl Tracker {
                 }
                 stream.id
             }
-            View::Ended { id: Some(id), second: false } => *id,
+            View::Ended { id: Some(id), second: false, .. } => *id,
             _ => return,
         };
         if let Some(handle) = self.handles.get_mut(slot) {
@@ -209,7 +209,10 @@ impl Tracker {
             started: self.clock.wall(handle.first_seen),
             server_name: handle.server_name.clone(),
             alpn: handle.alpn.clone(),
-            layer_below: self.below(slot).and_then(|below| self.handles.get(below)?.connection()),
+            layer_below: self
+                .below(slot)
+                .and_then(|below| self.handles.get(below)?.connection())
+                .filter(|below| *below != stream.id),
         })
     }
 }

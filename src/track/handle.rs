@@ -1,6 +1,6 @@
 //! The handles that were heard of.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::{Index, IndexMut};
 
 use super::order::Order;
@@ -59,6 +59,8 @@ pub(super) enum View {
         id: Option<ConnectionId>,
         /// As the second view.
         second: bool,
+        /// Its program may still have it: its number among those.
+        dormant: Option<u64>,
     },
 }
 
@@ -155,7 +157,11 @@ pub(super) struct Handles {
     slots: Vec<Option<Handle>>,
     free: Vec<Slot>,
     by_key: HashMap<HandleKey, Slot>,
-    ended: VecDeque<Slot>,
+    /// Those that are gone: remembered for a while, because late records may come.
+    gone: VecDeque<Slot>,
+    /// Those whose connection has ended but that may still be heard of, by the order of ending.
+    dormant: BTreeMap<u64, Slot>,
+    endings: u64,
 }
 
 impl Handles {
@@ -186,18 +192,36 @@ impl Handles {
         slot
     }
 
-    /// A handle has ended: it may be forgotten when its turn comes.
-    pub fn ended(&mut self, slot: Slot) {
-        self.ended.push_back(slot);
+    /// A handle's connection has ended. Unless the handle is `gone`, it is remembered until it is
+    /// or its room is needed: forgotten, its next record would look like a new connection's.
+    pub fn ended(&mut self, slot: Slot, id: Option<ConnectionId>, second: bool, gone: bool) {
+        self.endings += 1;
+        let dormant = (!gone).then_some(self.endings);
+        let Some(handle) = self.get_mut(slot) else { return };
+        handle.view = View::Ended { id, second, dormant };
+        match dormant {
+            Some(n) => drop(self.dormant.insert(n, slot)),
+            None => self.gone.push_back(slot),
+        }
     }
 
-    pub fn ended_len(&self) -> usize {
-        self.ended.len()
+    /// A handle that has ended before is gone now.
+    pub fn gone(&mut self, slot: Slot) {
+        let Some(Handle { view: View::Ended { dormant, .. }, .. }) = self.get_mut(slot) else { return };
+        if let Some(n) = dormant.take() {
+            self.dormant.remove(&n);
+            self.gone.push_back(slot);
+        }
     }
 
-    /// Forgets the handle that ended first.
+    /// Number of handles that are gone.
+    pub fn gone_len(&self) -> usize {
+        self.gone.len()
+    }
+
+    /// Forgets the handle that was gone first, or else whose connection ended first.
     pub fn forget(&mut self) -> Option<(Slot, Handle)> {
-        let slot = self.ended.pop_front()?;
+        let slot = self.gone.pop_front().or_else(|| self.dormant.pop_first().map(|(_, slot)| slot))?;
         let handle = self.slots.get_mut(slot.0 as usize)?.take()?;
         self.by_key.remove(&handle.key);
         self.free.push(slot);

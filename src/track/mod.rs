@@ -3,6 +3,18 @@
 //! [`Tracker`] is a function of the events alone: its only time is theirs, and the latest time
 //! that any event has carried is its now. So a recording gives the same segments as the capture.
 //!
+//! - **Order** (`order`): a write stands where its call was entered, a read where it returned. A read
+//!   that returned while a write was in flight is held until that write is complete.
+//! - **Holes**: every record carries its offset, so what lies between is a [`segment::Payload`]
+//!   without bytes and of the exact length. What comes twice is left out.
+//! - **Opening** (`connection`): what [`segment::Connection`] tells never changes, so the first segments
+//!   wait until /proc has told of the process, but not for long: a live capture must be readable.
+//! - **Pairs** (`pair`): of two ends on one host, the first to carry bytes is written, until it ends.
+//!   What the other moves is counted, not written, also after that.
+//! - **End**: a handle's connection ends with the handle, with its process, with the capture, a
+//!   moment after its socket, or when the socket's tuple comes back. Only what is known to be
+//!   closed gets a [`segment::Body::Finish`] or [`segment::Body::Reset`] then.
+//!
 //! # Bounds
 //!
 //! All are in [`Limits`], or constants of this module. What is reached is counted in
@@ -10,8 +22,8 @@
 //!
 //! | what | default | at the bound |
 //! |---|---|---|
-//! | handles | 65,536 | the one that ended first is forgotten; while all live, events about a new one are refused, with their bytes counted |
-//! | ended handles, remembered so that late records do not open them again | 4,096 | the one that ended first is forgotten |
+//! | handles | 65,536 | the one that was gone first is forgotten, or else whose connection ended first; while all live, events about a new one are refused, with their bytes counted |
+//! | handles that are gone (freed, or their process), remembered so that late records do not open them again | 4,096 | the one that was gone first is forgotten |
 //! | processes | 16,384 | the one that ended first is forgotten, its row folded into `others`; while all live, a new one has no name |
 //! | libraries | 4,096 | a new one has no name |
 //! | records held for order, per handle | 4 MiB, 4,096 records, 2 s | all that the handle holds goes out as it is |
@@ -47,7 +59,7 @@ pub use tracker::Tracker;
 pub struct Limits {
     /// Handles, living and ended.
     pub handles: usize,
-    /// Ended handles.
+    /// Handles that are gone.
     pub ended: usize,
     /// Processes.
     pub processes: usize,

@@ -18,16 +18,21 @@ use crate::event::{Data, Direction, Monotonic};
 pub(super) enum Step {
     /// A record.
     Data(Data),
-    /// The write that a read awaits is lost: its bytes, up to this offset, stand before the read.
+    /// The rest of a call, or the write that a read awaits, is lost. It stands here.
     Lost {
-        /// Offset in the write direction up to which all is lost that has not come.
+        /// In which direction.
+        direction: Direction,
+        /// Offset up to which all is lost that has not come.
         until: u64,
-        /// Place of the read that follows.
+        /// Place in time.
         place: Monotonic,
-        /// Thread of the next write.
+        /// Thread of the call, or of the next write.
         tid: u32,
     },
 }
+
+/// Room for records that an empty queue keeps.
+const KEPT: usize = 16;
 
 /// Where a record stands in time.
 pub(super) fn place(data: &Data) -> Monotonic {
@@ -54,6 +59,9 @@ struct Partial {
     direction: Direction,
     seq: u32,
     tid: u32,
+    place: Monotonic,
+    /// Offset of the call's end.
+    end: u64,
 }
 
 /// What is known of the calls that went by.
@@ -71,7 +79,10 @@ struct Progress {
 enum Choice {
     Read,
     Write,
-    Lost,
+    /// The rest of the partial call is lost.
+    LostRest,
+    /// The write that the first read awaits is lost.
+    LostWrite,
     Wait,
 }
 
@@ -85,7 +96,8 @@ impl Progress {
         (!done).then_some(seq)
     }
 
-    fn choose(&mut self, read: Option<&Data>, write: Option<&Data>, force: bool) -> Choice {
+    /// What comes next of the first read and the first write.
+    fn choose(&self, read: Option<&Data>, write: Option<&Data>, force: bool) -> Choice {
         if let Some(partial) = self.partial {
             let (same, other, choice) = match partial.direction {
                 Direction::Read => (read, write, Choice::Read),
@@ -93,9 +105,11 @@ impl Progress {
             };
             match same {
                 Some(next) if next.call_seq == partial.seq => return choice,
-                Some(_) => self.give_up_partial(),
+                Some(_) => return Choice::LostRest,
                 // A thread's next record shows that its last call has sent all that it could.
-                None if force || other.is_some_and(|o| o.task.tid == partial.tid) => self.give_up_partial(),
+                None if other.is_some_and(|o| o.task.tid == partial.tid) => return Choice::LostRest,
+                // Its rest may still come: it is not declared lost.
+                None if force => {}
                 None => return Choice::Wait,
             }
         }
@@ -107,16 +121,18 @@ impl Progress {
             (Some(read), Some(write)) => match self.awaits(read) {
                 Some(seq) if not_after(write.call_seq, seq) => Choice::Write,
                 _ if write.entered < read.returned => Choice::Write,
-                Some(_) => Choice::Lost,
+                Some(_) => Choice::LostWrite,
                 None => Choice::Read,
             },
         }
     }
 
-    fn give_up_partial(&mut self) {
-        if let Some(Partial { direction: Direction::Write, seq, .. }) = self.partial.take() {
-            self.done_up_to(seq);
+    fn give_up_partial(&mut self) -> Option<Partial> {
+        let partial = self.partial.take()?;
+        if partial.direction == Direction::Write {
+            self.done_up_to(partial.seq);
         }
+        Some(partial)
     }
 
     fn done_up_to(&mut self, seq: u32) {
@@ -128,7 +144,13 @@ impl Progress {
     fn passed(&mut self, data: &Data) {
         let complete = data.chunk_offset.saturating_add(data.chunk_len) >= data.call_len;
         let (direction, seq) = (data.direction, data.call_seq);
-        self.partial = (!complete).then_some(Partial { direction, seq, tid: data.task.tid });
+        self.partial = (!complete).then(|| Partial {
+            direction,
+            seq,
+            tid: data.task.tid,
+            place: place(data),
+            end: data.call_offset.saturating_add(data.call_len),
+        });
         if direction == Direction::Write {
             self.done_up_to(if complete { seq } else { seq.wrapping_sub(1) });
         }
@@ -153,7 +175,7 @@ impl Order {
                 Direction::Read => (Some(&data), None),
                 Direction::Write => (None, Some(&data)),
             };
-            if !matches!(self.progress.choose(read, write, false), Choice::Wait) {
+            if matches!(self.progress.choose(read, write, false), Choice::Read | Choice::Write) {
                 self.progress.passed(&data);
                 return Some(data);
             }
@@ -173,19 +195,28 @@ impl Order {
         let held = match choice {
             Choice::Read => self.reads.pop_front(),
             Choice::Write => self.writes.pop_front(),
-            Choice::Lost => {
+            Choice::LostRest => {
+                let Partial { direction, tid, place, end: until, .. } = self.progress.give_up_partial()?;
+                return Some(Step::Lost { direction, until, place, tid });
+            }
+            Choice::LostWrite => {
                 let (read, write) = (&read?.data, &write?.data);
-                let lost = Step::Lost { until: write.call_offset, place: read.returned, tid: write.task.tid };
                 self.progress.done_up_to(write.call_seq.wrapping_sub(1));
-                return Some(lost);
+                return Some(Step::Lost {
+                    direction: Direction::Write,
+                    until: write.call_offset,
+                    place: read.returned,
+                    tid: write.task.tid,
+                });
             }
             Choice::Wait => None,
         };
         let Held { data, .. } = held?;
         self.bytes -= cost(&data);
-        if !self.is_holding() {
-            self.reads = VecDeque::new();
-            self.writes = VecDeque::new();
+        for queue in [&mut self.reads, &mut self.writes] {
+            if queue.is_empty() && queue.capacity() > KEPT {
+                *queue = VecDeque::new();
+            }
         }
         self.progress.passed(&data);
         Some(Step::Data(data))
@@ -303,7 +334,8 @@ mod tests {
                 let chunk = if d.chunk_len == 10 { String::new() } else { format!(".{}", d.chunk_offset) };
                 format!("{way}{}{chunk} ", d.call_seq)
             }
-            Step::Lost { until, .. } => format!("lost<{until} "),
+            Step::Lost { direction: Direction::Read, until, .. } => format!("lost-r<{until} "),
+            Step::Lost { until, .. } => format!("lost-w<{until} "),
         }
     }
 
@@ -353,14 +385,16 @@ mod tests {
             &mut Order::default(),
             [chunk(write(0, 10), 0, 4), read(0, 20, Some(0)), read(1, 21, Some(0)), write(1, 40)],
         );
-        assert_eq!(log, "w0.0 |||r0 r1 w1 ");
+        assert_eq!(log, "w0.0 |||lost-w<10 r0 r1 w1 ");
 
         let by_one_thread = |mut data: Data| {
             data.task.tid = 7;
             data
         };
+        let records = [chunk(read(0, 10, None), 0, 4), write(0, 40)].map(by_one_thread);
+        assert_eq!(run(&mut Order::default(), records), "r0.0 |lost-r<10 w0 ");
         let records = [chunk(write(0, 10), 0, 4), read(0, 40, None)].map(by_one_thread);
-        assert_eq!(run(&mut Order::default(), records), "w0.0 |r0 ");
+        assert_eq!(run(&mut Order::default(), records), "w0.0 |lost-w<10 r0 ");
     }
 
     #[test]
@@ -370,7 +404,7 @@ mod tests {
             &mut order,
             [write(0, 1), read(0, 20, Some(1)), read(1, 50, Some(2)), write(2, 40), read(2, 60, None)],
         );
-        assert_eq!(log, "w0 |||lost<20 r0 w2 r1 |r2 ");
+        assert_eq!(log, "w0 |||lost-w<20 r0 w2 r1 |r2 ");
     }
 
     #[test]
@@ -397,8 +431,13 @@ mod tests {
         assert_eq!(order.since(), Some(0));
         drain(&mut order, true, &mut log);
         assert_eq!(log, "|r0 r1 ");
-        // Its write comes after all: late, but not lost.
-        assert_eq!(run(&mut order, [write(6, 10), read(2, 30, Some(6))]), "w6 |r2 ");
+        // What is let go by force may still be filled up.
+        let mut log = run(&mut order, [chunk(write(5, 1), 0, 4), read(2, 22, None)]);
+        drain(&mut order, true, &mut log);
+        log.push_str(&run(&mut order, [chunk(write(5, 1), 4, 6)]));
+        assert_eq!(log, "w5.0 |r2 w5.4 ");
+        // A write comes after all: late, but not lost.
+        assert_eq!(run(&mut order, [write(6, 10), read(3, 30, Some(6))]), "w6 |r3 ");
     }
 
     #[test]

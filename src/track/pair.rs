@@ -72,6 +72,11 @@ impl Ends {
     pub fn insert(&mut self, tuple: Tuple, end: End) -> bool {
         let ends = self.0.entry(tuple).or_default();
         ends.retain(|e| e.slot != end.slot);
+        if ends.len() >= PER_TUPLE
+            && let Some(closed) = ends.iter().position(|e| e.closed.is_some())
+        {
+            ends.remove(closed);
+        }
         let room = ends.len() < PER_TUPLE;
         if room {
             ends.push(end);
@@ -163,6 +168,12 @@ mod tests {
             assert!(ends.insert(own, End { socket, ..end(i, 7, (0, 0), 1) }));
         }
         assert!(!ends.insert(own, end(99, 7, (0, 0), 1)));
+        ends.closed(own, Slot(4), 2);
+        assert!(ends.insert(own, end(99, 7, (0, 0), 1)), "in the place of a closed one");
+        ends.remove(own, Slot(99));
+        assert!(
+            ends.insert(own, End { socket: SocketKey { address: 1, generation: 1 }, ..end(4, 7, (0, 0), 1) })
+        );
         assert_eq!(ends.peer(own, Slot(0)), None);
         let other = SocketKey { address: 2, generation: 1 };
         assert_eq!(ends.replaced(own, 7, other).len(), PER_TUPLE);

@@ -373,7 +373,8 @@ fn full_duplex(random: &mut Random, loss: u64) -> Vec<Data> {
             // Even times for the one, odd ones for the other: nothing happens at the same time.
             let entered = time + 2 + 2 * random.below(50);
             let returned = entered + 2 + 2 * random.below(200);
-            time = returned + 10;
+            // The return probe of 12 chunks takes 48 at most, and then the thread goes on.
+            time = returned + 60;
             let call_len = 1 + random.below(12);
             let odd = direction as u64;
             calls.push(Data {
@@ -415,7 +416,7 @@ fn full_duplex(random: &mut Random, loss: u64) -> Vec<Data> {
         let mut all = calls.iter().zip(&chunks);
         let write = all.find(|(c, chunks)| {
             let last = chunks.last().map_or(c.returned, |chunk| chunk.0);
-            c.direction == Direction::Write && c.entered < time && time < last
+            c.direction == Direction::Write && c.entered < time && time <= last
         });
         write.map(|(c, _)| c.call_seq)
     };

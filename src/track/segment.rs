@@ -73,7 +73,7 @@ pub struct Process {
     pub comm: String,
     /// Path of the executable.
     pub exe: String,
-    /// Arguments, argv[0] first.
+    /// Arguments, `argv[0]` first.
     pub args: Vec<String>,
     /// Effective user id.
     pub uid: u32,

@@ -124,6 +124,8 @@ pub struct Anomalies {
     pub after_finish: u64,
     /// Bytes moved after the end of their connection, left out.
     pub after_end: u64,
+    /// Bytes of handles of which nothing was heard but their end, or no more is remembered.
+    pub unheard: u64,
     /// Records whose numbers contradict each other, left out.
     pub impossible: u64,
     /// Handles that came to another socket without becoming another handle: left where they were.

@@ -274,11 +274,24 @@ fn what_is_lost_at_the_end_of_a_direction_is_a_hole_before_its_end() {
         s.tell(),
         "1.open 1.C0:abc 2.open 2.C0:b 1.C3:[2 ring-full] 1.Cfin 1.S0:[9 ring-full] 1.Sfin 1.end"
     );
-    s.event(ends(c, Fact::Free, 0, 4)).event(ends(d, Fact::Free, 0, 0));
+    s.bind(bind(c, 3, CLIENT, 49)).event(ends(c, Fact::Free, 0, 4)).event(ends(d, Fact::Free, 2, 5));
     assert_eq!(s.tell(), "3.open 3.C0:[4 ring-full] 3.Cfin 3.Sfin 3.end", "all of it lost");
     s.event(Event::Final(b, Ends { read: 2, write: 1 })).event(Event::Stop(90));
     s.data(write(d, 0, 0, "x", 99));
     assert_eq!(s.tell(), "2.S0:[2 ring-full] 2.end");
+    assert_eq!(s.tracker.summary().anomalies.unheard, 7);
+}
+
+#[test]
+fn a_handle_is_remembered_as_long_as_its_program_may_use_it() {
+    let mut s = Scene::with(Limits { ended: 0, ..Limits::default() });
+    let (h, other) = (handle(1, 8), handle(1, 9));
+    s.bind(bind(h, 1, CLIENT, 1)).data(write(h, 0, 0, "x", 10)).event(closed(1, 20, false)).clock(1_001 * MS);
+    assert_eq!(s.tell(), "1.open 1.C0:x 1.Cfin 1.Sfin 1.end");
+    s.data(write(other, 0, 0, "y", 1_002 * MS)).fact(other, 1_003 * MS, Fact::Free);
+    assert_eq!(s.tell(), "2.open 2.C0:y 2.Cfin 2.Sfin 2.end");
+    s.data(read(h, 0, 0, "late", 1_004 * MS));
+    assert_eq!((s.tell(), s.tracker.summary().anomalies.after_end), (String::new(), 4));
 }
 
 #[test]
@@ -404,8 +417,9 @@ fn both_ends_on_one_host_are_written_once() {
     assert_eq!(seconds, [(1, 0), (2, 9)]);
     assert_eq!(summary.total.connections, 1);
 
-    // Both were bound before: the peer follows the opening, and the owner's end mutes the other.
-    let mut s = Scene::new();
+    // Both were bound before: the peer follows the opening, and the owner's end mutes the other,
+    // even when the owner is forgotten.
+    let mut s = Scene::with(Limits { ended: 0, ..Limits::default() });
     s.bind(bind(server, 2, SERVER, 1)).bind(bind(client, 1, CLIENT, 1));
     s.data(write(client, 0, 0, "get", 10)).event(Event::Exit(process(1), 11));
     s.data(read(server, 0, 0, "get", 12));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Limits;
 use super::clock::WallClock;
-use super::handle::{Both, Closed, Handle, Handles, Slot, View};
+use super::handle::{Closed, Handle, Handles, Slot, View};
 use super::order::{self, Step};
 use super::pair::{Ends, PER_TUPLE};
 use super::process::Processes;
@@ -20,8 +20,10 @@ use crate::event::{self, *};
 /// Why a handle ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// Its connection is closed.
+    /// Its connection is closed. The program may still have the handle.
     Closed,
+    /// The program has freed it.
+    Freed,
     /// Nothing more will be seen of it; whether it is closed is not known.
     Gone,
 }
@@ -107,7 +109,7 @@ impl Tracker {
         assert_eq!((self.held, self.opening), (0, 0));
         assert_eq!(self.timers.expired(Monotonic::MAX), None);
         assert!(self.sockets.is_empty());
-        assert!(self.handles.len() <= self.limits.ended);
+        assert!(self.handles.len() <= self.limits.handles);
     }
 
     fn take(&mut self, event: Event, out: Out) {
@@ -142,10 +144,7 @@ impl Tracker {
                 }
             }
             Event::Final(key, ends) => {
-                if ends == event::Ends::default() {
-                    return;
-                }
-                if let Some(slot) = self.slot(key, self.now, 0, ends.read.saturating_add(ends.write)) {
+                if let Some(slot) = self.heard_of(key, ends) {
                     self.release(slot, out);
                     self.fill(slot, Direction::Read, ends.read, self.now, out);
                     self.fill(slot, Direction::Write, ends.write, self.now, out);
@@ -197,6 +196,23 @@ impl Tracker {
         Some(slot)
     }
 
+    /// Where the handle stands, if anything was heard of it that its end can be told of. What was
+    /// forgotten would come back as a connection that lost everything.
+    fn heard_of(&mut self, key: HandleKey, ends: event::Ends) -> Option<Slot> {
+        let slot = self.handles.find(&key);
+        if slot.is_none() {
+            let bytes = ends.read.saturating_add(ends.write);
+            self.anomalies.unheard = self.anomalies.unheard.saturating_add(bytes);
+        }
+        slot
+    }
+
+    fn bound_gone(&mut self) {
+        while self.handles.gone_len() > self.limits.ended {
+            self.forget();
+        }
+    }
+
     fn forget(&mut self) -> bool {
         let Some((slot, handle)) = self.handles.forget() else { return false };
         self.processes.remove_handle(handle.key.process, slot);
@@ -208,8 +224,10 @@ impl Tracker {
 
     fn data(&mut self, mut data: Data, out: Out) {
         let Some(slot) = self.slot(data.handle, data.entered, data.task.tid, data.chunk_len) else { return };
-        let start = data.call_offset.checked_add(data.chunk_offset);
-        if start.and_then(|start| start.checked_add(data.chunk_len)).is_none() {
+        let chunk_end = data.chunk_offset.checked_add(data.chunk_len);
+        if chunk_end.is_none_or(|end| end > data.call_len)
+            || data.call_offset.checked_add(data.call_len).is_none()
+        {
             self.anomalies.impossible += 1;
             return;
         }
@@ -222,7 +240,7 @@ impl Tracker {
                 tid: data.task.tid,
                 library: data.library,
                 tuple_source: data.tuple_source,
-                at_start: start == Some(0),
+                at_start: (data.call_offset, data.chunk_offset) == (0, 0),
             };
             self.claim(slot, first, out);
         }
@@ -283,8 +301,8 @@ impl Tracker {
             self.held -= before - handle.order.bytes();
             match step {
                 Some(Step::Data(data)) => self.place(slot, data, out),
-                Some(Step::Lost { until, place, tid }) => {
-                    self.gap(slot, Direction::Write, until, place, tid, out);
+                Some(Step::Lost { direction, until, place, tid }) => {
+                    self.gap(slot, direction, until, place, tid, out);
                 }
                 None => {
                     let until = handle.order.since().map(|t| t.saturating_add(self.limits.held_time));
@@ -355,13 +373,17 @@ impl Tracker {
 
     fn fact(&mut self, event: HandleFact, out: Out) {
         let HandleFact { task, handle: key, time, ends, fact } = event;
-        let gone = matches!(fact, Fact::Free) && (ends.read, ends.write) == (0, 0);
-        if gone && self.handles.find(&key).is_none() {
-            return;
-        }
-        let Some(slot) = self.slot(key, time, task.tid, 0) else { return };
+        let slot = match fact {
+            Fact::Shutdown | Fact::Free => self.heard_of(key, ends),
+            _ => self.slot(key, time, task.tid, 0),
+        };
+        let Some(slot) = slot else { return };
         let Some(handle) = self.handles.get_mut(slot) else { return };
         if matches!(handle.view, View::Ended { .. }) {
+            if fact == Fact::Free {
+                self.handles.gone(slot);
+                self.bound_gone();
+            }
             return;
         }
         match fact {
@@ -390,7 +412,7 @@ impl Tracker {
                 self.release(slot, out);
                 self.fill(slot, Direction::Read, ends.read, time, out);
                 self.fill(slot, Direction::Write, ends.write, time, out);
-                self.end(slot, Ending::Closed, time, out);
+                self.end(slot, Ending::Freed, time, out);
             }
             Fact::Layer(below) => self.layer(slot, below),
             Fact::ReadUnseen => self.skip(slot, Direction::Read, Missing::Unseen, time, out),
@@ -514,7 +536,9 @@ impl Tracker {
     fn exit(&mut self, key: ProcessKey, time: Monotonic, out: Out) {
         for slot in self.processes.handles(key) {
             self.end(slot, Ending::Gone, time, out);
+            self.handles.gone(slot);
         }
+        self.bound_gone();
         self.processes.exit(key);
     }
 
@@ -532,7 +556,7 @@ impl Tracker {
             self.announce(slot, true, out);
             match reset {
                 Some(sender) => self.send(slot, time, Item::Reset(sender), out),
-                None if ending == Ending::Closed
+                None if ending != Ending::Gone
                     || self.handles.get(slot).is_some_and(|h| h.closed.is_some()) =>
                 {
                     self.finish(slot, Direction::Write, time, out);
@@ -547,8 +571,6 @@ impl Tracker {
             self.processes.count(handle.key.process, &traffic);
         }
         let (id, second) = (handle.connection(), matches!(handle.view, View::Second { .. }));
-        handle.view = View::Ended { id, second };
-        handle.skips = Both::default();
         handle.order = order::Order::default();
         (handle.server_name, handle.alpn) = (None, None);
         self.timers.clear(&mut handle.deadlines, slot);
@@ -558,10 +580,8 @@ impl Tracker {
         if let Some(tuple) = handle.tuple() {
             self.ends.closed(tuple, slot, time);
         }
-        self.handles.ended(slot);
-        if self.handles.ended_len() > self.limits.ended {
-            self.forget();
-        }
+        self.handles.ended(slot, id, second, ending != Ending::Closed);
+        self.bound_gone();
     }
 
     /// Gives a step to the handle's stream, and opens it if it may.
