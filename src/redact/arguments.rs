@@ -38,6 +38,8 @@ const NAMES: &[&str] = &[
     "otp",
     "pin",
     "psk",
+    "passin",
+    "passout",
 ];
 
 /// Words that mean a secret if they end in one of these, as `DBPASSWORD`.
@@ -100,10 +102,10 @@ const HEADERS: &[&str] = &["authorization", "proxy-authorization", "cookie", "se
 /// Errs on the side of masking; what has no telling name cannot be found.
 pub fn arguments(args: &[String]) -> Vec<String> {
     let mut program = args.first().map_or("", |arg| file_name(arg));
-    // `sudo -u x mysql …`, `sh -c …`: any later word can be the program that counts.
     let mut mask_next = false;
     let mut out = Vec::with_capacity(args.len());
     for arg in args {
+        // `sudo -u x mysql …`: a later word can be the program that counts.
         if !arg.starts_with('-') && !mask_next && is_program(file_name(arg)) {
             program = file_name(arg);
         }
@@ -115,16 +117,28 @@ pub fn arguments(args: &[String]) -> Vec<String> {
             out.push(arg.clone());
         } else if let Some(option) = short.iter().find(|option| arg.starts_with(**option)) {
             out.push(format!("{option}{MASK}"));
+        } else if let Some(at) = (program == "curl").then(|| curl_cluster(arg)).flatten() {
+            mask_next = at == arg.len();
+            out.push(format!("{}{}", &arg[..at], if mask_next { "" } else { MASK }));
         } else if P_ATTACHED.contains(&program) && arg.starts_with("-p") && arg.len() > 2 {
             out.push(format!("-p{MASK}"));
         } else if arg.starts_with('-') && !arg.contains(['=', ' ']) {
             mask_next = is_secret_option(arg);
             out.push(arg.clone());
         } else {
+            mask_next = arg.eq_ignore_ascii_case("bearer");
             out.push(value(arg));
         }
     }
     out
+}
+
+/// Where the secret begins in options given together, as in `-sSu me:password`.
+fn curl_cluster(arg: &str) -> Option<usize> {
+    const FLAGS: &str = "0123456#afgGiIjJklLMnNOpqRsSvZ";
+    let letters = arg.strip_prefix('-')?;
+    let at = letters.find(|c| !FLAGS.contains(c))?;
+    matches!(letters.as_bytes()[at], b'u' | b'U' | b'b').then_some(at + 2)
 }
 
 fn file_name(path: &str) -> &str {
@@ -180,10 +194,21 @@ fn value(arg: &str) -> String {
             return format!("{option}{name}: {MASK}");
         }
     }
+    // Further inside, as in `http.extraHeader=Authorization: x`, nobody knows where the value ends.
+    let lower = arg.to_ascii_lowercase();
+    let header = HEADERS.iter().filter_map(|name| {
+        let at = lower.find(name)? + name.len();
+        lower[at..].starts_with(':').then_some(at + 1)
+    });
+    if let Some(at) = header.min() {
+        return format!("{} {MASK}", &arg[..at]);
+    }
     if arg.contains(char::is_whitespace) {
         // A command line within an argument, or a sentence: word by word.
-        let words: Vec<String> = arg.split(' ').map(str::to_owned).collect();
-        return arguments(&words).join(" ");
+        let words: Vec<String> = arg.split(char::is_whitespace).map(str::to_owned).collect();
+        let spaces = arg.chars().filter(|c| c.is_whitespace()).map(Some).chain([None]);
+        let words = arguments(&words).into_iter().zip(spaces);
+        return words.flat_map(|(word, space)| word.chars().chain(space).collect::<Vec<_>>()).collect();
     }
     parameters(&user_info(arg))
 }
@@ -269,6 +294,14 @@ mod tests {
         for (line, expected) in [
             ("curl|-u|me:pw|https://a", "curl|-u|***|https://a"),
             ("/usr/bin/curl|-ume:pw", "/usr/bin/curl|-u***"),
+            ("curl|-sSu|me:pw|-v", "curl|-sSu|***|-v"),
+            ("curl|-sume:pw|-v", "curl|-su***|-v"),
+            (
+                "git|-c|http.extraHeader=Authorization: Basic abc",
+                "git|-c|http.extraHeader=Authorization: ***",
+            ),
+            ("x|say\tcurl\n-u\tme:pw", "x|say\tcurl\n-u\t***"),
+            ("openssl|-passin|pass:abc", "openssl|-passin|***"),
             ("curl|--user|me:pw", "curl|--user|***"),
             ("curl|--user=me:pw", "curl|--user=***"),
             ("curl|-H|Authorization: Bearer abc", "curl|-H|Authorization: ***"),

@@ -32,9 +32,11 @@ impl Output {
         if path.as_os_str() == "-" {
             let stdout = io::stdout();
             refuse_terminal(&stdout)?;
-            let file = File::from(stdout.as_fd().try_clone_to_owned()?);
+            let mut file = File::from(stdout.as_fd().try_clone_to_owned()?);
             // Not emptied, and written where the shell left off: `>> file` works.
-            return Ok(Output { file, regular: None });
+            let metadata = file.metadata()?;
+            let at_end = metadata.is_file() && file.stream_position()? == metadata.len();
+            return Ok(Output { file, regular: at_end.then_some(metadata.len()) });
         }
         // Looked at before opening, since opening a device can do things.
         if let Ok(metadata) = std::fs::metadata(path) {

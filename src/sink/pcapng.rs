@@ -99,6 +99,8 @@ pub struct PcapngWriter<W: Write> {
     statistics: Vec<Interface>,
     show_args: bool,
     counts: Counts,
+    /// A write failed, so that interfaces may be missing: nothing may follow.
+    failed: bool,
 }
 
 impl<W: Write> PcapngWriter<W> {
@@ -125,6 +127,7 @@ impl<W: Write> PcapngWriter<W> {
             statistics: Vec::new(),
             show_args,
             counts: Counts::default(),
+            failed: false,
         };
         writer.counts.bytes = writer.buffer.get_ref().len() as u64;
         writer.flush()?;
@@ -191,15 +194,20 @@ impl<W: Write> PcapngWriter<W> {
     /// Writes what has come together.
     ///
     /// # Errors
-    /// Those of the output. What was to be written is given up then.
+    /// Those of the output. What was to be written is given up then, and so is all that follows.
     pub fn flush(&mut self) -> io::Result<()> {
         let buffer = self.buffer.get_mut();
         if buffer.is_empty() {
             return Ok(());
         }
-        let result = self.out.write_all(buffer);
+        if self.failed {
+            buffer.clear();
+            return Err(io::Error::other("an earlier write failed"));
+        }
+        let result = self.out.write_all(buffer).and_then(|()| self.out.flush());
         buffer.clear();
-        result.and_then(|()| self.out.flush())
+        self.failed = result.is_err();
+        result
     }
 
     /// Ends the file with a statistics block per interface: packets received and lost, time of the

@@ -107,3 +107,27 @@ fn each_write_ends_at_the_border_of_a_block() {
         read(&writer.out.0[..end].concat());
     }
 }
+
+/// Takes one write and refuses the next.
+struct Full(usize);
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += 1;
+        if self.0 == 2 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(bytes.len()) }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn nothing_follows_a_failed_write() {
+    let process = process(1);
+    let mut writer = PcapngWriter::new(Full(0), &Header::default(), true).unwrap();
+    writer.packet(&packet(&process, b"x", &[])).unwrap();
+    assert_eq!(writer.flush().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    writer.packet(&packet(&process, b"x", &[])).unwrap();
+    assert!(writer.flush().is_err(), "its interface is not in the file");
+    assert_eq!(writer.out.0, 2);
+}

@@ -259,7 +259,7 @@ fn request_line(bytes: &[u8]) -> Verdict {
         [first, rest @ ..] if first.is_ascii_alphanumeric() || *first == b'[' => {
             if words(target, &schemes) == NeedMore {
                 NeedMore
-            } else if rest.iter().any(|b| *b == b':') {
+            } else if rest.contains(&b':') {
                 Known(Http1)
             } else {
                 more_if(rest.len() < 64)
@@ -345,7 +345,9 @@ fn tls_record(bytes: &[u8], message: u8) -> bool {
 }
 
 fn client_binary(bytes: &[u8]) -> Verdict {
-    let tests: [(fn(&[u8]) -> Option<bool>, Protocol); 10] = [
+    /// `None` if there are too few bytes.
+    type Test = fn(&[u8]) -> Option<bool>;
+    let tests: [(Test, Protocol); 10] = [
         (|b| Some(tls_record(b, 1)), Tls),
         (mqtt, Mqtt),
         (postgres, Postgres),
@@ -475,7 +477,7 @@ fn diameter(b: &[u8]) -> Option<bool> {
     let len = head & 0xff_ffff;
     Some(
         head >> 24 == 1
-            && len.is_multiple_of(4)
+            && len % 4 == 0
             && (20..=65_536).contains(&len)
             && command == 0x8000_0101
             && application == 0,

@@ -300,26 +300,10 @@ impl Flow {
                 self.preface = Some(Preface::MadeUp(h2::PREFACE));
             }
         }
-        if let (Side::Client, Some(Preface::MadeUp(left))) = (from, &mut self.preface)
-            && !left.is_empty()
-        {
-            let n = stretch.bytes.len().min(left.len());
-            if n > 0 && stretch.bytes[..n] == left[..n] {
-                // The server spoke first, so the preface had to be written before its time.
-                *left = &left[n..];
-                stretch.bytes = &stretch.bytes[n..];
-                stretch.len -= n as u64;
-                if left.is_empty() {
-                    self.client.aligned = true;
-                    let comment = self.comment().with("already_written", "h2-preface");
-                    self.note(comment, stats);
-                }
-                if stretch.len == 0 {
-                    return;
-                }
-            } else {
-                *left = &[];
-                self.client.aligned = false;
+        if from == Side::Client {
+            self.absorb_preface(&mut stretch, stats);
+            if stretch.len == 0 {
+                return;
             }
         }
         if !self.side(from).aligned {
@@ -340,6 +324,29 @@ impl Flow {
             }
         }
         self.stretch(from, stretch, at, stats, out);
+    }
+
+    /// The client's true preface, if the server spoke first, so that it had to be written before its
+    /// time: it is not written again.
+    fn absorb_preface(&mut self, stretch: &mut Stretch, stats: &mut Stats) {
+        let Some(Preface::MadeUp(left)) = &mut self.preface else { return };
+        if left.is_empty() {
+            return;
+        }
+        let n = stretch.bytes.len().min(left.len());
+        if n == 0 || stretch.bytes[..n] != left[..n] {
+            *left = &[];
+            self.client.aligned = false;
+            return;
+        }
+        *left = &left[n..];
+        stretch.bytes = &stretch.bytes[n..];
+        stretch.len -= n as u64;
+        if left.is_empty() {
+            self.client.aligned = true;
+            let comment = self.comment().with("already_written", "h2-preface");
+            self.note(comment, stats);
+        }
     }
 
     /// A part of a frame whose beginning is not in the file: made-up frame headers keep readers in

@@ -80,6 +80,7 @@ fn decoding(protocol: Protocol) -> &'static [u16] {
         Protocol::Irc => &[6667, 57000],
         Protocol::Ssh => &[22],
         Protocol::Kafka => &[9092],
+        // Except in 4.0, where the TLS dissector owns it and no other port would do.
         Protocol::Mongo => &[27017],
         Protocol::Cassandra => &[9042],
         Protocol::Diameter => &[3868],

@@ -235,19 +235,21 @@ impl Synthesizer {
 
     /// Writes a held connection, and all of it that was held.
     fn write(&mut self, id: ConnectionId, now: WallTime, out: &mut Out) {
-        let Some(State::Held(hold)) = self.live.get(&id) else { return };
-        let decision = hold.last_decision();
-        let (connection, since) = (hold.connection.clone(), hold.since);
-        let written = self.tuple(&connection, decision);
-        let Some(mut flow) = Flow::new(connection, written, decision.protocol, self.serial) else { return };
-        self.serial = self.serial.wrapping_add(1);
-        self.stats.connections += 1;
         let Some(State::Held(hold)) = self.live.remove(&id) else { return };
         self.held_bytes -= hold.bytes;
-        if let Some(since) = since {
+        if let Some(since) = hold.since {
             self.waiting.remove(&(since, id));
         }
-        flow.open(hold.comment(written, decision.protocol), since.unwrap_or(now), &mut self.stats, out);
+        let decision = hold.last_decision();
+        let written = self.tuple(&hold.connection, decision);
+        let Some(mut flow) = Flow::new(hold.connection.clone(), written, decision.protocol, self.serial)
+        else {
+            // Only for addresses of two families, which are never written.
+            return self.tuples.release(written);
+        };
+        self.serial = self.serial.wrapping_add(1);
+        self.stats.connections += 1;
+        flow.open(hold.comment(written, decision.protocol), hold.since.unwrap_or(now), &mut self.stats, out);
         self.live.insert(id, State::Written(Box::new(flow)));
         for segment in &hold.segments {
             self.segment(segment, out);
