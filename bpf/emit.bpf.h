@@ -20,7 +20,7 @@ static __always_inline u64 wake(void)
 
 static __always_inline void head(struct t2p_head *h, u16 type, u64 process, u32 library)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = current_id();
 
 	h->type = type;
 	h->reserved = 0;

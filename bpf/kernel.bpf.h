@@ -143,10 +143,6 @@ struct signal_struct {
 	atomic_t live;
 };
 
-struct kernfs_node {
-	u64 id;
-};
-
 struct cred {
 	struct {
 		u32 val;
@@ -165,8 +161,23 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
+struct pid_namespace {
+	struct ns_common ns;
+};
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
 struct task_struct {
 	int pid, tgid;
+	struct pid *thread_pid;
 	struct task_struct *group_leader, *real_parent;
 	struct signal_struct *signal;
 	struct mm_struct *mm;

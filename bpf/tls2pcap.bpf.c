@@ -209,7 +209,7 @@ SEC("tp_btf/vm_unmapped_area")
 int BPF_PROG(mapping, unsigned long address)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = current_id() >> 32;
 	struct fdtable *fdt;
 	struct file **slot, *file = NULL;
 	struct pt_regs *regs;

@@ -14,6 +14,7 @@ mod skeleton {
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -149,6 +150,7 @@ impl Probe {
         let knobs = open.maps.rodata_data.as_deref_mut().expect("the object has constants");
         knobs.targets_only = u32::from(options.targets_only);
         knobs.own_tgid = std::process::id();
+        knobs.own_pidns = own_pid_namespace();
         knobs.call_limit = options.call_limit;
         for (knob, uid) in knobs.uids.iter_mut().zip(&options.uids) {
             *knob = *uid;
@@ -428,6 +430,14 @@ fn own_offset(address: usize) -> io::Result<u64> {
             (start..end).contains(&address).then_some(offset + (address - start) as u64)
         })
         .ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Inode of our pid namespace; 0 for the initial one, where the kernel numbers tasks as we do.
+fn own_pid_namespace() -> u32 {
+    /// `PROC_PID_INIT_INO` of the kernel's `include/linux/proc_ns.h`.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    let inode = std::fs::metadata("/proc/self/ns/pid").map_or(INITIAL, |m| m.ino());
+    if inode == INITIAL { 0 } else { inode as u32 }
 }
 
 /// Kernels before 5.11 count map memory against RLIMIT_MEMLOCK.
