@@ -57,8 +57,9 @@ enum bpf_func_id___t2p {
 };
 #define HAS_HELPER(name) bpf_core_enum_value_exists(enum bpf_func_id___t2p, BPF_FUNC_##name##___t2p)
 
-struct pt_regs;
-struct bpf_dynptr;
+struct bpf_dynptr {
+	u64 opaque[2];
+} __attribute__((aligned(8)));
 
 /* Not relocated: probes are handed it, and its layout is fixed. */
 #if defined(__TARGET_ARCH_x86)

@@ -19,8 +19,8 @@ use std::path::Path;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType,
-    UprobeMultiOpts, UprobeOpts,
+    Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
+    UprobeOpts,
 };
 
 use self::sites::{Programs, Site, sites};
@@ -80,6 +80,7 @@ pub enum Target {
 
 /// Names of programs that go into libraries begin with this.
 const IN_LIBRARY: &str = "ssl_";
+const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
 const BPF_FUNC_LOOP: u32 = 181;
 const PROCESS_TARGET: u32 = 1;
 const PROCESS_FOLLOW: u32 = 2;
@@ -116,7 +117,8 @@ impl Probe {
         // pid filter of early kernels compared threads: bulk is for attaching to all processes.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
-        let ways: &[Programs] = if options.pids.is_empty() { &[Programs::Bulk, each] } else { &[each] };
+        let ways: &[Programs] =
+            if options.pids.is_empty() && has_loop { &[Programs::Bulk, each] } else { &[each] };
         for backend in Backend::ALL {
             if options.backend.is_some_and(|b| b != backend) {
                 continue;
@@ -264,13 +266,16 @@ impl Probe {
             let (entries, returns): (Vec<&Site>, Vec<&Site>) = sites.iter().partition(|s| s.entry.is_some());
             return [returns, entries].iter().map(|sites| self.attach_bulk(pid, &path, sites, id)).collect();
         }
+        // Cookies came with Linux 5.15.
+        let has_cookie = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_GET_ATTACH_COOKIE).unwrap_or(false);
         let attach = |site: &Site| {
             let options = UprobeOpts {
-                cookie: cookie(site, id),
+                cookie: if has_cookie { cookie(site, id) } else { 0 },
                 retprobe: site.entry.is_none(),
                 ..UprobeOpts::default()
             };
-            attach_one(&self.program(self.programs.name(site)), pid, &path, site.offset, options)
+            let program = self.program(self.programs.name(site));
+            program.attach_uprobe_with_opts(pid, &path, site.offset as usize, options)
         };
         sites.iter().map(attach).collect()
     }
@@ -392,23 +397,6 @@ enum Refusal {
     Backend(libbpf_rs::Error),
     /// Nothing will.
     All(ProbeError),
-}
-
-fn attach_one(
-    program: &ProgramMut<'_>,
-    pid: i32,
-    path: &Path,
-    offset: u64,
-    options: UprobeOpts,
-) -> Result<Link, libbpf_rs::Error> {
-    let plain = UprobeOpts { cookie: 0, ..options.clone() };
-    match program.attach_uprobe_with_opts(pid, path, offset as usize, options) {
-        // Cookies came with Linux 5.15.
-        Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::InvalidInput) => {
-            program.attach_uprobe_with_opts(pid, path, offset as usize, plain)
-        }
-        other => other,
-    }
 }
 
 /// A function of our own that a probe can be tried on.
