@@ -174,7 +174,7 @@ static __always_inline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 a
 		if (call->handle == address && moves_bytes(function) && moves_bytes(call->function))
 			return CALL_DEPTH;
 	}
-	/* Deeper than is followed: give up the outermost, the innermost is what uses sockets. */
+	/* Deeper than is followed: the new call takes the place of the one that it was made in. */
 	count(T2P_COUNT_DEPTH, 1);
 	return CALL_DEPTH - 1;
 }

@@ -309,7 +309,7 @@ impl Control {
     /// A process maps a file for the first time: it may be a TLS library.
     fn look_at(&mut self, file: &FileSeen) {
         // A process that is gone, or whose mappings are hidden, has no library to probe.
-        if let Ok(in_process) = self.discovery.libraries_of(file.pid) {
+        if let Ok(in_process) = self.discovery.libraries_of(file.pid, Some(file.inode)) {
             for found in &in_process.found {
                 if let Err(failure) = self.attach(found) {
                     self.say.warn(&failure.to_string());
@@ -514,7 +514,7 @@ fn libraries(config: &Capture, discovery: &mut Discovery, say: &Say) -> Result<V
             all.extend(discovery.installed());
             for pid in processes() {
                 // Processes end while we look.
-                all.extend(discovery.libraries_of(pid).map(|p| p.found).unwrap_or_default());
+                all.extend(discovery.libraries_of(pid, None).map(|p| p.found).unwrap_or_default());
             }
         }
     }
@@ -522,7 +522,7 @@ fn libraries(config: &Capture, discovery: &mut Discovery, say: &Say) -> Result<V
 }
 
 fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<Vec<Found>, Failure> {
-    match discovery.libraries_of(pid) {
+    match discovery.libraries_of(pid, None) {
         Ok(in_process) => Ok(in_process.found),
         Err(error) if Path::new(&format!("/proc/{pid}")).exists() => Err(Failure::new(
             Exit::NotPermitted,
