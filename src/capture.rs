@@ -466,14 +466,11 @@ fn load(config: &Capture) -> Result<Probe, Failure> {
         ProbeError::NotPermitted(_) => {
             Failure::new(Exit::NotPermitted, error.to_string(), "run it with sudo")
         }
-        ProbeError::NoBackend(_) => Failure::new(
+        ProbeError::NoBackend(_) => Failure::new(Exit::Kernel, error.to_string(), ""),
+        ProbeError::BackendMissing { others, .. } => Failure::new(
             Exit::Kernel,
             error.to_string(),
-            if config.backend == config::Backend::Auto {
-                ""
-            } else {
-                "leave --backend out: another one may work"
-            },
+            format!("leave --backend out, or choose one that works here: {others}"),
         ),
         ProbeError::Failed(..) => Failure::new(Exit::Kernel, error.to_string(), ""),
     })
@@ -498,15 +495,21 @@ fn libraries(config: &Capture, discovery: &mut Discovery, say: &Say) -> Result<V
     }
     match &config.targets {
         Targets::Pids(pids) => {
+            let mut without = Vec::new();
             for pid in pids {
                 let found = of_pid(*pid, discovery)?;
-                if found.is_empty() && config.libraries.is_empty() {
-                    say.warn(&format!(
-                        "process {pid} uses no TLS library that is known here yet; it is captured from the \
-                         moment it loads one"
-                    ));
+                if found.is_empty() {
+                    without.push(pid.to_string());
                 }
                 all.extend(found);
+            }
+            if all.is_empty() {
+                return Err(no_library(&without));
+            }
+            if config.libraries.is_empty() {
+                for pid in without {
+                    say.warn(&format!("process {pid} has no TLS library; it is captured if it loads one"));
+                }
             }
         }
         Targets::Command(_) => all.extend(discovery.installed()),
@@ -519,6 +522,17 @@ fn libraries(config: &Capture, discovery: &mut Discovery, say: &Say) -> Result<V
         }
     }
     Ok(all)
+}
+
+/// To wait for a library that perhaps never comes would look like a capture that works.
+fn no_library(pids: &[String]) -> Failure {
+    let (who, has) = if pids.len() == 1 { ("process", "has") } else { ("processes", "have") };
+    Failure::new(
+        Exit::NoTarget,
+        format!("{who} {} {has} no TLS library that is known here (OpenSSL)", pids.join(", ")),
+        "if it loads one later, start it under the capture: tls2pcap -o FILE -- COMMAND\n\
+         if it has OpenSSL elsewhere, name that library or program: --lib PATH",
+    )
 }
 
 fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<Vec<Found>, Failure> {
@@ -542,7 +556,18 @@ fn open_output(config: &Capture) -> Result<sink::Output, Failure> {
         config::Output::File(path) => path.as_path(),
         config::Output::Stdout => Path::new("-"),
     };
-    sink::Output::create(path).map_err(|error| write_failure(config, &error))
+    let output = sink::Output::create(path).map_err(|error| write_failure(config, &error))?;
+    give_to_user(&output);
+    Ok(output)
+}
+
+/// Under sudo the user is to be able to read what was asked for. A file that was there before keeps
+/// its owner, since it may be another's.
+fn give_to_user(output: &sink::Output) {
+    if let (Some(file), Some(user)) = (output.created(), privilege::invoking_user()) {
+        // Some file systems know no owners; the file then stays root's.
+        let _ = privilege::give_to(&user, file);
+    }
 }
 
 fn write_failure(config: &Capture, error: &io::Error) -> Failure {
@@ -567,6 +592,7 @@ fn open_recorder(config: &Capture) -> Result<Option<Recorder<Box<dyn Write + Sen
         )
     };
     let output = sink::Output::create(path).map_err(failed)?;
+    give_to_user(&output);
     let buffered: Box<dyn Write + Send> = Box::new(BufWriter::with_capacity(256 << 10, output));
     Recorder::new(buffered).map(Some).map_err(failed)
 }

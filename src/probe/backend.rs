@@ -27,6 +27,15 @@ impl Backend {
         }
     }
 
+    /// What the kernel must have for it.
+    pub fn needs(self) -> &'static str {
+        match self {
+            Backend::Fentry => "BPF trampolines",
+            Backend::Kprobe => "kprobes",
+            Backend::Tracepoint => "tracepoints sock_send_length and sock_recv_length",
+        }
+    }
+
     /// Names of the programs that it needs begin with this.
     pub(super) fn prefix(self) -> &'static str {
         match self {

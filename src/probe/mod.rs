@@ -60,6 +60,16 @@ pub enum ProbeError {
     /// The kernel refuses BPF to this user.
     #[error("the kernel refuses to load BPF programs: {0}")]
     NotPermitted(String),
+    /// The back end that was asked for does not work here, others do.
+    #[error("this kernel has no {} (back end {backend}): {reason}", backend.needs())]
+    BackendMissing {
+        /// What was asked for.
+        backend: Backend,
+        /// What the kernel says.
+        reason: String,
+        /// Names of those that work.
+        others: String,
+    },
     /// No back end works; the reasons by back end.
     #[error("no way to follow sockets works on this kernel: {0}")]
     NoBackend(String),
@@ -80,6 +90,8 @@ pub enum Target {
 
 /// Names of programs that go into libraries begin with this.
 const IN_LIBRARY: &str = "ssl_";
+/// There from Linux 4.17 on, if the kernel has kprobes.
+const KPROBE_EVENTS: &str = "/sys/bus/event_source/devices/kprobe";
 const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
 const BPF_FUNC_LOOP: u32 = 181;
 const PROCESS_TARGET: u32 = 1;
@@ -112,39 +124,60 @@ impl Probe {
         libbpf_rs::set_print(
             options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| eprint!("{text}"))),
         );
-        let mut refused = Vec::new();
         // A program that was loaded for bulk attachment attaches in no other way, and the bulk
         // pid filter of early kernels compared threads: bulk is for attaching to all processes.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
         let ways: &[Programs] =
             if options.pids.is_empty() && has_loop { &[Programs::Bulk, each] } else { &[each] };
-        for backend in Backend::ALL {
-            if options.backend.is_some_and(|b| b != backend) {
-                continue;
-            }
+        let mut refused = Vec::new();
+        let mut try_backend = |backend| {
             for &programs in ways {
                 match Probe::try_load(options, backend, programs) {
-                    Ok(mut probe) => {
-                        probe.refused = refused;
-                        return Ok(probe);
-                    }
+                    Ok(probe) => return Ok(Some(probe)),
                     Err(Refusal::Bulk) => {}
                     Err(Refusal::Backend(error)) => {
-                        refused.push(format!("{backend}: {error:#}"));
+                        refused.push((backend, error));
                         break;
                     }
                     Err(Refusal::All(error)) => return Err(error),
                 }
             }
+            Ok(None)
+        };
+        // The one that is asked for is tried first; the others then tell whether it is its fault.
+        let asked = options.backend;
+        let mut order = Backend::ALL;
+        order.sort_by_key(|b| asked.is_some_and(|a| a != *b));
+        let mut others = Vec::new();
+        for backend in order {
+            match try_backend(backend)? {
+                Some(_) if asked.is_some_and(|a| a != backend) => others.push(backend.as_str()),
+                Some(mut probe) => {
+                    probe.refused = refused.iter().map(|(b, e)| format!("{b}: {e:#}")).collect();
+                    return Ok(probe);
+                }
+                None => {}
+            }
         }
-        let reasons = refused.join("; ");
-        let not_permitted = refused.iter().all(|r| r.contains("ermi"));
-        Err(if not_permitted { ProbeError::NotPermitted(reasons) } else { ProbeError::NoBackend(reasons) })
+        if let (Some(backend), false) = (asked, others.is_empty()) {
+            let reason = refused.first().map_or_else(String::new, |(_, e)| format!("{e:#}"));
+            return Err(ProbeError::BackendMissing { backend, reason, others: others.join(", ") });
+        }
+        let reasons: Vec<String> = refused.iter().map(|(b, e)| format!("{b}: {e:#}")).collect();
+        let reasons = reasons.join("; ");
+        Err(match refused.iter().all(|(_, error)| is_not_permitted(error)) {
+            true => ProbeError::NotPermitted(reasons),
+            false => ProbeError::NoBackend(reasons),
+        })
     }
 
     fn try_load(options: &Options, backend: Backend, programs: Programs) -> Result<Probe, Refusal> {
         let failed = |what| move |e| Refusal::All(ProbeError::Failed(what, e));
+        if backend == Backend::Kprobe && !Path::new(KPROBE_EVENTS).exists() {
+            let missing = io::Error::new(io::ErrorKind::Unsupported, "the kernel is built without kprobes");
+            return Err(Refusal::Backend(missing.into()));
+        }
         // The object lives until the program ends; there are a handful at most.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open =
@@ -397,6 +430,12 @@ enum Refusal {
     Backend(libbpf_rs::Error),
     /// Nothing will.
     All(ProbeError),
+}
+
+/// The kernel refuses BPF to us (EPERM), which is not the verifier that refuses a program (EACCES).
+fn is_not_permitted(error: &libbpf_rs::Error) -> bool {
+    let code = format!("(os error {})", libc::EPERM);
+    error.kind() == ErrorKind::PermissionDenied && format!("{error:#}").contains(&code)
 }
 
 /// A function of our own that a probe can be tried on.

@@ -165,14 +165,16 @@ fn retries(done: &Exchanged) -> u32 {
 
 #[test]
 fn retried_writes_count_once_with_partial_writes() {
-    let done = exchange(&begin!(), "w:10 n:2000000 r:10 S", "r:2000010 w:10 S");
+    let test = begin!();
+    let done = exchange(&test, "w:10 n:2000000 r:10 S", "r:2000010 w:10 S");
     assert!(retries(&done) > 0, "no write was ever retried, so nothing was tested");
     done.assert_true();
 }
 
 #[test]
 fn retried_writes_count_once_with_whole_writes() {
-    let done = exchange(&begin!(), "w:10 N:900000 r:10 S", "r:900010 w:10 S");
+    let test = begin!();
+    let done = exchange(&test, "w:10 N:900000 r:10 S", "r:900010 w:10 S");
     assert!(retries(&done) > 0, "no write was ever retried, so nothing was tested");
     done.assert_true();
 }

@@ -86,7 +86,8 @@ fn disk_full_keeps_what_was_captured() {
     finished.failed(1, &["no space left", "disk is full", "disk full"]);
     assert!(fs::metadata(&kept).unwrap().len() > 500_000, "what was captured before is not kept");
     for tshark in tshark::oracles() {
-        assert_eq!(tshark.count_so_far(kept.as_ref(), "http.request.uri == \"/big\""), 1);
+        let asked = "http.request.method && http.request.uri == \"/big\"";
+        assert_eq!(tshark.count_so_far(kept.as_ref(), asked), 1);
     }
     // The command is not to suffer from it.
     assert_eq!(fs::metadata(&body).unwrap().len() as usize, crate::support::nginx::BIG);

@@ -163,10 +163,23 @@ fn processes_that_are_no_targets_are_not_captured() {
 fn under_sudo_the_command_runs_as_the_invoking_user() {
     let test = begin!();
     let capture = test.capture().variable("SUDO_UID", "65534").variable("SUDO_GID", "65534");
-    let finished = capture.variable("SUDO_USER", "nobody").run(&["sh", "-c", "id -u; id -g; id -G"]).ok();
+    let record = test.text("r.t2p");
+    let capture = capture.variable("SUDO_USER", "nobody").args(&["--record", &record]);
+    let finished = capture.run(&["sh", "-c", "id -u; id -g; id -G"]).ok();
     assert_eq!(finished.text(), "65534\n65534\n65534\n");
-    let owner = std::fs::metadata(&finished.file).unwrap();
-    assert_eq!((owner.uid(), owner.mode() & 0o777), (65534, 0o600), "the file is that user's alone");
+    let owner = |file: &str| {
+        let metadata = std::fs::metadata(file).unwrap();
+        (metadata.uid(), metadata.gid(), metadata.mode() & 0o777)
+    };
+    for file in [&record, &test.text("out.pcapng")] {
+        assert_eq!(owner(file), (65534, 65534, 0o600), "{file} is that user's alone");
+    }
+    // What was there before may be another's, and stays so.
+    let before = test.text("before.pcapng");
+    std::fs::write(&before, "").unwrap();
+    let capture = test.capture().variable("SUDO_UID", "65534").variable("SUDO_GID", "65534");
+    capture.output(&before).run(&["true"]).ok();
+    assert_eq!(owner(&before), (0, 0, 0o600));
 }
 
 #[test]
