@@ -115,7 +115,9 @@ impl Probe {
         // pid filter of early kernels compared threads: bulk is for attaching to all processes.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
-        let ways: &[Programs] = if options.pids.is_empty() { &[Programs::Bulk, each] } else { &[each] };
+        // Bulk attachment came after the loop (6.6 and 5.17), which its programs use.
+        let bulk = has_loop && options.pids.is_empty();
+        let ways: &[Programs] = if bulk { &[Programs::Bulk, each] } else { &[each] };
         for backend in Backend::ALL {
             if options.backend.is_some_and(|b| b != backend) {
                 continue;
