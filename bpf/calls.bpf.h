@@ -42,7 +42,7 @@ static __always_inline u64 attach_cookie(void *ctx)
 /* The state of a handle; NULL if there is none. */
 static __always_inline struct handle *find_handle(struct process *process, u64 address)
 {
-	struct handle_key key = { .address = address, .tgid = bpf_get_current_pid_tgid() >> 32 };
+	struct handle_key key = { .address = address, .tgid = current_id() >> 32 };
 	struct handle *handle = bpf_map_lookup_elem(&handles, &key);
 
 	return handle && handle->process == process->generation ? handle : NULL;
@@ -51,7 +51,7 @@ static __always_inline struct handle *find_handle(struct process *process, u64 a
 /* A new state for a handle, in the place of one that stands there. */
 static __noinline struct handle *new_handle(struct process *process, u64 address, u32 flags, u32 refs)
 {
-	struct handle_key key = { .address = address, .tgid = bpf_get_current_pid_tgid() >> 32 };
+	struct handle_key key = { .address = address, .tgid = current_id() >> 32 };
 	struct handle new = {
 		.process = process->generation,
 		.generation = bpf_ktime_get_ns(),
@@ -186,7 +186,7 @@ struct arguments {
 
 static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 {
-	u64 id = bpf_get_current_pid_tgid(), place, sp, address;
+	u64 id = current_id(), place, sp, address;
 	struct process *process;
 	struct thread *thread;
 	struct handle *handle;
@@ -378,7 +378,6 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
 	struct handle *handle = the_handle(process, call->handle, call->function);
-	u32 awaited = 0;
 	int emit = 0;
 	s64 len;
 
@@ -411,19 +410,6 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 		};
 		count(T2P_COUNT_UNFINISHED, 1);
 		emit_fact(handle, &fact);
-	}
-	if (is_write(call->function)) {
-		awaited = handle->inflight;
-		handle->inflight = 0;
-		__sync_fetch_and_add(&handle->barrier, 1); /* see describe_bytes */
-		if (len <= 0 && awaited && handle->awaited == awaited) {
-			struct fact fact = {
-				.address = call->handle,
-				.fact = T2P_FACT_WRITE_EMPTY,
-				.call_seq = awaited - 1,
-			};
-			emit_fact(handle, &fact);
-		}
 	}
 	if (call->function == T2P_FN_SHUTDOWN && (s32)returned >= 0) {
 		struct fact fact = { .address = call->handle, .fact = T2P_FACT_SHUTDOWN };
@@ -467,23 +453,47 @@ static __noinline int note_layer(struct process *process, struct call *outer, st
 	return 0;
 }
 
+/* What is left to do when a call has returned. */
 struct emission {
 	struct thread *thread;
-	u64 from;
+	struct call *call;
+	int emit; /* `data` describes bytes to be emitted */
 	struct t2p_data data;
 };
 
 /*
- * The return of whatever function: which one, its entry has noted. 1: bytes are to be emitted, as
- * `emission` says; that is left to the program, because kernels differ in how they loop.
+ * A write is over, and all its records are in the ring: reads need not wait for it any more. If
+ * one was told to wait for a write that moved nothing, it is told that as well.
+ */
+static __noinline int write_over(struct call *call, int empty)
+{
+	struct process *process = current_process();
+	struct handle *handle = process ? find_handle(process, call->handle) : NULL;
+	struct fact fact = { .address = call->handle, .fact = T2P_FACT_WRITE_EMPTY };
+	u32 inflight;
+
+	if (!handle)
+		return 0;
+	inflight = handle->inflight;
+	handle->inflight = 0;
+	__sync_fetch_and_add(&handle->barrier, 1); /* see describe_bytes */
+	if (empty && inflight && handle->awaited == inflight) {
+		fact.call_seq = inflight - 1;
+		emit_fact(handle, &fact);
+	}
+	return 0;
+}
+
+/*
+ * The return of whatever function: which one, its entry has noted. 1: what `emission` says is left
+ * to do, by the program, because kernels differ in how they loop.
  */
 static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
 {
-	u64 id = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx) - RETURN_POPS, depth, i;
+	u64 id = current_id(), sp = PT_REGS_SP(ctx) - RETURN_POPS, depth, i;
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct process *process;
 	struct call *call;
-	int emit;
 
 	if (!thread)
 		return 0;
@@ -503,19 +513,19 @@ static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
 		tell_text(process, call, PT_REGS_RC(ctx));
 		return 0;
 	}
-	emit = finish(process, call, PT_REGS_RC(ctx), &emission->data);
+	emission->emit = finish(process, call, PT_REGS_RC(ctx), &emission->data);
 	if (i > 0)
 		note_layer(process, &thread->calls[i - 1], call);
 	emission->thread = thread;
-	emission->from = call->buf;
-	return emit;
+	emission->call = call;
+	return 1;
 }
 
 /* The handle's last reference goes. */
 static __always_inline void handle_freed(struct pt_regs *ctx)
 {
 	struct fact fact = { .address = PT_REGS_PARM1(ctx), .fact = T2P_FACT_FREE };
-	struct handle_key key = { .address = fact.address, .tgid = bpf_get_current_pid_tgid() >> 32 };
+	struct handle_key key = { .address = fact.address, .tgid = current_id() >> 32 };
 	struct process *process = ready ? current_process() : NULL;
 	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
 
@@ -532,7 +542,7 @@ static __always_inline void handle_freed(struct pt_regs *ctx)
 /* SSL_clear: the handle is used again, for another connection; unless the library itself calls it. */
 static __always_inline void handle_cleared(struct pt_regs *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = current_id();
 	struct fact fact = { .address = PT_REGS_PARM1(ctx), .fact = T2P_FACT_FREE };
 	struct process *process = ready ? current_process() : NULL;
 	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
@@ -549,7 +559,7 @@ static __always_inline void handle_cleared(struct pt_regs *ctx)
 /* The thread ends: a call that it was in may have moved bytes, which the socket then shows. */
 static __always_inline void thread_exited(void)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = current_id();
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct process *process;
 

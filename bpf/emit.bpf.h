@@ -20,7 +20,7 @@ static __always_inline u64 wake(void)
 
 static __always_inline void head(struct t2p_head *h, u16 type, u64 process, u32 library)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = current_id();
 
 	h->type = type;
 	h->reserved = 0;
@@ -28,6 +28,33 @@ static __always_inline void head(struct t2p_head *h, u16 type, u64 process, u32 
 	h->tid = (u32)id;
 	h->library = library;
 	h->process = process;
+}
+
+extern int bpf_probe_read_user_dynptr(struct bpf_dynptr *to, u64 offset, u64 size, const void *from) __ksym __weak;
+
+static __always_inline void unreadable(struct t2p_data *data)
+{
+	data->captured = 0;
+	data->missing = T2P_MISSING_UNREADABLE;
+	count(T2P_COUNT_UNREADABLE, 1);
+	count(T2P_COUNT_UNREADABLE_BYTES, data->chunk_len);
+}
+
+/* Emits a record of exact size (from Linux 6.16 on, 03513f5d0f37). 1: done; 0: the ring is full. */
+static __noinline int emit_exact(struct t2p_data *data, u64 from)
+{
+	u64 len = data->chunk_len & 0xffff; /* at most T2P_CHUNK_MAX */
+	struct bpf_dynptr record;
+
+	if (bpf_ringbuf_reserve_dynptr(&ring, sizeof(*data) + len, 0, &record)) {
+		bpf_ringbuf_discard_dynptr(&record, BPF_RB_NO_WAKEUP);
+		return 0;
+	}
+	if (bpf_probe_read_user_dynptr(&record, sizeof(*data), len, (void *)from))
+		unreadable(data);
+	bpf_dynptr_write(&record, 0, data, sizeof(*data), 0);
+	bpf_ringbuf_submit_dynptr(&record, wake());
+	return 1;
 }
 
 /*
@@ -44,17 +71,13 @@ static __always_inline void head(struct t2p_head *h, u16 type, u64 process, u32 
 		u64 len = data->chunk_len;                                                     \
 		if (!record)                                                                   \
 			return 0;                                                              \
-		record->data = *data;                                                          \
 		/* The verifier must see the bound on the very register that is passed. */    \
 		asm volatile("" : "+r"(len));                                                  \
 		if (len > SIZE)                                                                \
 			len = SIZE;                                                            \
-		if (bpf_probe_read_user(record->payload, len, (void *)from)) {                 \
-			record->data.captured = 0;                                             \
-			record->data.missing = T2P_MISSING_UNREADABLE;                         \
-			count(T2P_COUNT_UNREADABLE, 1);                                        \
-			count(T2P_COUNT_UNREADABLE_BYTES, data->chunk_len);                    \
-		}                                                                              \
+		if (bpf_probe_read_user(record->payload, len, (void *)from))                   \
+			unreadable(data);                                                      \
+		record->data = *data;                                                          \
 		bpf_ringbuf_submit(record, wake());                                            \
 		return 1;                                                                      \
 	}
@@ -72,7 +95,10 @@ static __noinline int emit_chunk(struct t2p_data *data, u64 from)
 	int done;
 
 	data->captured = len;
-	if (len <= 256)
+	data->missing = T2P_MISSING_NONE;
+	if (bpf_ksym_exists(bpf_probe_read_user_dynptr))
+		done = emit_exact(data, from);
+	else if (len <= 256)
 		done = emit_256(data, from);
 	else if (len <= 1536)
 		done = emit_1536(data, from);
@@ -119,7 +145,9 @@ static __noinline int next_chunk(struct chunks *chunks)
 	chunks->data->chunk_offset = done;
 	chunks->data->chunk_len = T2P_CHUNK_MAX;
 	chunks->data->captured = T2P_CHUNK_MAX;
-	if (!emit_64512(chunks->data, chunks->from + done)) {
+	chunks->data->missing = T2P_MISSING_NONE;
+	if (!(bpf_ksym_exists(bpf_probe_read_user_dynptr) ? emit_exact(chunks->data, chunks->from + done) :
+							    emit_64512(chunks->data, chunks->from + done))) {
 		count(T2P_COUNT_RING_FULL, 1);
 		count(T2P_COUNT_RING_FULL_BYTES, T2P_CHUNK_MAX);
 	}

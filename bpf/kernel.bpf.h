@@ -57,8 +57,9 @@ enum bpf_func_id___t2p {
 };
 #define HAS_HELPER(name) bpf_core_enum_value_exists(enum bpf_func_id___t2p, BPF_FUNC_##name##___t2p)
 
-struct pt_regs;
-struct bpf_dynptr;
+struct bpf_dynptr {
+	u64 opaque[2];
+} __attribute__((aligned(8)));
 
 /* Not relocated: probes are handed it, and its layout is fixed. */
 #if defined(__TARGET_ARCH_x86)
@@ -143,10 +144,6 @@ struct signal_struct {
 	atomic_t live;
 };
 
-struct kernfs_node {
-	u64 id;
-};
-
 struct cred {
 	struct {
 		u32 val;
@@ -165,8 +162,23 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
+struct pid_namespace {
+	struct ns_common ns;
+};
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
 struct task_struct {
 	int pid, tgid;
+	struct pid *thread_pid;
 	struct task_struct *group_leader, *real_parent;
 	struct signal_struct *signal;
 	struct mm_struct *mm;

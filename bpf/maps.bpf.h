@@ -18,10 +18,47 @@ const volatile u32 targets_only; /* 1: only processes that are in the map alread
 const volatile u32 uid_count; /* 0: any user */
 const volatile u32 uids[UIDS_MAX];
 const volatile u32 own_tgid; /* this process is never captured */
+const volatile u32 own_pidns; /* inode of our pid namespace; 0: the initial one */
 const volatile u64 call_limit = 1 << 20; /* bytes of one call that are captured */
 
 /* Set once all probes are attached: a stream begins with a call that begins after this. */
 volatile u32 ready;
+
+/* How many pid namespaces deep a process may lie. */
+#define PIDNS_DEPTH 8
+
+/* A task's number in our pid namespace; 0: it is not seen from there. */
+static __noinline u32 number_of(struct task_struct *task)
+{
+	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	u32 level = BPF_CORE_READ(pid, level);
+	void *upid = (void *)pid + bpf_core_field_offset(struct pid, numbers);
+
+	for (u32 i = 0; i < PIDNS_DEPTH; i++) {
+		if (i > level)
+			break;
+		if (BPF_CORE_READ((struct upid *)upid, ns, ns.inum) == own_pidns)
+			return BPF_CORE_READ((struct upid *)upid, nr);
+		upid += bpf_core_type_size(struct upid);
+	}
+	return 0;
+}
+
+/* Thread group and thread of the current task, as our pid namespace numbers them. */
+static __always_inline u64 current_id(void)
+{
+	struct task_struct *task;
+
+	if (!own_pidns)
+		return bpf_get_current_pid_tgid();
+	task = (void *)bpf_get_current_task();
+	return (u64)number_of(BPF_CORE_READ(task, group_leader)) << 32 | number_of(task);
+}
+
+static __always_inline u32 tgid_of(struct task_struct *task)
+{
+	return own_pidns ? number_of(BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
+}
 
 /* A TLS call in progress. */
 struct call {
@@ -116,7 +153,7 @@ struct {
 	__uint(max_entries, 16 << 20);
 } ring SEC(".maps");
 
-/* pid_tgid → calls in progress. Entries live as long as their thread: no churn on each call. */
+/* tgid << 32 | tid → calls in progress. Entries live as long as their thread: no churn on each call. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);

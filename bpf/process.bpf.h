@@ -37,7 +37,7 @@ static __noinline int emit_process(struct process *process)
 	record->cgroup = bpf_get_current_cgroup_id();
 	record->uid = BPF_CORE_READ(task, cred, euid.val);
 	record->gid = BPF_CORE_READ(task, cred, egid.val);
-	record->parent = BPF_CORE_READ(task, real_parent, tgid);
+	record->parent = tgid_of(BPF_CORE_READ(task, real_parent));
 	record->netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
 	record->reserved = 0;
 	BPF_CORE_READ_INTO(&record->comm, task, group_leader, comm);
@@ -59,13 +59,13 @@ static __noinline int emit_process(struct process *process)
 /* The current process if it is captured, else NULL. */
 static __always_inline struct process *current_process(void)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = current_id() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
 	if (!process) {
 		struct process new = { .generation = bpf_ktime_get_ns() };
 
-		if (targets_only || tgid == own_tgid)
+		if (targets_only || tgid == own_tgid || !tgid)
 			return NULL;
 		new.flags = uid_wanted() ? PROCESS_TARGET : PROCESS_IGNORED;
 		/* Another thread may be first: then its entry is the one. */
@@ -89,7 +89,7 @@ static __always_inline struct process *current_process(void)
 
 static __always_inline void process_forked(struct task_struct *parent, struct task_struct *child)
 {
-	u32 from = BPF_CORE_READ(parent, tgid), to = BPF_CORE_READ(child, tgid);
+	u32 from = tgid_of(parent), to = tgid_of(child);
 	struct process *process, new = { .generation = bpf_ktime_get_ns() };
 
 	if (from == to)
@@ -123,7 +123,7 @@ static __noinline int emit_exit(struct process *process)
 /* After exec it is another program: its handles are gone and its arguments are new. */
 static __always_inline void process_execed(void)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = current_id() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
 	if (!process)
@@ -140,7 +140,7 @@ static __always_inline void process_execed(void)
 
 static __always_inline void process_exited(void)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = current_id() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
 	if (!process)
@@ -155,7 +155,7 @@ static __always_inline void process_exited(void)
  */
 static __always_inline void file_mapped(struct file *file)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = current_id() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 	struct file_key key = {};
 	struct t2p_file *record;

@@ -149,8 +149,12 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 
 	if (site == T2P_SITE_NEW)
 		return handle_made(ctx);
-	if (leave(ctx, &emission))
-		emit_call(&emission.data, emission.thread, emission.from, has_loop);
+	if (!leave(ctx, &emission))
+		return 0;
+	if (emission.emit)
+		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
+	if (is_write(emission.call->function))
+		write_over(emission.call, !emission.data.call_len);
 	return 0;
 }
 

@@ -21,7 +21,7 @@ static __always_inline int is_tcp(struct sock *sk)
  */
 static __always_inline void socket_used(struct sock *sk, int reading, u32 copied)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = current_id();
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct pt_regs *regs;
 	struct call *call;

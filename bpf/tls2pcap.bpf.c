@@ -15,77 +15,7 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-/*
- * ---- TLS libraries ----
- *
- * Where probes are attached in bulk one program serves all entries and one all returns; the attach
- * cookie says which function it is. Kernels without bulk attachment may lack cookies too: there
- * each entry has a program of its own. The return knows its entry by the stack pointer.
- */
-
-SEC("uprobe")
-int ssl_any_entry(struct pt_regs *ctx)
-{
-	return site_entered(ctx, attach_cookie(ctx) & 0xff);
-}
-
-#define ENTRY(NAME, SITE)                                                                      \
-	SEC("uprobe")                                                                          \
-	int ssl_entry_##NAME(struct pt_regs *ctx)                                              \
-	{                                                                                      \
-		return site_entered(ctx, SITE);                                                \
-	}
-
-ENTRY(read, T2P_SITE_READ)
-ENTRY(read_ex, T2P_SITE_READ_EX)
-ENTRY(read_early, T2P_SITE_READ_EARLY)
-ENTRY(read_internal, T2P_SITE_READ_INTERNAL)
-ENTRY(write, T2P_SITE_WRITE)
-ENTRY(write_ex, T2P_SITE_WRITE_EX)
-ENTRY(write_ex2, T2P_SITE_WRITE_EX2)
-ENTRY(write_early, T2P_SITE_WRITE_EARLY)
-ENTRY(write_internal, T2P_SITE_WRITE_INTERNAL)
-ENTRY(sendfile, T2P_SITE_SENDFILE)
-ENTRY(peek, T2P_SITE_PEEK)
-ENTRY(handshake, T2P_SITE_HANDSHAKE)
-ENTRY(connect, T2P_SITE_CONNECT)
-ENTRY(accept, T2P_SITE_ACCEPT)
-ENTRY(shutdown, T2P_SITE_SHUTDOWN)
-ENTRY(server_name, T2P_SITE_SERVER_NAME)
-ENTRY(alpn, T2P_SITE_ALPN)
-ENTRY(free, T2P_SITE_FREE)
-ENTRY(up_ref, T2P_SITE_UP_REF)
-ENTRY(clear, T2P_SITE_CLEAR)
-ENTRY(ctrl, T2P_SITE_CTRL)
-ENTRY(connect_state, T2P_SITE_CONNECT_STATE)
-ENTRY(accept_state, T2P_SITE_ACCEPT_STATE)
-
-SEC("uretprobe")
-int ssl_return_any(struct pt_regs *ctx)
-{
-	return site_left(ctx, attach_cookie(ctx) & 0xff, 1);
-}
-
-SEC("uretprobe")
-int ssl_return_of_call(struct pt_regs *ctx)
-{
-	return site_left(ctx, 0, 1);
-}
-
-/* For kernels without bpf_loop (before Linux 5.17), which refuse the two above. */
-SEC("uretprobe")
-int ssl_return_unrolled(struct pt_regs *ctx)
-{
-	return site_left(ctx, 0, 0);
-}
-
-SEC("uretprobe")
-int ssl_return_of_new(struct pt_regs *ctx)
-{
-	return handle_made(ctx);
-}
-
-/* ---- Sockets: kprobes ---- */
+/* ---- Sockets: kprobes. First of all, because a kernel that refuses them does so at once. ---- */
 
 static __always_inline u32 copied_seq(struct sock *sk)
 {
@@ -175,6 +105,76 @@ int BPF_PROG(socket_state, struct sock *sk, int before, int after)
 	return 0;
 }
 
+/*
+ * ---- TLS libraries ----
+ *
+ * Where probes are attached in bulk one program serves all entries and one all returns; the attach
+ * cookie says which function it is. Kernels without bulk attachment may lack cookies too: there
+ * each entry has a program of its own. The return knows its entry by the stack pointer.
+ */
+
+SEC("uprobe")
+int ssl_any_entry(struct pt_regs *ctx)
+{
+	return site_entered(ctx, attach_cookie(ctx) & 0xff);
+}
+
+#define ENTRY(NAME, SITE)                                                                      \
+	SEC("uprobe")                                                                          \
+	int ssl_entry_##NAME(struct pt_regs *ctx)                                              \
+	{                                                                                      \
+		return site_entered(ctx, SITE);                                                \
+	}
+
+ENTRY(read, T2P_SITE_READ)
+ENTRY(read_ex, T2P_SITE_READ_EX)
+ENTRY(read_early, T2P_SITE_READ_EARLY)
+ENTRY(read_internal, T2P_SITE_READ_INTERNAL)
+ENTRY(write, T2P_SITE_WRITE)
+ENTRY(write_ex, T2P_SITE_WRITE_EX)
+ENTRY(write_ex2, T2P_SITE_WRITE_EX2)
+ENTRY(write_early, T2P_SITE_WRITE_EARLY)
+ENTRY(write_internal, T2P_SITE_WRITE_INTERNAL)
+ENTRY(sendfile, T2P_SITE_SENDFILE)
+ENTRY(peek, T2P_SITE_PEEK)
+ENTRY(handshake, T2P_SITE_HANDSHAKE)
+ENTRY(connect, T2P_SITE_CONNECT)
+ENTRY(accept, T2P_SITE_ACCEPT)
+ENTRY(shutdown, T2P_SITE_SHUTDOWN)
+ENTRY(server_name, T2P_SITE_SERVER_NAME)
+ENTRY(alpn, T2P_SITE_ALPN)
+ENTRY(free, T2P_SITE_FREE)
+ENTRY(up_ref, T2P_SITE_UP_REF)
+ENTRY(clear, T2P_SITE_CLEAR)
+ENTRY(ctrl, T2P_SITE_CTRL)
+ENTRY(connect_state, T2P_SITE_CONNECT_STATE)
+ENTRY(accept_state, T2P_SITE_ACCEPT_STATE)
+
+SEC("uretprobe")
+int ssl_return_any(struct pt_regs *ctx)
+{
+	return site_left(ctx, attach_cookie(ctx) & 0xff, 1);
+}
+
+SEC("uretprobe")
+int ssl_return_of_call(struct pt_regs *ctx)
+{
+	return site_left(ctx, 0, 1);
+}
+
+/* For kernels without bpf_loop (before Linux 5.17), which refuse the two above. */
+SEC("uretprobe")
+int ssl_return_unrolled(struct pt_regs *ctx)
+{
+	return site_left(ctx, 0, 0);
+}
+
+SEC("uretprobe")
+int ssl_return_of_new(struct pt_regs *ctx)
+{
+	return handle_made(ctx);
+}
+
 /* ---- Processes ---- */
 
 SEC("tp_btf/sched_process_fork")
@@ -209,7 +209,7 @@ SEC("tp_btf/vm_unmapped_area")
 int BPF_PROG(mapping, unsigned long address)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = current_id() >> 32;
 	struct fdtable *fdt;
 	struct file **slot, *file = NULL;
 	struct pt_regs *regs;

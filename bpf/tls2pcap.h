@@ -144,7 +144,7 @@ enum t2p_counter {
 struct t2p_head {
 	unsigned short type;
 	unsigned short reserved;
-	unsigned int tgid; /* as the initial pid namespace numbers it; 0: no process */
+	unsigned int tgid; /* as tls2pcap's own pid namespace numbers it; 0: no process */
 	unsigned int tid;
 	unsigned int library; /* attach cookie: which library the call was made in; 0: not known */
 	unsigned long long process; /* with tgid, which process: changes with exec; 0: not known */

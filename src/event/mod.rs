@@ -18,7 +18,7 @@ pub type Monotonic = u64;
 /// and gives anew at each exec, so that a recycled pid is another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessKey {
-    /// Thread group id in the initial pid namespace.
+    /// Thread group id, as the pid namespace of tls2pcap numbers it.
     pub pid: u32,
     /// Time of first sight, or of the first sight after the last exec.
     pub generation: u64,
@@ -29,7 +29,7 @@ pub struct ProcessKey {
 pub struct Task {
     /// The process it belongs to.
     pub process: ProcessKey,
-    /// Thread id in the initial pid namespace.
+    /// Thread id, as the pid namespace of tls2pcap numbers it.
     pub tid: u32,
 }
 

@@ -14,12 +14,13 @@ mod skeleton {
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType,
-    UprobeMultiOpts, UprobeOpts,
+    Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
+    UprobeOpts,
 };
 
 use self::sites::{Programs, Site, sites};
@@ -79,6 +80,7 @@ pub enum Target {
 
 /// Names of programs that go into libraries begin with this.
 const IN_LIBRARY: &str = "ssl_";
+const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
 const BPF_FUNC_LOOP: u32 = 181;
 const PROCESS_TARGET: u32 = 1;
 const PROCESS_FOLLOW: u32 = 2;
@@ -115,9 +117,8 @@ impl Probe {
         // pid filter of early kernels compared threads: bulk is for attaching to all processes.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
-        // Bulk attachment came after the loop (6.6 and 5.17), which its programs use.
-        let bulk = has_loop && options.pids.is_empty();
-        let ways: &[Programs] = if bulk { &[Programs::Bulk, each] } else { &[each] };
+        let ways: &[Programs] =
+            if options.pids.is_empty() && has_loop { &[Programs::Bulk, each] } else { &[each] };
         for backend in Backend::ALL {
             if options.backend.is_some_and(|b| b != backend) {
                 continue;
@@ -151,6 +152,7 @@ impl Probe {
         let knobs = open.maps.rodata_data.as_deref_mut().expect("the object has constants");
         knobs.targets_only = u32::from(options.targets_only);
         knobs.own_tgid = std::process::id();
+        knobs.own_pidns = own_pid_namespace();
         knobs.call_limit = options.call_limit;
         for (knob, uid) in knobs.uids.iter_mut().zip(&options.uids) {
             *knob = *uid;
@@ -264,13 +266,16 @@ impl Probe {
             let (entries, returns): (Vec<&Site>, Vec<&Site>) = sites.iter().partition(|s| s.entry.is_some());
             return [returns, entries].iter().map(|sites| self.attach_bulk(pid, &path, sites, id)).collect();
         }
+        // Cookies came with Linux 5.15.
+        let has_cookie = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_GET_ATTACH_COOKIE).unwrap_or(false);
         let attach = |site: &Site| {
             let options = UprobeOpts {
-                cookie: cookie(site, id),
+                cookie: if has_cookie { cookie(site, id) } else { 0 },
                 retprobe: site.entry.is_none(),
                 ..UprobeOpts::default()
             };
-            attach_one(&self.program(self.programs.name(site)), pid, &path, site.offset, options)
+            let program = self.program(self.programs.name(site));
+            program.attach_uprobe_with_opts(pid, &path, site.offset as usize, options)
         };
         sites.iter().map(attach).collect()
     }
@@ -394,23 +399,6 @@ enum Refusal {
     All(ProbeError),
 }
 
-fn attach_one(
-    program: &ProgramMut<'_>,
-    pid: i32,
-    path: &Path,
-    offset: u64,
-    options: UprobeOpts,
-) -> Result<Link, libbpf_rs::Error> {
-    let plain = UprobeOpts { cookie: 0, ..options.clone() };
-    match program.attach_uprobe_with_opts(pid, path, offset as usize, options) {
-        // Cookies came with Linux 5.15.
-        Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::InvalidInput) => {
-            program.attach_uprobe_with_opts(pid, path, offset as usize, plain)
-        }
-        other => other,
-    }
-}
-
 /// A function of our own that a probe can be tried on.
 #[inline(never)]
 extern "C" fn marker() -> u32 {
@@ -430,6 +418,14 @@ fn own_offset(address: usize) -> io::Result<u64> {
             (start..end).contains(&address).then_some(offset + (address - start) as u64)
         })
         .ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Inode of our pid namespace; 0 for the initial one, where the kernel numbers tasks as we do.
+fn own_pid_namespace() -> u32 {
+    /// `PROC_PID_INIT_INO` of the kernel's `include/linux/proc_ns.h`.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    let inode = std::fs::metadata("/proc/self/ns/pid").map_or(INITIAL, |m| m.ino());
+    if inode == INITIAL { 0 } else { inode as u32 }
 }
 
 /// Kernels before 5.11 count map memory against RLIMIT_MEMLOCK.
