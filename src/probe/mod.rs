@@ -61,11 +61,11 @@ pub enum ProbeError {
     #[error("the kernel refuses to load BPF programs: {0}")]
     NotPermitted(String),
     /// The back end that was asked for does not work here, others do.
-    #[error("this kernel has no {} (back end {backend}): {reason}", backend.needs())]
+    #[error("back end {backend} does not work on this kernel: {reason}")]
     BackendMissing {
         /// What was asked for.
         backend: Backend,
-        /// What the kernel says.
+        /// What it lacks, and what it says.
         reason: String,
         /// Names of those that work.
         others: String,
@@ -161,7 +161,7 @@ impl Probe {
             }
         }
         if let (Some(backend), false) = (asked, others.is_empty()) {
-            let reason = refused.first().map_or_else(String::new, |(_, e)| format!("{e:#}"));
+            let reason = refused.first().map_or_else(String::new, |(_, e)| why_missing(backend, e));
             return Err(ProbeError::BackendMissing { backend, reason, others: others.join(", ") });
         }
         let reasons: Vec<String> = refused.iter().map(|(b, e)| format!("{b}: {e:#}")).collect();
@@ -434,8 +434,20 @@ enum Refusal {
 
 /// The kernel refuses BPF to us (EPERM), which is not the verifier that refuses a program (EACCES).
 fn is_not_permitted(error: &libbpf_rs::Error) -> bool {
-    let code = format!("(os error {})", libc::EPERM);
-    error.kind() == ErrorKind::PermissionDenied && format!("{error:#}").contains(&code)
+    error.kind() == ErrorKind::PermissionDenied && has_code(error, libc::EPERM)
+}
+
+/// libbpf-rs keeps the number to itself, but prints it.
+fn has_code(error: &libbpf_rs::Error, code: i32) -> bool {
+    format!("{error:#}").contains(&format!("(os error {code})"))
+}
+
+/// Why a back end does not work where others do.
+fn why_missing(backend: Backend, error: &libbpf_rs::Error) -> String {
+    /// The kernel's own ENOTSUPP, which is no number of libc.
+    const ENOTSUPP: i32 = 524;
+    let lacks = [libc::EPERM, libc::ENOENT, libc::EOPNOTSUPP, ENOTSUPP].iter().any(|c| has_code(error, *c));
+    format!("{} {}: {error:#}", if lacks { "it has no" } else { "it needs" }, backend.needs())
 }
 
 /// A function of our own that a probe can be tried on.
