@@ -99,7 +99,7 @@ fn tshark_reads_what_it_read_when_the_recordings_were_made() {
                     .flat_map(|f| ["-e", f]),
                 )
                 .args(
-                    ["tcp.srcport", "tcp.dstport", "tcp.len", "tcp.analysis.flags", "http.request.uri"]
+                    ["tcp.srcport", "tcp.dstport", "tcp.len", "tcp.analysis.flags", "http.request.method"]
                         .iter()
                         .flat_map(|f| ["-e", f]),
                 )
