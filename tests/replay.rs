@@ -45,7 +45,7 @@ fn replay(recording: &[u8]) -> (Vec<u8>, Result<(), RecordingError>) {
     let file = Shared::default();
     let mut pipeline = Pipeline::new(file.clone(), Ports::Decode, false, None);
     let mut read = || {
-        let mut player = Player::new(recording)?;
+        let mut player = Player::new(bytes::Bytes::copy_from_slice(recording))?;
         while let Some(record) = player.next_record()? {
             pipeline.record(&record).unwrap();
         }
