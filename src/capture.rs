@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::config::{self, Capture, Targets, Verbosity};
@@ -36,6 +36,9 @@ use crate::{privilege, probe};
 /// Batches between the ring thread and the writer; each has 1 MiB at most. When the writer lags so
 /// far behind, the ring thread waits, and what the ring then refuses is counted there.
 const BATCHES: usize = 16;
+/// Messages to the control thread. When it lags so far behind, the ring thread waits for it:
+/// whoever was stopped must be let go on.
+const MESSAGES: usize = 1024;
 /// How long the ring is left alone when nothing wakes its reader.
 const RING_INTERVAL: Duration = Duration::from_millis(10);
 /// Time between two clock samples; so long, at most, a packet waits for its way to the file.
@@ -83,8 +86,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let mut discovery = Discovery::default();
     let found = libraries(config, &mut discovery, &say)?;
 
-    let output = open_output(config)?;
-    let recorder = open_recorder(config)?;
+    // First of all, so that a command that is not there costs no file.
     let held = match &config.targets {
         Targets::Command(command) => Some(Held::spawn(
             command,
@@ -96,8 +98,14 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         _ => None,
     };
 
+    let output = open_output(config)?;
+    let recorder = open_recorder(config)?;
+
     let (batches, to_write) = bounded::<Batch>(BATCHES);
-    let (messages, heard) = unbounded();
+    let (messages, heard) = bounded(MESSAGES);
+    let numbers = Arc::new(Mutex::new(Numbers::default()));
+    let pipeline = Pipeline::new(output, ports(config.ports), recorder);
+    let writer = spawn_writer(pipeline, to_write, messages.clone(), Arc::clone(&numbers));
     send(&batches, &[Event::Start(start(config, &probe)), Event::Clock(clock())]);
 
     let mut control = Control { probe, discovery, batches, say, ended: HashSet::new() };
@@ -119,9 +127,6 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     }
     control.probe.set_ready(true);
 
-    let numbers = Arc::new(Mutex::new(Numbers::default()));
-    let pipeline = Pipeline::new(output, ports(config.ports), config.show_args, recorder);
-    let writer = spawn_writer(pipeline, to_write, messages.clone(), Arc::clone(&numbers));
     let stop = Arc::new(AtomicBool::new(false));
     let ring = spawn_ring(&control, messages.clone(), Arc::clone(&stop))?;
     listen_to_signals(messages.clone())?;
@@ -137,11 +142,13 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         _ if config.verbosity == Verbosity::Quiet => None,
         _ => StatusLine::on_terminal(),
     };
-    let end = control.run(heard, running, line, &numbers, began);
+    let end = control.run(&heard, running, line, &numbers, began);
 
-    // No call that begins from now on is captured; what is in the ring is read to its end.
+    // No call that begins from now on is captured, and nobody is stopped any more; what is in the
+    // ring is read to its end, and whoever was stopped goes on.
     control.probe.set_ready(false);
     stop.store(true, Ordering::Release);
+    control.see_out(&heard, &ring);
     let _ = ring.join();
     control.last_words();
     drop(control.batches);
@@ -217,7 +224,7 @@ impl Control {
     /// Until the command ends, a signal comes, or something fails.
     fn run(
         &mut self,
-        heard: Receiver<Message>,
+        heard: &Receiver<Message>,
         mut running: Option<Running>,
         mut line: Option<StatusLine<io::Stderr>>,
         numbers: &Mutex<Numbers>,
@@ -226,9 +233,7 @@ impl Control {
         let result = loop {
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look_at(&file),
-                Ok(Message::Notice(Notice::Process(key))) => {
-                    send(&self.batches, &[Event::ProcessFacts(key, process_facts(key.pid))]);
-                }
+                Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
                     self.ended.insert(key);
                 }
@@ -259,7 +264,7 @@ impl Control {
                     self.probe.set_ready(false);
                     // The command goes on without us, and whatever it maps must not wait.
                     if let Some(running) = &mut running {
-                        self.let_finish(&heard, running);
+                        self.let_finish(heard, running);
                     }
                     break Ok(Exit::Success);
                 }
@@ -304,6 +309,25 @@ impl Control {
             }
         }
         let _ = running.wait();
+    }
+
+    /// Until the ring is read to its end: hears what the ring thread still has to say, so that it
+    /// never waits for us, and lets go on whom the kernel side stopped.
+    fn see_out(&self, heard: &Receiver<Message>, ring: &JoinHandle<()>) {
+        loop {
+            match heard.recv_timeout(RING_INTERVAL) {
+                Ok(Message::Notice(Notice::File(file))) => self.resume(&file),
+                Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
+                Ok(_) => {}
+                Err(_) if ring.is_finished() => break,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Asks /proc about a process.
+    fn ask(&self, key: ProcessKey) {
+        send(&self.batches, &[Event::ProcessFacts(key, process_facts(key.pid))]);
     }
 
     /// A process maps a file for the first time: it may be a TLS library.
@@ -630,6 +654,7 @@ fn start(config: &Capture, probe: &Probe) -> Start {
         hardware,
         command_line: command_line(config),
         backend: probe.backend().to_string(),
+        show_args: config.show_args,
         time: monotonic(),
     }
 }

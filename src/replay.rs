@@ -44,7 +44,7 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         )
     };
     let output = sink::Output::create(path).map_err(bad_output)?;
-    let mut pipeline = Pipeline::new(output, ports(config.ports), false, None);
+    let mut pipeline = Pipeline::new(output, ports(config.ports), None);
     let damage = loop {
         match player.next_record() {
             Ok(Some(record)) => pipeline.record(&record).map_err(bad_output)?,

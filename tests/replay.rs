@@ -43,7 +43,7 @@ impl Write for Shared {
 /// The capture file that a recording gives, and how reading the recording ended.
 fn replay(recording: &[u8]) -> (Vec<u8>, Result<(), RecordingError>) {
     let file = Shared::default();
-    let mut pipeline = Pipeline::new(file.clone(), Ports::Decode, false, None);
+    let mut pipeline = Pipeline::new(file.clone(), Ports::Decode, None);
     let mut read = || {
         let mut player = Player::new(bytes::Bytes::copy_from_slice(recording))?;
         while let Some(record) = player.next_record()? {

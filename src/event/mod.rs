@@ -324,6 +324,8 @@ pub struct Start {
     pub command_line: String,
     /// Socket back end in use.
     pub backend: String,
+    /// Secrets in command lines are shown.
+    pub show_args: bool,
     /// When probes were attached.
     pub time: Monotonic,
 }

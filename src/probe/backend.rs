@@ -10,7 +10,7 @@ pub enum Backend {
     Fentry,
     /// Kprobes; missing where the kernel is built without them.
     Kprobe,
-    /// Typed tracepoints `sock_send_length` and `sock_recv_length`, Linux 6.3 and later.
+    /// Typed tracepoints `sock_send_length` and `sock_recv_length`: seen on 6.12, not on 6.1.
     Tracepoint,
 }
 

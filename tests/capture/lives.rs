@@ -90,6 +90,16 @@ fn library_loaded_late_by_a_child() {
     }
 }
 
+/// The command ends while its children are still mapping files that have to be looked at first.
+#[test]
+fn child_that_outlives_the_command_is_not_left_stopped() {
+    let test = begin!();
+    let done = test.path("done");
+    let script = format!("/usr/bin/python3 -c 'import ssl, json; open(\"{}\", \"w\")' &", done.display());
+    test.capture().run(&["sh", "-c", &script]).ok();
+    until("the child to end", || done.exists().then_some(()));
+}
+
 /// Killed while it is blocked in SSL_read: what it said before is in the file.
 #[test]
 fn program_killed_inside_a_call() {
