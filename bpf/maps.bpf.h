@@ -24,6 +24,28 @@ const volatile u64 call_limit = 1 << 20; /* bytes of one call that are captured 
 /* Set once all probes are attached: a stream begins with a call that begins after this. */
 volatile u32 ready;
 
+const volatile u32 never; /* 0 */
+
+/* Holds no program: see PLAIN_STACK. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} nowhere SEC(".maps");
+
+/*
+ * Stands at the beginning of every program of a uprobe. From Linux 6.13 on the verifier gives programs
+ * of this type a stack per CPU, although those of uprobes are preempted: two tasks on one CPU would
+ * write over each other's variables, pointers included, and the kernel would fall. A program with a
+ * tail call in it keeps the kernel stack. The call is never made; the verifier takes it out.
+ */
+#define PLAIN_STACK(ctx)                                                                       \
+	do {                                                                                   \
+		if (never)                                                                     \
+			bpf_tail_call(ctx, &nowhere, 0);                                       \
+	} while (0)
+
 /* How many pid namespaces deep a process may lie. */
 #define PIDNS_DEPTH 8
 

@@ -116,6 +116,7 @@ int BPF_PROG(socket_state, struct sock *sk, int before, int after)
 SEC("uprobe")
 int ssl_any_entry(struct pt_regs *ctx)
 {
+	PLAIN_STACK(ctx);
 	return site_entered(ctx, attach_cookie(ctx) & 0xff);
 }
 
@@ -123,6 +124,7 @@ int ssl_any_entry(struct pt_regs *ctx)
 	SEC("uprobe")                                                                          \
 	int ssl_entry_##NAME(struct pt_regs *ctx)                                              \
 	{                                                                                      \
+		PLAIN_STACK(ctx);                                                              \
 		return site_entered(ctx, SITE);                                                \
 	}
 
@@ -153,12 +155,14 @@ ENTRY(accept_state, T2P_SITE_ACCEPT_STATE)
 SEC("uretprobe")
 int ssl_return_any(struct pt_regs *ctx)
 {
+	PLAIN_STACK(ctx);
 	return site_left(ctx, attach_cookie(ctx) & 0xff, 1);
 }
 
 SEC("uretprobe")
 int ssl_return_of_call(struct pt_regs *ctx)
 {
+	PLAIN_STACK(ctx);
 	return site_left(ctx, 0, 1);
 }
 
@@ -166,12 +170,14 @@ int ssl_return_of_call(struct pt_regs *ctx)
 SEC("uretprobe")
 int ssl_return_unrolled(struct pt_regs *ctx)
 {
+	PLAIN_STACK(ctx);
 	return site_left(ctx, 0, 0);
 }
 
 SEC("uretprobe")
 int ssl_return_of_new(struct pt_regs *ctx)
 {
+	PLAIN_STACK(ctx);
 	return handle_made(ctx);
 }
 
