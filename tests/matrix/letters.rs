@@ -1,0 +1,70 @@
+//! Two pairs of processes on one preemptible processor, each with nothing but its own letter to say.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use tls2pcap::event::record::decode;
+use tls2pcap::event::recording::Player;
+use tls2pcap::event::{Direction, Event, HandleKey};
+
+use crate::guest::Guest;
+use crate::judge;
+use crate::support::programs::Told;
+
+/// Bytes of a call of the program `letters`.
+const CALL: u64 = 16384;
+/// Calls of each client.
+const CALLS: u64 = 1000;
+
+/// Every record of every call holds that process's letter only, and none is missing.
+pub fn no_foreign_byte(kernel: &str) {
+    let Some(guest) = Guest::new(kernel) else { return };
+    let backends = ["fentry", "kprobe", "tracepoint"];
+    let out = guest.run("preempt=full", &[&["/vm/preempt.sh", &CALLS.to_string()], &backends[..]].concat());
+    for backend in backends {
+        let dir = out.join(backend);
+        let finished = judge::finished(&dir, "letters", backend);
+        judge::replays(&guest.test, &dir, "letters", &finished);
+        let mut letters = HashMap::new();
+        for letter in ["A", "B"] {
+            for file in ["told", "server.out"] {
+                let text = std::fs::read_to_string(dir.join(letter).join(file)).unwrap();
+                let told = Told::all(&text).pop().unwrap_or_else(|| panic!("{letter}/{file}: {text}"));
+                letters.insert(told.pid, (letter.as_bytes()[0], file == "told"));
+            }
+        }
+        assert_eq!(letters.len(), 4);
+        records_hold_only(&dir.join("letters.t2p"), &letters);
+    }
+}
+
+/// `letters`: by pid, the letter, and whether it is the process that writes.
+fn records_hold_only(recording: &Path, letters: &HashMap<u32, (u8, bool)>) {
+    let mut player = Player::new(BufReader::new(File::open(recording).unwrap())).unwrap();
+    let mut ends: HashMap<(HandleKey, bool), u64> = HashMap::new();
+    while let Some(record) = player.next_record().unwrap() {
+        let Ok(Event::Data(data)) = decode(&record) else { continue };
+        let writes = data.direction == Direction::Write;
+        let Some((letter, writer)) = letters.get(&data.task.process.pid) else {
+            panic!("a record of process {}, which was not there", data.task.process.pid)
+        };
+        assert_eq!(writes, *writer);
+        let at = data.call_offset + data.chunk_offset;
+        let foreign = data.payload.iter().position(|b| b != letter);
+        assert_eq!(
+            foreign.map(|n| data.payload[n] as char),
+            None,
+            "a foreign byte at {} of the stream of {}",
+            at + foreign.unwrap_or(0) as u64,
+            *letter as char
+        );
+        assert_eq!((data.payload.len() as u64, data.missing), (data.chunk_len, None));
+        let end = ends.entry((data.handle, writes)).or_default();
+        assert_eq!(at, *end, "the records of {} do not follow each other", *letter as char);
+        *end += data.chunk_len;
+    }
+    assert_eq!(ends.len(), letters.len(), "one direction of one handle for each process");
+    assert!(ends.values().all(|end| *end == CALL * CALLS), "{ends:?}");
+}

@@ -1,0 +1,70 @@
+//! tls2pcap inside other kernels: the same programs in virtual machines of 5.10, 6.1, 6.12 and the
+//! newest kernel that Debian offers, with each back end that the kernel has. The captures come back,
+//! and are judged here by stock tshark against what the programs really moved.
+//!
+//! Needs neither root nor KVM, but qemu-system-x86_64, busybox and cpio (tests/setup vm), the kernels
+//! (tests/vm/kernels), and what the other tests need. Without them a test reports SKIPPED with the
+//! reason; `T2P_REQUIRE_VMS=1` turns that into a failure. The guests are the only machines on which a
+//! test captures every program.
+
+#[path = "../capture/support/mod.rs"]
+#[allow(dead_code, unused_imports, unused_macros)]
+mod support;
+
+mod environments;
+mod guest;
+mod judge;
+mod letters;
+
+use guest::Guest;
+
+/// Boots a kernel, has every back end capture, and judges what comes back. `lacks` are the back ends
+/// that this kernel does not have.
+fn kernel(name: &str, backends: &[&str], lacks: &[&str]) {
+    let Some(guest) = Guest::new(name) else { return };
+    let out = guest.run("", &[&["/vm/backends.sh"], backends].concat());
+    for backend in backends {
+        judge::backend(&guest.test, &out.join(backend), backend);
+    }
+    environments::refused_or_with_few_rights(&guest, lacks);
+}
+
+#[test]
+fn linux_5_10() {
+    kernel("5.10", &["fentry", "kprobe"], &["tracepoint"]);
+}
+
+#[test]
+fn linux_6_1() {
+    kernel("6.1", &["fentry", "kprobe"], &["tracepoint"]);
+}
+
+#[test]
+fn linux_6_12() {
+    kernel("6.12", &["fentry", "kprobe", "tracepoint"], &[]);
+}
+
+#[test]
+fn linux_newest() {
+    kernel("newest", &["fentry", "kprobe", "tracepoint"], &[]);
+}
+
+#[test]
+fn linux_6_12_preemptible() {
+    letters::no_foreign_byte("6.12");
+}
+
+#[test]
+fn linux_newest_preemptible() {
+    letters::no_foreign_byte("newest");
+}
+
+#[test]
+fn linux_5_10_locked_down() {
+    environments::locked_down("5.10");
+}
+
+#[test]
+fn linux_newest_locked_down() {
+    environments::locked_down("newest");
+}
