@@ -2,6 +2,7 @@
 
 pub mod elf;
 pub mod function;
+mod image;
 pub mod internal;
 pub mod maps;
 pub mod process;
