@@ -7,11 +7,12 @@ use bytes::Bytes;
 
 use super::Limits;
 use super::clock::WallClock;
-use super::handle::{Closed, Handle, Handles, Slot, View};
+use super::handle::{Closed, Handle, Handles, View};
 use super::order::{self, Step};
 use super::pair::{Ends, PER_TUPLE};
 use super::process::Processes;
 use super::segment::Segment;
+use super::slot::Slot;
 use super::stream::{First, Item, Out};
 use super::summary::{Anomalies, Bounds, Summary, Traffic};
 use super::timers::{Timer, Timers};
