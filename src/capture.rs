@@ -43,8 +43,11 @@ const MESSAGES: usize = 1024;
 const RING_INTERVAL: Duration = Duration::from_millis(10);
 /// Time between two clock samples; so long, at most, a packet waits for its way to the file.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
-/// Size of the ring unless the user says otherwise.
-const RING_BYTES: u32 = 16 << 20;
+/// Size of the ring unless the user says otherwise, and on machines with little memory.
+const RING_BYTES: u32 = 64 << 20;
+const RING_BYTES_SMALL: u32 = 16 << 20;
+/// Less memory than this, in bytes, is little.
+const MEMORY_SMALL: u64 = 4 << 30;
 /// Bytes of one call that are captured. Half of the ring at most: see [`call_limit`].
 const CALL_LIMIT: u64 = 64 << 20;
 
@@ -460,7 +463,7 @@ fn watch(running: &Running, messages: Sender<Message>) -> Result<(), Failure> {
 }
 
 fn load(config: &Capture) -> Result<Probe, Failure> {
-    let ring_bytes = config.ring_size.unwrap_or(RING_BYTES);
+    let ring_bytes = config.ring_size.unwrap_or_else(ring_bytes);
     let options = Options {
         backend: match config.backend {
             config::Backend::Auto => None,
@@ -498,6 +501,11 @@ fn load(config: &Capture) -> Result<Probe, Failure> {
         ),
         ProbeError::Failed(..) => Failure::new(Exit::Kernel, error.to_string(), ""),
     })
+}
+
+fn ring_bytes() -> u32 {
+    let memory = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
+    if memory < MEMORY_SMALL { RING_BYTES_SMALL } else { RING_BYTES }
 }
 
 /// A call is read at once when it returns, so it must fit into what the ring can hold.
