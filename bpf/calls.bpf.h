@@ -161,6 +161,9 @@ static __always_inline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 a
 		if (call->sp == sp && call->handle == address) {
 			if (call->ip == ip) {
 				count(T2P_COUNT_TWICE, 1);
+				/* The same call once more: it is not one that never returned. */
+				drop_calls(thread, i + 1);
+				thread->depth = i;
 				return i;
 			}
 			/* An export that jumps to the function behind it leaves no frame of its own. */

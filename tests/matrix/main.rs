@@ -24,7 +24,7 @@ fn kernel(name: &str, backends: &[&str], lacks: &[&str]) {
     let Some(guest) = Guest::new(name) else { return };
     let out = guest.run("", &[&["/vm/backends.sh"], backends].concat());
     for backend in backends {
-        judge::backend(&guest.test, &out.join(backend), backend);
+        judge::backend(&guest.test, &out.join(backend), backend, backend == &backends[0]);
     }
     environments::refused_or_with_few_rights(&guest, lacks);
 }

@@ -4,8 +4,8 @@
 o=$1 file=$2
 long=$3 lengths=$4 seccomp=$5 killed=$6 stuck=$7 first=$8 second=$9
 
-# asleep PID: it waits in the kernel.
-asleep() { grep -q '^State:.S' "/proc/$1/status"; }
+# asleep PID: all its threads wait in the kernel.
+asleep() { [ "$(cat "/proc/$1/task/"*/status | grep '^State' | grep -vc 'S (sleeping)')" = 0 ]; }
 size() { [ "$(stat -c %s "$1")" = "$2" ]; }
 
 say command begins
@@ -24,13 +24,14 @@ await "the read to block" asleep $!
 kill -KILL $!
 wait $!
 
+say killed
+# One library under two names.
+port=$first; LD_LIBRARY_PATH=/same/one connect first w:30 r:30 S || die "first: $?"
+port=$second; LD_LIBRARY_PATH=/same/two connect second w:40 r:40 S || die "second: $?"
+
+# The last connection, since it ends with bytes of unknown number.
 exchange connect 127.0.0.1 "$stuck" --dir "$o/stuck" w:10 r:10 w:9000000 >"$o/stuck/told" &
 await "10 bytes" size "$o/stuck/client.0.received" 10
 await "the write to block" asleep $!
 kill -KILL $!
 wait $!
-
-say both killed
-# One library under two names.
-port=$first; LD_LIBRARY_PATH=/same/one connect first w:30 r:30 S || die "first: $?"
-port=$second; LD_LIBRARY_PATH=/same/two connect second w:40 r:40 S || die "second: $?"
