@@ -35,3 +35,4 @@ await "10 bytes" size "$o/stuck/client.0.received" 10
 await "the write to block" asleep $!
 kill -KILL $!
 wait $!
+say killed in a write
