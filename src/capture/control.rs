@@ -1,0 +1,236 @@
+//! The control thread: what must happen outside the stream of records.
+
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::sync::Mutex;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use signal_hook::consts::SIGINT;
+
+use super::Say;
+use super::threads::{Batch, CLOCK_INTERVAL, Message, RING_INTERVAL, clock, send};
+use crate::discover::process::process_facts;
+use crate::discover::{Discovery, Found};
+use crate::event::record::encode;
+use crate::event::{Event, FileSeen, ProcessKey};
+use crate::failure::{Exit, Failure};
+use crate::launch::Running;
+use crate::probe::{Notice, Probe, Target, monotonic};
+use crate::status::{self, Numbers, StatusLine};
+
+/// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
+/// tells of a process, or the name of a library.
+const WAITING_MAX: usize = 4096;
+
+/// The control thread's belongings.
+pub(super) struct Control {
+    pub(super) probe: Probe,
+    discovery: Discovery,
+    pub(super) batches: Sender<Batch>,
+    /// Events for the writer, which lags: this thread waits for nobody, since the command may be
+    /// stopped until it acts.
+    waiting: VecDeque<Event>,
+    say: Say,
+    /// Processes that ended and whose table entries are to be given back.
+    ended: HashSet<ProcessKey>,
+}
+
+impl Control {
+    pub(super) fn new(probe: Probe, discovery: Discovery, batches: Sender<Batch>, say: Say) -> Control {
+        Control { probe, discovery, batches, waiting: VecDeque::new(), say, ended: HashSet::new() }
+    }
+
+    pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
+        match self.probe.attach(found) {
+            Ok(Some(library)) => {
+                self.say.detail(&format!("probed: {} ({})", library.path, library.version));
+                self.tell(Event::Library(library));
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(Failure::new(
+                Exit::Kernel,
+                format!("{}: probes cannot be attached: {error:#}", found.path.display()),
+                "",
+            )),
+        }
+    }
+
+    pub(super) fn target(&self, pid: u32, target: Target) -> Result<(), Failure> {
+        self.probe.add_target(pid, target).map_err(|error| {
+            Failure::new(Exit::Kernel, format!("process {pid} cannot be made a target: {error}"), "")
+        })
+    }
+
+    /// Gives the writer an event, now or as soon as it can take one.
+    fn tell(&mut self, event: Event) {
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push_back(event);
+        }
+        self.pass_on();
+    }
+
+    fn pass_on(&mut self) {
+        while let Some(event) = self.waiting.front() {
+            if let Err(TrySendError::Full(_)) = self.batches.try_send(encode(event).into_iter().collect()) {
+                break;
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Until the command ends, a signal comes, or something fails.
+    pub(super) fn run(
+        &mut self,
+        heard: &Receiver<Message>,
+        mut running: Option<Running>,
+        mut line: Option<StatusLine<io::Stderr>>,
+        numbers: &Mutex<Numbers>,
+        began: Instant,
+    ) -> Result<Exit, Failure> {
+        let mut kept_house = Instant::now();
+        let result = loop {
+            if kept_house.elapsed() >= CLOCK_INTERVAL {
+                kept_house = Instant::now();
+                self.keep_house();
+            }
+            match heard.recv_timeout(CLOCK_INTERVAL) {
+                Ok(Message::Notice(Notice::File(file))) => self.look_at(&file),
+                Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
+                Ok(Message::Notice(Notice::Exit(key))) => {
+                    self.ended.insert(key);
+                }
+                Ok(Message::Signal(signal)) => match &running {
+                    // The command decides when to end; a Ctrl-C it has heard itself.
+                    Some(running) if signal != SIGINT => running.forward(signal),
+                    Some(_) => {}
+                    None => break Ok(Exit::Success),
+                },
+                Ok(Message::Ended) => {
+                    break running.as_mut().map_or(Ok(Exit::Success), status_of);
+                }
+                Ok(Message::Writer(error)) => {
+                    if let Some(line) = &mut line {
+                        line.clear();
+                    }
+                    // A reader that has seen enough is no failure.
+                    if error.kind() != io::ErrorKind::BrokenPipe {
+                        self.say.warn(&format!("writing failed, the capture ends: {error}"));
+                    }
+                    self.probe.set_ready(false);
+                    // The command goes on without us, and whatever it maps must not wait.
+                    break match &mut running {
+                        Some(running) => self.let_finish(heard, running),
+                        None => Ok(Exit::Success),
+                    };
+                }
+                Ok(Message::Ring(error)) => {
+                    break Err(Failure::new(
+                        Exit::Kernel,
+                        format!("the ring buffer cannot be read: {error}"),
+                        "",
+                    ));
+                }
+                Err(_) => {}
+            }
+            if let Some(line) = &mut line
+                && line.is_due(Instant::now())
+            {
+                let numbers = numbers.lock().map(|n| n.clone()).unwrap_or_default();
+                let width = line.width();
+                line.update(Instant::now(), &status::line(&numbers, began.elapsed(), width), width);
+            }
+        };
+        if let Some(line) = &mut line {
+            line.clear();
+        }
+        result
+    }
+
+    /// What is to be done now and then.
+    fn keep_house(&mut self) {
+        if !self.ended.is_empty() {
+            self.probe.forget(&std::mem::take(&mut self.ended));
+        }
+        match self.probe.counters() {
+            // They are the sums since the start: newer ones follow.
+            Ok(counters) if self.waiting.is_empty() => self.tell(Event::Counters(counters)),
+            _ => self.pass_on(),
+        }
+    }
+
+    /// After the writer gave up: keeps the command going until it ends.
+    fn let_finish(&mut self, heard: &Receiver<Message>, running: &mut Running) -> Result<Exit, Failure> {
+        while let Ok(message) = heard.recv() {
+            match message {
+                Message::Notice(Notice::File(file)) => self.resume(&file),
+                Message::Signal(signal) if signal != SIGINT => running.forward(signal),
+                Message::Ended => break,
+                _ => {}
+            }
+        }
+        status_of(running)
+    }
+
+    /// Until the ring is read to its end: hears what the ring thread still has to say, so that it
+    /// never waits for us, and lets go on whom the kernel side stopped.
+    pub(super) fn see_out(&mut self, heard: &Receiver<Message>, ring: &JoinHandle<()>) {
+        loop {
+            match heard.recv_timeout(RING_INTERVAL) {
+                Ok(Message::Notice(Notice::File(file))) => self.resume(&file),
+                Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
+                Ok(_) => {}
+                Err(_) if ring.is_finished() => break,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Asks /proc about a process.
+    fn ask(&mut self, key: ProcessKey) {
+        self.tell(Event::ProcessFacts(key, process_facts(key.pid)));
+    }
+
+    /// A process maps a file for the first time: it may be a TLS library.
+    fn look_at(&mut self, file: &FileSeen) {
+        // A process that is gone, or whose mappings are hidden, has no library to probe.
+        if let Ok(in_process) = self.discovery.libraries_of(file.pid, Some(file.inode)) {
+            for found in &in_process.found {
+                if let Err(failure) = self.attach(found) {
+                    self.say.warn(&failure.to_string());
+                }
+            }
+            for (path, error) in &in_process.unreadable {
+                self.say.detail(&format!("{}: not looked at: {error}", path.display()));
+            }
+        }
+        self.resume(file);
+    }
+
+    fn resume(&self, file: &FileSeen) {
+        self.probe.mark_seen(file);
+        if file.stopped {
+            // SAFETY: a plain system call. The pid is that of a process that the kernel side
+            // stopped because it belongs to the command; it stays stopped until this.
+            unsafe { libc::kill(file.pid as i32, libc::SIGCONT) };
+        }
+    }
+
+    /// What stands at the end of the stream of events.
+    pub(super) fn last_words(&mut self) {
+        let mut events: Vec<Event> = self.waiting.drain(..).collect();
+        events.extend(self.probe.counters().map(Event::Counters));
+        events.extend(self.probe.ends().into_iter().map(|(handle, ends)| Event::Final(handle, ends)));
+        events.extend([Event::Clock(clock()), Event::Stop(monotonic())]);
+        send(&self.batches, &events);
+    }
+}
+
+/// The status of a command that has ended.
+fn status_of(running: &mut Running) -> Result<Exit, Failure> {
+    running
+        .wait()
+        .map_err(|error| Failure::new(Exit::Io, format!("the command's status is lost: {error}"), ""))
+}

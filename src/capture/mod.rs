@@ -1,0 +1,159 @@
+//! A capture, from start to end: owns the threads and the channels between them.
+//!
+//! - The ring thread reads records and puts a clock sample behind them ten times a second.
+//! - The writer thread owns the [`Pipeline`]: all that lies behind the ring.
+//! - The control thread (the caller's) does what must happen outside the stream: looks at new
+//!   files, asks /proc, hears signals, waits for the command.
+
+mod control;
+mod setup;
+mod threads;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use crossbeam_channel::bounded;
+
+use self::control::Control;
+use self::threads::{
+    BATCHES, Batch, MESSAGES, clock, listen_to_signals, send, spawn_ring, spawn_writer, watch,
+};
+use crate::config::{self, Capture, Targets, Verbosity};
+use crate::discover::Discovery;
+use crate::event::Event;
+use crate::failure::{Exit, Failure};
+use crate::launch::{self, Held};
+use crate::pipeline::Pipeline;
+use crate::privilege;
+use crate::probe::Target;
+use crate::status::{self, Numbers, StatusLine};
+
+pub(crate) use self::setup::ports;
+
+/// Runs a capture until it is told to end.
+///
+/// # Errors
+/// A [`Failure`] for the user; what was captured before is in the file.
+pub fn run(config: &Capture) -> Result<Exit, Failure> {
+    let began = Instant::now();
+    let allowed = privilege::check()?;
+    let say = Say(config.verbosity);
+    allowed.warnings.iter().for_each(|w| say.warn(w));
+
+    if let Some(fd) = config.ready_fd {
+        launch::keep_from_command(fd)?;
+    }
+    let probe = setup::load(config)?;
+    say.detail(&format!(
+        "sockets are followed by {}; probes attach {}",
+        probe.backend(),
+        if probe.bulk() { "in bulk" } else { "one by one" }
+    ));
+    probe.refused().iter().for_each(|r| say.detail(&format!("not taken: {r}")));
+
+    let mut discovery = Discovery::default();
+    let found = setup::libraries(config, &mut discovery, &say)?;
+
+    // First of all, so that a command that is not there costs no file.
+    let held = match &config.targets {
+        Targets::Command(command) => Some(Held::spawn(
+            command,
+            &launch::Options {
+                user: privilege::invoking_user(),
+                stdout_to_stderr: config.output == config::Output::Stdout,
+            },
+        )?),
+        _ => None,
+    };
+
+    let output = setup::open_output(config)?;
+    let recorder = setup::open_recorder(config)?;
+
+    let (batches, to_write) = bounded::<Batch>(BATCHES);
+    let (messages, heard) = bounded(MESSAGES);
+    let numbers = Arc::new(Mutex::new(Numbers::default()));
+    let pipeline = Pipeline::new(output, ports(config.ports), recorder);
+    let writer = spawn_writer(pipeline, to_write, messages.clone(), Arc::clone(&numbers));
+    send(&batches, &[Event::Start(setup::start(config, &probe)), Event::Clock(clock())]);
+
+    let mut control = Control::new(probe, discovery, batches, say);
+    for library in &found {
+        control.attach(library)?;
+    }
+    match &config.targets {
+        Targets::Pids(pids) => {
+            for pid in pids {
+                control.target(*pid, Target::Process)?;
+            }
+        }
+        Targets::Command(_) => {
+            if let Some(held) = &held {
+                control.target(held.pid(), Target::Command)?;
+            }
+        }
+        Targets::Everything | Targets::Users(_) => {}
+    }
+    control.probe.set_ready(true);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let ring = spawn_ring(&control.probe, control.batches.clone(), messages.clone(), Arc::clone(&stop))?;
+    let ending = Arc::new(AtomicBool::new(false));
+    listen_to_signals(messages.clone(), Arc::clone(&ending))?;
+    setup::tell_ready(config)?;
+    let running = held.map(Held::release).transpose()?;
+    if let Some(running) = &running {
+        watch(running, messages)?;
+    }
+
+    let line = match config.targets {
+        // The terminal belongs to the command.
+        Targets::Command(_) => None,
+        _ if config.verbosity == Verbosity::Quiet => None,
+        _ => StatusLine::on_terminal(),
+    };
+    let end = control.run(&heard, running, line, &numbers, began);
+
+    // No call that returns from now on is captured, and nobody is stopped any more; what is in the
+    // ring is read to its end, and whoever was stopped goes on.
+    ending.store(true, Ordering::Release);
+    control.probe.set_ready(false);
+    stop.store(true, Ordering::Release);
+    control.see_out(&heard, &ring);
+    let _ = ring.join();
+    control.last_words();
+    drop(control.batches);
+    let written = writer.join().map_err(|_| Failure::new(Exit::Io, "the writer thread failed", ""))?;
+    let path = match &config.output {
+        config::Output::File(path) => Some(path.as_path()),
+        config::Output::Stdout => None,
+    };
+    let result = match written {
+        Ok(numbers) => {
+            if config.verbosity > Verbosity::Quiet {
+                status::say(&status::summary(&numbers, began.elapsed(), path));
+            }
+            end
+        }
+        Err(error) => Err(setup::write_failure(config, &error)),
+    };
+    // Probes go last: the user need not wait for them to see the result.
+    drop(control.probe);
+    result
+}
+/// Says things on standard error, as the user wants.
+#[derive(Clone, Copy)]
+struct Say(Verbosity);
+
+impl Say {
+    fn warn(self, text: &str) {
+        if self.0 > Verbosity::Quiet {
+            status::say(&format!("tls2pcap: {text}\n"));
+        }
+    }
+    fn detail(self, text: &str) {
+        if self.0 > Verbosity::Normal {
+            status::say(&format!("tls2pcap: {text}\n"));
+        }
+    }
+}

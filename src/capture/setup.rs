@@ -1,0 +1,259 @@
+//! From what the user asked for to what a capture needs: the kernel side, libraries, files.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::Path;
+
+use super::Say;
+use crate::config::{self, Capture, Targets, Verbosity};
+use crate::discover::process::processes;
+use crate::discover::{Discovery, Found};
+use crate::event::Start;
+use crate::event::recording::Recorder;
+use crate::failure::{Exit, Failure};
+use crate::probe::{Backend, Options, Probe, ProbeError, monotonic};
+use crate::{privilege, sink};
+
+/// Size of the ring unless the user says otherwise, and on machines with little memory.
+const RING_BYTES: u32 = 64 << 20;
+const RING_BYTES_SMALL: u32 = 16 << 20;
+/// Less memory than this, in bytes, is little.
+const MEMORY_SMALL: u64 = 4 << 30;
+/// Bytes of one call that are captured. Half of the ring at most: see [`call_limit`].
+const CALL_LIMIT: u64 = 64 << 20;
+
+pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
+    let ring_bytes = config.ring_size.unwrap_or_else(ring_bytes);
+    let options = Options {
+        backend: match config.backend {
+            config::Backend::Auto => None,
+            config::Backend::Kprobe => Some(Backend::Kprobe),
+            config::Backend::Fentry => Some(Backend::Fentry),
+            config::Backend::Tracepoint => Some(Backend::Tracepoint),
+        },
+        targets_only: matches!(config.targets, Targets::Pids(_) | Targets::Command(_)),
+        uids: match &config.targets {
+            Targets::Users(uids) => uids.clone(),
+            _ => Vec::new(),
+        },
+        pids: match &config.targets {
+            Targets::Pids(pids) => pids.clone(),
+            _ => Vec::new(),
+        },
+        call_limit: call_limit(ring_bytes),
+        ring_bytes,
+        verbose: config.verbosity == Verbosity::Verbose,
+    };
+    Probe::load(&options).map_err(|error| match &error {
+        ProbeError::NoBtf => Failure::new(
+            Exit::Kernel,
+            error.to_string(),
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF, as those of all current distributions are",
+        ),
+        ProbeError::NotPermitted(_) => {
+            Failure::new(Exit::NotPermitted, error.to_string(), "run it with sudo")
+        }
+        ProbeError::NoBackend(_) => Failure::new(Exit::Kernel, error.to_string(), ""),
+        ProbeError::BackendMissing { others, .. } => Failure::new(
+            Exit::Kernel,
+            error.to_string(),
+            format!("leave --backend out, or choose one that works here: {others}"),
+        ),
+        ProbeError::Failed(..) => Failure::new(Exit::Kernel, error.to_string(), ""),
+    })
+}
+
+fn ring_bytes() -> u32 {
+    let memory = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
+    if memory < MEMORY_SMALL { RING_BYTES_SMALL } else { RING_BYTES }
+}
+
+/// A call is read at once when it returns, so it must fit into what the ring can hold.
+fn call_limit(ring_bytes: u32) -> u64 {
+    CALL_LIMIT.min(u64::from(ring_bytes) / 2).max(1 << 20)
+}
+
+/// The libraries to probe from the start.
+pub(super) fn libraries(
+    config: &Capture,
+    discovery: &mut Discovery,
+    say: &Say,
+) -> Result<Vec<Found>, Failure> {
+    let mut all = Vec::new();
+    for path in &config.libraries {
+        all.push(discovery.at(path).map_err(|error| {
+            Failure::new(
+                Exit::Usage,
+                format!("--lib {}: {error}", path.display()),
+                "name a library or program that has OpenSSL's functions",
+            )
+        })?);
+    }
+    match &config.targets {
+        Targets::Pids(pids) => {
+            let mut without = Vec::new();
+            for pid in pids {
+                let found = of_pid(*pid, discovery)?;
+                if found.is_empty() {
+                    without.push(pid.to_string());
+                }
+                all.extend(found);
+            }
+            if all.is_empty() {
+                return Err(no_library(&without));
+            }
+            if config.libraries.is_empty() {
+                for pid in without {
+                    say.warn(&format!("process {pid} has no TLS library; it is captured if it loads one"));
+                }
+            }
+        }
+        Targets::Command(_) => all.extend(discovery.installed()),
+        Targets::Everything | Targets::Users(_) => {
+            all.extend(discovery.installed());
+            for pid in processes() {
+                // Processes end while we look.
+                all.extend(discovery.libraries_of(pid, None).map(|p| p.found).unwrap_or_default());
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// To wait for a library that perhaps never comes would look like a capture that works.
+fn no_library(pids: &[String]) -> Failure {
+    let (who, has) = if pids.len() == 1 { ("process", "has") } else { ("processes", "have") };
+    Failure::new(
+        Exit::NoTarget,
+        format!("{who} {} {has} no TLS library that is known here (OpenSSL)", pids.join(", ")),
+        "if it loads one later, start it under the capture: tls2pcap -o FILE -- COMMAND\n\
+         if it has OpenSSL elsewhere, name that library or program: --lib PATH",
+    )
+}
+
+fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<Vec<Found>, Failure> {
+    match discovery.libraries_of(pid, None) {
+        Ok(in_process) => Ok(in_process.found),
+        Err(error) if Path::new(&format!("/proc/{pid}")).exists() => Err(Failure::new(
+            Exit::NotPermitted,
+            format!("the mappings of process {pid} cannot be read: {error}"),
+            "run it with sudo",
+        )),
+        Err(_) => Err(Failure::new(
+            Exit::NoTarget,
+            format!("there is no process {pid}"),
+            "find it with: pgrep -a NAME",
+        )),
+    }
+}
+
+pub(super) fn open_output(config: &Capture) -> Result<sink::Output, Failure> {
+    let path = match &config.output {
+        config::Output::File(path) => path.as_path(),
+        config::Output::Stdout => Path::new("-"),
+    };
+    let output = sink::Output::create(path).map_err(|error| write_failure(config, &error))?;
+    give_to_user(&output);
+    Ok(output)
+}
+
+/// Under sudo the user is to be able to read what was asked for. A file that was there before keeps
+/// its owner, since it may be another's.
+fn give_to_user(output: &sink::Output) {
+    if let (Some(file), Some(user)) = (output.created(), privilege::invoking_user()) {
+        // Some file systems know no owners; the file then stays root's.
+        let _ = privilege::give_to(&user, file);
+    }
+}
+
+pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {
+    let (name, cure) = match &config.output {
+        config::Output::File(path) => {
+            (path.display().to_string(), "choose another file with -o, or make room")
+        }
+        config::Output::Stdout => {
+            ("standard output".into(), "send it to a file or a program: tls2pcap -o - | wireshark -k -i -")
+        }
+    };
+    Failure::new(Exit::Io, format!("{name}: cannot be written: {error}"), cure)
+}
+
+pub(super) fn open_recorder(config: &Capture) -> Result<Option<Recorder<Box<dyn Write + Send>>>, Failure> {
+    let Some(path) = &config.record else { return Ok(None) };
+    let failed = |error: io::Error| {
+        Failure::new(
+            Exit::Io,
+            format!("{}: the recording cannot be written: {error}", path.display()),
+            "choose another file with --record",
+        )
+    };
+    let output = sink::Output::create(path).map_err(failed)?;
+    give_to_user(&output);
+    let buffered: Box<dyn Write + Send> = Box::new(BufWriter::with_capacity(256 << 10, output));
+    Recorder::new(buffered).map(Some).map_err(failed)
+}
+
+pub(super) fn tell_ready(config: &Capture) -> Result<(), Failure> {
+    if let Some(path) = &config.ready_file {
+        std::fs::write(path, "ready\n").map_err(|error| {
+            Failure::new(
+                Exit::Io,
+                format!("{}: cannot be written: {error}", path.display()),
+                "choose another --ready-file",
+            )
+        })?;
+    }
+    if let Some(fd) = config.ready_fd {
+        // SAFETY: the user gave us this descriptor to write to and to close; `keep_from_command`
+        // has found it open, and nothing else here uses it.
+        let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        file.write_all(b"ready\n").map_err(|error| {
+            Failure::new(
+                Exit::Io,
+                format!("descriptor {fd}: cannot be written: {error}"),
+                "give --ready-fd a descriptor that is open for writing",
+            )
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn start(config: &Capture, probe: &Probe) -> Start {
+    let (os, hardware) = machine();
+    Start {
+        application: concat!("tls2pcap ", env!("CARGO_PKG_VERSION")).into(),
+        os,
+        hardware,
+        command_line: command_line(config),
+        backend: probe.backend().to_string(),
+        show_args: config.show_args,
+        time: monotonic(),
+    }
+}
+
+/// The command line as it stands in the file: the arguments of the command only if asked for.
+fn command_line(config: &Capture) -> String {
+    let args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    let own = match &config.targets {
+        Targets::Command(command) if !config.show_args => args.len() - command.len() + 1,
+        _ => args.len(),
+    };
+    let mut line = args[..own.min(args.len())].join(" ");
+    if own < args.len() {
+        line.push_str(" …");
+    }
+    line
+}
+
+fn machine() -> (String, String) {
+    let Ok(name) = nix::sys::utsname::uname() else { return Default::default() };
+    let text = |s: &std::ffi::OsStr| s.to_string_lossy().into_owned();
+    (format!("{} {}", text(name.sysname()), text(name.release())), text(name.machine()))
+}
+pub(crate) fn ports(ports: config::Ports) -> crate::synth::Ports {
+    match ports {
+        config::Ports::Decode => crate::synth::Ports::Decode,
+        config::Ports::Keep => crate::synth::Ports::Keep,
+    }
+}
