@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use signal_hook::consts::SIGINT;
 
 use super::Say;
+use super::minders::Minders;
 use super::threads::{Batch, CLOCK_INTERVAL, Message, RING_INTERVAL, clock, send};
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
@@ -35,11 +36,19 @@ pub(super) struct Control {
     say: Say,
     /// Processes that ended and whose table entries are to be given back.
     ended: HashSet<ProcessKey>,
+    /// If there is a command.
+    minders: Option<Minders>,
 }
 
 impl Control {
-    pub(super) fn new(probe: Probe, discovery: Discovery, batches: Sender<Batch>, say: Say) -> Control {
-        Control { probe, discovery, batches, waiting: VecDeque::new(), say, ended: HashSet::new() }
+    pub(super) fn new(
+        probe: Probe,
+        discovery: Discovery,
+        batches: Sender<Batch>,
+        say: Say,
+        minders: Option<Minders>,
+    ) -> Control {
+        Control { probe, discovery, batches, waiting: VecDeque::new(), say, ended: HashSet::new(), minders }
     }
 
     pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
@@ -212,6 +221,9 @@ impl Control {
     fn resume(&self, file: &FileSeen) {
         self.probe.mark_seen(file);
         if file.stopped {
+            if let Some(minders) = &self.minders {
+                minders.watch_those_of(file.pid);
+            }
             // SAFETY: a plain system call. The pid is that of a process that the kernel side
             // stopped because it belongs to the command; it stays stopped until this.
             unsafe { libc::kill(file.pid as i32, libc::SIGCONT) };

@@ -6,6 +6,7 @@
 //!   files, asks /proc, hears signals, waits for the command.
 
 mod control;
+mod minders;
 mod setup;
 mod threads;
 
@@ -16,6 +17,7 @@ use std::time::Instant;
 use crossbeam_channel::bounded;
 
 use self::control::Control;
+use self::minders::Minders;
 use self::threads::{
     BATCHES, Batch, MESSAGES, clock, listen_to_signals, send, spawn_ring, spawn_writer, watch,
 };
@@ -77,7 +79,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let writer = spawn_writer(pipeline, to_write, messages.clone(), Arc::clone(&numbers));
     send(&batches, &[Event::Start(setup::start(config, &probe)), Event::Clock(clock())]);
 
-    let mut control = Control::new(probe, discovery, batches, say);
+    let minders = held.as_ref().map(|held| Minders::new(held.pid()));
+    let mut control = Control::new(probe, discovery, batches, say, minders);
     for library in &found {
         control.attach(library)?;
     }

@@ -92,6 +92,7 @@ pub(super) fn spawn_ring(
     })?;
     Ok(thread::spawn(move || {
         let mut sampled = Instant::now();
+        let mut stopping = false;
         let clocks = batches.clone();
         let result = ring.run(
             RING_INTERVAL,
@@ -102,7 +103,10 @@ pub(super) fn spawn_ring(
                     sampled = Instant::now();
                     send(&clocks, &[Event::Clock(clock())]);
                 }
-                !(idle && stop.load(Ordering::Acquire))
+                // The last read must begin after the stop: records come between a read and this.
+                let over = idle && stopping;
+                stopping = stop.load(Ordering::Acquire);
+                !over
             },
         );
         if let Err(error) = result {
