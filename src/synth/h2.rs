@@ -38,7 +38,7 @@ fn frame(bytes: &[u8]) -> Option<usize> {
         1 => own && flags & !0x2d == 0 && len > 0,
         2 => own && flags == 0 && len == 5,
         3 => own && flags == 0 && len == 4,
-        4 => !own && flags & !0x01 == 0 && len % 6 == 0 && len <= 600 && (flags == 0 || len == 0),
+        4 => !own && flags & !0x01 == 0 && len.is_multiple_of(6) && len <= 600 && (flags == 0 || len == 0),
         5 => own && flags & !0x0c == 0 && len > 4,
         6 => !own && flags & !0x01 == 0 && len == 8,
         7 => !own && flags == 0 && (8..=4096).contains(&len),
