@@ -390,6 +390,7 @@ fn spawn_ring(
     let batches = control.batches.clone();
     Ok(thread::spawn(move || {
         let mut sampled = Instant::now();
+        let mut stopping = false;
         let clocks = batches.clone();
         let result = ring.run(
             RING_INTERVAL,
@@ -400,7 +401,10 @@ fn spawn_ring(
                     sampled = Instant::now();
                     send(&clocks, &[Event::Clock(clock())]);
                 }
-                !(idle && stop.load(Ordering::Acquire))
+                // The last read must begin after the stop: records come between a read and this.
+                let over = idle && stopping;
+                stopping = stop.load(Ordering::Acquire);
+                !over
             },
         );
         if let Err(error) = result {
