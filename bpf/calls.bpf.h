@@ -29,7 +29,8 @@ static __always_inline int is_write(u32 fn)
 	return fn >= T2P_FN_WRITE && fn <= T2P_FN_SENDFILE;
 }
 
-static __always_inline int moves_bytes(u32 fn)
+/* A call in which the handle's socket may be used. */
+static __always_inline int uses_socket(u32 fn)
 {
 	return fn < FN_SERVER_NAME;
 }
@@ -140,7 +141,7 @@ static __noinline int tell_role(struct handle *handle, u64 address, u32 server)
 static __always_inline void drop_calls(struct thread *thread, u64 depth)
 {
 	for (u64 i = 0; i < CALL_DEPTH; i++)
-		if (i >= depth && i < thread->depth && moves_bytes(thread->calls[i].function))
+		if (i >= depth && i < thread->depth && uses_socket(thread->calls[i].function))
 			count(T2P_COUNT_UNFINISHED, 1);
 	thread->depth = depth;
 }
@@ -174,10 +175,10 @@ static __always_inline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 a
 		}
 		if (call->sp <= sp && sp - call->sp < STALE_WINDOW)
 			return i;
-		if (call->handle == address && moves_bytes(function) && moves_bytes(call->function))
+		if (call->handle == address && uses_socket(function) && uses_socket(call->function))
 			return CALL_DEPTH;
 	}
-	/* Deeper than is followed: give up the outermost, the innermost is what uses sockets. */
+	/* Deeper than is followed: the new call takes the place of the one that it was made in. */
 	count(T2P_COUNT_DEPTH, 1);
 	return CALL_DEPTH - 1;
 }
@@ -271,13 +272,14 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 {
 	u64 generation;
 
-	if (call->flags & CALL_NOT_TCP)
+	/* A callback of a handle that does use TCP may use UDP as well, to ask for a name or to log. */
+	if ((call->flags & CALL_UDP) && !call->sock && !handle->sock)
 		handle->flags |= HANDLE_NOT_TCP;
 	if (call->flags & CALL_CONFLICT) {
 		count(T2P_COUNT_CONFLICT, 1);
 		return handle;
 	}
-	if (!call->sock || (call->flags & CALL_NOT_TCP))
+	if (!call->sock)
 		return handle;
 	generation = socket_generation(call->sock);
 	if (!generation)
@@ -449,7 +451,7 @@ static __noinline int note_layer(struct process *process, struct call *outer, st
 {
 	struct handle *handle = find_handle(process, call->handle);
 
-	if (handle && moves_bytes(outer->function) && outer->handle != call->handle) {
+	if (handle && uses_socket(outer->function) && outer->handle != call->handle) {
 		outer->below = call->handle;
 		outer->below_generation = handle->generation;
 	}
@@ -498,7 +500,8 @@ static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
 	struct process *process;
 	struct call *call;
 
-	if (!thread)
+	/* Once the capture is over the streams rest: user space reads where they end. */
+	if (!thread || !ready)
 		return 0;
 	depth = thread->depth;
 	for (i = 0; i < CALL_DEPTH; i++)
@@ -512,7 +515,7 @@ static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
 	call = &thread->calls[i];
 	drop_calls(thread, i + 1);
 	thread->depth = i;
-	if (!moves_bytes(call->function)) {
+	if (!uses_socket(call->function)) {
 		tell_text(process, call, PT_REGS_RC(ctx));
 		return 0;
 	}

@@ -5,7 +5,7 @@
 //! - The control thread (the caller's) does what must happen outside the stream: looks at new
 //!   files, asks /proc, hears signals, waits for the command.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::config::{self, Capture, Targets, Verbosity};
@@ -36,12 +36,21 @@ use crate::{privilege, probe};
 /// Batches between the ring thread and the writer; each has 1 MiB at most. When the writer lags so
 /// far behind, the ring thread waits, and what the ring then refuses is counted there.
 const BATCHES: usize = 16;
+/// Messages to the control thread. When it lags so far behind, the ring thread waits for it:
+/// whoever was stopped must be let go on.
+const MESSAGES: usize = 1024;
+/// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
+/// tells of a process, or the name of a library.
+const WAITING_MAX: usize = 4096;
 /// How long the ring is left alone when nothing wakes its reader.
 const RING_INTERVAL: Duration = Duration::from_millis(10);
 /// Time between two clock samples; so long, at most, a packet waits for its way to the file.
 const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
-/// Size of the ring unless the user says otherwise.
-const RING_BYTES: u32 = 16 << 20;
+/// Size of the ring unless the user says otherwise, and on machines with little memory.
+const RING_BYTES: u32 = 64 << 20;
+const RING_BYTES_SMALL: u32 = 16 << 20;
+/// Less memory than this, in bytes, is little.
+const MEMORY_SMALL: u64 = 4 << 30;
 /// Bytes of one call that are captured. Half of the ring at most: see [`call_limit`].
 const CALL_LIMIT: u64 = 64 << 20;
 
@@ -83,8 +92,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let mut discovery = Discovery::default();
     let found = libraries(config, &mut discovery, &say)?;
 
-    let output = open_output(config)?;
-    let recorder = open_recorder(config)?;
+    // First of all, so that a command that is not there costs no file.
     let held = match &config.targets {
         Targets::Command(command) => Some(Held::spawn(
             command,
@@ -96,11 +104,18 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         _ => None,
     };
 
+    let output = open_output(config)?;
+    let recorder = open_recorder(config)?;
+
     let (batches, to_write) = bounded::<Batch>(BATCHES);
-    let (messages, heard) = unbounded();
+    let (messages, heard) = bounded(MESSAGES);
+    let numbers = Arc::new(Mutex::new(Numbers::default()));
+    let pipeline = Pipeline::new(output, ports(config.ports), recorder);
+    let writer = spawn_writer(pipeline, to_write, messages.clone(), Arc::clone(&numbers));
     send(&batches, &[Event::Start(start(config, &probe)), Event::Clock(clock())]);
 
-    let mut control = Control { probe, discovery, batches, say, ended: HashSet::new() };
+    let mut control =
+        Control { probe, discovery, batches, waiting: VecDeque::new(), say, ended: HashSet::new() };
     for library in &found {
         control.attach(library)?;
     }
@@ -119,12 +134,10 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     }
     control.probe.set_ready(true);
 
-    let numbers = Arc::new(Mutex::new(Numbers::default()));
-    let pipeline = Pipeline::new(output, ports(config.ports), config.show_args, recorder);
-    let writer = spawn_writer(pipeline, to_write, messages.clone(), Arc::clone(&numbers));
     let stop = Arc::new(AtomicBool::new(false));
     let ring = spawn_ring(&control, messages.clone(), Arc::clone(&stop))?;
-    listen_to_signals(messages.clone())?;
+    let ending = Arc::new(AtomicBool::new(false));
+    listen_to_signals(messages.clone(), Arc::clone(&ending))?;
     tell_ready(config)?;
     let running = held.map(Held::release).transpose()?;
     if let Some(running) = &running {
@@ -137,11 +150,14 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         _ if config.verbosity == Verbosity::Quiet => None,
         _ => StatusLine::on_terminal(),
     };
-    let end = control.run(heard, running, line, &numbers, began);
+    let end = control.run(&heard, running, line, &numbers, began);
 
-    // No call that begins from now on is captured; what is in the ring is read to its end.
+    // No call that returns from now on is captured, and nobody is stopped any more; what is in the
+    // ring is read to its end, and whoever was stopped goes on.
+    ending.store(true, Ordering::Release);
     control.probe.set_ready(false);
     stop.store(true, Ordering::Release);
+    control.see_out(&heard, &ring);
     let _ = ring.join();
     control.last_words();
     drop(control.batches);
@@ -153,7 +169,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let result = match written {
         Ok(numbers) => {
             if config.verbosity > Verbosity::Quiet {
-                eprint!("{}", status::summary(&numbers, began.elapsed(), path));
+                status::say(&status::summary(&numbers, began.elapsed(), path));
             }
             end
         }
@@ -171,12 +187,12 @@ struct Say(Verbosity);
 impl Say {
     fn warn(self, text: &str) {
         if self.0 > Verbosity::Quiet {
-            eprintln!("tls2pcap: {text}");
+            status::say(&format!("tls2pcap: {text}\n"));
         }
     }
     fn detail(self, text: &str) {
         if self.0 > Verbosity::Normal {
-            eprintln!("tls2pcap: {text}");
+            status::say(&format!("tls2pcap: {text}\n"));
         }
     }
 }
@@ -186,6 +202,9 @@ struct Control {
     probe: Probe,
     discovery: Discovery,
     batches: Sender<Batch>,
+    /// Events for the writer, which lags: this thread waits for nobody, since the command may be
+    /// stopped until it acts.
+    waiting: VecDeque<Event>,
     say: Say,
     /// Processes that ended and whose table entries are to be given back.
     ended: HashSet<ProcessKey>,
@@ -196,7 +215,7 @@ impl Control {
         match self.probe.attach(found) {
             Ok(Some(library)) => {
                 self.say.detail(&format!("probed: {} ({})", library.path, library.version));
-                send(&self.batches, &[Event::Library(library)]);
+                self.tell(Event::Library(library));
                 Ok(())
             }
             Ok(None) => Ok(()),
@@ -214,21 +233,41 @@ impl Control {
         })
     }
 
+    /// Gives the writer an event, now or as soon as it can take one.
+    fn tell(&mut self, event: Event) {
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push_back(event);
+        }
+        self.pass_on();
+    }
+
+    fn pass_on(&mut self) {
+        while let Some(event) = self.waiting.front() {
+            if let Err(TrySendError::Full(_)) = self.batches.try_send(encode(event).into_iter().collect()) {
+                break;
+            }
+            self.waiting.pop_front();
+        }
+    }
+
     /// Until the command ends, a signal comes, or something fails.
     fn run(
         &mut self,
-        heard: Receiver<Message>,
+        heard: &Receiver<Message>,
         mut running: Option<Running>,
         mut line: Option<StatusLine<io::Stderr>>,
         numbers: &Mutex<Numbers>,
         began: Instant,
     ) -> Result<Exit, Failure> {
+        let mut kept_house = Instant::now();
         let result = loop {
+            if kept_house.elapsed() >= CLOCK_INTERVAL {
+                kept_house = Instant::now();
+                self.keep_house();
+            }
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look_at(&file),
-                Ok(Message::Notice(Notice::Process(key))) => {
-                    send(&self.batches, &[Event::ProcessFacts(key, process_facts(key.pid))]);
-                }
+                Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
                     self.ended.insert(key);
                 }
@@ -239,14 +278,7 @@ impl Control {
                     None => break Ok(Exit::Success),
                 },
                 Ok(Message::Ended) => {
-                    let exit = running.as_mut().map(Running::wait);
-                    break match exit {
-                        Some(Ok(exit)) => Ok(exit),
-                        Some(Err(error)) => {
-                            Err(Failure::new(Exit::Io, format!("the command's status is lost: {error}"), ""))
-                        }
-                        None => Ok(Exit::Success),
-                    };
+                    break running.as_mut().map_or(Ok(Exit::Success), status_of);
                 }
                 Ok(Message::Writer(error)) => {
                     if let Some(line) = &mut line {
@@ -258,10 +290,10 @@ impl Control {
                     }
                     self.probe.set_ready(false);
                     // The command goes on without us, and whatever it maps must not wait.
-                    if let Some(running) = &mut running {
-                        self.let_finish(&heard, running);
-                    }
-                    break Ok(Exit::Success);
+                    break match &mut running {
+                        Some(running) => self.let_finish(heard, running),
+                        None => Ok(Exit::Success),
+                    };
                 }
                 Ok(Message::Ring(error)) => {
                     break Err(Failure::new(
@@ -270,14 +302,7 @@ impl Control {
                         "",
                     ));
                 }
-                Err(_) => {
-                    if !self.ended.is_empty() {
-                        self.probe.forget(&std::mem::take(&mut self.ended));
-                    }
-                    if let Ok(counters) = self.probe.counters() {
-                        send(&self.batches, &[Event::Counters(counters)]);
-                    }
-                }
+                Err(_) => {}
             }
             if let Some(line) = &mut line
                 && line.is_due(Instant::now())
@@ -293,8 +318,20 @@ impl Control {
         result
     }
 
+    /// What is to be done now and then.
+    fn keep_house(&mut self) {
+        if !self.ended.is_empty() {
+            self.probe.forget(&std::mem::take(&mut self.ended));
+        }
+        match self.probe.counters() {
+            // They are the sums since the start: newer ones follow.
+            Ok(counters) if self.waiting.is_empty() => self.tell(Event::Counters(counters)),
+            _ => self.pass_on(),
+        }
+    }
+
     /// After the writer gave up: keeps the command going until it ends.
-    fn let_finish(&mut self, heard: &Receiver<Message>, running: &mut Running) {
+    fn let_finish(&mut self, heard: &Receiver<Message>, running: &mut Running) -> Result<Exit, Failure> {
         while let Ok(message) = heard.recv() {
             match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
@@ -303,13 +340,32 @@ impl Control {
                 _ => {}
             }
         }
-        let _ = running.wait();
+        status_of(running)
+    }
+
+    /// Until the ring is read to its end: hears what the ring thread still has to say, so that it
+    /// never waits for us, and lets go on whom the kernel side stopped.
+    fn see_out(&mut self, heard: &Receiver<Message>, ring: &JoinHandle<()>) {
+        loop {
+            match heard.recv_timeout(RING_INTERVAL) {
+                Ok(Message::Notice(Notice::File(file))) => self.resume(&file),
+                Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
+                Ok(_) => {}
+                Err(_) if ring.is_finished() => break,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Asks /proc about a process.
+    fn ask(&mut self, key: ProcessKey) {
+        self.tell(Event::ProcessFacts(key, process_facts(key.pid)));
     }
 
     /// A process maps a file for the first time: it may be a TLS library.
     fn look_at(&mut self, file: &FileSeen) {
         // A process that is gone, or whose mappings are hidden, has no library to probe.
-        if let Ok(in_process) = self.discovery.libraries_of(file.pid) {
+        if let Ok(in_process) = self.discovery.libraries_of(file.pid, Some(file.inode)) {
             for found in &in_process.found {
                 if let Err(failure) = self.attach(found) {
                     self.say.warn(&failure.to_string());
@@ -332,13 +388,20 @@ impl Control {
     }
 
     /// What stands at the end of the stream of events.
-    fn last_words(&self) {
-        let mut events = Vec::new();
+    fn last_words(&mut self) {
+        let mut events: Vec<Event> = self.waiting.drain(..).collect();
         events.extend(self.probe.counters().map(Event::Counters));
         events.extend(self.probe.ends().into_iter().map(|(handle, ends)| Event::Final(handle, ends)));
         events.extend([Event::Clock(clock()), Event::Stop(monotonic())]);
         send(&self.batches, &events);
     }
+}
+
+/// The status of a command that has ended.
+fn status_of(running: &mut Running) -> Result<Exit, Failure> {
+    running
+        .wait()
+        .map_err(|error| Failure::new(Exit::Io, format!("the command's status is lost: {error}"), ""))
 }
 
 /// Puts events that user space makes behind the records that were read so far.
@@ -413,11 +476,16 @@ fn spawn_ring(
     }))
 }
 
-fn listen_to_signals(messages: Sender<Message>) -> Result<(), Failure> {
+/// `ending`: the capture is asked to end, which may wait for whoever reads the output. Who asks again
+/// does not want to wait.
+fn listen_to_signals(messages: Sender<Message>, ending: Arc<AtomicBool>) -> Result<(), Failure> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| Failure::new(Exit::Io, format!("signals cannot be handled: {e}"), ""))?;
     thread::spawn(move || {
         for signal in signals.forever() {
+            if ending.load(Ordering::Acquire) {
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
             let _ = messages.send(Message::Signal(signal));
         }
     });
@@ -440,7 +508,7 @@ fn watch(running: &Running, messages: Sender<Message>) -> Result<(), Failure> {
 }
 
 fn load(config: &Capture) -> Result<Probe, Failure> {
-    let ring_bytes = config.ring_size.unwrap_or(RING_BYTES);
+    let ring_bytes = config.ring_size.unwrap_or_else(ring_bytes);
     let options = Options {
         backend: match config.backend {
             config::Backend::Auto => None,
@@ -470,17 +538,19 @@ fn load(config: &Capture) -> Result<Probe, Failure> {
         ProbeError::NotPermitted(_) => {
             Failure::new(Exit::NotPermitted, error.to_string(), "run it with sudo")
         }
-        ProbeError::NoBackend(_) => Failure::new(
+        ProbeError::NoBackend(_) => Failure::new(Exit::Kernel, error.to_string(), ""),
+        ProbeError::BackendMissing { others, .. } => Failure::new(
             Exit::Kernel,
             error.to_string(),
-            if config.backend == config::Backend::Auto {
-                ""
-            } else {
-                "leave --backend out: another one may work"
-            },
+            format!("leave --backend out, or choose one that works here: {others}"),
         ),
         ProbeError::Failed(..) => Failure::new(Exit::Kernel, error.to_string(), ""),
     })
+}
+
+fn ring_bytes() -> u32 {
+    let memory = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
+    if memory < MEMORY_SMALL { RING_BYTES_SMALL } else { RING_BYTES }
 }
 
 /// A call is read at once when it returns, so it must fit into what the ring can hold.
@@ -502,15 +572,21 @@ fn libraries(config: &Capture, discovery: &mut Discovery, say: &Say) -> Result<V
     }
     match &config.targets {
         Targets::Pids(pids) => {
+            let mut without = Vec::new();
             for pid in pids {
                 let found = of_pid(*pid, discovery)?;
-                if found.is_empty() && config.libraries.is_empty() {
-                    say.warn(&format!(
-                        "process {pid} uses no TLS library that is known here yet; it is captured from the \
-                         moment it loads one"
-                    ));
+                if found.is_empty() {
+                    without.push(pid.to_string());
                 }
                 all.extend(found);
+            }
+            if all.is_empty() {
+                return Err(no_library(&without));
+            }
+            if config.libraries.is_empty() {
+                for pid in without {
+                    say.warn(&format!("process {pid} has no TLS library; it is captured if it loads one"));
+                }
             }
         }
         Targets::Command(_) => all.extend(discovery.installed()),
@@ -518,15 +594,26 @@ fn libraries(config: &Capture, discovery: &mut Discovery, say: &Say) -> Result<V
             all.extend(discovery.installed());
             for pid in processes() {
                 // Processes end while we look.
-                all.extend(discovery.libraries_of(pid).map(|p| p.found).unwrap_or_default());
+                all.extend(discovery.libraries_of(pid, None).map(|p| p.found).unwrap_or_default());
             }
         }
     }
     Ok(all)
 }
 
+/// To wait for a library that perhaps never comes would look like a capture that works.
+fn no_library(pids: &[String]) -> Failure {
+    let (who, has) = if pids.len() == 1 { ("process", "has") } else { ("processes", "have") };
+    Failure::new(
+        Exit::NoTarget,
+        format!("{who} {} {has} no TLS library that is known here (OpenSSL)", pids.join(", ")),
+        "if it loads one later, start it under the capture: tls2pcap -o FILE -- COMMAND\n\
+         if it has OpenSSL elsewhere, name that library or program: --lib PATH",
+    )
+}
+
 fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<Vec<Found>, Failure> {
-    match discovery.libraries_of(pid) {
+    match discovery.libraries_of(pid, None) {
         Ok(in_process) => Ok(in_process.found),
         Err(error) if Path::new(&format!("/proc/{pid}")).exists() => Err(Failure::new(
             Exit::NotPermitted,
@@ -546,7 +633,18 @@ fn open_output(config: &Capture) -> Result<sink::Output, Failure> {
         config::Output::File(path) => path.as_path(),
         config::Output::Stdout => Path::new("-"),
     };
-    sink::Output::create(path).map_err(|error| write_failure(config, &error))
+    let output = sink::Output::create(path).map_err(|error| write_failure(config, &error))?;
+    give_to_user(&output);
+    Ok(output)
+}
+
+/// Under sudo the user is to be able to read what was asked for. A file that was there before keeps
+/// its owner, since it may be another's.
+fn give_to_user(output: &sink::Output) {
+    if let (Some(file), Some(user)) = (output.created(), privilege::invoking_user()) {
+        // Some file systems know no owners; the file then stays root's.
+        let _ = privilege::give_to(&user, file);
+    }
 }
 
 fn write_failure(config: &Capture, error: &io::Error) -> Failure {
@@ -571,6 +669,7 @@ fn open_recorder(config: &Capture) -> Result<Option<Recorder<Box<dyn Write + Sen
         )
     };
     let output = sink::Output::create(path).map_err(failed)?;
+    give_to_user(&output);
     let buffered: Box<dyn Write + Send> = Box::new(BufWriter::with_capacity(256 << 10, output));
     Recorder::new(buffered).map(Some).map_err(failed)
 }
@@ -608,6 +707,7 @@ fn start(config: &Capture, probe: &Probe) -> Start {
         hardware,
         command_line: command_line(config),
         backend: probe.backend().to_string(),
+        show_args: config.show_args,
         time: monotonic(),
     }
 }

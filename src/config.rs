@@ -67,7 +67,7 @@ pub enum Output {
 pub enum Targets {
     /// Every TLS program.
     Everything,
-    /// These processes and their children; not empty.
+    /// These processes, not their children; not empty.
     Pids(Vec<u32>),
     /// All processes of these users; not empty.
     Users(Vec<u32>),

@@ -334,6 +334,9 @@ impl Plan {
                     self.fail(Stage::User);
                 }
             }
+            // If this program is killed while the command waits for a file to be looked at (see
+            // `probe::Target::Command`), nobody else would let it go on.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT);
             if self.stdout_to_stderr {
                 libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO);
             }

@@ -19,7 +19,6 @@ pub struct Pipeline<W: Write> {
     tracker: Tracker,
     synthesizer: Synthesizer,
     output: Output<W>,
-    show_args: bool,
     now: WallTime,
     counters: Counters,
     undecodable: u64,
@@ -35,18 +34,12 @@ enum Output<W: Write> {
 
 impl<W: Write> Pipeline<W> {
     /// A line that ends in `out`. With `recorder` every record is recorded before it is used.
-    pub fn new(
-        out: W,
-        ports: Ports,
-        show_args: bool,
-        recorder: Option<Recorder<Box<dyn Write + Send>>>,
-    ) -> Pipeline<W> {
+    pub fn new(out: W, ports: Ports, recorder: Option<Recorder<Box<dyn Write + Send>>>) -> Pipeline<W> {
         Pipeline {
             recorder,
             tracker: Tracker::new(Limits::default()),
             synthesizer: Synthesizer::new(ports),
             output: Output::Waiting(out),
-            show_args,
             now: 0,
             counters: Counters::default(),
             undecodable: 0,
@@ -75,7 +68,7 @@ impl<W: Write> Pipeline<W> {
             Event::Start(start) => {
                 self.output = match std::mem::replace(&mut self.output, Output::Lost) {
                     Output::Waiting(out) => {
-                        Output::Open(Box::new(PcapngWriter::new(out, &Header::from(start), self.show_args)?))
+                        Output::Open(Box::new(PcapngWriter::new(out, &Header::from(start), start.show_args)?))
                     }
                     other => other,
                 };

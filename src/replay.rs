@@ -1,9 +1,12 @@
 //! Makes a capture file anew from a recording: everything behind the ring, without privileges.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Instant;
+
+use bytes::Bytes;
+use memmap2::Mmap;
 
 use crate::capture::ports;
 use crate::config::{Output, Replay, Verbosity};
@@ -25,8 +28,10 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
             "give a file that tls2pcap --record has written",
         )
     };
-    let input = File::open(&config.input).map_err(|e| bad_input(e.into()))?;
-    let mut player = Player::new(BufReader::with_capacity(1 << 20, input)).map_err(bad_input)?;
+    let recording = read(&config.input).map_err(|error| {
+        Failure::new(Exit::Io, format!("{}: {error}", config.input.display()), "give a file that can be read")
+    })?;
+    let mut player = Player::new(recording).map_err(bad_input)?;
     let (path, name) = match &config.output {
         Output::File(path) => (path.as_path(), path.display().to_string()),
         Output::Stdout => (Path::new("-"), "standard output".into()),
@@ -39,7 +44,7 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         )
     };
     let output = sink::Output::create(path).map_err(bad_output)?;
-    let mut pipeline = Pipeline::new(output, ports(config.ports), false, None);
+    let mut pipeline = Pipeline::new(output, ports(config.ports), None);
     let damage = loop {
         match player.next_record() {
             Ok(Some(record)) => pipeline.record(&record).map_err(bad_output)?,
@@ -50,7 +55,21 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
     let numbers = pipeline.finish().map_err(bad_output)?;
     if config.verbosity > Verbosity::Quiet {
         let file = (config.output != Output::Stdout).then_some(path);
-        eprint!("{}", status::summary(&numbers, began.elapsed(), file));
+        status::say(&status::summary(&numbers, began.elapsed(), file));
     }
     damage.map_or(Ok(Exit::Success), |error| Err(bad_input(error)))
+}
+
+/// The bytes of a file: mapped if it is a regular file, since recordings are large.
+fn read(path: &Path) -> io::Result<Bytes> {
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.len() > 0 {
+        // SAFETY: the mapping is private and only read. Whoever cuts the file meanwhile ends this
+        // program by SIGBUS, which harms nobody else.
+        return Ok(Bytes::from_owner(unsafe { Mmap::map(&file)? }));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes.into())
 }

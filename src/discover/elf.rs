@@ -1,23 +1,14 @@
-//! Reads what is needed of an ELF file: whether it defines OpenSSL's functions, and where.
-//!
-//! The file is read, not mapped: a file that is cut while it is mapped would end this process
-//! with SIGBUS, and these files belong to others.
+//! Whether an ELF file defines OpenSSL's functions, and where.
 
-use std::cell::Cell;
 use std::fs::File;
 
-use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
-use object::{Endianness, ReadCache, ReadRef, SectionIndex};
+use object::{ReadCache, ReadRef, elf};
 
 use super::function::{Function, Offsets};
+pub use super::image::NotTls;
+use super::image::{Image, Symbols};
 use super::internal::{self, Internal};
 use super::version;
-
-/// Most bytes of tables that are read from one file; a table beyond it counts as missing.
-const TABLES_MAX: u64 = 512 << 20;
-/// Most section or program headers.
-const HEADERS_MAX: u32 = 1 << 16;
 
 /// A file that defines OpenSSL's functions: a shared library, or a program that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,31 +21,6 @@ pub struct TlsLibrary {
     pub version: Option<String>,
 }
 
-impl TlsLibrary {
-    /// Which argument of `ssl_write_internal`, counted from 1, points to the count of bytes: the
-    /// release that brought SSL_write_ex2 (3.3) put flags before it.
-    pub fn write_internal_count_argument(&self) -> u8 {
-        if self.offsets.get(Function::WriteEx2).is_some() { 5 } else { 4 }
-    }
-}
-
-/// Why a file is not a TLS library that can be probed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotTls {
-    /// Not an ELF file.
-    #[error("not an ELF file")]
-    NotElf,
-    /// For another processor, or a 32-bit file.
-    #[error("for another processor than this machine's")]
-    OtherMachine,
-    /// Headers or tables contradict each other, or are longer than what is read.
-    #[error("damaged ELF file")]
-    Damaged,
-    /// Neither symbol table defines both SSL_read and SSL_write.
-    #[error("defines no SSL_read and SSL_write (another TLS library, or stripped)")]
-    NoSymbols,
-}
-
 /// Reads the file's symbol tables.
 ///
 /// # Errors
@@ -65,7 +31,7 @@ pub fn classify(file: &File) -> Result<TlsLibrary, NotTls> {
 
 /// Version that the file's constants tell, such as `OpenSSL 3.0.17`.
 pub fn version(file: &File) -> Option<String> {
-    Image::parse(&ReadCache::new(file)).ok()?.version()
+    version_of(&Image::parse(&ReadCache::new(file)).ok()?)
 }
 
 /// As [`classify`], from any source of bytes.
@@ -76,148 +42,30 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
     let tables: Vec<_> =
         [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(|kind| image.symbols(kind)).collect();
     for symbols in &tables {
-        let offsets = symbols.offsets(&image);
+        let offsets = offsets(symbols, &image);
         if offsets.get(Function::Read).is_some() && offsets.get(Function::Write).is_some() {
             let internal = internal::find(&image, &tables);
-            return Ok(TlsLibrary { offsets, internal, version: image.version() });
+            return Ok(TlsLibrary { offsets, internal, version: version_of(&image) });
         }
     }
     Err(NotTls::NoSymbols)
 }
 
-/// The parsed outline of a file.
-pub(super) struct Image<'d, R: ReadRef<'d>> {
-    data: R,
-    /// What is left of [`TABLES_MAX`].
-    budget: Cell<u64>,
-    pub(super) endian: Endianness,
-    pub(super) machine: elf::Machine,
-    segments: &'d [ProgramHeader64<Endianness>],
-    sections: SectionTable<'d, FileHeader64<Endianness>, R>,
-}
-
-impl<'d, R: ReadRef<'d>> Image<'d, R> {
-    fn parse(data: R) -> Result<Self, NotTls> {
-        let ident = data.read_bytes_at(0, 16).map_err(|()| NotTls::NotElf)?;
-        if !ident.starts_with(&elf::ELFMAG) {
-            return Err(NotTls::NotElf);
+/// File offsets of the functions of interest.
+fn offsets<'d, R: ReadRef<'d>>(symbols: &Symbols<'d>, image: &Image<'d, R>) -> Offsets {
+    let mut offsets = Offsets::default();
+    for (name, address) in symbols.functions() {
+        let Some(function) = Function::from_symbol(name) else { continue };
+        if offsets.get(function).is_some() {
+            continue;
         }
-        let header = FileHeader64::<Endianness>::parse(data)
-            .map_err(|_| if ident[4] == 1 { NotTls::OtherMachine } else { NotTls::Damaged })?;
-        let outline = || -> object::Result<Option<Self>> {
-            let endian = header.endian()?;
-            if header.shnum(endian, data)? > HEADERS_MAX || header.phnum(endian, data)? > HEADERS_MAX {
-                return Ok(None);
-            }
-            let machine = header.e_machine(endian);
-            let segments = header.program_headers(endian, data)?;
-            let sections = header.sections(endian, data)?;
-            Ok(Some(Image { data, budget: Cell::new(TABLES_MAX), endian, machine, segments, sections }))
-        };
-        let image = outline().ok().flatten().ok_or(NotTls::Damaged)?;
-        let native = match std::env::consts::ARCH {
-            "x86_64" => elf::EM_X86_64,
-            "aarch64" => elf::EM_AARCH64,
-            "riscv64" => elf::EM_RISCV,
-            "powerpc64" => elf::EM_PPC64,
-            "s390x" => elf::EM_S390,
-            _ => elf::EM_NONE,
-        };
-        if image.machine != native { Err(NotTls::OtherMachine) } else { Ok(image) }
-    }
-
-    /// File offset of the code at this virtual address.
-    pub(super) fn file_offset(&self, address: u64) -> Option<u64> {
-        let executable = |s: &&ProgramHeader64<Endianness>| {
-            s.p_type(self.endian) == elf::PT_LOAD && s.p_flags(self.endian).0 & elf::PF_X.0 != 0
-        };
-        self.segments.iter().filter(executable).find_map(|segment| {
-            let within = address.checked_sub(segment.p_vaddr(self.endian))?;
-            if within >= segment.p_filesz(self.endian) {
-                return None;
-            }
-            let offset = segment.p_offset(self.endian).checked_add(within)?;
-            (offset < self.data.len().ok()?).then_some(offset)
-        })
-    }
-
-    /// The machine code of the function at `address`.
-    pub(super) fn code(&self, address: u64, len: u64) -> Option<&'d [u8]> {
-        self.data.read_bytes_at(self.file_offset(address)?, len).ok()
-    }
-
-    /// Address and bytes of a section.
-    pub(super) fn section(&self, name: &[u8]) -> Option<(u64, &'d [u8])> {
-        let header = self.header(name)?;
-        Some((header.sh_addr(self.endian), self.contents(header)?))
-    }
-
-    /// Address range of a section.
-    pub(super) fn section_range(&self, name: &[u8]) -> Option<std::ops::Range<u64>> {
-        let header = self.header(name)?;
-        let start = header.sh_addr(self.endian);
-        Some(start..start.checked_add(header.sh_size(self.endian))?)
-    }
-
-    fn header(&self, name: &[u8]) -> Option<&'d SectionHeader64<Endianness>> {
-        self.sections.section_by_name(self.endian, name).map(|(_, header)| header)
-    }
-
-    fn contents(&self, header: &'d SectionHeader64<Endianness>) -> Option<&'d [u8]> {
-        self.spend(header)?;
-        header.data(self.endian, self.data).ok()
-    }
-
-    fn spend(&self, header: &SectionHeader64<Endianness>) -> Option<()> {
-        self.budget.set(self.budget.get().checked_sub(header.sh_size(self.endian))?);
-        Some(())
-    }
-
-    fn symbols(&self, kind: elf::SectionType) -> Option<Symbols<'d>> {
-        let header = self.sections.iter().find(|s| s.sh_type(self.endian) == kind)?;
-        self.spend(header)?;
-        let table = header.data_as_array(self.endian, self.data).ok()?;
-        let link = SectionIndex(usize::try_from(header.sh_link(self.endian)).ok()?);
-        let strings = self.contents(self.sections.section(link).ok()?)?;
-        Some(Symbols { endian: self.endian, table, strings })
-    }
-
-    fn version(&self) -> Option<String> {
-        version::scan(self.section(b".rodata")?.1)
-    }
-}
-
-/// A symbol table.
-pub(super) struct Symbols<'d> {
-    endian: Endianness,
-    table: &'d [Sym64<Endianness>],
-    strings: &'d [u8],
-}
-
-impl<'d> Symbols<'d> {
-    /// Names and addresses of the functions that the file defines.
-    pub(super) fn functions(&self) -> impl Iterator<Item = (&'d [u8], u64)> + '_ {
-        let defined = |s: &&'d Sym64<Endianness>| {
-            s.st_type() == elf::STT_FUNC && !s.is_undefined(self.endian) && s.st_value(self.endian) != 0
-        };
-        self.table.iter().filter(defined).filter_map(|symbol| {
-            let from = self.strings.get(symbol.st_name(self.endian) as usize..)?;
-            let end = from.iter().position(|b| *b == 0)?;
-            Some((&from[..end], symbol.st_value(self.endian)))
-        })
-    }
-
-    fn offsets<R: ReadRef<'d>>(&self, image: &Image<'d, R>) -> Offsets {
-        let mut offsets = Offsets::default();
-        for (name, address) in self.functions() {
-            let Some(function) = Function::from_symbol(name) else { continue };
-            if offsets.get(function).is_some() {
-                continue;
-            }
-            if let Some(offset) = image.file_offset(address) {
-                offsets.set(function, offset);
-            }
+        if let Some(offset) = image.file_offset(address) {
+            offsets.set(function, offset);
         }
-        offsets
     }
+    offsets
+}
+
+fn version_of<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<String> {
+    version::scan(image.section(b".rodata")?.1)
 }

@@ -12,8 +12,8 @@ use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindSection};
 use iced_x86::{Code, Decoder, DecoderOptions};
 use object::{ReadRef, elf};
 
-use super::elf::{Image, Symbols};
 use super::function::Function;
+use super::image::{Image, Symbols};
 
 /// Longest function that is decoded, in bytes.
 const CODE_MAX: u64 = 1 << 14;

@@ -1,4 +1,4 @@
-//! Which files a process has mapped as code.
+//! Which files a process has mapped, as code above all.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -13,7 +13,7 @@ const MAPS_MAX: u64 = 64 << 20;
 /// Most different files that are told of one process.
 const FILES_MAX: usize = 4096;
 
-/// A file that a process has mapped executable.
+/// A file that a process has mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappedFile {
     /// Device (major, minor) as /proc/PID/maps shows it. On overlayfs and btrfs `stat` of the
@@ -29,21 +29,22 @@ pub struct MappedFile {
     link: String,
 }
 
-/// Executable file mappings of a process, each file once.
+/// Executable file mappings of a process, each file once. `fresh`: inode of a file of which only
+/// the first part may be mapped yet, which is not executable: it counts as well.
 ///
 /// # Errors
 /// If the process is gone or may not be looked at.
-pub fn mapped_files(pid: u32) -> io::Result<Vec<MappedFile>> {
+pub fn mapped_files(pid: u32, fresh: Option<u64>) -> io::Result<Vec<MappedFile>> {
     let mut text = Vec::new();
     File::open(format!("/proc/{pid}/maps"))?.take(MAPS_MAX).read_to_end(&mut text)?;
-    Ok(parse(&text))
+    Ok(parse(&text, fresh))
 }
 
 /// Parses the text of /proc/PID/maps. Lines that are not understood are left out.
-pub(super) fn parse(text: &[u8]) -> Vec<MappedFile> {
+pub(super) fn parse(text: &[u8], fresh: Option<u64>) -> Vec<MappedFile> {
     let mut files: Vec<MappedFile> = Vec::new();
     // The mappings of a file stand together, but for rare cases that only cost a second look.
-    for file in text.split(|b| *b == b'\n').filter_map(parse_line) {
+    for file in text.split(|b| *b == b'\n').filter_map(|line| parse_line(line, fresh)) {
         if files.len() >= FILES_MAX {
             break;
         }
@@ -56,7 +57,7 @@ pub(super) fn parse(text: &[u8]) -> Vec<MappedFile> {
 }
 
 /// `7f0a1000-7f0b2000 r-xp 00002000 08:01 1234    /usr/lib/libssl.so.3 (deleted)`
-fn parse_line(line: &[u8]) -> Option<MappedFile> {
+fn parse_line(line: &[u8], fresh: Option<u64>) -> Option<MappedFile> {
     let mut rest = line;
     let mut field = || {
         let end = rest.iter().position(|b| *b == b' ')?;
@@ -73,7 +74,7 @@ fn parse_line(line: &[u8]) -> Option<MappedFile> {
     let device = (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
     let inode: u64 = field()?.parse().ok()?;
     let path = rest.trim_ascii_start();
-    if !executable || inode == 0 || !path.starts_with(b"/") {
+    if !(executable || fresh == Some(inode)) || inode == 0 || !path.starts_with(b"/") {
         return None;
     }
     let (path, deleted) = match path.strip_suffix(b" (deleted)") {
@@ -162,7 +163,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
 
     #[test]
     fn executable_files_once_each_with_odd_names() {
-        let files = parse(SAMPLE);
+        let files = parse(SAMPLE, None);
         let seen: Vec<_> = files
             .iter()
             .map(|f| (f.device, f.inode, f.path.to_str().unwrap(), f.deleted, &*f.link))
@@ -178,21 +179,29 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
     }
 
     #[test]
+    fn fresh_file_counts_before_its_code_is_mapped() {
+        let begun = b"7f1000000000-7f1000001000 r--p 00000000 fe:01 140 /usr/lib/libssl.so.3\n";
+        assert_eq!(parse(begun, None), []);
+        assert_eq!(parse(begun, Some(141)), []);
+        assert_eq!(parse(begun, Some(140))[0].path, Path::new("/usr/lib/libssl.so.3"));
+    }
+
+    #[test]
     fn text_cut_anywhere_or_made_of_rubbish_never_panics() {
         for end in 0..SAMPLE.len() {
-            assert!(parse(&SAMPLE[..end]).len() <= 3);
+            assert!(parse(&SAMPLE[..end], None).len() <= 3);
         }
         for rubbish in
             [&b"- x - : 1 /"[..], b"1-2 r-xp 0 1:2 99999999999999999999999 /x", b"\xff-\xff r-xp", b"1-2  "]
         {
-            assert_eq!(parse(rubbish), []);
+            assert_eq!(parse(rubbish, None), []);
         }
     }
 
     #[test]
     fn own_program_opens_by_its_mapping() {
         let own = std::fs::metadata("/proc/self/exe").unwrap();
-        let files = mapped_files(std::process::id()).unwrap();
+        let files = mapped_files(std::process::id(), None).unwrap();
         let file = files.iter().find(|f| f.inode == own.ino()).expect("own program is mapped");
         let opened = file.open(std::process::id()).unwrap().metadata().unwrap();
         assert_eq!((opened.dev(), opened.ino()), (own.dev(), own.ino()));

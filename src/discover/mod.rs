@@ -2,6 +2,7 @@
 
 pub mod elf;
 pub mod function;
+mod image;
 pub mod internal;
 pub mod maps;
 pub mod process;
@@ -95,12 +96,13 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// TLS libraries that a process has mapped, its own program among them.
+    /// TLS libraries that a process has mapped, its own program among them. `fresh`: inode of a
+    /// file whose mapping has just begun.
     ///
     /// # Errors
     /// If the process is gone or its mappings may not be read.
-    pub fn libraries_of(&mut self, pid: u32) -> io::Result<InProcess> {
-        let files = maps::mapped_files(pid)?;
+    pub fn libraries_of(&mut self, pid: u32, fresh: Option<u64>) -> io::Result<InProcess> {
+        let files = maps::mapped_files(pid, fresh)?;
         let mut result = InProcess::default();
         for mapped in &files {
             let open = mapped.open(pid).and_then(|file| Ok((FileKey::of(&file.metadata()?), file)));

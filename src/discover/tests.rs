@@ -210,10 +210,10 @@ fn a_library_is_found_in_a_process_and_stays_attachable_after_it() {
     io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
 
     let mut discovery = Discovery::default();
-    let first = discovery.libraries_of(child.id()).unwrap();
+    let first = discovery.libraries_of(child.id(), None).unwrap();
     assert_eq!(first.found.len(), 1, "{first:?}");
     std::fs::remove_file(&lib).unwrap();
-    let deleted = discovery.libraries_of(child.id()).unwrap();
+    let deleted = discovery.libraries_of(child.id(), None).unwrap();
     drop(child.stdin.take());
     child.wait().unwrap();
 
@@ -227,7 +227,7 @@ fn a_library_is_found_in_a_process_and_stays_attachable_after_it() {
         Some(again) => assert_eq!((again.key.inode, &again.path), (found.key.inode, &lib)),
         None => assert_eq!(deleted.unreadable.len(), 1),
     }
-    assert!(discovery.libraries_of(u32::MAX).is_err());
+    assert!(discovery.libraries_of(u32::MAX, None).is_err());
 }
 
 #[test]

@@ -284,7 +284,7 @@ pub struct ProcessSeen {
     pub comm: String,
     /// The executable, or the last part of its path.
     pub exe: String,
-    /// The arguments, argv[0] first; cut at 1 KiB in all.
+    /// The arguments, `argv[0]` first; cut at 1 KiB in all.
     pub args: Vec<String>,
 }
 
@@ -324,6 +324,8 @@ pub struct Start {
     pub command_line: String,
     /// Socket back end in use.
     pub backend: String,
+    /// Secrets in command lines are shown.
+    pub show_args: bool,
     /// When probes were attached.
     pub time: Monotonic,
 }

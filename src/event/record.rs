@@ -318,6 +318,7 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                     hardware: fields.text()?,
                     command_line: fields.text()?,
                     backend: fields.text()?,
+                    show_args: fields.number()? != 0,
                     time: fields.number()?,
                 }),
                 kind::CLOCK => {
@@ -361,6 +362,7 @@ pub fn encode(event: &Event) -> Option<Bytes> {
             for s in [&start.application, &start.os, &start.hardware, &start.command_line, &start.backend] {
                 out.text(s);
             }
+            out.number(u64::from(start.show_args));
             out.number(start.time);
         }
         Event::Clock(clock) => {

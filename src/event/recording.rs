@@ -4,7 +4,7 @@
 //! its length (u32) and its bytes. All in the byte order of the machine that recorded; on another
 //! the mark does not match.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use bytes::Bytes;
 
@@ -59,29 +59,25 @@ pub enum RecordingError {
     /// A length is impossible.
     #[error("the recording is damaged: a record of {0} bytes")]
     Damaged(u32),
-    /// The file could not be read.
-    #[error(transparent)]
-    Io(#[from] io::Error),
 }
 
-/// Reads a recording.
-pub struct Player<R: Read>(R);
+/// Reads a recording. Records are slices of it, not copies.
+pub struct Player(Bytes);
 
-impl<R: Read> Player<R> {
+impl Player {
     /// Opens a recording.
     ///
     /// # Errors
     /// [`RecordingError::NotARecording`] for anything else.
-    pub fn new(mut input: R) -> Result<Self, RecordingError> {
-        let mut head = [0; 12];
-        match input.read_exact(&mut head) {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(RecordingError::NotARecording),
-            other => other?,
-        }
-        if head[..8] != MAGIC || head[8..] != 1u32.to_ne_bytes() {
+    pub fn new(mut recording: Bytes) -> Result<Self, RecordingError> {
+        let mark = 1u32.to_ne_bytes();
+        if recording.len() < MAGIC.len() + mark.len()
+            || recording.split_to(MAGIC.len()) != MAGIC[..]
+            || recording.split_to(mark.len()) != mark[..]
+        {
             return Err(RecordingError::NotARecording);
         }
-        Ok(Player(input))
+        Ok(Player(recording))
     }
 
     /// The next record; `None` at the end.
@@ -89,26 +85,17 @@ impl<R: Read> Player<R> {
     /// # Errors
     /// [`RecordingError`]; nothing can be read after one.
     pub fn next_record(&mut self) -> Result<Option<Bytes>, RecordingError> {
-        let mut len = [0; 4];
-        let mut have = 0;
-        while have < len.len() {
-            match self.0.read(&mut len[have..]) {
-                Ok(0) if have == 0 => return Ok(None),
-                Ok(0) => return Err(RecordingError::CutShort),
-                Ok(n) => have += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e.into()),
-            }
+        if self.0.is_empty() {
+            return Ok(None);
         }
-        let len = u32::from_ne_bytes(len);
+        let len = self.0.first_chunk().map(|len| u32::from_ne_bytes(*len)).ok_or(RecordingError::CutShort)?;
         if len > RECORD_MAX {
             return Err(RecordingError::Damaged(len));
         }
-        let mut record = vec![0; len as usize];
-        match self.0.read_exact(&mut record) {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(RecordingError::CutShort),
-            Err(e) => Err(e.into()),
-            Ok(()) => Ok(Some(record.into())),
+        let end = 4 + len as usize;
+        if self.0.len() < end {
+            return Err(RecordingError::CutShort);
         }
+        Ok(Some(self.0.split_to(end).slice(4..)))
     }
 }

@@ -10,7 +10,7 @@ pub enum Backend {
     Fentry,
     /// Kprobes; missing where the kernel is built without them.
     Kprobe,
-    /// Typed tracepoints `sock_send_length` and `sock_recv_length`, Linux 6.3 and later.
+    /// Typed tracepoints `sock_send_length` and `sock_recv_length`: seen on 6.12, not on 6.1.
     Tracepoint,
 }
 
@@ -24,6 +24,15 @@ impl Backend {
             Backend::Fentry => "fentry",
             Backend::Kprobe => "kprobe",
             Backend::Tracepoint => "tracepoint",
+        }
+    }
+
+    /// What the kernel must have for it.
+    pub fn needs(self) -> &'static str {
+        match self {
+            Backend::Fentry => "BPF trampolines",
+            Backend::Kprobe => "kprobes",
+            Backend::Tracepoint => "tracepoints sock_send_length and sock_recv_length",
         }
     }
 

@@ -17,10 +17,12 @@ use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::Func;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
-    UprobeOpts,
+    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType,
+    UprobeMultiOpts, UprobeOpts,
 };
 
 use self::sites::{Programs, Site, sites};
@@ -60,6 +62,16 @@ pub enum ProbeError {
     /// The kernel refuses BPF to this user.
     #[error("the kernel refuses to load BPF programs: {0}")]
     NotPermitted(String),
+    /// The back end that was asked for does not work here, others do.
+    #[error("back end {backend} does not work on this kernel: {reason}")]
+    BackendMissing {
+        /// What was asked for.
+        backend: Backend,
+        /// What it lacks, and what it says.
+        reason: String,
+        /// Names of those that work.
+        others: String,
+    },
     /// No back end works; the reasons by back end.
     #[error("no way to follow sockets works on this kernel: {0}")]
     NoBackend(String),
@@ -80,6 +92,8 @@ pub enum Target {
 
 /// Names of programs that go into libraries begin with this.
 const IN_LIBRARY: &str = "ssl_";
+/// There from Linux 4.17 on, if the kernel has kprobes.
+const KPROBE_EVENTS: &str = "/sys/bus/event_source/devices/kprobe";
 const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
 const BPF_FUNC_LOOP: u32 = 181;
 const PROCESS_TARGET: u32 = 1;
@@ -110,41 +124,62 @@ impl Probe {
         }
         raise_memlock();
         libbpf_rs::set_print(
-            options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| eprint!("{text}"))),
+            options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| crate::status::say(&text))),
         );
-        let mut refused = Vec::new();
         // A program that was loaded for bulk attachment attaches in no other way, and the bulk
         // pid filter of early kernels compared threads: bulk is for attaching to all processes.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
         let ways: &[Programs] =
             if options.pids.is_empty() && has_loop { &[Programs::Bulk, each] } else { &[each] };
-        for backend in Backend::ALL {
-            if options.backend.is_some_and(|b| b != backend) {
-                continue;
-            }
+        let mut refused = Vec::new();
+        let mut try_backend = |backend| {
             for &programs in ways {
                 match Probe::try_load(options, backend, programs) {
-                    Ok(mut probe) => {
-                        probe.refused = refused;
-                        return Ok(probe);
-                    }
+                    Ok(probe) => return Ok(Some(probe)),
                     Err(Refusal::Bulk) => {}
                     Err(Refusal::Backend(error)) => {
-                        refused.push(format!("{backend}: {error:#}"));
+                        refused.push((backend, error));
                         break;
                     }
                     Err(Refusal::All(error)) => return Err(error),
                 }
             }
+            Ok(None)
+        };
+        // The one that is asked for is tried first; the others then tell whether it is its fault.
+        let asked = options.backend;
+        let mut order = Backend::ALL;
+        order.sort_by_key(|b| asked.is_some_and(|a| a != *b));
+        let mut others = Vec::new();
+        for backend in order {
+            match try_backend(backend)? {
+                Some(_) if asked.is_some_and(|a| a != backend) => others.push(backend.as_str()),
+                Some(mut probe) => {
+                    probe.refused = refused.iter().map(|(b, e)| format!("{b}: {e:#}")).collect();
+                    return Ok(probe);
+                }
+                None => {}
+            }
         }
-        let reasons = refused.join("; ");
-        let not_permitted = refused.iter().all(|r| r.contains("ermi"));
-        Err(if not_permitted { ProbeError::NotPermitted(reasons) } else { ProbeError::NoBackend(reasons) })
+        if let (Some(backend), false) = (asked, others.is_empty()) {
+            let reason = refused.first().map_or_else(String::new, |(_, e)| why_missing(backend, e));
+            return Err(ProbeError::BackendMissing { backend, reason, others: others.join(", ") });
+        }
+        let reasons: Vec<String> = refused.iter().map(|(b, e)| format!("{b}: {e:#}")).collect();
+        let reasons = reasons.join("; ");
+        Err(match refused.iter().all(|(_, error)| is_not_permitted(error)) {
+            true => ProbeError::NotPermitted(reasons),
+            false => ProbeError::NoBackend(reasons),
+        })
     }
 
     fn try_load(options: &Options, backend: Backend, programs: Programs) -> Result<Probe, Refusal> {
         let failed = |what| move |e| Refusal::All(ProbeError::Failed(what, e));
+        if backend == Backend::Kprobe && !Path::new(KPROBE_EVENTS).exists() {
+            let missing = io::Error::new(io::ErrorKind::Unsupported, "the kernel is built without kprobes");
+            return Err(Refusal::Backend(missing.into()));
+        }
         // The object lives until the program ends; there are a handful at most.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open =
@@ -159,11 +194,14 @@ impl Probe {
         }
         knobs.uid_count = options.uids.len() as u32;
         open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
+        // An IPv6 that is a module is not in the kernel's own type information, and fails the load.
+        let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let in_library = name.starts_with(IN_LIBRARY);
             if in_library && !programs.needs(&name)
                 || Backend::of_program(&name).is_some_and(|b| b != backend)
+                || name.starts_with("fentry_udpv6") && !has_ipv6
             {
                 program.set_autoload(false);
             }
@@ -318,12 +356,16 @@ impl Probe {
         let _ = self.skeleton.maps.files.update(bytes_of(&key), &1u32.to_ne_bytes(), MapFlags::ANY);
     }
 
-    /// Opens (or shuts) the gate: only calls that begin while it is open are captured.
+    /// Opens (or shuts) the gate: only calls that begin and return while it is open are captured, and
+    /// processes are stopped only then. Once this returns the kernel side acts on it.
     pub fn set_ready(&mut self, ready: bool) {
         if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
             // SAFETY: `ready` is a valid, aligned place in the mapped .bss; the kernel only reads it.
             unsafe { std::ptr::from_mut(&mut bss.ready).write_volatile(u32::from(ready)) };
         }
+        // SAFETY: a plain system call. It returns when no program runs any more that began before;
+        // kernels that refuse it (nohz_full) leave that to chance.
+        unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
     }
 
     /// What the kernel side counted.
@@ -389,6 +431,11 @@ fn cookie(site: &Site, library: LibraryId) -> u64 {
     u64::from(library) << 8 | u64::from(site.site.0)
 }
 
+/// Whether the kernel itself, without its modules, has this function.
+fn has_function(name: &str) -> bool {
+    Btf::from_vmlinux().is_ok_and(|btf| btf.type_by_name::<Func<'_>>(name).is_some())
+}
+
 /// Why a combination of back end and attachment is not taken.
 enum Refusal {
     /// Attaching uprobes in bulk does not work.
@@ -397,6 +444,24 @@ enum Refusal {
     Backend(libbpf_rs::Error),
     /// Nothing will.
     All(ProbeError),
+}
+
+/// The kernel refuses BPF to us (EPERM), which is not the verifier that refuses a program (EACCES).
+fn is_not_permitted(error: &libbpf_rs::Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied && has_code(error, libc::EPERM)
+}
+
+/// libbpf-rs keeps the number to itself, but prints it.
+fn has_code(error: &libbpf_rs::Error, code: i32) -> bool {
+    format!("{error:#}").contains(&format!("(os error {code})"))
+}
+
+/// Why a back end does not work where others do.
+fn why_missing(backend: Backend, error: &libbpf_rs::Error) -> String {
+    /// The kernel's own ENOTSUPP, which is no number of libc.
+    const ENOTSUPP: i32 = 524;
+    let lacks = [libc::EPERM, libc::ENOENT, libc::EOPNOTSUPP, ENOTSUPP].iter().any(|c| has_code(error, *c));
+    format!("{} {}: {error:#}", if lacks { "it has no" } else { "it needs" }, backend.needs())
 }
 
 /// A function of our own that a probe can be tried on.

@@ -17,6 +17,7 @@ pub struct Output {
     file: File,
     /// Length of the file so far, if it is regular.
     regular: Option<u64>,
+    created: bool,
 }
 
 impl Output {
@@ -36,7 +37,7 @@ impl Output {
             // Not emptied, and written where the shell left off: `>> file` works.
             let metadata = file.metadata()?;
             let at_end = metadata.is_file() && file.stream_position()? == metadata.len();
-            return Ok(Output { file, regular: at_end.then_some(metadata.len()) });
+            return Ok(Output { file, regular: at_end.then_some(metadata.len()), created: false });
         }
         // Looked at before opening, since opening a device can do things.
         if let Ok(metadata) = std::fs::metadata(path) {
@@ -50,18 +51,30 @@ impl Output {
             }
         }
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).mode(MODE).open(path)?;
+        options.write(true).mode(MODE);
+        let (file, created) = match options.clone().create_new(true).open(path) {
+            Ok(file) => (file, true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                (options.create(true).truncate(false).open(path)?, false)
+            }
+            Err(error) => return Err(error),
+        };
         refuse_terminal(&file)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Ok(Output { file, regular: None });
+            return Ok(Output { file, regular: None, created });
         }
         let mode = metadata.permissions().mode() & 0o7777;
         if mode & !0o700 != 0 {
             file.set_permissions(std::fs::Permissions::from_mode(mode & 0o700))?;
         }
         file.set_len(0)?;
-        Ok(Output { file, regular: Some(0) })
+        Ok(Output { file, regular: Some(0), created })
+    }
+
+    /// The file, if it did not exist before.
+    pub fn created(&self) -> Option<&File> {
+        self.created.then_some(&self.file)
     }
 }
 

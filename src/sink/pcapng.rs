@@ -36,6 +36,8 @@ const BLOCK_PACKET: u32 = 6;
 const OPTION_COMMENT: u16 = 1;
 const OPTION_FLAGS: u16 = 2;
 const OPTION_DROPCOUNT: u16 = 4;
+/// `epb_queue`: the connection's number, which Wireshark shows as `frame.interface_queue`.
+const OPTION_QUEUE: u16 = 6;
 /// `epb_processid_threadid`: two u32.
 const OPTION_PROCESS: u16 = 8;
 /// Bytes of a packet block beside packet, padding and options.
@@ -300,8 +302,8 @@ fn padding(len: usize) -> usize {
 fn packet_block(buffer: &mut Vec<u8>, interface: u32, packet: &Packet<'_>) {
     let captured = packet.headers.len() + packet.payload.len();
     let comments = packet.comments.iter().map(|comment| cut(comment));
-    // Flags (8), process and thread (12), end (4).
-    let mut options = 24 + if packet.dropped > 0 { 12 } else { 0 };
+    // Flags (8), queue (8), process and thread (12), end (4).
+    let mut options = 32 + if packet.dropped > 0 { 12 } else { 0 };
     options += comments.clone().map(|c| 4 + c.len() + padding(c.len())).sum::<usize>();
     let total = PACKET_FIXED + captured + padding(captured) + options;
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -323,6 +325,8 @@ fn packet_block(buffer: &mut Vec<u8>, interface: u32, packet: &Packet<'_>) {
     if packet.dropped > 0 {
         option(buffer, OPTION_DROPCOUNT, &packet.dropped.to_le_bytes());
     }
+    // A connection's number is counted up from 1; far beyond 2^32 of them it would repeat.
+    option(buffer, OPTION_QUEUE, &(packet.connection.0 as u32).to_le_bytes());
     let mut process = [0; 8];
     process[..4].copy_from_slice(&packet.process.key.pid.to_le_bytes());
     process[4..].copy_from_slice(&packet.tid.to_le_bytes());

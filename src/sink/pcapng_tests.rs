@@ -79,10 +79,12 @@ fn another_reader_reads_what_was_written() {
         assert_eq!(&packet.data[40..], &b"payload!!"[..len]);
         assert_eq!(packet.options[0], Epb::Flags(2));
         assert_eq!(packet.options[1], Epb::DropCount(3));
-        let Epb::Unknown(process) = &packet.options[2] else { panic!() };
+        let Epb::Unknown(queue) = &packet.options[2] else { panic!() };
+        assert_eq!((queue.code, &queue.value[..]), (6, &[1, 0, 0, 0][..]));
+        let Epb::Unknown(process) = &packet.options[3] else { panic!() };
         assert_eq!((process.code, &process.value[..]), (8, &[1, 0, 0, 0, 77, 0, 0, 0][..]));
-        assert_eq!(packet.options[3], Epb::Comment(comments[0].as_str().into()));
-        assert_eq!(packet.options[4], Epb::Comment("é".repeat(TEXT_MAX / 2).into()));
+        assert_eq!(packet.options[4], Epb::Comment(comments[0].as_str().into()));
+        assert_eq!(packet.options[5], Epb::Comment("é".repeat(TEXT_MAX / 2).into()));
     }
     let Block::InterfaceStatistics(statistics) = &blocks[12] else { panic!("{:?}", blocks[12]) };
     assert_eq!(statistics.timestamp, 1_700_000_001_000_000_000u64.rotate_left(32));

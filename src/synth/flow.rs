@@ -222,13 +222,6 @@ impl Flow {
         }
     }
 
-    /// The end: whoever has not said so sends no more, and the last FIN is acknowledged.
-    pub(super) fn end(&mut self, time: WallTime, out: &mut Out) {
-        let first = if self.server.finished { Side::Server } else { Side::Client };
-        self.fin(first, time, out);
-        self.fin(first.peer(), time, out);
-    }
-
     fn fin(&mut self, side: Side, time: WallTime, out: &mut Out) {
         if self.side(side).finished {
             return;

@@ -57,10 +57,12 @@ pub struct Stats {
     /// Connections refused at [`CONNECTIONS_MAX`].
     pub connections_refused: u64,
     /// Connections whose written client or address had to differ from the true one because it was
-    /// taken, or because a dissector would have claimed it.
+    /// taken, because another connection had it, or because a dissector would have claimed it.
     pub tuples_changed: u64,
     /// Connections on made-up addresses.
     pub tuples_made_up: u64,
+    /// Written tuples that were forgotten, so that another connection may be written on them.
+    pub tuples_forgotten: u64,
     /// Connections whose protocol was still open when the wait for it ended.
     pub decided_early: u64,
     /// Segments of connections that never opened, were refused, or have ended.

@@ -9,8 +9,9 @@ use super::comment::Comment;
 use super::detect::{self, Protocol, Verdict};
 use super::flow::{Flow, Out, with_peer};
 use super::ports::{Ports, Stream, is_owned, server_port};
-use super::tuple::{Tuples, Written};
+use super::tuple::{Identity, Tuples, Written};
 use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TOTAL, Stats};
+use crate::event::TupleSource;
 use crate::track::segment::{
     Body, Connection, ConnectionId, Payload, Process, Segment, Side, Tuple, WallTime,
 };
@@ -158,7 +159,7 @@ impl Synthesizer {
 
     /// What was counted so far.
     pub fn stats(&self) -> Stats {
-        self.stats
+        Stats { tuples_forgotten: self.tuples.forgotten(), ..self.stats }
     }
 
     /// Takes one step of one connection; `out` gets the packets that are ready.
@@ -174,7 +175,6 @@ impl Synthesizer {
             Some(State::Held(_)) => self.hold(segment, out),
             Some(State::Written(flow)) => match segment.body {
                 Body::End => {
-                    flow.end(segment.time, out);
                     self.tuples.release(flow.written);
                     self.live.remove(&id);
                 }
@@ -259,11 +259,14 @@ impl Synthesizer {
     /// The addresses and ports to write.
     fn tuple(&mut self, connection: &Connection, decision: Decision) -> Written {
         let Decision { protocol, begins } = decision;
-        let Some(truth) = addresses(connection) else {
+        let truth = addresses(connection);
+        let layered = connection.tuple_source == TupleSource::Layer;
+        let identity = Identity { truth, netns: connection.netns, layered };
+        let Some(truth) = truth else {
             self.stats.tuples_made_up += 1;
             // There is no true port to keep.
             let stream = Stream { port: 443, protocol, begins, from_start: true };
-            return self.tuples.make_up(server_port(stream));
+            return self.tuples.make_up(server_port(stream), identity);
         };
         let mut wish = truth;
         let mut avoid_owned = false;
@@ -278,7 +281,7 @@ impl Synthesizer {
             // The server's port is asked first, and then it makes no difference.
             avoid_owned = !is_owned(wish.server.port());
         }
-        let written = self.tuples.allocate(wish, avoid_owned);
+        let written = self.tuples.allocate(wish, identity, avoid_owned);
         self.stats.tuples_changed += u64::from(written != wish);
         written
     }

@@ -1,6 +1,8 @@
-//! The 5-tuples that are written: no two live connections share one.
+//! The 5-tuples that are written: no two live connections share one, and one that was written comes
+//! back only when the true one does.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::ports::{CLIENT_PORTS, is_owned};
@@ -13,8 +15,12 @@ pub const MADE_UP_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// given out longest ago, so so many in use in a row mean that there are too many.
 const ATTEMPTS: usize = 1024;
 
+/// Tuples that are remembered after their connections have ended, 32 bytes each or so. Beyond, the
+/// oldest is forgotten, and Wireshark may find its ports reused.
+pub const USED_MAX: usize = 1 << 17;
+
 /// Addresses and ports of both ends, as written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Written {
     /// Who opened the connection.
     pub client: SocketAddr,
@@ -29,10 +35,28 @@ impl Written {
     }
 }
 
-/// Gives out tuples and takes them back. Holds as many as there are live connections.
+/// What makes two connections on one written tuple one after the other the same as what was on the
+/// wire: the true tuple, in the same network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The true tuple; `None` if it is not known.
+    pub truth: Option<Written>,
+    /// Network namespace.
+    pub netns: u32,
+    /// TLS inside the TLS of another connection with this tuple.
+    pub layered: bool,
+}
+
+/// Gives out tuples and takes them back.
 #[derive(Debug)]
 pub struct Tuples {
+    /// As many as there are live connections.
     live: HashSet<(SocketAddr, SocketAddr)>,
+    /// Hashes of the last [`USED_MAX`] tuples that were given out, and of who had them.
+    used: HashMap<u64, u64>,
+    /// Their order.
+    oldest: VecDeque<u64>,
+    forgotten: u64,
     /// Where the search for a free client port goes on.
     next_port: u16,
     next_host: u8,
@@ -40,48 +64,100 @@ pub struct Tuples {
 
 impl Default for Tuples {
     fn default() -> Tuples {
-        Tuples { live: HashSet::new(), next_port: *CLIENT_PORTS.start(), next_host: 2 }
+        Tuples {
+            live: HashSet::new(),
+            used: HashMap::new(),
+            oldest: VecDeque::new(),
+            forgotten: 0,
+            next_port: *CLIENT_PORTS.start(),
+            next_host: 2,
+        }
     }
 }
 
+/// The same in every run, as replays need it.
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
 impl Tuples {
-    /// The tuple that is wished for, or the same with another client port if that is taken, if both
-    /// ends are the same, or if `avoid_owned` is set and a dissector owns the client's port.
-    /// Made-up addresses if not one port is free.
-    pub fn allocate(&mut self, wish: Written, avoid_owned: bool) -> Written {
+    /// The tuple that is wished for, or the same with another client port if that is taken, if
+    /// another connection had it, if both ends are the same, or if `avoid_owned` is set and a
+    /// dissector owns the client's port. Made-up addresses if not one port is free.
+    pub fn allocate(&mut self, wish: Written, identity: Identity, avoid_owned: bool) -> Written {
         let usable = wish.client != wish.server && !(avoid_owned && is_owned(wish.client.port()));
-        if usable && self.live.insert(wish.key()) {
+        let anothers = self.used.get(&hash(wish.key())).is_some_and(|had| *had != hash(identity));
+        if usable && !anothers && self.live.insert(wish.key()) {
+            self.remember(wish, identity);
             return wish;
         }
-        self.search(wish).unwrap_or_else(|| self.make_up(wish.server.port()))
+        match self.search(wish) {
+            Some(written) => {
+                self.remember(written, identity);
+                written
+            }
+            None => self.make_up(wish.server.port(), identity),
+        }
     }
 
     /// Addresses for a connection whose own are not known.
-    pub fn make_up(&mut self, server_port: u16) -> Written {
+    pub fn make_up(&mut self, server_port: u16, identity: Identity) -> Written {
         let server = SocketAddr::new(MADE_UP_SERVER.into(), server_port);
         loop {
             let [a, b, c, _] = MADE_UP_SERVER.octets();
             let client = IpAddr::V4(Ipv4Addr::new(a, b, c, self.next_host));
             // 253 hosts with [`ATTEMPTS`] ports each: more than there are live connections.
             if let Some(written) = self.search(Written { client: SocketAddr::new(client, 0), server }) {
+                self.remember(written, identity);
                 return written;
             }
             self.next_host = if self.next_host >= 254 { 2 } else { self.next_host + 1 };
         }
     }
 
-    /// The next free client port of the range that no dissector owns, among [`ATTEMPTS`].
+    /// The next client port of the range that no dissector owns and nobody has, among
+    /// [`ATTEMPTS`]; rather one that nobody had.
     fn search(&mut self, wish: Written) -> Option<Written> {
+        let mut second_hand = None;
         for _ in 0..ATTEMPTS {
             let port = self.next_port;
             self.next_port = if port >= *CLIENT_PORTS.end() { *CLIENT_PORTS.start() } else { port + 1 };
             let mut written = wish;
             written.client.set_port(port);
-            if !is_owned(port) && written.client != written.server && self.live.insert(written.key()) {
+            let key = written.key();
+            if is_owned(port) || written.client == written.server || self.live.contains(&key) {
+                continue;
+            }
+            if !self.used.contains_key(&hash(key)) {
+                self.live.insert(key);
                 return Some(written);
             }
+            second_hand.get_or_insert(written);
         }
-        None
+        let written = second_hand?;
+        self.live.insert(written.key());
+        Some(written)
+    }
+
+    fn remember(&mut self, written: Written, identity: Identity) {
+        let key = hash(written.key());
+        if self.used.insert(key, hash(identity)).is_some() {
+            return;
+        }
+        self.oldest.push_back(key);
+        if self.oldest.len() > USED_MAX
+            && let Some(oldest) = self.oldest.pop_front()
+        {
+            self.used.remove(&oldest);
+            self.forgotten += 1;
+        }
+    }
+
+    /// Tuples that were forgotten at [`USED_MAX`].
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// No tuple is in use.
@@ -104,25 +180,29 @@ mod tests {
         Written { client: client.parse().unwrap(), server: server.parse().unwrap() }
     }
 
+    fn of(truth: Written, netns: u32) -> Identity {
+        Identity { truth: Some(truth), netns, layered: false }
+    }
+
     #[test]
     fn a_tuple_is_given_once_until_it_is_released() {
         let mut tuples = Tuples::default();
         let a = wish("127.0.0.1:40001", "127.0.0.1:80");
-        assert_eq!(tuples.allocate(a, false), a);
-        let other = tuples.allocate(a, false);
+        assert_eq!(tuples.allocate(a, of(a, 1), false), a);
+        let other = tuples.allocate(a, of(a, 1), false);
         assert_ne!(other, a);
         assert_eq!((other.client.ip(), other.server), (a.client.ip(), a.server));
         let mirrored = Written { client: a.server, server: a.client };
-        assert_ne!(tuples.allocate(mirrored, false), mirrored, "direction makes no difference");
+        assert_ne!(tuples.allocate(mirrored, of(a, 1), false), mirrored, "direction makes no difference");
         tuples.release(a);
-        assert_eq!(tuples.allocate(a, false), a);
+        assert_eq!(tuples.allocate(a, of(a, 1), false), a);
     }
 
     #[test]
     fn a_client_port_that_a_dissector_owns_is_changed_where_it_would_win() {
         let a = wish("127.0.0.1:40000", "127.0.0.1:8443");
-        assert_eq!(Tuples::default().allocate(a, false), a);
-        assert!(!is_owned(Tuples::default().allocate(a, true).client.port()));
+        assert_eq!(Tuples::default().allocate(a, of(a, 1), false), a);
+        assert!(!is_owned(Tuples::default().allocate(a, of(a, 1), true).client.port()));
     }
 
     #[test]
@@ -131,9 +211,9 @@ mod tests {
         let a = wish("127.0.0.1:40001", "127.0.0.1:80");
         let mut seen = HashSet::new();
         for _ in 0..30_000 {
-            assert!(seen.insert(tuples.allocate(a, false).key()));
+            assert!(seen.insert(tuples.allocate(a, of(a, 1), false).key()));
         }
-        let last = tuples.allocate(a, false);
+        let last = tuples.allocate(a, of(a, 1), false);
         assert_eq!(last.server, SocketAddr::new(MADE_UP_SERVER.into(), 80));
         assert_ne!(last.client.ip(), last.server.ip());
     }
@@ -141,6 +221,43 @@ mod tests {
     #[test]
     fn both_ends_alike_get_a_client_port_of_their_own() {
         let a = wish("127.0.0.1:80", "127.0.0.1:80");
-        assert_ne!(Tuples::default().allocate(a, false).client, a.server);
+        assert_ne!(Tuples::default().allocate(a, of(a, 1), false).client, a.server);
+    }
+
+    #[test]
+    fn what_another_connection_had_is_not_given_again_but_a_true_tuple_returns() {
+        let mut tuples = Tuples::default();
+        let a = wish("127.0.0.1:41234", "127.0.0.1:80");
+        let mut seen = HashSet::new();
+        for netns in [1, 2, 3] {
+            let written = tuples.allocate(a, of(a, netns), false);
+            assert!(seen.insert(written.key()));
+            tuples.release(written);
+        }
+        let layered = tuples.allocate(a, Identity { layered: true, ..of(a, 1) }, false);
+        assert!(seen.insert(layered.key()));
+        // The server's true port was another, and both are written as 80.
+        let mapped = tuples.allocate(a, of(wish("127.0.0.1:41234", "127.0.0.1:443"), 1), false);
+        assert!(seen.insert(mapped.key()));
+        assert_eq!(tuples.allocate(a, of(a, 1), false), a, "the true tuple returned");
+    }
+
+    #[test]
+    fn the_memory_of_used_tuples_is_bounded() {
+        let mut tuples = Tuples::default();
+        let ports = 1..=u16::MAX;
+        for host in 1..=3u8 {
+            for port in ports.clone() {
+                let a = Written {
+                    client: SocketAddr::from(([10, 0, 0, host], port)),
+                    server: SocketAddr::from(([10, 0, 1, 1], 80)),
+                };
+                let written = tuples.allocate(a, of(a, 1), false);
+                assert_eq!(written, a);
+                tuples.release(written);
+            }
+        }
+        assert_eq!((tuples.used.len(), tuples.oldest.len()), (USED_MAX, USED_MAX));
+        assert_eq!(tuples.forgotten() as usize, 3 * usize::from(u16::MAX) - USED_MAX);
     }
 }

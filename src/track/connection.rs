@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::handle::{Slot, View};
+use super::handle::View;
 use super::pair::End;
 use super::segment::{Connection, ConnectionId, RoleSource, Side, Tuple};
+use super::slot::Slot;
 use super::stream::{First, Item, Out, Peer, Stream};
 use super::tracker::{Ending, Tracker};
 use crate::event::{Bind, Direction, HandleKey, Role, TupleSource};

@@ -1,43 +1,14 @@
 //! The handles that were heard of.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::{Index, IndexMut};
 
+use super::both::Both;
 use super::order::Order;
 use super::segment::{ConnectionId, Tuple};
+use super::slot::Slot;
 use super::stream::Stream;
 use super::timers::Deadlines;
-use crate::event::{Bind, Direction, HandleKey, Missing, Monotonic, Role};
-
-/// Where a handle stands in the table; used again after it is forgotten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Slot(pub u32);
-
-/// One of a thing for each direction.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Both<T> {
-    pub read: T,
-    pub write: T,
-}
-
-impl<T> Index<Direction> for Both<T> {
-    type Output = T;
-    fn index(&self, direction: Direction) -> &T {
-        match direction {
-            Direction::Read => &self.read,
-            Direction::Write => &self.write,
-        }
-    }
-}
-
-impl<T> IndexMut<Direction> for Both<T> {
-    fn index_mut(&mut self, direction: Direction) -> &mut T {
-        match direction {
-            Direction::Read => &mut self.read,
-            Direction::Write => &mut self.write,
-        }
-    }
-}
+use crate::event::{Bind, HandleKey, Missing, Monotonic, Role};
 
 /// What becomes of a handle's bytes.
 #[derive(Debug)]

@@ -36,6 +36,7 @@
 //! | layers of TLS inside TLS | 8 | the tuple further down is not looked for |
 //! | clock samples | 64 | the oldest is forgotten |
 
+mod both;
 mod clock;
 mod connection;
 mod handle;
@@ -45,6 +46,7 @@ mod process;
 #[cfg(test)]
 mod random;
 pub mod segment;
+mod slot;
 mod stream;
 pub mod summary;
 #[cfg(test)]

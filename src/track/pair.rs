@@ -8,8 +8,8 @@
 
 use std::collections::HashMap;
 
-use super::handle::Slot;
 use super::segment::Tuple;
+use super::slot::Slot;
 use crate::event::{Bind, Monotonic, SocketKey};
 
 /// Most handles that are entered at one tuple.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::handle::Slot;
 use super::segment::Process;
+use super::slot::Slot;
 use super::summary::{Bounds, ProcessSummary, Traffic};
 use crate::event::{ProcessFacts, ProcessKey, ProcessSeen};
 

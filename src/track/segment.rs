@@ -176,7 +176,8 @@ pub enum Body {
         /// Who sent the RST.
         from: Side,
     },
-    /// Nothing follows; whatever is held must be written and the tuple given back.
+    /// Nothing follows; whatever is held must be written and the tuple given back. It says nothing
+    /// of a side that did not finish.
     End,
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::both::Both;
 use super::clock::WallClock;
-use super::handle::Both;
 use super::segment::{Body, Connection, ConnectionId, Payload, Process, Segment, Side, WallTime};
 use super::summary::Traffic;
 use crate::event::{Direction, LibraryId, Missing, Monotonic, ProcessKey, TupleSource};

@@ -386,7 +386,7 @@ fn a_connection_waits_for_its_process_but_not_for_long() {
 
     let mut gone = Scene::new();
     gone.data(write(h, 0, 0, "a", 10)).event(Event::Exit(process(7), 20));
-    assert_eq!(gone.tell(), "1.open 1.C0:a 1.end");
+    assert_eq!(gone.tell(), "1.open 1.C0:a 1.Cfin 1.Sfin 1.end");
 
     let mut much = Scene::with(Limits { opening_bytes: 3 * KB, ..Limits::default() });
     much.data(write(h, 0, 0, kilobyte(), 10)).data(write(h, 1, KB as u64, kilobyte(), 11));
@@ -423,7 +423,7 @@ fn both_ends_on_one_host_are_written_once() {
     s.bind(bind(server, 2, SERVER, 1)).bind(bind(client, 1, CLIENT, 1));
     s.data(write(client, 0, 0, "get", 10)).event(Event::Exit(process(1), 11));
     s.data(read(server, 0, 0, "get", 12));
-    assert_eq!(s.tell(), "1.open 1.C0:get 1.peer=2 1.end");
+    assert_eq!(s.tell(), "1.open 1.C0:get 1.peer=2 1.Cfin 1.Sfin 1.end");
     // One process that talks to itself is one connection, too.
     let (own, again) = (handle(2, 10), handle(2, 99));
     s.bind(bind(again, 3, ("[::1]:443", "[::1]:50005"), 20)).bind(bind(
@@ -556,7 +556,7 @@ fn an_exec_ends_the_connections_of_what_the_process_was() {
         })
     };
     s.event(seen(1)).data(write(handle(1, 8), 0, 0, "x", 10)).event(seen(2));
-    assert_eq!(s.tell(), "1.open 1.C0:x 1.end");
+    assert_eq!(s.tell(), "1.open 1.C0:x 1.Cfin 1.Sfin 1.end");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::handle::Slot;
+use super::slot::Slot;
 use crate::event::Monotonic;
 
 /// What a handle can wait for.

@@ -7,11 +7,12 @@ use bytes::Bytes;
 
 use super::Limits;
 use super::clock::WallClock;
-use super::handle::{Closed, Handle, Handles, Slot, View};
+use super::handle::{Closed, Handle, Handles, View};
 use super::order::{self, Step};
 use super::pair::{Ends, PER_TUPLE};
 use super::process::Processes;
 use super::segment::Segment;
+use super::slot::Slot;
 use super::stream::{First, Item, Out};
 use super::summary::{Anomalies, Bounds, Summary, Traffic};
 use super::timers::{Timer, Timers};
@@ -22,9 +23,9 @@ use crate::event::{self, *};
 pub(super) enum Ending {
     /// Its connection is closed. The program may still have the handle.
     Closed,
-    /// The program has freed it.
+    /// The program has freed it, or has ended.
     Freed,
-    /// Nothing more will be seen of it; whether it is closed is not known.
+    /// The capture ends; the connection may live on.
     Gone,
 }
 
@@ -535,7 +536,7 @@ impl Tracker {
 
     fn exit(&mut self, key: ProcessKey, time: Monotonic, out: Out) {
         for slot in self.processes.handles(key) {
-            self.end(slot, Ending::Gone, time, out);
+            self.end(slot, Ending::Freed, time, out);
             self.handles.gone(slot);
         }
         self.bound_gone();

@@ -86,7 +86,8 @@ fn disk_full_keeps_what_was_captured() {
     finished.failed(1, &["no space left", "disk is full", "disk full"]);
     assert!(fs::metadata(&kept).unwrap().len() > 500_000, "what was captured before is not kept");
     for tshark in tshark::oracles() {
-        assert_eq!(tshark.count_so_far(kept.as_ref(), "http.request.uri == \"/big\""), 1);
+        let asked = "http.request.method && http.request.uri == \"/big\"";
+        assert_eq!(tshark.count_so_far(kept.as_ref(), asked), 1);
     }
     // The command is not to suffer from it.
     assert_eq!(fs::metadata(&body).unwrap().len() as usize, crate::support::nginx::BIG);
@@ -184,5 +185,19 @@ fn recording_cut_short_replays_up_to_there() {
         let finished = finish(Command::new(TLS2PCAP).args(["replay", &cut, "-o", &out]));
         finished.failed(1, &["cut short"]);
         run(Command::new("capinfos").arg(&out));
+    }
+}
+
+/// Whoever reads the capture, or what is said about it, may go away: the command is none the worse.
+#[test]
+fn nobody_reads_any_more() {
+    let test = begin!();
+    let (out, status) = (test.text("x.pcapng"), test.text("status"));
+    let command = "-- sh -c 'exit 7'";
+    for command in [format!("{TLS2PCAP} -q -o - {command}"), format!("{TLS2PCAP} -v -o {out} {command} 2>&1")]
+    {
+        let script = format!("{{ {command}; echo $? >{status}; }} | true");
+        finish(Command::new("sh").args(["-c", &script]));
+        assert_eq!(fs::read_to_string(&status).unwrap(), "7\n", "{command}");
     }
 }

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::support::netns::Netns;
 use crate::support::nginx::{BIG, Nginx, PAGE, Site, big_file};
 use crate::support::programs::{PYTHON, python_server, source};
-use crate::support::view::{Connection, View};
+use crate::support::view::{Connection, Packet, View};
 use crate::support::{Finished, Test, assert_same_bytes, begin, gate, run};
 
 fn get(path: &str) -> (String, String) {
@@ -208,17 +209,22 @@ fn four_python_threads_on_separate_connections() {
 
 /// One request with `openssl s_client`, and the page in the answer.
 fn s_client(test: &Test, openssl: &str) -> View {
-    let nginx = Nginx::start(test);
+    // A network of its own, so that its kernel can say whether a RST was sent.
+    let netns = Netns::new();
+    let nginx = Nginx::start_in(test, &netns, "127.0.0.1:8443");
     let script = format!(
         "printf 'GET /page.html HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' | \
          {openssl} s_client -quiet -ign_eof -CAfile {} -connect {}",
         nginx.site.cert, nginx.site.address
     );
-    let finished = test.capture().run(&["sh", "-c", &script]).ok();
+    let words = [&netns.enter()[..], &["sh", "-c", &script]].concat();
+    let finished = test.capture().run(&words).ok();
     assert!(finished.text().contains(PAGE), "{finished:?}");
     let logged = nginx.site.logged(1);
-    let mut views = finished.views();
+    // nginx resets the connection if s_client's close_notify comes after it has closed.
+    let mut views = finished.views_but(Packet::is_reset);
     for (view, tshark) in &views {
+        assert!(!view.only().reset || netns.resets() > 0, "a RST that nobody sent");
         assert_eq!((view.requests(), view.responses()), (vec![get("/page.html")], vec![200]));
         assert_tuple(view.only(), logged[0].client, logged[0].server, view.only().comment.get("comm"));
         let objects = tshark.objects(&finished.file, &test.path("objects"));

@@ -90,6 +90,16 @@ fn library_loaded_late_by_a_child() {
     }
 }
 
+/// The command ends while its children are still mapping files that have to be looked at first.
+#[test]
+fn child_that_outlives_the_command_is_not_left_stopped() {
+    let test = begin!();
+    let done = test.path("done");
+    let script = format!("/usr/bin/python3 -c 'import ssl, json; open(\"{}\", \"w\")' &", done.display());
+    test.capture().run(&["sh", "-c", &script]).ok();
+    until("the child to end", || done.exists().then_some(()));
+}
+
 /// Killed while it is blocked in SSL_read: what it said before is in the file.
 #[test]
 fn program_killed_inside_a_call() {
@@ -163,10 +173,23 @@ fn processes_that_are_no_targets_are_not_captured() {
 fn under_sudo_the_command_runs_as_the_invoking_user() {
     let test = begin!();
     let capture = test.capture().variable("SUDO_UID", "65534").variable("SUDO_GID", "65534");
-    let finished = capture.variable("SUDO_USER", "nobody").run(&["sh", "-c", "id -u; id -g; id -G"]).ok();
+    let record = test.text("r.t2p");
+    let capture = capture.variable("SUDO_USER", "nobody").args(&["--record", &record]);
+    let finished = capture.run(&["sh", "-c", "id -u; id -g; id -G"]).ok();
     assert_eq!(finished.text(), "65534\n65534\n65534\n");
-    let owner = std::fs::metadata(&finished.file).unwrap();
-    assert_eq!((owner.uid(), owner.mode() & 0o777), (65534, 0o600), "the file is that user's alone");
+    let owner = |file: &str| {
+        let metadata = std::fs::metadata(file).unwrap();
+        (metadata.uid(), metadata.gid(), metadata.mode() & 0o777)
+    };
+    for file in [&record, &test.text("out.pcapng")] {
+        assert_eq!(owner(file), (65534, 65534, 0o600), "{file} is that user's alone");
+    }
+    // What was there before may be another's, and stays so.
+    let before = test.text("before.pcapng");
+    std::fs::write(&before, "").unwrap();
+    let capture = test.capture().variable("SUDO_UID", "65534").variable("SUDO_GID", "65534");
+    capture.output(&before).run(&["true"]).ok();
+    assert_eq!(owner(&before), (0, 0, 0o600));
 }
 
 #[test]
@@ -178,4 +201,19 @@ fn the_exit_status_is_that_of_the_command() {
         assert_eq!(finished.status, status, "{script}: {}", finished.stderr);
         assert!(finished.file.exists(), "{script}");
     }
+}
+
+/// As on a host with many containers, each with its own library.
+#[test]
+fn many_libraries() {
+    let test = begin!();
+    let libraries: Vec<String> = (0..40)
+        .map(|n| {
+            let copy = test.text(&format!("libssl-{n}.so.3"));
+            std::fs::copy(library("libssl.so.3"), &copy).unwrap();
+            format!("--lib={copy}")
+        })
+        .collect();
+    let args: Vec<&str> = libraries.iter().map(String::as_str).collect();
+    test.capture().args(&args).run(&["true"]).ok();
 }

@@ -1,8 +1,6 @@
 //! Two pairs of processes on one preemptible processor, each with nothing but its own letter to say.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 
 use tls2pcap::event::record::decode;
@@ -42,7 +40,7 @@ pub fn no_foreign_byte(kernel: &str) {
 
 /// `letters`: by pid, the letter, and whether it is the process that writes.
 fn records_hold_only(recording: &Path, letters: &HashMap<u32, (u8, bool)>) {
-    let mut player = Player::new(BufReader::new(File::open(recording).unwrap())).unwrap();
+    let mut player = Player::new(std::fs::read(recording).unwrap().into()).unwrap();
     let mut ends: HashMap<(HandleKey, bool), u64> = HashMap::new();
     while let Some(record) = player.next_record().unwrap() {
         let Ok(Event::Data(data)) = decode(&record) else { continue };

@@ -40,6 +40,16 @@ impl Netns {
         command
     }
 
+    /// RSTs that were sent here so far.
+    pub fn resets(&self) -> u64 {
+        let text = run(self.command("cat").arg("/proc/net/snmp"));
+        let text = String::from_utf8(text).unwrap();
+        let mut rows = text.lines().filter_map(|l| l.strip_prefix("Tcp: ")).map(str::split_whitespace);
+        let (names, mut values) = (rows.next().unwrap(), rows.next().unwrap());
+        let index = names.into_iter().position(|n| n == "OutRsts").unwrap();
+        values.nth(index).unwrap().parse().unwrap()
+    }
+
     /// Joins this namespace and another by a cable: this end is 10.211.0.1, the other 10.211.0.2.
     pub fn join(&self, other: &Netns) {
         let (here, there) = (format!("t2p{}a", self.number), format!("t2p{}b", self.number));

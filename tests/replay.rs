@@ -1,0 +1,179 @@
+//! Recordings of real captures (`fixtures/recordings`), replayed without privileges: what stock
+//! tshark reads in the result is what it read when they were made, and no damage to a recording
+//! makes the program fall over.
+//!
+//! `T2P_BLESS=1` writes the expected listings anew. The tshark of the system judges, and those that
+//! tests/oracles fetched.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tls2pcap::event::recording::{Player, RecordingError};
+use tls2pcap::pipeline::Pipeline;
+use tls2pcap::synth::Ports;
+
+fn recordings() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/recordings");
+    let mut all: Vec<PathBuf> = folder
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "t2p"))
+        .collect();
+    all.sort();
+    assert!(!all.is_empty());
+    all
+}
+
+/// Where a replay writes.
+#[derive(Clone, Default)]
+struct Shared(std::rc::Rc<std::cell::RefCell<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.borrow_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The capture file that a recording gives, and how reading the recording ended.
+fn replay(recording: &[u8]) -> (Vec<u8>, Result<(), RecordingError>) {
+    let file = Shared::default();
+    let mut pipeline = Pipeline::new(file.clone(), Ports::Decode, None);
+    let mut read = || {
+        let mut player = Player::new(bytes::Bytes::copy_from_slice(recording))?;
+        while let Some(record) = player.next_record()? {
+            pipeline.record(&record).unwrap();
+        }
+        Ok(())
+    };
+    let end = read();
+    pipeline.finish().unwrap();
+    (file.0.take(), end)
+}
+
+fn tsharks() -> Vec<(String, PathBuf)> {
+    let cache = std::env::var_os("T2P_CACHE")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.cache"), PathBuf::from);
+    let mut found = Vec::new();
+    for version in ["4.0", "4.4", "4.6"] {
+        let path = cache.join(format!("bin/tshark-{version}"));
+        if path.exists() {
+            found.push((version.to_owned(), path));
+        } else if std::env::var_os("T2P_REQUIRE_ORACLES").is_some_and(|v| v == "1") {
+            panic!("{} is missing: run tests/oracles", path.display());
+        } else {
+            eprintln!("SKIPPED tshark {version}: not found (run tests/oracles)");
+        }
+    }
+    found
+}
+
+#[test]
+fn tshark_reads_what_it_read_when_the_recordings_were_made() {
+    let scratch = tempfile::tempdir().unwrap();
+    for recording in recordings() {
+        let (file, end) = replay(&std::fs::read(&recording).unwrap());
+        end.unwrap();
+        let capture = scratch.path().join("out.pcapng");
+        std::fs::write(&capture, file).unwrap();
+        let expected = recording.with_extension("txt");
+        let bless = std::env::var_os("T2P_BLESS").is_some();
+        for (i, (version, tshark)) in tsharks().into_iter().enumerate() {
+            let output = Command::new(&tshark)
+                .args(["-n", "-r"])
+                .arg(&capture)
+                .args(["-T", "fields", "-E", "separator=|"])
+                .args(
+                    [
+                        "frame.number",
+                        "frame.time_epoch",
+                        "frame.interface_name",
+                        "frame.packet_flags_direction",
+                    ]
+                    .iter()
+                    .flat_map(|f| ["-e", f]),
+                )
+                .args(
+                    ["tcp.srcport", "tcp.dstport", "tcp.len", "tcp.analysis.flags", "http.request.method"]
+                        .iter()
+                        .flat_map(|f| ["-e", f]),
+                )
+                .args(
+                    ["http.response.code", "http2.headers.path", "http2.headers.status", "frame.comment"]
+                        .iter()
+                        .flat_map(|f| ["-e", f]),
+                )
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "tshark {version}: {}", String::from_utf8_lossy(&output.stderr));
+            let listing = String::from_utf8(output.stdout).unwrap();
+            if bless && i == 0 {
+                std::fs::write(&expected, &listing).unwrap();
+            }
+            let expected = std::fs::read_to_string(&expected).unwrap();
+            assert_eq!(listing, expected, "tshark {version} of {}", recording.display());
+        }
+    }
+}
+
+#[test]
+fn replay_gives_the_same_bytes_each_time() {
+    for recording in recordings() {
+        let bytes = std::fs::read(recording).unwrap();
+        assert_eq!(replay(&bytes).0, replay(&bytes).0);
+    }
+}
+
+#[test]
+fn recording_cut_anywhere_keeps_what_came_before() {
+    for recording in recordings() {
+        let bytes = std::fs::read(&recording).unwrap();
+        for end in (0..bytes.len()).step_by(7) {
+            let (file, result) = replay(&bytes[..end]);
+            // Where a record happens to end the rest is not missed.
+            if let Err(error) = result {
+                assert!(matches!(error, RecordingError::CutShort | RecordingError::NotARecording), "{error}");
+            }
+            assert!(file.is_empty() || file.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]));
+        }
+    }
+}
+
+/// Deterministic: xorshift with a fixed seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n as u64) as usize
+    }
+}
+
+#[test]
+fn damaged_recordings_never_make_it_fall_over() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for recording in recordings() {
+        let bytes = std::fs::read(&recording).unwrap();
+        for _ in 0..300 {
+            let mut damaged = bytes.clone();
+            for _ in 0..=random.below(8) {
+                let at = random.below(damaged.len());
+                damaged[at] = match random.below(4) {
+                    0 => 0,
+                    1 => 0xff,
+                    2 => damaged[at] ^ 1 << random.below(8),
+                    _ => random.below(256) as u8,
+                };
+            }
+            // Whatever it ends with, it ends.
+            let _ = replay(&damaged);
+        }
+    }
+}
