@@ -167,7 +167,8 @@ static __always_inline void file_mapped(struct file *file)
 	key.device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
 	if (!key.inode || bpf_map_lookup_elem(&files, &key))
 		return;
-	stop = process && (process->flags & PROCESS_STOP);
+	/* Once the capture ends nobody would let it go on. */
+	stop = ready && process && (process->flags & PROCESS_STOP);
 	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
 	if (!record) {
 		count(T2P_COUNT_FACT_LOST, 1);

@@ -137,12 +137,14 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         _ if config.verbosity == Verbosity::Quiet => None,
         _ => StatusLine::on_terminal(),
     };
-    let end = control.run(heard, running, line, &numbers, began);
+    let end = control.run(&heard, running, line, &numbers, began);
 
     // No call that begins from now on is captured; what is in the ring is read to its end.
     control.probe.set_ready(false);
     stop.store(true, Ordering::Release);
     let _ = ring.join();
+    // Children that outlive the command may have been stopped while it ended.
+    control.resume_all(&heard);
     control.last_words();
     drop(control.batches);
     let written = writer.join().map_err(|_| Failure::new(Exit::Io, "the writer thread failed", ""))?;
@@ -217,7 +219,7 @@ impl Control {
     /// Until the command ends, a signal comes, or something fails.
     fn run(
         &mut self,
-        heard: Receiver<Message>,
+        heard: &Receiver<Message>,
         mut running: Option<Running>,
         mut line: Option<StatusLine<io::Stderr>>,
         numbers: &Mutex<Numbers>,
@@ -259,7 +261,7 @@ impl Control {
                     self.probe.set_ready(false);
                     // The command goes on without us, and whatever it maps must not wait.
                     if let Some(running) = &mut running {
-                        self.let_finish(&heard, running);
+                        self.let_finish(heard, running);
                     }
                     break Ok(Exit::Success);
                 }
@@ -328,6 +330,15 @@ impl Control {
             // SAFETY: a plain system call. The pid is that of a process that the kernel side
             // stopped because it belongs to the command; it stays stopped until this.
             unsafe { libc::kill(file.pid as i32, libc::SIGCONT) };
+        }
+    }
+
+    /// Lets everything go on that nobody has looked at, and never will.
+    fn resume_all(&self, heard: &Receiver<Message>) {
+        for message in heard.try_iter() {
+            if let Message::Notice(Notice::File(file)) = message {
+                self.resume(&file);
+            }
         }
     }
 

@@ -90,6 +90,20 @@ fn library_loaded_late_by_a_child() {
     }
 }
 
+/// What the command leaves behind is not captured, but it must not stay stopped either.
+#[test]
+fn children_outlive_the_command() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "--times 4 r:5 w:40 z S");
+    let child = format!(
+        "{} {} 127.0.0.1 {port} hello </dev/null >/dev/null 2>&1 &",
+        compiled("late"),
+        library("libssl.so.3")
+    );
+    test.capture().run(&["sh", "-c", &format!("{child} {child} {child} {child} exit 0")]).ok();
+    server.wait_ok();
+}
+
 /// Killed while it is blocked in SSL_read: what it said before is in the file.
 #[test]
 fn program_killed_inside_a_call() {
