@@ -27,6 +27,7 @@ use crate::event::recording::Recorder;
 use crate::event::{Clock, Event, FileSeen, ProcessKey, Start};
 use crate::failure::{Exit, Failure};
 use crate::launch::{self, Held, Running};
+use crate::minders::Minders;
 use crate::pipeline::Pipeline;
 use crate::probe::{Backend, Notice, Options, Probe, ProbeError, Target, monotonic, realtime};
 use crate::sink;
@@ -100,7 +101,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let (messages, heard) = unbounded();
     send(&batches, &[Event::Start(start(config, &probe)), Event::Clock(clock())]);
 
-    let mut control = Control { probe, discovery, batches, say, ended: HashSet::new() };
+    let minders = held.as_ref().map(|held| Minders::new(held.pid()));
+    let mut control = Control { probe, discovery, batches, say, ended: HashSet::new(), minders };
     for library in &found {
         control.attach(library)?;
     }
@@ -191,6 +193,8 @@ struct Control {
     say: Say,
     /// Processes that ended and whose table entries are to be given back.
     ended: HashSet<ProcessKey>,
+    /// If there is a command.
+    minders: Option<Minders>,
 }
 
 impl Control {
@@ -327,6 +331,9 @@ impl Control {
     fn resume(&self, file: &FileSeen) {
         self.probe.mark_seen(file);
         if file.stopped {
+            if let Some(minders) = &self.minders {
+                minders.watch_those_of(file.pid);
+            }
             // SAFETY: a plain system call. The pid is that of a process that the kernel side
             // stopped because it belongs to the command; it stays stopped until this.
             unsafe { libc::kill(file.pid as i32, libc::SIGCONT) };

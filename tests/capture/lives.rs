@@ -104,6 +104,19 @@ fn children_outlive_the_command() {
     server.wait_ok();
 }
 
+/// su stops itself when its child is stopped, as sudo does.
+#[test]
+fn program_that_minds_its_child() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "r:5 w:40 z S");
+    let child = format!("{} {} 127.0.0.1 {port} hello", compiled("late"), library("libssl.so.3"));
+    let finished = test.capture().run(&["su", "root", "-s", "/bin/sh", "-c", &child]).ok();
+    server.wait_ok();
+    for (view, _) in finished.views() {
+        assert_same_bytes("client", &view.only().sent_by_client, b"hello");
+    }
+}
+
 /// Killed while it is blocked in SSL_read: what it said before is in the file.
 #[test]
 fn program_killed_inside_a_call() {

@@ -1,0 +1,118 @@
+//! Programs that mind others stop when those stop: sudo and su do, to pass a Ctrl-Z on. A stop that
+//! was the capture's own has to end for them as well, or they would wait for ever.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long after the capture's stop a minder's is taken for its consequence.
+const WATCH: Duration = Duration::from_secs(1);
+/// Time between two looks at the minders that are watched.
+const LOOK: Duration = Duration::from_millis(10);
+/// Minders above one process; also ends a walk through a tree that changes meanwhile.
+const ANCESTORS_MAX: usize = 64;
+
+/// Lets minders go on.
+#[derive(Debug)]
+pub struct Minders {
+    command: u32,
+    watched: Sender<Vec<Minder>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Minder {
+    pid: u32,
+    /// In clock ticks since boot: tells it from a later process of the same pid.
+    start: u64,
+}
+
+impl Minders {
+    /// `command`: pid of the command; only it and its children can be minders.
+    pub fn new(command: u32) -> Minders {
+        let (watched, receiver) = channel();
+        thread::spawn(move || watch(&receiver));
+        Minders { command, watched }
+    }
+
+    /// To be called when `pid`, a process of the command, was stopped and before it goes on.
+    pub fn watch_those_of(&self, pid: u32) {
+        let mut minders = Vec::new();
+        let mut at = pid;
+        while at != self.command && minders.len() < ANCESTORS_MAX {
+            let Some(parent) = stat(at).map(|stat| stat.parent) else { return };
+            let Some(stat) = stat(parent) else { return };
+            minders.push(Minder { pid: parent, start: stat.start });
+            at = parent;
+        }
+        // A process that was left behind by its parents has nobody who minds it.
+        if at == self.command && !minders.is_empty() {
+            let _ = self.watched.send(minders);
+        }
+    }
+}
+
+fn watch(receiver: &Receiver<Vec<Minder>>) {
+    let mut watched: Vec<(Minder, Instant)> = Vec::new();
+    loop {
+        let received = if watched.is_empty() {
+            receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            receiver.recv_timeout(LOOK)
+        };
+        match received {
+            Ok(minders) => {
+                watched.retain(|(minder, _)| !minders.contains(minder));
+                let until = Instant::now() + WATCH;
+                watched.extend(minders.into_iter().map(|minder| (minder, until)));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let now = Instant::now();
+        watched.retain(|(minder, until)| {
+            let Some(stat) = stat(minder.pid).filter(|stat| stat.start == minder.start) else { return false };
+            if stat.stopped {
+                let _ = kill(Pid::from_raw(minder.pid.cast_signed()), Signal::SIGCONT);
+            }
+            now < *until
+        });
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    stopped: bool,
+    parent: u32,
+    start: u64,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The name, in parentheses, may hold any byte.
+fn parse(text: &[u8]) -> Option<Stat> {
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let fields: Vec<&str> = std::str::from_utf8(&text[end + 1..]).ok()?.split_ascii_whitespace().collect();
+    Some(Stat {
+        stopped: *fields.first()? == "T",
+        parent: fields.get(1)?.parse().ok()?,
+        start: fields.get(19)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_forge_the_fields() {
+        let text = b"12 (a) T 1 \xff (x) S 34 5 6 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2";
+        assert_eq!(parse(text), Some(Stat { stopped: false, parent: 34, start: 987_654 }));
+        assert_eq!(parse(b"12 (a) T 34"), None);
+        assert_eq!(parse(b""), None);
+    }
+}
