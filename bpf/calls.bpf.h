@@ -271,13 +271,14 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 {
 	u64 generation;
 
-	if (call->flags & CALL_NOT_TCP)
+	/* A callback of a handle that does use TCP may use UDP as well, to ask for a name or to log. */
+	if ((call->flags & CALL_UDP) && !call->sock && !handle->sock)
 		handle->flags |= HANDLE_NOT_TCP;
 	if (call->flags & CALL_CONFLICT) {
 		count(T2P_COUNT_CONFLICT, 1);
 		return handle;
 	}
-	if (!call->sock || (call->flags & CALL_NOT_TCP))
+	if (!call->sock)
 		return handle;
 	generation = socket_generation(call->sock);
 	if (!generation)

@@ -101,7 +101,7 @@ struct call {
 	u8 flags;
 };
 #define CALL_CONFLICT 1 /* more than one TCP socket was used */
-#define CALL_NOT_TCP 2 /* a socket that is not TCP was used */
+#define CALL_UDP 2 /* a UDP socket was used */
 #define CALL_READ_SOCKET 4 /* `copied` is set */
 
 /* The calls of one thread, outermost first. */

@@ -8,11 +8,12 @@
 
 #include "emit.bpf.h"
 
-static __always_inline int is_tcp(struct sock *sk)
+/* Does an IPv4 or IPv6 socket have this protocol? */
+static __always_inline int is_protocol(struct sock *sk, u32 protocol)
 {
 	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
 
-	return BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP && (family == AF_INET || family == AF_INET6);
+	return BPF_CORE_READ(sk, sk_protocol) == protocol && (family == AF_INET || family == AF_INET6);
 }
 
 /*
@@ -39,8 +40,11 @@ static __always_inline void socket_used(struct sock *sk, int reading, u32 copied
 	/* A call whose return was missed does not own what its thread does afterwards. */
 	if (BPF_CORE_READ(regs, sp) > call->sp)
 		return;
-	if (!is_tcp(sk)) {
-		call->flags |= CALL_NOT_TCP;
+	if (!is_protocol(sk, IPPROTO_TCP)) {
+		/* QUIC, DTLS, or a callback that asks for a name. UNIX sockets tell nothing: TLS runs over
+		   them as well, and programs log through them. */
+		if (is_protocol(sk, IPPROTO_UDP))
+			call->flags |= CALL_UDP;
 		return;
 	}
 	if (call->sock && call->sock != (u64)sk) {

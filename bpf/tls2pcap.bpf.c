@@ -51,6 +51,20 @@ int BPF_KPROBE(kprobe_udp_recvmsg, struct sock *sk)
 	return 0;
 }
 
+SEC("kprobe/udpv6_sendmsg")
+int BPF_KPROBE(kprobe_udpv6_sendmsg, struct sock *sk)
+{
+	socket_used(sk, 0, 0);
+	return 0;
+}
+
+SEC("kprobe/udpv6_recvmsg")
+int BPF_KPROBE(kprobe_udpv6_recvmsg, struct sock *sk)
+{
+	socket_used(sk, 0, 0);
+	return 0;
+}
+
 /* ---- Sockets: fentry ---- */
 
 SEC("fentry/tcp_sendmsg")
@@ -76,6 +90,20 @@ int BPF_PROG(fentry_udp_sendmsg, struct sock *sk)
 
 SEC("fentry/udp_recvmsg")
 int BPF_PROG(fentry_udp_recvmsg, struct sock *sk)
+{
+	socket_used(sk, 0, 0);
+	return 0;
+}
+
+SEC("fentry/udpv6_sendmsg")
+int BPF_PROG(fentry_udpv6_sendmsg, struct sock *sk)
+{
+	socket_used(sk, 0, 0);
+	return 0;
+}
+
+SEC("fentry/udpv6_recvmsg")
+int BPF_PROG(fentry_udpv6_recvmsg, struct sock *sk)
 {
 	socket_used(sk, 0, 0);
 	return 0;

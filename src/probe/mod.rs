@@ -17,6 +17,8 @@ use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::Func;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
     ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType,
@@ -192,11 +194,14 @@ impl Probe {
         }
         knobs.uid_count = options.uids.len() as u32;
         open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
+        // An IPv6 that is a module is not in the kernel's own type information, and fails the load.
+        let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let in_library = name.starts_with(IN_LIBRARY);
             if in_library && !programs.needs(&name)
                 || Backend::of_program(&name).is_some_and(|b| b != backend)
+                || name.starts_with("fentry_udpv6") && !has_ipv6
             {
                 program.set_autoload(false);
             }
@@ -420,6 +425,11 @@ impl Probe {
 /// The number by which a program knows the library and, in bulk, the function.
 fn cookie(site: &Site, library: LibraryId) -> u64 {
     u64::from(library) << 8 | u64::from(site.site.0)
+}
+
+/// Whether the kernel itself, without its modules, has this function.
+fn has_function(name: &str) -> bool {
+    Btf::from_vmlinux().is_ok_and(|btf| btf.type_by_name::<Func<'_>>(name).is_some())
 }
 
 /// Why a combination of back end and attachment is not taken.

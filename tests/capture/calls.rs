@@ -3,7 +3,9 @@
 use std::process::Command;
 
 use crate::support::Finished;
-use crate::support::programs::{Told, compiled, connect, exchange_server, listen, python_server, transcript};
+use crate::support::programs::{
+    PYTHON, Told, compiled, connect, exchange_server, listen, python_server, source, transcript,
+};
 use crate::support::view::From;
 use crate::support::{Process, Test, assert_same_bytes, begin, process};
 
@@ -319,5 +321,31 @@ fn descriptor_and_inode_are_those_of_proc() {
         assert_eq!(comment.get("tuple"), "same-call");
         assert_eq!(comment.number("uid"), 0);
         assert!(comment.get("exe").ends_with("/exchange"), "{comment:?}");
+    }
+}
+
+/// What a callback sends through other sockets is not what the connection runs on.
+#[test]
+fn a_callback_that_logs_through_a_socket() {
+    for kind in ["unix", "udp"] {
+        let test = begin!();
+        let (cert, key) = test.certificate();
+        let words = [PYTHON, &source("logging_server.py"), &cert, &key, kind];
+        let mut running = test.capture().start(&words);
+        let port = running.process.port();
+        let client = "import socket, ssl, sys; \
+             plain = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); \
+             tls = ssl._create_unverified_context().wrap_socket(plain, server_hostname='localhost'); \
+             tls.sendall(b'hello'); assert tls.recv(100) == b'to you, hello'; tls.unwrap()";
+        let mut command = Command::new(PYTHON);
+        command.args(["-c", client, &port.to_string()]);
+        Process::start(&mut command, test.path("client.err")).wait_ok();
+        let finished = running.finish().ok();
+        for (view, _) in finished.views() {
+            let connection = view.only();
+            assert_same_bytes("client", &connection.sent_by_client, b"hello");
+            assert_same_bytes("server", &connection.sent_by_server, b"to you, hello");
+            assert_eq!(connection.comment.local().port(), port, "{kind}");
+        }
     }
 }
