@@ -64,9 +64,7 @@ impl Ring {
         builder.add(&self.map, move |record| filling.borrow_mut().push(record))?;
         let ring: RingBuffer<'_> = builder.build()?;
         loop {
-            // A callback that returns a negative number ends the read early: the batch is full.
-            let result = ring.consume_raw();
-            let full = result == FULL;
+            ring.consume_raw();
             let records = {
                 let mut state = state.borrow_mut();
                 state.notices.drain(..).for_each(&mut notice);
@@ -76,9 +74,7 @@ impl Ring {
             if !idle {
                 batch(records);
             }
-            if full {
-                continue;
-            }
+            // Also when the ring never runs empty.
             if !more(idle) {
                 return Ok(());
             }
@@ -89,7 +85,8 @@ impl Ring {
     }
 }
 
-const FULL: i32 = -4095;
+/// What a callback returns to end the read early, because the batch is full: any negative number.
+const FULL: i32 = -1;
 
 /// Waits until the kernel wakes us or the interval is over, without reading.
 fn ring_wait(ring: &RingBuffer<'_>, interval: Duration) {
