@@ -499,7 +499,8 @@ static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
 	struct process *process;
 	struct call *call;
 
-	if (!thread)
+	/* Once the capture is over the streams rest: user space reads where they end. */
+	if (!thread || !ready)
 		return 0;
 	depth = thread->depth;
 	for (i = 0; i < CALL_DEPTH; i++)

@@ -356,12 +356,16 @@ impl Probe {
         let _ = self.skeleton.maps.files.update(bytes_of(&key), &1u32.to_ne_bytes(), MapFlags::ANY);
     }
 
-    /// Opens (or shuts) the gate: only calls that begin while it is open are captured.
+    /// Opens (or shuts) the gate: only calls that begin and return while it is open are captured, and
+    /// processes are stopped only then. Once this returns the kernel side acts on it.
     pub fn set_ready(&mut self, ready: bool) {
         if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
             // SAFETY: `ready` is a valid, aligned place in the mapped .bss; the kernel only reads it.
             unsafe { std::ptr::from_mut(&mut bss.ready).write_volatile(u32::from(ready)) };
         }
+        // SAFETY: a plain system call. It returns when no program runs any more that began before;
+        // kernels that refuse it (nohz_full) leave that to chance.
+        unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
     }
 
     /// What the kernel side counted.
