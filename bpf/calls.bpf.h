@@ -29,7 +29,8 @@ static __always_inline int is_write(u32 fn)
 	return fn >= T2P_FN_WRITE && fn <= T2P_FN_SENDFILE;
 }
 
-static __always_inline int moves_bytes(u32 fn)
+/* A call in which the handle's socket may be used. */
+static __always_inline int uses_socket(u32 fn)
 {
 	return fn < FN_SERVER_NAME;
 }
@@ -140,7 +141,7 @@ static __noinline int tell_role(struct handle *handle, u64 address, u32 server)
 static __always_inline void drop_calls(struct thread *thread, u64 depth)
 {
 	for (u64 i = 0; i < CALL_DEPTH; i++)
-		if (i >= depth && i < thread->depth && moves_bytes(thread->calls[i].function))
+		if (i >= depth && i < thread->depth && uses_socket(thread->calls[i].function))
 			count(T2P_COUNT_UNFINISHED, 1);
 	thread->depth = depth;
 }
@@ -174,7 +175,7 @@ static __always_inline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 a
 		}
 		if (call->sp <= sp && sp - call->sp < STALE_WINDOW)
 			return i;
-		if (call->handle == address && moves_bytes(function) && moves_bytes(call->function))
+		if (call->handle == address && uses_socket(function) && uses_socket(call->function))
 			return CALL_DEPTH;
 	}
 	/* Deeper than is followed: the new call takes the place of the one that it was made in. */
@@ -450,7 +451,7 @@ static __noinline int note_layer(struct process *process, struct call *outer, st
 {
 	struct handle *handle = find_handle(process, call->handle);
 
-	if (handle && moves_bytes(outer->function) && outer->handle != call->handle) {
+	if (handle && uses_socket(outer->function) && outer->handle != call->handle) {
 		outer->below = call->handle;
 		outer->below_generation = handle->generation;
 	}
@@ -514,7 +515,7 @@ static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
 	call = &thread->calls[i];
 	drop_calls(thread, i + 1);
 	thread->depth = i;
-	if (!moves_bytes(call->function)) {
+	if (!uses_socket(call->function)) {
 		tell_text(process, call, PT_REGS_RC(ctx));
 		return 0;
 	}

@@ -78,12 +78,8 @@ static __always_inline struct process *current_process(void)
 	}
 	if (!(process->flags & PROCESS_TARGET))
 		return NULL;
-	if (!(process->flags & PROCESS_TOLD)) {
-		/* A target was named by pid: the user is checked at its first call. */
-		if (targets_only && !uid_wanted())
-			return NULL;
+	if (!(process->flags & PROCESS_TOLD))
 		emit_process(process);
-	}
 	return process;
 }
 
@@ -120,14 +116,16 @@ static __noinline int emit_exit(struct process *process)
 	return 0;
 }
 
-/* After exec it is another program: its handles are gone and its arguments are new. */
+/* After exec it is another program: its handles and calls are gone, its arguments are new. */
 static __always_inline void process_execed(void)
 {
-	u32 tgid = current_id() >> 32;
+	u64 id = current_id();
+	u32 tgid = id >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
 	if (!process)
 		return;
+	bpf_map_delete_elem(&threads, &id);
 	emit_exit(process);
 	process->generation = bpf_ktime_get_ns();
 	process->flags &= ~PROCESS_TOLD;
@@ -167,6 +165,7 @@ static __always_inline void file_mapped(struct file *file)
 	key.device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
 	if (!key.inode || bpf_map_lookup_elem(&files, &key))
 		return;
+	/* Only while somebody is there to let it go on. */
 	stop = ready && process && (process->flags & PROCESS_STOP);
 	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
 	if (!record) {
@@ -177,7 +176,8 @@ static __always_inline void file_mapped(struct file *file)
 	record->time = bpf_ktime_get_ns();
 	record->inode = key.inode;
 	record->device = key.device;
-	record->stopped = stop && !bpf_send_signal(SIGSTOP);
+	/* To this thread: sent to the process, another thread might stop first and this one go on. */
+	record->stopped = stop && !bpf_send_signal_thread(SIGSTOP);
 	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
 }
 
