@@ -5,7 +5,7 @@
 //! - The control thread (the caller's) does what must happen outside the stream: looks at new
 //!   files, asks /proc, hears signals, waits for the command.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::config::{self, Capture, Targets, Verbosity};
@@ -39,6 +39,9 @@ const BATCHES: usize = 16;
 /// Messages to the control thread. When it lags so far behind, the ring thread waits for it:
 /// whoever was stopped must be let go on.
 const MESSAGES: usize = 1024;
+/// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
+/// tells of a process, or the name of a library.
+const WAITING_MAX: usize = 4096;
 /// How long the ring is left alone when nothing wakes its reader.
 const RING_INTERVAL: Duration = Duration::from_millis(10);
 /// Time between two clock samples; so long, at most, a packet waits for its way to the file.
@@ -111,7 +114,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let writer = spawn_writer(pipeline, to_write, messages.clone(), Arc::clone(&numbers));
     send(&batches, &[Event::Start(start(config, &probe)), Event::Clock(clock())]);
 
-    let mut control = Control { probe, discovery, batches, say, ended: HashSet::new() };
+    let mut control =
+        Control { probe, discovery, batches, waiting: VecDeque::new(), say, ended: HashSet::new() };
     for library in &found {
         control.attach(library)?;
     }
@@ -132,7 +136,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
 
     let stop = Arc::new(AtomicBool::new(false));
     let ring = spawn_ring(&control, messages.clone(), Arc::clone(&stop))?;
-    listen_to_signals(messages.clone())?;
+    let ending = Arc::new(AtomicBool::new(false));
+    listen_to_signals(messages.clone(), Arc::clone(&ending))?;
     tell_ready(config)?;
     let running = held.map(Held::release).transpose()?;
     if let Some(running) = &running {
@@ -147,8 +152,9 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     };
     let end = control.run(&heard, running, line, &numbers, began);
 
-    // No call that begins from now on is captured, and nobody is stopped any more; what is in the
+    // No call that returns from now on is captured, and nobody is stopped any more; what is in the
     // ring is read to its end, and whoever was stopped goes on.
+    ending.store(true, Ordering::Release);
     control.probe.set_ready(false);
     stop.store(true, Ordering::Release);
     control.see_out(&heard, &ring);
@@ -163,7 +169,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let result = match written {
         Ok(numbers) => {
             if config.verbosity > Verbosity::Quiet {
-                eprint!("{}", status::summary(&numbers, began.elapsed(), path));
+                status::say(&status::summary(&numbers, began.elapsed(), path));
             }
             end
         }
@@ -181,12 +187,12 @@ struct Say(Verbosity);
 impl Say {
     fn warn(self, text: &str) {
         if self.0 > Verbosity::Quiet {
-            eprintln!("tls2pcap: {text}");
+            status::say(&format!("tls2pcap: {text}\n"));
         }
     }
     fn detail(self, text: &str) {
         if self.0 > Verbosity::Normal {
-            eprintln!("tls2pcap: {text}");
+            status::say(&format!("tls2pcap: {text}\n"));
         }
     }
 }
@@ -196,6 +202,9 @@ struct Control {
     probe: Probe,
     discovery: Discovery,
     batches: Sender<Batch>,
+    /// Events for the writer, which lags: this thread waits for nobody, since the command may be
+    /// stopped until it acts.
+    waiting: VecDeque<Event>,
     say: Say,
     /// Processes that ended and whose table entries are to be given back.
     ended: HashSet<ProcessKey>,
@@ -206,7 +215,7 @@ impl Control {
         match self.probe.attach(found) {
             Ok(Some(library)) => {
                 self.say.detail(&format!("probed: {} ({})", library.path, library.version));
-                send(&self.batches, &[Event::Library(library)]);
+                self.tell(Event::Library(library));
                 Ok(())
             }
             Ok(None) => Ok(()),
@@ -224,6 +233,23 @@ impl Control {
         })
     }
 
+    /// Gives the writer an event, now or as soon as it can take one.
+    fn tell(&mut self, event: Event) {
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push_back(event);
+        }
+        self.pass_on();
+    }
+
+    fn pass_on(&mut self) {
+        while let Some(event) = self.waiting.front() {
+            if let Err(TrySendError::Full(_)) = self.batches.try_send(encode(event).into_iter().collect()) {
+                break;
+            }
+            self.waiting.pop_front();
+        }
+    }
+
     /// Until the command ends, a signal comes, or something fails.
     fn run(
         &mut self,
@@ -233,7 +259,12 @@ impl Control {
         numbers: &Mutex<Numbers>,
         began: Instant,
     ) -> Result<Exit, Failure> {
+        let mut kept_house = Instant::now();
         let result = loop {
+            if kept_house.elapsed() >= CLOCK_INTERVAL {
+                kept_house = Instant::now();
+                self.keep_house();
+            }
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look_at(&file),
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
@@ -247,14 +278,7 @@ impl Control {
                     None => break Ok(Exit::Success),
                 },
                 Ok(Message::Ended) => {
-                    let exit = running.as_mut().map(Running::wait);
-                    break match exit {
-                        Some(Ok(exit)) => Ok(exit),
-                        Some(Err(error)) => {
-                            Err(Failure::new(Exit::Io, format!("the command's status is lost: {error}"), ""))
-                        }
-                        None => Ok(Exit::Success),
-                    };
+                    break running.as_mut().map_or(Ok(Exit::Success), status_of);
                 }
                 Ok(Message::Writer(error)) => {
                     if let Some(line) = &mut line {
@@ -266,10 +290,10 @@ impl Control {
                     }
                     self.probe.set_ready(false);
                     // The command goes on without us, and whatever it maps must not wait.
-                    if let Some(running) = &mut running {
-                        self.let_finish(heard, running);
-                    }
-                    break Ok(Exit::Success);
+                    break match &mut running {
+                        Some(running) => self.let_finish(heard, running),
+                        None => Ok(Exit::Success),
+                    };
                 }
                 Ok(Message::Ring(error)) => {
                     break Err(Failure::new(
@@ -278,14 +302,7 @@ impl Control {
                         "",
                     ));
                 }
-                Err(_) => {
-                    if !self.ended.is_empty() {
-                        self.probe.forget(&std::mem::take(&mut self.ended));
-                    }
-                    if let Ok(counters) = self.probe.counters() {
-                        send(&self.batches, &[Event::Counters(counters)]);
-                    }
-                }
+                Err(_) => {}
             }
             if let Some(line) = &mut line
                 && line.is_due(Instant::now())
@@ -301,8 +318,20 @@ impl Control {
         result
     }
 
+    /// What is to be done now and then.
+    fn keep_house(&mut self) {
+        if !self.ended.is_empty() {
+            self.probe.forget(&std::mem::take(&mut self.ended));
+        }
+        match self.probe.counters() {
+            // They are the sums since the start: newer ones follow.
+            Ok(counters) if self.waiting.is_empty() => self.tell(Event::Counters(counters)),
+            _ => self.pass_on(),
+        }
+    }
+
     /// After the writer gave up: keeps the command going until it ends.
-    fn let_finish(&mut self, heard: &Receiver<Message>, running: &mut Running) {
+    fn let_finish(&mut self, heard: &Receiver<Message>, running: &mut Running) -> Result<Exit, Failure> {
         while let Ok(message) = heard.recv() {
             match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
@@ -311,12 +340,12 @@ impl Control {
                 _ => {}
             }
         }
-        let _ = running.wait();
+        status_of(running)
     }
 
     /// Until the ring is read to its end: hears what the ring thread still has to say, so that it
     /// never waits for us, and lets go on whom the kernel side stopped.
-    fn see_out(&self, heard: &Receiver<Message>, ring: &JoinHandle<()>) {
+    fn see_out(&mut self, heard: &Receiver<Message>, ring: &JoinHandle<()>) {
         loop {
             match heard.recv_timeout(RING_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.resume(&file),
@@ -329,8 +358,8 @@ impl Control {
     }
 
     /// Asks /proc about a process.
-    fn ask(&self, key: ProcessKey) {
-        send(&self.batches, &[Event::ProcessFacts(key, process_facts(key.pid))]);
+    fn ask(&mut self, key: ProcessKey) {
+        self.tell(Event::ProcessFacts(key, process_facts(key.pid)));
     }
 
     /// A process maps a file for the first time: it may be a TLS library.
@@ -359,13 +388,20 @@ impl Control {
     }
 
     /// What stands at the end of the stream of events.
-    fn last_words(&self) {
-        let mut events = Vec::new();
+    fn last_words(&mut self) {
+        let mut events: Vec<Event> = self.waiting.drain(..).collect();
         events.extend(self.probe.counters().map(Event::Counters));
         events.extend(self.probe.ends().into_iter().map(|(handle, ends)| Event::Final(handle, ends)));
         events.extend([Event::Clock(clock()), Event::Stop(monotonic())]);
         send(&self.batches, &events);
     }
+}
+
+/// The status of a command that has ended.
+fn status_of(running: &mut Running) -> Result<Exit, Failure> {
+    running
+        .wait()
+        .map_err(|error| Failure::new(Exit::Io, format!("the command's status is lost: {error}"), ""))
 }
 
 /// Puts events that user space makes behind the records that were read so far.
@@ -436,11 +472,16 @@ fn spawn_ring(
     }))
 }
 
-fn listen_to_signals(messages: Sender<Message>) -> Result<(), Failure> {
+/// `ending`: the capture is asked to end, which may wait for whoever reads the output. Who asks again
+/// does not want to wait.
+fn listen_to_signals(messages: Sender<Message>, ending: Arc<AtomicBool>) -> Result<(), Failure> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| Failure::new(Exit::Io, format!("signals cannot be handled: {e}"), ""))?;
     thread::spawn(move || {
         for signal in signals.forever() {
+            if ending.load(Ordering::Acquire) {
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
             let _ = messages.send(Message::Signal(signal));
         }
     });

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use tls2pcap::config::Config;
-use tls2pcap::{capture, cli, replay};
+use tls2pcap::{capture, cli, replay, status};
 
 fn main() -> ExitCode {
     let result = match cli::parse(std::env::args_os()) {
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("tls2pcap: {failure}");
+            status::say(&format!("tls2pcap: {failure}\n"));
             failure.exit.into()
         }
     }

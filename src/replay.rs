@@ -55,7 +55,7 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
     let numbers = pipeline.finish().map_err(bad_output)?;
     if config.verbosity > Verbosity::Quiet {
         let file = (config.output != Output::Stdout).then_some(path);
-        eprint!("{}", status::summary(&numbers, began.elapsed(), file));
+        status::say(&status::summary(&numbers, began.elapsed(), file));
     }
     damage.map_or(Ok(Exit::Success), |error| Err(bad_input(error)))
 }

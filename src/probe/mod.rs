@@ -124,7 +124,7 @@ impl Probe {
         }
         raise_memlock();
         libbpf_rs::set_print(
-            options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| eprint!("{text}"))),
+            options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| crate::status::say(&text))),
         );
         // A program that was loaded for bulk attachment attaches in no other way, and the bulk
         // pid filter of early kernels compared threads: bulk is for attaching to all processes.

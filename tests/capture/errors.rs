@@ -187,3 +187,17 @@ fn recording_cut_short_replays_up_to_there() {
         run(Command::new("capinfos").arg(&out));
     }
 }
+
+/// Whoever reads the capture, or what is said about it, may go away: the command is none the worse.
+#[test]
+fn nobody_reads_any_more() {
+    let test = begin!();
+    let (out, status) = (test.text("x.pcapng"), test.text("status"));
+    let command = "-- sh -c 'exit 7'";
+    for command in [format!("{TLS2PCAP} -q -o - {command}"), format!("{TLS2PCAP} -v -o {out} {command} 2>&1")]
+    {
+        let script = format!("{{ {command}; echo $? >{status}; }} | true");
+        finish(Command::new("sh").args(["-c", &script]));
+        assert_eq!(fs::read_to_string(&status).unwrap(), "7\n", "{command}");
+    }
+}

@@ -202,3 +202,18 @@ fn the_exit_status_is_that_of_the_command() {
         assert!(finished.file.exists(), "{script}");
     }
 }
+
+/// As on a host with many containers, each with its own library.
+#[test]
+fn many_libraries() {
+    let test = begin!();
+    let libraries: Vec<String> = (0..40)
+        .map(|n| {
+            let copy = test.text(&format!("libssl-{n}.so.3"));
+            std::fs::copy(library("libssl.so.3"), &copy).unwrap();
+            format!("--lib={copy}")
+        })
+        .collect();
+    let args: Vec<&str> = libraries.iter().map(String::as_str).collect();
+    test.capture().args(&args).run(&["true"]).ok();
+}
