@@ -13,6 +13,15 @@ use crate::synth::{Ports, Synthesizer};
 use crate::track::segment::WallTime;
 use crate::track::{Limits, Tracker};
 
+/// Inside an [`io::Error`]: it was the recording that could not be written, not the capture file.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotRecorded(io::Error);
+
+fn not_recorded(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), NotRecorded(error))
+}
+
 /// The line of rooms behind the ring.
 pub struct Pipeline<W: Write> {
     recorder: Option<Recorder<Box<dyn Write + Send>>>,
@@ -52,7 +61,7 @@ impl<W: Write> Pipeline<W> {
     /// If the capture file or the recording cannot be written.
     pub fn record(&mut self, record: &Bytes) -> io::Result<()> {
         if let Some(recorder) = &mut self.recorder {
-            recorder.record(record)?;
+            recorder.record(record).map_err(not_recorded)?;
         }
         match record::decode(record) {
             Ok(event) => self.event(event),
@@ -107,7 +116,7 @@ impl<W: Write> Pipeline<W> {
     /// If a file cannot be written.
     pub fn flush(&mut self) -> io::Result<()> {
         if let Some(recorder) = &mut self.recorder {
-            recorder.flush()?;
+            recorder.flush().map_err(not_recorded)?;
         }
         match &mut self.output {
             Output::Open(writer) => writer.flush(),

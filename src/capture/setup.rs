@@ -12,6 +12,7 @@ use crate::discover::{Discovery, Found};
 use crate::event::Start;
 use crate::event::recording::Recorder;
 use crate::failure::{Exit, Failure};
+use crate::pipeline::NotRecorded;
 use crate::probe::{Backend, Options, Probe, ProbeError, monotonic};
 use crate::{privilege, sink};
 
@@ -168,6 +169,10 @@ fn give_to_user(output: &sink::Output) {
 }
 
 pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {
+    let recording = config.record.as_ref().filter(|_| error.get_ref().is_some_and(|e| e.is::<NotRecorded>()));
+    if let Some(path) = recording {
+        return recording_failure(path, error);
+    }
     let (name, cure) = match &config.output {
         config::Output::File(path) => {
             (path.display().to_string(), "choose another file with -o, or make room")
@@ -179,15 +184,17 @@ pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {
     Failure::new(Exit::Io, format!("{name}: cannot be written: {error}"), cure)
 }
 
+fn recording_failure(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(
+        Exit::Io,
+        format!("{}: the recording cannot be written: {error}", path.display()),
+        "choose another file with --record",
+    )
+}
+
 pub(super) fn open_recorder(config: &Capture) -> Result<Option<Recorder<Box<dyn Write + Send>>>, Failure> {
     let Some(path) = &config.record else { return Ok(None) };
-    let failed = |error: io::Error| {
-        Failure::new(
-            Exit::Io,
-            format!("{}: the recording cannot be written: {error}", path.display()),
-            "choose another file with --record",
-        )
-    };
+    let failed = |error: io::Error| recording_failure(path, &error);
     let output = sink::Output::create(path).map_err(failed)?;
     give_to_user(&output);
     let buffered: Box<dyn Write + Send> = Box::new(BufWriter::with_capacity(256 << 10, output));

@@ -122,7 +122,7 @@ pub fn arguments(args: &[String]) -> Vec<String> {
             out.push(format!("{}{}", &arg[..at], if mask_next { "" } else { MASK }));
         } else if P_ATTACHED.contains(&program) && arg.starts_with("-p") && arg.len() > 2 {
             out.push(format!("-p{MASK}"));
-        } else if arg.starts_with('-') && !arg.contains(['=', ' ']) {
+        } else if arg.starts_with('-') && !arg.contains(['=', ' ', ':']) {
             mask_next = is_secret_option(arg);
             out.push(arg.clone());
         } else {
@@ -306,6 +306,7 @@ mod tests {
             ("curl|--user=me:pw", "curl|--user=***"),
             ("curl|-H|Authorization: Bearer abc", "curl|-H|Authorization: ***"),
             ("curl|-HAuthorization: Bearer abc", "curl|-HAuthorization: ***"),
+            ("curl|-HAuthorization:abc|-s", "curl|-HAuthorization: ***|-s"),
             ("curl|-H|X-Api-Key: abc", "curl|-H|X-Api-Key: ***"),
             ("curl|-H|Cookie: a=b; c=d", "curl|-H|Cookie: ***"),
             ("curl|-b|sid=1", "curl|-b|***"),

@@ -105,6 +105,14 @@ fn stdout_full() {
     finish(Command::new("sh").args(["-c", &script])).failed(1, &["no space left"]);
 }
 
+/// The message names the file that is to blame.
+#[test]
+fn recording_full() {
+    let test = begin!();
+    let finished = test.capture().args(&["--record", "/dev/full"]).run(&["true"]);
+    finished.failed(1, &["/dev/full: the recording cannot be written", "--record"]);
+}
+
 #[test]
 fn recording_not_writable() {
     let test = begin!();
