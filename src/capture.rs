@@ -104,6 +104,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         _ => None,
     };
 
+    // The command has been forked, and keeps the limit that it was given.
+    probe::raise_open_files();
     let output = open_output(config)?;
     let recorder = open_recorder(config)?;
 
