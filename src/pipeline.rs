@@ -167,6 +167,7 @@ impl<W: Write> Pipeline<W> {
                 unknown(Reason::HandlesFull, count(Counter::HandlesFull)),
                 unknown(Reason::ProcessesFull, count(Counter::ProcessesFull)),
                 unknown(Reason::SocketsFull, count(Counter::SocketsFull)),
+                unknown(Reason::NotTcp, count(Counter::NotTcp)),
                 unknown(Reason::BadRecord, self.undecodable),
             ],
         }

@@ -61,6 +61,8 @@ pub enum Reason {
     ProcessesFull,
     /// The table of sockets was full.
     SocketsFull,
+    /// Calls on QUIC or DTLS handles, which are not written as TCP.
+    NotTcp,
     /// Records that could not be decoded.
     BadRecord,
 }
@@ -81,6 +83,7 @@ impl Reason {
             Reason::HandlesFull => "calls: too many TLS handles at once",
             Reason::ProcessesFull => "processes: too many at once",
             Reason::SocketsFull => "sockets: too many at once",
+            Reason::NotTcp => "calls: QUIC or DTLS, which is not written",
             Reason::BadRecord => "records: not understood, which is an error in tls2pcap",
         }
     }
@@ -100,7 +103,8 @@ impl Reason {
             | Reason::CallLimit
             | Reason::Sendfile
             | Reason::Unfinished
-            | Reason::Depth => None,
+            | Reason::Depth
+            | Reason::NotTcp => None,
         }
     }
 }

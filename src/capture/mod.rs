@@ -28,7 +28,7 @@ use crate::failure::{Exit, Failure};
 use crate::launch::{self, Held};
 use crate::pipeline::Pipeline;
 use crate::privilege;
-use crate::probe::Target;
+use crate::probe::{Target, raise_open_files};
 use crate::status::{self, Numbers, StatusLine};
 
 pub(crate) use self::setup::ports;
@@ -69,6 +69,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         _ => None,
     };
 
+    // The command has been forked, and keeps the limit that it was given.
+    raise_open_files();
     let output = setup::open_output(config)?;
     let recorder = setup::open_recorder(config)?;
 
@@ -81,8 +83,14 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
 
     let minders = held.as_ref().map(|held| Minders::new(held.pid()));
     let mut control = Control::new(probe, discovery, batches, say, minders);
+    // A library that the user named must be probed; elsewhere one that cannot be stops nobody.
+    let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids(_));
     for library in &found {
-        control.attach(library)?;
+        match control.attach(library) {
+            Err(failure) if must => return Err(failure),
+            Err(failure) => say.warn(&failure.to_string()),
+            Ok(()) => {}
+        }
     }
     match &config.targets {
         Targets::Pids(pids) => {
