@@ -75,7 +75,7 @@ fn watch(receiver: &Receiver<Vec<Minder>>) {
         watched.retain(|(minder, until)| {
             let Some(stat) = stat(minder.pid).filter(|stat| stat.start == minder.start) else { return false };
             if stat.stopped {
-                let _ = kill(Pid::from_raw(minder.pid.cast_signed()), Signal::SIGCONT);
+                let _ = kill(Pid::from_raw(minder.pid as i32), Signal::SIGCONT);
             }
             now < *until
         });
