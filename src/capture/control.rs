@@ -18,7 +18,7 @@ use crate::event::record::encode;
 use crate::event::{Event, FileSeen, ProcessKey};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
-use crate::probe::{Notice, Probe, Target, monotonic};
+use crate::probe::{Notice, Probe, Target, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
@@ -59,11 +59,14 @@ impl Control {
                 Ok(())
             }
             Ok(None) => Ok(()),
-            Err(error) => Err(Failure::new(
-                Exit::Kernel,
-                format!("{}: probes cannot be attached: {error:#}", found.path.display()),
-                "",
-            )),
+            Err(error) => {
+                let denied = is_denied(&error);
+                Err(Failure::new(
+                    if denied { Exit::NotPermitted } else { Exit::Kernel },
+                    format!("{}: probes cannot be attached: {error:#}", found.path.display()),
+                    if denied { "run it with sudo" } else { "" },
+                ))
+            }
         }
     }
 

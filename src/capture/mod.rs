@@ -83,14 +83,22 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
 
     let minders = held.as_ref().map(|held| Minders::new(held.pid()));
     let mut control = Control::new(probe, discovery, batches, say, minders);
-    // A library that the user named must be probed; elsewhere one that cannot be stops nobody.
+    // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
+    // it is the same with all.
     let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids(_));
+    let (mut attached, mut refused) = (0, None);
     for library in &found {
         match control.attach(library) {
+            Ok(()) => attached += 1,
             Err(failure) if must => return Err(failure),
-            Err(failure) => say.warn(&failure.to_string()),
-            Ok(()) => {}
+            Err(failure) => {
+                say.warn(&failure.to_string());
+                refused = Some(failure);
+            }
         }
+    }
+    if let (0, Some(failure)) = (attached, refused) {
+        return Err(failure);
     }
     match &config.targets {
         Targets::Pids(pids) => {

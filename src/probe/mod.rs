@@ -446,6 +446,11 @@ enum Refusal {
     All(ProbeError),
 }
 
+/// Whether the kernel refused for lack of a privilege.
+pub fn is_denied(error: &libbpf_rs::Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied
+}
+
 /// The kernel refuses BPF to us (EPERM), which is not the verifier that refuses a program (EACCES).
 fn is_not_permitted(error: &libbpf_rs::Error) -> bool {
     error.kind() == ErrorKind::PermissionDenied && has_code(error, libc::EPERM)
