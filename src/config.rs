@@ -81,9 +81,9 @@ pub enum Backend {
     /// The first that works.
     #[default]
     Auto,
-    /// kprobes and kretprobes.
+    /// kprobes.
     Kprobe,
-    /// fentry and fexit.
+    /// fentry.
     Fentry,
     /// Typed tracepoints.
     Tracepoint,

@@ -164,7 +164,7 @@ enum Backend {
     Auto,
     /// kprobes: every kernel built with them
     Kprobe,
-    /// fentry and fexit: cheaper, where the kernel has trampolines
+    /// fentry: cheaper, where the kernel has trampolines
     Fentry,
     /// Typed tracepoints: kernels without the others, 6.12 or later
     Tracepoint,
