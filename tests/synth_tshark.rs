@@ -144,7 +144,7 @@ impl Capture {
     fn close(&mut self) {
         let mut writer = self.writer.take().unwrap();
         self.synthesizer.finish(self.time, &mut |packet| writer.packet(&packet).unwrap());
-        writer.finish(self.time).unwrap();
+        writer.finish(self.time, &[]).unwrap();
     }
 
     /// Asks every judge for these fields of the packets that pass the filter.

@@ -64,7 +64,7 @@ fn another_reader_reads_what_was_written() {
         writer.packet(&packet(&first, &b"payload!!"[..len], &comments)).unwrap();
     }
     writer.packet(&packet(&second, b"x", &[])).unwrap();
-    let (file, counts) = writer.finish(1_700_000_001_000_000_000).unwrap();
+    let (file, counts) = writer.finish(1_700_000_001_000_000_000, &[]).unwrap();
     assert_eq!((counts.packets, counts.bytes, counts.interfaces), (10, file.len() as u64, 2));
 
     let blocks = read(&file);
