@@ -67,8 +67,7 @@ impl Exchanged {
                 };
                 assert_same_bytes(&format!("client of {told:?}"), &connection.sent_by_client, client);
                 assert_same_bytes(&format!("server of {told:?}"), &connection.sent_by_server, server);
-                let written = connection.comment.find("written_client").map(|a| a.parse().unwrap());
-                assert_eq!(connection.client, written.unwrap_or(opener));
+                assert_eq!(connection.client, opener);
                 assert_eq!(connection.comment.number("fd"), told.fd.into(), "{told:?}");
                 assert_eq!(connection.comment.number("pid"), told.pid.into(), "{told:?}");
                 assert_eq!(connection.comment.number("tid"), told.tid.into(), "{told:?}");
