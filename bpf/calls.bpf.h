@@ -150,21 +150,26 @@ static __noinline int tell_lost(struct handle *handle, u64 address, u32 writing,
 	return 0;
 }
 
-/* A call that may have moved bytes is not followed to its return. */
-static __noinline int call_lost(struct process *process, struct call *call, u32 reason)
+/*
+ * A call of the process of this generation, on the handle at `address`, is not followed to its return: if it
+ * may have moved bytes, they are lost. A global function, like all here that take numbers only: the
+ * verifier walks it once, not at each call.
+ */
+__noinline int call_lost(u64 generation, u64 address, u32 function, u32 reason)
 {
-	u32 writing = is_write(call->function);
+	struct process process = { .generation = generation };
+	u32 writing = is_write(function);
 	struct handle *handle;
 
-	if (!writing && !is_read(call->function))
+	if (!writing && !is_read(function))
 		return 0;
-	handle = the_handle(process, call->handle, call->function);
+	handle = the_handle(&process, address, function);
 	if (handle && (handle->flags & HANDLE_NOT_TCP))
 		return 0;
-	lost(process->generation, reason, 0);
+	lost(generation, reason, 0);
 	if (!handle)
 		return 0;
-	tell_lost(handle, call->handle, writing, reason);
+	tell_lost(handle, address, writing, reason);
 	if (writing)
 		handle->inflight = 0;
 	return 0;
@@ -175,17 +180,17 @@ static __noinline int drop_calls(struct process *process, struct thread *thread,
 {
 	for (u64 i = 0; i < CALL_DEPTH; i++)
 		if (i >= depth && i < thread->depth)
-			call_lost(process, &thread->calls[i], reason);
+			call_lost(process->generation, thread->calls[i].handle, thread->calls[i].function, reason);
 	thread->depth = depth;
 	return 0;
 }
 
 /*
- * Whether a call that is followed can still return. A probed function that is being executed returns
+ * Whether the call that began at `sp` can still return. A probed function that is being executed returns
  * through the kernel's own page, and so says its place on the stack. If the function was left by longjmp,
  * its caller's next call writes over that place.
  */
-static __noinline int can_return(struct call *call)
+__noinline int can_return(u64 sp)
 {
 #if defined(__TARGET_ARCH_x86)
 	struct task_struct *task = (void *)bpf_get_current_task();
@@ -193,7 +198,7 @@ static __noinline int can_return(struct call *call)
 
 	if (bpf_core_field_exists(struct xol_area, vaddr))
 		page = BPF_CORE_READ(task, mm, uprobes_state.xol_area, vaddr);
-	if (page && !bpf_probe_read_user(&place, sizeof(place), (void *)call->sp))
+	if (page && !bpf_probe_read_user(&place, sizeof(place), (void *)sp))
 		return place == page;
 #endif
 	return 1;
@@ -203,7 +208,7 @@ static __noinline int can_return(struct call *call)
 #define AWAITED_MAX 8
 
 /* Whether the kernel already awaits the return of a call that began at `sp`. */
-static __noinline int is_awaited(u64 sp)
+__noinline int is_awaited(u64 sp)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct return_instance *at;
@@ -227,8 +232,9 @@ static __noinline int forget_dead(struct process *process, struct thread *thread
 	for (u64 i = 0; i < CALL_DEPTH; i++) {
 		if (i >= thread->depth)
 			break;
-		if (!can_return(&thread->calls[i])) {
-			call_lost(process, &thread->calls[i], T2P_COUNT_UNFINISHED);
+		if (!can_return(thread->calls[i].sp)) {
+			call_lost(process->generation, thread->calls[i].handle, thread->calls[i].function,
+				  T2P_COUNT_UNFINISHED);
 			continue;
 		}
 		if (depth != i)
@@ -282,7 +288,7 @@ static __noinline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 addres
 		if (call->sp <= sp)
 			return i;
 		if (call->handle == address && is_part_of(function, call->function))
-			return can_return(call) ? PLACE_NONE : PLACE_DEAD;
+			return can_return(call->sp) ? PLACE_NONE : PLACE_DEAD;
 	}
 	return PLACE_DEEP;
 }
@@ -311,11 +317,10 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 		bpf_map_update_elem(&threads, &id, &no_thread, BPF_NOEXIST);
 		thread = bpf_map_lookup_elem(&threads, &id);
 		if (!thread) {
-			struct call unknown = { .handle = PT_REGS_PARM1(ctx), .function = args->function };
-
 			/* The internal functions: once more for what an export has counted, mostly. */
 			if (args->function != T2P_FN_READ_INTERNAL && args->function != T2P_FN_WRITE_INTERNAL)
-				call_lost(process, &unknown, T2P_COUNT_THREADS_FULL);
+				call_lost(process->generation, PT_REGS_PARM1(ctx), args->function,
+					  T2P_COUNT_THREADS_FULL);
 			return 0;
 		}
 	}
@@ -505,11 +510,12 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 {
 	struct handle *handle = the_handle(process, call->handle, call->function);
 	int emit = 0;
-	s64 len = moved(call, returned);
+	s64 len;
 
 	if (handle)
 		handle = bind_socket(process, handle, call);
 	if (!handle) {
+		len = moved(call, returned);
 		if (len)
 			lost(process->generation, T2P_COUNT_HANDLES_FULL, len > 0 ? len : 0);
 		return 0;
@@ -524,6 +530,8 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 		tell_once(handle, HANDLE_LAYER, &fact);
 	}
 	check_unseen_read(handle, call);
+	/* Not earlier: the verifier would walk all that follows once for each case. */
+	len = moved(call, returned);
 	if (handle->flags & HANDLE_NOT_TCP) {
 		if (len)
 			count(T2P_COUNT_NOT_TCP, 1);
@@ -585,16 +593,16 @@ struct emission {
 };
 
 /* Tells what is lost before the bytes of the call, or instead of them. */
-static __noinline int tell_losses(struct call *call, u32 emit)
+__noinline int tell_losses(u64 address, u32 function, u32 emit)
 {
 	struct process *process = current_process();
-	struct handle *handle = process ? find_handle(process, call->handle) : NULL;
+	struct handle *handle = process ? find_handle(process, address) : NULL;
 
 	if (!handle)
 		return 0;
 	if (emit & EMIT_UNKNOWN)
-		return call_lost(process, call, T2P_COUNT_UNFINISHED);
-	return tell_lost(handle, call->handle, is_write(call->function), T2P_COUNT_UNFINISHED);
+		return call_lost(process->generation, address, function, T2P_COUNT_UNFINISHED);
+	return tell_lost(handle, address, is_write(function), T2P_COUNT_UNFINISHED);
 }
 
 /*
@@ -718,7 +726,7 @@ static __always_inline void thread_exited(void)
 		tp = (void *)handle->sock;
 		if (writing ? BPF_CORE_READ(tp, write_seq) != handle->written :
 			      BPF_CORE_READ(tp, copied_seq) != handle->copied)
-			call_lost(process, call, T2P_COUNT_UNFINISHED);
+			call_lost(process->generation, call->handle, call->function, T2P_COUNT_UNFINISHED);
 	}
 	bpf_map_delete_elem(&threads, &id);
 }

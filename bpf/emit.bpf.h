@@ -32,18 +32,18 @@ static __always_inline void head(struct t2p_head *h, u16 type, u64 process, u32 
 
 extern int bpf_probe_read_user_dynptr(struct bpf_dynptr *to, u64 offset, u64 size, const void *from) __ksym __weak;
 
-/* Counts the bytes that a record stands for as lost under `reason`; the counter of bytes is the next. */
-static __noinline int lost_bytes(struct t2p_data *data, u32 reason)
+/* Counts bytes as lost under `reason`; the counter of bytes is the next. */
+__noinline int lost_bytes(u64 process, u32 reason, u64 bytes)
 {
-	count(reason + 1, data->chunk_len);
-	return lost(data->head.process, reason, data->chunk_len);
+	count(reason + 1, bytes);
+	return lost(process, reason, bytes);
 }
 
 static __always_inline void unreadable(struct t2p_data *data)
 {
 	data->captured = 0;
 	data->missing = T2P_MISSING_UNREADABLE;
-	lost_bytes(data, T2P_COUNT_UNREADABLE);
+	lost_bytes(data->head.process, T2P_COUNT_UNREADABLE, data->chunk_len);
 }
 
 /* Emits a record of exact size (from Linux 6.16 on, 03513f5d0f37). 1: done; 0: the ring is full. */
@@ -119,7 +119,7 @@ static __noinline int emit_chunk(struct t2p_data *data, u64 from, u64 len)
 	else
 		done = emit_64512(data, from, len);
 	if (!done) {
-		lost_bytes(data, T2P_COUNT_RING_FULL);
+		lost_bytes(data->head.process, T2P_COUNT_RING_FULL, data->chunk_len);
 	} else if (data->missing == T2P_MISSING_SNAPLEN) {
 		count(T2P_COUNT_SNAPLEN, 1);
 		count(T2P_COUNT_SNAPLEN_BYTES, data->chunk_len - len);
@@ -135,7 +135,7 @@ static __noinline int emit_missing(struct t2p_data *data, u64 len, u32 reason, u
 	data->missing = reason;
 	if (bpf_ringbuf_output(&ring, data, sizeof(*data), wake()))
 		counter = T2P_COUNT_RING_FULL;
-	return lost_bytes(data, counter);
+	return lost_bytes(data->head.process, counter, len);
 }
 
 struct chunks {

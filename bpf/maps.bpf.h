@@ -50,9 +50,13 @@ struct {
 /* How many pid namespaces deep a process may lie. */
 #define PIDNS_DEPTH 8
 
-/* A task's number in our pid namespace; 0: it is not seen from there. */
-static __noinline u32 number_of(struct task_struct *task)
+/*
+ * A task's number in our pid namespace; 0: it is not seen from there. A global function: the verifier
+ * walks it once, not at each call.
+ */
+__noinline u32 number_of(u64 address)
 {
+	struct task_struct *task = (void *)address;
 	struct pid *pid = BPF_CORE_READ(task, thread_pid);
 	u32 level = BPF_CORE_READ(pid, level);
 	void *upid = (void *)pid + bpf_core_field_offset(struct pid, numbers);
@@ -75,12 +79,12 @@ static __always_inline u64 current_id(void)
 	if (!own_pidns)
 		return bpf_get_current_pid_tgid();
 	task = (void *)bpf_get_current_task();
-	return (u64)number_of(BPF_CORE_READ(task, group_leader)) << 32 | number_of(task);
+	return (u64)number_of((u64)BPF_CORE_READ(task, group_leader)) << 32 | number_of((u64)task);
 }
 
 static __always_inline u32 tgid_of(struct task_struct *task)
 {
-	return own_pidns ? number_of(BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
+	return own_pidns ? number_of((u64)BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
 }
 
 /* A TLS call in progress. */
@@ -254,7 +258,7 @@ static __always_inline void count(u32 what, u64 n)
 }
 
 /* Counts a loss under `reason`, in all and for the current process, whose generation is `process` (0: none). */
-static __noinline int lost(u64 process, u32 reason, u64 bytes)
+__noinline int lost(u64 process, u32 reason, u64 bytes)
 {
 	struct loss_key key = { .process = process, .tgid = current_id() >> 32, .reason = reason };
 	struct loss none = {}, *loss = bpf_map_lookup_elem(&losses, &key);

@@ -152,7 +152,7 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 	if (!leave(ctx, &emission))
 		return 0;
 	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN))
-		tell_losses(emission.call, emission.emit);
+		tell_losses(emission.call->handle, emission.call->function, emission.emit);
 	if (emission.emit & EMIT_BYTES)
 		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
 	if (is_write(emission.call->function))
