@@ -144,7 +144,9 @@ enum t2p_counter {
 	T2P_COUNT_NOT_TCP, /* calls whose socket was not TCP (QUIC, DTLS) */
 	T2P_COUNT_SNAPLEN, /* data records of which only the beginning was wanted */
 	T2P_COUNT_SNAPLEN_BYTES,
-	T2P_COUNT_MISSED_RUNS, /* runs of probes that the kernel skipped: filled in by user space */
+	/* Filled in by user space: runs of probes that the kernel skipped, of libraries and processes, of sockets. */
+	T2P_COUNT_MISSED_RUNS,
+	T2P_COUNT_MISSED_SOCKET_RUNS,
 	T2P_COUNT_LOSSES_FULL, /* losses that are counted in all, but not for their process */
 	T2P_COUNT_MAX,
 };

@@ -109,6 +109,7 @@ impl Losses {
             Note::NotTcp(count(Counter::NotTcp)),
             Note::MadeUp(stats.tuples_made_up),
             Note::Conflict(count(Counter::Conflict)),
+            Note::MissedSocketRuns(count(Counter::MissedSocketRuns)),
             Note::Unattributed(count(Counter::LossesFull)),
         ];
         Losses { total, by_process, notes }

@@ -87,7 +87,7 @@ pub enum Reason {
     ConnectionsFull,
     /// Records that came after the end of their connection.
     Late,
-    /// Probes that the kernel did not run.
+    /// Probes of libraries or processes that the kernel did not run.
     MissedRuns,
     /// Records that could not be decoded.
     BadRecord,
@@ -179,6 +179,8 @@ pub enum Note {
     MadeUp(u64),
     /// So many calls used more than one TCP socket.
     Conflict(u64),
+    /// So many runs of the probes of sockets were skipped by the kernel.
+    MissedSocketRuns(u64),
     /// So many losses are not told by process.
     Unattributed(u64),
 }
@@ -198,6 +200,10 @@ impl Note {
             Note::Conflict(n) => {
                 let calls = count(n, "call", "calls");
                 (n, format!("{calls} used several TCP sockets, so that none was taken for the connection's"))
+            }
+            Note::MissedSocketRuns(n) => {
+                let runs = count(n, "probe run", "probe runs");
+                (n, format!("{runs} of sockets skipped by the kernel: an address or an end may be missing"))
             }
             Note::Unattributed(n) => {
                 (n, format!("{} not told by process: too many lose at once", count(n, "loss", "losses")))

@@ -41,6 +41,7 @@ pub enum Counter {
     Snaplen,
     SnaplenBytes,
     MissedRuns,
+    MissedSocketRuns,
     LossesFull,
 }
 

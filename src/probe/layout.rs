@@ -131,5 +131,6 @@ same_counters!(
     Snaplen = T2P_COUNT_SNAPLEN,
     SnaplenBytes = T2P_COUNT_SNAPLEN_BYTES,
     MissedRuns = T2P_COUNT_MISSED_RUNS,
+    MissedSocketRuns = T2P_COUNT_MISSED_SOCKET_RUNS,
     LossesFull = T2P_COUNT_LOSSES_FULL,
 );
