@@ -36,6 +36,8 @@ pub struct Capture {
     pub show_args: bool,
     /// Size of the ring buffer in bytes, a power of two; `None`: the program's choice.
     pub ring_size: Option<u32>,
+    /// Whether each packet is written as soon as it is there.
+    pub packet_buffered: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }

@@ -1,11 +1,12 @@
 //! Everything that lies behind the ring, in one line: record → event → track → synth → sink. Live capture and replay both walk through here, so that they give the same bytes.
 
 use std::io::{self, Write};
+use std::ops::Range;
 
 use bytes::Bytes;
 
 use crate::event::record::Counter;
-use crate::event::recording::Recorder;
+use crate::event::recording::{Player, Recorder};
 use crate::event::{Counters, Event, Missing, record};
 use crate::sink::{Header, PcapngWriter};
 use crate::status::{Loss, Numbers, Reason};
@@ -31,6 +32,10 @@ pub struct Pipeline<W: Write> {
     now: WallTime,
     counters: Counters,
     undecodable: u64,
+    /// Data records without their payload because this line was behind.
+    shed: u64,
+    /// Each packet is written at once.
+    unbuffered: bool,
 }
 
 /// The file's header needs the first event, so the writer begins with it.
@@ -52,18 +57,53 @@ impl<W: Write> Pipeline<W> {
             now: 0,
             counters: Counters::default(),
             undecodable: 0,
+            shed: 0,
+            unbuffered: false,
         }
     }
 
-    /// Takes one record.
+    /// Writes each packet as soon as it is there.
+    pub fn unbuffered(self) -> Pipeline<W> {
+        Pipeline { unbuffered: true, ..self }
+    }
+
+    /// Takes a batch of records, as [`crate::event::recording::add`] makes it, and gives it back: its
+    /// memory can be used again unless some of it is held.
     ///
     /// # Errors
     /// If the capture file or the recording cannot be written.
-    pub fn record(&mut self, record: &Bytes) -> io::Result<()> {
+    pub fn batch(&mut self, batch: Bytes) -> io::Result<Bytes> {
         if let Some(recorder) = &mut self.recorder {
-            recorder.record(record).map_err(not_recorded)?;
+            recorder.record(&batch).map_err(not_recorded)?;
         }
-        match record::decode(record) {
+        let mut player = Player::batch(batch);
+        loop {
+            match player.next_at() {
+                Ok(Some(at)) => self.record_within(player.records(), at)?,
+                Ok(None) => break,
+                Err(_) => {
+                    self.undecodable += 1;
+                    break;
+                }
+            }
+        }
+        Ok(player.into_records())
+    }
+
+    /// Takes one record, which is not recorded.
+    ///
+    /// # Errors
+    /// If the capture file cannot be written.
+    pub fn record(&mut self, record: &Bytes) -> io::Result<()> {
+        self.record_within(record, 0..record.len())
+    }
+
+    /// Takes the record that stands at `at` in `records`, which is not recorded.
+    ///
+    /// # Errors
+    /// If the capture file cannot be written.
+    pub fn record_within(&mut self, records: &Bytes, at: Range<usize>) -> io::Result<()> {
+        match record::decode_within(records, at) {
             Ok(event) => self.event(event),
             Err(_) => {
                 self.undecodable += 1;
@@ -77,13 +117,18 @@ impl<W: Write> Pipeline<W> {
             Event::Start(start) => {
                 self.output = match std::mem::replace(&mut self.output, Output::Lost) {
                     Output::Waiting(out) => {
-                        Output::Open(Box::new(PcapngWriter::new(out, &Header::from(start), start.show_args)?))
+                        let mut writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
+                        if self.unbuffered {
+                            writer.unbuffered();
+                        }
+                        Output::Open(Box::new(writer))
                     }
                     other => other,
                 };
             }
             Event::Counters(counters) => self.counters = counters.clone(),
             Event::Clock(clock) => self.now = clock.realtime,
+            Event::Data(data) => self.shed += u64::from(data.missing == Some(Missing::WriterBehind)),
             _ => {}
         }
         let tick = matches!(event, Event::Clock(_));
@@ -156,6 +201,7 @@ impl<W: Write> Pipeline<W> {
             packets,
             lost: vec![
                 known(Reason::RingFull, count(Counter::RingFull), missing(Missing::RingFull)),
+                known(Reason::WriterBehind, self.shed, missing(Missing::WriterBehind)),
                 unknown(Reason::FactLost, count(Counter::FactLost)),
                 known(Reason::Unreadable, count(Counter::Unreadable), missing(Missing::Unreadable)),
                 known(Reason::CallLimit, count(Counter::Limit), missing(Missing::Limit)),

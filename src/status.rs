@@ -39,6 +39,8 @@ pub struct Loss {
 pub enum Reason {
     /// Data records that the ring refused.
     RingFull,
+    /// Data records whose payload was given up because the output was too slow.
+    WriterBehind,
     /// Records without payload that the ring refused.
     FactLost,
     /// The program's buffer could not be read.
@@ -72,6 +74,7 @@ impl Reason {
     fn text(self) -> &'static str {
         match self {
             Reason::RingFull => "data records: the ring buffer was full",
+            Reason::WriterBehind => "data records: the output was slower than what was captured",
             Reason::FactLost => "records of connections: the ring buffer was full",
             Reason::Unreadable => "calls: the program's memory could not be read",
             Reason::CallLimit => "calls: longer than the longest call that is captured",
@@ -94,6 +97,7 @@ impl Reason {
             Reason::RingFull | Reason::FactLost => {
                 Some("use a larger --ring-size, or capture less with -p or -u")
             }
+            Reason::WriterBehind => Some("write to a faster disk or reader, or capture less with -p or -u"),
             Reason::ThreadsFull | Reason::HandlesFull | Reason::ProcessesFull | Reason::SocketsFull => {
                 Some("capture less with -p or -u")
             }

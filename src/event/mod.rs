@@ -82,6 +82,8 @@ pub enum Missing {
     Unseen,
     /// The return of a call was never seen.
     Unfinished,
+    /// The output did not take the bytes as fast as they came.
+    WriterBehind,
 }
 
 impl Missing {
@@ -95,6 +97,7 @@ impl Missing {
             Missing::Snaplen => "snaplen",
             Missing::Unseen => "read-before-attach",
             Missing::Unfinished => "unfinished-call",
+            Missing::WriterBehind => "writer-behind",
         }
     }
 }

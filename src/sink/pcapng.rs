@@ -100,6 +100,8 @@ pub struct PcapngWriter<W: Write> {
     interfaces: HashMap<ProcessKey, u32>,
     statistics: Vec<Interface>,
     show_args: bool,
+    /// See [`FLUSH_AT`].
+    flush_at: usize,
     counts: Counts,
     /// A write failed, so that interfaces may be missing: nothing may follow.
     failed: bool,
@@ -128,12 +130,18 @@ impl<W: Write> PcapngWriter<W> {
             interfaces: HashMap::new(),
             statistics: Vec::new(),
             show_args,
+            flush_at: FLUSH_AT,
             counts: Counts::default(),
             failed: false,
         };
         writer.counts.bytes = writer.buffer.get_ref().len() as u64;
         writer.flush()?;
         Ok(writer)
+    }
+
+    /// From now on each packet is written at once.
+    pub fn unbuffered(&mut self) {
+        self.flush_at = 0;
     }
 
     /// What was written so far.
@@ -158,7 +166,7 @@ impl<W: Write> PcapngWriter<W> {
         packet_block(buffer, id, packet);
         self.counts.packets += 1;
         self.counts.bytes += (buffer.len() - before) as u64;
-        if buffer.len() >= FLUSH_AT { self.flush() } else { Ok(()) }
+        if buffer.len() >= self.flush_at { self.flush() } else { Ok(()) }
     }
 
     /// The interface of the packet's process.

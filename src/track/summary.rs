@@ -3,7 +3,7 @@
 use crate::event::{Missing, ProcessKey};
 
 /// All reasons, in the order of their declaration.
-const REASONS: [Missing; 7] = [
+const REASONS: [Missing; 8] = [
     Missing::RingFull,
     Missing::Unreadable,
     Missing::Limit,
@@ -11,6 +11,7 @@ const REASONS: [Missing; 7] = [
     Missing::Snaplen,
     Missing::Unseen,
     Missing::Unfinished,
+    Missing::WriterBehind,
 ];
 
 /// A number for each reason why bytes are missing.
