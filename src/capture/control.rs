@@ -163,7 +163,7 @@ impl Control {
         }
         match self.probe.counters() {
             // They are the sums since the start: newer ones follow.
-            Ok(counters) if self.waiting.is_empty() && !self.handover.is_behind() => {
+            Ok(counters) if self.waiting.is_empty() && !self.handover.is_full() => {
                 self.tell(Event::Counters(counters))
             }
             _ => self.pass_on(),

@@ -1,5 +1,4 @@
-//! What is handed over to the writer, bounded in bytes, so that a slow disk costs memory, then
-//! payload, and only then makes the ring fill up. See [`Room`].
+//! What is handed over to the writer, bounded in bytes. See [`Room`].
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,11 +13,9 @@ use crate::event::recording;
 const BATCH: usize = 256 << 10;
 /// A batch is not full yet, and then comes the longest record of the kernel side.
 const BATCH_ROOM: usize = BATCH + (66 << 10);
-/// From here on, in bytes, data records are handed over without payload.
+/// From here on, in bytes, no payload is handed over.
 const WHOLE_MAX: usize = 16 << 20;
-/// Until so much is left again: a few long holes are better than many short ones.
-const WHOLE_AGAIN: usize = WHOLE_MAX / 2;
-/// From here on nothing is handed over, and records stay in the ring.
+/// From here on nothing is handed over.
 const ALL_MAX: usize = 24 << 20;
 /// Empty batches that are kept to be used again.
 const SPARE: usize = 4;
@@ -81,12 +78,10 @@ impl Handover {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// What there is room for beside `filling`. `before`: what the last answer was.
-    pub(super) fn room(&self, filling: &Filling, before: Room) -> Room {
-        let bytes = self.bytes.load(Ordering::Relaxed) + filling.new_bytes();
-        let whole = if before == Room::Whole { WHOLE_MAX } else { WHOLE_AGAIN };
-        match bytes {
-            n if n < whole => Room::Whole,
+    /// What there is room for beside `filling`.
+    pub(super) fn room(&self, filling: &Filling) -> Room {
+        match self.bytes.load(Ordering::Relaxed) + filling.new_bytes() {
+            n if n < WHOLE_MAX => Room::Whole,
             n if n < ALL_MAX => Room::Headers,
             _ => Room::None,
         }
@@ -125,7 +120,7 @@ impl Handover {
     /// Hands one record over if there is room; says whether.
     pub(super) fn offer(&self, record: &[u8]) -> bool {
         let mut filling = self.open();
-        let fits = self.room(&filling, Room::Headers) != Room::None;
+        let fits = self.room(&filling) != Room::None;
         if fits {
             filling.add((record, &[]));
         }
@@ -136,18 +131,19 @@ impl Handover {
     /// Hands one record over, and waits until there is room.
     pub(super) fn put_record(&self, record: &[u8]) {
         while !self.offer(record) {
-            self.wait_for_room(Duration::MAX);
+            self.wait_for_room(Room::Headers, Duration::MAX);
         }
     }
 
-    /// Whether the writer is so far behind that payload is given up, or was not long ago.
-    pub(super) fn is_behind(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) >= WHOLE_AGAIN
+    /// Whether there is no room for payload.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= WHOLE_MAX
     }
 
-    /// Waits until there is room for something, but not longer than `patience`.
-    pub(super) fn wait_for_room(&self, patience: Duration) {
-        let full = |_: &mut State| self.bytes.load(Ordering::Relaxed) >= ALL_MAX;
+    /// Waits until there is room for whole records, or for headers, but not longer than `patience`.
+    pub(super) fn wait_for_room(&self, room: Room, patience: Duration) {
+        let max = if room == Room::Whole { WHOLE_MAX } else { ALL_MAX };
+        let full = |_: &mut State| self.bytes.load(Ordering::Relaxed) >= max;
         drop(self.drained.wait_timeout_while(self.state(), patience, full));
     }
 
@@ -223,39 +219,31 @@ mod tests {
     }
 
     #[test]
-    fn first_payload_is_given_up_then_nothing_is_taken_and_all_comes_back() {
+    fn first_there_is_no_room_for_payload_then_for_nothing_and_all_comes_back() {
         let handover = Handover::default();
         let record = vec![0; 64 << 10];
-        let mut rooms = vec![Room::Whole];
-        loop {
-            let mut filling = handover.open();
-            let room = handover.room(&filling, rooms[rooms.len() - 1]);
-            if rooms[rooms.len() - 1] != room {
-                rooms.push(room);
-            }
-            if room == Room::None {
-                handover.put(filling);
-                break;
-            }
-            filling.add((&record, &[]));
+        let mut rooms = Vec::new();
+        let mut look = || {
+            let filling = handover.open();
+            rooms.push(handover.room(&filling));
             handover.put(filling);
+        };
+        look();
+        while handover.offer(&record) {
+            look();
         }
-        assert_eq!(rooms, [Room::Whole, Room::Headers, Room::None]);
-        let bytes = handover.bytes.load(Ordering::Relaxed);
-        assert!((ALL_MAX..ALL_MAX + BATCH_ROOM).contains(&bytes), "{bytes}");
         assert!(!handover.offer(b"x"));
-        let mut left = Vec::new();
-        for before in [Room::Headers, Room::Whole] {
-            while let Some(batch) = (!handover.is_empty()).then(|| handover.take().unwrap()) {
-                handover.written(batch);
-                left.push(handover.bytes.load(Ordering::Relaxed));
-                if handover.room(&handover.open(), before) == Room::Whole {
-                    break;
-                }
-            }
+        assert!(handover.is_full());
+        let bytes = handover.bytes.load(Ordering::Relaxed);
+        assert!((ALL_MAX..ALL_MAX + record.len() + 4).contains(&bytes), "{bytes}");
+        while !handover.is_empty() {
+            handover.written(handover.take().unwrap());
+            look();
         }
-        assert!(left.iter().any(|n| (WHOLE_AGAIN..WHOLE_MAX).contains(n)), "hysteresis");
-        assert!(left[left.len() - 2] < WHOLE_AGAIN);
+        assert_eq!(handover.bytes.load(Ordering::Relaxed), 0);
+        rooms.dedup();
+        use Room::{Headers, None, Whole};
+        assert_eq!(rooms, [Whole, Headers, None, Headers, Whole]);
     }
 
     #[test]
@@ -267,6 +255,6 @@ mod tests {
         for _ in 0..100 {
             handover.put_record(&record);
         }
-        assert!(!handover.is_behind());
+        assert!(!handover.is_full());
     }
 }

@@ -1,5 +1,11 @@
-//! The ring thread: takes records out of the ring, whatever the writer does, and picks out what the
-//! control thread must know at once.
+//! The ring thread: takes records out of the ring, and picks out what the control thread must know at
+//! once.
+//!
+//! It never waits for the writer. When there is no room for payload in the hand-over, records stay in
+//! the ring, while that is less than half full; they are only looked at. Then payload is given up, from
+//! the oldest record on, until three quarters of the ring are free: a few long holes are better than
+//! many short ones. Only when there is no room for headers either does the ring fill up, and the
+//! kernel side counts what it refuses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +21,8 @@ use crate::probe::{Record, Ring, Verdict};
 
 /// How long the ring is left alone when nothing wakes its reader.
 pub(super) const RING_INTERVAL: Duration = Duration::from_millis(10);
+/// How long it is left alone while records stay in it because the hand-over is full.
+const STUCK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// What the control thread must act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +42,7 @@ enum Round {
     Empty,
     /// A batch is full; there may be more.
     Full,
-    /// The writer is so far behind that records stay where they are.
+    /// The hand-over is full: records stay where they are.
     Stuck,
 }
 
@@ -50,13 +58,13 @@ impl Reader {
     pub(super) fn run(mut self, stop: &AtomicBool, mut notice: impl FnMut(Notice)) {
         let mut sampled = Instant::now();
         let mut stopping = false;
-        let mut room = Room::Whole;
+        let mut shedding = false;
         let mut notices = Vec::new();
         loop {
-            let round = self.round(&mut room, &mut notices);
+            let round = self.round(&mut shedding, &mut notices);
             notices.drain(..).for_each(&mut notice);
-            // A writer that is behind needs no samples to know that time passes.
-            if sampled.elapsed() >= self.clock_interval && room == Room::Whole {
+            // Who is behind needs no samples to know that time passes.
+            if sampled.elapsed() >= self.clock_interval && !self.handover.is_full() {
                 sampled = Instant::now();
                 if let Some(sample) = record::encode(&Event::Clock(clock())) {
                     self.handover.offer(&sample);
@@ -69,23 +77,25 @@ impl Reader {
             stopping = stop.load(Ordering::Acquire);
             match round {
                 Round::Empty => self.ring.wait(RING_INTERVAL),
-                Round::Stuck => self.handover.wait_for_room(RING_INTERVAL),
+                Round::Stuck => self.handover.wait_for_room(Room::Whole, STUCK_INTERVAL),
                 Round::Full => {}
             }
         }
     }
 
-    fn round(&mut self, room: &mut Room, notices: &mut Vec<Notice>) -> Round {
+    fn round(&mut self, shedding: &mut bool, notices: &mut Vec<Notice>) -> Round {
         let mut filling = self.handover.open();
         let mut round = Round::Empty;
+        let size = self.ring.size();
         self.ring.take(|record| {
-            *room = self.handover.room(&filling, *room);
-            if *room == Room::None {
+            let room = self.handover.room(&filling);
+            *shedding = room != Room::Whole && record.waiting >= if *shedding { size / 4 } else { size / 2 };
+            if room == Room::None || room == Room::Headers && !*shedding {
                 round = Round::Stuck;
                 return Verdict::Left;
             }
             match data_of(record) {
-                Some(data) if *room == Room::Headers => {
+                Some(data) if *shedding => {
                     let (shed, rest) = data.shed();
                     filling.add((shed.as_record(), &[]));
                     if let Some(rest) = rest {

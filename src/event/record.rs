@@ -602,7 +602,8 @@ mod tests {
     #[test]
     fn what_is_shed_keeps_its_length_and_what_was_missing_its_reason() {
         let head = RawHead { kind: kind::DATA, reserved: 0, tgid: 1, tid: 1, library: 0, process: 1 };
-        let whole = RawData { head, call_len: 9, chunk_len: 9, captured: 9, ..zerocopy::FromZeros::new_zeroed() };
+        let whole =
+            RawData { head, call_len: 9, chunk_len: 9, captured: 9, ..zerocopy::FromZeros::new_zeroed() };
         let parts = |raw: RawData| {
             let (first, second) = raw.shed();
             [Some(first), second]

@@ -50,6 +50,8 @@ pub struct Record<'a> {
     parts: (&'a [u8], &'a [u8]),
     /// It was not looked at before.
     pub new: bool,
+    /// Bytes in the ring from this record on.
+    pub waiting: usize,
 }
 
 /// What becomes of a record.
@@ -106,6 +108,11 @@ impl Ring {
         Ok(ring)
     }
 
+    /// Room for records, in bytes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// Waits until the kernel wakes us or the interval is over.
     pub fn wait(&self, interval: Duration) {
         let interval = EpollTimeout::try_from(interval).unwrap_or(EpollTimeout::ZERO);
@@ -155,7 +162,8 @@ impl Ring {
     /// The record at a position, if it is not given up, and where the next begins; `None` if there is
     /// none yet.
     fn record_at(&self, at: usize) -> Option<(Option<Record<'_>>, usize)> {
-        if at == self.end().load(Ordering::Acquire) {
+        let waiting = self.end().load(Ordering::Acquire).wrapping_sub(at);
+        if waiting == 0 {
             return None;
         }
         let length = self.length_at(at).load(Ordering::Acquire);
@@ -167,6 +175,7 @@ impl Ring {
         let record = (length & DISCARDED == 0).then(|| Record {
             parts: self.bytes(at.wrapping_add(HEADER), len),
             new: at.wrapping_sub(self.seen) as isize >= 0,
+            waiting,
         });
         Some((record, end))
     }

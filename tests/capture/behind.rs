@@ -1,0 +1,227 @@
+//! An output that is slower than what is captured: what is lost is told to the byte, and nobody waits
+//! for it.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
+
+use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
+
+use crate::support::capture::Running;
+use crate::support::programs::{compiled, connect, exchange_server, transcript};
+use crate::support::{Test, begin, until};
+
+/// A FIFO whose reader reads nothing until it is told to.
+struct Slow {
+    path: PathBuf,
+    go: Sender<()>,
+    reader: JoinHandle<Vec<u8>>,
+}
+
+impl Slow {
+    fn new(test: &Test) -> Slow {
+        let path = test.path("fifo.pcapng");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let (go, told) = channel();
+        let opened = path.clone();
+        let reader = thread::spawn(move || {
+            let mut file = File::open(opened).unwrap();
+            told.recv().unwrap();
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        Slow { path, go, reader }
+    }
+
+    /// Lets the reader read to the end, which is the capture's.
+    fn read(self, running: Running) -> (Vec<u8>, String) {
+        self.go.send(()).unwrap();
+        let finished = running.finish().ok();
+        (self.reader.join().unwrap(), finished.stderr)
+    }
+}
+
+/// One direction of one connection, as it stands in a file.
+#[derive(Default)]
+struct Written {
+    /// Where pieces stand, and what they hold.
+    pieces: Vec<(usize, Vec<u8>)>,
+    /// Bytes in all, there or not.
+    len: usize,
+    /// Bytes that are not there.
+    missing: usize,
+    /// The same, as comments tell it, by reason.
+    told: HashMap<String, usize>,
+}
+
+impl Written {
+    /// Whether all of it stands at its place in `truth`, and nothing is beyond.
+    fn is_of(&self, truth: &[u8]) -> bool {
+        self.len == truth.len()
+            && self
+                .pieces
+                .iter()
+                .all(|(at, bytes)| truth.get(*at..).is_some_and(|truth| truth.starts_with(bytes)))
+    }
+}
+
+/// What stands in a file, by sender and receiver.
+fn read(file: &[u8]) -> HashMap<(SocketAddr, SocketAddr), Written> {
+    let mut all: HashMap<_, Written> = HashMap::new();
+    let mut first = HashMap::new();
+    let mut reader = PcapNgReader::new(file).unwrap();
+    while let Some(block) = reader.next_block() {
+        let Block::EnhancedPacket(packet) = block.unwrap() else { continue };
+        let (from, to, seq, syn, payload) = take_apart(&packet.data);
+        if syn {
+            first.insert((from, to), seq.wrapping_add(1));
+            all.entry((from, to)).or_default();
+            continue;
+        }
+        let at = seq.wrapping_sub(first[&(from, to)]) as usize;
+        let written = all.get_mut(&(from, to)).unwrap();
+        let len = payload.len() + (packet.original_len as usize - packet.data.len());
+        if len > 0 {
+            written.len = written.len.max(at + len);
+        }
+        written.missing += len - payload.len();
+        if !payload.is_empty() {
+            written.pieces.push((at, payload));
+        }
+        for option in &packet.options {
+            let EnhancedPacketOption::Comment(comment) = option else { continue };
+            let value =
+                |key: &str| comment.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+            if let (Some(missing), Some(reason)) = (value("missing"), value("reason")) {
+                *written.told.entry(reason.to_owned()).or_default() += missing.parse::<usize>().unwrap();
+            }
+        }
+    }
+    all
+}
+
+/// Addresses, sequence number, whether it is a SYN, and payload of a packet that may be cut.
+fn take_apart(data: &[u8]) -> (SocketAddr, SocketAddr, u32, bool, Vec<u8>) {
+    let packet = LaxSlicedPacket::from_ip(data).unwrap();
+    let (source, destination) = match packet.net.as_ref().unwrap() {
+        LaxNetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        other => panic!("{other:?}"),
+    };
+    let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { panic!() };
+    (
+        SocketAddr::new(source, tcp.source_port()),
+        SocketAddr::new(destination, tcp.destination_port()),
+        tcp.sequence_number(),
+        tcp.syn(),
+        tcp.payload().to_vec(),
+    )
+}
+
+/// Bytes lost, as the summary tells it.
+fn lost(summary: &str) -> usize {
+    let lines = summary.lines().filter_map(|line| line.strip_prefix("lost: "));
+    let bytes = lines.filter_map(|line| line.split_once(" bytes in "));
+    bytes.map(|(n, _)| n.replace(',', "").parse::<usize>().unwrap()).sum()
+}
+
+/// The output takes nothing until the command has ended, and yet the command ends: it sends more than
+/// can be kept, and then runs a program that nobody has looked at, so that it is stopped meanwhile.
+#[test]
+fn an_output_that_stalls_stops_nobody_and_costs_payload_only() {
+    let test = begin!();
+    let slow = Slow::new(&test);
+    let (_server, port) = exchange_server(&test, "--times 2 r:40000000 w:10 S");
+    let (dir, done, other) = (test.folder("client"), test.text("done"), test.text("other"));
+    let (second, first) = (test.folder("second"), compiled("exchange"));
+    let ops = ["w:1000000"; 40].join(" ") + " r:10 S";
+    let script = format!(
+        "{first} {} && cp {first} {other} && {other} {} && touch {done}",
+        connect("127.0.0.1", port, &dir, &ops).join(" "),
+        connect("127.0.0.1", port, &second, &ops).join(" "),
+    );
+    let capture = test.capture().output(&slow.path).args(&["--ring-size", "4"]);
+    let running = capture.start(&["sh", "-c", &script]);
+    until("the command to end although nobody reads", || Path::new(&done).exists().then_some(()));
+    let (file, summary) = slow.read(running);
+    let written = read(&file);
+    let truths = [transcript(&dir, "client", 0), transcript(&second, "client", 0)];
+    assert_eq!(written.len(), 4, "two connections, two directions");
+    let mut told = 0;
+    for one in written.values() {
+        assert_eq!(one.missing, one.told.values().sum::<usize>(), "{:?}", one.told);
+        assert!(one.told.keys().all(|reason| reason == "writer-behind"), "{:?}", one.told);
+        assert!(truths.iter().any(|t| one.is_of(&t.sent) || one.is_of(&t.received)));
+        told += one.missing;
+    }
+    let there: usize = written.values().flat_map(|w| &w.pieces).map(|(_, bytes)| bytes.len()).sum();
+    assert_eq!(there + told, 80_000_020);
+    assert!((40_000_000..70_000_000).contains(&told), "{told} lost, of 80 MB that met 16 MiB and 2");
+    assert_eq!(lost(&summary), told, "{summary}");
+    assert!(summary.contains("faster disk"), "no cure:\n{summary}");
+}
+
+/// The smallest ring there is, and an output that takes nothing for a long time.
+#[test]
+fn a_ring_of_one_page_and_a_slow_output_lose_what_they_say() {
+    let test = begin!();
+    let slow = Slow::new(&test);
+    let (_server, port) = exchange_server(&test, "--times 3 r:13100000 w:30000 S");
+    let (dir, done) = (test.folder("client"), test.text("done"));
+    let ops = ["w:1000 w:100 w:7000"; 1500].join(" ") + " w:950000 r:30000 S";
+    let script = format!(
+        "{} {} && touch {done}",
+        compiled("exchange"),
+        connect("127.0.0.1", port, &dir, &format!("--times 3 {ops}")).join(" "),
+    );
+    let capture = test.capture().output(&slow.path).args(&["--ring-size", "4K"]);
+    let running = capture.start(&["sh", "-c", &script]);
+    until("the command to end although nobody reads", || Path::new(&done).exists().then_some(()));
+    let (file, summary) = slow.read(running);
+    let written = read(&file);
+    let truths = [0, 1, 2].map(|i| transcript(&dir, "client", i));
+    let (mut told, mut there) = (0, 0);
+    for one in written.values() {
+        assert_eq!(one.missing, one.told.values().sum::<usize>(), "{:?}", one.told);
+        assert!(truths.iter().any(|t| one.is_of(&t.sent) || one.is_of(&t.received)));
+        told += one.missing;
+        there += one.pieces.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    }
+    let moved: usize = truths.iter().map(|t| t.sent.len() + t.received.len()).sum();
+    assert_eq!(there + told, moved, "{summary}");
+    assert_eq!(lost(&summary), told, "{summary}");
+    assert!(there > 0 && told > 0, "{there} there, {told} lost");
+}
+
+/// The recorder records what went on behind the hand-over, not what came before it.
+#[test]
+fn what_was_given_up_is_given_up_in_the_recording_too() {
+    let test = begin!();
+    let slow = Slow::new(&test);
+    let (_server, port) = exchange_server(&test, "r:30000000 w:10 S");
+    let (dir, recording, done) = (test.folder("client"), test.text("r.t2p"), test.text("done"));
+    let ops = ["w:500000"; 60].join(" ") + " r:10 S";
+    let script = format!(
+        "{} {} && touch {done}",
+        compiled("exchange"),
+        connect("127.0.0.1", port, &dir, &ops).join(" ")
+    );
+    let capture = test.capture().output(&slow.path).args(&["--ring-size", "1", "--record", &recording]);
+    let running = capture.start(&["sh", "-c", &script]);
+    until("the command to end although nobody reads", || Path::new(&done).exists().then_some(()));
+    let (live, summary) = slow.read(running);
+    assert!(lost(&summary) > 0, "{summary}");
+    let again = test.path("again.pcapng");
+    let mut replay = std::process::Command::new(crate::support::capture::TLS2PCAP);
+    replay.arg("replay").arg(&recording).arg("-o").arg(&again);
+    crate::support::run(&mut replay);
+    assert!(fs::read(again).unwrap() == live, "the replay differs from what was captured");
+}
