@@ -98,6 +98,8 @@ pub struct PcapngWriter<W: Write> {
     /// Whole blocks that are not written yet.
     buffer: PcapNgWriter<Vec<u8>>,
     interfaces: HashMap<ProcessKey, u32>,
+    /// The last process and its interface.
+    last: Option<(ProcessKey, u32)>,
     statistics: Vec<Interface>,
     show_args: bool,
     /// See [`FLUSH_AT`].
@@ -128,6 +130,7 @@ impl<W: Write> PcapngWriter<W> {
             out,
             buffer,
             interfaces: HashMap::new(),
+            last: None,
             statistics: Vec::new(),
             show_args,
             flush_at: FLUSH_AT,
@@ -172,7 +175,13 @@ impl<W: Write> PcapngWriter<W> {
     /// The interface of the packet's process.
     fn interface(&mut self, packet: &Packet<'_>) -> io::Result<u32> {
         let process = packet.process;
+        if let Some((key, id)) = self.last
+            && key == process.key
+        {
+            return Ok(id);
+        }
         if let Some(id) = self.interfaces.get(&process.key) {
+            self.last = Some((process.key, *id));
             return Ok(*id);
         }
         let id = self.statistics.len().min(INTERFACES_MAX);

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use nix::sys::stat::Mode;
@@ -16,6 +17,7 @@ use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 
 use crate::support::capture::Running;
+use crate::support::process::PATIENCE;
 use crate::support::programs::{compiled, connect, exchange_server, transcript};
 use crate::support::{Test, begin, until};
 
@@ -224,4 +226,74 @@ fn what_was_given_up_is_given_up_in_the_recording_too() {
     replay.arg("replay").arg(&recording).arg("-o").arg(&again);
     crate::support::run(&mut replay);
     assert!(fs::read(again).unwrap() == live, "the replay differs from what was captured");
+}
+
+/// Reads a FIFO as it is written: what has come so far, and how to wait for more.
+struct Live {
+    bytes: std::sync::mpsc::Receiver<Vec<u8>>,
+    file: Vec<u8>,
+}
+
+impl Live {
+    fn new(path: &Path) -> Live {
+        mkfifo(path, Mode::S_IRWXU).unwrap();
+        let path = path.to_owned();
+        let (send, bytes) = channel();
+        thread::spawn(move || {
+            let mut file = File::open(path).unwrap();
+            let mut buffer = vec![0; 1 << 20];
+            while let Ok(n @ 1..) = file.read(&mut buffer) {
+                if send.send(buffer[..n].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Live { bytes, file: Vec::new() }
+    }
+
+    /// Waits until `text` has come, and gives how long that took.
+    fn wait_for(&mut self, text: &[u8]) -> Duration {
+        let began = Instant::now();
+        while !self.file.windows(text.len()).any(|window| window == text) {
+            self.file.extend(self.bytes.recv_timeout(PATIENCE).expect("no packet comes"));
+        }
+        began.elapsed()
+    }
+}
+
+/// Each request is seen in the pipe before the program goes on, so nothing that comes later can have
+/// brought it: neither more traffic nor the end.
+fn seen_at_once(test: &Test, options: &[&str]) -> Vec<Duration> {
+    let path = test.path("live.pcapng");
+    let mut live = Live::new(&path);
+    let (_server, port) = exchange_server(test, "r:777 w:10 r:777 r:777 w:10 r:777 S");
+    let dir = test.folder("client");
+    let mut command = vec![compiled("exchange")];
+    command.extend(connect("127.0.0.1", port, &dir, "w:777 i r:10 w:777 i w:777 i r:10 w:777 i S"));
+    let mut running = test.capture().output(&path).args(options).start(&command);
+    let mut took = Vec::new();
+    for line in [5, 17, 29, 41] {
+        running.process.line_after("waiting");
+        // The text of exchange says where it stands.
+        took.push(live.wait_for(format!("c00000 {:012} ", line * 64).as_bytes()));
+        running.process.go_on();
+    }
+    running.finish().ok();
+    took.sort();
+    took
+}
+
+#[test]
+fn who_reads_a_pipe_sees_packets_within_100_ms() {
+    let test = begin!();
+    let took = seen_at_once(&test, &[]);
+    // The machine may be busy with other tests: the best of four is meant, and the worst ten times it.
+    assert!(took[0] < Duration::from_millis(100) && took[3] < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn packet_buffered_needs_no_tick() {
+    let test = begin!();
+    let took = seen_at_once(&test, &["-U"]);
+    assert!(took[0] < Duration::from_millis(50) && took[3] < Duration::from_secs(1), "{took:?}");
 }
