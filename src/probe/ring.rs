@@ -192,7 +192,7 @@ impl Ring {
 
     fn length_at(&self, at: usize) -> &AtomicU32 {
         let offset = self.page + (at & (self.size - 1));
-        debug_assert!(offset % HEADER == 0);
+        debug_assert!(offset.is_multiple_of(HEADER));
         // SAFETY: positions are multiples of 8 and the size is a power of two, so the four bytes lie
         // within the mapping and are aligned.
         unsafe { &*self.kernel.as_ptr().add(offset).cast::<AtomicU32>() }

@@ -142,11 +142,11 @@ impl Headers {
         if tcp.kind == Kind::Syn {
             self.with_options(tcp, payload, original_len)
         } else {
-            self.from_template(tcp, payload, original_len)
+            self.fixed(tcp, payload, original_len)
         }
     }
 
-    fn from_template(&self, tcp: Tcp, payload: &[u8], original_len: usize) -> Built {
+    fn fixed(&self, tcp: Tcp, payload: &[u8], original_len: usize) -> Built {
         let mut built = self.template.clone();
         let ip_len = built.len - TcpHeader::MIN_LEN;
         let (ip, header) = built.bytes.split_at_mut(ip_len);
