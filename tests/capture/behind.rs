@@ -280,6 +280,7 @@ fn seen_at_once(test: &Test, options: &[&str]) -> Vec<Duration> {
     }
     running.finish().ok();
     took.sort();
+    println!("{}: each seen after {took:?}", test.name);
     took
 }
 
