@@ -33,7 +33,8 @@ pub const FIELDS: &[&str] = &[
     "http2.headers.status",
 ];
 
-const FIN: u32 = 1;
+/// The FIN flag.
+pub const FIN: u32 = 1;
 const SYN: u32 = 2;
 const RST: u32 = 4;
 const ACK: u32 = 16;
@@ -73,7 +74,8 @@ pub struct Packet {
     /// What tshark finds wrong with it.
     pub complaints: Vec<String>,
     sequence: u32,
-    flags: u32,
+    /// Flags of its TCP header.
+    pub flags: u32,
     len: u32,
     payload: Vec<u8>,
 }
@@ -81,8 +83,10 @@ pub struct Packet {
 /// A TCP connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// Who sent the SYN, as written.
+    /// Who sent the SYN: its true address, which the comment tells where another is written.
     pub client: SocketAddr,
+    /// Client and server as they stand in the packets.
+    pub written: (SocketAddr, SocketAddr),
     /// Who answered, as written.
     pub server: SocketAddr,
     /// The facts on the SYN.
@@ -266,10 +270,18 @@ fn connection(packets: &[Packet], stream: usize) -> Connection {
         syn.source,
         syn.destination
     );
+    let comment = Comment::parse(&syn.comments);
+    // A port of Wireshark's own is changed on the client's side too, and said so.
+    let client = match comment.find("written_client") {
+        Some(_) if comment.get("role") == "client" => comment.local(),
+        Some(_) => comment.remote(),
+        None => syn.source,
+    };
     let mut connection = Connection {
-        client: syn.source,
+        client,
+        written: (syn.source, syn.destination),
         server: syn.destination,
-        comment: Comment::parse(&syn.comments),
+        comment,
         interface: syn.interface.clone(),
         sent_by_client: Vec::new(),
         sent_by_server: Vec::new(),
@@ -282,8 +294,12 @@ fn connection(packets: &[Packet], stream: usize) -> Connection {
     let mut next = [syn.sequence.wrapping_add(1), of[1].sequence.wrapping_add(1)];
     let mut fins = [false; 2];
     for packet in &of[2..] {
-        let from = if packet.source == connection.client { From::Client } else { From::Server };
+        let from = if packet.source == syn.source { From::Client } else { From::Server };
         let side = from as usize;
+        // Where nobody knows how many bytes are missing, the sequence numbers jump.
+        if packet.comments.iter().any(|c| c.contains("missing=unknown")) {
+            next[side] = packet.sequence;
+        }
         assert_eq!(
             packet.sequence, next[side],
             "packet {} of {}→{} is not where its direction goes on",
