@@ -68,7 +68,12 @@ struct Written {
 impl Written {
     /// Whether all of it stands at its place in `truth`, and nothing is beyond.
     fn is_of(&self, truth: &[u8]) -> bool {
-        self.len == truth.len()
+        self.len == truth.len() && self.is_begin_of(truth)
+    }
+
+    /// The same, but the end may be absent.
+    fn is_begin_of(&self, truth: &[u8]) -> bool {
+        self.len <= truth.len()
             && self
                 .pieces
                 .iter()
@@ -161,7 +166,8 @@ fn an_output_that_stalls_stops_nobody_and_costs_payload_only() {
     for one in written.values() {
         assert_eq!(one.missing, one.told.values().sum::<usize>(), "{:?}", one.told);
         assert!(one.told.keys().all(|reason| reason == "writer-behind"), "{:?}", one.told);
-        assert!(truths.iter().any(|t| one.is_of(&t.sent) || one.is_of(&t.received)));
+        let found = truths.iter().any(|t| one.is_of(&t.sent) || one.is_of(&t.received));
+        assert!(found, "{} bytes, missing {:?}\n{summary}", one.len, one.told);
         told += one.missing;
     }
     let there: usize = written.values().flat_map(|w| &w.pieces).map(|(_, bytes)| bytes.len()).sum();
@@ -193,12 +199,17 @@ fn a_ring_of_one_page_and_a_slow_output_lose_what_they_say() {
     let (mut told, mut there) = (0, 0);
     for one in written.values() {
         assert_eq!(one.missing, one.told.values().sum::<usize>(), "{:?}", one.told);
-        assert!(truths.iter().any(|t| one.is_of(&t.sent) || one.is_of(&t.received)));
+        let found = truths.iter().any(|t| one.is_begin_of(&t.sent) || one.is_begin_of(&t.received));
+        assert!(found, "{} bytes, missing {:?}\n{summary}", one.len, one.told);
         told += one.missing;
         there += one.pieces.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
     }
     let moved: usize = truths.iter().map(|t| t.sent.len() + t.received.len()).sum();
-    assert_eq!(there + told, moved, "{summary}");
+    // Where the ring has refused even the handle's end, nobody tells how far it had come.
+    assert!(
+        there + told == moved || there + told < moved && summary.contains("records of connections"),
+        "{summary}"
+    );
     assert_eq!(lost(&summary), told, "{summary}");
     assert!(there > 0 && told > 0, "{there} there, {told} lost");
 }
