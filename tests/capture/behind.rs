@@ -165,7 +165,9 @@ fn an_output_that_stalls_stops_nobody_and_costs_payload_only() {
     let mut told = 0;
     for one in written.values() {
         assert_eq!(one.missing, one.told.values().sum::<usize>(), "{:?}", one.told);
-        assert!(one.told.keys().all(|reason| reason == "writer-behind"), "{:?}", one.told);
+        // On a busy machine the ring thread may get no time while the small ring fills up.
+        let known = |reason: &String| ["writer-behind", "ring-full"].contains(&reason.as_str());
+        assert!(one.told.keys().all(known), "{:?}", one.told);
         let found = truths.iter().any(|t| one.is_of(&t.sent) || one.is_of(&t.received));
         assert!(found, "{} bytes, missing {:?}\n{summary}", one.len, one.told);
         told += one.missing;
