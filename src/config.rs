@@ -40,6 +40,8 @@ pub struct Capture {
     pub snaplen: Option<u32>,
     /// Whether a loss shows in the exit status.
     pub fail_on_loss: bool,
+    /// Whether each packet is written as soon as it is there.
+    pub packet_buffered: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }

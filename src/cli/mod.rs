@@ -116,10 +116,11 @@ struct Arguments {
     #[arg(long)]
     show_args: bool,
 
-    /// Size of the ring buffer between kernel and tls2pcap in MiB, a power of two up to 1024
+    /// Size of the ring buffer between kernel and tls2pcap, a power of two: MiB, or with a K, KiB
     ///
-    /// A larger one loses less when programs write faster than tls2pcap can read.
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// From one memory page (4K) to 1024 MiB. A larger one loses less when programs write faster than
+    /// tls2pcap can read.
+    #[arg(long, value_name = "SIZE", value_parser = ring_size)]
     ring_size: Option<u32>,
 
     /// Keep at most this many bytes of each piece of a call; 0 keeps all
@@ -134,6 +135,13 @@ struct Arguments {
     /// That is all that the summary names as lost. A command's own status goes first, unless it is 0.
     #[arg(long)]
     fail_on_loss: bool,
+
+    /// Write each packet as soon as it is there
+    ///
+    /// Costs more time, of the captured programs too. Without it a pipe gets packets within 100 ms, a
+    /// file ten times a second.
+    #[arg(short = 'U', long)]
+    packet_buffered: bool,
 
     /// Say what is found and what is not, and why
     #[arg(short, long)]
@@ -328,9 +336,6 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
     if args.record.is_some() && args.record == args.ready_file {
         return Err(usage("--record and --ready-file name the same file", "give them different names"));
     }
-    if args.ring_size.is_some_and(|mib| !mib.is_power_of_two()) {
-        return Err(usage("--ring-size must be a power of two", "for example 64, 128 or 256"));
-    }
     Ok(Capture {
         targets: targets(args.pids, &args.users, args.command)?,
         output: output_of(output),
@@ -341,9 +346,10 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
         ready_file: args.ready_file,
         ready_fd: args.ready_fd,
         show_args: args.show_args,
-        ring_size: args.ring_size.map(|mib| mib << 20),
+        ring_size: args.ring_size,
         snaplen: Some(args.snaplen).filter(|n| *n > 0),
         fail_on_loss: args.fail_on_loss,
+        packet_buffered: args.packet_buffered,
         verbosity: verbosity(args.quiet, args.verbose),
     })
 }
@@ -390,6 +396,24 @@ fn user_id(name: &str) -> Result<u32, Failure> {
     privilege::user_id(name).ok_or_else(|| {
         usage(format!("-u {name}: there is no user of this name"), "give a user's name or number")
     })
+}
+
+/// Bytes of a ring.
+fn ring_size(text: &str) -> Result<u32, String> {
+    let (digits, shift) = match text.strip_suffix(['K', 'k']) {
+        Some(digits) => (digits, 10),
+        None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 20),
+    };
+    let number: u32 = digits.parse().map_err(|_| "not a number, as 64 or 512K".to_owned())?;
+    let bytes = u64::from(number) << shift;
+    let page = crate::probe::page_size() as u64;
+    if !bytes.is_power_of_two() {
+        return Err("not a power of two, as 64, 128 or 512K".into());
+    }
+    if bytes < page {
+        return Err(format!("less than a memory page, which is {}K", page >> 10));
+    }
+    u32::try_from(bytes).ok().filter(|bytes| *bytes <= 1 << 30).ok_or_else(|| "more than 1024 MiB".into())
 }
 
 fn output_of(path: PathBuf) -> Output {

@@ -86,6 +86,8 @@ pub enum Missing {
     Depth,
     /// The kernel's table of threads was full.
     ThreadsFull,
+    /// The output did not take the bytes as fast as they came.
+    WriterBehind,
 }
 
 impl Missing {
@@ -101,6 +103,7 @@ impl Missing {
             Missing::Unfinished => "unfinished-call",
             Missing::Depth => "nested-call",
             Missing::ThreadsFull => "threads-full",
+            Missing::WriterBehind => "writer-behind",
         }
     }
 }

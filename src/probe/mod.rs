@@ -15,6 +15,7 @@ mod skeleton {
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -22,8 +23,8 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Func;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType,
-    UprobeMultiOpts, UprobeOpts,
+    ErrorKind, Link, MapCore, MapFlags, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
+    UprobeOpts,
 };
 
 use self::sites::{Programs, Site, sites};
@@ -33,7 +34,7 @@ use crate::discover::{FileKey, Found};
 use crate::event::{Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
-pub use self::ring::{Notice, Ring};
+pub use self::ring::{Record, Ring, Verdict, page_size};
 
 /// What is captured, and how.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ pub struct Options {
     pub snaplen: Option<u32>,
     /// Size of the ring in bytes; a power of two and a multiple of the page size.
     pub ring_bytes: u32,
+    /// Wake the reader of the ring for each record, not when some have come together.
+    pub wake_for_each: bool,
     /// Show what libbpf has to say.
     pub verbose: bool,
 }
@@ -195,6 +198,9 @@ impl Probe {
         knobs.own_pidns = own_pid_namespace();
         knobs.call_limit = options.call_limit;
         knobs.snaplen = options.snaplen.map_or(u64::MAX, |n| u64::from(n).max(1));
+        if options.wake_for_each {
+            knobs.wake_bytes = 0;
+        }
         for (knob, uid) in knobs.uids.iter_mut().zip(&options.uids) {
             *knob = *uid;
         }
@@ -414,8 +420,9 @@ impl Probe {
     ///
     /// # Errors
     /// If the ring cannot be mapped.
-    pub fn ring(&self) -> Result<Ring, libbpf_rs::Error> {
-        Ring::new(MapHandle::try_from(&self.skeleton.maps.ring)?)
+    pub fn ring(&self) -> io::Result<Ring> {
+        let map = &self.skeleton.maps.ring;
+        Ring::new(map.as_fd().try_clone_to_owned()?, map.max_entries() as usize)
     }
 }
 

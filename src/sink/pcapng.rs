@@ -112,8 +112,12 @@ pub struct PcapngWriter<W: Write> {
     /// Whole blocks that are not written yet.
     buffer: PcapNgWriter<Vec<u8>>,
     interfaces: HashMap<ProcessKey, u32>,
+    /// The last process and its interface.
+    last: Option<(ProcessKey, u32)>,
     statistics: Vec<Interface>,
     show_args: bool,
+    /// See [`FLUSH_AT`].
+    flush_at: usize,
     counts: Counts,
     /// A write failed, so that interfaces may be missing: nothing may follow.
     failed: bool,
@@ -140,14 +144,21 @@ impl<W: Write> PcapngWriter<W> {
             out,
             buffer,
             interfaces: HashMap::new(),
+            last: None,
             statistics: Vec::new(),
             show_args,
+            flush_at: FLUSH_AT,
             counts: Counts::default(),
             failed: false,
         };
         writer.counts.bytes = writer.buffer.get_ref().len() as u64;
         writer.flush()?;
         Ok(writer)
+    }
+
+    /// From now on each packet is written at once.
+    pub fn unbuffered(&mut self) {
+        self.flush_at = 0;
     }
 
     /// What was written so far.
@@ -172,13 +183,19 @@ impl<W: Write> PcapngWriter<W> {
         packet_block(buffer, id, packet);
         self.counts.packets += 1;
         self.counts.bytes += (buffer.len() - before) as u64;
-        if buffer.len() >= FLUSH_AT { self.flush() } else { Ok(()) }
+        if buffer.len() >= self.flush_at { self.flush() } else { Ok(()) }
     }
 
     /// The interface of the packet's process.
     fn interface(&mut self, packet: &Packet<'_>) -> io::Result<u32> {
         let process = packet.process;
+        if let Some((key, id)) = self.last
+            && key == process.key
+        {
+            return Ok(id);
+        }
         if let Some(id) = self.interfaces.get(&process.key) {
+            self.last = Some((process.key, *id));
             return Ok(*id);
         }
         let id = self.statistics.len().min(INTERFACES_MAX);

@@ -339,7 +339,7 @@ impl Tracker {
         }
         self.gap(slot, direction, start, time, data.task.tid, out);
         let cut = usize::try_from(again).unwrap_or(usize::MAX).min(data.payload.len());
-        let bytes = data.payload.slice(cut..);
+        let bytes = if cut == 0 { data.payload } else { data.payload.slice(cut..) };
         // The kernel gives a reason with every short record; a recording may lack it.
         let missing = ((bytes.len() as u64) < len).then_some(data.missing.unwrap_or(Missing::Unreadable));
         let item = Item::Bytes { direction, tid: data.task.tid, offset: start + again, bytes, len, missing };
