@@ -18,6 +18,21 @@ pub enum Place {
     Internal,
 }
 
+impl Place {
+    /// Where reads and writes are probed in a library.
+    pub fn offsets(self, library: &Path) -> Res<[usize; 2]> {
+        let found = Discovery::default().at(library)?.library;
+        let (exports, internal) = (&found.offsets, found.internal);
+        match self {
+            Place::Exports => match (exports.get(Function::Read), exports.get(Function::Write)) {
+                (Some(read), Some(write)) => Ok([read as usize, write as usize]),
+                _ => Err("the library lacks SSL_read or SSL_write".into()),
+            },
+            Place::Internal => Ok([internal.read? as usize, internal.write? as usize]),
+        }
+    }
+}
+
 /// The loaded empty programs.
 pub struct Floor {
     object: Object,
@@ -55,16 +70,7 @@ impl Floor {
 
     /// Attaches to one process, in a library of its own. They detach when the links are dropped.
     pub fn attach(&self, place: Place, pid: u32, library: &Path) -> Res<Vec<Link>> {
-        let found = Discovery::default().at(library)?;
-        let exports = &found.library.offsets;
-        let offsets = match place {
-            Place::Exports => [exports.get(Function::Read), exports.get(Function::Write)],
-            Place::Internal => [found.library.internal.read.ok(), found.library.internal.write.ok()],
-        };
-        let [Some(read), Some(write)] = offsets else {
-            return Err(format!("{place:?}: not found in {}", library.display()).into());
-        };
-        let offsets = [read as usize, write as usize];
+        let offsets = place.offsets(library)?;
         if place == Place::Internal && self.sessions {
             let options = UprobeMultiOpts { offsets: offsets.to_vec(), session: true, ..Default::default() };
             return Ok(vec![

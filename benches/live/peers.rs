@@ -67,7 +67,7 @@ const FRITAP: Peer = Peer {
     name: "friTap",
     programs: &["fritap", "friTap"],
     arguments: |command, pid, _, file| {
-        command.arg("--pcap").arg(file).arg(pid.to_string());
+        command.arg("-p").arg(file).arg(pid.to_string());
     },
     writes: true,
 };

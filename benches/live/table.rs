@@ -68,7 +68,8 @@ pub fn goals(rows: &[Row]) -> String {
          |---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
-        let asked = row.most.map_or_else(String::new, |m| format!("≤ {m}"));
+        let asked =
+            row.most.map_or_else(String::new, |m| if m > 0.0 { format!("≤ {m}") } else { "0".into() });
         let met = row.met().map_or("", |met| if met { "yes" } else { "**no**" });
         let [ratio, hashes] =
             row.captured.map_or_else(Default::default, |[captured, sent, equal, streams]| {

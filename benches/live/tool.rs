@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -15,6 +16,9 @@ use crate::Res;
 
 /// The program that is measured.
 pub const TLS2PCAP: &str = env!("CARGO_BIN_EXE_tls2pcap");
+
+/// How long a program may take to end.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A capture in progress.
 pub struct Running {
@@ -102,12 +106,20 @@ impl Running {
         kill(Pid::from_raw(self.pid() as i32), Signal::SIGINT)?;
         let mut usage = MaybeUninit::<libc::rusage>::zeroed();
         let mut status = 0;
-        // SAFETY: a child of ours that nobody has waited for, and two places to write to.
-        let waited = unsafe { libc::wait4(self.pid() as i32, &mut status, 0, usage.as_mut_ptr()) };
-        self.ended = true;
-        if waited < 0 {
-            return Err(io::Error::last_os_error().into());
+        let asked = Instant::now();
+        loop {
+            // SAFETY: a child of ours that nobody has waited for, and two places to write to.
+            let waited =
+                unsafe { libc::wait4(self.pid() as i32, &mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+            match waited {
+                0 if asked.elapsed() > PATIENCE => self.child.kill()?,
+                0 => {}
+                -1 => return Err(io::Error::last_os_error().into()),
+                _ => break,
+            }
+            thread::sleep(Duration::from_millis(5));
         }
+        self.ended = true;
         // SAFETY: all zeroes are a valid value, and wait4 has written it.
         let usage = unsafe { usage.assume_init() };
         let micros = |t: libc::timeval| t.tv_sec as f64 * 1e6 + t.tv_usec as f64;
