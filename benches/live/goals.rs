@@ -92,6 +92,7 @@ pub fn rows(bench: &Bench, only: &str, soak: f64) -> Res<Vec<Row>> {
                 samples: Samples(bench.ready.borrow().clone()),
                 digits: 2,
                 most: Some(0.5),
+                headline: true,
                 ..Default::default()
             },
             memory,
@@ -153,6 +154,7 @@ impl Turns {
                 self.per_call(way),
                 self.per_call(self.reports[0].len() - 1)
             ),
+            headline: case.size == 1400 && goal != "G2",
         }
     }
 
@@ -164,7 +166,8 @@ impl Turns {
             digits: 2,
             most,
             captured: captured(&self.verdicts),
-            beside: String::new(),
+            headline: most.is_some(),
+            ..Default::default()
         };
         vec![
             row("application CPU", self.of(0, Report::cpu), Some(1.2)),
@@ -224,6 +227,7 @@ fn unpaced(bench: &Bench, size: u64, messages: u64, most: Option<f64>) -> Res<Ve
             most: Some(0.0),
             captured: of_runs(&runs),
             beside: format!("{} MB/s", rate.show(0)),
+            headline: size == 1400,
         },
         Row {
             goal: "G7",
@@ -231,6 +235,7 @@ fn unpaced(bench: &Bench, size: u64, messages: u64, most: Option<f64>) -> Res<Ve
             samples: runs.iter().map(cpu).collect(),
             digits: 2,
             most,
+            headline: size == 1400,
             ..Default::default()
         },
     ])
@@ -284,6 +289,7 @@ fn whole(bench: &Bench) -> Res<Vec<Row>> {
                     run.verdict.as_ref().map_or(f64::NAN, |v| (v.sent - v.captured) as f64),
                 ]),
                 most: Some(0.0),
+                headline: true,
                 beside: format!("reported lost: {}", run.tool.as_ref().map_or(0, |t| t.lost)),
                 captured: of_runs(&[run]),
                 ..Default::default()
@@ -360,6 +366,7 @@ fn paced(bench: &Bench) -> Res<Row> {
         what: format!("400 MB/s into a file, {:.1} GB: bytes lost", runs[0].report.bytes() as f64 / 1e9),
         samples: runs.iter().map(lost).collect(),
         most: reached.then_some(0.0),
+        headline: true,
         captured: of_runs(&runs),
         beside: format!("{} MB/s{}", rate.show(0), if reached { "" } else { ": the load was too slow" }),
         ..Default::default()
@@ -405,6 +412,7 @@ fn overrun(bench: &Bench) -> Res<Row> {
         what: "past the limit (1 MiB ring, reader of 20 MB/s): reported loss beside real loss, bytes".into(),
         samples: Samples(vec![off as f64]),
         most: (lost > 0).then_some(0.0),
+        headline: true,
         captured: captured(std::slice::from_ref(&verdict)),
         beside: format!(
             "of {} bytes lost {lost}, by the summary {}, by the holes in the file {}",
@@ -424,6 +432,7 @@ fn memory(bench: &Bench) -> Res<Row> {
         samples: Samples(vec![run.tool.as_ref().map_or(f64::NAN, |t| t.memory as f64) / MIB]),
         digits: 1,
         most: Some(2.0 * RING + 16.0),
+        headline: true,
         beside: format!("{:.0} MB/s; the ring is mapped twice", run.report.rate()),
         captured: of_runs(&[run]),
     })

@@ -48,9 +48,9 @@ struct Options {
     /// Only goals that begin with this, such as G5
     #[arg(long, value_name = "GOAL")]
     only: Option<String>,
-    /// Put the table into this document too
+    /// Put the table into this document too, between its marks; may be repeated
     #[arg(long, value_name = "FILE")]
-    write: Option<PathBuf>,
+    write: Vec<PathBuf>,
     /// Folder for captures (up to 3 GB at a time)
     #[arg(long, value_name = "DIR", default_value = env!("CARGO_TARGET_TMPDIR"))]
     dir: PathBuf,
@@ -212,17 +212,19 @@ fn measure(options: &Options) -> Res<bool> {
     let found = tls2pcap::discover::Discovery::default().at(&bench.load.library)?;
     let machine = table::machine(&found.version);
     eprintln!("{machine}");
-    let (name, text) = match options.peers {
-        true => ("peers", peers::table(&bench)?),
+    let tables = match options.peers {
+        true => vec![("peers", peers::table(&bench)?)],
         false => {
             let soak = options.soak.unwrap_or(bench.scale.min(1.0));
-            ("live", table::goals(&goals::rows(&bench, options.only.as_deref().unwrap_or(""), soak)?))
+            let rows = goals::rows(&bench, options.only.as_deref().unwrap_or(""), soak)?;
+            vec![("live", table::goals(&rows)), ("live-short", table::headlines(&rows))]
         }
     };
-    let text = format!("{machine}.\n\n{text}");
-    println!("{text}");
-    if let Some(file) = &options.write {
-        table::insert(file, name, &text)?;
+    let texts: Vec<(&str, String)> =
+        tables.into_iter().map(|(name, table)| (name, format!("{machine}.\n\n{table}"))).collect();
+    println!("{}", texts[0].1);
+    for file in &options.write {
+        table::insert(file, &texts)?;
     }
     let wrong = bench.wrong.borrow();
     wrong.iter().for_each(|w| println!("WRONG: {w}"));

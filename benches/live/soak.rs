@@ -59,6 +59,7 @@ pub fn row(bench: &Bench, millions: f64) -> Res<Row> {
         samples: Samples(vec![last - first]),
         digits: 1,
         most: Some(2.0),
+        headline: true,
         captured: Some([verdict.captured, verdict.sent, verdict.equal, verdict.streams]),
         beside: format!("{first:.1} and {last:.1} MiB, {:.0} s", report.wall() / 1e6),
     })

@@ -24,6 +24,8 @@ pub struct Row {
     /// Bytes captured and sent; streams with the right hash, and all.
     pub captured: Option<[u64; 4]>,
     pub beside: String,
+    /// Stands in the short table too.
+    pub headline: bool,
 }
 
 impl Samples {
@@ -68,8 +70,7 @@ pub fn goals(rows: &[Row]) -> String {
          |---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
-        let asked =
-            row.most.map_or_else(String::new, |m| if m > 0.0 { format!("≤ {m}") } else { "0".into() });
+        let asked = row.most.map_or_else(String::new, asked);
         let met = row.met().map_or("", |met| if met { "yes" } else { "**no**" });
         let [ratio, hashes] =
             row.captured.map_or_else(Default::default, |[captured, sent, equal, streams]| {
@@ -86,6 +87,21 @@ pub fn goals(rows: &[Row]) -> String {
         );
     }
     text
+}
+
+/// What matters most of it.
+pub fn headlines(rows: &[Row]) -> String {
+    let mut text = String::from("| what | measured | asked | captured ÷ sent |\n|---|---|---|---|\n");
+    for row in rows.iter().filter(|row| row.headline) {
+        let asked = row.most.map_or_else(String::new, asked);
+        let ratio = row.captured.map_or_else(String::new, |[captured, sent, ..]| percent(captured, sent));
+        let _ = writeln!(text, "| {} | {} | {asked} | {ratio} |", row.what, row.samples.show(row.digits));
+    }
+    text
+}
+
+fn asked(most: f64) -> String {
+    if most > 0.0 { format!("≤ {most}") } else { "0".into() }
 }
 
 /// `100 %` only if it is all.
@@ -129,13 +145,21 @@ pub fn machine(openssl: &str) -> String {
     )
 }
 
-/// Puts text between `<!-- NAME begin -->` and `<!-- NAME end -->` of a document.
-pub fn insert(file: &Path, name: &str, text: &str) -> Res<()> {
-    let [begin, end] = ["begin", "end"].map(|w| format!("<!-- {name} {w} -->"));
-    let old = fs::read_to_string(file)?;
-    let missing = || format!("{}: no place between {begin} and {end}", file.display());
-    let (before, rest) = old.split_once(&begin).ok_or_else(missing)?;
-    let (_, after) = rest.split_once(&end).ok_or_else(missing)?;
-    fs::write(file, format!("{before}{begin}\n\n{}\n\n{end}{after}", text.trim()))?;
-    Ok(())
+/// Puts texts between `<!-- NAME begin -->` and `<!-- NAME end -->` of a document, where it has these.
+pub fn insert(file: &Path, texts: &[(&str, String)]) -> Res<()> {
+    let mut document = fs::read_to_string(file)?;
+    let mut places = 0;
+    for (name, text) in texts {
+        let [begin, end] = ["begin", "end"].map(|w| format!("<!-- {name} {w} -->"));
+        let around =
+            document.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
+        if let Some((before, after)) = around {
+            document = format!("{before}{begin}\n\n{}\n\n{end}{after}", text.trim());
+            places += 1;
+        }
+    }
+    match places {
+        0 => Err(format!("{}: no place for a table", file.display()).into()),
+        _ => Ok(fs::write(file, document)?),
+    }
 }
