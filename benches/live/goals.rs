@@ -60,13 +60,13 @@ pub fn rows(bench: &Bench, only: &str, soak: f64) -> Res<Vec<Row>> {
         }
     }
     if wanted(&["G4"]) {
-        let case = Case::new("pingpong", 1400, bench.scaled(20_000));
+        let case = Case::new("pingpong", 1400, bench.scaled(10_000));
         add(turns(bench, &bench.load, &case, &[])?.pingpong(&case));
     }
     if wanted(&["G5", "G7"]) {
         for (size, messages, most) in [
-            (64, 150_000, Some(3.0)),
-            (1400, 150_000, Some(3.0)),
+            (64, 100_000, Some(3.0)),
+            (1400, 100_000, Some(3.0)),
             (16_384, 40_000, Some(30.0)),
             (65_536, 10_000, None),
         ] {
