@@ -1,4 +1,4 @@
-//! HTTP/2 framing, as far as it takes to join a connection in the middle.
+//! HTTP/2 framing, as far as it takes to find one's way in the middle of a connection.
 
 /// What a client sends first.
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -83,18 +83,65 @@ pub fn is_settings(bytes: &[u8]) -> bool {
     bytes.len() >= HEADER && bytes[3] == 4 && bytes[4] == 0 && frame(bytes).is_some()
 }
 
-/// Where the first frame begins in the bytes of a call of an HTTP/2 connection; `None` if nowhere
-/// with confidence. `whole`: these are all the bytes of the call.
-pub fn boundary(bytes: &[u8], whole: bool) -> Option<usize> {
-    // Most calls begin with a frame, so less evidence will do there.
-    if !bytes.is_empty() && matches!(chain(bytes), Chain::Exact(1..) | Chain::Open(1..)) {
-        return Some(0);
+/// Length of the payload that a frame header announces.
+pub fn payload_len(header: &[u8; HEADER]) -> u64 {
+    u64::from(u32::from_be_bytes([0, header[0], header[1], header[2]]))
+}
+
+/// These bytes, the first of which begins a frame, are whole frames.
+pub fn are_whole(mut bytes: &[u8]) -> bool {
+    while let Some(header) = bytes.first_chunk() {
+        let end = usize::try_from(payload_len(header)).map_or(usize::MAX, |len| HEADER + len);
+        let Some(rest) = bytes.get(end..) else { return false };
+        bytes = rest;
     }
-    (1..bytes.len().saturating_sub(HEADER - 1)).find(|at| match chain(&bytes[*at..]) {
-        Chain::Exact(1..) => whole,
-        Chain::Open(2..) => true,
-        _ => false,
-    })
+    bytes.is_empty()
+}
+
+/// The streams of a connection, so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Streams {
+    highest: u32,
+}
+
+impl Streams {
+    /// A frame header went by, in either direction.
+    pub fn see(&mut self, header: &[u8; HEADER]) {
+        self.highest = self.highest.max(stream(header));
+    }
+
+    /// A frame of a stream that went by begins here.
+    fn knows(&self, bytes: &[u8]) -> bool {
+        bytes.first_chunk().is_some_and(|header| (1..=self.highest).contains(&stream(header)))
+    }
+}
+
+fn stream(header: &[u8; HEADER]) -> u32 {
+    u32::from_be_bytes([header[5], header[6], header[7], header[8]])
+}
+
+/// Where the first frame begins in bytes of an HTTP/2 connection, looked for from `from` on; the
+/// start of a call is more likely than any other place, and `bytes` begin with one. `whole`: they end
+/// with a call.
+///
+/// # Errors
+/// If it cannot be told with confidence: the first place where it still may be, once more bytes
+/// follow.
+pub fn boundary(bytes: &[u8], from: usize, whole: bool, streams: &Streams) -> Result<usize, usize> {
+    let (mut weak, mut open) = (None, None);
+    for at in from..bytes.len() {
+        match chain(&bytes[at..]) {
+            Chain::Broken => continue,
+            Chain::Open(2..) => return Ok(at),
+            Chain::Exact(1..) if whole => return Ok(at),
+            Chain::Exact(1..) | Chain::Open(1) if at == 0 || streams.knows(&bytes[at..]) => {
+                weak.get_or_insert(at);
+            }
+            _ => {}
+        }
+        open.get_or_insert(at);
+    }
+    weak.ok_or(open.unwrap_or(bytes.len()))
 }
 
 #[cfg(test)]
@@ -108,6 +155,8 @@ mod tests {
 
     #[test]
     fn the_boundary_is_found_after_the_rest_of_a_frame() {
+        let streams = Streams::default();
+        let boundary = |bytes: &[u8], whole| boundary(bytes, 0, whole, &streams).ok();
         let frames = [make(1, 4, 5, b"\x88\x76\x01x"), make(0, 1, 5, &[b'<'; 200])].concat();
         assert_eq!(boundary(&frames, true), Some(0));
         assert!(is_frames(&frames));
@@ -122,9 +171,19 @@ mod tests {
     #[test]
     fn text_zeros_and_noise_have_no_boundary() {
         for bytes in [&[0; 500][..], &[b' '; 500], b"", b"x", b"<html><body>a page</body></html>"] {
-            assert_eq!(boundary(bytes, true), None);
+            assert!(boundary(bytes, 0, true, &Streams::default()).is_err());
             assert!(!is_frames(bytes));
         }
+    }
+
+    #[test]
+    fn one_header_will_do_if_its_stream_is_known() {
+        let bytes = [&[b'x'; 100][..], &make(0, 0, 5, &[b'<'; 200])[..50]].concat();
+        let mut streams = Streams::default();
+        assert_eq!(boundary(&bytes, 0, true, &streams), Err(100));
+        streams.see(&[0, 0, 1, 1, 4, 0, 0, 0, 7]);
+        assert_eq!(boundary(&bytes, 0, true, &streams), Ok(100));
+        assert_eq!(boundary(&bytes[..107], 0, true, &streams), Err(99), "xx and a header's first bytes");
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub const HOLD_SEGMENTS: usize = 64;
 /// The most bytes of all connections that wait; at this bound who adds to them waits no longer.
 pub const HOLD_TOTAL: usize = 16 << 20;
 
+/// The most bytes of one direction that wait behind a hole until the next frame of HTTP/2 is found.
+/// They wait no longer than [`HOLD_TIME`], and count in [`HOLD_TOTAL`].
+pub const HELD_MAX: usize = 256 << 10;
+
 /// The most live connections. What opens beyond is refused and counted.
 pub const CONNECTIONS_MAX: usize = 65_536;
 

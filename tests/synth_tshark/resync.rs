@@ -1,0 +1,286 @@
+//! After any hole, readers find the next frame, and every byte stands where it truly stood.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// A small generator (SplitMix64): the same numbers on each run.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+
+    pub fn body(&mut self, len: usize) -> Vec<u8> {
+        match self.next(3) {
+            0 => (0..len).map(|i| b"<p>some text of a page</p>\r\n"[i % 28]).collect(),
+            1 => (0..len).map(|_| self.next(256) as u8).collect(),
+            _ => vec![0; len],
+        }
+    }
+}
+
+/// One direction as it was sent, and what of it is captured.
+#[derive(Default)]
+pub struct Sent {
+    pub bytes: Vec<u8>,
+    /// Where each message or frame lies.
+    pub units: Vec<(usize, usize)>,
+    /// What is missing, in order; `true`: nobody knows how much.
+    pub holes: Vec<(usize, usize, bool)>,
+    /// The bytes before this one were before the capture.
+    pub begin: usize,
+}
+
+impl Sent {
+    pub fn unit(&mut self, bytes: &[u8]) {
+        self.units.push((self.bytes.len(), self.bytes.len() + bytes.len()));
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Holes of some bytes or of many, from `first` on, not two without a byte in between.
+    pub fn punch(&mut self, random: &mut Random, first: usize, unknown: bool) {
+        let mut at = first;
+        for _ in 0..=random.next(5) {
+            at += 1 + random.next(self.bytes.len() as u64 / 3) as usize;
+            let len = match random.next(4) {
+                0 => 1 + random.next(12),
+                1 => 9 + random.next(30),
+                2 => 1 + random.next(3000),
+                _ => 1 + random.next(150_000),
+            };
+            // Often at the border of a frame, or next to it.
+            let near = |at: usize| self.units.iter().map(|u| u.0).find(|border| *border >= at).unwrap_or(at);
+            let mut end = at + len as usize;
+            if random.next(3) == 0 {
+                at = near(at) + random.next(12) as usize;
+                end = end.max(at + 1);
+            }
+            if random.next(4) == 0 {
+                end = near(end) + random.next(12) as usize;
+            }
+            if end >= self.bytes.len() {
+                return;
+            }
+            self.holes.push((at, end, unknown && random.next(3) == 0));
+            at = end;
+        }
+    }
+
+    /// The segments that the calls of a program make of it.
+    pub fn segments(&self, random: &mut Random, from: Side, aligned: bool) -> Vec<Body> {
+        let mut segments = Vec::new();
+        let mut at = self.begin;
+        let mut offset = 0;
+        while at < self.bytes.len() {
+            let most = if random.next(4) == 0 { 200 } else { 20_000 };
+            let mut end = (at + 1 + random.next(most) as usize).min(self.bytes.len());
+            if aligned {
+                end = self.units.iter().map(|unit| unit.1).find(|border| *border >= end).unwrap_or(end);
+            }
+            while at < end {
+                let hole = self.holes.iter().find(|hole| hole.1 > at && hole.0 < end);
+                let (first, last, unknown) = *hole.unwrap_or(&(end, end, false));
+                let (first, last) = (first.max(at), last.min(end));
+                let bytes = Bytes::copy_from_slice(&self.bytes[at..first]);
+                let len = if unknown { bytes.len() } else { last - at } as u64;
+                let missing = (len > bytes.len() as u64).then_some(Missing::RingFull);
+                if len > 0 {
+                    segments.push(Body::Payload(Payload { from, tid: 1, offset, bytes, len, missing }));
+                }
+                // A hole of unknown length counts once, at its end.
+                if unknown && hole.is_some_and(|hole| hole.1 <= end) {
+                    segments.push(Body::Skip { from, reason: Missing::Unfinished });
+                }
+                offset += len;
+                at = last;
+            }
+        }
+        segments
+    }
+
+    pub fn captured(&self, from: usize, to: usize) -> bool {
+        from >= self.begin && !self.holes.iter().any(|hole| hole.0 < to && from < hole.1)
+    }
+
+    /// Every captured byte stands in the file where it stood in the stream, counted from the first.
+    fn check_bytes(&self, what: &str, packets: &[(u64, Vec<u8>, bool)]) {
+        // Before the first byte, something may be made up.
+        let real = packets.iter().position(|packet| !packet.2).unwrap_or(packets.len());
+        let begin = if self.begin > 0 { packets[..real].iter().map(|p| p.1.len() as u64).sum() } else { 0 };
+        let packets: BTreeMap<_, _> =
+            packets.iter().filter(|p| !p.2 && !p.1.is_empty()).map(|p| (p.0 - 1 - begin, &p.1[..])).collect();
+        let mut packets = packets.into_iter();
+        let (mut offset, mut bytes) = (0, &[][..]);
+        let (mut place, mut expected) = (self.begin, 0);
+        while place < self.bytes.len() {
+            if let Some(hole) = self.holes.iter().find(|hole| hole.0 <= place && place < hole.1) {
+                expected += if hole.2 { 1000 } else { (hole.1 - place) as u64 };
+                place = hole.1;
+                continue;
+            }
+            if bytes.is_empty() {
+                (offset, bytes) = packets.next().unwrap_or_else(|| panic!("{what}: no byte {place}"));
+            }
+            assert_eq!(offset, expected, "{what}: where byte {place} stands");
+            let hole = self.holes.iter().map(|hole| hole.0).find(|begin| *begin > place);
+            let n = bytes.len().min(hole.unwrap_or(self.bytes.len()) - place);
+            assert_eq!(bytes[..n], self.bytes[place..place + n], "{what}: bytes from {place} on");
+            bytes = &bytes[n..];
+            (offset, expected, place) = (offset + n as u64, expected + n as u64, place + n);
+        }
+        assert!(bytes.is_empty() && packets.next().is_none(), "{what}: bytes that nobody sent");
+    }
+}
+
+/// Both directions in turns.
+pub fn play(
+    capture: &mut Capture,
+    random: &mut Random,
+    connection: Connection,
+    [client, server]: [&Sent; 2],
+    aligned: bool,
+) {
+    let id = connection.id.0;
+    capture.open(connection);
+    let mut client = client.segments(random, Client, aligned).into_iter();
+    let mut server = server.segments(random, Server, aligned).into_iter();
+    capture.step(id, client.next().unwrap());
+    loop {
+        let first = if random.next(2) == 0 { client.next() } else { server.next() };
+        match first.or_else(|| client.next()).or_else(|| server.next()) {
+            Some(body) => capture.step(id, body),
+            None => break,
+        }
+    }
+    capture.end(id);
+}
+
+/// What the judges show of each connection and side: sequence number, bytes, whether they are made up.
+pub fn check_bytes(capture: &Capture, what: &str, sent: &[[Sent; 2]]) {
+    let fields = ["tcp.stream", "tcp.srcport", "tcp.seq", "tcp.payload", "frame.comment"];
+    capture.ask("tcp.len > 0", &fields, |judge, lines| {
+        for (stream, sides) in sent.iter().enumerate() {
+            for (sent, server) in sides.iter().zip([false, true]) {
+                let of = |line: &&Vec<String>| {
+                    line[0] == stream.to_string() && (line[1] == "80" || line[1] == "443") == server
+                };
+                let packets: Vec<_> = lines
+                    .iter()
+                    .filter(of)
+                    .map(|line| {
+                        let digit = |c: u8| (c as char).to_digit(16).unwrap() as u8;
+                        let pairs = line[3].as_bytes().chunks(2);
+                        let bytes = pairs.map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
+                        (line[2].parse().unwrap(), bytes, line[4].contains("synthetic="))
+                    })
+                    .collect();
+                sent.check_bytes(&format!("{judge}: {what}: stream {stream} server {server}"), &packets);
+            }
+        }
+    });
+}
+
+/// Every frame can be told from the others by type, length and stream.
+fn http2_sides(random: &mut Random) -> [Sent; 2] {
+    let (mut client, mut server) = (Sent::default(), Sent::default());
+    client.unit(PREFACE);
+    client.unit(&frame(4, 0, 0, b""));
+    server.unit(&frame(4, 0, 0, b""));
+    for stream in (1..40).step_by(2) {
+        client.unit(&request(stream, "/"));
+    }
+    let mut len = 0;
+    for stream in (1..40).step_by(2) {
+        server.unit(&frame(1, 4, stream, &[0x88]));
+        for side in [&mut client, &mut server] {
+            for _ in 0..random.next(4) {
+                len += 1;
+                let more = [0, 100, 3000, 16_000, 90_000][random.next(5) as usize];
+                let body = random.body(more + len);
+                side.unit(&frame(0, 0, stream, &body));
+            }
+            if random.next(2) == 0 {
+                side.unit(&frame(8, 0, stream, &[0, 0, 1, 0]));
+            }
+        }
+    }
+    [client, server]
+}
+
+#[test]
+fn http2_after_any_hole() {
+    let rounds = std::env::var("T2P_ROUNDS").map_or(12, |n| n.parse().unwrap());
+    let first = std::env::var("T2P_SEED").map_or(0, |n| n.parse().unwrap());
+    for seed in first..first + rounds {
+        let mut random = Random(seed);
+        let mut capture = Capture::new(&format!("holes-{seed}"), Ports::Decode);
+        let mut sent = Vec::new();
+        for id in 1..=4 {
+            let (joined, aligned) = (id % 2 == 0, random.next(2) == 0);
+            let mut sides = http2_sides(&mut random);
+            for side in &mut sides {
+                let mut first = side.units[1].1;
+                if joined {
+                    side.begin = first + random.next(20_000) as usize % (side.bytes.len() - first);
+                    first = side.begin;
+                }
+                side.punch(&mut random, first, seed % 2 == 1);
+            }
+            let connection = Connection {
+                from_start: !joined,
+                alpn: Some("h2".into()),
+                ..connection(id, &format!("10.0.0.1:4100{id}"), "10.0.0.2:443")
+            };
+            play(&mut capture, &mut random, connection, [&sides[0], &sides[1]], aligned);
+            sent.push(sides);
+        }
+        capture.close();
+        let what = format!("seed {seed}");
+        check_bytes(&capture, &what, &sent);
+        let fields = ["tcp.stream", "tcp.srcport", "http2.type", "http2.length", "http2.streamid"];
+        capture.ask("http2", &fields, |judge, lines| {
+            for (stream, sides) in sent.iter().enumerate() {
+                for (sent, server) in sides.iter().zip([false, true]) {
+                    let of =
+                        |line: &&Vec<String>| line[0] == stream.to_string() && (line[1] == "80") == server;
+                    let mut shown = Vec::new();
+                    for line in lines.iter().filter(of) {
+                        let [kinds, lens, streams] = [2, 3, 4].map(|i| {
+                            line[i].split(',').filter_map(|n| n.parse::<u32>().ok()).collect::<Vec<_>>()
+                        });
+                        shown.extend(kinds.iter().zip(&lens).zip(&streams).map(|((k, l), s)| (*k, *l, *s)));
+                    }
+                    let what = format!("{judge}: {what}: stream {stream} server {server}");
+                    let mut expected = Vec::new();
+                    for (begin, end) in &sent.units {
+                        let head = &sent.bytes[*begin..];
+                        if head.starts_with(PREFACE) {
+                            continue;
+                        }
+                        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                        let unit = (u32::from(head[3]), len, u32::from(head[8]));
+                        expected.push(unit);
+                        if sent.captured(*begin, *end) {
+                            assert!(
+                                shown.contains(&unit),
+                                "{what}: {unit:?} at {begin}..{end} is not shown, holes {:?}, begin {}",
+                                sent.holes,
+                                sent.begin
+                            );
+                        }
+                    }
+                    // Made-up headers, and those of which only the length could be made up.
+                    shown.retain(|unit| unit.0 < 10);
+                    for unit in &shown {
+                        assert!(expected.contains(unit), "{what}: {unit:?} was never sent");
+                    }
+                }
+            }
+        });
+    }
+}
