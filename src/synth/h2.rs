@@ -24,11 +24,11 @@ pub fn wrapper(len: u64) -> [u8; HEADER] {
 }
 
 /// Length of the frame that begins here, header included; `None` if no such frame makes sense.
-fn frame(bytes: &[u8]) -> Option<usize> {
+fn frame(bytes: &[u8], streams: &Streams) -> Option<usize> {
     let &[a, b, c, kind, flags, s0, s1, s2, s3] = bytes.first_chunk::<HEADER>()?;
     let len = u32::from_be_bytes([0, a, b, c]);
     let stream = u32::from_be_bytes([s0, s1, s2, s3]);
-    if stream >= 1 << 31 || len > PLAUSIBLE {
+    if stream >= 1 << 31 || len > PLAUSIBLE || !streams.allow(stream) {
         return None;
     }
     let own = stream != 0;
@@ -60,10 +60,10 @@ enum Chain {
     Open(usize),
 }
 
-fn chain(mut bytes: &[u8]) -> Chain {
+fn chain(mut bytes: &[u8], streams: &Streams) -> Chain {
     let mut frames = 0;
     while bytes.len() >= HEADER {
-        let Some(len) = frame(bytes) else { return Chain::Broken };
+        let Some(len) = frame(bytes, streams) else { return Chain::Broken };
         frames += 1;
         match bytes.get(len..) {
             Some(rest) => bytes = rest,
@@ -75,12 +75,12 @@ fn chain(mut bytes: &[u8]) -> Chain {
 
 /// The bytes of one call are HTTP/2 frames, with confidence.
 pub fn is_frames(bytes: &[u8]) -> bool {
-    matches!(chain(bytes), Chain::Exact(1..) | Chain::Open(2..))
+    matches!(chain(bytes, &Streams::default()), Chain::Exact(1..) | Chain::Open(2..))
 }
 
 /// A server's first frame: SETTINGS, not acknowledged.
 pub fn is_settings(bytes: &[u8]) -> bool {
-    bytes.len() >= HEADER && bytes[3] == 4 && bytes[4] == 0 && frame(bytes).is_some()
+    bytes.len() >= HEADER && bytes[3] == 4 && bytes[4] == 0 && frame(bytes, &Streams::default()).is_some()
 }
 
 /// Length of the payload that a frame header announces.
@@ -98,21 +98,35 @@ pub fn are_whole(mut bytes: &[u8]) -> bool {
     bytes.is_empty()
 }
 
-/// The streams of a connection, so far.
+/// The streams of a connection, so far: the highest of the client's and of the server's, 0 if there
+/// is none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Streams {
-    highest: u32,
+    highest: [u32; 2],
 }
 
 impl Streams {
     /// A frame header went by, in either direction.
     pub fn see(&mut self, header: &[u8; HEADER]) {
-        self.highest = self.highest.max(stream(header));
+        let stream = stream(header);
+        let highest = &mut self.highest[(stream % 2) as usize];
+        *highest = stream.max(*highest);
     }
 
     /// A frame of a stream that went by begins here.
     fn knows(&self, bytes: &[u8]) -> bool {
-        bytes.first_chunk().is_some_and(|header| (1..=self.highest).contains(&stream(header)))
+        let known = |id| (1..=self.highest[(id % 2) as usize]).contains(&id);
+        bytes.first_chunk().is_some_and(|header| known(stream(header)))
+    }
+
+    /// A frame of this stream may follow, as far as streams are numbered in order.
+    fn allow(&self, stream: u32) -> bool {
+        const AHEAD: u32 = 10_000;
+        match (stream, self.highest) {
+            (0, _) | (_, [0, 0]) => true,
+            (stream, [_, odd]) if stream % 2 == 1 => odd == 0 || stream <= odd.saturating_add(AHEAD),
+            (stream, [even, _]) => even > 0 && stream <= even.saturating_add(AHEAD),
+        }
     }
 }
 
@@ -130,7 +144,7 @@ fn stream(header: &[u8; HEADER]) -> u32 {
 pub fn boundary(bytes: &[u8], from: usize, whole: bool, streams: &Streams) -> Result<usize, usize> {
     let (mut weak, mut open) = (None, None);
     for at in from..bytes.len() {
-        match chain(&bytes[at..]) {
+        match chain(&bytes[at..], streams) {
             Chain::Broken => continue,
             Chain::Open(2..) => return Ok(at),
             Chain::Exact(1..) if whole => return Ok(at),

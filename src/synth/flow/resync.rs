@@ -23,6 +23,9 @@ use crate::track::segment::{Side, WallTime};
 /// packet, and a byte more.
 pub(super) const ROOM: u64 = 16;
 
+/// The most calls whose bytes wait.
+const CALLS_MAX: usize = 4096;
+
 /// The frames of one direction.
 pub(super) struct Frames {
     place: Place,
@@ -53,10 +56,19 @@ struct Seeking {
     border: Option<u64>,
     /// Bytes that wait.
     held: Vec<u8>,
-    /// The calls they came in, each with its end in `held`.
-    calls: Vec<(usize, At)>,
+    /// The calls they came in.
+    calls: Vec<Call>,
+    /// Bytes in the small holes behind them.
+    missing: u64,
     /// Before this place in `held` no frame begins.
     searched: usize,
+}
+
+/// Bytes that wait, up to `end`, and a hole behind them.
+struct Call {
+    end: usize,
+    at: At,
+    hole: Option<Label>,
 }
 
 enum Room {
@@ -103,7 +115,7 @@ impl Frames {
         };
         self.place = Place::Unknown;
         let (held, calls) = (Vec::new(), Vec::new());
-        self.seeking = Some(Box::new(Seeking { room, header, border, held, calls, searched: 0 }));
+        self.seeking = Some(Box::new(Seeking { room, header, border, held, calls, missing: 0, searched: 0 }));
     }
 
     fn held(&self) -> usize {
@@ -111,7 +123,7 @@ impl Frames {
     }
 
     fn since(&self) -> Option<WallTime> {
-        self.seeking.as_ref().and_then(|seeking| seeking.calls.first()).map(|(_, at)| at.time)
+        self.seeking.as_ref().and_then(|seeking| seeking.calls.first()).map(|call| call.at.time)
     }
 
     /// Walks over bytes; tells where in them the last frame begins, if it does not end in them.
@@ -150,6 +162,11 @@ impl Frames {
 }
 
 impl Seeking {
+    /// Bytes from the end of the hole to the end of what waits.
+    fn end(&self) -> u64 {
+        self.held.len() as u64 + self.missing
+    }
+
     /// Bytes from the end of the hole to the next frame, once `bytes` follow what is held.
     fn border(&mut self, bytes: &[u8], whole: bool, streams: &Streams) -> Option<u64> {
         if self.border.is_some() {
@@ -165,7 +182,7 @@ impl Seeking {
             found
         };
         self.searched = *found.as_ref().unwrap_or_else(|at| at);
-        found.ok().map(|at| at as u64)
+        found.ok().map(|at| at as u64 + self.missing)
     }
 }
 
@@ -183,7 +200,7 @@ impl Flow {
     /// No byte waits any longer.
     pub(in crate::synth) fn release(&mut self, stats: &mut Stats, out: &mut Out) {
         for from in [Side::Client, Side::Server] {
-            if self.side(from).frames.held() > 0 {
+            if self.side(from).frames.since().is_some() {
                 self.give_up(from, stats, out);
                 self.side(from).frames.place = Place::Unknown;
             }
@@ -201,14 +218,15 @@ impl Flow {
     pub(super) fn close_side(&mut self, from: Side, stats: &mut Stats, out: &mut Out) {
         let frames = &mut self.side(from).frames;
         // A header with nothing behind it would be of no use.
-        frames.astray &= frames.held() > 0;
+        frames.astray &= frames.since().is_some();
         self.give_up(from, stats, out);
     }
 
     /// No frame begins in what is held.
     fn give_up(&mut self, from: Side, stats: &mut Stats, out: &mut Out) {
-        let held = self.side(from).frames.held() as u64;
-        self.found(from, held, (&[], None), stats, out);
+        let Some(seeking) = &self.side(from).frames.seeking else { return };
+        let all = seeking.end();
+        self.found(from, all, (&[], None), stats, out);
     }
 
     /// Writes bytes of HTTP/2, and what is missing behind them.
@@ -217,16 +235,14 @@ impl Flow {
         let whole = bytes.len() as u64 == stretch.len;
         let mut streams = self.streams;
         if let Some(seeking) = &mut self.side(from).frames.seeking {
-            let border = if bytes.is_empty() {
-                (!seeking.held.is_empty()).then_some(seeking.held.len() as u64)
-            } else {
-                let end = (seeking.held.len() + bytes.len()) as u64;
-                seeking.border(bytes, whole, &streams).or((!whole).then_some(end))
-            };
+            let hole = stretch.len - bytes.len() as u64;
+            let end = seeking.end() + bytes.len() as u64;
+            let border = if bytes.is_empty() { None } else { seeking.border(bytes, whole, &streams) };
             match border {
                 Some(border) => self.found(from, border, (bytes, Some(at)), stats, out),
-                None if bytes.is_empty() => return self.hole(from, stretch, None, at, stats, out),
-                None => return self.hold(from, bytes, at, stats, out),
+                None if end == 0 => return self.hole(from, stretch, None, at, stats, out),
+                None if hole <= ROOM => return self.hold(from, stretch, at, stats, out),
+                None => self.found(from, end, (bytes, Some(at)), stats, out),
             }
         }
         let frames = &mut self.side(from).frames;
@@ -248,12 +264,20 @@ impl Flow {
         }
     }
 
-    fn hold(&mut self, from: Side, bytes: &[u8], at: At, stats: &mut Stats, out: &mut Out) {
-        let frames = &mut self.side(from).frames;
-        let Some(seeking) = &mut frames.seeking else { return };
+    fn hold(&mut self, from: Side, stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
+        let Stretch { bytes, len, reason, lost_records } = stretch;
+        let Some(seeking) = &mut self.side(from).frames.seeking else { return };
         seeking.held.extend_from_slice(bytes);
-        seeking.calls.push((seeking.held.len(), at));
-        if seeking.held.len() >= HELD_MAX {
+        let missing = len - bytes.len() as u64;
+        let hole = (missing > 0).then_some(Label { missing, reason, lost_records });
+        if hole.is_some() {
+            // A frame that begins before it was not found.
+            seeking.searched = seeking.held.len();
+            seeking.missing += missing;
+            stats.missing_bytes = stats.missing_bytes.saturating_add(missing);
+        }
+        seeking.calls.push(Call { end: seeking.held.len(), at, hole });
+        if seeking.held.len() >= HELD_MAX || seeking.calls.len() >= CALLS_MAX {
             // Better a frame that is too long than many that are none.
             self.found(from, h2::MAX_FRAME - ROOM, (&[], None), stats, out);
             let frames = &mut self.side(from).frames;
@@ -380,15 +404,16 @@ impl Flow {
     ) {
         let frames = &mut self.side(from).frames;
         let Some(seeking) = frames.seeking.take() else { return };
-        let Seeking { room, header, held, calls, .. } = *seeking;
-        frames.place = if border == 0 { BORDER } else { Place::Payload(border) };
+        let Seeking { room, header, held, calls, missing, .. } = *seeking;
+        // The next frame begins behind all small holes.
+        frames.place = if border == missing { BORDER } else { Place::Payload(border - missing) };
         let mut streams = self.streams;
         self.side(from).frames.walk(&held, &mut streams);
         self.streams = streams;
         match room {
             Room::Beginning if border == 0 => {}
             Room::Beginning => {
-                if let Some(at) = calls.first().map(|(_, at)| *at).or(at) {
+                if let Some(at) = calls.first().map(|call| call.at).or(at) {
                     self.made_up(from, &h2::wrapper(border), (HEADER as u64, 0), at, stats, out);
                 }
             }
@@ -402,9 +427,13 @@ impl Flow {
             }
         }
         let mut begin = 0;
-        for (end, at) in calls {
+        for Call { end, at, hole } in calls {
             self.stretch(from, Stretch::whole(&held[begin..end]), at, stats, out);
             begin = end;
+            if let Some(label) = hole {
+                self.label(label, stats);
+                self.packets(from, &[], label.missing, label.lost_records, at, out);
+            }
         }
     }
 
