@@ -65,8 +65,8 @@ enum Preface {
     Awaited,
     /// A made-up one is written. If the true one follows, this much of it is still to come.
     MadeUp(&'static [u8]),
-    /// The true one is written.
-    Seen,
+    /// The true one is written, but for this many bytes.
+    Seen(usize),
 }
 
 /// See the module.
@@ -283,27 +283,36 @@ impl Flow {
         if let Some(Preface::Awaited) = self.preface {
             let n = stretch.bytes.len().min(h2::PREFACE.len());
             if from == Side::Client && n > 0 && stretch.bytes[..n] == h2::PREFACE[..n] {
-                self.preface = Some(Preface::Seen);
+                self.preface = Some(Preface::Seen(h2::PREFACE.len()));
                 self.client.frames.begin_after(h2::PREFACE.len());
-                // Wireshark 4.0 gets out of step if a frame goes on behind the packet with the preface.
-                let (preface, rest) = stretch.bytes.split_at(n);
-                let one_packet = stretch.len == stretch.bytes.len() as u64
-                    && stretch.bytes.len() <= self.client.headers.max_payload();
-                if !one_packet || !h2::are_whole(rest) {
-                    self.framed(from, Stretch::whole(preface), at, stats, out);
-                    stretch = Stretch { bytes: rest, len: stretch.len - n as u64, ..stretch };
-                }
             } else {
                 self.made_up_preface(at, stats, out);
             }
         }
         if from == Side::Client {
+            self.apart(&mut stretch, at, stats, out);
             self.absorb_preface(&mut stretch, stats);
             if stretch.len == 0 {
                 return;
             }
         }
         self.framed(from, stretch, at, stats, out);
+    }
+
+    /// Wireshark 4.0 gets out of step if a frame goes on behind the packet in which the preface ends:
+    /// then that gets a packet of its own.
+    fn apart(&mut self, stretch: &mut Stretch, at: At, stats: &mut Stats, out: &mut Out) {
+        let Some(Preface::Seen(left)) = &mut self.preface else { return };
+        let n = stretch.bytes.len().min(*left);
+        *left -= n;
+        let (preface, rest) = stretch.bytes.split_at(n);
+        let one_packet = stretch.len == stretch.bytes.len() as u64
+            && stretch.bytes.len() <= self.client.headers.max_payload();
+        if n > 0 && !(one_packet && h2::are_whole(rest)) {
+            self.framed(Side::Client, Stretch::whole(preface), at, stats, out);
+            stretch.bytes = rest;
+            stretch.len -= n as u64;
+        }
     }
 
     fn made_up_preface(&mut self, at: At, stats: &mut Stats, out: &mut Out) {

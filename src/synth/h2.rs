@@ -135,20 +135,18 @@ fn stream(header: &[u8; HEADER]) -> u32 {
 }
 
 /// Where the first frame begins in bytes of an HTTP/2 connection, looked for from `from` on; the
-/// start of a call is more likely than any other place, and `bytes` begin with one. `whole`: they end
-/// with a call.
+/// start of a call is more likely than any other place, and `bytes` begin with one.
 ///
 /// # Errors
 /// If it cannot be told with confidence: the first place where it still may be, once more bytes
 /// follow.
-pub fn boundary(bytes: &[u8], from: usize, whole: bool, streams: &Streams) -> Result<usize, usize> {
+pub fn boundary(bytes: &[u8], from: usize, streams: &Streams) -> Result<usize, usize> {
     let (mut weak, mut open) = (None, None);
     for at in from..bytes.len() {
         match chain(&bytes[at..], streams) {
             Chain::Broken => continue,
-            Chain::Open(2..) => return Ok(at),
-            Chain::Exact(1..) if whole => return Ok(at),
-            Chain::Exact(1..) | Chain::Open(1) if at == 0 || streams.knows(&bytes[at..]) => {
+            Chain::Exact(1..) | Chain::Open(2..) => return Ok(at),
+            Chain::Open(1) if at == 0 || streams.knows(&bytes[at..]) => {
                 weak.get_or_insert(at);
             }
             _ => {}
@@ -170,14 +168,14 @@ mod tests {
     #[test]
     fn the_boundary_is_found_after_the_rest_of_a_frame() {
         let streams = Streams::default();
-        let boundary = |bytes: &[u8], whole| boundary(bytes, 0, whole, &streams).ok();
+        let boundary = |bytes: &[u8]| boundary(bytes, 0, &streams).ok();
         let frames = [make(1, 4, 5, b"\x88\x76\x01x"), make(0, 1, 5, &[b'<'; 200])].concat();
-        assert_eq!(boundary(&frames, true), Some(0));
+        assert_eq!(boundary(&frames), Some(0));
         assert!(is_frames(&frames));
         for rest in [&b"rest of some page, in text"[..], &[0; 100], &[0xff; 33]] {
             let bytes = [rest, &frames].concat();
-            assert_eq!(boundary(&bytes, true), Some(rest.len()));
-            assert_eq!(boundary(&bytes[..bytes.len() - 1], true), Some(rest.len()), "two headers will do");
+            assert_eq!(boundary(&bytes), Some(rest.len()));
+            assert_eq!(boundary(&bytes[..bytes.len() - 1]), Some(rest.len()), "two headers will do");
             assert!(!is_frames(&bytes));
         }
     }
@@ -185,7 +183,7 @@ mod tests {
     #[test]
     fn text_zeros_and_noise_have_no_boundary() {
         for bytes in [&[0; 500][..], &[b' '; 500], b"", b"x", b"<html><body>a page</body></html>"] {
-            assert!(boundary(bytes, 0, true, &Streams::default()).is_err());
+            assert!(boundary(bytes, 0, &Streams::default()).is_err());
             assert!(!is_frames(bytes));
         }
     }
@@ -194,10 +192,10 @@ mod tests {
     fn one_header_will_do_if_its_stream_is_known() {
         let bytes = [&[b'x'; 100][..], &make(0, 0, 5, &[b'<'; 200])[..50]].concat();
         let mut streams = Streams::default();
-        assert_eq!(boundary(&bytes, 0, true, &streams), Err(100));
+        assert_eq!(boundary(&bytes, 0, &streams), Err(100));
         streams.see(&[0, 0, 1, 1, 4, 0, 0, 0, 7]);
-        assert_eq!(boundary(&bytes, 0, true, &streams), Ok(100));
-        assert_eq!(boundary(&bytes[..107], 0, true, &streams), Err(99), "xx and a header's first bytes");
+        assert_eq!(boundary(&bytes, 0, &streams), Ok(100));
+        assert_eq!(boundary(&bytes[..107], 0, &streams), Err(99), "xx and a header's first bytes");
     }
 
     #[test]

@@ -168,16 +168,16 @@ impl Seeking {
     }
 
     /// Bytes from the end of the hole to the next frame, once `bytes` follow what is held.
-    fn border(&mut self, bytes: &[u8], whole: bool, streams: &Streams) -> Option<u64> {
+    fn border(&mut self, bytes: &[u8], streams: &Streams) -> Option<u64> {
         if self.border.is_some() {
             return self.border;
         }
         let found = if self.held.is_empty() {
-            h2::boundary(bytes, 0, whole, streams)
+            h2::boundary(bytes, 0, streams)
         } else {
             let held = self.held.len();
             self.held.extend_from_slice(bytes);
-            let found = h2::boundary(&self.held, self.searched, whole, streams);
+            let found = h2::boundary(&self.held, self.searched, streams);
             self.held.truncate(held);
             found
         };
@@ -237,7 +237,7 @@ impl Flow {
         if let Some(seeking) = &mut self.side(from).frames.seeking {
             let hole = stretch.len - bytes.len() as u64;
             let end = seeking.end() + bytes.len() as u64;
-            let border = if bytes.is_empty() { None } else { seeking.border(bytes, whole, &streams) };
+            let border = if bytes.is_empty() { None } else { seeking.border(bytes, &streams) };
             match border {
                 Some(border) => self.found(from, border, (bytes, Some(at)), stats, out),
                 None if end == 0 => return self.hole(from, stretch, None, at, stats, out),
@@ -247,7 +247,7 @@ impl Flow {
         }
         let frames = &mut self.side(from).frames;
         if matches!(frames.place, Place::Unknown) && !bytes.is_empty() {
-            let border = h2::boundary(bytes, 0, whole, &streams);
+            let border = h2::boundary(bytes, 0, &streams);
             frames.astray |= border != Ok(0);
             frames.place = match border {
                 Ok(0) => BORDER,
