@@ -286,8 +286,14 @@ impl Flow {
                 self.preface = Some(Preface::Seen(h2::PREFACE.len()));
                 self.client.frames.begin_after(h2::PREFACE.len());
             } else {
-                self.made_up_preface(at, stats, out);
+                self.made_up_preface(h2::PREFACE, at, stats, out);
             }
+        }
+        if let (Side::Server, Some(Preface::Seen(left @ 1..))) = (from, &self.preface) {
+            // The rest of it must stand before what the server says.
+            let (_, rest) = h2::PREFACE.split_at(h2::PREFACE.len() - left);
+            self.made_up_preface(rest, at, stats, out);
+            self.client.frames = Frames::new(true);
         }
         if from == Side::Client {
             self.apart(&mut stretch, at, stats, out);
@@ -315,11 +321,11 @@ impl Flow {
         }
     }
 
-    fn made_up_preface(&mut self, at: At, stats: &mut Stats, out: &mut Out) {
+    fn made_up_preface(&mut self, bytes: &'static [u8], at: At, stats: &mut Stats, out: &mut Out) {
         let comment = self.comment().with("synthetic", "h2-preface");
         self.note(comment, stats);
-        self.stretch(Side::Client, Stretch::whole(h2::PREFACE), at, stats, out);
-        self.preface = Some(Preface::MadeUp(h2::PREFACE));
+        self.stretch(Side::Client, Stretch::whole(bytes), at, stats, out);
+        self.preface = Some(Preface::MadeUp(bytes));
     }
 
     /// The client's true preface, if it had to be written before its time, because the server spoke

@@ -23,6 +23,9 @@ use crate::track::segment::{Side, WallTime};
 /// packet, and a byte more.
 pub(super) const ROOM: u64 = 16;
 
+/// A made-up header in a cut packet takes so much.
+const ROOM_MIN: u64 = HEADER as u64 + 1;
+
 /// The most calls whose bytes wait.
 const CALLS_MAX: usize = 4096;
 
@@ -309,13 +312,17 @@ impl Flow {
             }
             Place::Header(..) | Place::Unknown => (None, false),
         };
-        let inside = left.filter(|_| known).unwrap_or(0).min(hole);
+        let mut inside = left.filter(|_| known).unwrap_or(0).min(hole);
+        if (1..ROOM_MIN).contains(&(hole - inside)) && hole > ROOM_MIN {
+            // Room for a made-up header, behind whose beginning nothing else counts.
+            inside = hole.saturating_sub(ROOM).max(1);
+        }
         if inside == 0 {
             self.stretch(from, Stretch::whole(bytes), at, stats, out);
             let border = left.and_then(|left| left.checked_sub(hole));
             return self.hole(from, Stretch { bytes: &[], len: hole, ..stretch }, border, at, stats, out);
         }
-        let left = left.unwrap_or(0) - inside;
+        let left = left.unwrap_or(0).saturating_sub(hole);
         frames.place = if left > 0 { Place::Payload(left) } else { BORDER };
         let (before, cut) = bytes.split_at(begin.unwrap_or(bytes.len()));
         self.stretch(from, Stretch::whole(before), at, stats, out);
