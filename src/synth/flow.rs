@@ -13,8 +13,10 @@ use crate::event::Missing;
 use crate::event::record::CHUNK_MAX;
 use crate::track::segment::{Body, Connection, Payload, Process, Segment, Side, WallTime};
 
+mod messages;
 mod resync;
 
+use messages::{Exchange, Messages};
 use resync::{Frames, Label};
 
 /// Where packets go.
@@ -57,6 +59,8 @@ struct Direction {
     finished: bool,
     /// HTTP/2.
     frames: Frames,
+    /// HTTP/1.
+    messages: Messages,
 }
 
 /// HTTP/2: what became of the client's first 24 bytes.
@@ -78,6 +82,8 @@ pub(super) struct Flow {
     /// `None` if the connection is not HTTP/2.
     preface: Option<Preface>,
     streams: Streams,
+    http1: bool,
+    exchange: Exchange,
     /// Comments for the next packet.
     notes: Vec<String>,
 }
@@ -101,6 +107,7 @@ impl Flow {
                 begun: false,
                 finished: false,
                 frames: Frames::new(from_start),
+                messages: Messages::new(from_start),
             })
         };
         // Odd factors make these permutations of the 32-bit numbers.
@@ -112,6 +119,8 @@ impl Flow {
             connection,
             written,
             streams: Streams::default(),
+            http1: protocol == Some(Protocol::Http1),
+            exchange: Exchange::default(),
             notes: Vec::new(),
         })
     }
@@ -273,6 +282,8 @@ impl Flow {
         self.side(from).begun = true;
         if self.preface.is_some() {
             self.http2(from, stretch, at, stats, out);
+        } else if self.http1 {
+            self.messages(from, stretch, at, stats, out);
         } else {
             self.stretch(from, stretch, at, stats, out);
         }
@@ -388,7 +399,7 @@ impl Flow {
         if missing > HOLE_MAX {
             self.packets(from, cut, cut.len() as u64, 0, at, out);
             self.label(label, stats);
-            self.jump(from, 0, lost_records, at, out);
+            self.jump(from, SKIP_JUMP, lost_records, at, out);
         } else {
             self.label(label, stats);
             self.packets(from, cut, cut.len() as u64 + missing, lost_records, at, out);
@@ -437,17 +448,16 @@ impl Flow {
         } else if self.preface.is_some() {
             self.skipped(from, comment, lost_records, at, stats, out);
         } else {
+            let by = if self.http1 { self.message_skipped(from, stats, out) } else { SKIP_JUMP };
             self.note(comment, stats);
-            self.jump(from, 0, lost_records, at, out);
+            self.jump(from, by, lost_records, at, out);
         }
     }
 
-    /// A hole that cannot be written in its true length: a small one instead, but for its last
-    /// `left` bytes.
-    fn jump(&mut self, from: Side, left: u64, lost_records: u64, at: At, out: &mut Out) {
+    /// Leaves room in the sequence numbers for a hole that cannot be written in its true length.
+    fn jump(&mut self, from: Side, by: u32, lost_records: u64, at: At, out: &mut Out) {
         let side = self.side(from);
-        side.begun = true;
-        side.next = side.next.wrapping_add(SKIP_JUMP - u32::try_from(left).unwrap_or(0));
+        side.next = side.next.wrapping_add(by);
         self.emit(from, Kind::Ack, (&[], 0, lost_records), at, out);
     }
 }

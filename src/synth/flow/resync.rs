@@ -13,10 +13,10 @@
 //!   captured is moved. It must say where the next frame begins; so bytes behind such a hole wait
 //!   until that is found, up to [`HELD_MAX`] and [`crate::synth::HOLD_TIME`].
 
-use super::{At, Flow, Out, Stretch};
+use super::{At, Direction, Flow, Out, Stretch};
 use crate::synth::comment::Comment;
 use crate::synth::h2::{self, HEADER, Streams};
-use crate::synth::{HELD_MAX, HOLE_MAX, Stats};
+use crate::synth::{HELD_MAX, HOLE_MAX, SKIP_JUMP, Stats};
 use crate::track::segment::{Side, WallTime};
 
 /// So much of a hole's end waits for the next bytes: it has room for a made-up header in a cut
@@ -192,17 +192,22 @@ impl Seeking {
 impl Flow {
     /// Bytes that wait until the next frame is found.
     pub(in crate::synth) fn held(&self) -> usize {
-        self.client.frames.held() + self.server.frames.held()
+        let held = |side: &Direction| side.frames.held() + side.messages.held();
+        held(&self.client) + held(&self.server)
     }
 
     /// When the oldest of them came.
     pub(in crate::synth) fn held_since(&self) -> Option<WallTime> {
-        [&self.client, &self.server].into_iter().filter_map(|side| side.frames.since()).min()
+        let since = |side: &Direction| side.frames.since().into_iter().chain(side.messages.since()).min();
+        since(&self.client).into_iter().chain(since(&self.server)).min()
     }
 
     /// No byte waits any longer.
     pub(in crate::synth) fn release(&mut self, stats: &mut Stats, out: &mut Out) {
         for from in [Side::Client, Side::Server] {
+            if self.side(from).messages.held() > 0 {
+                self.written_out(from, false, stats, out);
+            }
             if self.side(from).frames.since().is_some() {
                 self.give_up(from, stats, out);
                 self.side(from).frames.place = Place::Unknown;
@@ -219,6 +224,7 @@ impl Flow {
 
     /// Nothing follows from this side.
     pub(super) fn close_side(&mut self, from: Side, stats: &mut Stats, out: &mut Out) {
+        self.written_out(from, false, stats, out);
         let frames = &mut self.side(from).frames;
         // A header with nothing behind it would be of no use.
         frames.astray &= frames.since().is_some();
@@ -367,7 +373,7 @@ impl Flow {
                 self.label(label, stats);
             }
             if room > HOLE_MAX {
-                self.jump(from, ROOM, lost_records, at, out);
+                self.jump(from, SKIP_JUMP - ROOM as u32, lost_records, at, out);
             } else {
                 self.packets(from, &[], room - ROOM, lost_records, at, out);
             }
@@ -396,7 +402,7 @@ impl Flow {
         // Readers find the jump's end in the frame before it.
         frames.astray = astray || !matches!(frames.place, Place::Header(_, 0));
         frames.seek(Room::Hole { len: ROOM, at, labels: Vec::new() }, None);
-        self.jump(from, ROOM, lost_records, at, out);
+        self.jump(from, SKIP_JUMP - ROOM as u32, lost_records, at, out);
     }
 
     /// The next frame begins so many bytes behind the hole: writes what waited. `next` is what
