@@ -8,6 +8,7 @@
 pub mod comment;
 mod detect;
 mod flow;
+mod h1;
 mod h2;
 pub mod packet;
 mod ports;
@@ -36,6 +37,11 @@ pub const HOLD_SEGMENTS: usize = 64;
 /// The most bytes of all connections that wait; at this bound who adds to them waits no longer.
 pub const HOLD_TOTAL: usize = 16 << 20;
 
+/// The most bytes of one direction that wait behind a hole until the next frame of HTTP/2, or the end
+/// of a line in HTTP/1, is found.
+/// They wait no longer than [`HOLD_TIME`], and count in [`HOLD_TOTAL`].
+pub const HELD_MAX: usize = 256 << 10;
+
 /// The most live connections. What opens beyond is refused and counted.
 pub const CONNECTIONS_MAX: usize = 65_536;
 
@@ -46,7 +52,7 @@ pub const NOTES_MAX: usize = 16;
 pub const HOLE_MAX: u64 = 1 << 30;
 
 /// Jump in the sequence numbers where the number of missing bytes is not known, or over
-/// [`HOLE_MAX`].
+/// [`HOLE_MAX`]. In a message of HTTP/1 that is known to be longer, it is more.
 pub const SKIP_JUMP: u32 = 1000;
 
 /// A pure ACK is written at least once in this many bytes of one direction, so that readers can

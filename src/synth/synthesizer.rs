@@ -193,13 +193,36 @@ impl Synthesizer {
         match self.live.get_mut(&id) {
             None => self.stats.segments_orphaned += 1,
             Some(State::Held(_)) => self.hold(segment, out),
-            Some(State::Written(flow)) => match segment.body {
-                Body::End => {
+            Some(State::Written(flow)) => {
+                let before = (flow.held(), flow.held_since());
+                match segment.body {
+                    Body::End => flow.close(&mut self.stats, out),
+                    _ => flow.segment(segment, &mut self.stats, out),
+                }
+                if self.held_bytes - before.0 + flow.held() >= HOLD_TOTAL {
+                    flow.release(&mut self.stats, out);
+                }
+                let after = (flow.held(), flow.held_since());
+                if let Body::End = segment.body {
                     self.tuples.release(flow.written);
                     self.live.remove(&id);
                 }
-                _ => flow.segment(segment, &mut self.stats, out),
-            },
+                self.count_held(id, before, after);
+            }
+        }
+    }
+
+    /// What a written connection holds has changed.
+    fn count_held(
+        &mut self,
+        id: ConnectionId,
+        (before, since): (usize, Option<WallTime>),
+        (after, now_since): (usize, Option<WallTime>),
+    ) {
+        self.held_bytes = self.held_bytes - before + after;
+        if since != now_since {
+            since.map(|since| self.waiting.remove(&(since, id)));
+            now_since.map(|since| self.waiting.insert((since, id)));
         }
     }
 
@@ -263,7 +286,14 @@ impl Synthesizer {
 
     /// Writes a held connection, and all of it that was held.
     fn write(&mut self, id: ConnectionId, now: WallTime, out: &mut Out) {
-        let Some(State::Held(hold)) = self.live.remove(&id) else { return };
+        let hold = match self.live.remove(&id) {
+            Some(State::Held(hold)) => hold,
+            Some(written) => {
+                self.live.insert(id, written);
+                return;
+            }
+            None => return,
+        };
         self.held_bytes -= hold.bytes;
         self.waiting.remove(&(hold.until, id));
         let decision = hold.last_decision();
@@ -322,18 +352,31 @@ impl Synthesizer {
                 return;
             };
             let id = *id;
-            self.stats.decided_early += 1;
-            self.write(id, now, out);
+            match self.live.get_mut(&id) {
+                Some(State::Written(flow)) => {
+                    let before = (flow.held(), flow.held_since());
+                    flow.release(&mut self.stats, out);
+                    self.count_held(id, before, (0, None));
+                }
+                _ => {
+                    self.stats.decided_early += 1;
+                    self.write(id, now, out);
+                }
+            }
         }
     }
 
     /// The capture is over: writes what is held. Connections that live on get no FIN.
     pub fn finish(&mut self, now: WallTime, out: &mut Out) {
-        let held = |(id, state): (&ConnectionId, &State)| matches!(state, State::Held(_)).then_some(*id);
-        let mut ids: Vec<_> = self.live.iter().filter_map(held).collect();
+        let mut ids: Vec<_> = self.live.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
             self.write(id, now, out);
+            if let Some(State::Written(flow)) = self.live.get_mut(&id) {
+                let before = (flow.held(), flow.held_since());
+                flow.close(&mut self.stats, out);
+                self.count_held(id, before, (0, None));
+            }
         }
     }
 }
