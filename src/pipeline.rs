@@ -28,6 +28,7 @@ pub struct Pipeline<W: Write> {
     tracker: Tracker,
     synthesizer: Synthesizer,
     output: Output<W>,
+    process_blocks: bool,
     now: WallTime,
     counters: Counters,
     undecodable: u64,
@@ -49,10 +50,17 @@ impl<W: Write> Pipeline<W> {
             tracker: Tracker::new(Limits::default()),
             synthesizer: Synthesizer::new(ports),
             output: Output::Waiting(out),
+            process_blocks: false,
             now: 0,
             counters: Counters::default(),
             undecodable: 0,
         }
+    }
+
+    /// See [`PcapngWriter::with_process_blocks`].
+    pub fn with_process_blocks(mut self, wanted: bool) -> Pipeline<W> {
+        self.process_blocks = wanted;
+        self
     }
 
     /// Takes one record.
@@ -77,7 +85,8 @@ impl<W: Write> Pipeline<W> {
             Event::Start(start) => {
                 self.output = match std::mem::replace(&mut self.output, Output::Lost) {
                     Output::Waiting(out) => {
-                        Output::Open(Box::new(PcapngWriter::new(out, &Header::from(start), start.show_args)?))
+                        let writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
+                        Output::Open(Box::new(writer.with_process_blocks(self.process_blocks)))
                     }
                     other => other,
                 };

@@ -261,6 +261,16 @@ local function is_ours(path)
 	return nil
 end
 
+-- Whether standard input is a pipe: what is read from it cannot be looked at. Pipes are on a file
+-- system that is mounted nowhere, and a socket could be written to.
+local function reads_a_pipe()
+	local info = contents("/proc/self/fdinfo/0", 256) or ""
+	local flags, mount = info:match("flags:%s*(%d+)"), info:match("mnt_id:%s*(%d+)")
+	if not info:match("pos:%s*0%s") or not flags or not mount or tonumber(flags:sub(-1)) % 4 ~= 0 then return false end
+	local mounts = contents("/proc/self/mountinfo", 1048576)
+	return mounts ~= nil and ("\n" .. mounts):find("\n" .. mount .. " ", 1, true) == nil
+end
+
 -- Whether the file that Wireshark has just opened is ours. No function says which one that is, but
 -- Linux shows it: it is open, and its beginning has been read.
 local function opened_ours()
@@ -281,7 +291,8 @@ local function opened_ours()
 		end
 	end
 	descriptors:close()
-	return found == true
+	if found == nil then return reads_a_pipe() end
+	return found
 end
 
 local listener

@@ -77,7 +77,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let (batches, to_write) = bounded::<Batch>(BATCHES);
     let (messages, heard) = bounded(MESSAGES);
     let numbers = Arc::new(Mutex::new(Numbers::default()));
-    let pipeline = Pipeline::new(output, ports(config.ports), recorder);
+    let pipeline =
+        Pipeline::new(output, ports(config.ports), recorder).with_process_blocks(config.process_blocks);
     let writer = spawn_writer(pipeline, to_write, messages.clone(), Arc::clone(&numbers));
     send(&batches, &[Event::Start(setup::start(config, &probe)), Event::Clock(clock())]);
 
