@@ -112,7 +112,7 @@ local function look(tvb)
 end
 
 local function new_connection(known)
-	local c = { known = known, sent = 0, received = 0, packets = 0, requests = 0 }
+	local c = { known = known, sent = 0, received = 0, requests = 0 }
 	connections[#connections + 1] = c
 	return c
 end
@@ -181,7 +181,7 @@ local function first_look(tvb, pinfo)
 	current[key] = c
 	of_frame[pinfo.number] = c
 	notes[pinfo.number] = note
-	c.packets = c.packets + 1
+	if note and note.synthetic then payload = 0 end
 	if pinfo.p2p_dir == P2P_DIR_SENT then
 		c.sent = c.sent + payload
 	else
@@ -327,9 +327,10 @@ local function show_only(pid)
 end
 
 local function lost_text(c)
-	if not c.lost then return "0" end
-	return c.lost == 0 and "unknown" or tostring(c.lost)
+	return c.lost == 0 and "unknown" or c.lost or 0
 end
+
+local NUMBERS = { ["No."] = true, User = true, Connections = true, Requests = true, Sent = true, Received = true, Lost = true }
 
 -- Columns side by side; the first line is the head. Numbers go to the right.
 local function table_text(rows)
@@ -347,7 +348,7 @@ local function table_text(rows)
 			local text = tostring(cell)
 			local _, letters = text:gsub("[^\x80-\xbf]", "")
 			local space = string.rep(" ", widths[i] - letters)
-			cells[i] = type(rows[2] and rows[2][i]) == "number" and space .. text or text .. space
+			cells[i] = NUMBERS[rows[1][i]] and space .. text or text .. space
 		end
 		lines[#lines + 1] = (table.concat(cells, "  "):gsub("%s+$", ""))
 	end
@@ -387,21 +388,20 @@ local function report(list)
 			p.known.exe or "" }
 	end
 	local text = "Processes: " .. #list .. "\n\n" .. table_text(rows)
-	rows = { { "No.", "Process", "Role", "Server", "Requests", "Sent", "Received", "Lost", "ALPN", "Addresses" } }
+	rows = { { "No.", "Process", "Role", "Server", "Requests", "Sent", "Received", "Lost", "ALPN" } }
 	for i = 1, math.min(#connections, ROWS_MAX) do
 		local c = connections[i]
 		local k = c.known
 		local server = k.sni or (k.role == "client" and k.remote or k["local"]) or ""
 		if k.sni and k.server_port then server = server .. ":" .. k.server_port end
-		local ends = k["local"] and k["local"] .. " - " .. (k.remote or "?") or "not known"
 		rows[i + 1] = { k.conn or i, who(k), k.role or "", server, c.requests, c.sent, c.received, lost_text(c),
-			k.alpn or "", ends }
+			k.alpn or "" }
 	end
 	text = text .. "\n\nConnections: " .. #connections .. "\n\n" .. table_text(rows)
 	if #connections > ROWS_MAX or #list > ROWS_MAX then
 		text = text .. "\nOnly the first " .. ROWS_MAX .. " are shown.\n"
 	end
-	return text .. "\nBytes are plaintext, as sent and received by the process; lost are those that are not in the file.\n"
+	return text .. "\nBytes of plaintext that the process sent and received; of these, lost are not in the file.\n"
 end
 
 local function ask_for_process()
@@ -429,7 +429,7 @@ local function open_table()
 		local c = of_frame[pinfo.number]
 		if not c then return end
 		for _, info in ipairs({ all_field_infos() }) do
-			if info.name == "http.request.method" or info.name == "http2.headers.method" then
+			if info.name == "http.request" or info.name == "http2.headers.method" then
 				c.requests = c.requests + 1
 			end
 		end
