@@ -30,6 +30,7 @@ pub struct Pipeline<W: Write> {
     tracker: Tracker,
     synthesizer: Synthesizer,
     output: Output<W>,
+    process_blocks: bool,
     now: WallTime,
     counters: Counters,
     by_process: Vec<ProcessLoss>,
@@ -56,6 +57,7 @@ impl<W: Write> Pipeline<W> {
             tracker: Tracker::new(Limits::default()),
             synthesizer: Synthesizer::new(ports),
             output: Output::Waiting(out),
+            process_blocks: false,
             now: 0,
             counters: Counters::default(),
             by_process: Vec::new(),
@@ -63,6 +65,12 @@ impl<W: Write> Pipeline<W> {
             shed: Shed::default(),
             unbuffered: false,
         }
+    }
+
+    /// See [`PcapngWriter::with_process_blocks`].
+    pub fn with_process_blocks(mut self, wanted: bool) -> Pipeline<W> {
+        self.process_blocks = wanted;
+        self
     }
 
     /// Writes each packet as soon as it is there.
@@ -120,7 +128,8 @@ impl<W: Write> Pipeline<W> {
             Event::Start(start) => {
                 self.output = match std::mem::replace(&mut self.output, Output::Lost) {
                     Output::Waiting(out) => {
-                        let mut writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
+                        let writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
+                        let mut writer = writer.with_process_blocks(self.process_blocks);
                         if self.unbuffered {
                             writer.unbuffered();
                         }

@@ -64,7 +64,7 @@ tls2pcap shows what programs really say over TLS, as a capture file for Wireshar
     after_long_help = AFTER_HELP,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE"
+    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap wireshark install|uninstall|status"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -99,6 +99,12 @@ struct Arguments {
     /// How server ports are written
     #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
     ports: Ports,
+
+    /// Write a block for each process, which Wireshark 4.6 shows as frame.darwin.process_info
+    ///
+    /// Older releases, tcpdump and editcap pass over them; mergecap 4.6 drops them and warns.
+    #[arg(long)]
+    process_blocks: bool,
 
     /// Record all events to this file, for `tls2pcap replay`
     #[arg(long, value_name = "FILE")]
@@ -178,10 +184,50 @@ enum Sub {
         #[arg(long)]
         fail_on_loss: bool,
 
+        /// Write a block for each process, which Wireshark 4.6 shows as frame.darwin.process_info
+        #[arg(long)]
+        process_blocks: bool,
+
         /// Say nothing but errors
         #[arg(short, long)]
         quiet: bool,
     },
+
+    /// Put fields, a menu and a profile into Wireshark
+    ///
+    /// They are installed for the user only; under sudo, for the user who called sudo.
+    Wireshark {
+        #[command(subcommand)]
+        task: CompanionTask,
+    },
+}
+
+#[derive(Subcommand)]
+enum CompanionTask {
+    /// Put Lua plugin and profile where Wireshark looks; files that were changed stay
+    Install {
+        /// Overwrite files that were changed
+        #[arg(long)]
+        force: bool,
+    },
+    /// Remove what was installed; files that were changed stay
+    Uninstall {
+        /// Remove files that were changed, too
+        #[arg(long)]
+        force: bool,
+    },
+    /// Say what is installed, and where
+    Status,
+}
+
+impl From<CompanionTask> for config::Companion {
+    fn from(task: CompanionTask) -> Self {
+        match task {
+            CompanionTask::Install { force } => config::Companion::Install { force },
+            CompanionTask::Uninstall { force } => config::Companion::Uninstall { force },
+            CompanionTask::Status => config::Companion::Status,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -273,9 +319,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
         .and_then(|matches| Arguments::from_arg_matches(&matches))
         .map_err(refusal)?;
     match parsed.sub {
-        Some(Sub::Replay { input, output, ports, fail_on_loss, quiet }) => {
-            Ok(Config::Replay(replay(input, output, ports, fail_on_loss, quiet)?))
+        Some(Sub::Replay { input, output, ports, fail_on_loss, process_blocks, quiet }) => {
+            let replay = replay(input, output, ports, fail_on_loss, quiet)?;
+            Ok(Config::Replay(Replay { process_blocks, ..replay }))
         }
+        Some(Sub::Wireshark { task }) => Ok(Config::Companion(task.into())),
         None => Ok(Config::Capture(capture(parsed, dashes)?)),
     }
 }
@@ -311,6 +359,7 @@ fn replay(
         output: output_of(output),
         ports: ports.into(),
         fail_on_loss,
+        process_blocks: false,
         verbosity: verbosity(quiet, false),
     })
 }
@@ -342,6 +391,7 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
         libraries: args.libraries,
         backend: args.backend.into(),
         ports: args.ports.into(),
+        process_blocks: args.process_blocks,
         record: args.record,
         ready_file: args.ready_file,
         ready_fd: args.ready_fd,

@@ -20,6 +20,7 @@ fn the_plainest_capture() {
         libraries: vec![],
         backend: config::Backend::Auto,
         ports: config::Ports::Decode,
+        process_blocks: false,
         record: None,
         ready_file: None,
         ready_fd: None,
@@ -41,6 +42,7 @@ fn every_option_arrives() {
         libraries: vec!["/a".into(), "/b".into()],
         backend: config::Backend::Tracepoint,
         ports: config::Ports::Keep,
+        process_blocks: false,
         record: Some("r".into()),
         ready_file: Some("f".into()),
         ready_fd: Some(3),
@@ -81,6 +83,7 @@ fn replay() {
         output: Output::File("x".into()),
         ports: config::Ports::Keep,
         fail_on_loss: true,
+        process_blocks: false,
         verbosity: Verbosity::Quiet,
     };
     assert_eq!(parse_line("replay r -o x --ports keep --fail-on-loss -q").unwrap(), Config::Replay(expected));
@@ -138,7 +141,8 @@ fn help_is_as_agreed() {
     let mut command = Arguments::command().term_width(100);
     command.build();
     let replay = command.find_subcommand_mut("replay").unwrap().render_long_help().to_string();
-    let help = command.render_long_help().to_string() + "\n----\n" + &replay;
+    let wireshark = command.find_subcommand_mut("wireshark").unwrap().render_long_help().to_string();
+    let help = [command.render_long_help().to_string(), replay, wireshark].join("\n----\n");
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/help.txt");
     if std::env::var_os("TLS2PCAP_BLESS").is_some() {
         std::fs::write(path, &help).unwrap();
