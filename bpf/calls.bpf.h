@@ -8,6 +8,7 @@
 #define TLS2PCAP_CALLS_H
 
 #include "process.bpf.h"
+#include "proof.bpf.h"
 #include "socket.bpf.h"
 
 /* Calls that only tell facts; never in a data record, hence not in tls2pcap.h. */
@@ -18,16 +19,6 @@
 #define STALE_WINDOW 16384
 
 static const struct thread no_thread;
-
-static __always_inline int is_read(u32 fn)
-{
-	return fn >= T2P_FN_READ && fn <= T2P_FN_READ_INTERNAL;
-}
-
-static __always_inline int is_write(u32 fn)
-{
-	return fn >= T2P_FN_WRITE && fn <= T2P_FN_SENDFILE;
-}
 
 /* A call in which the handle's socket may be used. */
 static __always_inline int uses_socket(u32 fn)
@@ -137,12 +128,22 @@ static __noinline int tell_role(struct handle *handle, u64 address, u32 server)
 	return 0;
 }
 
-/* Calls from index `depth` on never returned: what they did is not known. */
+/* A call never returned to its probe: what it did is not known. */
+static __noinline int drop_call(struct call *call)
+{
+	if (call->flags & CALL_PENDING)
+		not_pending(call);
+	if (uses_socket(call->function) && !export_gone(call))
+		count(T2P_COUNT_UNFINISHED, 1);
+	return 0;
+}
+
+/* Calls from index `depth` on never returned. */
 static __always_inline void drop_calls(struct thread *thread, u64 depth)
 {
 	for (u64 i = 0; i < CALL_DEPTH; i++)
-		if (i >= depth && i < thread->depth && uses_socket(thread->calls[i].function))
-			count(T2P_COUNT_UNFINISHED, 1);
+		if (i >= depth && i < thread->depth)
+			drop_call(&thread->calls[i]);
 	thread->depth = depth;
 }
 
@@ -186,7 +187,28 @@ static __always_inline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 a
 struct arguments {
 	u64 buf, num, count_at;
 	u32 function;
+	u32 site;
 };
+
+/* A call of an internal function begins. 1: it is to be followed, at `place`. */
+static __noinline int enter_internal(struct pt_regs *ctx, struct arguments *args, struct thread *thread,
+				     struct process *process, u64 *place)
+{
+	struct call inner = {
+		.sp = PT_REGS_SP(ctx),
+		.handle = PT_REGS_PARM1(ctx),
+		.buf = args->buf,
+		.num = args->num,
+		.count_at = args->count_at,
+		.library = attach_cookie(ctx) >> 8,
+		.function = args->function,
+		.site = args->site,
+	};
+
+	if (*place >= CALL_DEPTH)
+		return inner_entered(thread, &inner, place);
+	return internal_counts(&inner, find_handle(process, inner.handle) != NULL);
+}
 
 static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 {
@@ -213,6 +235,8 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	sp = PT_REGS_SP(ctx);
 	address = PT_REGS_PARM1(ctx);
 	place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
+	if (is_internal(args->function) && !enter_internal(ctx, args, thread, process, &place))
+		return 0;
 	if (place >= CALL_DEPTH)
 		return 0;
 	drop_calls(thread, place);
@@ -229,6 +253,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	call->fd_hint = -1;
 	call->library = attach_cookie(ctx) >> 8;
 	call->function = args->function;
+	call->site = args->site;
 	call->flags = 0;
 	thread->depth = place + 1;
 	if (is_write(args->function)) {
@@ -253,15 +278,16 @@ static __always_inline s64 moved(struct call *call, u64 returned)
 		return (s64)returned > 0 ? (s64)returned : 0;
 	case T2P_FN_READ_EX:
 	case T2P_FN_READ_EARLY:
-	case T2P_FN_READ_INTERNAL:
 	case T2P_FN_WRITE_EX:
 	case T2P_FN_WRITE_EARLY:
-	case T2P_FN_WRITE_INTERNAL:
 		if (result != 1)
 			return 0;
 		if (bpf_probe_read_user(&n, sizeof(n), (void *)call->count_at) || n > call->num)
 			return -1;
 		return n;
+	case T2P_FN_READ_INTERNAL:
+	case T2P_FN_WRITE_INTERNAL:
+		return internal_moved(call, call->count_at, returned);
 	}
 	return 0;
 }
@@ -402,6 +428,10 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	}
 	check_unseen_read(handle, call);
 	len = moved(call, returned);
+	if (internal_of(call->function))
+		compare(call, len);
+	else if (is_internal(call->function) && (call->flags & CALL_INNER_WRONG))
+		contradicted(call);
 	if (handle->flags & HANDLE_NOT_TCP) {
 		if (len)
 			count(T2P_COUNT_NOT_TCP, 1);
@@ -493,9 +523,10 @@ static __noinline int write_over(struct call *call, int empty)
  * The return of whatever function: which one, its entry has noted. 1: what `emission` says is left
  * to do, by the program, because kernels differ in how they loop.
  */
-static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
+static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emission)
 {
 	u64 id = current_id(), sp = PT_REGS_SP(ctx) - RETURN_POPS, depth, i;
+	int internal = site == T2P_SITE_READ_INTERNAL || site == T2P_SITE_WRITE_INTERNAL;
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct process *process;
 	struct call *call;
@@ -504,11 +535,14 @@ static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
 	if (!thread || !ready)
 		return 0;
 	depth = thread->depth;
+	/* `site` 0: not known. An export that jumps to the internal function has its stack pointer. */
 	for (i = 0; i < CALL_DEPTH; i++)
-		if (i < depth && thread->calls[i].sp == sp)
+		if (i < depth && thread->calls[i].sp == sp &&
+		    (!site || internal == is_internal(thread->calls[i].function)))
 			break;
-	if (i >= CALL_DEPTH)
+	if (i >= CALL_DEPTH && ((site && !internal) || !inner_left(thread, sp, PT_REGS_RC(ctx), &i)))
 		return 0; /* part of a call that is followed already, or not a call of ours */
+	i &= CALL_DEPTH - 1;
 	process = current_process();
 	if (!process)
 		return 0;
@@ -578,6 +612,8 @@ static __always_inline void thread_exited(void)
 		struct tcp_sock *tp;
 		int writing;
 
+		if (i < thread->depth && (call->flags & CALL_PENDING))
+			not_pending(call);
 		if (i >= thread->depth || !(is_read(call->function) || is_write(call->function)))
 			continue;
 		handle = find_handle(process, call->handle);

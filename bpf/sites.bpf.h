@@ -61,6 +61,7 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 	args.buf = second;
 	args.num = third;
 	args.count_at = fourth;
+	args.site = site;
 	switch (site) {
 	case T2P_SITE_READ:
 		args.function = T2P_FN_READ;
@@ -149,7 +150,7 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 
 	if (site == T2P_SITE_NEW)
 		return handle_made(ctx);
-	if (!leave(ctx, &emission))
+	if (!leave(ctx, site, &emission))
 		return 0;
 	if (emission.emit)
 		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
