@@ -405,12 +405,12 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	return 1;
 }
 
-/* What a call did to its handle. 1: `data` describes bytes that are to be emitted. */
-static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
+/* What a call that moved `len` bytes did to its handle. 1: `data` describes bytes that are to be emitted. */
+static __noinline int finish(struct process *process, struct call *call, u64 returned, s64 len,
+			     struct t2p_data *data)
 {
 	struct handle *handle = the_handle(process, call->handle, call->function);
 	int emit = 0;
-	s64 len;
 
 	if (!handle)
 		return 0;
@@ -427,11 +427,6 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 		tell_once(handle, HANDLE_LAYER, &fact);
 	}
 	check_unseen_read(handle, call);
-	len = moved(call, returned);
-	if (internal_of(call->function))
-		compare(call, len);
-	else if (is_internal(call->function) && (call->flags & CALL_INNER_WRONG))
-		contradicted(call);
 	if (handle->flags & HANDLE_NOT_TCP) {
 		if (len)
 			count(T2P_COUNT_NOT_TCP, 1);
@@ -530,6 +525,7 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emis
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct process *process;
 	struct call *call;
+	s64 len;
 
 	/* Once the capture is over the streams rest: user space reads where they end. */
 	if (!thread || !ready)
@@ -553,7 +549,12 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emis
 		tell_text(process, call, PT_REGS_RC(ctx));
 		return 0;
 	}
-	emission->emit = finish(process, call, PT_REGS_RC(ctx), &emission->data);
+	len = moved(call, PT_REGS_RC(ctx));
+	if (internal_of(call->function))
+		compare(call, len);
+	else if (is_internal(call->function) && (call->flags & CALL_INNER_WRONG))
+		contradicted(call);
+	emission->emit = finish(process, call, PT_REGS_RC(ctx), len, &emission->data);
 	if (i > 0)
 		note_layer(process, &thread->calls[i - 1], call);
 	emission->thread = thread;

@@ -158,7 +158,7 @@ impl State {
         }
     }
 
-    /// Something of up to 64 bytes is written at this address of the frame.
+    /// `size` bytes are written at this address of the frame.
     fn clobber(&mut self, at: i64, size: i64) {
         self.frame.retain(|slot, _| *slot + 8 <= at || at.saturating_add(size) <= *slot);
     }
@@ -484,7 +484,10 @@ impl<'d, R: ReadRef<'d>> Walk<'_, 'd, R> {
         }
         for memory in info.used_memory().iter().filter(|m| writes(m.access())) {
             let at = state.frame_address(i).ok_or(Unproven::Writes)?;
-            state.clobber(at, (memory.memory_size().size() as i64).max(64));
+            match memory.memory_size().size() {
+                0 => return Err(Unproven::Writes),
+                size => state.clobber(at, size as i64),
+            }
         }
         for used in info.used_registers().iter().filter(|r| writes(r.access())) {
             if used.register().full_register() == Register::RSP {
