@@ -40,14 +40,8 @@ static __always_inline u32 internal_of(u32 fn)
 	return 0;
 }
 
-static __always_inline struct evidence *evidence_of(u32 library, u32 site)
-{
-	u64 key = (u64)library << 8 | site;
-
-	return bpf_map_lookup_elem(&evidence, &key);
-}
-
-static __always_inline u32 verdict_of(u32 library, u32 site)
+/* What user space thinks of the site. */
+__noinline u32 verdict_of(u32 library, u32 site)
 {
 	u64 key = (u64)library << 8 | site;
 	u32 *verdict = bpf_map_lookup_elem(&verdicts, &key);
@@ -55,23 +49,52 @@ static __always_inline u32 verdict_of(u32 library, u32 site)
 	return verdict ? *verdict : VERDICT_NONE;
 }
 
-/* What the internal function does contradicts what it was taken for. */
-static __noinline int contradicted(struct call *call)
-{
-	u32 internal = is_read(call->function) ? T2P_SITE_READ_INTERNAL : T2P_SITE_WRITE_INTERNAL;
-	struct evidence *of_export = evidence_of(call->library, call->site);
-	struct evidence *of_internal = evidence_of(call->library, internal);
+#define AGREED 0
+#define DISAGREED 1
+#define PENDING 2
 
-	if (of_export && call->site != internal)
-		__sync_fetch_and_add(&of_export->disagreed, 1);
-	if (of_internal)
-		__sync_fetch_and_add(&of_internal->disagreed, 1);
-	return 0;
+/* Adds to the evidence on a site. 0: there is none. */
+__noinline int testify(u32 library, u32 site, u32 what, s32 by)
+{
+	u64 key = (u64)library << 8 | site;
+	struct evidence *seen = bpf_map_lookup_elem(&evidence, &key);
+
+	if (!seen)
+		return 0;
+	if (what == AGREED)
+		__sync_fetch_and_add(&seen->agreed, by);
+	else if (what == DISAGREED)
+		__sync_fetch_and_add(&seen->disagreed, by);
+	else
+		__sync_fetch_and_add(&seen->pending, by);
+	return 1;
+}
+
+/* Whether a call of an internal function outside of any export is one that is followed. */
+__noinline int internal_counts(u32 library, u32 site, u32 handle_known)
+{
+	u64 key = (u64)library << 8 | site;
+	struct evidence *seen;
+
+	switch (verdict_of(library, site)) {
+	case VERDICT_TAKEN:
+		return 1;
+	case VERDICT_CONDEMNED:
+		return 0;
+	}
+	seen = bpf_map_lookup_elem(&evidence, &key);
+	return handle_known && !(seen && seen->disagreed);
+}
+
+/* The probes of a call's export were taken away inside it, and it did not move anything. */
+__noinline int export_gone(u32 library, u32 site, u32 function, u32 flags)
+{
+	return internal_of(function) && !(flags & CALL_INNER) && verdict_of(library, site) == VERDICT_TAKEN;
 }
 
 /*
  * How many bytes a call of an internal function moved; -1: that is not known. It returns 1 if it
- * moved any; CALL_INNER_WRONG: it does something else.
+ * moved any. CALL_INNER_WRONG: it does something else.
  */
 static __always_inline s64 internal_moved(struct call *call, u64 count_at, u64 returned)
 {
@@ -80,144 +103,109 @@ static __always_inline s64 internal_moved(struct call *call, u64 count_at, u64 r
 
 	if (result <= 0)
 		return 0;
-	if (result > 1) {
-		call->flags |= CALL_INNER_WRONG;
+	if (result == 1 && bpf_probe_read_user(&n, sizeof(n), (void *)count_at))
 		return -1;
-	}
-	if (bpf_probe_read_user(&n, sizeof(n), (void *)count_at))
-		return -1;
-	if (n > call->num) {
-		call->flags |= CALL_INNER_WRONG;
-		return -1;
-	}
-	return n;
+	if (result == 1 && n <= call->num)
+		return n;
+	call->flags |= CALL_INNER_WRONG;
+	return -1;
 }
 
-/*
- * An internal function is called inside a call of the same handle. 1: that is a call of an export
- * which it has taken over, and takes its place; its index is put into `place`.
- */
-static __noinline int inner_entered(struct thread *thread, struct call *inner, u64 *place)
-{
-	u64 i;
+struct arguments {
+	u64 buf, num, count_at;
+	u32 function;
+	u32 site;
+	u32 library;
+	u32 pad;
+};
 
-	for (i = 0; i < CALL_DEPTH; i++)
-		if (i < thread->depth && thread->calls[i].handle == inner->handle)
+/*
+ * An internal function is called inside a call of the same handle. Returns the place of that, if it is
+ * a call of an export that the internal function has taken over; else CALL_DEPTH.
+ */
+static __noinline u64 inner_entered(struct thread *thread, struct arguments *args, u64 sp, u64 address)
+{
+	for (u64 i = 0; i < CALL_DEPTH; i++) {
+		struct call *call = &thread->calls[i];
+
+		if (i >= thread->depth || call->handle != address || internal_of(call->function) != args->function)
+			continue;
+		if (verdict_of(call->library, call->site) == VERDICT_TAKEN)
+			return i;
+		if (call->flags & CALL_INNER) {
+			/* Code that is probed twice is one call. */
+			if (call->inner_sp != sp || (call->flags & CALL_INNER_DONE))
+				call->flags |= CALL_INNER_WRONG;
 			break;
-	if (i >= CALL_DEPTH)
-		return 0;
-	struct call *call = &thread->calls[i];
-	if (internal_of(call->function) != inner->function)
-		return 0;
-	if (verdict_of(call->library, call->site) == VERDICT_TAKEN) {
-		*place = i;
-		return 1;
-	}
-	if (call->flags & CALL_INNER) {
-		/* Code that is probed twice is one call. */
-		if (call->inner_sp != inner->sp || (call->flags & CALL_INNER_DONE))
+		}
+		call->inner_sp = sp;
+		call->inner_count_at = args->count_at;
+		call->inner_len = 0;
+		call->flags |= CALL_INNER;
+		if (call->buf != args->buf || call->num != args->num)
 			call->flags |= CALL_INNER_WRONG;
-		return 0;
+		break;
 	}
-	call->inner_sp = inner->sp;
-	call->inner_count_at = inner->count_at;
-	call->inner_len = 0;
-	call->flags |= CALL_INNER;
-	if (call->buf != inner->buf || call->num != inner->num)
-		call->flags |= CALL_INNER_WRONG;
-	return 0;
-}
-
-/* Whether a call of an internal function outside of any export is one: 0: it is not followed. */
-static __noinline int internal_counts(struct call *inner, int handle_known)
-{
-	struct evidence *seen;
-
-	switch (verdict_of(inner->library, inner->site)) {
-	case VERDICT_TAKEN:
-		return 1;
-	case VERDICT_CONDEMNED:
-		return 0;
-	}
-	seen = evidence_of(inner->library, inner->site);
-	return handle_known && !(seen && seen->disagreed);
+	return CALL_DEPTH;
 }
 
 /*
- * An internal function returns to an export. 1: it has taken the export over, whose call ends with
- * it: its index is put into `place`.
+ * An internal function returns to an export. Returns the place of the export's call, if that is over with it;
+ * else CALL_DEPTH.
  */
-static __noinline int inner_left(struct thread *thread, u64 sp, u64 returned, u64 *place)
+static __noinline u64 inner_left(struct thread *thread, u64 sp, u64 returned)
 {
-	struct evidence *seen;
-	struct call *call;
-	u64 i;
+	for (u64 i = 0; i < CALL_DEPTH; i++) {
+		struct call *call = &thread->calls[i];
 
-	for (i = 0; i < CALL_DEPTH; i++)
-		if (i < thread->depth && (thread->calls[i].flags & (CALL_INNER | CALL_INNER_DONE)) == CALL_INNER &&
-		    thread->calls[i].inner_sp == sp)
-			break;
-	if (i >= CALL_DEPTH)
-		return 0;
-	call = &thread->calls[i];
-	call->inner_len = internal_moved(call, call->inner_count_at, returned);
-	call->flags |= CALL_INNER_DONE;
-	seen = evidence_of(call->library, call->site);
-	if (!seen)
-		return 0;
-	/*
-	 * Either we see the verdict, or user space, which waits for us after it, sees that a call
-	 * still has to return to the export's probe.
-	 */
-	__sync_fetch_and_add(&seen->pending, 1);
-	if (verdict_of(call->library, call->site) != VERDICT_TAKEN || (call->flags & CALL_INNER_WRONG)) {
-		call->flags |= CALL_PENDING;
-		return 0;
+		if (i >= thread->depth || (call->flags & (CALL_INNER | CALL_INNER_DONE)) != CALL_INNER ||
+		    call->inner_sp != sp)
+			continue;
+		call->inner_len = internal_moved(call, call->inner_count_at, returned);
+		call->flags |= CALL_INNER_DONE;
+		/*
+		 * Either we see the verdict, or user space, which waits for us after it, sees that a
+		 * call still has to return to the export's probe.
+		 */
+		if (!testify(call->library, call->site, PENDING, 1))
+			return CALL_DEPTH;
+		if (verdict_of(call->library, call->site) != VERDICT_TAKEN || (call->flags & CALL_INNER_WRONG)) {
+			call->flags |= CALL_PENDING;
+			return CALL_DEPTH;
+		}
+		testify(call->library, call->site, PENDING, -1);
+		call->function = internal_of(call->function);
+		call->count_at = call->inner_count_at;
+		return i;
 	}
-	__sync_fetch_and_add(&seen->pending, -1);
-	call->function = internal_of(call->function);
-	call->count_at = call->inner_count_at;
-	*place = i;
-	return 1;
+	return CALL_DEPTH;
 }
 
-/* The call is over for the export's probes. */
-static __noinline int not_pending(struct call *call)
+/* A call has returned: does it tell the same as the internal function inside it? */
+static __noinline int compare(struct call *call)
 {
-	struct evidence *seen = evidence_of(call->library, call->site);
+	u32 internal = is_read(call->function) ? T2P_SITE_READ_INTERNAL : T2P_SITE_WRITE_INTERNAL;
+	u32 library = call->library, site = call->site, flags = call->flags;
+	s64 inner = flags & CALL_INNER_DONE ? call->inner_len : 0;
 
-	if (seen)
-		__sync_fetch_and_add(&seen->pending, -1);
-	call->flags &= ~CALL_PENDING;
-	return 0;
-}
-
-/* A call of an export moved `len` bytes: does the internal function inside it tell the same? */
-static __noinline int compare(struct call *call, s64 len)
-{
-	struct evidence *seen = evidence_of(call->library, call->site);
-	u32 flags = call->flags;
-
-	if (!seen)
-		return 0;
 	if (flags & CALL_PENDING)
-		not_pending(call);
-	if (len < 0 || ((flags & CALL_INNER_DONE) && !(flags & CALL_INNER_WRONG) && call->inner_len < 0))
-		return 0; /* a count could not be read: that tells nothing */
-	if (flags & CALL_INNER_WRONG)
-		contradicted(call);
-	else if (len != ((flags & CALL_INNER_DONE) ? call->inner_len : 0))
-		contradicted(call);
-	else if (len > 0)
-		__sync_fetch_and_add(&seen->agreed, 1);
+		testify(library, site, PENDING, -1);
+	if (!(flags & CALL_INNER_WRONG)) {
+		if (is_internal(call->function))
+			return 0;
+		/* A count that could not be read tells nothing. */
+		if (call->len < 0 || inner < 0)
+			return 0;
+		if (call->len == inner) {
+			if (inner)
+				testify(library, site, AGREED, 1);
+			return 0;
+		}
+	}
+	if (site != internal && !testify(library, site, DISAGREED, 1))
+		return 0; /* an export whose internal function is not probed */
+	testify(library, internal, DISAGREED, 1);
 	return 0;
-}
-
-/* The probes of the call's export were taken away inside it, and it did not move anything. */
-static __always_inline int export_gone(struct call *call)
-{
-	return internal_of(call->function) && !(call->flags & CALL_INNER) &&
-	       verdict_of(call->library, call->site) == VERDICT_TAKEN;
 }
 
 #endif

@@ -36,6 +36,10 @@ pub struct Capture {
     pub show_args: bool,
     /// Size of the ring buffer in bytes, a power of two; `None`: the program's choice.
     pub ring_size: Option<u32>,
+    /// Bytes of each record that are kept, at least 1; `None`: all.
+    pub snaplen: Option<u32>,
+    /// Whether a loss shows in the exit status.
+    pub fail_on_loss: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }
@@ -49,6 +53,8 @@ pub struct Replay {
     pub output: Output,
     /// How server ports are written.
     pub ports: Ports,
+    /// Whether a loss shows in the exit status.
+    pub fail_on_loss: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }

@@ -4,13 +4,14 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 
-use crate::event::record::Counter;
 use crate::event::recording::Recorder;
-use crate::event::{Counters, Event, Missing, record};
+use crate::event::{Counters, Event, ProcessLoss, record};
+use crate::losses::Losses;
 use crate::sink::{Header, PcapngWriter};
-use crate::status::{Loss, Numbers, Reason};
+use crate::status::Numbers;
 use crate::synth::{Ports, Synthesizer};
 use crate::track::segment::WallTime;
+use crate::track::summary::Summary;
 use crate::track::{Limits, Tracker};
 
 /// Inside an [`io::Error`]: it was the recording that could not be written, not the capture file.
@@ -30,6 +31,7 @@ pub struct Pipeline<W: Write> {
     output: Output<W>,
     now: WallTime,
     counters: Counters,
+    by_process: Vec<ProcessLoss>,
     undecodable: u64,
 }
 
@@ -51,6 +53,7 @@ impl<W: Write> Pipeline<W> {
             output: Output::Waiting(out),
             now: 0,
             counters: Counters::default(),
+            by_process: Vec::new(),
             undecodable: 0,
         }
     }
@@ -83,6 +86,7 @@ impl<W: Write> Pipeline<W> {
                 };
             }
             Event::Counters(counters) => self.counters = counters.clone(),
+            Event::Losses(losses) => self.by_process = losses.clone(),
             Event::Clock(clock) => self.now = clock.realtime,
             _ => {}
         }
@@ -130,11 +134,17 @@ impl<W: Write> Pipeline<W> {
     /// If it cannot be written.
     pub fn finish(mut self) -> io::Result<Numbers> {
         self.flush()?;
+        let summary = self.tracker.summary();
+        let losses = self.losses(&summary);
         let numbers = self.numbers();
         if let Output::Open(writer) = self.output {
-            writer.finish(self.now)?;
+            writer.finish(self.now, &losses.statistics())?;
         }
         Ok(numbers)
+    }
+
+    fn losses(&self, summary: &Summary) -> Losses {
+        Losses::new(&self.counters, &self.by_process, summary, &self.synthesizer.stats(), self.undecodable)
     }
 
     /// How much was captured so far, and what is missing.
@@ -145,31 +155,14 @@ impl<W: Write> Pipeline<W> {
             Output::Open(writer) => writer.counts().packets,
             Output::Waiting(_) | Output::Lost => 0,
         };
-        let count = |index: Counter| self.counters.0.get(index as usize).copied().unwrap_or(0);
-        let known = |reason, events, bytes| Loss { reason, events, bytes: Some(bytes) };
-        let unknown = |reason, events| Loss { reason, events, bytes: None };
-        let missing = |missing| total.missing.get(missing);
+        let (lost, notes) = self.losses(&summary).told(|key| self.tracker.process(key).name());
         Numbers {
             processes: summary.processes.len() as u64,
             connections: total.connections,
             bytes: total.read + total.written,
             packets,
-            lost: vec![
-                known(Reason::RingFull, count(Counter::RingFull), missing(Missing::RingFull)),
-                unknown(Reason::FactLost, count(Counter::FactLost)),
-                known(Reason::Unreadable, count(Counter::Unreadable), missing(Missing::Unreadable)),
-                known(Reason::CallLimit, count(Counter::Limit), missing(Missing::Limit)),
-                known(Reason::Sendfile, count(Counter::Sendfile), missing(Missing::Sendfile)),
-                unknown(Reason::ReadBeforeAttach, total.skips.get(Missing::Unseen)),
-                unknown(Reason::Unfinished, count(Counter::Unfinished)),
-                unknown(Reason::Depth, count(Counter::Depth)),
-                unknown(Reason::ThreadsFull, count(Counter::ThreadsFull)),
-                unknown(Reason::HandlesFull, count(Counter::HandlesFull)),
-                unknown(Reason::ProcessesFull, count(Counter::ProcessesFull)),
-                unknown(Reason::SocketsFull, count(Counter::SocketsFull)),
-                unknown(Reason::NotTcp, count(Counter::NotTcp)),
-                unknown(Reason::BadRecord, self.undecodable),
-            ],
+            lost,
+            notes,
         }
     }
 }

@@ -57,7 +57,8 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         let file = (config.output != Output::Stdout).then_some(path);
         status::say(&status::summary(&numbers, began.elapsed(), file));
     }
-    damage.map_or(Ok(Exit::Success), |error| Err(bad_input(error)))
+    let exit = Exit::Success.or_loss(config.fail_on_loss && numbers.has_lost());
+    damage.map_or(Ok(exit), |error| Err(bad_input(error)))
 }
 
 /// The bytes of a file: mapped if it is a regular file, since recordings are large.

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Mutex;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use signal_hook::consts::SIGINT;
@@ -18,12 +18,16 @@ use crate::event::record::encode;
 use crate::event::{Event, FileSeen, ProcessKey};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
+use crate::losses;
 use crate::probe::{News, Notice, Probe, Target, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
 /// tells of a process, or the name of a library.
 const WAITING_MAX: usize = 4096;
+
+/// Time between two readings of the losses by process.
+const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The control thread's belongings.
 pub(super) struct Control {
@@ -38,6 +42,8 @@ pub(super) struct Control {
     ended: HashSet<ProcessKey>,
     /// If there is a command.
     minders: Option<Minders>,
+    /// How many losses were told by process, and when.
+    told_losses: (u64, Instant),
 }
 
 impl Control {
@@ -48,7 +54,16 @@ impl Control {
         say: Say,
         minders: Option<Minders>,
     ) -> Control {
-        Control { probe, discovery, batches, waiting: VecDeque::new(), say, ended: HashSet::new(), minders }
+        Control {
+            probe,
+            discovery,
+            batches,
+            waiting: VecDeque::new(),
+            say,
+            ended: HashSet::new(),
+            minders,
+            told_losses: (0, Instant::now()),
+        }
     }
 
     pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
@@ -177,7 +192,16 @@ impl Control {
         }
         match self.probe.counters() {
             // They are the sums since the start: newer ones follow.
-            Ok(counters) if self.waiting.is_empty() => self.tell(Event::Counters(counters)),
+            Ok(counters) if self.waiting.is_empty() => {
+                let lost = losses::events(&counters);
+                self.tell(Event::Counters(counters));
+                let (told, at) = self.told_losses;
+                if lost != told && at.elapsed() >= LOSSES_INTERVAL {
+                    self.told_losses = (lost, Instant::now());
+                    let losses = self.probe.losses();
+                    self.tell(Event::Losses(losses));
+                }
+            }
             _ => self.pass_on(),
         }
     }
@@ -246,6 +270,7 @@ impl Control {
     pub(super) fn last_words(&mut self) {
         let mut events: Vec<Event> = self.waiting.drain(..).collect();
         events.extend(self.probe.counters().map(Event::Counters));
+        events.extend(Some(self.probe.losses()).filter(|losses| !losses.is_empty()).map(Event::Losses));
         events.extend(self.probe.ends().into_iter().map(|(handle, ends)| Event::Final(handle, ends)));
         events.extend([Event::Clock(clock()), Event::Stop(monotonic())]);
         send(&self.batches, &events);

@@ -152,7 +152,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
             if config.verbosity > Verbosity::Quiet {
                 status::say(&status::summary(&numbers, began.elapsed(), path));
             }
-            end
+            end.map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost()))
         }
         Err(error) => Err(setup::write_failure(config, &error)),
     };

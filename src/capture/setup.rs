@@ -43,6 +43,7 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
             _ => Vec::new(),
         },
         call_limit: call_limit(ring_bytes),
+        snaplen: config.snaplen,
         ring_bytes,
         verbose: config.verbosity == Verbosity::Verbose,
     };

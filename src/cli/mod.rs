@@ -40,6 +40,7 @@ Exit status:
   3    not permitted: privileges are missing, or the kernel is locked down
   4    the kernel lacks what is needed
   5    no such process, or no TLS library in it
+  6    with --fail-on-loss: something that should be in the file is missing
   126  the command cannot be executed
   127  the command was not found
   Else the command's own status; 128+n if signal n ended it.";
@@ -121,6 +122,19 @@ struct Arguments {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1024))]
     ring_size: Option<u32>,
 
+    /// Keep at most this many bytes of each piece of a call; 0 keeps all
+    ///
+    /// A call is captured in pieces of up to 64,512 bytes, each of which becomes a packet. What is left
+    /// out keeps its room in the sequence numbers, and does not count as lost.
+    #[arg(short, long, value_name = "BYTES", default_value_t = 0)]
+    snaplen: u32,
+
+    /// End with status 6 if something is lost
+    ///
+    /// That is all that the summary names as lost. A command's own status goes first, unless it is 0.
+    #[arg(long)]
+    fail_on_loss: bool,
+
     /// Say what is found and what is not, and why
     #[arg(short, long)]
     verbose: bool,
@@ -151,6 +165,10 @@ enum Sub {
         /// How server ports are written
         #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
         ports: Ports,
+
+        /// End with status 6 if something was lost
+        #[arg(long)]
+        fail_on_loss: bool,
 
         /// Say nothing but errors
         #[arg(short, long)]
@@ -247,8 +265,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
         .and_then(|matches| Arguments::from_arg_matches(&matches))
         .map_err(refusal)?;
     match parsed.sub {
-        Some(Sub::Replay { input, output, ports, quiet }) => {
-            Ok(Config::Replay(replay(input, output, ports, quiet)?))
+        Some(Sub::Replay { input, output, ports, fail_on_loss, quiet }) => {
+            Ok(Config::Replay(replay(input, output, ports, fail_on_loss, quiet)?))
         }
         None => Ok(Config::Capture(capture(parsed, dashes)?)),
     }
@@ -270,11 +288,23 @@ fn refusal(error: clap::Error) -> Stop {
     }
 }
 
-fn replay(input: PathBuf, output: PathBuf, ports: Ports, quiet: bool) -> Result<Replay, Failure> {
+fn replay(
+    input: PathBuf,
+    output: PathBuf,
+    ports: Ports,
+    fail_on_loss: bool,
+    quiet: bool,
+) -> Result<Replay, Failure> {
     if input == output {
         return Err(usage("the recording would be overwritten by the capture file", "give -o another name"));
     }
-    Ok(Replay { input, output: output_of(output), ports: ports.into(), verbosity: verbosity(quiet, false) })
+    Ok(Replay {
+        input,
+        output: output_of(output),
+        ports: ports.into(),
+        fail_on_loss,
+        verbosity: verbosity(quiet, false),
+    })
 }
 
 fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
@@ -312,6 +342,8 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
         ready_fd: args.ready_fd,
         show_args: args.show_args,
         ring_size: args.ring_size.map(|mib| mib << 20),
+        snaplen: Some(args.snaplen).filter(|n| *n > 0),
+        fail_on_loss: args.fail_on_loss,
         verbosity: verbosity(args.quiet, args.verbose),
     })
 }

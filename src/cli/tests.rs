@@ -25,6 +25,8 @@ fn the_plainest_capture() {
         ready_fd: None,
         show_args: false,
         ring_size: None,
+        snaplen: None,
+        fail_on_loss: false,
         verbosity: Verbosity::Normal,
     };
     assert_eq!(capture_of("-o x.pcapng"), expected);
@@ -43,10 +45,12 @@ fn every_option_arrives() {
         ready_fd: Some(3),
         show_args: true,
         ring_size: Some(128 << 20),
+        snaplen: Some(96),
+        fail_on_loss: true,
         verbosity: Verbosity::Verbose,
     };
     let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --backend tracepoint --ports keep --record r \
-                --ready-file f --ready-fd 3 --show-args --ring-size 128 -v";
+                --ready-file f --ready-fd 3 --show-args --ring-size 128 -s 96 --fail-on-loss -v";
     assert_eq!(capture_of(line), expected);
 }
 
@@ -65,9 +69,10 @@ fn replay() {
         input: "r".into(),
         output: Output::File("x".into()),
         ports: config::Ports::Keep,
+        fail_on_loss: true,
         verbosity: Verbosity::Quiet,
     };
-    assert_eq!(parse_line("replay r -o x --ports keep -q").unwrap(), Config::Replay(expected));
+    assert_eq!(parse_line("replay r -o x --ports keep --fail-on-loss -q").unwrap(), Config::Replay(expected));
 }
 
 #[test]

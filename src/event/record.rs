@@ -38,6 +38,11 @@ pub enum Counter {
     Twice,
     Conflict,
     NotTcp,
+    Snaplen,
+    SnaplenBytes,
+    MissedRuns,
+    MissedSocketRuns,
+    LossesFull,
 }
 
 /// Type of a data record (`T2P_DATA`).
@@ -59,6 +64,7 @@ mod kind {
     pub const COUNTERS: u16 = 68;
     pub const FINAL: u16 = 69;
     pub const STOP: u16 = 70;
+    pub const LOSSES: u16 = 71;
 }
 
 /// Why a record could not be decoded.
@@ -258,7 +264,9 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                 6 => Fact::Free,
                 7 => Fact::Layer(handle_of(raw.other, raw.other_generation)),
                 8 => Fact::ReadUnseen,
-                9 => Fact::CallLost(direction(raw.direction).ok_or(bad("direction"))?),
+                9 => {
+                    Fact::CallLost(direction(raw.direction).ok_or(bad("direction"))?, why_lost(raw.call_seq))
+                }
                 10 => Fact::WriteEmpty(raw.call_seq),
                 _ => return Err(bad("fact")),
             };
@@ -309,7 +317,7 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                 stopped: raw.stopped != 0,
             })
         }
-        kind::START..=kind::STOP => {
+        kind::START..=kind::LOSSES => {
             let mut fields = Fields { kind, rest: &record[size_of::<RawHead>()..], have: record.len() };
             match kind {
                 kind::START => Event::Start(Start {
@@ -341,6 +349,10 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                     handle_of(fields.number()?, fields.number()?),
                     Ends { read: fields.number()?, write: fields.number()? },
                 ),
+                kind::LOSSES => {
+                    let n = fields.count()?;
+                    Event::Losses((0..n).map(|_| fields.loss()).collect::<Result<_, _>>()?)
+                }
                 _ => Event::Stop(fields.number()?),
             }
         }
@@ -393,6 +405,16 @@ pub fn encode(event: &Event) -> Option<Bytes> {
                 out.number(n);
             }
         }
+        Event::Losses(losses) => {
+            out.head(kind::LOSSES, none, 0);
+            out.number(losses.len() as u64);
+            for loss in losses {
+                let (pid, reason) = (loss.process.pid.into(), loss.reason.into());
+                for n in [pid, loss.process.generation, reason, loss.events, loss.bytes] {
+                    out.number(n);
+                }
+            }
+        }
         Event::Stop(time) => {
             out.head(kind::STOP, none, 0);
             out.number(*time);
@@ -404,6 +426,15 @@ pub fn encode(event: &Event) -> Option<Bytes> {
 
 fn fixed<T: FromBytes>(record: &[u8], kind: u16) -> Result<T, RecordError> {
     T::read_from_prefix(record).map(|(t, _)| t).map_err(|_| RecordError::Short { kind, have: record.len() })
+}
+
+/// Why a call was lost; recordings of before it was told have 0.
+fn why_lost(counter: u32) -> Missing {
+    match counter {
+        n if n == Counter::Depth as u32 => Missing::Depth,
+        n if n == Counter::ThreadsFull as u32 => Missing::ThreadsFull,
+        _ => Missing::Unfinished,
+    }
 }
 
 fn direction(raw: u8) -> Option<Direction> {
@@ -453,6 +484,18 @@ impl Fields<'_> {
             .ok()
             .filter(|n| *n <= self.rest.len() / 8)
             .ok_or(RecordError::Field { kind: self.kind, field: "count" })
+    }
+    fn narrow(&mut self) -> Result<u32, RecordError> {
+        let bad = RecordError::Field { kind: self.kind, field: "number" };
+        u32::try_from(self.number()?).map_err(|_| bad)
+    }
+    fn loss(&mut self) -> Result<ProcessLoss, RecordError> {
+        Ok(ProcessLoss {
+            process: ProcessKey { pid: self.narrow()?, generation: self.number()? },
+            reason: self.narrow()?,
+            events: self.number()?,
+            bytes: self.number()?,
+        })
     }
     fn text(&mut self) -> Result<String, RecordError> {
         let n = usize::try_from(self.number()?).unwrap_or(usize::MAX);
@@ -509,6 +552,7 @@ mod tests {
             ),
             Event::Library(Library { id: 4, path: "/l".into(), version: "OpenSSL 3".into() }),
             Event::Counters(Counters(vec![1, 2, 3])),
+            Event::Losses(vec![ProcessLoss { process: key, reason: 2, events: 3, bytes: 4 }]),
             Event::Final(HandleKey { process: key, address: 1, generation: 2 }, Ends { read: 5, write: 6 }),
             Event::Stop(8),
         ]

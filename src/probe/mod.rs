@@ -2,6 +2,7 @@
 //! counters. The only user of libbpf-rs.
 
 mod backend;
+mod counts;
 mod layout;
 mod proving;
 mod ring;
@@ -31,7 +32,7 @@ use self::sites::{Group, Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
-use crate::event::{Counters, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
+use crate::event::{Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
 pub use self::proving::{News, described};
@@ -50,6 +51,8 @@ pub struct Options {
     pub pids: Vec<u32>,
     /// Bytes of one call that are captured.
     pub call_limit: u64,
+    /// Bytes of one record that are captured, at least 1; `None`: all.
+    pub snaplen: Option<u32>,
     /// Size of the ring in bytes; a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     /// Show what libbpf has to say.
@@ -117,6 +120,8 @@ pub struct Probe {
     attached: Vec<Attached>,
     trials: Vec<Trial>,
     links: Vec<Link>,
+    /// So many of the links, the first, do not depend on a library.
+    own_links: usize,
 }
 
 /// A library that is probed, in one process or in all (-1).
@@ -204,6 +209,7 @@ impl Probe {
         knobs.own_tgid = std::process::id();
         knobs.own_pidns = own_pid_namespace();
         knobs.call_limit = options.call_limit;
+        knobs.snaplen = options.snaplen.map_or(u64::MAX, |n| u64::from(n).max(1));
         for (knob, uid) in knobs.uids.iter_mut().zip(&options.uids) {
             *knob = *uid;
         }
@@ -236,6 +242,7 @@ impl Probe {
             attached: Vec::new(),
             trials: Vec::new(),
             links: Vec::new(),
+            own_links: 0,
         };
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
@@ -249,6 +256,7 @@ impl Probe {
                 Err(error) => return Err(Refusal::Backend(error)),
             }
         }
+        probe.own_links = probe.links.len();
         if programs == Programs::Bulk && probe.attach_to_self().is_err() {
             return Err(Refusal::Bulk);
         }
@@ -389,21 +397,6 @@ impl Probe {
             unsafe { std::ptr::from_mut(&mut bss.ready).write_volatile(u32::from(ready)) };
         }
         await_programs();
-    }
-
-    /// What the kernel side counted.
-    ///
-    /// # Errors
-    /// If the map cannot be read.
-    pub fn counters(&self) -> Result<Counters, libbpf_rs::Error> {
-        let map = &self.skeleton.maps.counters;
-        let mut sums = Vec::new();
-        for index in 0..map.max_entries() {
-            let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default();
-            let number = |v: &Vec<u8>| v.first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
-            sums.push(values.iter().map(number).sum());
-        }
-        Ok(Counters(sums))
     }
 
     /// How far each handle has come that still lives.

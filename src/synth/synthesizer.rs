@@ -70,13 +70,18 @@ impl Peek {
         }
     }
 
+    /// Whether the first line is there, or will be.
+    fn has_line(&self) -> bool {
+        !self.closed || self.bytes.contains(&b'\n')
+    }
+
     /// `None` as long as nothing was said.
     fn verdict(&self, tell: impl Fn(&[u8]) -> Verdict) -> Option<Verdict> {
         match (self.bytes.is_empty(), self.closed) {
             (true, false) => None,
             (true, true) => Some(Verdict::Unknown),
             (false, closed) => match tell(&self.bytes) {
-                Verdict::NeedMore if closed => Some(Verdict::Unknown),
+                Verdict::NeedMore if closed => Some(detect::cut_short(&self.bytes)),
                 verdict => Some(verdict),
             },
         }
@@ -113,7 +118,9 @@ impl Hold {
         let server = self.server.verdict(|bytes| detect::server(bytes, port));
         let alpn = self.alpn.as_deref().and_then(detect::from_alpn);
         match (client, server) {
-            (Some(Verdict::Known(protocol)), _) => Some(Decision { protocol: Some(protocol), begins: true }),
+            (Some(Verdict::Known(protocol)), _) => {
+                Some(Decision { protocol: Some(protocol), begins: self.client.has_line() })
+            }
             (Some(Verdict::NeedMore), _) => None,
             (_, Some(Verdict::Known(protocol))) => Some(Decision { protocol: Some(protocol), begins: false }),
             (None, None) => None,

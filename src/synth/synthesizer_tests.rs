@@ -334,6 +334,29 @@ fn missing_bytes_keep_their_place_and_say_why() {
 }
 
 #[test]
+fn what_was_cut_short_is_recognised_and_put_where_it_is_decoded() {
+    let cases: [(&[u8], _); 3] =
+        [(b"GET /inde", "http/1"), (b"PRI * HTTP/2", "http/2"), (b"GET / HTTP/1.1\r\n\r\n", "http/1")];
+    for (number, (bytes, protocol)) in cases.into_iter().enumerate() {
+        let mut run = Run::new(Ports::Decode);
+        run.open(connection(1, CLIENT, "10.0.0.2:34567"));
+        let cut = Payload {
+            from: Side::Client,
+            tid: 12,
+            offset: 0,
+            bytes: Bytes::from_static(bytes),
+            len: 500,
+            missing: Some(Missing::Snaplen),
+        };
+        run.step(1, Body::Payload(cut));
+        run.step(1, data(Side::Server, 0, b"?"));
+        assert_eq!(run.log.value(0, "proto").as_deref(), Some(protocol));
+        // Readers recognise HTTP/1 on any port by its first line, if that is there.
+        assert_eq!(run.log.0[0].destination, if number == 2 { 34_567 } else { 80 });
+    }
+}
+
+#[test]
 fn bytes_that_come_twice_are_written_once() {
     let mut run = Run::new(Ports::Decode);
     run.open(connection(1, CLIENT, SERVER));
