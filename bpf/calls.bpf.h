@@ -167,7 +167,7 @@ __noinline int call_lost(u64 generation, u64 address, u32 function, u32 reason)
 }
 
 /* A call that stands in the thread's stack will not be seen to return. */
-static __noinline int drop_call(struct process *process, struct call *call, u32 reason)
+static __always_inline int drop_call(struct process *process, struct call *call, u32 reason)
 {
 	if (call->flags & CALL_PENDING)
 		testify(call->library, call->site, PENDING, -1);
@@ -470,6 +470,7 @@ static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
 #define EMIT_BYTES 1 /* what is described */
 #define EMIT_LOST 2 /* first, that an earlier call was lost */
 #define EMIT_UNKNOWN 4 /* that the call moved bytes, but nobody knows how many */
+#define EMIT_SENT 8 /* what is described, which the kernel sent from a file */
 
 /* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
 static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
@@ -503,11 +504,7 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	}
 	count(T2P_COUNT_CALLS, 1);
 	count(T2P_COUNT_BYTES, len);
-	if (call->function == T2P_FN_SENDFILE) {
-		emit_missing(data, len, T2P_MISSING_SENDFILE, T2P_COUNT_SENDFILE);
-		return 0;
-	}
-	return EMIT_BYTES;
+	return call->function == T2P_FN_SENDFILE ? EMIT_SENT : EMIT_BYTES;
 }
 
 /* What a call did to its handle. Returns what is to be emitted. */
@@ -634,14 +631,26 @@ static __noinline int write_over(struct call *call, int empty)
 	return 0;
 }
 
+/* Which call of the thread's stack ends where a function returns that began at `sp`; CALL_DEPTH: none. */
+static __noinline u64 place_left(struct thread *thread, u64 sp, u32 site, u64 returned)
+{
+	int internal = site == T2P_SITE_READ_INTERNAL || site == T2P_SITE_WRITE_INTERNAL;
+
+	/* `site` 0: not known. An export that jumps to the internal function has its stack pointer. */
+	for (u64 i = 0; i < CALL_DEPTH; i++)
+		if (i < thread->depth && thread->calls[i].sp == sp &&
+		    (!site || internal == is_internal(thread->calls[i].function)))
+			return i;
+	return internal || !site ? inner_left(thread, sp, returned) : CALL_DEPTH;
+}
+
 /*
  * The return of whatever function: which one, its entry has noted. 1: what `emission` says is left
  * to do, by the program, because kernels differ in how they loop.
  */
 static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emission)
 {
-	u64 id = current_id(), sp = PT_REGS_SP(ctx) - RETURN_POPS, depth, i;
-	int internal = site == T2P_SITE_READ_INTERNAL || site == T2P_SITE_WRITE_INTERNAL;
+	u64 id = current_id(), sp = PT_REGS_SP(ctx) - RETURN_POPS, i;
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct process *process;
 	struct call *call;
@@ -649,20 +658,13 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emis
 	/* Once the capture is over the streams rest: user space reads where they end. */
 	if (!thread || !ready)
 		return 0;
-	depth = thread->depth;
-	/* `site` 0: not known. An export that jumps to the internal function has its stack pointer. */
-	for (i = 0; i < CALL_DEPTH; i++)
-		if (i < depth && thread->calls[i].sp == sp &&
-		    (!site || internal == is_internal(thread->calls[i].function)))
-			break;
-	if (i >= CALL_DEPTH && (internal || !site))
-		i = inner_left(thread, sp, PT_REGS_RC(ctx));
+	i = place_left(thread, sp, site, PT_REGS_RC(ctx));
 	if (i >= CALL_DEPTH)
 		return 0; /* part of a call that is followed already, or not a call of ours */
 	process = current_process();
 	if (!process)
 		return 0;
-	call = &thread->calls[i];
+	call = &thread->calls[i & (CALL_DEPTH - 1)];
 	drop_calls(process, thread, i + 1, T2P_COUNT_UNFINISHED);
 	thread->depth = i;
 	if (!uses_socket(call->function)) {

@@ -156,6 +156,8 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 		compare(emission.call);
 	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN))
 		tell_losses(emission.call->handle, emission.call->function, emission.emit);
+	if (emission.emit & EMIT_SENT)
+		emit_missing(&emission.data, emission.data.call_len, T2P_MISSING_SENDFILE, T2P_COUNT_SENDFILE);
 	if (emission.emit & EMIT_BYTES)
 		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
 	if (is_write(emission.call->function))
