@@ -8,6 +8,7 @@
 #define TLS2PCAP_CALLS_H
 
 #include "process.bpf.h"
+#include "proof.bpf.h"
 #include "socket.bpf.h"
 
 /* Calls that only tell facts; never in a data record, hence not in tls2pcap.h. */
@@ -15,16 +16,6 @@
 #define FN_ALPN 33
 
 static const struct thread no_thread;
-
-static __always_inline int is_read(u32 fn)
-{
-	return fn >= T2P_FN_READ && fn <= T2P_FN_READ_INTERNAL;
-}
-
-static __always_inline int is_write(u32 fn)
-{
-	return fn >= T2P_FN_WRITE && fn <= T2P_FN_SENDFILE;
-}
 
 /* A call in which the handle's socket may be used. */
 static __always_inline int uses_socket(u32 fn)
@@ -175,12 +166,22 @@ __noinline int call_lost(u64 generation, u64 address, u32 function, u32 reason)
 	return 0;
 }
 
+/* A call that stands in the thread's stack will not be seen to return. */
+static __always_inline int drop_call(struct process *process, struct call *call, u32 reason)
+{
+	if (call->flags & CALL_PENDING)
+		testify(call->library, call->site, PENDING, -1);
+	if (!export_gone(call->library, call->site, call->function, call->flags))
+		call_lost(process->generation, call->handle, call->function, reason);
+	return 0;
+}
+
 /* Calls from index `depth` on will not be seen to return. */
 static __noinline int drop_calls(struct process *process, struct thread *thread, u64 depth, u32 reason)
 {
 	for (u64 i = 0; i < CALL_DEPTH; i++)
 		if (i >= depth && i < thread->depth)
-			call_lost(process->generation, thread->calls[i].handle, thread->calls[i].function, reason);
+			drop_call(process, &thread->calls[i], reason);
 	thread->depth = depth;
 	return 0;
 }
@@ -233,8 +234,7 @@ static __noinline int forget_dead(struct process *process, struct thread *thread
 		if (i >= thread->depth)
 			break;
 		if (!can_return(thread->calls[i].sp)) {
-			call_lost(process->generation, thread->calls[i].handle, thread->calls[i].function,
-				  T2P_COUNT_UNFINISHED);
+			drop_call(process, &thread->calls[i], T2P_COUNT_UNFINISHED);
 			continue;
 		}
 		if (depth != i)
@@ -293,11 +293,6 @@ static __noinline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 addres
 	return PLACE_DEEP;
 }
 
-struct arguments {
-	u64 buf, num, count_at;
-	u32 function;
-};
-
 static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 {
 	u64 id = current_id(), place, sp, address;
@@ -312,24 +307,32 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	process = current_process();
 	if (!process)
 		return 0;
+	address = PT_REGS_PARM1(ctx);
+	args->library = attach_cookie(ctx) >> 8;
 	thread = bpf_map_lookup_elem(&threads, &id);
 	if (!thread) {
 		bpf_map_update_elem(&threads, &id, &no_thread, BPF_NOEXIST);
 		thread = bpf_map_lookup_elem(&threads, &id);
 		if (!thread) {
-			/* The internal functions: once more for what an export has counted, mostly. */
-			if (args->function != T2P_FN_READ_INTERNAL && args->function != T2P_FN_WRITE_INTERNAL)
-				call_lost(process->generation, PT_REGS_PARM1(ctx), args->function,
+			/* Otherwise an export has counted it, mostly. */
+			if (!is_internal(args->function) ||
+			    verdict_of(args->library, args->site) == VERDICT_TAKEN)
+				call_lost(process->generation, address, args->function,
 					  T2P_COUNT_THREADS_FULL);
 			return 0;
 		}
 	}
 	sp = PT_REGS_SP(ctx);
-	address = PT_REGS_PARM1(ctx);
 	place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
 	if (place > PLACE_NONE) {
 		forget_dead(process, thread);
 		place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
+	}
+	if (is_internal(args->function)) {
+		if (place == PLACE_NONE)
+			place = inner_entered(thread, args, sp, address);
+		else if (!internal_counts(args->library, args->site, find_handle(process, address) != NULL))
+			return 0;
 	}
 	if (place == PLACE_NONE)
 		return 0;
@@ -350,8 +353,9 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	call->sock = 0;
 	call->below = 0;
 	call->fd_hint = -1;
-	call->library = attach_cookie(ctx) >> 8;
+	call->library = args->library;
 	call->function = args->function;
+	call->site = args->site;
 	call->flags = 0;
 	thread->depth = place + 1;
 	if (is_write(args->function)) {
@@ -376,15 +380,16 @@ static __always_inline s64 moved(struct call *call, u64 returned)
 		return (s64)returned > 0 ? (s64)returned : 0;
 	case T2P_FN_READ_EX:
 	case T2P_FN_READ_EARLY:
-	case T2P_FN_READ_INTERNAL:
 	case T2P_FN_WRITE_EX:
 	case T2P_FN_WRITE_EARLY:
-	case T2P_FN_WRITE_INTERNAL:
 		if (result != 1)
 			return 0;
 		if (bpf_probe_read_user(&n, sizeof(n), (void *)call->count_at) || n > call->num)
 			return -1;
 		return n;
+	case T2P_FN_READ_INTERNAL:
+	case T2P_FN_WRITE_INTERNAL:
+		return internal_moved(call, call->count_at, returned);
 	}
 	return 0;
 }
@@ -465,6 +470,7 @@ static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
 #define EMIT_BYTES 1 /* what is described */
 #define EMIT_LOST 2 /* first, that an earlier call was lost */
 #define EMIT_UNKNOWN 4 /* that the call moved bytes, but nobody knows how many */
+#define EMIT_SENT 8 /* what is described, which the kernel sent from a file */
 
 /* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
 static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
@@ -498,11 +504,7 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	}
 	count(T2P_COUNT_CALLS, 1);
 	count(T2P_COUNT_BYTES, len);
-	if (call->function == T2P_FN_SENDFILE) {
-		emit_missing(data, len, T2P_MISSING_SENDFILE, T2P_COUNT_SENDFILE);
-		return 0;
-	}
-	return EMIT_BYTES;
+	return call->function == T2P_FN_SENDFILE ? EMIT_SENT : EMIT_BYTES;
 }
 
 /* What a call did to its handle. Returns what is to be emitted. */
@@ -512,10 +514,11 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	int emit = 0;
 	s64 len;
 
+	call->len = 0;
 	if (handle)
 		handle = bind_socket(process, handle, call);
 	if (!handle) {
-		len = moved(call, returned);
+		len = call->len = moved(call, returned);
 		if (len)
 			lost(process->generation, T2P_COUNT_HANDLES_FULL, len > 0 ? len : 0);
 		return 0;
@@ -531,7 +534,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	}
 	check_unseen_read(handle, call);
 	/* Not earlier: the verifier would walk all that follows once for each case. */
-	len = moved(call, returned);
+	len = call->len = moved(call, returned);
 	if (handle->flags & HANDLE_NOT_TCP) {
 		if (len)
 			count(T2P_COUNT_NOT_TCP, 1);
@@ -628,13 +631,26 @@ static __noinline int write_over(struct call *call, int empty)
 	return 0;
 }
 
+/* Which call of the thread's stack ends where a function returns that began at `sp`; CALL_DEPTH: none. */
+static __noinline u64 place_left(struct thread *thread, u64 sp, u32 site, u64 returned)
+{
+	int internal = site == T2P_SITE_READ_INTERNAL || site == T2P_SITE_WRITE_INTERNAL;
+
+	/* `site` 0: not known. An export that jumps to the internal function has its stack pointer. */
+	for (u64 i = 0; i < CALL_DEPTH; i++)
+		if (i < thread->depth && thread->calls[i].sp == sp &&
+		    (!site || internal == is_internal(thread->calls[i].function)))
+			return i;
+	return internal || !site ? inner_left(thread, sp, returned) : CALL_DEPTH;
+}
+
 /*
  * The return of whatever function: which one, its entry has noted. 1: what `emission` says is left
  * to do, by the program, because kernels differ in how they loop.
  */
-static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
+static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emission)
 {
-	u64 id = current_id(), sp = PT_REGS_SP(ctx) - RETURN_POPS, depth, i;
+	u64 id = current_id(), sp = PT_REGS_SP(ctx) - RETURN_POPS, i;
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct process *process;
 	struct call *call;
@@ -642,16 +658,13 @@ static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
 	/* Once the capture is over the streams rest: user space reads where they end. */
 	if (!thread || !ready)
 		return 0;
-	depth = thread->depth;
-	for (i = 0; i < CALL_DEPTH; i++)
-		if (i < depth && thread->calls[i].sp == sp)
-			break;
+	i = place_left(thread, sp, site, PT_REGS_RC(ctx));
 	if (i >= CALL_DEPTH)
 		return 0; /* part of a call that is followed already, or not a call of ours */
 	process = current_process();
 	if (!process)
 		return 0;
-	call = &thread->calls[i];
+	call = &thread->calls[i & (CALL_DEPTH - 1)];
 	drop_calls(process, thread, i + 1, T2P_COUNT_UNFINISHED);
 	thread->depth = i;
 	if (!uses_socket(call->function)) {
@@ -717,6 +730,8 @@ static __always_inline void thread_exited(void)
 		struct tcp_sock *tp;
 		int writing;
 
+		if (i < thread->depth && (call->flags & CALL_PENDING))
+			testify(call->library, call->site, PENDING, -1);
 		if (i >= thread->depth || !(is_read(call->function) || is_write(call->function)))
 			continue;
 		handle = find_handle(process, call->handle);

@@ -99,15 +99,25 @@ struct call {
 	u64 sock; /* the TCP socket that was used inside this call */
 	u64 below; /* another handle that was called inside this call */
 	u64 below_generation;
+	u64 inner_sp; /* of the call of an internal function inside this one; see proof.bpf.h */
+	u64 inner_count_at;
+	s64 inner_len; /* bytes that it moved; -1: not known */
+	s64 len; /* bytes that this call moved, once it has returned; -1: not known */
 	u32 copied; /* copied_seq of the socket before its first read inside this call */
 	s32 fd_hint; /* first argument of the system call that used the socket */
 	u32 library;
 	u8 function;
 	u8 flags;
+	u8 site; /* enum t2p_site */
+	u8 pad;
 };
 #define CALL_CONFLICT 1 /* more than one TCP socket was used */
 #define CALL_UDP 2 /* a UDP socket was used */
 #define CALL_READ_SOCKET 4 /* `copied` is set */
+#define CALL_INNER 8 /* the internal function was called inside it */
+#define CALL_INNER_DONE 16 /* and has returned */
+#define CALL_INNER_WRONG 32 /* it is not what it was taken for */
+#define CALL_PENDING 64 /* counted in `pending` of the export's evidence */
 
 /* The calls of one thread, outermost first. */
 struct thread {
@@ -169,6 +179,19 @@ struct process {
 #define PROCESS_STOP 4 /* it waits while a file that it maps first is looked at */
 #define PROCESS_TOLD 8 /* user space knows it */
 #define PROCESS_IGNORED 16
+
+/* What speaks for and against the internal function as seen from one export, or in all its calls. */
+struct evidence {
+	u32 agreed; /* calls that moved data, of which both told the same */
+	u32 disagreed;
+	s32 pending; /* calls that have left the internal function, and the export not yet */
+	u32 pad;
+};
+
+/* Of an export: TAKEN: its internal function has taken it over. Of that: TAKEN: it has done so with some. */
+#define VERDICT_NONE 0
+#define VERDICT_TAKEN 1
+#define VERDICT_CONDEMNED 2
 
 /* What a process lost for one reason. */
 struct loss_key {
@@ -232,6 +255,22 @@ struct {
 	__type(key, struct file_key);
 	__type(value, u32);
 } files SEC(".maps");
+
+/* Attach cookie → evidence. User space makes the entries, before it attaches. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u64);
+	__type(value, struct evidence);
+} evidence SEC(".maps");
+
+/* Attach cookie → verdict, which user space gives. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u64);
+	__type(value, u32);
+} verdicts SEC(".maps");
 
 /* Losses by process and reason, kept after the process has ended. Touched only where something is lost. */
 struct {

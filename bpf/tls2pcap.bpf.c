@@ -5,6 +5,7 @@
  *
  *   sites.bpf.h    the functions of a TLS library that are probed
  *   calls.bpf.h    TLS calls, from entry to return
+ *   proof.bpf.h    whether an internal function may stand for the exports before it
  *   socket.bpf.h   sockets, whatever the mechanism
  *   process.bpf.h  targets, new files
  *   emit.bpf.h     the ring
@@ -191,7 +192,7 @@ SEC("uretprobe")
 int ssl_return_of_call(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_left(ctx, 0, 1);
+	return site_left(ctx, attach_cookie(ctx) & 0xff, 1);
 }
 
 /* For kernels without bpf_loop (before Linux 5.17), which refuse the two above. */
@@ -199,7 +200,7 @@ SEC("uretprobe")
 int ssl_return_unrolled(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_left(ctx, 0, 0);
+	return site_left(ctx, attach_cookie(ctx) & 0xff, 0);
 }
 
 SEC("uretprobe")

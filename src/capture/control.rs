@@ -21,7 +21,7 @@ use crate::event::{Event, FileSeen, ProcessKey};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::losses;
-use crate::probe::{Probe, Target, is_denied, monotonic};
+use crate::probe::{News, Probe, Target, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
@@ -72,6 +72,9 @@ impl Control {
         match self.probe.attach(found) {
             Ok(Some(library)) => {
                 self.say.detail(&format!("probed: {} ({})", library.path, library.version));
+                if self.say.is_verbose() {
+                    described(found).iter().for_each(|line| self.say.detail(line));
+                }
                 self.tell(Event::Library(library));
                 Ok(())
             }
@@ -175,6 +178,12 @@ impl Control {
     fn keep_house(&mut self) {
         if !self.ended.is_empty() {
             self.probe.forget(&std::mem::take(&mut self.ended));
+        }
+        for news in self.probe.settle() {
+            match news {
+                News::Detail(text) => self.say.detail(&text),
+                News::Warning(text) => self.say.warn(&text),
+            }
         }
         match self.probe.counters() {
             // They are the sums since the start: newer ones follow.

@@ -179,8 +179,11 @@ impl Say {
             status::say(&format!("tls2pcap: {text}\n"));
         }
     }
+    fn is_verbose(self) -> bool {
+        self.0 > Verbosity::Normal
+    }
     fn detail(self, text: &str) {
-        if self.0 > Verbosity::Normal {
+        if self.is_verbose() {
             status::say(&format!("tls2pcap: {text}\n"));
         }
     }

@@ -42,9 +42,9 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
     let tables: Vec<_> =
         [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(|kind| image.symbols(kind)).collect();
     for symbols in &tables {
-        let offsets = offsets(symbols, &image);
+        let mut offsets = offsets(symbols, &image);
         if offsets.get(Function::Read).is_some() && offsets.get(Function::Write).is_some() {
-            let internal = internal::find(&image, &tables);
+            let internal = internal::find(&image, &tables, &mut offsets);
             return Ok(TlsLibrary { offsets, internal, version: version_of(&image) });
         }
     }

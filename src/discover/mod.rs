@@ -1,6 +1,8 @@
 //! Which files carry OpenSSL's functions, and where in them the functions lie.
 
+pub mod code;
 pub mod elf;
+pub mod flow;
 pub mod function;
 mod image;
 pub mod internal;

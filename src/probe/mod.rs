@@ -4,6 +4,7 @@
 mod backend;
 mod counts;
 mod layout;
+mod proving;
 mod ring;
 mod sites;
 
@@ -27,13 +28,15 @@ use libbpf_rs::{
     UprobeOpts,
 };
 
-use self::sites::{Programs, Site, sites};
+use self::proving::Trial;
+use self::sites::{Group, Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
 use crate::event::{Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
+pub use self::proving::{News, described};
 pub use self::ring::{Record, Ring, Verdict, page_size};
 
 /// What is captured, and how.
@@ -114,11 +117,23 @@ pub struct Probe {
     refused: Vec<String>,
     programs: Programs,
     pids: Vec<u32>,
+    /// Whether the kernel tells a program which library it was attached to (Linux 5.15).
+    has_cookie: bool,
     libraries: HashMap<FileKey, LibraryId>,
-    attached: HashSet<(FileKey, i32)>,
+    attached: Vec<Attached>,
+    trials: Vec<Trial>,
     links: Vec<Link>,
     /// So many of the links, the first, do not depend on a library.
     own_links: usize,
+}
+
+/// A library that is probed, in one process or in all (-1).
+struct Attached {
+    found: Found,
+    pid: i32,
+    id: LibraryId,
+    /// With each, which group it belongs to, and whether it is of entries.
+    links: Vec<(Group, bool, Link)>,
 }
 
 impl Probe {
@@ -228,8 +243,10 @@ impl Probe {
             refused: Vec::new(),
             programs,
             pids: options.pids.clone(),
+            has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_GET_ATTACH_COOKIE).unwrap_or(false),
             libraries: HashMap::new(),
-            attached: HashSet::new(),
+            attached: Vec::new(),
+            trials: Vec::new(),
             links: Vec::new(),
             own_links: 0,
         };
@@ -255,8 +272,8 @@ impl Probe {
     /// Attaches a probe in bulk to a function of our own and takes it away again.
     fn attach_to_self(&self) -> io::Result<()> {
         let offset = own_offset(marker as *const () as usize)?;
-        let site = Site { site: t2p_site::T2P_SITE_FREE, offset, entry: None };
-        let link = self.attach_bulk(-1, Path::new("/proc/self/exe"), &[&site], 0);
+        let site = Site { site: t2p_site::T2P_SITE_FREE, offset, entry: None, group: Group::Base };
+        let link = self.attach_bulk(-1, Path::new("/proc/self/exe"), &[site], 0);
         link.map(drop).map_err(io::Error::other)
     }
 
@@ -287,49 +304,57 @@ impl Probe {
     /// If a probe cannot be attached; those of this library that were are taken away again.
     pub fn attach(&mut self, found: &Found) -> Result<Option<Library>, libbpf_rs::Error> {
         let next = self.libraries.len() as LibraryId + 1;
-        let id = self.libraries.get(&found.key).copied().unwrap_or(next);
+        let known = self.libraries.get(&found.key).copied();
+        let id = known.unwrap_or(next);
         let pids: Vec<i32> =
             if self.pids.is_empty() { vec![-1] } else { self.pids.iter().map(|pid| *pid as i32).collect() };
         let mut fresh = false;
         for pid in pids {
-            if self.attached.contains(&(found.key, pid)) {
+            if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
                 continue;
             }
-            let links = self.attach_in(found, pid, id)?;
-            self.links.extend(links);
-            self.attached.insert((found.key, pid));
+            if known.is_none() && !fresh {
+                self.begin_trial(found, id);
+            }
+            let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
+            for run in sites(&found.library).chunk_by(together(self.programs)) {
+                if self.is_wanted(id, run[0].group) {
+                    self.attach_run(&mut attached, run)?;
+                }
+            }
+            self.attached.push(attached);
             fresh = true;
         }
         if !fresh {
             return Ok(None);
         }
-        let known = self.libraries.insert(found.key, id).is_some();
-        Ok((!known).then(|| Library {
+        self.libraries.insert(found.key, id);
+        Ok(known.is_none().then(|| Library {
             id,
             path: found.path.to_string_lossy().into_owned(),
             version: found.version.clone(),
         }))
     }
 
-    fn attach_in(&self, found: &Found, pid: i32, id: LibraryId) -> Result<Vec<Link>, libbpf_rs::Error> {
-        let path = found.attach_path();
-        let sites = sites(&found.library);
-        if self.programs == Programs::Bulk {
-            let (entries, returns): (Vec<&Site>, Vec<&Site>) = sites.iter().partition(|s| s.entry.is_some());
-            return [returns, entries].iter().map(|sites| self.attach_bulk(pid, &path, sites, id)).collect();
-        }
-        // Cookies came with Linux 5.15.
-        let has_cookie = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_GET_ATTACH_COOKIE).unwrap_or(false);
-        let attach = |site: &Site| {
-            let options = UprobeOpts {
-                cookie: if has_cookie { cookie(site, id) } else { 0 },
-                retprobe: site.entry.is_none(),
-                ..UprobeOpts::default()
-            };
-            let program = self.program(self.programs.name(site));
-            program.attach_uprobe_with_opts(pid, &path, site.offset as usize, options)
+    /// Attaches sites that are attached together.
+    fn attach_run(&self, attached: &mut Attached, run: &[Site]) -> Result<(), libbpf_rs::Error> {
+        let path = attached.found.attach_path();
+        let id = self.cookie_of(attached.id);
+        let link = match (self.programs, run) {
+            (Programs::Bulk, _) => self.attach_bulk(attached.pid, &path, run, id)?,
+            (_, [site]) => {
+                let options = UprobeOpts {
+                    cookie: if self.has_cookie { cookie(site.site, id) } else { 0 },
+                    retprobe: site.entry.is_none(),
+                    ..UprobeOpts::default()
+                };
+                let program = self.program(self.programs.name(site));
+                program.attach_uprobe_with_opts(attached.pid, &path, site.offset as usize, options)?
+            }
+            _ => unreachable!("one by one"),
         };
-        sites.iter().map(attach).collect()
+        attached.links.push((run[0].group, run[0].entry.is_some(), link));
+        Ok(())
     }
 
     /// Attaches entries only, or returns only.
@@ -337,12 +362,12 @@ impl Probe {
         &self,
         pid: i32,
         path: &Path,
-        sites: &[&Site],
+        sites: &[Site],
         id: LibraryId,
     ) -> Result<Link, libbpf_rs::Error> {
         let options = UprobeMultiOpts {
             offsets: sites.iter().map(|s| s.offset as usize).collect(),
-            cookies: sites.iter().map(|s| cookie(s, id)).collect(),
+            cookies: sites.iter().map(|s| cookie(s.site, id)).collect(),
             retprobe: sites.iter().any(|s| s.entry.is_none()),
             ..UprobeMultiOpts::default()
         };
@@ -377,9 +402,7 @@ impl Probe {
             // SAFETY: `ready` is a valid, aligned place in the mapped .bss; the kernel only reads it.
             unsafe { std::ptr::from_mut(&mut bss.ready).write_volatile(u32::from(ready)) };
         }
-        // SAFETY: a plain system call. It returns when no program runs any more that began before;
-        // kernels that refuse it (nohz_full) leave that to chance.
-        unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+        await_programs();
     }
 
     /// How far each handle has come that still lives.
@@ -427,8 +450,19 @@ impl Probe {
 }
 
 /// The number by which a program knows the library and, in bulk, the function.
-fn cookie(site: &Site, library: LibraryId) -> u64 {
-    u64::from(library) << 8 | u64::from(site.site.0)
+fn cookie(site: t2p_site, library: LibraryId) -> u64 {
+    u64::from(library) << 8 | u64::from(site.0)
+}
+
+/// Returns when no program runs any more that began before.
+fn await_programs() {
+    // SAFETY: a plain system call. Kernels that refuse it (nohz_full) leave that to chance.
+    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+}
+
+/// Which neighbours are attached at once.
+fn together(programs: Programs) -> impl FnMut(&Site, &Site) -> bool {
+    move |a, b| programs == Programs::Bulk && a.group == b.group && a.entry.is_some() == b.entry.is_some()
 }
 
 /// Whether the kernel itself, without its modules, has this function.
