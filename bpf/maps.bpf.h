@@ -20,6 +20,7 @@ const volatile u32 uids[UIDS_MAX];
 const volatile u32 own_tgid; /* this process is never captured */
 const volatile u32 own_pidns; /* inode of our pid namespace; 0: the initial one */
 const volatile u64 call_limit = 1 << 20; /* bytes of one call that are captured */
+const volatile u64 snaplen = ~0ULL; /* bytes of one record that are captured; not 0 */
 
 /* Set once all probes are attached: a stream begins with a call that begins after this. */
 volatile u32 ready;
@@ -49,9 +50,13 @@ struct {
 /* How many pid namespaces deep a process may lie. */
 #define PIDNS_DEPTH 8
 
-/* A task's number in our pid namespace; 0: it is not seen from there. */
-static __noinline u32 number_of(struct task_struct *task)
+/*
+ * A task's number in our pid namespace; 0: it is not seen from there. A global function: the verifier
+ * walks it once, not at each call.
+ */
+__noinline u32 number_of(u64 address)
 {
+	struct task_struct *task = (void *)address;
 	struct pid *pid = BPF_CORE_READ(task, thread_pid);
 	u32 level = BPF_CORE_READ(pid, level);
 	void *upid = (void *)pid + bpf_core_field_offset(struct pid, numbers);
@@ -74,12 +79,12 @@ static __always_inline u64 current_id(void)
 	if (!own_pidns)
 		return bpf_get_current_pid_tgid();
 	task = (void *)bpf_get_current_task();
-	return (u64)number_of(BPF_CORE_READ(task, group_leader)) << 32 | number_of(task);
+	return (u64)number_of((u64)BPF_CORE_READ(task, group_leader)) << 32 | number_of((u64)task);
 }
 
 static __always_inline u32 tgid_of(struct task_struct *task)
 {
-	return own_pidns ? number_of(BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
+	return own_pidns ? number_of((u64)BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
 }
 
 /* A TLS call in progress. */
@@ -146,6 +151,8 @@ struct handle {
 #define HANDLE_READ 256 /* a read was seen, so that nothing can be blocked since before */
 #define HANDLE_NOT_TCP 512 /* QUIC or DTLS: never written as TCP */
 #define HANDLE_BIND_TOLD 1024
+#define HANDLE_LOST_READ 2048 /* a lost call is still to be told: the ring had no room */
+#define HANDLE_LOST_WRITE 4096
 
 struct socket_state {
 	u64 generation;
@@ -162,6 +169,18 @@ struct process {
 #define PROCESS_STOP 4 /* it waits while a file that it maps first is looked at */
 #define PROCESS_TOLD 8 /* user space knows it */
 #define PROCESS_IGNORED 16
+
+/* What a process lost for one reason. */
+struct loss_key {
+	u64 process;
+	u32 tgid;
+	u32 reason; /* enum t2p_counter */
+};
+
+struct loss {
+	u64 events;
+	u64 bytes;
+};
 
 struct file_key {
 	u64 inode;
@@ -214,6 +233,14 @@ struct {
 	__type(value, u32);
 } files SEC(".maps");
 
+/* Losses by process and reason, kept after the process has ended. Touched only where something is lost. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct loss_key);
+	__type(value, struct loss);
+} losses SEC(".maps");
+
 /* enum t2p_counter → count. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -228,6 +255,26 @@ static __always_inline void count(u32 what, u64 n)
 	/* An interrupt may count on this CPU in between: add atomically. */
 	if (value)
 		__sync_fetch_and_add(value, n);
+}
+
+/* Counts a loss under `reason`, in all and for the current process, whose generation is `process` (0: none). */
+__noinline int lost(u64 process, u32 reason, u64 bytes)
+{
+	struct loss_key key = { .process = process, .tgid = current_id() >> 32, .reason = reason };
+	struct loss none = {}, *loss = bpf_map_lookup_elem(&losses, &key);
+
+	count(reason, 1);
+	if (!loss) {
+		bpf_map_update_elem(&losses, &key, &none, BPF_NOEXIST);
+		loss = bpf_map_lookup_elem(&losses, &key);
+	}
+	if (!loss) {
+		count(T2P_COUNT_LOSSES_FULL, 1);
+		return 0;
+	}
+	__sync_fetch_and_add(&loss->events, 1);
+	__sync_fetch_and_add(&loss->bytes, bytes);
+	return 0;
 }
 
 #endif

@@ -40,6 +40,12 @@ pub struct Capture {
     pub show_args: bool,
     /// Size of the ring buffer in bytes, a power of two; `None`: the program's choice.
     pub ring_size: Option<u32>,
+    /// Bytes of each record that are kept, at least 1; `None`: all.
+    pub snaplen: Option<u32>,
+    /// Whether a loss shows in the exit status.
+    pub fail_on_loss: bool,
+    /// Whether each packet is written as soon as it is there.
+    pub packet_buffered: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }
@@ -55,6 +61,8 @@ pub struct Replay {
     pub ports: Ports,
     /// Whether the file has process blocks.
     pub process_blocks: bool,
+    /// Whether a loss shows in the exit status.
+    pub fail_on_loss: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }

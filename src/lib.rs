@@ -18,6 +18,7 @@ pub mod discover;
 pub mod event;
 pub mod failure;
 pub mod launch;
+pub mod losses;
 pub mod pipeline;
 pub mod privilege;
 pub mod probe;

@@ -26,6 +26,9 @@ fn the_plainest_capture() {
         ready_fd: None,
         show_args: false,
         ring_size: None,
+        snaplen: None,
+        fail_on_loss: false,
+        packet_buffered: false,
         verbosity: Verbosity::Normal,
     };
     assert_eq!(capture_of("-o x.pcapng"), expected);
@@ -45,11 +48,23 @@ fn every_option_arrives() {
         ready_fd: Some(3),
         show_args: true,
         ring_size: Some(128 << 20),
+        snaplen: Some(96),
+        fail_on_loss: true,
+        packet_buffered: true,
         verbosity: Verbosity::Verbose,
     };
     let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --backend tracepoint --ports keep --record r \
-                --ready-file f --ready-fd 3 --show-args --ring-size 128 -v";
+                --ready-file f --ready-fd 3 --show-args --ring-size 128 -s 96 --fail-on-loss -U -v";
     assert_eq!(capture_of(line), expected);
+}
+
+#[test]
+fn ring_sizes() {
+    let size = |text| capture_of(&format!("-o x --ring-size {text}")).ring_size;
+    for (text, bytes) in [("64K", 64 << 10), ("512k", 512 << 10), ("1", 1 << 20), ("8M", 8 << 20)] {
+        assert_eq!(size(text), Some(bytes), "{text}");
+    }
+    assert_eq!((size("1048576K"), size("1024")), (Some(1 << 30), Some(1 << 30)));
 }
 
 #[test]
@@ -68,9 +83,10 @@ fn replay() {
         output: Output::File("x".into()),
         ports: config::Ports::Keep,
         process_blocks: false,
+        fail_on_loss: true,
         verbosity: Verbosity::Quiet,
     };
-    assert_eq!(parse_line("replay r -o x --ports keep -q").unwrap(), Config::Replay(expected));
+    assert_eq!(parse_line("replay r -o x --ports keep --fail-on-loss -q").unwrap(), Config::Replay(expected));
 }
 
 #[test]
@@ -89,7 +105,6 @@ fn what_makes_no_sense_is_refused_as_usage_with_a_cure() {
         ("-o x --ready-file x", "same file"),
         ("-o x --record r --ready-file r", "same file"),
         ("-o - --record -", "cannot be standard output"),
-        ("-o x --ring-size 48", "power of two"),
         ("replay r -o r", "overwritten"),
     ];
     for (line, text) in cases {
@@ -105,6 +120,13 @@ fn what_makes_no_sense_is_refused_as_usage_with_a_cure() {
         "-o x -v -q",
         "-o x --ready-fd 1",
         "-o x --ring-size 2048",
+        "-o x --ring-size 48",
+        "-o x --ring-size 0",
+        "-o x --ring-size 4294967296",
+        "-o x --ring-size 2K",
+        "-o x --ring-size -4K",
+        "-o x --ring-size K",
+        "-o x --ring-size 4G",
         "replay r",
     ] {
         let Err(Stop(Reason::Clap(error))) = parse_line(line) else { panic!("{line} is accepted") };

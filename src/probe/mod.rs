@@ -2,6 +2,7 @@
 //! counters. The only user of libbpf-rs.
 
 mod backend;
+mod counts;
 mod layout;
 mod ring;
 mod sites;
@@ -14,6 +15,7 @@ mod skeleton {
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -21,18 +23,18 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Func;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType,
-    UprobeMultiOpts, UprobeOpts,
+    ErrorKind, Link, MapCore, MapFlags, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
+    UprobeOpts,
 };
 
 use self::sites::{Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
-use crate::event::{Counters, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
+use crate::event::{Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
-pub use self::ring::{Notice, Ring};
+pub use self::ring::{Record, Ring, Verdict, page_size};
 
 /// What is captured, and how.
 #[derive(Clone, Debug)]
@@ -47,8 +49,12 @@ pub struct Options {
     pub pids: Vec<u32>,
     /// Bytes of one call that are captured.
     pub call_limit: u64,
+    /// Bytes of one record that are captured, at least 1; `None`: all.
+    pub snaplen: Option<u32>,
     /// Size of the ring in bytes; a power of two and a multiple of the page size.
     pub ring_bytes: u32,
+    /// Wake the reader of the ring for each record, not when some have come together.
+    pub wake_for_each: bool,
     /// Show what libbpf has to say.
     pub verbose: bool,
 }
@@ -111,6 +117,8 @@ pub struct Probe {
     libraries: HashMap<FileKey, LibraryId>,
     attached: HashSet<(FileKey, i32)>,
     links: Vec<Link>,
+    /// So many of the links, the first, do not depend on a library.
+    own_links: usize,
 }
 
 impl Probe {
@@ -189,6 +197,10 @@ impl Probe {
         knobs.own_tgid = std::process::id();
         knobs.own_pidns = own_pid_namespace();
         knobs.call_limit = options.call_limit;
+        knobs.snaplen = options.snaplen.map_or(u64::MAX, |n| u64::from(n).max(1));
+        if options.wake_for_each {
+            knobs.wake_bytes = 0;
+        }
         for (knob, uid) in knobs.uids.iter_mut().zip(&options.uids) {
             *knob = *uid;
         }
@@ -219,6 +231,7 @@ impl Probe {
             libraries: HashMap::new(),
             attached: HashSet::new(),
             links: Vec::new(),
+            own_links: 0,
         };
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
@@ -232,6 +245,7 @@ impl Probe {
                 Err(error) => return Err(Refusal::Backend(error)),
             }
         }
+        probe.own_links = probe.links.len();
         if programs == Programs::Bulk && probe.attach_to_self().is_err() {
             return Err(Refusal::Bulk);
         }
@@ -368,21 +382,6 @@ impl Probe {
         unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
     }
 
-    /// What the kernel side counted.
-    ///
-    /// # Errors
-    /// If the map cannot be read.
-    pub fn counters(&self) -> Result<Counters, libbpf_rs::Error> {
-        let map = &self.skeleton.maps.counters;
-        let mut sums = Vec::new();
-        for index in 0..map.max_entries() {
-            let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default();
-            let number = |v: &Vec<u8>| v.first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
-            sums.push(values.iter().map(number).sum());
-        }
-        Ok(Counters(sums))
-    }
-
     /// How far each handle has come that still lives.
     pub fn ends(&self) -> Vec<(HandleKey, Ends)> {
         let handles = &self.skeleton.maps.handles;
@@ -421,8 +420,9 @@ impl Probe {
     ///
     /// # Errors
     /// If the ring cannot be mapped.
-    pub fn ring(&self) -> Result<Ring, libbpf_rs::Error> {
-        Ring::new(MapHandle::try_from(&self.skeleton.maps.ring)?)
+    pub fn ring(&self) -> io::Result<Ring> {
+        let map = &self.skeleton.maps.ring;
+        Ring::new(map.as_fd().try_clone_to_owned()?, map.max_entries() as usize)
     }
 }
 

@@ -141,8 +141,8 @@ impl Source {
             Fact::Free,
             Fact::Layer(below),
             Fact::ReadUnseen,
-            Fact::CallLost(Direction::Read),
-            Fact::CallLost(Direction::Write),
+            Fact::CallLost(Direction::Read, Missing::Depth),
+            Fact::CallLost(Direction::Write, Missing::Unfinished),
             Fact::WriteEmpty(seq),
         ])
     }
