@@ -59,10 +59,10 @@ pub struct Replay {
     pub output: Output,
     /// How server ports are written.
     pub ports: Ports,
-    /// Whether the file has process blocks.
-    pub process_blocks: bool,
     /// Whether a loss shows in the exit status.
     pub fail_on_loss: bool,
+    /// Whether the file has process blocks.
+    pub process_blocks: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }

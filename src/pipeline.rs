@@ -128,8 +128,8 @@ impl<W: Write> Pipeline<W> {
             Event::Start(start) => {
                 self.output = match std::mem::replace(&mut self.output, Output::Lost) {
                     Output::Waiting(out) => {
-                        let mut writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?
-                            .with_process_blocks(self.process_blocks);
+                        let writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
+                        let mut writer = writer.with_process_blocks(self.process_blocks);
                         if self.unbuffered {
                             writer.unbuffered();
                         }

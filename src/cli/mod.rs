@@ -180,13 +180,13 @@ enum Sub {
         #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
         ports: Ports,
 
-        /// Write a block for each process, which Wireshark 4.6 shows as frame.darwin.process_info
-        #[arg(long)]
-        process_blocks: bool,
-
         /// End with status 6 if something was lost
         #[arg(long)]
         fail_on_loss: bool,
+
+        /// Write a block for each process, which Wireshark 4.6 shows as frame.darwin.process_info
+        #[arg(long)]
+        process_blocks: bool,
 
         /// Say nothing but errors
         #[arg(short, long)]
@@ -319,7 +319,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
         .and_then(|matches| Arguments::from_arg_matches(&matches))
         .map_err(refusal)?;
     match parsed.sub {
-        Some(Sub::Replay { input, output, ports, process_blocks, fail_on_loss, quiet }) => {
+        Some(Sub::Replay { input, output, ports, fail_on_loss, process_blocks, quiet }) => {
             let replay = replay(input, output, ports, fail_on_loss, quiet)?;
             Ok(Config::Replay(Replay { process_blocks, ..replay }))
         }
@@ -358,8 +358,8 @@ fn replay(
         input,
         output: output_of(output),
         ports: ports.into(),
-        process_blocks: false,
         fail_on_loss,
+        process_blocks: false,
         verbosity: verbosity(quiet, false),
     })
 }

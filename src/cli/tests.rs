@@ -82,8 +82,8 @@ fn replay() {
         input: "r".into(),
         output: Output::File("x".into()),
         ports: config::Ports::Keep,
-        process_blocks: false,
         fail_on_loss: true,
+        process_blocks: false,
         verbosity: Verbosity::Quiet,
     };
     assert_eq!(parse_line("replay r -o x --ports keep --fail-on-loss -q").unwrap(), Config::Replay(expected));

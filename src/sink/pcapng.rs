@@ -123,9 +123,9 @@ pub struct PcapngWriter<W: Write> {
     last: Option<(ProcessKey, u32)>,
     statistics: Vec<Interface>,
     show_args: bool,
-    process_blocks: bool,
     /// See [`FLUSH_AT`].
     flush_at: usize,
+    process_blocks: bool,
     counts: Counts,
     /// A write failed, so that interfaces may be missing: nothing may follow.
     failed: bool,
@@ -155,8 +155,8 @@ impl<W: Write> PcapngWriter<W> {
             last: None,
             statistics: Vec::new(),
             show_args,
-            process_blocks: false,
             flush_at: FLUSH_AT,
+            process_blocks: false,
             counts: Counts::default(),
             failed: false,
         };
@@ -165,17 +165,17 @@ impl<W: Write> PcapngWriter<W> {
         Ok(writer)
     }
 
-    /// Writes a block for each process too, and which one each packet belongs to. To be called before
-    /// the first packet. Not by default: mergecap 4.6 drops them, and then
-    /// warns of each packet.
-    pub fn with_process_blocks(mut self, wanted: bool) -> PcapngWriter<W> {
-        self.process_blocks = wanted;
-        self
-    }
-
     /// From now on each packet is written at once.
     pub fn unbuffered(&mut self) {
         self.flush_at = 0;
+    }
+
+    /// Writes a block for each process too, and which one each packet belongs to. To be called before
+    /// the first packet. Not by default: mergecap 4.6 drops
+    /// the blocks and then warns of each packet.
+    pub fn with_process_blocks(mut self, wanted: bool) -> PcapngWriter<W> {
+        self.process_blocks = wanted;
+        self
     }
 
     /// What was written so far.
