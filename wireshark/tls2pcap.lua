@@ -181,7 +181,8 @@ local function first_look(tvb, pinfo)
 	current[key] = c
 	of_frame[pinfo.number] = c
 	notes[pinfo.number] = note
-	if note and note.synthetic then payload = 0 end
+	-- All else that is made up stands in the place of bytes that are missing.
+	if note and note.synthetic == "h2-preface" then payload = 0 end
 	if pinfo.p2p_dir == P2P_DIR_SENT then
 		c.sent = c.sent + payload
 	else
