@@ -15,7 +15,7 @@ use super::threads::{Batch, CLOCK_INTERVAL, Message, RING_INTERVAL, clock, send}
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
 use crate::event::record::encode;
-use crate::event::{Event, FileSeen, ProcessKey};
+use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::probe::{Notice, Probe, Target, is_denied, monotonic};
@@ -110,6 +110,7 @@ impl Control {
             }
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look_at(&file),
+                Ok(Message::Notice(Notice::NoSocket(seen))) => self.probe_bio(&seen),
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
                     self.ended.insert(key);
@@ -178,6 +179,7 @@ impl Control {
         while let Ok(message) = heard.recv() {
             match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
+                Message::Notice(Notice::NoSocket(seen)) if seen.stopped => self.let_go(seen.process.pid),
                 Message::Signal(signal) if signal != SIGINT => running.forward(signal),
                 Message::Ended => break,
                 _ => {}
@@ -192,6 +194,9 @@ impl Control {
         loop {
             match heard.recv_timeout(RING_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.resume(&file),
+                Ok(Message::Notice(Notice::NoSocket(seen))) if seen.stopped => {
+                    self.let_go(seen.process.pid);
+                }
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(_) => {}
                 Err(_) if ring.is_finished() => break,
@@ -221,16 +226,42 @@ impl Control {
         self.resume(file);
     }
 
+    /// A process encrypts into memory: its records tell which sockets they go through.
+    fn probe_bio(&mut self, seen: &NoSocket) {
+        let pid = seen.process.pid;
+        let result = self.discovery.bios_of(pid).map_err(|e| e.to_string()).and_then(|bios| {
+            let paths: Vec<_> = bios.iter().map(|bio| bio.path.display().to_string()).collect();
+            self.probe.attach_bio(seen.process, &bios).map_err(|e| format!("{e:#}"))?;
+            Ok(paths.join(", "))
+        });
+        self.say.detail(&match result {
+            Ok(paths) if paths.is_empty() => {
+                format!("process {pid} encrypts into memory, and its library has no BIO functions to probe")
+            }
+            Ok(paths) => format!("process {pid} encrypts into memory: probed the BIO functions of {paths}"),
+            Err(error) => {
+                format!("process {pid} encrypts into memory; its BIO functions cannot be probed: {error}")
+            }
+        });
+        if seen.stopped {
+            self.let_go(pid);
+        }
+    }
+
     fn resume(&self, file: &FileSeen) {
         self.probe.mark_seen(file);
         if file.stopped {
-            if let Some(minders) = &self.minders {
-                minders.watch_those_of(file.pid);
-            }
-            // SAFETY: a plain system call. The pid is that of a process that the kernel side
-            // stopped because it belongs to the command; it stays stopped until this.
-            unsafe { libc::kill(file.pid as i32, libc::SIGCONT) };
+            self.let_go(file.pid);
         }
+    }
+
+    fn let_go(&self, pid: u32) {
+        if let Some(minders) = &self.minders {
+            minders.watch_those_of(pid);
+        }
+        // SAFETY: a plain system call. The pid is that of a process that the kernel side
+        // stopped because it belongs to the command; it stays stopped until this.
+        unsafe { libc::kill(pid as i32, libc::SIGCONT) };
     }
 
     /// What stands at the end of the stream of events.

@@ -28,7 +28,7 @@ use libbpf_rs::{
 use self::sites::{Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
-use crate::discover::{FileKey, Found};
+use crate::discover::{Bio, FileKey, Found};
 use crate::event::{Counters, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
@@ -92,6 +92,9 @@ pub enum Target {
 
 /// Names of programs that go into libraries begin with this.
 const IN_LIBRARY: &str = "ssl_";
+/// Names of programs that are attached when the first process needs them begin so, or end so.
+const IN_BIO: &str = "bio_";
+const AT_RETURN: &str = "_tcp_recvmsg_return";
 /// There from Linux 4.17 on, if the kernel has kprobes.
 const KPROBE_EVENTS: &str = "/sys/bus/event_source/devices/kprobe";
 const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
@@ -111,6 +114,9 @@ pub struct Probe {
     libraries: HashMap<FileKey, LibraryId>,
     attached: HashSet<(FileKey, i32)>,
     links: Vec<Link>,
+    /// Probes of the BIO functions, by process.
+    bios: HashMap<ProcessKey, Vec<Link>>,
+    received: Option<Link>,
 }
 
 impl Probe {
@@ -219,10 +225,16 @@ impl Probe {
             libraries: HashMap::new(),
             attached: HashSet::new(),
             links: Vec::new(),
+            bios: HashMap::new(),
+            received: None,
         };
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
-            if name.starts_with(IN_LIBRARY) || Backend::of_program(&name).is_some_and(|b| b != backend) {
+            let later = name.starts_with(IN_BIO) || name.ends_with(AT_RETURN);
+            if later
+                || name.starts_with(IN_LIBRARY)
+                || Backend::of_program(&name).is_some_and(|b| b != backend)
+            {
                 continue;
             }
             match program.attach() {
@@ -336,6 +348,40 @@ impl Probe {
         self.program(name).attach_uprobe_multi_with_opts(pid, path, "", options)
     }
 
+    /// Probes the BIO functions of a process that encrypts into memory, in that process only.
+    ///
+    /// # Errors
+    /// If a probe cannot be attached.
+    pub fn attach_bio(&mut self, process: ProcessKey, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
+        let mut links = Vec::new();
+        for bio in bios {
+            // The return first: an entry that is seen has its return probed.
+            let sites =
+                [("bio_return_read", bio.read), ("bio_entry_read", bio.read), ("bio_entry_write", bio.write)];
+            for (program, offset) in sites {
+                let options =
+                    UprobeOpts { retprobe: program.starts_with("bio_return"), ..UprobeOpts::default() };
+                let program = self.program(program);
+                links.push(program.attach_uprobe_with_opts(
+                    process.pid as i32,
+                    bio.attach_path(),
+                    offset as usize,
+                    options,
+                )?);
+            }
+        }
+        if self.received.is_none() && self.backend != Backend::Tracepoint {
+            // Without it, records that a program receives bind nothing; those that it sends do.
+            let name = format!("{}{}", self.backend.as_str(), AT_RETURN);
+            self.received = self.program(&name).attach().ok();
+        }
+        self.bios.insert(process, links);
+        let bss = self.skeleton.maps.bss_data.as_deref_mut().expect("the object has variables");
+        // SAFETY: as in `set_ready`.
+        unsafe { std::ptr::from_mut(&mut bss.ciphertext_wanted).write_volatile(1) };
+        Ok(())
+    }
+
     /// Captures this process from now on.
     ///
     /// # Errors
@@ -402,7 +448,8 @@ impl Probe {
     }
 
     /// Gives back the table entries of processes that have ended.
-    pub fn forget(&self, ended: &HashSet<ProcessKey>) {
+    pub fn forget(&mut self, ended: &HashSet<ProcessKey>) {
+        self.bios.retain(|process, _| !ended.contains(process));
         let handles = &self.skeleton.maps.handles;
         let of_ended = |key: &Vec<u8>| {
             let value = handles.lookup(key, MapFlags::ANY).ok().flatten()?;

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 
 use crate::event::record::{RawData, RawHead};
-use crate::event::{Event, FileSeen, ProcessKey, record};
+use crate::event::{Event, FileSeen, NoSocket, ProcessKey, record};
 
 /// A batch is handed on when it has this many bytes, or when the ring is empty.
 const BATCH_BYTES: usize = 1 << 20;
@@ -19,6 +19,8 @@ const BATCH_BYTES: usize = 1 << 20;
 pub enum Notice {
     /// A file is mapped that was not looked at yet.
     File(FileSeen),
+    /// A process encrypts into memory: probe its BIO functions.
+    NoSocket(NoSocket),
     /// A process carries TLS: ask /proc about it.
     Process(ProcessKey),
     /// A process has ended.
@@ -134,6 +136,7 @@ fn notice_of(record: &[u8]) -> Option<Notice> {
     const { assert!(size_of::<RawHead>() == 24) };
     match record::decode(&Bytes::copy_from_slice(record)).ok()? {
         Event::File(file) => Some(Notice::File(file)),
+        Event::NoSocket(process) => Some(Notice::NoSocket(process)),
         Event::Process(process) => Some(Notice::Process(process.key)),
         Event::Exit(key, _) => Some(Notice::Exit(key)),
         _ => None,
