@@ -279,7 +279,8 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 		count(T2P_COUNT_CONFLICT, 1);
 		return handle;
 	}
-	if (!call->sock)
+	/* What a handle that encrypts into memory is called in may use sockets of others (Node's events). */
+	if (!call->sock || (handle->flags & HANDLE_NO_SOCKET))
 		return handle;
 	generation = socket_generation(call->sock);
 	if (!generation)
@@ -387,22 +388,25 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	return 1;
 }
 
-/* Reads without a socket may take what was buffered before the probes came; so many do not. */
+/* Reads may take what was buffered before the probes came; so many do not. */
 #define READS_WITHOUT_SOCKET 4
 
 /*
- * A call that used no socket: its handle encrypts into memory. Says so once for each process; the
- * command's own tree waits until the BIO functions are probed.
+ * A call that used no socket where one that has a socket would: its handle encrypts into memory. Says
+ * so once for each process; the command's own tree waits until the BIO functions are probed.
  */
-static __noinline int check_socket(struct process *process, struct handle *handle, struct call *call)
+static __noinline int check_socket(struct process *process, struct handle *handle, struct call *call, s64 len)
 {
 	struct t2p_no_socket *record;
 
-	if (call->sock || call->below || handle->sock || (handle->flags & (HANDLE_LAYER | HANDLE_NOT_TCP)) ||
-	    (call->flags & CALL_UDP) || (process->flags & PROCESS_NO_SOCKET))
+	if (call->sock || call->below || handle->sock || (call->flags & CALL_UDP) ||
+	    (handle->flags & (HANDLE_LAYER | HANDLE_NOT_TCP | HANDLE_NO_SOCKET)))
 		return 0;
 	if (call->function != T2P_FN_HANDSHAKE && !is_write(call->function) &&
-	    handle->read_seq < READS_WITHOUT_SOCKET)
+	    (!is_read(call->function) || (len && handle->read_seq < READS_WITHOUT_SOCKET)))
+		return 0;
+	handle->flags |= HANDLE_NO_SOCKET;
+	if (process->flags & PROCESS_NO_SOCKET)
 		return 0;
 	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
 	if (!record) {
@@ -440,8 +444,8 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 		tell_once(handle, HANDLE_LAYER, &fact);
 	}
 	check_unseen_read(handle, call);
-	check_socket(process, handle, call);
 	len = moved(call, returned);
+	check_socket(process, handle, call, len);
 	if (handle->flags & HANDLE_NOT_TCP) {
 		if (len)
 			count(T2P_COUNT_NOT_TCP, 1);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
  * The socket of handles that encrypt into memory (Python's asyncio, Node): a TLS record is seen
- * between the library and its BIO, inside a TLS call, and again between the program and a socket,
- * outside of any. What counts are the first bytes of the record's body, which no other record has.
+ * between the library and its BIO, and again between the program and a socket. What counts are the
+ * first bytes of the record's body, which no other record has.
  * Only for processes that were seen to make TLS calls without a socket, and only then are the BIO
  * functions probed.
  */
@@ -153,8 +153,8 @@ static __noinline int bind_by_record(struct process *process, struct binding *bi
 	return 0;
 }
 
-/* The program sends outside of any TLS call. */
-static __noinline int sent_outside(struct sock *sk)
+/* The program sends. */
+static __noinline int sent(struct sock *sk)
 {
 	struct process *process = process_without_socket();
 	struct record_handle *from;
@@ -180,8 +180,8 @@ static __noinline int sent_outside(struct sock *sk)
 	return 0;
 }
 
-/* The program has received `len` bytes outside of any TLS call. */
-static __noinline int received_outside(struct sock *sk, u64 len)
+/* The program has received `len` bytes. */
+static __noinline int received(struct sock *sk, u64 len)
 {
 	struct process *process = process_without_socket();
 	struct record_socket through = { .sock = (u64)sk }, *before;
@@ -207,23 +207,16 @@ static __noinline int received_outside(struct sock *sk, u64 len)
 /* The current thread uses a socket: in a TLS call, or perhaps for what a TLS call made. */
 static __always_inline void socket_used(struct sock *sk, int reading, u32 copied)
 {
-	if (socket_used_in_call(sk, reading, copied) || !ciphertext_wanted)
-		return;
-	if (!reading)
-		sent_outside(sk);
+	socket_used_in_call(sk, reading, copied);
+	if (ciphertext_wanted && !reading)
+		sent(sk);
 }
 
 /* The current thread has read from a socket. */
 static __always_inline void socket_received(struct sock *sk, s64 len)
 {
-	u64 id = current_id();
-	struct thread *thread;
-
-	if (!ciphertext_wanted || len < RECORD_HEADER + RECORD_BODY_MIN)
-		return;
-	thread = bpf_map_lookup_elem(&threads, &id);
-	if (!call_in_progress(thread, BPF_CORE_READ(syscall_regs(), sp)))
-		received_outside(sk, len);
+	if (ciphertext_wanted && len >= RECORD_HEADER + RECORD_BODY_MIN)
+		received(sk, len);
 }
 
 /* For mechanisms that tell of a read's beginning and end apart, and of its socket only at first. */
@@ -257,7 +250,7 @@ static __noinline struct handle *handle_in_call(struct process *process, struct 
 	struct call *call = call_in_progress(thread, sp);
 	struct handle *handle;
 
-	if (!call || !uses_socket(call->function) || call->sock)
+	if (!call || !uses_socket(call->function))
 		return NULL;
 	handle = the_handle(process, call->handle, call->function);
 	if (!handle || (handle->sock && bpf_map_lookup_elem(&sockets, &handle->sock)))

@@ -163,6 +163,7 @@ struct handle {
 #define HANDLE_READ 256 /* a read was seen, so that nothing can be blocked since before */
 #define HANDLE_NOT_TCP 512 /* QUIC or DTLS: never written as TCP */
 #define HANDLE_BIND_TOLD 1024
+#define HANDLE_NO_SOCKET 2048 /* it encrypts into memory: only its records tell which socket it has */
 
 struct socket_state {
 	u64 generation;
@@ -244,7 +245,7 @@ struct {
 	__type(value, struct record_handle);
 } records_out SEC(".maps");
 
-/* Records that came through a socket, outside of any TLS call → that socket. LRU, likewise. */
+/* Records that came through a socket → that socket. LRU, likewise. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);

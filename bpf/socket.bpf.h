@@ -31,9 +31,9 @@ static __always_inline struct call *call_in_progress(struct thread *thread, u64 
 
 /*
  * The current thread uses a socket. If a TLS call is in progress, it is the innermost one's.
- * `copied` is the socket's copied_seq before the read. 0: no TLS call is in progress.
+ * `copied` is the socket's copied_seq before the read.
  */
-static __always_inline int socket_used_in_call(struct sock *sk, int reading, u32 copied)
+static __always_inline void socket_used_in_call(struct sock *sk, int reading, u32 copied)
 {
 	u64 id = current_id();
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
@@ -41,23 +41,23 @@ static __always_inline int socket_used_in_call(struct sock *sk, int reading, u32
 	struct call *call;
 
 	if (!thread || !thread->depth)
-		return 0;
+		return;
 	regs = syscall_regs();
 	call = call_in_progress(thread, BPF_CORE_READ(regs, sp));
 	if (!call)
-		return 0;
+		return;
 	if (call->sock == (u64)sk && (!reading || (call->flags & CALL_READ_SOCKET)))
-		return 1;
+		return;
 	if (!is_protocol(sk, IPPROTO_TCP)) {
 		/* QUIC, DTLS, or a callback that asks for a name. UNIX sockets tell nothing: TLS runs over
 		   them as well, and programs log through them. */
 		if (is_protocol(sk, IPPROTO_UDP))
 			call->flags |= CALL_UDP;
-		return 1;
+		return;
 	}
 	if (call->sock && call->sock != (u64)sk) {
 		call->flags |= CALL_CONFLICT;
-		return 1;
+		return;
 	}
 	call->sock = (u64)sk;
 #if defined(__TARGET_ARCH_x86)
@@ -69,7 +69,6 @@ static __always_inline int socket_used_in_call(struct sock *sk, int reading, u32
 		call->copied = copied;
 		call->flags |= CALL_READ_SOCKET;
 	}
-	return 1;
 }
 
 /* Does file descriptor `fd` of the current process stand for this socket? */

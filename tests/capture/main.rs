@@ -14,6 +14,7 @@ mod files;
 mod http;
 mod judge;
 mod lives;
+mod memory;
 mod open;
 mod support;
 mod topology;
