@@ -14,9 +14,6 @@
 #define FN_SERVER_NAME 32
 #define FN_ALPN 33
 
-/* A call this far below the stack pointer on the same stack has ended without its return. */
-#define STALE_WINDOW 16384
-
 static const struct thread no_thread;
 
 static __always_inline int is_read(u32 fn)
@@ -60,10 +57,8 @@ static __noinline struct handle *new_handle(struct process *process, u64 address
 		.refs = refs,
 	};
 
-	if (bpf_map_update_elem(&handles, &key, &new, BPF_ANY)) {
-		count(T2P_COUNT_HANDLES_FULL, 1);
+	if (bpf_map_update_elem(&handles, &key, &new, BPF_ANY))
 		return NULL;
-	}
 	return bpf_map_lookup_elem(&handles, &key);
 }
 
@@ -93,7 +88,7 @@ static __noinline int emit_fact(struct handle *handle, struct fact *fact)
 	long n;
 
 	if (!record) {
-		count(T2P_COUNT_FACT_LOST, 1);
+		lost(handle->process, T2P_COUNT_FACT_LOST, 0);
 		return 0;
 	}
 	head(&record->head, T2P_HANDLE, handle->process, 0);
@@ -137,20 +132,136 @@ static __noinline int tell_role(struct handle *handle, u64 address, u32 server)
 	return 0;
 }
 
-/* Calls from index `depth` on never returned: what they did is not known. */
-static __always_inline void drop_calls(struct thread *thread, u64 depth)
+/* Tells that a call moved bytes of which nothing is known; later, if the ring has no room now. */
+static __noinline int tell_lost(struct handle *handle, u64 address, u32 writing, u32 reason)
 {
-	for (u64 i = 0; i < CALL_DEPTH; i++)
-		if (i >= depth && i < thread->depth && uses_socket(thread->calls[i].function))
-			count(T2P_COUNT_UNFINISHED, 1);
-	thread->depth = depth;
+	u32 flag = writing ? HANDLE_LOST_WRITE : HANDLE_LOST_READ;
+	struct fact fact = {
+		.address = address,
+		.fact = T2P_FACT_CALL_LOST,
+		.direction = writing ? T2P_WRITE : T2P_READ,
+		.call_seq = reason,
+	};
+
+	if (emit_fact(handle, &fact))
+		handle->flags &= ~flag;
+	else
+		handle->flags |= flag;
+	return 0;
 }
 
 /*
- * Where a call that begins at `sp` belongs in its thread's stack. CALL_DEPTH and beyond: nowhere,
- * because it is part of a call of the same handle that is being followed already.
+ * A call of the process of this generation, on the handle at `address`, is not followed to its return: if it
+ * may have moved bytes, they are lost. A global function, like all here that take numbers only: the
+ * verifier walks it once, not at each call.
  */
-static __always_inline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 address, u32 function)
+__noinline int call_lost(u64 generation, u64 address, u32 function, u32 reason)
+{
+	struct process process = { .generation = generation };
+	u32 writing = is_write(function);
+	struct handle *handle;
+
+	if (!writing && !is_read(function))
+		return 0;
+	handle = the_handle(&process, address, function);
+	if (handle && (handle->flags & HANDLE_NOT_TCP))
+		return 0;
+	lost(generation, reason, 0);
+	if (!handle)
+		return 0;
+	tell_lost(handle, address, writing, reason);
+	if (writing)
+		handle->inflight = 0;
+	return 0;
+}
+
+/* Calls from index `depth` on will not be seen to return. */
+static __noinline int drop_calls(struct process *process, struct thread *thread, u64 depth, u32 reason)
+{
+	for (u64 i = 0; i < CALL_DEPTH; i++)
+		if (i >= depth && i < thread->depth)
+			call_lost(process->generation, thread->calls[i].handle, thread->calls[i].function, reason);
+	thread->depth = depth;
+	return 0;
+}
+
+/*
+ * Whether the call that began at `sp` can still return. A probed function that is being executed returns
+ * through the kernel's own page, and so says its place on the stack. If the function was left by longjmp,
+ * its caller's next call writes over that place.
+ */
+__noinline int can_return(u64 sp)
+{
+#if defined(__TARGET_ARCH_x86)
+	struct task_struct *task = (void *)bpf_get_current_task();
+	u64 page = 0, place;
+
+	if (bpf_core_field_exists(struct xol_area, vaddr))
+		page = BPF_CORE_READ(task, mm, uprobes_state.xol_area, vaddr);
+	if (page && !bpf_probe_read_user(&place, sizeof(place), (void *)sp))
+		return place == page;
+#endif
+	return 1;
+}
+
+/* How many of the calls that the kernel awaits are looked at, innermost first. */
+#define AWAITED_MAX 8
+
+/* Whether the kernel already awaits the return of a call that began at `sp`. */
+__noinline int is_awaited(u64 sp)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct return_instance *at;
+
+	if (!bpf_core_field_exists(struct return_instance, stack))
+		return 0;
+	at = BPF_CORE_READ(task, utask, return_instances);
+	for (u32 i = 0; i < AWAITED_MAX && at; i++) {
+		if (BPF_CORE_READ(at, stack) == sp)
+			return 1;
+		at = BPF_CORE_READ(at, next);
+	}
+	return 0;
+}
+
+/* Takes the calls that can return no more out of the stack, wherever they stand. */
+static __noinline int forget_dead(struct process *process, struct thread *thread)
+{
+	u64 depth = 0;
+
+	for (u64 i = 0; i < CALL_DEPTH; i++) {
+		if (i >= thread->depth)
+			break;
+		if (!can_return(thread->calls[i].sp)) {
+			call_lost(process->generation, thread->calls[i].handle, thread->calls[i].function,
+				  T2P_COUNT_UNFINISHED);
+			continue;
+		}
+		if (depth != i)
+			thread->calls[depth & (CALL_DEPTH - 1)] = thread->calls[i];
+		depth++;
+	}
+	thread->depth = depth;
+	return 0;
+}
+
+/* What a call of the handle moves is counted by the outer call of the same handle, if both move the same way. */
+static __always_inline int is_part_of(u32 function, u32 outer)
+{
+	if (!uses_socket(function) || !uses_socket(outer))
+		return 0;
+	if (is_read(function))
+		return is_read(outer);
+	return !is_write(function) || is_write(outer);
+}
+
+/* Instead of a place: */
+#define PLACE_NONE CALL_DEPTH /* it is part of a call of the same handle that is being followed already */
+#define PLACE_DEAD (CALL_DEPTH + 1) /* the call that it would be part of can return no more */
+#define PLACE_DEEP (CALL_DEPTH + 2) /* there is no room */
+
+/* Where a call that begins at `sp` belongs in its thread's stack. */
+static __noinline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 address, u32 function)
 {
 	u64 depth = thread->depth;
 
@@ -160,27 +271,26 @@ static __always_inline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 a
 		if (i >= depth)
 			return i;
 		if (call->sp == sp && call->handle == address) {
-			if (call->ip == ip) {
+			/* The same call once more, unless it is one after another: then the kernel awaits the first. */
+			if (call->ip == ip && !is_awaited(sp)) {
 				count(T2P_COUNT_TWICE, 1);
-				/* The same call once more: it is not one that never returned. */
-				drop_calls(thread, i + 1);
 				thread->depth = i;
 				return i;
 			}
 			/* An export that jumps to the function behind it leaves no frame of its own. */
-			if (function == T2P_FN_READ_INTERNAL || function == T2P_FN_WRITE_INTERNAL ||
-			    function == call->function || call->function == T2P_FN_READ_EARLY ||
-			    call->function == T2P_FN_WRITE_EARLY)
-				return CALL_DEPTH;
+			if (call->ip != ip &&
+			    (function == T2P_FN_READ_INTERNAL || function == T2P_FN_WRITE_INTERNAL ||
+			     function == call->function || call->function == T2P_FN_READ_EARLY ||
+			     call->function == T2P_FN_WRITE_EARLY))
+				return PLACE_NONE;
 		}
-		if (call->sp <= sp && sp - call->sp < STALE_WINDOW)
+		/* The stack was cut back, or is another: in either case the kernel awaits that return no more. */
+		if (call->sp <= sp)
 			return i;
-		if (call->handle == address && uses_socket(function) && uses_socket(call->function))
-			return CALL_DEPTH;
+		if (call->handle == address && is_part_of(function, call->function))
+			return can_return(call->sp) ? PLACE_NONE : PLACE_DEAD;
 	}
-	/* Deeper than is followed: the new call takes the place of the one that it was made in. */
-	count(T2P_COUNT_DEPTH, 1);
-	return CALL_DEPTH - 1;
+	return PLACE_DEEP;
 }
 
 struct arguments {
@@ -191,6 +301,7 @@ struct arguments {
 static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 {
 	u64 id = current_id(), place, sp, address;
+	u32 reason = T2P_COUNT_UNFINISHED;
 	struct process *process;
 	struct thread *thread;
 	struct handle *handle;
@@ -206,16 +317,28 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 		bpf_map_update_elem(&threads, &id, &no_thread, BPF_NOEXIST);
 		thread = bpf_map_lookup_elem(&threads, &id);
 		if (!thread) {
-			count(T2P_COUNT_THREADS_FULL, 1);
+			/* The internal functions: once more for what an export has counted, mostly. */
+			if (args->function != T2P_FN_READ_INTERNAL && args->function != T2P_FN_WRITE_INTERNAL)
+				call_lost(process->generation, PT_REGS_PARM1(ctx), args->function,
+					  T2P_COUNT_THREADS_FULL);
 			return 0;
 		}
 	}
 	sp = PT_REGS_SP(ctx);
 	address = PT_REGS_PARM1(ctx);
 	place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
-	if (place >= CALL_DEPTH)
+	if (place > PLACE_NONE) {
+		forget_dead(process, thread);
+		place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
+	}
+	if (place == PLACE_NONE)
 		return 0;
-	drop_calls(thread, place);
+	if (place > PLACE_NONE) {
+		/* Deeper than is followed: the new call takes the place of the one that it was made in. */
+		place = CALL_DEPTH - 1;
+		reason = T2P_COUNT_DEPTH;
+	}
+	drop_calls(process, thread, place, reason);
 	call = &thread->calls[place & (CALL_DEPTH - 1)];
 	call->sp = sp;
 	call->ip = PT_REGS_IP(ctx);
@@ -282,7 +405,7 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 	/* What a handle that encrypts into memory is called in may use sockets of others (Node's events). */
 	if (!call->sock || (handle->flags & HANDLE_NO_SOCKET))
 		return handle;
-	generation = socket_generation(call->sock);
+	generation = socket_generation(call->sock, process->generation);
 	if (!generation)
 		return handle;
 	if (handle->sock && (handle->sock != call->sock || handle->sock_generation != generation)) {
@@ -296,6 +419,7 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 	}
 	handle->sock = call->sock;
 	handle->sock_generation = generation;
+	process->flags |= PROCESS_SOCKET;
 	if (!(handle->flags & HANDLE_BIND_TOLD)) {
 		struct binding binding = {
 			.address = call->handle,
@@ -347,7 +471,12 @@ static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
 	return state && state->generation == handle->sock_generation ? T2P_TUPLE_REMEMBERED : T2P_TUPLE_NONE;
 }
 
-/* Describes the bytes that a call moved, and moves the handle's stream on. */
+/* What a call that has returned leaves to be emitted. */
+#define EMIT_BYTES 1 /* what is described */
+#define EMIT_LOST 2 /* first, that an earlier call was lost */
+#define EMIT_UNKNOWN 4 /* that the call moved bytes, but nobody knows how many */
+
+/* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
 static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
 {
 	head(&data->head, T2P_DATA, handle->process, call->library);
@@ -380,12 +509,10 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	count(T2P_COUNT_CALLS, 1);
 	count(T2P_COUNT_BYTES, len);
 	if (call->function == T2P_FN_SENDFILE) {
-		count(T2P_COUNT_SENDFILE, 1);
-		count(T2P_COUNT_SENDFILE_BYTES, len);
-		emit_missing(data, len, T2P_MISSING_SENDFILE);
+		emit_missing(data, len, T2P_MISSING_SENDFILE, T2P_COUNT_SENDFILE);
 		return 0;
 	}
-	return 1;
+	return EMIT_BYTES;
 }
 
 /* Reads may take what was buffered before the probes came; so many do not. */
@@ -422,18 +549,21 @@ static __noinline int check_socket(struct process *process, struct handle *handl
 	return 0;
 }
 
-/* What a call did to its handle. 1: `data` describes bytes that are to be emitted. */
+/* What a call did to its handle. Returns what is to be emitted. */
 static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
 	struct handle *handle = the_handle(process, call->handle, call->function);
 	int emit = 0;
 	s64 len;
 
-	if (!handle)
+	if (handle)
+		handle = bind_socket(process, handle, call);
+	if (!handle) {
+		len = moved(call, returned);
+		if (len)
+			lost(process->generation, T2P_COUNT_HANDLES_FULL, len > 0 ? len : 0);
 		return 0;
-	handle = bind_socket(process, handle, call);
-	if (!handle)
-		return 0;
+	}
 	if (call->below && !call->sock && !handle->sock) {
 		struct fact fact = {
 			.address = call->handle,
@@ -444,6 +574,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 		tell_once(handle, HANDLE_LAYER, &fact);
 	}
 	check_unseen_read(handle, call);
+	/* Not earlier: the verifier would walk all that follows once for each case. */
 	len = moved(call, returned);
 	check_socket(process, handle, call, len);
 	if (handle->flags & HANDLE_NOT_TCP) {
@@ -451,14 +582,10 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 			count(T2P_COUNT_NOT_TCP, 1);
 	} else if (len > 0) {
 		emit = describe_bytes(handle, call, len, data);
+		if (handle->flags & (data->direction ? HANDLE_LOST_WRITE : HANDLE_LOST_READ))
+			emit |= EMIT_LOST;
 	} else if (len < 0) {
-		struct fact fact = {
-			.address = call->handle,
-			.fact = T2P_FACT_CALL_LOST,
-			.direction = is_write(call->function) ? T2P_WRITE : T2P_READ,
-		};
-		count(T2P_COUNT_UNFINISHED, 1);
-		emit_fact(handle, &fact);
+		emit = EMIT_UNKNOWN;
 	}
 	if (call->function == T2P_FN_SHUTDOWN && (s32)returned >= 0) {
 		struct fact fact = { .address = call->handle, .fact = T2P_FACT_SHUTDOWN };
@@ -506,9 +633,22 @@ static __noinline int note_layer(struct process *process, struct call *outer, st
 struct emission {
 	struct thread *thread;
 	struct call *call;
-	int emit; /* `data` describes bytes to be emitted */
+	int emit; /* EMIT_* */
 	struct t2p_data data;
 };
+
+/* Tells what is lost before the bytes of the call, or instead of them. */
+__noinline int tell_losses(u64 address, u32 function, u32 emit)
+{
+	struct process *process = current_process();
+	struct handle *handle = process ? find_handle(process, address) : NULL;
+
+	if (!handle)
+		return 0;
+	if (emit & EMIT_UNKNOWN)
+		return call_lost(process->generation, address, function, T2P_COUNT_UNFINISHED);
+	return tell_lost(handle, address, is_write(function), T2P_COUNT_UNFINISHED);
+}
 
 /*
  * A write is over, and all its records are in the ring: reads need not wait for it any more. If
@@ -557,7 +697,7 @@ static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
 	if (!process)
 		return 0;
 	call = &thread->calls[i];
-	drop_calls(thread, i + 1);
+	drop_calls(process, thread, i + 1, T2P_COUNT_UNFINISHED);
 	thread->depth = i;
 	if (!uses_socket(call->function)) {
 		tell_text(process, call, PT_REGS_RC(ctx));
@@ -615,7 +755,7 @@ static __always_inline void thread_exited(void)
 
 	if (!thread)
 		return;
-	process = thread->depth ? current_process() : NULL;
+	process = ready && thread->depth ? current_process() : NULL;
 	for (u64 i = 0; process && i < CALL_DEPTH; i++) {
 		struct call *call = &thread->calls[i];
 		struct handle *handle;
@@ -630,15 +770,8 @@ static __always_inline void thread_exited(void)
 		writing = is_write(call->function);
 		tp = (void *)handle->sock;
 		if (writing ? BPF_CORE_READ(tp, write_seq) != handle->written :
-			      BPF_CORE_READ(tp, copied_seq) != handle->copied) {
-			struct fact fact = {
-				.address = call->handle,
-				.fact = T2P_FACT_CALL_LOST,
-				.direction = writing ? T2P_WRITE : T2P_READ,
-			};
-			count(T2P_COUNT_UNFINISHED, 1);
-			emit_fact(handle, &fact);
-		}
+			      BPF_CORE_READ(tp, copied_seq) != handle->copied)
+			call_lost(process->generation, call->handle, call->function, T2P_COUNT_UNFINISHED);
 	}
 	bpf_map_delete_elem(&threads, &id);
 }

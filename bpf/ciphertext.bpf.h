@@ -65,13 +65,13 @@ static __noinline int record_key_at(struct record_key *key, u64 from, u64 len)
 	return header ? record_key(key, header, from + RECORD_HEADER, len - RECORD_HEADER) : 0;
 }
 
-/* The current process, if some of its handles encrypt into memory. */
+/* The current process, if some of its handles encrypt into memory, or may. */
 static __always_inline struct process *process_without_socket(void)
 {
 	u32 tgid = current_id() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
-	return process && (process->flags & PROCESS_NO_SOCKET) ? process : NULL;
+	return process && (process->flags & (PROCESS_NO_SOCKET | PROCESS_WATCHED)) ? process : NULL;
 }
 
 /* ---- At the socket ---- */
@@ -174,7 +174,7 @@ static __noinline int sent(struct sock *sk)
 		binding.address = from->address;
 		binding.sock = (u64)sk;
 		binding.fd_hint = syscall_fd();
-		bind_by_record(process, &binding, socket_generation((u64)sk));
+		bind_by_record(process, &binding, socket_generation((u64)sk, process->generation));
 	}
 	bpf_map_delete_elem(&records_out, &key);
 	return 0;
@@ -194,7 +194,7 @@ static __noinline int received(struct sock *sk, u64 len)
 		len = buffer.len;
 	if (!record_key_at(&key, buffer.base, len))
 		return 0;
-	through.generation = socket_generation((u64)sk);
+	through.generation = socket_generation((u64)sk, process->generation);
 	through.fd = syscall_fd();
 	before = bpf_map_lookup_elem(&records_in, &key);
 	if (before && (before->sock != through.sock || before->generation != through.generation))
@@ -345,7 +345,7 @@ static __noinline int bio_read_left(struct pt_regs *ctx)
 	binding.fd_hint = through->fd;
 	binding.library = call->library;
 	if (binding.sock && bpf_map_lookup_elem(&sockets, &binding.sock) &&
-	    socket_generation(binding.sock) == through->generation)
+	    socket_generation(binding.sock, process->generation) == through->generation)
 		bind_by_record(process, &binding, through->generation);
 	bpf_map_delete_elem(&records_in, &key);
 	return 0;

@@ -20,6 +20,7 @@ const volatile u32 uids[UIDS_MAX];
 const volatile u32 own_tgid; /* this process is never captured */
 const volatile u32 own_pidns; /* inode of our pid namespace; 0: the initial one */
 const volatile u64 call_limit = 1 << 20; /* bytes of one call that are captured */
+const volatile u64 snaplen = ~0ULL; /* bytes of one record that are captured; not 0 */
 
 /* Set once some process is to be told by its ciphertext: see ciphertext.bpf.h. */
 volatile u32 ciphertext_wanted;
@@ -62,9 +63,13 @@ struct {
 /* How many pid namespaces deep a process may lie. */
 #define PIDNS_DEPTH 8
 
-/* A task's number in our pid namespace; 0: it is not seen from there. */
-static __noinline u32 number_of(struct task_struct *task)
+/*
+ * A task's number in our pid namespace; 0: it is not seen from there. A global function: the verifier
+ * walks it once, not at each call.
+ */
+__noinline u32 number_of(u64 address)
 {
+	struct task_struct *task = (void *)address;
 	struct pid *pid = BPF_CORE_READ(task, thread_pid);
 	u32 level = BPF_CORE_READ(pid, level);
 	void *upid = (void *)pid + bpf_core_field_offset(struct pid, numbers);
@@ -87,12 +92,12 @@ static __always_inline u64 current_id(void)
 	if (!own_pidns)
 		return bpf_get_current_pid_tgid();
 	task = (void *)bpf_get_current_task();
-	return (u64)number_of(BPF_CORE_READ(task, group_leader)) << 32 | number_of(task);
+	return (u64)number_of((u64)BPF_CORE_READ(task, group_leader)) << 32 | number_of((u64)task);
 }
 
 static __always_inline u32 tgid_of(struct task_struct *task)
 {
-	return own_pidns ? number_of(BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
+	return own_pidns ? number_of((u64)BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
 }
 
 /* A TLS call in progress. */
@@ -163,7 +168,9 @@ struct handle {
 #define HANDLE_READ 256 /* a read was seen, so that nothing can be blocked since before */
 #define HANDLE_NOT_TCP 512 /* QUIC or DTLS: never written as TCP */
 #define HANDLE_BIND_TOLD 1024
-#define HANDLE_NO_SOCKET 2048 /* it encrypts into memory: only its records tell which socket it has */
+#define HANDLE_LOST_READ 2048 /* a lost call is still to be told: the ring had no room */
+#define HANDLE_LOST_WRITE 4096
+#define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
 
 struct socket_state {
 	u64 generation;
@@ -181,6 +188,8 @@ struct process {
 #define PROCESS_TOLD 8 /* user space knows it */
 #define PROCESS_IGNORED 16
 #define PROCESS_NO_SOCKET 32 /* some of its handles encrypt into memory; user space knows it */
+#define PROCESS_WATCHED 64 /* its BIO functions are probed ahead, in case it has such handles */
+#define PROCESS_SOCKET 128 /* some of its handles use their sockets themselves */
 
 /* The first bytes of the body of a TLS record that no other record begins with. */
 #define RECORD_BODY 24
@@ -200,6 +209,18 @@ struct record_socket {
 	u64 generation;
 	s32 fd;
 	u32 pad;
+};
+
+/* What a process lost for one reason. */
+struct loss_key {
+	u64 process;
+	u32 tgid;
+	u32 reason; /* enum t2p_counter */
+};
+
+struct loss {
+	u64 events;
+	u64 bytes;
 };
 
 struct file_key {
@@ -283,6 +304,14 @@ struct {
 	__type(value, u32);
 } files SEC(".maps");
 
+/* Losses by process and reason, kept after the process has ended. Touched only where something is lost. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct loss_key);
+	__type(value, struct loss);
+} losses SEC(".maps");
+
 /* enum t2p_counter → count. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -297,6 +326,26 @@ static __always_inline void count(u32 what, u64 n)
 	/* An interrupt may count on this CPU in between: add atomically. */
 	if (value)
 		__sync_fetch_and_add(value, n);
+}
+
+/* Counts a loss under `reason`, in all and for the current process, whose generation is `process` (0: none). */
+__noinline int lost(u64 process, u32 reason, u64 bytes)
+{
+	struct loss_key key = { .process = process, .tgid = current_id() >> 32, .reason = reason };
+	struct loss none = {}, *loss = bpf_map_lookup_elem(&losses, &key);
+
+	count(reason, 1);
+	if (!loss) {
+		bpf_map_update_elem(&losses, &key, &none, BPF_NOEXIST);
+		loss = bpf_map_lookup_elem(&losses, &key);
+	}
+	if (!loss) {
+		count(T2P_COUNT_LOSSES_FULL, 1);
+		return 0;
+	}
+	__sync_fetch_and_add(&loss->events, 1);
+	__sync_fetch_and_add(&loss->bytes, bytes);
+	return 0;
 }
 
 #endif

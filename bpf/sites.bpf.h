@@ -151,7 +151,9 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 		return handle_made(ctx);
 	if (!leave(ctx, &emission))
 		return 0;
-	if (emission.emit)
+	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN))
+		tell_losses(emission.call->handle, emission.call->function, emission.emit);
+	if (emission.emit & EMIT_BYTES)
 		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
 	if (is_write(emission.call->function))
 		write_over(emission.call, !emission.data.call_len);

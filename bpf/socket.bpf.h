@@ -165,7 +165,7 @@ static __noinline int emit_bind(struct binding *binding, struct handle *handle)
 	struct t2p_bind *bind = bpf_ringbuf_reserve(&ring, sizeof(*bind), 0);
 
 	if (!bind) {
-		count(T2P_COUNT_FACT_LOST, 1);
+		lost(handle->process, T2P_COUNT_FACT_LOST, 0);
 		return 0;
 	}
 	head(&bind->head, T2P_BIND, handle->process, binding->library);
@@ -190,8 +190,8 @@ static __noinline int emit_bind(struct binding *binding, struct handle *handle)
 	return 0;
 }
 
-/* The generation under which a live socket is known; 0: it is not to be known. */
-static __always_inline u64 socket_generation(u64 sk)
+/* The generation under which a live socket is known; 0: it is not to be known. `process`: whose loss that is. */
+static __always_inline u64 socket_generation(u64 sk, u64 process)
 {
 	struct socket_state *state = bpf_map_lookup_elem(&sockets, &sk);
 	struct socket_state new = { .generation = bpf_ktime_get_ns() };
@@ -203,7 +203,7 @@ static __always_inline u64 socket_generation(u64 sk)
 	if (bpf_map_update_elem(&sockets, &sk, &new, BPF_NOEXIST)) {
 		state = bpf_map_lookup_elem(&sockets, &sk);
 		if (!state)
-			count(T2P_COUNT_SOCKETS_FULL, 1);
+			lost(process, T2P_COUNT_SOCKETS_FULL, 0);
 		return state ? state->generation : 0;
 	}
 	return new.generation;

@@ -2,34 +2,40 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::Receiver;
 use signal_hook::consts::SIGINT;
 
 use super::Say;
+use super::handover::Handover;
 use super::minders::Minders;
-use super::threads::{Batch, CLOCK_INTERVAL, Message, RING_INTERVAL, clock, send};
+use super::reader::{Notice, RING_INTERVAL};
+use super::threads::{CLOCK_INTERVAL, Message, clock};
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
 use crate::event::record::encode;
 use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
-use crate::probe::{Notice, Probe, Target, is_denied, monotonic};
+use crate::losses;
+use crate::probe::{Probe, Target, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
 /// tells of a process, or the name of a library.
 const WAITING_MAX: usize = 4096;
 
+/// Time between two readings of the losses by process.
+const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The control thread's belongings.
 pub(super) struct Control {
     pub(super) probe: Probe,
     discovery: Discovery,
-    pub(super) batches: Sender<Batch>,
+    pub(super) handover: Arc<Handover>,
     /// Events for the writer, which lags: this thread waits for nobody, since the command may be
     /// stopped until it acts.
     waiting: VecDeque<Event>,
@@ -38,17 +44,28 @@ pub(super) struct Control {
     ended: HashSet<ProcessKey>,
     /// If there is a command.
     minders: Option<Minders>,
+    /// How many losses were told by process, and when.
+    told_losses: (u64, Instant),
 }
 
 impl Control {
     pub(super) fn new(
         probe: Probe,
         discovery: Discovery,
-        batches: Sender<Batch>,
+        handover: Arc<Handover>,
         say: Say,
         minders: Option<Minders>,
     ) -> Control {
-        Control { probe, discovery, batches, waiting: VecDeque::new(), say, ended: HashSet::new(), minders }
+        Control {
+            probe,
+            discovery,
+            handover,
+            waiting: VecDeque::new(),
+            say,
+            ended: HashSet::new(),
+            minders,
+            told_losses: (0, Instant::now()),
+        }
     }
 
     pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
@@ -76,6 +93,15 @@ impl Control {
         })
     }
 
+    /// A process that runs already may have connections whose socket only their records tell.
+    pub(super) fn watch(&mut self, pid: u32) {
+        let result = self.discovery.bios_of(pid).map_err(|e| e.to_string());
+        let result = result.and_then(|bios| self.probe.watch_bio(pid, &bios).map_err(|e| format!("{e:#}")));
+        if let Err(error) = result {
+            self.say.detail(&format!("process {pid}: its BIO functions cannot be probed: {error}"));
+        }
+    }
+
     /// Gives the writer an event, now or as soon as it can take one.
     fn tell(&mut self, event: Event) {
         if self.waiting.len() < WAITING_MAX {
@@ -86,7 +112,7 @@ impl Control {
 
     fn pass_on(&mut self) {
         while let Some(event) = self.waiting.front() {
-            if let Err(TrySendError::Full(_)) = self.batches.try_send(encode(event).into_iter().collect()) {
+            if encode(event).is_some_and(|record| !self.handover.offer(&record)) {
                 break;
             }
             self.waiting.pop_front();
@@ -139,13 +165,6 @@ impl Control {
                         None => Ok(Exit::Success),
                     };
                 }
-                Ok(Message::Ring(error)) => {
-                    break Err(Failure::new(
-                        Exit::Kernel,
-                        format!("the ring buffer cannot be read: {error}"),
-                        "",
-                    ));
-                }
                 Err(_) => {}
             }
             if let Some(line) = &mut line
@@ -164,12 +183,22 @@ impl Control {
 
     /// What is to be done now and then.
     fn keep_house(&mut self) {
+        self.probe.stop_watching();
         if !self.ended.is_empty() {
             self.probe.forget(&std::mem::take(&mut self.ended));
         }
         match self.probe.counters() {
             // They are the sums since the start: newer ones follow.
-            Ok(counters) if self.waiting.is_empty() => self.tell(Event::Counters(counters)),
+            Ok(counters) if self.waiting.is_empty() && !self.handover.is_full() => {
+                let lost = losses::events(&counters);
+                self.tell(Event::Counters(counters));
+                let (told, at) = self.told_losses;
+                if lost != told && at.elapsed() >= LOSSES_INTERVAL {
+                    self.told_losses = (lost, Instant::now());
+                    let losses = self.probe.losses();
+                    self.tell(Event::Losses(losses));
+                }
+            }
             _ => self.pass_on(),
         }
     }
@@ -268,9 +297,10 @@ impl Control {
     pub(super) fn last_words(&mut self) {
         let mut events: Vec<Event> = self.waiting.drain(..).collect();
         events.extend(self.probe.counters().map(Event::Counters));
+        events.extend(Some(self.probe.losses()).filter(|losses| !losses.is_empty()).map(Event::Losses));
         events.extend(self.probe.ends().into_iter().map(|(handle, ends)| Event::Final(handle, ends)));
         events.extend([Event::Clock(clock()), Event::Stop(monotonic())]);
-        send(&self.batches, &events);
+        events.iter().filter_map(encode).for_each(|record| self.handover.put_record(&record));
     }
 }
 

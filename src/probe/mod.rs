@@ -2,6 +2,7 @@
 //! counters. The only user of libbpf-rs.
 
 mod backend;
+mod counts;
 mod layout;
 mod ring;
 mod sites;
@@ -14,6 +15,7 @@ mod skeleton {
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -21,18 +23,18 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Func;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType,
-    UprobeMultiOpts, UprobeOpts,
+    ErrorKind, Link, MapCore, MapFlags, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
+    UprobeOpts,
 };
 
 use self::sites::{Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{Bio, FileKey, Found};
-use crate::event::{Counters, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
+use crate::event::{Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
-pub use self::ring::{Notice, Ring};
+pub use self::ring::{Record, Ring, Verdict, page_size};
 
 /// What is captured, and how.
 #[derive(Clone, Debug)]
@@ -47,8 +49,12 @@ pub struct Options {
     pub pids: Vec<u32>,
     /// Bytes of one call that are captured.
     pub call_limit: u64,
+    /// Bytes of one record that are captured, at least 1; `None`: all.
+    pub snaplen: Option<u32>,
     /// Size of the ring in bytes; a power of two and a multiple of the page size.
     pub ring_bytes: u32,
+    /// Wake the reader of the ring for each record, not when some have come together.
+    pub wake_for_each: bool,
     /// Show what libbpf has to say.
     pub verbose: bool,
 }
@@ -102,6 +108,9 @@ const BPF_FUNC_LOOP: u32 = 181;
 const PROCESS_TARGET: u32 = 1;
 const PROCESS_FOLLOW: u32 = 2;
 const PROCESS_STOP: u32 = 4;
+const PROCESS_NO_SOCKET: u32 = 32;
+const PROCESS_WATCHED: u32 = 64;
+const PROCESS_SOCKET: u32 = 128;
 
 /// The loaded kernel side. Everything detaches when it is dropped.
 pub struct Probe {
@@ -117,6 +126,8 @@ pub struct Probe {
     /// Probes of the BIO functions, by process.
     bios: HashMap<ProcessKey, Vec<Link>>,
     received: Option<Link>,
+    /// So many of the links, the first, do not depend on a library.
+    own_links: usize,
 }
 
 impl Probe {
@@ -195,6 +206,10 @@ impl Probe {
         knobs.own_tgid = std::process::id();
         knobs.own_pidns = own_pid_namespace();
         knobs.call_limit = options.call_limit;
+        knobs.snaplen = options.snaplen.map_or(u64::MAX, |n| u64::from(n).max(1));
+        if options.wake_for_each {
+            knobs.wake_bytes = 0;
+        }
         for (knob, uid) in knobs.uids.iter_mut().zip(&options.uids) {
             *knob = *uid;
         }
@@ -227,6 +242,7 @@ impl Probe {
             links: Vec::new(),
             bios: HashMap::new(),
             received: None,
+            own_links: 0,
         };
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
@@ -244,6 +260,7 @@ impl Probe {
                 Err(error) => return Err(Refusal::Backend(error)),
             }
         }
+        probe.own_links = probe.links.len();
         if programs == Programs::Bulk && probe.attach_to_self().is_err() {
             return Err(Refusal::Bulk);
         }
@@ -382,6 +399,49 @@ impl Probe {
         Ok(())
     }
 
+    /// Probes the BIO functions of a target ahead, so that connections which it has already are known
+    /// by their next record. [`Probe::stop_watching`] ends it where it is not needed.
+    ///
+    /// # Errors
+    /// If a probe cannot be attached.
+    pub fn watch_bio(&mut self, pid: u32, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
+        if let Some(process) = self.process(pid) {
+            self.attach_bio(ProcessKey { pid, generation: process.generation }, bios)?;
+            self.set_flags(pid, |flags| flags | PROCESS_WATCHED);
+        }
+        Ok(())
+    }
+
+    /// Takes the probes of [`Probe::watch_bio`] away from a process that uses its sockets itself.
+    pub fn stop_watching(&mut self) {
+        let watched: Vec<ProcessKey> = self.bios.keys().copied().collect();
+        for key in watched {
+            let Some(process) = self.process(key.pid).filter(|p| p.generation == key.generation) else {
+                continue;
+            };
+            if process.flags & (PROCESS_WATCHED | PROCESS_SOCKET | PROCESS_NO_SOCKET)
+                == PROCESS_WATCHED | PROCESS_SOCKET
+            {
+                self.bios.remove(&key);
+                self.set_flags(key.pid, |flags| flags & !PROCESS_WATCHED);
+            }
+        }
+    }
+
+    fn process(&self, pid: u32) -> Option<types::process> {
+        from_bytes(&self.skeleton.maps.processes.lookup(&pid.to_ne_bytes(), MapFlags::ANY).ok()??)
+    }
+
+    /// A flag that the kernel side sets just now may get lost: then what it stands for is told again.
+    fn set_flags(&self, pid: u32, change: impl Fn(u32) -> u32) {
+        if let Some(process) = self.process(pid) {
+            let process = types::process { flags: change(process.flags), ..process };
+            // If it fails the process is gone, or goes on as it was.
+            let _ =
+                self.skeleton.maps.processes.update(&pid.to_ne_bytes(), bytes_of(&process), MapFlags::EXIST);
+        }
+    }
+
     /// Captures this process from now on.
     ///
     /// # Errors
@@ -412,21 +472,6 @@ impl Probe {
         // SAFETY: a plain system call. It returns when no program runs any more that began before;
         // kernels that refuse it (nohz_full) leave that to chance.
         unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    }
-
-    /// What the kernel side counted.
-    ///
-    /// # Errors
-    /// If the map cannot be read.
-    pub fn counters(&self) -> Result<Counters, libbpf_rs::Error> {
-        let map = &self.skeleton.maps.counters;
-        let mut sums = Vec::new();
-        for index in 0..map.max_entries() {
-            let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default();
-            let number = |v: &Vec<u8>| v.first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
-            sums.push(values.iter().map(number).sum());
-        }
-        Ok(Counters(sums))
     }
 
     /// How far each handle has come that still lives.
@@ -468,8 +513,9 @@ impl Probe {
     ///
     /// # Errors
     /// If the ring cannot be mapped.
-    pub fn ring(&self) -> Result<Ring, libbpf_rs::Error> {
-        Ring::new(MapHandle::try_from(&self.skeleton.maps.ring)?)
+    pub fn ring(&self) -> io::Result<Ring> {
+        let map = &self.skeleton.maps.ring;
+        Ring::new(map.as_fd().try_clone_to_owned()?, map.max_entries() as usize)
     }
 }
 

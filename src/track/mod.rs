@@ -35,7 +35,7 @@
 //! | wait for /proc to tell of the process at the other end | 50 ms, looked at with each segment | it is announced with what is known |
 //! | handles at one tuple, or of one socket | 16 | further ones find no peer, or do not hear of the socket's end |
 //! | layers of TLS inside TLS | 8 | the tuple further down is not looked for |
-//! | clock samples | 64 | the oldest is forgotten |
+//! | clock samples | 128 | the oldest is forgotten |
 
 mod both;
 mod clock;

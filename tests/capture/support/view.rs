@@ -107,6 +107,19 @@ pub struct Connection {
     pub reset: bool,
     /// Who sent how many bytes, packet by packet in the order of the file.
     pub turns: Vec<(From, usize)>,
+    /// The holes that comments tell of, in the order of the file.
+    pub holes: Vec<Hole>,
+}
+
+/// A hole, as a comment tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// Whose bytes are missing.
+    pub from: From,
+    /// How many; `None` if nobody knows.
+    pub len: Option<usize>,
+    /// Why.
+    pub reason: String,
 }
 
 /// What a tshark sees in a file.
@@ -119,6 +132,23 @@ pub struct View {
 }
 
 impl Packet {
+    /// It, or one that it answers, is behind a hole of unknown length: tshark says so and nothing else.
+    pub fn is_behind_jump(&self) -> bool {
+        let expected = [
+            "Previous segment(s) not captured",
+            "ACKed segment that wasn't captured",
+            "Connection finish (FIN)",
+            "This frame undergoes the connection closing",
+        ];
+        let is_expected = |complaint: &String| {
+            // A comment is an expert message as well.
+            complaint == "TCP analysis flags"
+                || complaint.starts_with("tls2pcap=1 ")
+                || expected.iter().any(|e| complaint.starts_with(e))
+        };
+        self.complaints.iter().all(is_expected)
+    }
+
     /// It is a RST, and tshark says so and nothing else.
     pub fn is_reset(&self) -> bool {
         self.flags & RST != 0 && self.complaints == ["Connection reset (RST)"]
@@ -290,6 +320,7 @@ fn connection(packets: &[Packet], stream: usize) -> Connection {
         finished: false,
         reset: of.iter().any(|p| p.flags & RST != 0),
         turns: Vec::new(),
+        holes: Vec::new(),
     };
     let mut next = [syn.sequence.wrapping_add(1), of[1].sequence.wrapping_add(1)];
     let mut fins = [false; 2];
@@ -297,9 +328,11 @@ fn connection(packets: &[Packet], stream: usize) -> Connection {
         let from = if packet.source == syn.source { From::Client } else { From::Server };
         let side = from as usize;
         // Where nobody knows how many bytes are missing, the sequence numbers jump.
-        if packet.comments.iter().any(|c| c.contains("missing=unknown")) {
+        let holes: Vec<Hole> = packet.comments.iter().filter_map(|comment| hole(from, comment)).collect();
+        if holes.iter().any(|hole| hole.len.is_none()) {
             next[side] = packet.sequence;
         }
+        connection.holes.extend(holes);
         assert_eq!(
             packet.sequence, next[side],
             "packet {} of {}→{} is not where its direction goes on",
@@ -321,6 +354,13 @@ fn connection(packets: &[Packet], stream: usize) -> Connection {
     }
     connection.finished = fins == [true, true];
     connection
+}
+
+/// What a comment says of a hole.
+fn hole(from: From, comment: &str) -> Option<Hole> {
+    let comment = Comment::parse(&[comment.to_string()]);
+    let len = comment.find("missing")?.parse().ok();
+    Some(Hole { from, len, reason: comment.get("reason").to_string() })
 }
 
 /// Bytes of hexadecimal text.
