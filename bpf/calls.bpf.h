@@ -407,7 +407,8 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 		count(T2P_COUNT_CONFLICT, 1);
 		return handle;
 	}
-	if (!call->sock)
+	/* What a handle that encrypts into memory is called in may use sockets of others (Node's events). */
+	if (!call->sock || (handle->flags & HANDLE_NO_SOCKET))
 		return handle;
 	generation = socket_generation(call->sock, process->generation);
 	if (!generation)
@@ -423,8 +424,17 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 	}
 	handle->sock = call->sock;
 	handle->sock_generation = generation;
-	if (!(handle->flags & HANDLE_BIND_TOLD))
-		emit_bind(call, handle);
+	process->flags |= PROCESS_SOCKET;
+	if (!(handle->flags & HANDLE_BIND_TOLD)) {
+		struct binding binding = {
+			.address = call->handle,
+			.sock = call->sock,
+			.fd_hint = call->fd_hint,
+			.library = call->library,
+			.source = T2P_TUPLE_SAME_CALL,
+		};
+		emit_bind(&binding, handle);
+	}
 	return handle;
 }
 
@@ -507,6 +517,40 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	return call->function == T2P_FN_SENDFILE ? EMIT_SENT : EMIT_BYTES;
 }
 
+/* Reads may take what was buffered before the probes came; so many do not. */
+#define READS_WITHOUT_SOCKET 4
+
+/*
+ * A call that used no socket where one that has a socket would: its handle encrypts into memory. Says
+ * so once for each process; the command's own tree waits until the BIO functions are probed.
+ */
+static __noinline int check_socket(struct process *process, struct handle *handle, struct call *call, s64 len)
+{
+	struct t2p_no_socket *record;
+
+	if (call->sock || call->below || handle->sock || (call->flags & CALL_UDP) ||
+	    (handle->flags & (HANDLE_LAYER | HANDLE_NOT_TCP | HANDLE_NO_SOCKET)))
+		return 0;
+	if (call->function != T2P_FN_HANDSHAKE && !is_write(call->function) &&
+	    (!is_read(call->function) || (len && handle->read_seq < READS_WITHOUT_SOCKET)))
+		return 0;
+	handle->flags |= HANDLE_NO_SOCKET;
+	if (process->flags & PROCESS_NO_SOCKET)
+		return 0;
+	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	if (!record) {
+		count(T2P_COUNT_FACT_LOST, 1);
+		return 0;
+	}
+	process->flags |= PROCESS_NO_SOCKET;
+	head(&record->head, T2P_NO_SOCKET, process->generation, call->library);
+	record->time = bpf_ktime_get_ns();
+	record->stopped = (process->flags & PROCESS_STOP) && !bpf_send_signal_thread(SIGSTOP);
+	record->reserved = 0;
+	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
+	return 0;
+}
+
 /* What a call did to its handle. Returns what is to be emitted. */
 static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
@@ -535,6 +579,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	check_unseen_read(handle, call);
 	/* Not earlier: the verifier would walk all that follows once for each case. */
 	len = call->len = moved(call, returned);
+	check_socket(process, handle, call, len);
 	if (handle->flags & HANDLE_NOT_TCP) {
 		if (len)
 			count(T2P_COUNT_NOT_TCP, 1);

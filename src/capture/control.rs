@@ -17,7 +17,7 @@ use super::threads::{CLOCK_INTERVAL, Message, clock};
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
 use crate::event::record::encode;
-use crate::event::{Event, FileSeen, ProcessKey};
+use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::losses;
@@ -96,6 +96,15 @@ impl Control {
         })
     }
 
+    /// A process that runs already may have connections whose socket only their records tell.
+    pub(super) fn watch(&mut self, pid: u32) {
+        let result = self.discovery.bios_of(pid).map_err(|e| e.to_string());
+        let result = result.and_then(|bios| self.probe.watch_bio(pid, &bios).map_err(|e| format!("{e:#}")));
+        if let Err(error) = result {
+            self.say.detail(&format!("process {pid}: its BIO functions cannot be probed: {error}"));
+        }
+    }
+
     /// Gives the writer an event, now or as soon as it can take one.
     fn tell(&mut self, event: Event) {
         if self.waiting.len() < WAITING_MAX {
@@ -130,6 +139,7 @@ impl Control {
             }
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look_at(&file),
+                Ok(Message::Notice(Notice::NoSocket(seen))) => self.probe_bio(&seen),
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
                     self.ended.insert(key);
@@ -176,6 +186,7 @@ impl Control {
 
     /// What is to be done now and then.
     fn keep_house(&mut self) {
+        self.probe.stop_watching();
         if !self.ended.is_empty() {
             self.probe.forget(&std::mem::take(&mut self.ended));
         }
@@ -206,6 +217,7 @@ impl Control {
         while let Ok(message) = heard.recv() {
             match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
+                Message::Notice(Notice::NoSocket(seen)) if seen.stopped => self.let_go(seen.process.pid),
                 Message::Signal(signal) if signal != SIGINT => running.forward(signal),
                 Message::Ended => break,
                 _ => {}
@@ -220,6 +232,9 @@ impl Control {
         loop {
             match heard.recv_timeout(RING_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.resume(&file),
+                Ok(Message::Notice(Notice::NoSocket(seen))) if seen.stopped => {
+                    self.let_go(seen.process.pid);
+                }
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(_) => {}
                 Err(_) if ring.is_finished() => break,
@@ -249,16 +264,42 @@ impl Control {
         self.resume(file);
     }
 
+    /// A process encrypts into memory: its records tell which sockets they go through.
+    fn probe_bio(&mut self, seen: &NoSocket) {
+        let pid = seen.process.pid;
+        let result = self.discovery.bios_of(pid).map_err(|e| e.to_string()).and_then(|bios| {
+            let paths: Vec<_> = bios.iter().map(|bio| bio.path.display().to_string()).collect();
+            self.probe.attach_bio(seen.process, &bios).map_err(|e| format!("{e:#}"))?;
+            Ok(paths.join(", "))
+        });
+        self.say.detail(&match result {
+            Ok(paths) if paths.is_empty() => {
+                format!("process {pid} encrypts into memory, and its library has no BIO functions to probe")
+            }
+            Ok(paths) => format!("process {pid} encrypts into memory: probed the BIO functions of {paths}"),
+            Err(error) => {
+                format!("process {pid} encrypts into memory; its BIO functions cannot be probed: {error}")
+            }
+        });
+        if seen.stopped {
+            self.let_go(pid);
+        }
+    }
+
     fn resume(&self, file: &FileSeen) {
         self.probe.mark_seen(file);
         if file.stopped {
-            if let Some(minders) = &self.minders {
-                minders.watch_those_of(file.pid);
-            }
-            // SAFETY: a plain system call. The pid is that of a process that the kernel side
-            // stopped because it belongs to the command; it stays stopped until this.
-            unsafe { libc::kill(file.pid as i32, libc::SIGCONT) };
+            self.let_go(file.pid);
         }
+    }
+
+    fn let_go(&self, pid: u32) {
+        if let Some(minders) = &self.minders {
+            minders.watch_those_of(pid);
+        }
+        // SAFETY: a plain system call. The pid is that of a process that the kernel side
+        // stopped because it belongs to the command; it stays stopped until this.
+        unsafe { libc::kill(pid as i32, libc::SIGCONT) };
     }
 
     /// What stands at the end of the stream of events.

@@ -112,6 +112,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Targets::Pids(pids) => {
             for pid in pids {
                 control.target(*pid, Target::Process)?;
+                control.watch(*pid);
             }
         }
         Targets::Command(_) => {

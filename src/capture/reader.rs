@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::handover::{Handover, Room};
 use super::threads::clock;
 use crate::event::record::{self, RawData};
-use crate::event::{Event, FileSeen, ProcessKey};
+use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
 use crate::probe::{Record, Ring, Verdict};
 
 /// How long the ring is left alone when nothing wakes its reader.
@@ -29,6 +29,8 @@ const STUCK_INTERVAL: Duration = Duration::from_millis(2);
 pub(super) enum Notice {
     /// A file is mapped that was not looked at yet.
     File(FileSeen),
+    /// A process encrypts into memory: probe its BIO functions.
+    NoSocket(NoSocket),
     /// A process carries TLS: ask /proc about it.
     Process(ProcessKey),
     /// A process has ended.
@@ -140,6 +142,7 @@ fn notice_of(record: &Record<'_>) -> Option<Notice> {
     let (first, second) = record.first(record.len());
     match record::decode(&Bytes::from([first, second].concat())).ok()? {
         Event::File(file) => Some(Notice::File(file)),
+        Event::NoSocket(process) => Some(Notice::NoSocket(process)),
         Event::Process(process) => Some(Notice::Process(process.key)),
         Event::Exit(key, _) => Some(Notice::Exit(key)),
         _ => None,

@@ -55,6 +55,7 @@ mod kind {
     pub const PROCESS: u16 = 5;
     pub const EXIT: u16 = 6;
     pub const FILE: u16 = 7;
+    pub const NO_SOCKET: u16 = 8;
     pub const START: u16 = 64;
     pub const CLOCK: u16 = 65;
     pub const PROCESS_FACTS: u16 = 66;
@@ -150,6 +151,10 @@ raw!(
 raw!(
     /// `struct t2p_file`.
     RawFile { head: RawHead, time: u64, inode: u64, device: u32, stopped: u32 }
+);
+raw!(
+    /// `struct t2p_no_socket`.
+    RawNoSocket { head: RawHead, time: u64, stopped: u32, reserved: u32 }
 );
 
 /// `enum t2p_missing`; from here on the reasons are user space's.
@@ -362,6 +367,15 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 stopped: raw.stopped != 0,
             })
         }
+        kind::NO_SOCKET => {
+            let raw: RawNoSocket = fixed(record, kind)?;
+            Event::NoSocket(NoSocket {
+                process: head.process(),
+                library: head.library,
+                time: raw.time,
+                stopped: raw.stopped != 0,
+            })
+        }
         kind::START..=kind::LOSSES => {
             let mut fields = Fields { kind, rest: &record[size_of::<RawHead>()..], have: record.len() };
             match kind {
@@ -487,9 +501,8 @@ fn direction(raw: u8) -> Option<Direction> {
 }
 
 fn tuple_source(raw: u8) -> Option<TupleSource> {
-    [TupleSource::None, TupleSource::SameCall, TupleSource::Remembered, TupleSource::Layer]
-        .get(usize::from(raw))
-        .copied()
+    use TupleSource::{Ciphertext, Layer, None, Remembered, SameCall};
+    [None, SameCall, Remembered, Layer, Ciphertext].get(usize::from(raw)).copied()
 }
 
 fn text(bytes: &[u8]) -> String {

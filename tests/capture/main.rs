@@ -16,6 +16,7 @@ mod http;
 mod judge;
 mod lives;
 mod loss;
+mod memory;
 mod open;
 mod support;
 mod topology;
