@@ -6,6 +6,7 @@ use std::process::Command;
 use libbpf_rs::{Link, Object, ObjectBuilder, ProgramMut, UprobeMultiOpts, UprobeOpts};
 use tls2pcap::discover::Discovery;
 use tls2pcap::discover::function::Function;
+use tls2pcap::discover::internal::{Behind, NoInternal};
 
 use crate::Res;
 
@@ -22,13 +23,18 @@ impl Place {
     /// Where reads and writes are probed in a library.
     pub fn offsets(self, library: &Path) -> Res<[usize; 2]> {
         let found = Discovery::default().at(library)?.library;
-        let (exports, internal) = (&found.offsets, found.internal);
+        let (exports, internal) = (&found.offsets, &found.internal);
         match self {
             Place::Exports => match (exports.get(Function::Read), exports.get(Function::Write)) {
                 (Some(read), Some(write)) => Ok([read as usize, write as usize]),
                 _ => Err("the library lacks SSL_read or SSL_write".into()),
             },
-            Place::Internal => Ok([internal.read? as usize, internal.write? as usize]),
+            Place::Internal => {
+                let of = |side: &Result<Behind, NoInternal>| {
+                    side.clone().map(|behind| behind.place.offset as usize)
+                };
+                Ok([of(&internal.read)?, of(&internal.write)?])
+            }
         }
     }
 }

@@ -91,7 +91,8 @@ pub fn run(bench: &Bench, peer: &Peer, case: &Case) -> Res<Option<Shown>> {
     (peer.arguments)(&mut command, waiting.pid(), &bench.load.library, &output);
     let stdout = if peer.writes { said.try_clone()? } else { File::create(&output)? };
     let began = Instant::now();
-    let mut child = command.current_dir(bench.work.path()).stdin(Stdio::null()).stdout(stdout).stderr(said).spawn()?;
+    let mut child =
+        command.current_dir(bench.work.path()).stdin(Stdio::null()).stdout(stdout).stderr(said).spawn()?;
     while !code.is_changed()? {
         if child.try_wait()?.is_some() || began.elapsed() > PATIENCE {
             let _ = child.kill();

@@ -10,6 +10,8 @@
 //!   but if no line ends in the packet, the next one is added, and if a message begins there it is not
 //!   seen. So bytes behind a hole are written in packets in which a line ends; what comes behind the
 //!   last line end waits ([`HELD_MAX`], [`crate::synth::HOLD_TIME`]).
+//! - Behind a hole, `HTTP/` begins a response that takes all that follows, even if it is the rest of a
+//!   request's first line. A made-up byte before it, in the hole, makes it a continuation.
 //! - Where no line ends, or the length of the rest is known, a made-up head at the end of the hole
 //!   reserves the rest, and since a byte of the hole stands in it, it is not shown as a message.
 
@@ -84,6 +86,13 @@ impl Messages {
 
     pub(super) fn since(&self) -> Option<WallTime> {
         self.calls.first().map(|(_, at)| at.time)
+    }
+
+    /// Where in what is held to begin a packet in which a line ends; `None` if nowhere.
+    fn last_line(&self) -> Option<usize> {
+        let line = self.held.iter().rposition(|b| *b == b'\n')?;
+        // The line must not be empty.
+        self.held[..line].iter().rposition(|b| !b"\r\n".contains(b))
     }
 
     /// Walks over the bytes of a call; tells where in them the last message begins, if it does not
@@ -186,7 +195,7 @@ impl Flow {
                 }
             }
         }
-        if !whole && !(bytes.is_empty() && self.side(from).messages.held.is_empty()) {
+        if !whole && (!bytes.is_empty() || !self.side(from).messages.held.is_empty()) {
             self.written_out(from, false, stats, out);
         }
         let side = match from {
@@ -298,9 +307,7 @@ impl Flow {
     fn lines(&mut self, from: Side, stats: &mut Stats, out: &mut Out) {
         let messages = &mut self.side(from).messages;
         let held = &messages.held;
-        let line = held.iter().rposition(|b| *b == b'\n').unwrap_or(0);
-        // The line must not be empty.
-        let keep = match held[..line].iter().rposition(|b| !b"\r\n".contains(b)) {
+        let keep = match messages.last_line() {
             Some(keep) if held.len() - keep < HELD_MAX => keep,
             None if held.len() < HELD_MAX => return,
             _ => held.len(),
@@ -331,10 +338,8 @@ impl Flow {
 
     /// Writes all that is held. `border`: a message follows.
     pub(super) fn written_out(&mut self, from: Side, border: bool, stats: &mut Stats, out: &mut Out) {
-        let held = &self.side(from).messages.held;
-        let all = held.len();
-        let line = held.iter().rposition(|b| *b == b'\n').unwrap_or(0);
-        let cover = border && all > 0 && held[..line].iter().all(|b| b"\r\n".contains(b));
+        let all = self.side(from).messages.held.len();
+        let cover = border && all > 0 && self.side(from).messages.last_line().is_none();
         self.room_written(from, cover.then_some(all as u64), stats, out);
         self.held_written(from, all, stats, out);
     }
@@ -355,14 +360,21 @@ impl Flow {
             lost_records += label.lost_records;
             self.label(label, stats);
         }
-        let mut missing = len;
         if let Some(rest) = rest.filter(|_| len > size) {
-            missing = len - size;
+            let missing = len - size;
             let head = h1::made_up(from, missing + rest);
             let comment = self.comment().with("synthetic", "http1-head");
             self.note(comment, stats);
-            self.packets(from, head.as_bytes(), size, std::mem::take(&mut lost_records), at, out);
+            self.packets(from, head.as_bytes(), size, lost_records, at, out);
+            return self.packets(from, &[], missing, 0, at, out);
         }
-        self.packets(from, &[], missing, lost_records, at, out);
+        // The rest of a request's first line would be taken for a response without end.
+        if self.side(from).messages.held.starts_with(b"HTTP/") {
+            self.packets(from, &[], len - 1, lost_records, at, out);
+            let comment = self.comment().with("synthetic", "http1-byte");
+            self.note(comment, stats);
+            return self.packets(from, b"~", 1, 0, at, out);
+        }
+        self.packets(from, &[], len, lost_records, at, out);
     }
 }
