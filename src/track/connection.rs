@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::both::Both;
 use super::handle::View;
 use super::pair::End;
 use super::segment::{Connection, ConnectionId, RoleSource, Side, Tuple};
@@ -39,6 +40,8 @@ impl Tracker {
         let mut stream = Stream::new(id, first);
         stream.peer = peer;
         handle.view = View::Owner(Box::new(stream));
+        // What it moved as the second view is missing here.
+        handle.next = Both::default();
         let skips = std::mem::take(&mut handle.skips);
         for direction in [Direction::Read, Direction::Write] {
             if let Some((reason, time)) = skips[direction] {
