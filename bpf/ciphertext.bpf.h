@@ -135,22 +135,18 @@ static __always_inline s32 syscall_fd(void)
 }
 
 /* The handle's records go through this socket. */
-static __noinline int bind_by_record(struct process *process, struct binding *binding, u64 generation)
+static __noinline int bind_by_record(struct handle *handle, u64 address, struct record_socket *through)
 {
-	struct handle *handle = find_handle(process, binding->address);
-
-	if (!handle || !generation)
+	if (!through->generation)
 		return 0;
 	if (handle->sock && bpf_map_lookup_elem(&sockets, &handle->sock)) {
-		if (handle->sock != binding->sock)
+		if (handle->sock != through->sock)
 			count(T2P_COUNT_CONFLICT, 1);
 		return 0;
 	}
-	handle->sock = binding->sock;
-	handle->sock_generation = generation;
-	binding->source = T2P_TUPLE_CIPHERTEXT;
-	emit_bind(binding, handle);
-	return 0;
+	handle->sock = through->sock;
+	handle->sock_generation = through->generation;
+	return emit_bind(handle, address, through->fd, T2P_TUPLE_CIPHERTEXT);
 }
 
 /* The program sends. */
@@ -158,8 +154,8 @@ static __noinline int sent(struct sock *sk)
 {
 	struct process *process = process_without_socket();
 	struct record_handle *from;
+	struct record_socket through = { .sock = (u64)sk };
 	struct user_vector buffer;
-	struct binding binding = {};
 	struct record_key key;
 	struct handle *handle;
 
@@ -171,10 +167,9 @@ static __noinline int sent(struct sock *sk)
 		return 0;
 	handle = find_handle(process, from->address);
 	if (handle && handle->generation == from->generation) {
-		binding.address = from->address;
-		binding.sock = (u64)sk;
-		binding.fd_hint = syscall_fd();
-		bind_by_record(process, &binding, socket_generation((u64)sk, process->generation));
+		through.generation = socket_generation((u64)sk, process->generation);
+		through.fd = syscall_fd();
+		bind_by_record(handle, from->address, &through);
 	}
 	bpf_map_delete_elem(&records_out, &key);
 	return 0;
@@ -310,11 +305,12 @@ static __noinline int bio_read_left(struct pt_regs *ctx)
 	struct thread *thread = thread_in_call();
 	struct process *process = thread ? process_without_socket() : NULL;
 	u64 sp = PT_REGS_SP(ctx) - RETURN_POPS;
-	struct record_socket *through;
-	struct binding binding = {};
+	struct record_socket through;
+	struct record_socket *found;
 	struct record_key key;
 	u8 bytes[RECORD_HEADER];
 	s32 len = PT_REGS_RC(ctx);
+	struct socket_state *state;
 	struct handle *handle;
 	struct call *call;
 	u32 header;
@@ -336,17 +332,14 @@ static __noinline int bio_read_left(struct pt_regs *ctx)
 	}
 	if (!(header ? record_key(&key, header, thread->bio_buf, len) : record_key_at(&key, thread->bio_buf, len)))
 		return 0;
-	through = bpf_map_lookup_elem(&records_in, &key);
-	if (!through)
+	found = bpf_map_lookup_elem(&records_in, &key);
+	if (!found)
 		return 0;
+	through = *found;
 	call = &thread->calls[(thread->depth - 1) & (CALL_DEPTH - 1)];
-	binding.address = call->handle;
-	binding.sock = through->sock;
-	binding.fd_hint = through->fd;
-	binding.library = call->library;
-	if (binding.sock && bpf_map_lookup_elem(&sockets, &binding.sock) &&
-	    socket_generation(binding.sock, process->generation) == through->generation)
-		bind_by_record(process, &binding, through->generation);
+	state = through.sock ? bpf_map_lookup_elem(&sockets, &through.sock) : NULL;
+	if (state && state->generation == through.generation)
+		bind_by_record(handle, call->handle, &through);
 	bpf_map_delete_elem(&records_in, &key);
 	return 0;
 }

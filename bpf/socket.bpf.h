@@ -146,20 +146,10 @@ static __always_inline void fill_tuple(struct t2p_bind *bind, struct sock *sk)
 	*(u32 *)bind->remote = BPF_CORE_READ(sk, __sk_common.skc_daddr);
 }
 
-/* Which handle uses which socket, and how that was learnt. */
-struct binding {
-	u64 address; /* of the handle */
-	u64 sock;
-	s32 fd_hint;
-	u32 library;
-	u32 source; /* enum t2p_tuple_source */
-	u32 pad;
-};
-
-/* The handle uses this socket from now on. */
-static __noinline int emit_bind(struct binding *binding, struct handle *handle)
+/* The handle at `address` uses its socket from now on. `source`: enum t2p_tuple_source. */
+static __noinline int emit_bind(struct handle *handle, u64 address, s32 fd_hint, u32 source)
 {
-	struct sock *sk = (void *)binding->sock;
+	struct sock *sk = (void *)handle->sock;
 	struct tcp_sock *tp = (void *)sk;
 	struct socket *socket = BPF_CORE_READ(sk, sk_socket);
 	struct t2p_bind *bind = bpf_ringbuf_reserve(&ring, sizeof(*bind), 0);
@@ -168,11 +158,11 @@ static __noinline int emit_bind(struct binding *binding, struct handle *handle)
 		lost(handle->process, T2P_COUNT_FACT_LOST, 0);
 		return 0;
 	}
-	head(&bind->head, T2P_BIND, handle->process, binding->library);
-	bind->handle = binding->address;
+	head(&bind->head, T2P_BIND, handle->process, 0);
+	bind->handle = address;
 	bind->generation = handle->generation;
 	bind->time = bpf_ktime_get_ns();
-	bind->socket = binding->sock;
+	bind->socket = handle->sock;
 	bind->socket_generation = handle->sock_generation;
 	bind->inode = socket ? BPF_CORE_READ(socket, file, f_inode, i_ino) : 0;
 	bind->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
@@ -181,8 +171,8 @@ static __noinline int emit_bind(struct binding *binding, struct handle *handle)
 	/* The SYN counts as acknowledged on the side that sent it, so this may be off by one. */
 	bind->local_isn = BPF_CORE_READ(tp, snd_una) - (u32)BPF_CORE_READ(tp, bytes_acked) - 1;
 	bind->remote_isn = BPF_CORE_READ(tp, rcv_nxt) - (u32)BPF_CORE_READ(tp, bytes_received) - 1;
-	bind->fd = find_fd(socket, binding->fd_hint);
-	bind->tuple_source = binding->source;
+	bind->fd = find_fd(socket, fd_hint);
+	bind->tuple_source = source;
 	bind->fresh = (handle->flags & HANDLE_FRESH) && !handle->read_end && !handle->write_end;
 	fill_tuple(bind, sk);
 	bpf_ringbuf_submit(bind, wake());
