@@ -338,8 +338,19 @@ impl Flow {
 
     /// Writes all that is held. `border`: a message follows.
     pub(super) fn written_out(&mut self, from: Side, border: bool, stats: &mut Stats, out: &mut Out) {
-        let all = self.side(from).messages.held.len();
-        let cover = border && all > 0 && self.side(from).messages.last_line().is_none();
+        let max = self.side(from).headers.max_payload();
+        let messages = &mut self.side(from).messages;
+        let all = messages.held.len();
+        let line = messages.last_line();
+        if let Some(line) = line.filter(|line| all - line <= max) {
+            // One packet, as a line must end in it.
+            let around = messages.calls.iter().find(|(end, _)| *end >= line).copied();
+            let last = messages.calls.last().copied();
+            messages.calls.retain(|(end, _)| *end < line);
+            messages.calls.extend(around.map(|(_, at)| (line, at)));
+            messages.calls.extend(last);
+        }
+        let cover = border && all > 0 && line.is_none();
         self.room_written(from, cover.then_some(all as u64), stats, out);
         self.held_written(from, all, stats, out);
     }
