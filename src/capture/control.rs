@@ -13,7 +13,7 @@ use super::Say;
 use super::handover::Handover;
 use super::minders::Minders;
 use super::reader::{Notice, RING_INTERVAL};
-use super::threads::{CLOCK_INTERVAL, Message, clock};
+use super::threads::{CLOCK_INTERVAL, Message};
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
 use crate::event::record::encode;
@@ -21,7 +21,7 @@ use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::losses;
-use crate::probe::{News, Probe, Target, described, is_denied, monotonic};
+use crate::probe::{News, Probe, Target, clocks, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
@@ -308,7 +308,7 @@ impl Control {
         events.extend(self.probe.counters().map(Event::Counters));
         events.extend(Some(self.probe.losses()).filter(|losses| !losses.is_empty()).map(Event::Losses));
         events.extend(self.probe.ends().into_iter().map(|(handle, ends)| Event::Final(handle, ends)));
-        events.extend([Event::Clock(clock()), Event::Stop(monotonic())]);
+        events.extend([Event::Clock(clocks()), Event::Stop(monotonic())]);
         events.iter().filter_map(encode).for_each(|record| self.handover.put_record(&record));
     }
 }

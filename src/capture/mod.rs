@@ -21,7 +21,7 @@ use crossbeam_channel::bounded;
 use self::control::Control;
 use self::handover::Handover;
 use self::minders::Minders;
-use self::threads::{MESSAGES, clock, listen_to_signals, spawn_ring, spawn_writer, watch};
+use self::threads::{MESSAGES, listen_to_signals, spawn_ring, spawn_writer, watch};
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::Discovery;
 use crate::event::Event;
@@ -30,7 +30,7 @@ use crate::failure::{Exit, Failure};
 use crate::launch::{self, Held};
 use crate::pipeline::Pipeline;
 use crate::privilege;
-use crate::probe::{Target, raise_open_files};
+use crate::probe::{Target, clocks, raise_open_files};
 use crate::status::{self, Numbers, StatusLine};
 
 pub(crate) use self::setup::ports;
@@ -86,7 +86,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         pipeline = pipeline.unbuffered();
     }
     let writer = spawn_writer(pipeline, live, Arc::clone(&handover), messages.clone(), Arc::clone(&numbers));
-    let first = [Event::Start(setup::start(config, &probe)), Event::Clock(clock())];
+    let first = [Event::Start(setup::start(config, &probe)), Event::Clock(clocks())];
     first.iter().filter_map(encode).for_each(|record| handover.put_record(&record));
 
     let minders = held.as_ref().map(|held| Minders::new(held.pid()));

@@ -14,10 +14,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::handover::{Handover, Room};
-use super::threads::clock;
 use crate::event::record::{self, RawData};
 use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
-use crate::probe::{Record, Ring, Verdict};
+use crate::probe::{Record, Ring, Verdict, clocks};
 
 /// How long the ring is left alone when nothing wakes its reader.
 pub(super) const RING_INTERVAL: Duration = Duration::from_millis(10);
@@ -68,7 +67,7 @@ impl Reader {
             // Who is behind needs no samples to know that time passes.
             if sampled.elapsed() >= self.clock_interval && !self.handover.is_full() {
                 sampled = Instant::now();
-                if let Some(sample) = record::encode(&Event::Clock(clock())) {
+                if let Some(sample) = record::encode(&Event::Clock(clocks())) {
                     self.handover.offer(&sample);
                 }
             }

@@ -12,11 +12,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::handover::Handover;
 use super::reader::{Notice, Reader};
-use crate::event::Clock;
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::pipeline::Pipeline;
-use crate::probe::{Probe, monotonic, realtime};
+use crate::probe::Probe;
 use crate::sink;
 use crate::status::Numbers;
 
@@ -135,12 +134,4 @@ fn go_first() {
     const NICE: i32 = -15;
     // SAFETY: a plain system call. On Linux it is about this thread only; refused, all goes on as before.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-}
-
-pub(super) fn clock() -> Clock {
-    // The realtime of the middle of two monotonic readings.
-    let before = monotonic();
-    let realtime = realtime();
-    let after = monotonic();
-    Clock { monotonic: before + (after - before) / 2, realtime }
 }

@@ -1,10 +1,11 @@
 //! One file or link that is installed.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use super::atomic::{in_its_place, replace};
 use super::record::Record;
 
 /// See the module.
@@ -58,12 +59,12 @@ impl Item {
             Err(error) => return Err(error),
         };
         Ok(match self {
-            Item::File { contents, .. } if metadata.is_file() => {
+            Item::File { path, contents } if metadata.is_file() => {
                 // Nothing of ours is longer than twice this.
                 let there = if metadata.len() > 1 << 20 { Vec::new() } else { fs::read(self.path())? };
                 if there == contents.as_bytes() {
                     Found::Same
-                } else if record.knows(self, &there) {
+                } else if record.knows(path, &there) {
                     Found::Older
                 } else {
                     Found::Changed
@@ -84,6 +85,13 @@ impl Item {
         })
     }
 
+    /// Has the record know what was written. A link tells by itself what it is.
+    pub(super) fn note_in(&self, record: &mut Record) {
+        if let Item::File { path, contents } = self {
+            record.note(path, contents.as_bytes());
+        }
+    }
+
     /// Puts it in place, whatever is there, but for a folder.
     pub(super) fn put(&self) -> io::Result<()> {
         match self {
@@ -91,30 +99,4 @@ impl Item {
             Item::Link { path, target } => in_its_place(path, |new| symlink(target, new)),
         }
     }
-}
-
-/// Writes a file: all of it or nothing.
-pub(super) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
-    in_its_place(path, |new| {
-        let mut file = OpenOptions::new().write(true).create_new(true).open(new)?;
-        file.write_all(contents)
-    })
-}
-
-/// Makes something beside `path`, then moves it there.
-fn in_its_place(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    fs::create_dir_all(folder)?;
-    let mut new = std::ffi::OsString::from(".");
-    new.push(name);
-    new.push(format!(".{}.new", std::process::id()));
-    let new = folder.join(new);
-    let result = make(&new).and_then(|()| fs::rename(&new, path));
-    if result.is_err() {
-        // Whether it was made or not, the first error is the one to tell.
-        let _ = fs::remove_file(&new);
-    }
-    result
 }

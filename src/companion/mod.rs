@@ -1,6 +1,7 @@
 //! The Wireshark companion: puts Lua plugin and profile where Wireshark looks for a user's own, and
 //! takes them away again. What the user changed is never overwritten.
 
+mod atomic;
 mod item;
 mod places;
 mod record;
@@ -139,23 +140,23 @@ fn one(task: Companion, item: &Item, record: &mut Record) -> io::Result<(&'stati
         (Companion::Status, Found::Older) => ("older", false),
         (Companion::Status, Found::Changed) => ("changed", true),
         (Companion::Install { .. }, Found::Same) => {
-            record.note(item);
+            item.note_in(record);
             ("up to date", false)
         }
         (Companion::Install { force: false }, Found::Changed) => ("kept", true),
         (Companion::Install { .. }, found) => {
             item.put()?;
-            record.note(item);
+            item.note_in(record);
             (if found == Found::Absent { "installed" } else { "updated" }, false)
         }
         (Companion::Uninstall { .. }, Found::Absent) => {
-            record.forget(item);
+            record.forget(item.path());
             ("absent", false)
         }
         (Companion::Uninstall { force: false }, Found::Changed) => ("kept", true),
         (Companion::Uninstall { .. }, _) => {
             std::fs::remove_file(item.path())?;
-            record.forget(item);
+            record.forget(item.path());
             ("removed", false)
         }
     })

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::item::{Item, replace};
+use super::atomic::replace;
 
 /// Longest record that is read: far beyond any that was written.
 const MAX: u64 = 1 << 20;
@@ -62,23 +62,21 @@ impl Record {
     }
 
     /// Whether these are the contents that were installed there.
-    pub(super) fn knows(&self, item: &Item, contents: &[u8]) -> bool {
-        self.hashes.get(item.path()) == Some(&hash(contents))
+    pub(super) fn knows(&self, path: &Path, contents: &[u8]) -> bool {
+        self.hashes.get(path) == Some(&hash(contents))
     }
 
-    /// The item is in place.
-    pub(super) fn note(&mut self, item: &Item) {
+    /// A file with these contents is in place.
+    pub(super) fn note(&mut self, path: &Path, contents: &[u8]) {
         // A line of the record ends at the end of the line.
-        if let Item::File { path, contents } = item
-            && !path.as_os_str().as_bytes().contains(&b'\n')
-        {
-            self.hashes.insert(path.clone(), hash(contents.as_bytes()));
+        if !path.as_os_str().as_bytes().contains(&b'\n') {
+            self.hashes.insert(path.to_owned(), hash(contents));
         }
     }
 
-    /// The item is gone.
-    pub(super) fn forget(&mut self, item: &Item) {
-        self.hashes.remove(item.path());
+    /// What was at the path is gone.
+    pub(super) fn forget(&mut self, path: &Path) {
+        self.hashes.remove(path);
     }
 }
 

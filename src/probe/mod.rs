@@ -33,7 +33,7 @@ use self::sites::{Group, Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{Bio, FileKey, Found};
-use crate::event::{Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
+use crate::event::{Clock, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
 pub use self::proving::{News, described};
@@ -653,6 +653,15 @@ pub fn monotonic() -> u64 {
 /// Nanoseconds since 1970, `CLOCK_REALTIME`.
 pub fn realtime() -> u64 {
     clock(libc::CLOCK_REALTIME)
+}
+
+/// Both clocks at one moment.
+pub fn clocks() -> Clock {
+    // The realtime of the middle of two monotonic readings.
+    let before = monotonic();
+    let realtime = realtime();
+    let after = monotonic();
+    Clock { monotonic: before + (after - before) / 2, realtime }
 }
 
 fn clock(which: libc::clockid_t) -> u64 {
