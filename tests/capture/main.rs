@@ -16,5 +16,6 @@ mod judge;
 mod lives;
 mod loss;
 mod open;
+mod sites;
 mod support;
 mod topology;
