@@ -83,10 +83,8 @@ impl Talk {
 /// A connection, of which either end may be the one that is written.
 #[track_caller]
 fn of<'a>(view: &'a View, told: &Told) -> &'a Connection {
-    let ends = [told.local.to_string(), told.remote.to_string()];
-    // A handle that was in the middle of a TLS record when the capture began may have no socket.
-    let is_end = |c: &Connection, key: &str| c.comment.find(key).is_some_and(|a| ends.iter().any(|e| e == a));
-    let is_it = |c: &&Connection| is_end(c, "local") && is_end(c, "remote");
+    let ends = [told.local, told.remote];
+    let is_it = |c: &&Connection| ends.contains(&c.comment.local()) && ends.contains(&c.comment.remote());
     view.connections.iter().find(is_it).unwrap_or_else(|| panic!("no {told:?}"))
 }
 
@@ -155,11 +153,11 @@ fn exports_are_taken_over_in_a_running_process() {
     let talk = Talk::through(own_copy(&test));
     let words = talk.words(&test);
     let mut command = Command::new(&words[0]);
-    command.args(&words[1..]);
+    command.args(&words[1..]).arg("wait");
     let mut program = crate::support::Process::start(&mut command, test.path("program.err"));
-    // All are connected, and talk.
     let told: Vec<Told> = (0..talk.threads).map(|_| Told::parse(&program.line()).unwrap()).collect();
     let mut running = test.capture().args(&["-v"]).attach(&[program.pid()]);
+    program.go_on();
     until("the exports to be taken over", || {
         assert!(running.process.ended().is_none(), "{}", running.process.stderr());
         proven(4)(&talk.said(&running.process.stderr())).then_some(())
@@ -168,19 +166,7 @@ fn exports_are_taken_over_in_a_running_process() {
     program.wait_ok();
     let finished = running.stop().ok();
     assert!(finished.stderr.contains("one by one"), "{}", finished.stderr);
-    for (view, _) in finished.views_but(|_| true) {
-        for told in &told {
-            let truth = transcript(&test.text("client"), "client", told.index);
-            let connection = of(&view, told);
-            for (what, got, all) in [
-                ("client", &connection.sent_by_client, &truth.sent),
-                ("server", &connection.sent_by_server, &truth.received),
-            ] {
-                assert!(!got.is_empty() && got.len() <= all.len(), "{what}: {} of {}", got.len(), all.len());
-                assert_same_bytes(what, got, &all[all.len() - got.len()..]);
-            }
-        }
-    }
+    assert_whole(&test, &finished, &told);
 }
 
 /// A release of OpenSSL that tests/oracles fetches, with its own loader if it needs one.
