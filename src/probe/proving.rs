@@ -159,7 +159,8 @@ impl Probe {
                 let Export { function, internal, place, state } = trial.exports[index];
                 let seen = of(self, trial, function);
                 match state {
-                    State::Probed if seen.agreed >= CALLS => {
+                    State::Probed if seen.agreed < CALLS => {}
+                    State::Probed => {
                         // The internal function first: its calls count before the export's cease to.
                         if [internal, site_of(function)].iter().all(|site| self.judge(trial.id, *site, TAKEN))
                         {

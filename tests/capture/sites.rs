@@ -284,8 +284,14 @@ fn a_wrong_guess_is_condemned_and_costs_no_byte() {
 #[test]
 fn a_site_that_turns_out_wrong_is_given_up() {
     let test = begin!();
-    let talk = Talk { functions: "plain", threads: 1, rounds: 200, ..Talk::through(hostile(&test, "LATE")) };
-    let (finished, told) = talk.captured(&test, condemned);
+    let talk = Talk { functions: "turn", threads: 1, rounds: 200, ..Talk::through(hostile(&test, "LATE")) };
+    let mut running = test.capture().args(&["-v"]).start(&talk.words(&test));
+    until("the exports to be taken over", || {
+        assert!(running.process.ended().is_none(), "{}", running.process.stderr());
+        proven(2)(&talk.said(&running.process.stderr())).then_some(())
+    });
+    running.process.go_on();
+    let (finished, told) = talk.finished(running, condemned);
     assert!(finished.stderr.contains("lost: "), "{}", finished.stderr);
     let truth = transcript(&test.text("client"), "client", told[0].index);
     for (view, tshark) in finished.views_but(|_| true) {
