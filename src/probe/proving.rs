@@ -159,14 +159,14 @@ impl Probe {
                 let Export { function, internal, place, state } = trial.exports[index];
                 let seen = of(self, trial, function);
                 match state {
-                    State::Probed if seen.agreed < CALLS => {}
-                    State::Probed => {
-                        // The internal function first: its calls count before the export's cease to.
-                        if [internal, site_of(function)].iter().all(|site| self.judge(trial.id, *site, TAKEN))
-                        {
-                            trial.exports[index].state = State::Taken;
-                            verdict = true;
-                        }
+                    // The internal function first: its calls count before the export's cease to.
+                    State::Probed
+                        if seen.agreed >= CALLS
+                            && self.judge(trial.id, internal, TAKEN)
+                            && self.judge(trial.id, site_of(function), TAKEN) =>
+                    {
+                        trial.exports[index].state = State::Taken;
+                        verdict = true;
                     }
                     // Taken before this round, so every program that still counts for the export is done.
                     State::Taken if seen.pending <= 0 => {
