@@ -16,6 +16,7 @@
 #define FN_ALPN 33
 
 static const struct thread no_thread;
+static const struct handle no_handle;
 
 /* A call in which the handle's socket may be used. */
 static __always_inline int uses_socket(u32 fn)
@@ -41,16 +42,19 @@ static __always_inline struct handle *find_handle(struct process *process, u64 a
 static __noinline struct handle *new_handle(struct process *process, u64 address, u32 flags, u32 refs)
 {
 	struct handle_key key = { .address = address, .tgid = current_id() >> 32 };
-	struct handle new = {
-		.process = process->generation,
-		.generation = bpf_ktime_get_ns(),
-		.flags = flags,
-		.refs = refs,
-	};
+	struct handle *handle;
 
-	if (bpf_map_update_elem(&handles, &key, &new, BPF_ANY))
+	/* Not by way of the stack, of which old kernels have too little here. */
+	if (bpf_map_update_elem(&handles, &key, &no_handle, BPF_ANY))
 		return NULL;
-	return bpf_map_lookup_elem(&handles, &key);
+	handle = bpf_map_lookup_elem(&handles, &key);
+	if (!handle)
+		return NULL;
+	handle->generation = bpf_ktime_get_ns();
+	handle->flags = flags;
+	handle->refs = refs;
+	handle->process = process->generation;
+	return handle;
 }
 
 static __always_inline struct handle *the_handle(struct process *process, u64 address, u32 function)
@@ -407,7 +411,8 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 		count(T2P_COUNT_CONFLICT, 1);
 		return handle;
 	}
-	if (!call->sock)
+	/* What a handle that encrypts into memory is called in may use sockets of others (Node's events). */
+	if (!call->sock || (handle->flags & HANDLE_NO_SOCKET))
 		return handle;
 	generation = socket_generation(call->sock, process->generation);
 	if (!generation)
@@ -423,8 +428,9 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 	}
 	handle->sock = call->sock;
 	handle->sock_generation = generation;
+	process->flags |= PROCESS_SOCKET;
 	if (!(handle->flags & HANDLE_BIND_TOLD))
-		emit_bind(call, handle);
+		emit_bind(handle, call->handle, call->fd_hint, T2P_TUPLE_SAME_CALL);
 	return handle;
 }
 
@@ -505,6 +511,43 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	count(T2P_COUNT_CALLS, 1);
 	count(T2P_COUNT_BYTES, len);
 	return call->function == T2P_FN_SENDFILE ? EMIT_SENT : EMIT_BYTES;
+}
+
+/* Reads may take what was buffered before the probes came; so many do not. */
+#define READS_WITHOUT_SOCKET 4
+
+/*
+ * A call that used no socket where one that has a socket would: its handle encrypts into memory. Says
+ * so once for each process; the command's own tree waits until the BIO functions are probed.
+ */
+static __noinline int check_socket(struct process *process, struct call *call)
+{
+	struct handle *handle;
+	struct t2p_no_socket *record;
+
+	if (call->sock || call->below || (call->flags & CALL_UDP))
+		return 0;
+	handle = find_handle(process, call->handle);
+	if (!handle || handle->sock || (handle->flags & (HANDLE_LAYER | HANDLE_NOT_TCP | HANDLE_NO_SOCKET)))
+		return 0;
+	if (call->function != T2P_FN_HANDSHAKE && !is_write(call->function) &&
+	    (!is_read(call->function) || (call->len && handle->read_seq < READS_WITHOUT_SOCKET)))
+		return 0;
+	handle->flags |= HANDLE_NO_SOCKET;
+	if (process->flags & PROCESS_NO_SOCKET)
+		return 0;
+	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	if (!record) {
+		count(T2P_COUNT_FACT_LOST, 1);
+		return 0;
+	}
+	process->flags |= PROCESS_NO_SOCKET;
+	head(&record->head, T2P_NO_SOCKET, process->generation, call->library);
+	record->time = bpf_ktime_get_ns();
+	record->stopped = (process->flags & PROCESS_STOP) && !bpf_send_signal_thread(SIGSTOP);
+	record->reserved = 0;
+	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
+	return 0;
 }
 
 /* What a call did to its handle. Returns what is to be emitted. */
@@ -672,6 +715,7 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emis
 		return 0;
 	}
 	emission->emit = finish(process, call, PT_REGS_RC(ctx), &emission->data);
+	check_socket(process, call);
 	if (i > 0)
 		note_layer(process, &thread->calls[i - 1], call);
 	emission->thread = thread;

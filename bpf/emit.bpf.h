@@ -9,12 +9,12 @@
 
 #include "maps.bpf.h"
 
-/* User space looks every few milliseconds; it is woken when this much waits. */
-#define WAKE_BYTES (256 << 10)
+/* User space looks every few milliseconds; it is woken when this much waits. Set before loading. */
+const volatile u64 wake_bytes = 256 << 10;
 
 static __always_inline u64 wake(void)
 {
-	return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= WAKE_BYTES ? BPF_RB_FORCE_WAKEUP :
+	return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= wake_bytes ? BPF_RB_FORCE_WAKEUP :
 									   BPF_RB_NO_WAKEUP;
 }
 

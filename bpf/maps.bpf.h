@@ -22,6 +22,9 @@ const volatile u32 own_pidns; /* inode of our pid namespace; 0: the initial one 
 const volatile u64 call_limit = 1 << 20; /* bytes of one call that are captured */
 const volatile u64 snaplen = ~0ULL; /* bytes of one record that are captured; not 0 */
 
+/* Set once some process is to be told by its ciphertext: see ciphertext.bpf.h. */
+volatile u32 ciphertext_wanted;
+
 /* Set once all probes are attached: a stream begins with a call that begins after this. */
 volatile u32 ready;
 
@@ -35,17 +38,27 @@ struct {
 	__type(value, u32);
 } nowhere SEC(".maps");
 
+/* The same, for programs that are always attached one by one: one map takes one kind of program only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} nowhere_single SEC(".maps");
+
 /*
  * Stands at the beginning of every program of a uprobe. From Linux 6.13 on the verifier gives programs
  * of this type a stack per CPU, although those of uprobes are preempted: two tasks on one CPU would
  * write over each other's variables, pointers included, and the kernel would fall. A program with a
  * tail call in it keeps the kernel stack. The call is never made; the verifier takes it out.
  */
-#define PLAIN_STACK(ctx)                                                                       \
+#define PLAIN_STACK_BY(ctx, map)                                                               \
 	do {                                                                                   \
 		if (never)                                                                     \
-			bpf_tail_call(ctx, &nowhere, 0);                                       \
+			bpf_tail_call(ctx, &map, 0);                                           \
 	} while (0)
+#define PLAIN_STACK(ctx) PLAIN_STACK_BY(ctx, nowhere)
+#define PLAIN_STACK_SINGLE(ctx) PLAIN_STACK_BY(ctx, nowhere_single)
 
 /* How many pid namespaces deep a process may lie. */
 #define PIDNS_DEPTH 8
@@ -123,6 +136,10 @@ struct call {
 struct thread {
 	u64 depth;
 	u64 todo, done; /* bytes of the call that just returned: to be emitted, and emitted */
+	u64 bio_sp; /* a BIO_read in progress inside a TLS call; 0: none */
+	u64 bio_buf;
+	u32 bio_header; /* the last one read the first five bytes of a record: its length and type */
+	u32 pad;
 	struct call calls[CALL_DEPTH];
 };
 
@@ -163,6 +180,7 @@ struct handle {
 #define HANDLE_BIND_TOLD 1024
 #define HANDLE_LOST_READ 2048 /* a lost call is still to be told: the ring had no room */
 #define HANDLE_LOST_WRITE 4096
+#define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
 
 struct socket_state {
 	u64 generation;
@@ -179,6 +197,29 @@ struct process {
 #define PROCESS_STOP 4 /* it waits while a file that it maps first is looked at */
 #define PROCESS_TOLD 8 /* user space knows it */
 #define PROCESS_IGNORED 16
+#define PROCESS_NO_SOCKET 32 /* some of its handles encrypt into memory; user space knows it */
+#define PROCESS_WATCHED 64 /* its BIO functions are probed ahead, in case it has such handles */
+#define PROCESS_SOCKET 128 /* some of its handles use their sockets themselves */
+
+/* The first bytes of the body of a TLS record that no other record begins with. */
+#define RECORD_BODY 24
+struct record_key {
+	u32 tgid;
+	u32 len; /* bytes of the body that count */
+	u8 body[RECORD_BODY];
+};
+
+struct record_handle {
+	u64 address; /* 0: two handles made such a record */
+	u64 generation;
+};
+
+struct record_socket {
+	u64 sock; /* 0: it came through two sockets */
+	u64 generation;
+	s32 fd;
+	u32 pad;
+};
 
 /* What speaks for and against the internal function as seen from one export, or in all its calls. */
 struct evidence {
@@ -239,6 +280,36 @@ struct {
 	__type(key, u64);
 	__type(value, struct socket_state);
 } sockets SEC(".maps");
+
+/* Records that left a TLS library into memory → their handle. LRU: one that is forgotten binds nothing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct record_key);
+	__type(value, struct record_handle);
+} records_out SEC(".maps");
+
+/* Records that came through a socket → that socket. LRU, likewise. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct record_key);
+	__type(value, struct record_socket);
+} records_in SEC(".maps");
+
+struct receiving {
+	u64 sock;
+	u32 copied; /* copied_seq before the read */
+	u32 pad;
+};
+
+/* tgid << 32 | tid → the read(2) of a socket that the thread is in. LRU: a return may be missed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64);
+	__type(value, struct receiving);
+} receives SEC(".maps");
 
 /* tgid → process. User space adds targets; fork adds their children; exit removes. */
 struct {

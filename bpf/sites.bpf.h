@@ -3,7 +3,7 @@
 #ifndef TLS2PCAP_SITES_H
 #define TLS2PCAP_SITES_H
 
-#include "calls.bpf.h"
+#include "ciphertext.bpf.h"
 
 #define SSL_CTRL_SET_TLSEXT_HOSTNAME 55
 

@@ -25,6 +25,7 @@ enum t2p_type {
 	T2P_PROCESS = 5,
 	T2P_EXIT = 6,
 	T2P_FILE = 7,
+	T2P_NO_SOCKET = 8,
 	T2P_USER_FIRST = 64,
 };
 
@@ -70,6 +71,8 @@ enum t2p_site {
 	T2P_SITE_CTRL,
 	T2P_SITE_CONNECT_STATE,
 	T2P_SITE_ACCEPT_STATE,
+	T2P_SITE_BIO_WRITE,
+	T2P_SITE_BIO_READ,
 };
 
 enum t2p_direction {
@@ -92,6 +95,7 @@ enum t2p_tuple_source {
 	T2P_TUPLE_SAME_CALL = 1, /* exactly one TCP socket was used inside this call */
 	T2P_TUPLE_REMEMBERED = 2, /* an earlier call of this handle used it, and it still lives */
 	T2P_TUPLE_LAYER = 3, /* the handle's bytes went through another handle (TLS inside TLS) */
+	T2P_TUPLE_CIPHERTEXT = 4, /* a record of the handle was seen at the socket */
 };
 
 /* What a T2P_HANDLE record tells. */
@@ -254,6 +258,17 @@ struct t2p_process {
 struct t2p_exit {
 	struct t2p_head head;
 	unsigned long long time;
+};
+
+/*
+ * A process makes TLS calls that use no socket: it encrypts into memory and sends later. Its BIO
+ * functions are to be probed, so that the records tell which socket they go through.
+ */
+struct t2p_no_socket {
+	struct t2p_head head;
+	unsigned long long time;
+	unsigned int stopped; /* 1: the process was sent SIGSTOP and waits for SIGCONT */
+	unsigned int reserved;
 };
 
 /* A file that was never seen before is mapped by, or executed as, a process of interest. */

@@ -12,6 +12,7 @@
 
 pub mod capture;
 pub mod cli;
+pub mod companion;
 pub mod config;
 pub mod discover;
 pub mod event;

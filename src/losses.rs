@@ -34,6 +34,29 @@ struct Amount {
     bytes: Option<u64>,
 }
 
+/// Processes of which it is known what was given up of theirs; the rest stands in the sum only.
+const SHED_MAX: usize = 16_384;
+
+/// Data records whose payload was given up because the output was too slow.
+#[derive(Clone, Debug, Default)]
+pub struct Shed {
+    events: u64,
+    bytes: u64,
+    by_process: HashMap<ProcessKey, (u64, u64)>,
+}
+
+impl Shed {
+    /// Counts a record of a process.
+    pub fn add(&mut self, process: ProcessKey, bytes: u64) {
+        let more = |n: u64, by: u64| n.saturating_add(by);
+        (self.events, self.bytes) = (more(self.events, 1), more(self.bytes, bytes));
+        if self.by_process.len() < SHED_MAX || self.by_process.contains_key(&process) {
+            let (events, sum) = self.by_process.entry(process).or_default();
+            (*events, *sum) = (more(*events, 1), more(*sum, bytes));
+        }
+    }
+}
+
 /// All that is missing.
 #[derive(Debug)]
 pub struct Losses {
@@ -57,6 +80,7 @@ impl Losses {
     pub fn new(
         counters: &Counters,
         processes: &[ProcessLoss],
+        shed: &Shed,
         summary: &Summary,
         stats: &Stats,
         undecodable: u64,
@@ -74,6 +98,9 @@ impl Losses {
             if events > 0 {
                 by_process.push((process.key, Reason::ReadBeforeAttach, Amount { events, bytes: None }));
             }
+        }
+        for (process, (events, bytes)) in &shed.by_process {
+            by_process.push((*process, Reason::WriterBehind, amount(*events, Some(*bytes))));
         }
         by_process.sort_by_key(|(key, reason, _)| (*key, *reason));
         let mut total: Vec<(Reason, Amount)> = COUNTED
@@ -97,6 +124,7 @@ impl Losses {
         let late = anomalies.after_end.saturating_add(anomalies.after_finish);
         let bad = undecodable.saturating_add(anomalies.impossible);
         total.extend([
+            (Reason::WriterBehind, amount(shed.events, Some(shed.bytes))),
             (Reason::ReadBeforeAttach, amount(summary.total.skips.get(Missing::Unseen), None)),
             (Reason::ConnectionsFull, amount(stats.connections_refused, None)),
             (Reason::Late, amount(anomalies.late, Some(late))),
@@ -147,8 +175,8 @@ impl Losses {
                 entries.push(Statistics { process: Some(*key), ..Statistics::default() });
             }
             if let Some(entry) = entries.last_mut() {
-                if *reason == Reason::RingFull {
-                    entry.dropped = amount.events;
+                if matches!(reason, Reason::RingFull | Reason::WriterBehind) {
+                    entry.dropped += amount.events;
                 }
                 entry.comments.push(comment(Some(*key), *reason, amount));
             }
@@ -156,8 +184,8 @@ impl Losses {
         let mut others = Statistics::default();
         for (reason, _) in &self.total {
             let Some(amount) = rest.get(reason).filter(|amount| amount.events > 0) else { continue };
-            if *reason == Reason::RingFull {
-                others.dropped = amount.events;
+            if matches!(reason, Reason::RingFull | Reason::WriterBehind) {
+                others.dropped += amount.events;
             }
             others.comments.push(comment(None, *reason, amount));
         }
@@ -212,7 +240,8 @@ mod tests {
             lost(7, Counter::RingFull, 1, 600),
             lost(7, Counter::Unfinished, 3, 0),
         ];
-        let losses = Losses::new(&counters, &processes, &Summary::default(), &Stats::default(), 0);
+        let losses =
+            Losses::new(&counters, &processes, &Shed::default(), &Summary::default(), &Stats::default(), 0);
         let (lost, notes) = losses.told(|key| format!("p[{}]", key.pid));
         let share = |process: &str, events, bytes| Share { process: process.into(), events, bytes };
         let expected = [
@@ -258,7 +287,7 @@ mod tests {
             (Counter::Conflict, 1),
             (Counter::Twice, 1),
         ]);
-        let losses = Losses::new(&counters, &[], &Summary::default(), &Stats::default(), 0);
+        let losses = Losses::new(&counters, &[], &Shed::default(), &Summary::default(), &Stats::default(), 0);
         assert!(losses.total.is_empty() && losses.statistics().is_empty());
         assert_eq!(events(&counters), 0);
     }

@@ -1,12 +1,13 @@
 //! Everything that lies behind the ring, in one line: record → event → track → synth → sink. Live capture and replay both walk through here, so that they give the same bytes.
 
 use std::io::{self, Write};
+use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::event::recording::Recorder;
-use crate::event::{Counters, Event, ProcessLoss, record};
-use crate::losses::Losses;
+use crate::event::recording::{Player, Recorder};
+use crate::event::{Counters, Event, Missing, ProcessLoss, record};
+use crate::losses::{Losses, Shed};
 use crate::sink::{Header, PcapngWriter};
 use crate::status::Numbers;
 use crate::synth::{Ports, Synthesizer};
@@ -29,10 +30,15 @@ pub struct Pipeline<W: Write> {
     tracker: Tracker,
     synthesizer: Synthesizer,
     output: Output<W>,
+    process_blocks: bool,
     now: WallTime,
     counters: Counters,
     by_process: Vec<ProcessLoss>,
     undecodable: u64,
+    /// Data records without their payload because this line was behind.
+    shed: Shed,
+    /// Each packet is written at once.
+    unbuffered: bool,
 }
 
 /// The file's header needs the first event, so the writer begins with it.
@@ -51,22 +57,64 @@ impl<W: Write> Pipeline<W> {
             tracker: Tracker::new(Limits::default()),
             synthesizer: Synthesizer::new(ports),
             output: Output::Waiting(out),
+            process_blocks: false,
             now: 0,
             counters: Counters::default(),
             by_process: Vec::new(),
             undecodable: 0,
+            shed: Shed::default(),
+            unbuffered: false,
         }
     }
 
-    /// Takes one record.
+    /// See [`PcapngWriter::with_process_blocks`].
+    pub fn with_process_blocks(mut self, wanted: bool) -> Pipeline<W> {
+        self.process_blocks = wanted;
+        self
+    }
+
+    /// Writes each packet as soon as it is there.
+    pub fn unbuffered(self) -> Pipeline<W> {
+        Pipeline { unbuffered: true, ..self }
+    }
+
+    /// Takes a batch of records, as [`crate::event::recording::add`] makes it, and gives it back: its
+    /// memory can be used again unless some of it is held.
     ///
     /// # Errors
     /// If the capture file or the recording cannot be written.
-    pub fn record(&mut self, record: &Bytes) -> io::Result<()> {
+    pub fn batch(&mut self, batch: Bytes) -> io::Result<Bytes> {
         if let Some(recorder) = &mut self.recorder {
-            recorder.record(record).map_err(not_recorded)?;
+            recorder.record(&batch).map_err(not_recorded)?;
         }
-        match record::decode(record) {
+        let mut player = Player::batch(batch);
+        loop {
+            match player.next_at() {
+                Ok(Some(at)) => self.record_within(player.records(), at)?,
+                Ok(None) => break,
+                Err(_) => {
+                    self.undecodable += 1;
+                    break;
+                }
+            }
+        }
+        Ok(player.into_records())
+    }
+
+    /// Takes one record, which is not recorded.
+    ///
+    /// # Errors
+    /// If the capture file cannot be written.
+    pub fn record(&mut self, record: &Bytes) -> io::Result<()> {
+        self.record_within(record, 0..record.len())
+    }
+
+    /// Takes the record that stands at `at` in `records`, which is not recorded.
+    ///
+    /// # Errors
+    /// If the capture file cannot be written.
+    pub fn record_within(&mut self, records: &Bytes, at: Range<usize>) -> io::Result<()> {
+        match record::decode_within(records, at) {
             Ok(event) => self.event(event),
             Err(_) => {
                 self.undecodable += 1;
@@ -80,7 +128,12 @@ impl<W: Write> Pipeline<W> {
             Event::Start(start) => {
                 self.output = match std::mem::replace(&mut self.output, Output::Lost) {
                     Output::Waiting(out) => {
-                        Output::Open(Box::new(PcapngWriter::new(out, &Header::from(start), start.show_args)?))
+                        let writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
+                        let mut writer = writer.with_process_blocks(self.process_blocks);
+                        if self.unbuffered {
+                            writer.unbuffered();
+                        }
+                        Output::Open(Box::new(writer))
                     }
                     other => other,
                 };
@@ -88,6 +141,9 @@ impl<W: Write> Pipeline<W> {
             Event::Counters(counters) => self.counters = counters.clone(),
             Event::Losses(losses) => self.by_process = losses.clone(),
             Event::Clock(clock) => self.now = clock.realtime,
+            Event::Data(data) if data.missing == Some(Missing::WriterBehind) => {
+                self.shed.add(data.handle.process, data.chunk_len);
+            }
             _ => {}
         }
         let tick = matches!(event, Event::Clock(_));
@@ -144,7 +200,8 @@ impl<W: Write> Pipeline<W> {
     }
 
     fn losses(&self, summary: &Summary) -> Losses {
-        Losses::new(&self.counters, &self.by_process, summary, &self.synthesizer.stats(), self.undecodable)
+        let stats = self.synthesizer.stats();
+        Losses::new(&self.counters, &self.by_process, &self.shed, summary, &stats, self.undecodable)
     }
 
     /// How much was captured so far, and what is missing.

@@ -44,10 +44,11 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         )
     };
     let output = sink::Output::create(path).map_err(bad_output)?;
-    let mut pipeline = Pipeline::new(output, ports(config.ports), None);
+    let mut pipeline =
+        Pipeline::new(output, ports(config.ports), None).with_process_blocks(config.process_blocks);
     let damage = loop {
-        match player.next_record() {
-            Ok(Some(record)) => pipeline.record(&record).map_err(bad_output)?,
+        match player.next_at() {
+            Ok(Some(at)) => pipeline.record_within(player.records(), at).map_err(bad_output)?,
             Ok(None) => break None,
             Err(error) => break Some(error),
         }

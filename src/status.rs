@@ -61,6 +61,8 @@ pub struct Share {
 pub enum Reason {
     /// Data records that the ring refused.
     RingFull,
+    /// Data records whose payload was given up because the output was too slow.
+    WriterBehind,
     /// Records without payload that the ring refused.
     FactLost,
     /// The program's buffer could not be read.
@@ -98,6 +100,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::RingFull => "ring-full",
+            Reason::WriterBehind => "writer-behind",
             Reason::FactLost => "ring-full-facts",
             Reason::Unreadable => "unreadable",
             Reason::CallLimit => "call-limit",
@@ -120,6 +123,9 @@ impl Reason {
     fn text(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Reason::RingFull => ("data record", "data records", "the ring buffer was full"),
+            Reason::WriterBehind => {
+                ("data record", "data records", "the output was slower than what was captured")
+            }
             Reason::FactLost => {
                 ("record of a connection", "records of connections", "the ring buffer was full")
             }
@@ -147,6 +153,9 @@ impl Reason {
         match self {
             Reason::RingFull | Reason::FactLost => {
                 Some("use a larger --ring-size, or capture less with -p or -u")
+            }
+            Reason::WriterBehind => {
+                Some("write to a faster disk or reader, or capture less with -p, -u or -s")
             }
             Reason::CallLimit => {
                 Some("use a larger --ring-size: half of it is the longest call, up to 64 MiB")

@@ -86,6 +86,8 @@ pub enum Missing {
     Depth,
     /// The kernel's table of threads was full.
     ThreadsFull,
+    /// The output did not take the bytes as fast as they came.
+    WriterBehind,
 }
 
 impl Missing {
@@ -101,6 +103,7 @@ impl Missing {
             Missing::Unfinished => "unfinished-call",
             Missing::Depth => "nested-call",
             Missing::ThreadsFull => "threads-full",
+            Missing::WriterBehind => "writer-behind",
         }
     }
 }
@@ -116,6 +119,8 @@ pub enum TupleSource {
     Remembered,
     /// The handle's bytes went through another handle, whose tuple it is (TLS inside TLS).
     Layer,
+    /// The handle encrypts into memory, and one of its TLS records was seen at the socket.
+    Ciphertext,
 }
 
 impl TupleSource {
@@ -126,6 +131,7 @@ impl TupleSource {
             TupleSource::SameCall => "same-call",
             TupleSource::Remembered => "remembered",
             TupleSource::Layer => "layer",
+            TupleSource::Ciphertext => "ciphertext",
         }
     }
 }
@@ -379,6 +385,8 @@ pub enum Event {
     Exit(ProcessKey, Monotonic),
     /// A file was mapped for the first time: of interest to discovery only.
     File(FileSeen),
+    /// A process encrypts into memory: its sockets are learnt later.
+    NoSocket(NoSocket),
     /// First event: how the capture was started.
     Start(Start),
     /// Time passes.
@@ -395,6 +403,19 @@ pub enum Event {
     Final(HandleKey, Ends),
     /// The capture is over.
     Stop(Monotonic),
+}
+
+/// A process makes TLS calls that use no socket, as programs do that encrypt into memory and send later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoSocket {
+    /// Which.
+    pub process: ProcessKey,
+    /// The TLS library.
+    pub library: LibraryId,
+    /// When.
+    pub time: Monotonic,
+    /// The process was stopped and waits for SIGCONT.
+    pub stopped: bool,
 }
 
 /// A file was mapped or executed that was not seen before.

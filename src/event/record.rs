@@ -5,6 +5,7 @@
 //! compiles to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -45,9 +46,6 @@ pub enum Counter {
     LossesFull,
 }
 
-/// Type of a data record (`T2P_DATA`).
-pub const DATA: u16 = kind::DATA;
-
 /// Record types (`enum t2p_type`; from 64 on they are user space's).
 mod kind {
     pub const DATA: u16 = 1;
@@ -57,6 +55,7 @@ mod kind {
     pub const PROCESS: u16 = 5;
     pub const EXIT: u16 = 6;
     pub const FILE: u16 = 7;
+    pub const NO_SOCKET: u16 = 8;
     pub const START: u16 = 64;
     pub const CLOCK: u16 = 65;
     pub const PROCESS_FACTS: u16 = 66;
@@ -153,6 +152,46 @@ raw!(
     /// `struct t2p_file`.
     RawFile { head: RawHead, time: u64, inode: u64, device: u32, stopped: u32 }
 );
+raw!(
+    /// `struct t2p_no_socket`.
+    RawNoSocket { head: RawHead, time: u64, stopped: u32, reserved: u32 }
+);
+
+/// `enum t2p_missing`; from here on the reasons are user space's.
+const MISSING_WRITER_BEHIND: u8 = 64;
+
+impl RawData {
+    /// The fixed part of a data record, if `record` is one.
+    pub fn of(record: &[u8]) -> Option<RawData> {
+        let kind = record.first_chunk().map(|kind| u16::from_ne_bytes(*kind))?;
+        if kind == kind::DATA { RawData::read_from_prefix(record).ok().map(|(data, _)| data) } else { None }
+    }
+
+    /// The record, without payload.
+    pub fn as_record(&self) -> &[u8] {
+        self.as_bytes()
+    }
+
+    /// How much of the record means something: before exact-size records the rest is unused room.
+    pub fn record_len(&self) -> usize {
+        size_of::<RawData>().saturating_add(self.captured as usize)
+    }
+
+    /// The same record without its payload, which is given up because the writer is behind. What was
+    /// missing before stays missing for its own reason: that part is a record of its own.
+    pub fn shed(mut self) -> (RawData, Option<RawData>) {
+        let captured = u64::from(std::mem::take(&mut self.captured));
+        if captured == 0 {
+            return (self, None);
+        }
+        let before = (self.missing != 0 && captured < self.chunk_len).then(|| RawData {
+            chunk_offset: self.chunk_offset.saturating_add(captured),
+            chunk_len: self.chunk_len - captured,
+            ..self
+        });
+        (RawData { chunk_len: captured, missing: MISSING_WRITER_BEHIND, ..self }, before)
+    }
+}
 
 impl RawHead {
     fn process(&self) -> ProcessKey {
@@ -171,6 +210,16 @@ const EPIPE: u32 = 32;
 /// # Errors
 /// [`RecordError`] for whatever neither the kernel side nor [`encode`] writes.
 pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
+    decode_within(record, 0..record.len())
+}
+
+/// Decodes the record that stands at `at` in `records`. Payload is a slice of `records`.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordError> {
+    let begin = at.start;
+    let record = records.get(at).unwrap_or_default();
     let head: RawHead = fixed(record, 0)?;
     let kind = head.kind;
     let bad = |field| RecordError::Field { kind, field };
@@ -198,6 +247,7 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                 2 => Some(Missing::Limit),
                 3 => Some(Missing::Sendfile),
                 4 => Some(Missing::Snaplen),
+                MISSING_WRITER_BEHIND => Some(Missing::WriterBehind),
                 _ => return Err(bad("missing")),
             };
             if missing.is_none() && (captured as u64) < raw.chunk_len {
@@ -215,7 +265,7 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                 call_len: raw.call_len,
                 chunk_offset: raw.chunk_offset,
                 chunk_len: raw.chunk_len,
-                payload: record.slice(from..from + captured),
+                payload: records.slice(begin + from..begin + from + captured),
                 missing,
                 awaits_write: raw.awaits_write.checked_sub(1),
                 tuple_source: tuple_source(raw.tuple_source).ok_or(bad("tuple_source"))?,
@@ -314,6 +364,15 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                 time: raw.time,
                 device: raw.device,
                 inode: raw.inode,
+                stopped: raw.stopped != 0,
+            })
+        }
+        kind::NO_SOCKET => {
+            let raw: RawNoSocket = fixed(record, kind)?;
+            Event::NoSocket(NoSocket {
+                process: head.process(),
+                library: head.library,
+                time: raw.time,
                 stopped: raw.stopped != 0,
             })
         }
@@ -442,9 +501,8 @@ fn direction(raw: u8) -> Option<Direction> {
 }
 
 fn tuple_source(raw: u8) -> Option<TupleSource> {
-    [TupleSource::None, TupleSource::SameCall, TupleSource::Remembered, TupleSource::Layer]
-        .get(usize::from(raw))
-        .copied()
+    use TupleSource::{Ciphertext, Layer, None, Remembered, SameCall};
+    [None, SameCall, Remembered, Layer, Ciphertext].get(usize::from(raw)).copied()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -596,6 +654,32 @@ mod tests {
                 assert!(decode(&record.slice(..end)).is_err(), "cut at {end} of {record:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_shed_keeps_its_length_and_what_was_missing_its_reason() {
+        let head = RawHead { kind: kind::DATA, reserved: 0, tgid: 1, tid: 1, library: 0, process: 1 };
+        let whole =
+            RawData { head, call_len: 9, chunk_len: 9, captured: 9, ..zerocopy::FromZeros::new_zeroed() };
+        let parts = |raw: RawData| {
+            let (first, second) = raw.shed();
+            [Some(first), second]
+                .into_iter()
+                .flatten()
+                .map(|raw| {
+                    let Ok(Event::Data(data)) = decode(&Bytes::copy_from_slice(raw.as_bytes())) else {
+                        panic!()
+                    };
+                    assert!(data.payload.is_empty());
+                    (data.chunk_offset, data.chunk_len, data.missing)
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(parts(whole), [(0, 9, Some(Missing::WriterBehind))]);
+        let cut = RawData { captured: 4, missing: 4, ..whole };
+        assert_eq!(parts(cut), [(0, 4, Some(Missing::WriterBehind)), (4, 5, Some(Missing::Snaplen))]);
+        let unreadable = RawData { captured: 0, missing: 1, ..whole };
+        assert_eq!(parts(unreadable), [(0, 9, Some(Missing::Unreadable))]);
     }
 
     #[test]

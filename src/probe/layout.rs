@@ -100,6 +100,7 @@ same_layout!(
 );
 same_layout!(RawExit = t2p_exit { head, time });
 same_layout!(RawFile = t2p_file { head, time, inode, device, stopped });
+same_layout!(RawNoSocket = t2p_no_socket { head, time, stopped });
 
 macro_rules! same_counters {
     ($($counter:ident = $c:ident),* $(,)?) => {

@@ -16,6 +16,7 @@ mod skeleton {
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -23,20 +24,20 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Func;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType,
-    UprobeMultiOpts, UprobeOpts,
+    ErrorKind, Link, MapCore, MapFlags, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
+    UprobeOpts,
 };
 
 use self::proving::Trial;
 use self::sites::{Group, Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
-use crate::discover::{FileKey, Found};
+use crate::discover::{Bio, FileKey, Found};
 use crate::event::{Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
 pub use self::proving::{News, described};
-pub use self::ring::{Notice, Ring};
+pub use self::ring::{Record, Ring, Verdict, page_size};
 
 /// What is captured, and how.
 #[derive(Clone, Debug)]
@@ -55,6 +56,8 @@ pub struct Options {
     pub snaplen: Option<u32>,
     /// Size of the ring in bytes; a power of two and a multiple of the page size.
     pub ring_bytes: u32,
+    /// Wake the reader of the ring for each record, not when some have come together.
+    pub wake_for_each: bool,
     /// Show what libbpf has to say.
     pub verbose: bool,
 }
@@ -98,6 +101,9 @@ pub enum Target {
 
 /// Names of programs that go into libraries begin with this.
 const IN_LIBRARY: &str = "ssl_";
+/// Names of programs that are attached when the first process needs them begin so, or end so.
+const IN_BIO: &str = "bio_";
+const AT_RETURN: &str = "_tcp_recvmsg_return";
 /// There from Linux 4.17 on, if the kernel has kprobes.
 const KPROBE_EVENTS: &str = "/sys/bus/event_source/devices/kprobe";
 const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
@@ -105,6 +111,9 @@ const BPF_FUNC_LOOP: u32 = 181;
 const PROCESS_TARGET: u32 = 1;
 const PROCESS_FOLLOW: u32 = 2;
 const PROCESS_STOP: u32 = 4;
+const PROCESS_NO_SOCKET: u32 = 32;
+const PROCESS_WATCHED: u32 = 64;
+const PROCESS_SOCKET: u32 = 128;
 
 /// The loaded kernel side. Everything detaches when it is dropped.
 pub struct Probe {
@@ -120,6 +129,9 @@ pub struct Probe {
     attached: Vec<Attached>,
     trials: Vec<Trial>,
     links: Vec<Link>,
+    /// Probes of the BIO functions, by process.
+    bios: HashMap<ProcessKey, Vec<Link>>,
+    received: Option<Link>,
     /// So many of the links, the first, do not depend on a library.
     own_links: usize,
 }
@@ -227,6 +239,9 @@ impl Probe {
         knobs.own_pidns = own_pid_namespace();
         knobs.call_limit = options.call_limit;
         knobs.snaplen = options.snaplen.map_or(u64::MAX, |n| u64::from(n).max(1));
+        if options.wake_for_each {
+            knobs.wake_bytes = 0;
+        }
         for (knob, uid) in knobs.uids.iter_mut().zip(&options.uids) {
             *knob = *uid;
         }
@@ -259,11 +274,17 @@ impl Probe {
             attached: Vec::new(),
             trials: Vec::new(),
             links: Vec::new(),
+            bios: HashMap::new(),
+            received: None,
             own_links: 0,
         };
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
-            if name.starts_with(IN_LIBRARY) || Backend::of_program(&name).is_some_and(|b| b != backend) {
+            let later = name.starts_with(IN_BIO) || name.ends_with(AT_RETURN);
+            if later
+                || name.starts_with(IN_LIBRARY)
+                || Backend::of_program(&name).is_some_and(|b| b != backend)
+            {
                 continue;
             }
             match program.attach() {
@@ -386,6 +407,83 @@ impl Probe {
         self.program(name).attach_uprobe_multi_with_opts(pid, path, "", options)
     }
 
+    /// Probes the BIO functions of a process that encrypts into memory, in that process only.
+    ///
+    /// # Errors
+    /// If a probe cannot be attached.
+    pub fn attach_bio(&mut self, process: ProcessKey, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
+        let mut links = Vec::new();
+        for bio in bios {
+            // The return first: an entry that is seen has its return probed.
+            let sites =
+                [("bio_return_read", bio.read), ("bio_entry_read", bio.read), ("bio_entry_write", bio.write)];
+            for (program, offset) in sites {
+                let options =
+                    UprobeOpts { retprobe: program.starts_with("bio_return"), ..UprobeOpts::default() };
+                let program = self.program(program);
+                links.push(program.attach_uprobe_with_opts(
+                    process.pid as i32,
+                    bio.attach_path(),
+                    offset as usize,
+                    options,
+                )?);
+            }
+        }
+        if self.received.is_none() && self.backend != Backend::Tracepoint {
+            // Without it, records that a program receives bind nothing; those that it sends do.
+            let name = format!("{}{}", self.backend.as_str(), AT_RETURN);
+            self.received = self.program(&name).attach().ok();
+        }
+        self.bios.insert(process, links);
+        let bss = self.skeleton.maps.bss_data.as_deref_mut().expect("the object has variables");
+        // SAFETY: as in `set_ready`.
+        unsafe { std::ptr::from_mut(&mut bss.ciphertext_wanted).write_volatile(1) };
+        Ok(())
+    }
+
+    /// Probes the BIO functions of a target ahead, so that connections which it has already are known
+    /// by their next record. [`Probe::stop_watching`] ends it where it is not needed.
+    ///
+    /// # Errors
+    /// If a probe cannot be attached.
+    pub fn watch_bio(&mut self, pid: u32, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
+        if let Some(process) = self.process(pid) {
+            self.attach_bio(ProcessKey { pid, generation: process.generation }, bios)?;
+            self.set_flags(pid, |flags| flags | PROCESS_WATCHED);
+        }
+        Ok(())
+    }
+
+    /// Takes the probes of [`Probe::watch_bio`] away from a process that uses its sockets itself.
+    pub fn stop_watching(&mut self) {
+        let watched: Vec<ProcessKey> = self.bios.keys().copied().collect();
+        for key in watched {
+            let Some(process) = self.process(key.pid).filter(|p| p.generation == key.generation) else {
+                continue;
+            };
+            if process.flags & (PROCESS_WATCHED | PROCESS_SOCKET | PROCESS_NO_SOCKET)
+                == PROCESS_WATCHED | PROCESS_SOCKET
+            {
+                self.bios.remove(&key);
+                self.set_flags(key.pid, |flags| flags & !PROCESS_WATCHED);
+            }
+        }
+    }
+
+    fn process(&self, pid: u32) -> Option<types::process> {
+        from_bytes(&self.skeleton.maps.processes.lookup(&pid.to_ne_bytes(), MapFlags::ANY).ok()??)
+    }
+
+    /// A flag that the kernel side sets just now may get lost: then what it stands for is told again.
+    fn set_flags(&self, pid: u32, change: impl Fn(u32) -> u32) {
+        if let Some(process) = self.process(pid) {
+            let process = types::process { flags: change(process.flags), ..process };
+            // If it fails the process is gone, or goes on as it was.
+            let _ =
+                self.skeleton.maps.processes.update(&pid.to_ne_bytes(), bytes_of(&process), MapFlags::EXIST);
+        }
+    }
+
     /// Captures this process from now on.
     ///
     /// # Errors
@@ -435,7 +533,8 @@ impl Probe {
     }
 
     /// Gives back the table entries of processes that have ended.
-    pub fn forget(&self, ended: &HashSet<ProcessKey>) {
+    pub fn forget(&mut self, ended: &HashSet<ProcessKey>) {
+        self.bios.retain(|process, _| !ended.contains(process));
         let handles = &self.skeleton.maps.handles;
         let of_ended = |key: &Vec<u8>| {
             let value = handles.lookup(key, MapFlags::ANY).ok().flatten()?;
@@ -454,8 +553,9 @@ impl Probe {
     ///
     /// # Errors
     /// If the ring cannot be mapped.
-    pub fn ring(&self) -> Result<Ring, libbpf_rs::Error> {
-        Ring::new(MapHandle::try_from(&self.skeleton.maps.ring)?)
+    pub fn ring(&self) -> io::Result<Ring> {
+        let map = &self.skeleton.maps.ring;
+        Ring::new(map.as_fd().try_clone_to_owned()?, map.max_entries() as usize)
     }
 }
 

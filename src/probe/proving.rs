@@ -162,8 +162,9 @@ impl Probe {
                     // The internal function first: its calls count before the export's cease to.
                     State::Probed
                         if seen.agreed >= CALLS
-                            && self.judge(trial.id, internal, TAKEN)
-                            && self.judge(trial.id, site_of(function), TAKEN) =>
+                            && [internal, site_of(function)]
+                                .iter()
+                                .all(|site| self.judge(trial.id, *site, TAKEN)) =>
                     {
                         trial.exports[index].state = State::Taken;
                         verdict = true;

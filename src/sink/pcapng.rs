@@ -43,6 +43,13 @@ const OPTION_DROPCOUNT: u16 = 4;
 const OPTION_QUEUE: u16 = 6;
 /// `epb_processid_threadid`: two u32.
 const OPTION_PROCESS: u16 = 8;
+/// Apple's process block (pid, then options), which Wireshark 4.6 shows as
+/// `frame.darwin.process_info`. Older ones pass over it, and over the option that refers to it.
+const BLOCK_APPLE_PROCESS: u32 = 0x8000_0001;
+/// In it: the process's name.
+const OPTION_APPLE_NAME: u16 = 2;
+/// Of a packet: the number of the process's block in the file, from 0.
+const OPTION_APPLE_PROCESS: u16 = 0x8001;
 /// Bytes of a packet block beside packet, padding and options.
 const PACKET_FIXED: usize = 32;
 
@@ -112,8 +119,13 @@ pub struct PcapngWriter<W: Write> {
     /// Whole blocks that are not written yet.
     buffer: PcapNgWriter<Vec<u8>>,
     interfaces: HashMap<ProcessKey, u32>,
+    /// The last process and its interface.
+    last: Option<(ProcessKey, u32)>,
     statistics: Vec<Interface>,
     show_args: bool,
+    /// See [`FLUSH_AT`].
+    flush_at: usize,
+    process_blocks: bool,
     counts: Counts,
     /// A write failed, so that interfaces may be missing: nothing may follow.
     failed: bool,
@@ -140,14 +152,30 @@ impl<W: Write> PcapngWriter<W> {
             out,
             buffer,
             interfaces: HashMap::new(),
+            last: None,
             statistics: Vec::new(),
             show_args,
+            flush_at: FLUSH_AT,
+            process_blocks: false,
             counts: Counts::default(),
             failed: false,
         };
         writer.counts.bytes = writer.buffer.get_ref().len() as u64;
         writer.flush()?;
         Ok(writer)
+    }
+
+    /// From now on each packet is written at once.
+    pub fn unbuffered(&mut self) {
+        self.flush_at = 0;
+    }
+
+    /// Writes a block for each process too, and which one each packet belongs to. To be called before
+    /// the first packet. Not by default: mergecap 4.6 drops
+    /// the blocks and then warns of each packet.
+    pub fn with_process_blocks(mut self, wanted: bool) -> PcapngWriter<W> {
+        self.process_blocks = wanted;
+        self
     }
 
     /// What was written so far.
@@ -169,16 +197,23 @@ impl<W: Write> PcapngWriter<W> {
         }
         let buffer = self.buffer.get_mut();
         let before = buffer.len();
-        packet_block(buffer, id, packet);
+        let process_block = (self.process_blocks && (id as usize) < INTERFACES_MAX).then_some(id);
+        packet_block(buffer, id, process_block, packet);
         self.counts.packets += 1;
         self.counts.bytes += (buffer.len() - before) as u64;
-        if buffer.len() >= FLUSH_AT { self.flush() } else { Ok(()) }
+        if buffer.len() >= self.flush_at { self.flush() } else { Ok(()) }
     }
 
     /// The interface of the packet's process.
     fn interface(&mut self, packet: &Packet<'_>) -> io::Result<u32> {
         let process = packet.process;
+        if let Some((key, id)) = self.last
+            && key == process.key
+        {
+            return Ok(id);
+        }
         if let Some(id) = self.interfaces.get(&process.key) {
+            self.last = Some((process.key, *id));
             return Ok(*id);
         }
         let id = self.statistics.len().min(INTERFACES_MAX);
@@ -197,6 +232,12 @@ impl<W: Write> PcapngWriter<W> {
             self.block(InterfaceDescriptionBlock { linktype: DataLink::RAW, snaplen: SNAPLEN, options })?;
             let time = packet.time;
             self.statistics.push(Interface { first: time, last: time, packets: 0, dropped: 0 });
+            if self.process_blocks && id < INTERFACES_MAX {
+                let buffer = self.buffer.get_mut();
+                let before = buffer.len();
+                process_block(buffer, process);
+                self.counts.bytes += (buffer.len() - before) as u64;
+            }
         }
         Ok(number)
     }
@@ -328,14 +369,31 @@ fn padding(len: usize) -> usize {
     len.next_multiple_of(4) - len
 }
 
+/// Appends the block that names a process. The n-th of them is the process of interface n.
+fn process_block(buffer: &mut Vec<u8>, process: &Process) {
+    let name = clean(&process.comm);
+    let name_len = if name.is_empty() { 0 } else { 4 + name.len() + padding(name.len()) };
+    // Type, length, pid, options and their end, length.
+    let total = u32::try_from(20 + name_len).unwrap_or(u32::MAX);
+    for word in [BLOCK_APPLE_PROCESS, total, process.key.pid] {
+        buffer.extend_from_slice(&word.to_le_bytes());
+    }
+    if !name.is_empty() {
+        option(buffer, OPTION_APPLE_NAME, name.as_bytes());
+    }
+    buffer.extend_from_slice(&[0; 4]);
+    buffer.extend_from_slice(&total.to_le_bytes());
+}
+
 /// Appends an Enhanced Packet Block.
 ///
 /// By hand: pcap-file takes a packet only as one slice, and has no name for option 8.
-fn packet_block(buffer: &mut Vec<u8>, interface: u32, packet: &Packet<'_>) {
+fn packet_block(buffer: &mut Vec<u8>, interface: u32, process_block: Option<u32>, packet: &Packet<'_>) {
     let captured = packet.headers.len() + packet.payload.len();
     let comments = packet.comments.iter().map(|comment| cut(comment));
     // Flags (8), queue (8), process and thread (12), end (4).
-    let mut options = 32 + if packet.dropped > 0 { 12 } else { 0 };
+    let mut options =
+        32 + if packet.dropped > 0 { 12 } else { 0 } + if process_block.is_some() { 8 } else { 0 };
     options += comments.clone().map(|c| 4 + c.len() + padding(c.len())).sum::<usize>();
     let total = PACKET_FIXED + captured + padding(captured) + options;
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -363,6 +421,9 @@ fn packet_block(buffer: &mut Vec<u8>, interface: u32, packet: &Packet<'_>) {
     process[..4].copy_from_slice(&packet.process.key.pid.to_le_bytes());
     process[4..].copy_from_slice(&packet.tid.to_le_bytes());
     option(buffer, OPTION_PROCESS, &process);
+    if let Some(number) = process_block {
+        option(buffer, OPTION_APPLE_PROCESS, &number.to_le_bytes());
+    }
     for comment in comments {
         option(buffer, OPTION_COMMENT, comment.as_bytes());
     }

@@ -20,7 +20,7 @@
 //! | `handle` | address of the TLS handle in the process, hexadecimal |
 //! | `fd` `inode` `cookie` `netns` | the socket |
 //! | `local` `remote` | the socket's true addresses and ports |
-//! | `tuple` | how they were learnt: `same-call` `remembered` `layer` `none` |
+//! | `tuple` | how they were learnt: `same-call` `remembered` `layer` `ciphertext` `none` |
 //! | `written_client` `written_server` | address and port in the packets, where not the true one |
 //! | `role` | `client` or `server`: which end the process is |
 //! | `role_source` | `kernel` `tls` `guess` |
@@ -33,8 +33,7 @@
 //! | `missing` | bytes that are not in the file from here on, or `unknown`; in statistics: in all |
 //! | `reason` | why |
 //! | `times` | in statistics: how often |
-//! | `synthetic` | this packet's payload is made up: `h2-preface`, `h2-frame-header` |
-//! | `for` | length in bytes of the part of a frame that a made-up frame header wraps |
+//! | `synthetic` | the bytes of this packet are made up: `h2-preface`; in the place of missing ones, `h2-frame-header` (or what is missing of one), `http1-head` and `http1-byte` |
 //! | `already_written` | `h2-preface`: these bytes of the client stand earlier, made up |
 //! | `after_fin` | 1: bytes of a side that had said that it sends no more |
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::comment::Comment;
 use super::detect::Protocol;
-use super::h2;
+use super::h2::{self, Streams};
 use super::packet::{Packet, PacketDirection};
 use super::tuple::Written;
 use super::wire::{Headers, Kind, Tcp};
@@ -12,6 +12,12 @@ use super::{ACK_EVERY, HOLE_MAX, NOTES_MAX, SKIP_JUMP, Stats};
 use crate::event::Missing;
 use crate::event::record::CHUNK_MAX;
 use crate::track::segment::{Body, Connection, Payload, Process, Segment, Side, WallTime};
+
+mod messages;
+mod resync;
+
+use messages::{Exchange, Messages};
+use resync::{Frames, Label};
 
 /// Where packets go.
 pub(super) type Out<'a> = dyn FnMut(Packet<'_>) + 'a;
@@ -29,7 +35,7 @@ struct Stretch<'a> {
     bytes: &'a [u8],
     len: u64,
     reason: &'static str,
-    /// Records that the ring refused.
+    /// Records that the ring refused, or whose payload was given up behind it.
     lost_records: u64,
 }
 
@@ -51,8 +57,10 @@ struct Direction {
     /// Something of this direction was written, or is known to be missing.
     begun: bool,
     finished: bool,
-    /// HTTP/2: the next byte begins a frame, or continues one whose beginning is in the file.
-    aligned: bool,
+    /// HTTP/2.
+    frames: Frames,
+    /// HTTP/1.
+    messages: Messages,
 }
 
 /// HTTP/2: what became of the client's first 24 bytes.
@@ -61,8 +69,8 @@ enum Preface {
     Awaited,
     /// A made-up one is written. If the true one follows, this much of it is still to come.
     MadeUp(&'static [u8]),
-    /// The true one is written.
-    Seen,
+    /// The true one is written, but for this many bytes.
+    Seen(usize),
 }
 
 /// See the module.
@@ -73,6 +81,9 @@ pub(super) struct Flow {
     server: Direction,
     /// `None` if the connection is not HTTP/2.
     preface: Option<Preface>,
+    streams: Streams,
+    http1: bool,
+    exchange: Exchange,
     /// Comments for the next packet.
     notes: Vec<String>,
 }
@@ -86,7 +97,7 @@ impl Flow {
         protocol: Option<Protocol>,
         serial: u32,
     ) -> Option<Flow> {
-        let aligned = connection.from_start;
+        let from_start = connection.from_start;
         let direction = |from, to, isn| {
             Some(Direction {
                 headers: Headers::new(from, to)?,
@@ -95,7 +106,8 @@ impl Flow {
                 unacked: 0,
                 begun: false,
                 finished: false,
-                aligned,
+                frames: Frames::new(from_start),
+                messages: Messages::new(from_start),
             })
         };
         // Odd factors make these permutations of the 32-bit numbers.
@@ -106,6 +118,9 @@ impl Flow {
             preface: (protocol == Some(Protocol::Http2)).then_some(Preface::Awaited),
             connection,
             written,
+            streams: Streams::default(),
+            http1: protocol == Some(Protocol::Http1),
+            exchange: Exchange::default(),
             notes: Vec::new(),
         })
     }
@@ -188,18 +203,7 @@ impl Flow {
         let time = segment.time;
         match &segment.body {
             Body::Payload(payload) => self.payload(payload, time, stats, out),
-            Body::Skip { from, reason } => {
-                stats.unknown_holes += 1;
-                self.jump(
-                    *from,
-                    "unknown",
-                    reason.as_str(),
-                    u64::from(*reason == Missing::RingFull),
-                    time,
-                    stats,
-                    out,
-                );
-            }
+            Body::Skip { from, reason } => self.skip(*from, *reason, time, stats, out),
             Body::Peer(process) => {
                 let comment = with_peer(self.comment(), process);
                 self.note(comment, stats);
@@ -212,8 +216,12 @@ impl Flow {
                 let comment = self.comment().with("alpn", name);
                 self.note(comment, stats);
             }
-            Body::Finish(side) => self.fin(*side, time, out),
+            Body::Finish(side) => {
+                self.close_side(*side, stats, out);
+                self.fin(*side, time, out);
+            }
             Body::Reset { from } => {
+                self.close(stats, out);
                 self.control(*from, Kind::Rst, time, out);
                 self.client.finished = true;
                 self.server.finished = true;
@@ -247,13 +255,8 @@ impl Flow {
         }
         if payload.offset > expected {
             let len = payload.offset - expected;
-            self.stretch(
-                from,
-                Stretch { bytes: &[], len, reason: "unaccounted", lost_records: 0 },
-                at,
-                stats,
-                out,
-            );
+            let gap = Stretch { bytes: &[], len, reason: "unaccounted", lost_records: 0 };
+            self.data(from, gap, at, stats, out);
         }
         if len == 0 {
             return;
@@ -265,15 +268,22 @@ impl Flow {
             self.note(comment, stats);
         }
         let missing = len - bytes.len() as u64;
-        let ring = payload.missing == Some(Missing::RingFull);
+        let dropped = matches!(payload.missing, Some(Missing::RingFull | Missing::WriterBehind));
         let stretch = Stretch {
             bytes,
             len,
             reason: payload.missing.map_or("unaccounted", Missing::as_str),
-            lost_records: if ring { missing.div_ceil(CHUNK_MAX as u64) } else { 0 },
+            lost_records: if dropped { missing.div_ceil(CHUNK_MAX as u64) } else { 0 },
         };
+        self.data(from, stretch, at, stats, out);
+    }
+
+    fn data(&mut self, from: Side, stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
+        self.side(from).begun = true;
         if self.preface.is_some() {
             self.http2(from, stretch, at, stats, out);
+        } else if self.http1 {
+            self.messages(from, stretch, at, stats, out);
         } else {
             self.stretch(from, stretch, at, stats, out);
         }
@@ -284,136 +294,171 @@ impl Flow {
         if let Some(Preface::Awaited) = self.preface {
             let n = stretch.bytes.len().min(h2::PREFACE.len());
             if from == Side::Client && n > 0 && stretch.bytes[..n] == h2::PREFACE[..n] {
-                self.preface = Some(Preface::Seen);
-                self.client.aligned = true;
+                self.preface = Some(Preface::Seen(h2::PREFACE.len()));
+                self.client.frames.begin_after(h2::PREFACE.len());
             } else {
-                let comment = self.comment().with("synthetic", "h2-preface");
-                self.note(comment, stats);
-                self.stretch(Side::Client, Stretch::whole(h2::PREFACE), at, stats, out);
-                self.preface = Some(Preface::MadeUp(h2::PREFACE));
+                self.made_up_preface(h2::PREFACE, at, stats, out);
             }
         }
+        if let (Side::Server, Some(Preface::Seen(left @ 1..))) = (from, &self.preface) {
+            // The rest of it must stand before what the server says.
+            let (_, rest) = h2::PREFACE.split_at(h2::PREFACE.len() - left);
+            self.made_up_preface(rest, at, stats, out);
+            self.client.frames = Frames::new(true);
+        }
         if from == Side::Client {
+            self.apart(&mut stretch, at, stats, out);
             self.absorb_preface(&mut stretch, stats);
             if stretch.len == 0 {
                 return;
             }
         }
-        if !self.side(from).aligned {
-            let whole = stretch.bytes.len() as u64 == stretch.len;
-            let boundary = h2::boundary(stretch.bytes, whole);
-            self.side(from).aligned = boundary.is_some();
-            let end = boundary.map_or(stretch.len, |at| at as u64);
-            let mut part = stretch;
-            if boundary.is_some() {
-                let at = boundary.unwrap_or(0);
-                part = Stretch::whole(&stretch.bytes[..at]);
-                stretch.bytes = &stretch.bytes[at..];
-            }
-            stretch.len -= end;
-            self.wrapped(from, Stretch { len: end, ..part }, at, stats, out);
-            if stretch.len == 0 {
-                return;
-            }
-        }
-        self.stretch(from, stretch, at, stats, out);
+        self.framed(from, stretch, at, stats, out);
     }
 
-    /// The client's true preface, if the server spoke first, so that it had to be written before its
-    /// time: it is not written again.
+    /// Wireshark 4.0 gets out of step if a frame goes on behind the packet in which the preface ends:
+    /// then that gets a packet of its own.
+    fn apart(&mut self, stretch: &mut Stretch, at: At, stats: &mut Stats, out: &mut Out) {
+        let Some(Preface::Seen(left)) = &mut self.preface else { return };
+        let n = stretch.bytes.len().min(*left);
+        *left -= n;
+        let (preface, rest) = stretch.bytes.split_at(n);
+        let one_packet = stretch.len == stretch.bytes.len() as u64
+            && stretch.bytes.len() <= self.client.headers.max_payload();
+        if n > 0 && !(one_packet && h2::are_whole(rest)) {
+            self.framed(Side::Client, Stretch::whole(preface), at, stats, out);
+            stretch.bytes = rest;
+            stretch.len -= n as u64;
+        }
+    }
+
+    fn made_up_preface(&mut self, bytes: &'static [u8], at: At, stats: &mut Stats, out: &mut Out) {
+        let comment = self.comment().with("synthetic", "h2-preface");
+        self.note(comment, stats);
+        self.stretch(Side::Client, Stretch::whole(bytes), at, stats, out);
+        self.preface = Some(Preface::MadeUp(bytes));
+    }
+
+    /// The client's true preface, if it had to be written before its time, because the server spoke
+    /// first or because it is missing: it is not written again.
     fn absorb_preface(&mut self, stretch: &mut Stretch, stats: &mut Stats) {
         let Some(Preface::MadeUp(left)) = &mut self.preface else { return };
         if left.is_empty() {
             return;
         }
-        let n = stretch.bytes.len().min(left.len());
-        if n == 0 || stretch.bytes[..n] != left[..n] {
+        let missing = stretch.bytes.is_empty() && stretch.len >= left.len() as u64;
+        let n = if missing { left.len() } else { stretch.bytes.len().min(left.len()) };
+        if !self.connection.from_start || n == 0 || !missing && stretch.bytes[..n] != left[..n] {
             *left = &[];
-            self.client.aligned = false;
+            self.client.frames.doubt();
             return;
         }
         *left = &left[n..];
-        stretch.bytes = &stretch.bytes[n..];
+        let done = left.is_empty();
+        stretch.bytes = stretch.bytes.get(n..).unwrap_or_default();
         stretch.len -= n as u64;
-        if left.is_empty() {
-            self.client.aligned = true;
+        if missing {
+            stats.missing_bytes = stats.missing_bytes.saturating_add(n as u64);
+            self.label(Label { missing: n as u64, reason: stretch.reason, lost_records: 0 }, stats);
+        }
+        if done {
             let comment = self.comment().with("already_written", "h2-preface");
             self.note(comment, stats);
         }
     }
 
-    /// A part of a frame whose beginning is not in the file: made-up frame headers keep readers in
-    /// step without a byte left out.
-    fn wrapped(&mut self, from: Side, mut stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
-        if stretch.len > HOLE_MAX {
-            return self.stretch(from, stretch, at, stats, out);
-        }
-        while stretch.len > 0 {
-            let len = stretch.len.min(h2::MAX_FRAME);
-            let n = stretch.bytes.len().min(usize::try_from(len).unwrap_or(usize::MAX));
-            let comment = self.comment().with("synthetic", "h2-frame-header").with("for", len);
-            self.note(comment, stats);
-            self.stretch(from, Stretch::whole(&h2::wrapper(len)), at, stats, out);
-            self.stretch(from, Stretch { bytes: &stretch.bytes[..n], len, ..stretch }, at, stats, out);
-            stretch.bytes = &stretch.bytes[n..];
-            stretch.len -= len;
-        }
+    /// A packet with a made-up frame header, or the part of it that is missing, in a hole of `len`
+    /// bytes.
+    fn made_up(
+        &mut self,
+        from: Side,
+        bytes: &[u8],
+        (len, lost_records): (u64, u64),
+        at: At,
+        stats: &mut Stats,
+        out: &mut Out,
+    ) {
+        let comment = self.comment().with("synthetic", "h2-frame-header");
+        self.note(comment, stats);
+        self.packets(from, bytes, len, lost_records, at, out);
     }
 
     /// Writes bytes as packets of true length: what is missing at the end of `bytes` is cut off the
     /// packet, and packets of headers only stand for the rest.
     fn stretch(&mut self, from: Side, stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
-        let Stretch { mut bytes, mut len, reason, lost_records } = stretch;
+        let Stretch { bytes, len, reason, lost_records } = stretch;
         let max = self.side(from).headers.max_payload();
-        self.side(from).begun = true;
         let missing = len - bytes.len() as u64;
+        if missing == 0 {
+            return self.packets(from, bytes, len, 0, at, out);
+        }
         stats.missing_bytes = stats.missing_bytes.saturating_add(missing);
-        let mut labelled = missing == 0;
+        let (before, cut) = bytes.split_at(bytes.len() / max * max);
+        self.packets(from, before, before.len() as u64, 0, at, out);
+        let label = Label { missing, reason, lost_records };
+        if missing > HOLE_MAX {
+            self.packets(from, cut, cut.len() as u64, 0, at, out);
+            self.label(label, stats);
+            self.jump(from, SKIP_JUMP, lost_records, at, out);
+        } else {
+            self.label(label, stats);
+            self.packets(from, cut, cut.len() as u64 + missing, lost_records, at, out);
+        }
+    }
+
+    /// The next packet says that bytes are missing behind it, or in it.
+    fn label(&mut self, label: Label, stats: &mut Stats) {
+        let comment = self.comment().with("missing", label.missing).with("reason", label.reason);
+        self.note(comment, stats);
+    }
+
+    /// Packets for `bytes` and what is missing behind them, `len` bytes in all.
+    fn packets(
+        &mut self,
+        from: Side,
+        mut bytes: &[u8],
+        mut len: u64,
+        mut lost_records: u64,
+        at: At,
+        out: &mut Out,
+    ) {
+        let max = self.side(from).headers.max_payload();
         while len > 0 {
-            if bytes.is_empty() && len > HOLE_MAX {
-                return self.jump(from, len, reason, lost_records, at.time, stats, out);
-            }
             let original = usize::try_from(len).map_or(max, |len| len.min(max));
             let captured = bytes.len().min(original);
-            let mut dropped = 0;
-            if captured < original && !labelled {
-                labelled = true;
-                dropped = lost_records;
-                let comment = self.comment().with("missing", missing).with("reason", reason);
-                self.note(comment, stats);
-            }
-            self.emit(from, Kind::Data, (&bytes[..captured], original, dropped), at, out);
+            self.emit(from, Kind::Data, (&bytes[..captured], original, lost_records), at, out);
+            lost_records = 0;
             bytes = &bytes[captured..];
             len -= original as u64;
         }
     }
 
-    /// A hole that cannot be written in its true length: a small one instead, and the comment says
-    /// what is known.
-    #[allow(clippy::too_many_arguments)]
-    fn jump(
-        &mut self,
-        from: Side,
-        missing: impl std::fmt::Display,
-        reason: &str,
-        dropped: u64,
-        time: WallTime,
-        stats: &mut Stats,
-        out: &mut Out,
-    ) {
-        let comment = self.comment().with("missing", missing).with("reason", reason);
-        self.note(comment, stats);
+    /// Bytes are missing, and nobody knows how many.
+    fn skip(&mut self, from: Side, reason: Missing, time: WallTime, stats: &mut Stats, out: &mut Out) {
+        stats.unknown_holes += 1;
+        let at = At { time, tid: self.connection.tid };
+        let lost_records = u64::from(reason == Missing::RingFull);
+        let comment = self.comment().with("missing", "unknown").with("reason", reason.as_str());
         let joined = !self.connection.from_start;
         let side = self.side(from);
-        side.aligned = false;
         if !std::mem::replace(&mut side.begun, true) && joined {
             // Whatever came before the capture is not there either: the comment will do, on the
             // next packet.
-            return;
+            self.note(comment, stats);
+        } else if self.preface.is_some() {
+            self.skipped(from, comment, lost_records, at, stats, out);
+        } else {
+            let by = if self.http1 { self.message_skipped(from, stats, out) } else { SKIP_JUMP };
+            self.note(comment, stats);
+            self.jump(from, by, lost_records, at, out);
         }
-        side.next = side.next.wrapping_add(SKIP_JUMP);
-        let at = At { time, tid: self.connection.tid };
-        self.emit(from, Kind::Ack, (&[], 0, dropped), at, out);
+    }
+
+    /// Leaves room in the sequence numbers for a hole that cannot be written in its true length.
+    fn jump(&mut self, from: Side, by: u32, lost_records: u64, at: At, out: &mut Out) {
+        let side = self.side(from);
+        side.next = side.next.wrapping_add(by);
+        self.emit(from, Kind::Ack, (&[], 0, lost_records), at, out);
     }
 }
 

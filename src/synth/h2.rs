@@ -1,4 +1,4 @@
-//! HTTP/2 framing, as far as it takes to join a connection in the middle.
+//! HTTP/2 framing, as far as it takes to find one's way in the middle of a connection.
 
 /// What a client sends first.
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -24,11 +24,11 @@ pub fn wrapper(len: u64) -> [u8; HEADER] {
 }
 
 /// Length of the frame that begins here, header included; `None` if no such frame makes sense.
-fn frame(bytes: &[u8]) -> Option<usize> {
+fn frame(bytes: &[u8], streams: &Streams) -> Option<usize> {
     let &[a, b, c, kind, flags, s0, s1, s2, s3] = bytes.first_chunk::<HEADER>()?;
     let len = u32::from_be_bytes([0, a, b, c]);
     let stream = u32::from_be_bytes([s0, s1, s2, s3]);
-    if stream >= 1 << 31 || len > PLAUSIBLE {
+    if stream >= 1 << 31 || len > PLAUSIBLE || !streams.allow(stream) {
         return None;
     }
     let own = stream != 0;
@@ -60,10 +60,10 @@ enum Chain {
     Open(usize),
 }
 
-fn chain(mut bytes: &[u8]) -> Chain {
+fn chain(mut bytes: &[u8], streams: &Streams) -> Chain {
     let mut frames = 0;
     while bytes.len() >= HEADER {
-        let Some(len) = frame(bytes) else { return Chain::Broken };
+        let Some(len) = frame(bytes, streams) else { return Chain::Broken };
         frames += 1;
         match bytes.get(len..) {
             Some(rest) => bytes = rest,
@@ -75,26 +75,89 @@ fn chain(mut bytes: &[u8]) -> Chain {
 
 /// The bytes of one call are HTTP/2 frames, with confidence.
 pub fn is_frames(bytes: &[u8]) -> bool {
-    matches!(chain(bytes), Chain::Exact(1..) | Chain::Open(2..))
+    matches!(chain(bytes, &Streams::default()), Chain::Exact(1..) | Chain::Open(2..))
 }
 
 /// A server's first frame: SETTINGS, not acknowledged.
 pub fn is_settings(bytes: &[u8]) -> bool {
-    bytes.len() >= HEADER && bytes[3] == 4 && bytes[4] == 0 && frame(bytes).is_some()
+    bytes.len() >= HEADER && bytes[3] == 4 && bytes[4] == 0 && frame(bytes, &Streams::default()).is_some()
 }
 
-/// Where the first frame begins in the bytes of a call of an HTTP/2 connection; `None` if nowhere
-/// with confidence. `whole`: these are all the bytes of the call.
-pub fn boundary(bytes: &[u8], whole: bool) -> Option<usize> {
-    // Most calls begin with a frame, so less evidence will do there.
-    if !bytes.is_empty() && matches!(chain(bytes), Chain::Exact(1..) | Chain::Open(1..)) {
-        return Some(0);
+/// Length of the payload that a frame header announces.
+pub fn payload_len(header: &[u8; HEADER]) -> u64 {
+    u64::from(u32::from_be_bytes([0, header[0], header[1], header[2]]))
+}
+
+/// These bytes, the first of which begins a frame, are whole frames.
+pub fn are_whole(mut bytes: &[u8]) -> bool {
+    while let Some(header) = bytes.first_chunk() {
+        let end = usize::try_from(payload_len(header)).map_or(usize::MAX, |len| HEADER + len);
+        let Some(rest) = bytes.get(end..) else { return false };
+        bytes = rest;
     }
-    (1..bytes.len().saturating_sub(HEADER - 1)).find(|at| match chain(&bytes[*at..]) {
-        Chain::Exact(1..) => whole,
-        Chain::Open(2..) => true,
-        _ => false,
-    })
+    bytes.is_empty()
+}
+
+/// The streams of a connection, so far: the highest of the client's and of the server's, 0 if there
+/// is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Streams {
+    highest: [u32; 2],
+}
+
+impl Streams {
+    /// A frame header went by, in either direction.
+    pub fn see(&mut self, header: &[u8; HEADER]) {
+        let stream = stream(header);
+        let highest = &mut self.highest[(stream % 2) as usize];
+        *highest = stream.max(*highest);
+    }
+
+    /// A frame of a stream that went by begins here.
+    fn knows(&self, bytes: &[u8]) -> bool {
+        let known = |id| (1..=self.highest[(id % 2) as usize]).contains(&id);
+        bytes.first_chunk().is_some_and(|header| known(stream(header)))
+    }
+
+    /// A frame of this stream may follow, as far as streams are numbered in order.
+    fn allow(&self, stream: u32) -> bool {
+        const AHEAD: u32 = 10_000;
+        match (stream, self.highest) {
+            (0, _) | (_, [0, 0]) => true,
+            (stream, [_, odd]) if stream % 2 == 1 => odd == 0 || stream <= odd.saturating_add(AHEAD),
+            (stream, [even, _]) => even > 0 && stream <= even.saturating_add(AHEAD),
+        }
+    }
+}
+
+fn stream(header: &[u8; HEADER]) -> u32 {
+    u32::from_be_bytes([header[5], header[6], header[7], header[8]])
+}
+
+/// Where the first frame begins in bytes of an HTTP/2 connection, looked for from `from` on; the
+/// start of a call is more likely than any other place, and `bytes` begin with one.
+///
+/// # Errors
+/// If it cannot be told with confidence: the first place where it still may be, once more bytes
+/// follow.
+pub fn boundary(bytes: &[u8], from: usize, streams: &Streams) -> Result<usize, usize> {
+    let (mut weak, mut open) = (None, None);
+    for at in from..bytes.len() {
+        // Zeros before the header of a short frame look like empty SETTINGS.
+        if at > 0 && bytes[at..].starts_with(&[0, 0, 0, 4, 0]) {
+            continue;
+        }
+        match chain(&bytes[at..], streams) {
+            Chain::Broken => continue,
+            Chain::Exact(1..) | Chain::Open(2..) => return Ok(at),
+            Chain::Open(1) if at == 0 || streams.knows(&bytes[at..]) => {
+                weak.get_or_insert(at);
+            }
+            _ => {}
+        }
+        open.get_or_insert(at);
+    }
+    weak.ok_or(open.unwrap_or(bytes.len()))
 }
 
 #[cfg(test)]
@@ -108,13 +171,15 @@ mod tests {
 
     #[test]
     fn the_boundary_is_found_after_the_rest_of_a_frame() {
+        let streams = Streams::default();
+        let boundary = |bytes: &[u8]| boundary(bytes, 0, &streams).ok();
         let frames = [make(1, 4, 5, b"\x88\x76\x01x"), make(0, 1, 5, &[b'<'; 200])].concat();
-        assert_eq!(boundary(&frames, true), Some(0));
+        assert_eq!(boundary(&frames), Some(0));
         assert!(is_frames(&frames));
         for rest in [&b"rest of some page, in text"[..], &[0; 100], &[0xff; 33]] {
             let bytes = [rest, &frames].concat();
-            assert_eq!(boundary(&bytes, true), Some(rest.len()));
-            assert_eq!(boundary(&bytes[..bytes.len() - 1], true), Some(rest.len()), "two headers will do");
+            assert_eq!(boundary(&bytes), Some(rest.len()));
+            assert_eq!(boundary(&bytes[..bytes.len() - 1]), Some(rest.len()), "two headers will do");
             assert!(!is_frames(&bytes));
         }
     }
@@ -122,9 +187,19 @@ mod tests {
     #[test]
     fn text_zeros_and_noise_have_no_boundary() {
         for bytes in [&[0; 500][..], &[b' '; 500], b"", b"x", b"<html><body>a page</body></html>"] {
-            assert_eq!(boundary(bytes, true), None);
+            assert!(boundary(bytes, 0, &Streams::default()).is_err());
             assert!(!is_frames(bytes));
         }
+    }
+
+    #[test]
+    fn one_header_will_do_if_its_stream_is_known() {
+        let bytes = [&[b'x'; 100][..], &make(0, 0, 5, &[b'<'; 200])[..50]].concat();
+        let mut streams = Streams::default();
+        assert_eq!(boundary(&bytes, 0, &streams), Err(100));
+        streams.see(&[0, 0, 1, 1, 4, 0, 0, 0, 7]);
+        assert_eq!(boundary(&bytes, 0, &streams), Ok(100));
+        assert_eq!(boundary(&bytes[..107], 0, &streams), Err(99), "xx and a header's first bytes");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 pub mod comment;
 mod detect;
 mod flow;
+mod h1;
 mod h2;
 pub mod packet;
 mod ports;
@@ -23,6 +24,10 @@ pub use tuple::MADE_UP_SERVER;
 /// with the sink's flush this keeps the file less than a second behind.
 pub const HOLD_TIME: u64 = 500_000_000;
 
+/// The same where the client's first bytes are of no protocol that is known, so that only the server's
+/// can tell: who reads along sees a packet within 100 ms.
+pub const HOLD_TIME_UNKNOWN: u64 = 50_000_000;
+
 /// The most bytes of one connection that wait; then the protocol counts as unknown.
 pub const HOLD_BYTES: usize = 64 << 10;
 
@@ -31,6 +36,11 @@ pub const HOLD_SEGMENTS: usize = 64;
 
 /// The most bytes of all connections that wait; at this bound who adds to them waits no longer.
 pub const HOLD_TOTAL: usize = 16 << 20;
+
+/// The most bytes of one direction that wait behind a hole until the next frame of HTTP/2, or the end
+/// of a line in HTTP/1, is found.
+/// They wait no longer than [`HOLD_TIME`], and count in [`HOLD_TOTAL`].
+pub const HELD_MAX: usize = 256 << 10;
 
 /// The most live connections. What opens beyond is refused and counted.
 pub const CONNECTIONS_MAX: usize = 65_536;
@@ -42,7 +52,7 @@ pub const NOTES_MAX: usize = 16;
 pub const HOLE_MAX: u64 = 1 << 30;
 
 /// Jump in the sequence numbers where the number of missing bytes is not known, or over
-/// [`HOLE_MAX`].
+/// [`HOLE_MAX`]. In a message of HTTP/1 that is known to be longer, it is more.
 pub const SKIP_JUMP: u32 = 1000;
 
 /// A pure ACK is written at least once in this many bytes of one direction, so that readers can

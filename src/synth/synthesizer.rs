@@ -1,16 +1,19 @@
 //! The table of connections, and the wait for the protocol of each.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+use bytes::Bytes;
+use foldhash::HashMap;
 
 use super::comment::Comment;
 use super::detect::{self, Protocol, Verdict};
 use super::flow::{Flow, Out, with_peer};
 use super::ports::{Ports, Stream, is_owned, server_port};
 use super::tuple::{Identity, Tuples, Written};
-use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TOTAL, Stats};
+use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TIME_UNKNOWN, HOLD_TOTAL, Stats};
 use crate::event::TupleSource;
 use crate::track::segment::{
     Body, Connection, ConnectionId, Payload, Process, Segment, Side, Tuple, WallTime,
@@ -28,7 +31,7 @@ pub struct Synthesizer {
     ports: Ports,
     live: HashMap<ConnectionId, State>,
     tuples: Tuples,
-    /// Who waits, since when.
+    /// Who waits, until when.
     waiting: BTreeSet<(WallTime, ConnectionId)>,
     held_bytes: usize,
     serial: u32,
@@ -50,6 +53,8 @@ struct Hold {
     bytes: usize,
     /// Time of the first segment.
     since: Option<WallTime>,
+    /// When the wait ends.
+    until: WallTime,
     client: Peek,
     server: Peek,
 }
@@ -106,6 +111,7 @@ impl Hold {
             segments: Vec::new(),
             bytes: 0,
             since: None,
+            until: 0,
             client: Peek::default(),
             server: Peek::default(),
         }
@@ -128,6 +134,13 @@ impl Hold {
             (Some(Verdict::Unknown), Some(Verdict::Unknown)) => Some(Decision::default()),
             _ => None,
         }
+    }
+
+    /// How long to wait for what may tell more. In the middle of a connection the client's bytes tell
+    /// little, so there the server's are worth more.
+    fn patience(&self) -> u64 {
+        let client = self.connection.from_start.then(|| self.client.verdict(detect::client)).flatten();
+        if matches!(client, Some(Verdict::Unknown)) { HOLD_TIME_UNKNOWN } else { HOLD_TIME }
     }
 
     /// When nothing more is waited for.
@@ -155,7 +168,7 @@ impl Synthesizer {
     pub fn new(ports: Ports) -> Synthesizer {
         Synthesizer {
             ports,
-            live: HashMap::new(),
+            live: HashMap::default(),
             tuples: Tuples::default(),
             waiting: BTreeSet::new(),
             held_bytes: 0,
@@ -180,13 +193,36 @@ impl Synthesizer {
         match self.live.get_mut(&id) {
             None => self.stats.segments_orphaned += 1,
             Some(State::Held(_)) => self.hold(segment, out),
-            Some(State::Written(flow)) => match segment.body {
-                Body::End => {
+            Some(State::Written(flow)) => {
+                let before = (flow.held(), flow.held_since());
+                match segment.body {
+                    Body::End => flow.close(&mut self.stats, out),
+                    _ => flow.segment(segment, &mut self.stats, out),
+                }
+                if self.held_bytes - before.0 + flow.held() >= HOLD_TOTAL {
+                    flow.release(&mut self.stats, out);
+                }
+                let after = (flow.held(), flow.held_since());
+                if let Body::End = segment.body {
                     self.tuples.release(flow.written);
                     self.live.remove(&id);
                 }
-                _ => flow.segment(segment, &mut self.stats, out),
-            },
+                self.count_held(id, before, after);
+            }
+        }
+    }
+
+    /// What a written connection holds has changed.
+    fn count_held(
+        &mut self,
+        id: ConnectionId,
+        (before, since): (usize, Option<WallTime>),
+        (after, now_since): (usize, Option<WallTime>),
+    ) {
+        self.held_bytes = self.held_bytes - before + after;
+        if since != now_since {
+            since.map(|since| self.waiting.remove(&(since, id)));
+            now_since.map(|since| self.waiting.insert((since, id)));
         }
     }
 
@@ -210,11 +246,13 @@ impl Synthesizer {
             Body::ServerName(name) => hold.server_name = Some(name.clone()),
             Body::Alpn(name) => hold.alpn = Some(name.clone()),
             body => {
-                hold.segments.push(segment.clone());
-                if hold.since.is_none() {
-                    hold.since = Some(segment.time);
-                    self.waiting.insert((segment.time, id));
+                let mut held = segment.clone();
+                if let Body::Payload(payload) = &mut held.body {
+                    // A slice would keep all the records that came with it.
+                    payload.bytes = Bytes::copy_from_slice(&payload.bytes);
                 }
+                hold.segments.push(held);
+                let since = *hold.since.get_or_insert(segment.time);
                 match body {
                     Body::Payload(payload) => {
                         hold.bytes += payload.bytes.len();
@@ -229,6 +267,12 @@ impl Synthesizer {
                     Body::End | Body::Reset { .. } => decided = true,
                     _ => {}
                 }
+                let until = since.saturating_add(hold.patience());
+                if until != hold.until {
+                    self.waiting.remove(&(hold.until, id));
+                    self.waiting.insert((until, id));
+                    hold.until = until;
+                }
             }
         }
         decided |= hold.decision().is_some();
@@ -242,11 +286,16 @@ impl Synthesizer {
 
     /// Writes a held connection, and all of it that was held.
     fn write(&mut self, id: ConnectionId, now: WallTime, out: &mut Out) {
-        let Some(State::Held(hold)) = self.live.remove(&id) else { return };
+        let hold = match self.live.remove(&id) {
+            Some(State::Held(hold)) => hold,
+            Some(written) => {
+                self.live.insert(id, written);
+                return;
+            }
+            None => return,
+        };
         self.held_bytes -= hold.bytes;
-        if let Some(since) = hold.since {
-            self.waiting.remove(&(since, id));
-        }
+        self.waiting.remove(&(hold.until, id));
         let decision = hold.last_decision();
         let written = self.tuple(&hold.connection, decision);
         let Some(mut flow) = Flow::new(hold.connection.clone(), written, decision.protocol, self.serial)
@@ -296,25 +345,38 @@ impl Synthesizer {
     /// Time passes: who has waited long enough is written. Call it at least every [`HOLD_TIME`].
     pub fn tick(&mut self, now: WallTime, out: &mut Out) {
         // A clock that was set back must not make anybody wait longer.
-        let due = |since: WallTime| since > now || now - since >= HOLD_TIME;
+        let due = |until: WallTime| until <= now || until - now > HOLD_TIME;
         loop {
-            let oldest = self.waiting.first().filter(|(since, _)| due(*since));
-            let Some((_, id)) = oldest.or(self.waiting.last().filter(|(since, _)| due(*since))) else {
+            let oldest = self.waiting.first().filter(|(until, _)| due(*until));
+            let Some((_, id)) = oldest.or(self.waiting.last().filter(|(until, _)| due(*until))) else {
                 return;
             };
             let id = *id;
-            self.stats.decided_early += 1;
-            self.write(id, now, out);
+            match self.live.get_mut(&id) {
+                Some(State::Written(flow)) => {
+                    let before = (flow.held(), flow.held_since());
+                    flow.release(&mut self.stats, out);
+                    self.count_held(id, before, (0, None));
+                }
+                _ => {
+                    self.stats.decided_early += 1;
+                    self.write(id, now, out);
+                }
+            }
         }
     }
 
     /// The capture is over: writes what is held. Connections that live on get no FIN.
     pub fn finish(&mut self, now: WallTime, out: &mut Out) {
-        let held = |(id, state): (&ConnectionId, &State)| matches!(state, State::Held(_)).then_some(*id);
-        let mut ids: Vec<_> = self.live.iter().filter_map(held).collect();
+        let mut ids: Vec<_> = self.live.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
             self.write(id, now, out);
+            if let Some(State::Written(flow)) = self.live.get_mut(&id) {
+                let before = (flow.held(), flow.held_since());
+                flow.close(&mut self.stats, out);
+                self.count_held(id, before, (0, None));
+            }
         }
     }
 }

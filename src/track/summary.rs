@@ -3,7 +3,7 @@
 use crate::event::{Missing, ProcessKey};
 
 /// All reasons, in the order of their declaration.
-const REASONS: [Missing; 9] = [
+const REASONS: [Missing; 10] = [
     Missing::RingFull,
     Missing::Unreadable,
     Missing::Limit,
@@ -13,6 +13,7 @@ const REASONS: [Missing; 9] = [
     Missing::Unfinished,
     Missing::Depth,
     Missing::ThreadsFull,
+    Missing::WriterBehind,
 ];
 
 /// A number for each reason why bytes are missing.

@@ -137,7 +137,7 @@ impl Tracker {
             Event::ProcessFacts(key, facts) => {
                 self.processes.facts(key, facts, &mut self.bounds);
                 for slot in self.processes.handles(key) {
-                    self.open(slot, out);
+                    self.open_if_known(slot, out);
                 }
             }
             Event::Exit(key, time) => self.exit(key, time, out),
@@ -162,6 +162,7 @@ impl Tracker {
                 slots.sort_unstable();
                 slots.into_iter().for_each(|(_, slot)| self.end(slot, Ending::Gone, time, out));
             }
+            Event::NoSocket(seen) => self.processes.without_socket(seen.process, &mut self.bounds),
             Event::File(_) | Event::Start(_) | Event::Counters(_) | Event::Losses(_) => {}
         }
     }
@@ -339,7 +340,7 @@ impl Tracker {
         }
         self.gap(slot, direction, start, time, data.task.tid, out);
         let cut = usize::try_from(again).unwrap_or(usize::MAX).min(data.payload.len());
-        let bytes = data.payload.slice(cut..);
+        let bytes = if cut == 0 { data.payload } else { data.payload.slice(cut..) };
         // The kernel gives a reason with every short record; a recording may lack it.
         let missing = ((bytes.len() as u64) < len).then_some(data.missing.unwrap_or(Missing::Unreadable));
         let item = Item::Bytes { direction, tid: data.task.tid, offset: start + again, bytes, len, missing };
@@ -595,17 +596,17 @@ impl Tracker {
     /// Gives a step to the handle's stream, and opens it if it may.
     pub(super) fn send(&mut self, slot: Slot, time: Monotonic, item: Item, out: Out) {
         self.announce(slot, false, out);
+        let awaited = self.awaited(slot);
         let Some(handle) = self.handles.get_mut(slot) else { return };
-        let process = handle.key.process;
         let Some(stream) = handle.stream_mut() else { return };
         self.opening += stream.put(&self.clock, time, item, out);
         if stream.is_open() {
             return;
         }
-        if !self.processes.is_settled(process) {
+        if let Some(patience) = awaited {
             if stream.waiting() <= self.limits.opening_bytes && self.opening <= self.limits.opening_total {
                 if stream.items() == 1 {
-                    let until = self.now.saturating_add(self.limits.opening_time);
+                    let until = self.now.saturating_add(patience);
                     self.timers.set(&mut handle.deadlines, slot, Timer::Opening, Some(until));
                 }
                 return;
@@ -648,6 +649,7 @@ fn time_of(event: &Event) -> Option<Monotonic> {
         Event::Process(seen) => Some(seen.time),
         Event::Exit(_, time) | Event::Stop(time) => Some(*time),
         Event::File(file) => Some(file.time),
+        Event::NoSocket(seen) => Some(seen.time),
         Event::Start(start) => Some(start.time),
         Event::Clock(event::Clock { monotonic, .. }) => Some(*monotonic),
         Event::ProcessFacts(..)

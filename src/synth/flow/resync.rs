@@ -1,0 +1,495 @@
+//! Readers stay in step with the frames of HTTP/2, whatever is missing.
+//!
+//! What Wireshark 4.0 to 4.6 does, and what follows:
+//!
+//! - A whole packet in which a frame begins but does not end reserves the frame's sequence numbers.
+//!   What comes in them is not dissected; the next frame is expected right behind them, in the middle
+//!   of a packet too. A cut packet reserves them as well, if the frame's length is in it.
+//! - A cut packet is dissected from its first byte on, wherever that lies. One that does not begin
+//!   with a frame's header makes Wireshark believe in a frame of up to 16 MiB. So a part of a frame
+//!   whose header stands in an earlier packet is never written in a cut packet.
+//! - Behind a hole in which the last frame ended, a frame is expected. If none begins there, the rest
+//!   of the frame needs a made-up header. Its place is the end of the hole, so no byte that was
+//!   captured is moved. It must say where the next frame begins; so bytes behind such a hole wait
+//!   until that is found, up to [`HELD_MAX`] and [`crate::synth::HOLD_TIME`].
+
+use super::{At, Direction, Flow, Out, Stretch};
+use crate::synth::comment::Comment;
+use crate::synth::h2::{self, HEADER, Streams};
+use crate::synth::{HELD_MAX, HOLE_MAX, SKIP_JUMP, Stats};
+use crate::track::segment::{Side, WallTime};
+
+/// So much of a hole's end waits for the next bytes: it has room for a made-up header in a cut
+/// packet, and a byte more.
+pub(super) const ROOM: u64 = 16;
+
+/// A made-up header in a cut packet takes so much.
+const ROOM_MIN: u64 = HEADER as u64 + 1;
+
+/// The most calls whose bytes wait.
+const CALLS_MAX: usize = 4096;
+
+/// The frames of one direction.
+pub(super) struct Frames {
+    place: Place,
+    /// Readers may have reserved sequence numbers in which frames begin. A cut packet ends that.
+    astray: bool,
+    seeking: Option<Box<Seeking>>,
+}
+
+/// Where the next byte stands.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In a frame's header, of which so many bytes came before.
+    Header([u8; HEADER], usize),
+    /// So many bytes before the next frame.
+    Payload(u64),
+    /// Nobody knows, and there is no room for a made-up header.
+    Unknown,
+}
+
+const BORDER: Place = Place::Header([0; HEADER], 0);
+
+/// It is not known yet where the next frame begins, and a header can be made up.
+struct Seeking {
+    room: Room,
+    /// The header that the hole interrupts, and how much of it is written.
+    header: ([u8; HEADER], usize),
+    /// Bytes from the end of the hole to the next frame, if they are known after all.
+    border: Option<u64>,
+    /// Bytes that wait.
+    held: Vec<u8>,
+    /// The calls they came in.
+    calls: Vec<Call>,
+    /// Bytes in the small holes behind them.
+    missing: u64,
+    /// Before this place in `held` no frame begins.
+    searched: usize,
+}
+
+/// Bytes that wait, up to `end`, and a hole behind them.
+struct Call {
+    end: usize,
+    at: At,
+    hole: Option<Label>,
+}
+
+enum Room {
+    /// The last bytes of a hole, at most [`ROOM`].
+    Hole { len: u64, at: At, labels: Vec<Label> },
+    /// Nothing of this direction is written, so all of it can be moved.
+    Beginning,
+}
+
+/// What is said of a hole.
+#[derive(Clone, Copy)]
+pub(super) struct Label {
+    pub missing: u64,
+    pub reason: &'static str,
+    pub lost_records: u64,
+}
+
+impl Frames {
+    /// `from_start`: the first byte begins a frame.
+    pub(super) fn new(from_start: bool) -> Frames {
+        let mut frames = Frames { place: BORDER, astray: false, seeking: None };
+        if !from_start {
+            frames.doubt();
+        }
+        frames
+    }
+
+    /// So many bytes come before the first frame.
+    pub(super) fn begin_after(&mut self, len: usize) {
+        *self = Frames { place: Place::Payload(len as u64), astray: false, seeking: None };
+    }
+
+    /// Nothing is written yet, and it is not known what the first bytes are.
+    pub(super) fn doubt(&mut self) {
+        if self.seeking.is_none() {
+            self.seek(Room::Beginning, None);
+        }
+    }
+
+    fn seek(&mut self, room: Room, border: Option<u64>) {
+        let header = match self.place {
+            Place::Header(bytes, n) => (bytes, n),
+            _ => ([0; HEADER], 0),
+        };
+        self.place = Place::Unknown;
+        let (held, calls) = (Vec::new(), Vec::new());
+        self.seeking = Some(Box::new(Seeking { room, header, border, held, calls, missing: 0, searched: 0 }));
+    }
+
+    fn held(&self) -> usize {
+        self.seeking.as_ref().map_or(0, |seeking| seeking.held.len())
+    }
+
+    fn since(&self) -> Option<WallTime> {
+        self.seeking.as_ref().and_then(|seeking| seeking.calls.first()).map(|call| call.at.time)
+    }
+
+    /// Walks over bytes; tells where in them the last frame begins, if it does not end in them.
+    fn walk(&mut self, bytes: &[u8], streams: &mut Streams) -> Option<usize> {
+        let mut begin = None;
+        let mut i = 0;
+        while i < bytes.len() {
+            match &mut self.place {
+                Place::Unknown => return None,
+                Place::Payload(left) => {
+                    let n = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - i);
+                    i += n;
+                    *left -= n as u64;
+                }
+                Place::Header(header, n) => {
+                    if *n == 0 {
+                        begin = Some(i);
+                    }
+                    let more = (HEADER - *n).min(bytes.len() - i);
+                    header[*n..*n + more].copy_from_slice(&bytes[i..i + more]);
+                    i += more;
+                    *n += more;
+                    if *n == HEADER {
+                        streams.see(header);
+                        self.place = Place::Payload(h2::payload_len(header));
+                    }
+                }
+            }
+            if matches!(self.place, Place::Payload(0)) {
+                self.place = BORDER;
+                begin = None;
+            }
+        }
+        begin
+    }
+}
+
+impl Seeking {
+    /// Bytes from the end of the hole to the end of what waits.
+    fn end(&self) -> u64 {
+        self.held.len() as u64 + self.missing
+    }
+
+    /// Bytes from the end of the hole to the next frame, once `bytes` follow what is held.
+    fn border(&mut self, bytes: &[u8], streams: &Streams) -> Option<u64> {
+        if self.border.is_some() {
+            return self.border;
+        }
+        let found = if self.held.is_empty() {
+            h2::boundary(bytes, 0, streams)
+        } else {
+            let held = self.held.len();
+            self.held.extend_from_slice(bytes);
+            let found = h2::boundary(&self.held, self.searched, streams);
+            self.held.truncate(held);
+            found
+        };
+        self.searched = *found.as_ref().unwrap_or_else(|at| at);
+        found.ok().map(|at| at as u64 + self.missing)
+    }
+}
+
+impl Flow {
+    /// Bytes that wait until the next frame is found.
+    pub(in crate::synth) fn held(&self) -> usize {
+        let held = |side: &Direction| side.frames.held() + side.messages.held();
+        held(&self.client) + held(&self.server)
+    }
+
+    /// When the oldest of them came.
+    pub(in crate::synth) fn held_since(&self) -> Option<WallTime> {
+        let since = |side: &Direction| side.frames.since().into_iter().chain(side.messages.since()).min();
+        since(&self.client).into_iter().chain(since(&self.server)).min()
+    }
+
+    /// No byte waits any longer.
+    pub(in crate::synth) fn release(&mut self, stats: &mut Stats, out: &mut Out) {
+        for from in [Side::Client, Side::Server] {
+            if self.side(from).messages.held() > 0 {
+                self.written_out(from, false, stats, out);
+            }
+            if self.side(from).frames.since().is_some() {
+                self.give_up(from, stats, out);
+                self.side(from).frames.place = Place::Unknown;
+            }
+        }
+    }
+
+    /// Nothing follows.
+    pub(in crate::synth) fn close(&mut self, stats: &mut Stats, out: &mut Out) {
+        for from in [Side::Client, Side::Server] {
+            self.close_side(from, stats, out);
+        }
+    }
+
+    /// Nothing follows from this side.
+    pub(super) fn close_side(&mut self, from: Side, stats: &mut Stats, out: &mut Out) {
+        self.written_out(from, false, stats, out);
+        let frames = &mut self.side(from).frames;
+        // A header with nothing behind it would be of no use.
+        frames.astray &= frames.since().is_some();
+        self.give_up(from, stats, out);
+    }
+
+    /// No frame begins in what is held.
+    fn give_up(&mut self, from: Side, stats: &mut Stats, out: &mut Out) {
+        let Some(seeking) = &self.side(from).frames.seeking else { return };
+        let all = seeking.end();
+        self.found(from, all, (&[], None), stats, out);
+    }
+
+    /// Writes bytes of HTTP/2, and what is missing behind them.
+    pub(super) fn framed(&mut self, from: Side, stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
+        let bytes = stretch.bytes;
+        let whole = bytes.len() as u64 == stretch.len;
+        let mut streams = self.streams;
+        if let Some(seeking) = &mut self.side(from).frames.seeking {
+            let hole = stretch.len - bytes.len() as u64;
+            let end = seeking.end() + bytes.len() as u64;
+            let border = if bytes.is_empty() { None } else { seeking.border(bytes, &streams) };
+            match border {
+                Some(border) => self.found(from, border, (bytes, Some(at)), stats, out),
+                None if end == 0 => return self.hole(from, stretch, None, at, stats, out),
+                None if hole <= ROOM => return self.hold(from, stretch, at, stats, out),
+                None => self.found(from, end, (bytes, Some(at)), stats, out),
+            }
+        }
+        let frames = &mut self.side(from).frames;
+        if matches!(frames.place, Place::Unknown) && !bytes.is_empty() {
+            let border = h2::boundary(bytes, 0, &streams);
+            frames.astray |= border != Ok(0);
+            frames.place = match border {
+                Ok(0) => BORDER,
+                Ok(border) => Place::Payload(border as u64),
+                Err(_) => Place::Unknown,
+            };
+        }
+        let begin = frames.walk(bytes, &mut streams);
+        self.streams = streams;
+        if whole {
+            self.stretch(from, stretch, at, stats, out);
+        } else {
+            self.broken(from, stretch, begin, at, stats, out);
+        }
+    }
+
+    fn hold(&mut self, from: Side, stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
+        let Stretch { bytes, len, reason, lost_records } = stretch;
+        let Some(seeking) = &mut self.side(from).frames.seeking else { return };
+        seeking.held.extend_from_slice(bytes);
+        let missing = len - bytes.len() as u64;
+        let hole = (missing > 0).then_some(Label { missing, reason, lost_records });
+        if hole.is_some() {
+            // A frame that begins before it was not found.
+            seeking.searched = seeking.held.len();
+            seeking.missing += missing;
+            stats.missing_bytes = stats.missing_bytes.saturating_add(missing);
+        }
+        seeking.calls.push(Call { end: seeking.held.len(), at, hole });
+        if seeking.held.len() >= HELD_MAX || seeking.calls.len() >= CALLS_MAX {
+            // Better a frame that is too long than many that are none.
+            self.found(from, h2::MAX_FRAME - ROOM, (&[], None), stats, out);
+            let frames = &mut self.side(from).frames;
+            frames.place = Place::Unknown;
+            frames.astray = true;
+        }
+    }
+
+    /// Bytes with a hole behind them. `begin`: where in them the frame begins that the hole damages.
+    fn broken(
+        &mut self,
+        from: Side,
+        stretch: Stretch,
+        begin: Option<usize>,
+        at: At,
+        stats: &mut Stats,
+        out: &mut Out,
+    ) {
+        let Stretch { bytes, len, reason, lost_records } = stretch;
+        let max = self.side(from).headers.max_payload();
+        let hole = len - bytes.len() as u64;
+        let begin = begin.filter(|begin| bytes.len() - begin < max);
+        let frames = &mut self.side(from).frames;
+        // How much of the damaged frame is to come, and whether readers know.
+        let (left, known) = match frames.place {
+            Place::Payload(left) => (Some(left), true),
+            Place::Header(header, n @ 3..) => {
+                (Some((HEADER - n) as u64 + h2::payload_len(&header)), begin.is_some())
+            }
+            Place::Header(..) | Place::Unknown => (None, false),
+        };
+        let mut inside = left.filter(|_| known).unwrap_or(0).min(hole);
+        if (1..ROOM_MIN).contains(&(hole - inside)) && hole > ROOM_MIN {
+            // Room for a made-up header, behind whose beginning nothing else counts.
+            inside = hole.saturating_sub(ROOM).max(1);
+        }
+        if inside == 0 {
+            self.stretch(from, Stretch::whole(bytes), at, stats, out);
+            let border = left.and_then(|left| left.checked_sub(hole));
+            return self.hole(from, Stretch { bytes: &[], len: hole, ..stretch }, border, at, stats, out);
+        }
+        let left = left.unwrap_or(0).saturating_sub(hole);
+        frames.place = if left > 0 { Place::Payload(left) } else { BORDER };
+        let (before, cut) = bytes.split_at(begin.unwrap_or(bytes.len()));
+        self.stretch(from, Stretch::whole(before), at, stats, out);
+        stats.missing_bytes = stats.missing_bytes.saturating_add(inside);
+        self.label(Label { missing: hole, reason, lost_records }, stats);
+        self.packets(from, cut, cut.len() as u64 + inside, lost_records, at, out);
+        if inside < hole {
+            let rest = Stretch { bytes: &[], len: hole - inside, reason: "", lost_records: 0 };
+            self.hole(from, rest, None, at, stats, out);
+        }
+    }
+
+    /// A hole in which frames end; its last bytes wait. Without a reason it is labelled already.
+    fn hole(
+        &mut self,
+        from: Side,
+        stretch: Stretch,
+        border: Option<u64>,
+        at: At,
+        stats: &mut Stats,
+        out: &mut Out,
+    ) {
+        let Stretch { len, reason, lost_records, .. } = stretch;
+        stats.missing_bytes = stats.missing_bytes.saturating_add(len);
+        let frames = &mut self.side(from).frames;
+        let (mut room, mut labels, mut known) = (len, Vec::new(), border);
+        if let Some(Seeking { room: Room::Hole { len: before, labels: others, .. }, border, .. }) =
+            frames.seeking.as_deref_mut()
+        {
+            // Two holes, one behind the other.
+            room = room.saturating_add(*before);
+            labels = std::mem::take(others);
+            known = border.and_then(|border| border.checked_sub(len));
+        } else {
+            frames.seek(Room::Beginning, None);
+        }
+        if !reason.is_empty() {
+            labels.push(Label { missing: len, reason, lost_records });
+        }
+        if room > ROOM {
+            for label in labels.drain(..) {
+                self.label(label, stats);
+            }
+            if room > HOLE_MAX {
+                self.jump(from, SKIP_JUMP - ROOM as u32, lost_records, at, out);
+            } else {
+                self.packets(from, &[], room - ROOM, lost_records, at, out);
+            }
+            room = ROOM;
+        }
+        if let Some(seeking) = &mut self.side(from).frames.seeking {
+            seeking.border = known;
+            seeking.room = Room::Hole { len: room, at, labels };
+        }
+    }
+
+    /// A hole of unknown length: its last bytes wait.
+    pub(super) fn skipped(
+        &mut self,
+        from: Side,
+        label: Comment,
+        lost_records: u64,
+        at: At,
+        stats: &mut Stats,
+        out: &mut Out,
+    ) {
+        let astray = self.side(from).frames.astray;
+        self.close_side(from, stats, out);
+        self.note(label, stats);
+        let frames = &mut self.side(from).frames;
+        // Readers find the jump's end in the frame before it.
+        frames.astray = astray || !matches!(frames.place, Place::Header(_, 0));
+        frames.seek(Room::Hole { len: ROOM, at, labels: Vec::new() }, None);
+        self.jump(from, SKIP_JUMP - ROOM as u32, lost_records, at, out);
+    }
+
+    /// The next frame begins so many bytes behind the hole: writes what waited. `next` is what
+    /// follows it.
+    fn found(
+        &mut self,
+        from: Side,
+        border: u64,
+        (next, at): (&[u8], Option<At>),
+        stats: &mut Stats,
+        out: &mut Out,
+    ) {
+        let frames = &mut self.side(from).frames;
+        let Some(seeking) = frames.seeking.take() else { return };
+        let Seeking { room, header, held, calls, missing, .. } = *seeking;
+        // The next frame begins behind all small holes.
+        frames.place = if border == missing { BORDER } else { Place::Payload(border - missing) };
+        let mut streams = self.streams;
+        self.side(from).frames.walk(&held, &mut streams);
+        self.streams = streams;
+        match room {
+            Room::Beginning if border == 0 => {}
+            Room::Beginning => {
+                if let Some(at) = calls.first().map(|call| call.at).or(at) {
+                    self.made_up(from, &h2::wrapper(border), (HEADER as u64, 0), at, stats, out);
+                }
+            }
+            Room::Hole { len, at, labels } => {
+                let lost_records = labels.iter().map(|label| label.lost_records).sum();
+                for label in labels {
+                    self.label(label, stats);
+                }
+                let first = if held.is_empty() { next } else { &held };
+                self.room(from, (len, lost_records), border, (header, first), at, stats, out);
+            }
+        }
+        let mut begin = 0;
+        for Call { end, at, hole } in calls {
+            self.stretch(from, Stretch::whole(&held[begin..end]), at, stats, out);
+            begin = end;
+            if let Some(label) = hole {
+                self.label(label, stats);
+                self.packets(from, &[], label.missing, label.lost_records, at, out);
+            }
+        }
+    }
+
+    /// Writes the last bytes of a hole, with a made-up header if one is needed.
+    #[allow(clippy::too_many_arguments)]
+    fn room(
+        &mut self,
+        from: Side,
+        (len, lost_records): (u64, u64),
+        border: u64,
+        ((header, n), next): (([u8; HEADER], usize), &[u8]),
+        at: At,
+        stats: &mut Stats,
+        out: &mut Out,
+    ) {
+        const HEAD: u64 = HEADER as u64;
+        let astray = std::mem::replace(&mut self.side(from).frames.astray, false);
+        // Sequence numbers are reserved only if the frame is longer than the packet.
+        let short = u64::from(border == 0);
+        let cut = len > HEAD + short;
+        if border > 0 && (cut || len == HEAD && n == 0) || astray && cut {
+            let payload = len - HEAD + border;
+            self.made_up(from, &h2::wrapper(payload), (len - short, lost_records), at, stats, out);
+            return self.packets(from, &[], short, 0, at, out);
+        }
+        self.side(from).frames.astray = astray;
+        if border == 0 {
+            return self.packets(from, &[], len, lost_records, at, out);
+        }
+        // Too small for a header: only what is missing of one, which is no choice of ours as long as
+        // the hole has no more than one frame in it.
+        let payload = (n as u64 + len + border).saturating_sub(HEAD);
+        let mut made_up = h2::wrapper(payload);
+        let end = HEADER.min(n + usize::try_from(len).unwrap_or(HEADER));
+        let (before, behind) = (n.min(3), end.min(3));
+        if !header.starts_with(&made_up[..before]) || !next.starts_with(&made_up[behind..3]) {
+            // The next frame was not found. Lengths are small, so zeros are more likely than others.
+            made_up[..3].fill(0);
+            made_up[..before].copy_from_slice(&header[..before]);
+            self.side(from).frames.astray = true;
+        }
+        let filled = (end - n) as u64;
+        self.made_up(from, &made_up[n..end], (filled, lost_records), at, stats, out);
+        self.packets(from, &[], len - filled, 0, at, out);
+    }
+}
