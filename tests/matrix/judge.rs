@@ -322,8 +322,7 @@ impl Judged<'_> {
     #[track_caller]
     fn nothing_lost(&self) {
         // A preemptible kernel skips runs of programs that another task is in; which, it does not say.
-        let lost =
-            self.finished.stderr.lines().filter(|l| l.starts_with("lost:") && !l.contains("probe run"));
+        let lost = self.finished.stderr.lines().filter(|l| l.starts_with("lost:") && !l.contains("probe run"));
         assert_eq!(lost.count(), 0, "{}", self.finished.stderr);
     }
 }
