@@ -116,12 +116,14 @@ pub(super) fn writes(access: OpAccess) -> bool {
     !matches!(access, OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
 }
 
-/// Whether the function may branch to the instruction at `at`.
+/// Whether the function may branch to the instruction at `at`, which is no endbr64.
 fn is_branch_target(code: &[u8], start: u64, at: u64) -> bool {
-    Decoder::with_ip(64, code, start, DecoderOptions::NONE).into_iter().any(|instruction| {
-        instruction.near_branch_target() == at
-            || instruction.flow_control() == FlowControl::IndirectBranch
-            || instruction.is_invalid()
+    let mut decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
+    let is_guarded = decoder.iter().next().is_some_and(|first| first.code() == Code::Endbr64);
+    decoder.into_iter().any(|instruction| match instruction.flow_control() {
+        // Of code that is compiled for CET these lead to an endbr64, unless they say otherwise (notrack).
+        FlowControl::IndirectBranch => !is_guarded || instruction.segment_prefix() == Register::DS,
+        _ => instruction.is_invalid() || instruction.near_branch_target() == at,
     })
 }
 
@@ -151,6 +153,8 @@ mod tests {
         // endbr64; push rbx; jmp to the push
         assert!(is_branch_target(b"\xf3\x0f\x1e\xfa\x53\xeb\xfd", 0, 4));
         assert!(!is_branch_target(b"\xf3\x0f\x1e\xfa\x53\xeb\xfe", 0, 4));
-        assert!(is_branch_target(b"\xf3\x0f\x1e\xfa\x53\xff\xe0", 0, 4)); // jmp rax
+        assert!(!is_branch_target(b"\xf3\x0f\x1e\xfa\x53\xff\xe0", 0, 4)); // jmp rax
+        assert!(is_branch_target(b"\xf3\x0f\x1e\xfa\x53\x3e\xff\xe0", 0, 4)); // notrack jmp rax
+        assert!(is_branch_target(b"\x66\x0f\x1f\x40\x00\x53\xff\xe0", 0, 5)); // not for CET
     }
 }

@@ -136,6 +136,23 @@ pub struct Probe {
     own_links: usize,
 }
 
+impl Drop for Probe {
+    /// For each link the kernel waits until nobody runs its program: for many at once that takes no longer.
+    fn drop(&mut self) {
+        const THREADS: usize = 16;
+        let mut shares: Vec<Vec<Link>> = (0..THREADS).map(|_| Vec::new()).collect();
+        let of_libraries = self.attached.drain(..).flat_map(|a| a.links).map(|(_, _, link)| link);
+        for (index, link) in of_libraries.chain(self.links.drain(..)).enumerate() {
+            shares[index % THREADS].push(link);
+        }
+        std::thread::scope(|scope| {
+            for share in shares.into_iter().filter(|share| !share.is_empty()) {
+                scope.spawn(move || drop(share));
+            }
+        });
+    }
+}
+
 /// A library that is probed, in one process or in all (-1).
 struct Attached {
     found: Found,

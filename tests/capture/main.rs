@@ -18,5 +18,6 @@ mod lives;
 mod loss;
 mod memory;
 mod open;
+mod sites;
 mod support;
 mod topology;
