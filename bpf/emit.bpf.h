@@ -12,10 +12,24 @@
 /* User space looks every few milliseconds; it is woken when this much waits. Set before loading. */
 const volatile u64 wake_bytes = 256 << 10;
 
+/* Who reads is awake for a while: a reader that is behind need not be woken by each record. */
+#define WAKE_INTERVAL 500000 /* ns */
+u64 woken_at;
+
 static __always_inline u64 wake(void)
 {
-	return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= wake_bytes ? BPF_RB_FORCE_WAKEUP :
-									   BPF_RB_NO_WAKEUP;
+	u64 now;
+
+	if (!wake_bytes)
+		return BPF_RB_FORCE_WAKEUP;
+	if (bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) < wake_bytes)
+		return BPF_RB_NO_WAKEUP;
+	now = bpf_ktime_get_ns();
+	if (now - woken_at < WAKE_INTERVAL)
+		return BPF_RB_NO_WAKEUP;
+	/* Two may do so at once; that is one too many. */
+	woken_at = now;
+	return BPF_RB_FORCE_WAKEUP;
 }
 
 static __always_inline void head(struct t2p_head *h, u16 type, u64 process, u32 library)
