@@ -135,7 +135,7 @@ static __always_inline s32 syscall_fd(void)
 }
 
 /* The handle's records go through this socket. */
-static __noinline int bind_by_record(struct handle *handle, u64 address, struct record_socket *through)
+static __noinline int bind_by_record(struct process *process, struct handle *handle, u64 address, struct record_socket *through)
 {
 	if (!through->generation)
 		return 0;
@@ -144,6 +144,7 @@ static __noinline int bind_by_record(struct handle *handle, u64 address, struct 
 			count(T2P_COUNT_CONFLICT, 1);
 		return 0;
 	}
+	process->idle = 0;
 	handle->sock = through->sock;
 	handle->sock_generation = through->generation;
 	return emit_bind(handle, address, through->fd, T2P_TUPLE_CIPHERTEXT);
@@ -169,7 +170,7 @@ static __noinline int sent(struct sock *sk)
 	if (handle && handle->generation == from->generation) {
 		through.generation = socket_generation((u64)sk, process->generation);
 		through.fd = syscall_fd();
-		bind_by_record(handle, from->address, &through);
+		bind_by_record(process, handle, from->address, &through);
 	}
 	bpf_map_delete_elem(&records_out, &key);
 	return 0;
@@ -261,6 +262,15 @@ static __always_inline struct thread *thread_in_call(void)
 	return thread && thread->depth ? thread : NULL;
 }
 
+/* So many calls of BIO functions that told nothing new are enough: their probes go, until a new handle comes. */
+#define IDLE_CALLS 4096
+
+static __always_inline void bio_called(struct process *process)
+{
+	if (++process->idle > IDLE_CALLS)
+		process->flags |= PROCESS_IDLE;
+}
+
 /* BIO_write: a record leaves the library. */
 static __noinline int bio_written(struct pt_regs *ctx)
 {
@@ -273,6 +283,7 @@ static __noinline int bio_written(struct pt_regs *ctx)
 
 	if (!process)
 		return 0;
+	bio_called(process);
 	handle = handle_in_call(process, thread, PT_REGS_SP(ctx));
 	if (!handle || !record_key_at(&key, PT_REGS_PARM2(ctx), (u32)PT_REGS_PARM3(ctx)))
 		return 0;
@@ -317,6 +328,7 @@ static __noinline int bio_read_left(struct pt_regs *ctx)
 
 	if (!process || thread->bio_sp != sp)
 		return 0;
+	bio_called(process);
 	thread->bio_sp = 0;
 	header = thread->bio_header;
 	if (len <= 0)
@@ -339,7 +351,7 @@ static __noinline int bio_read_left(struct pt_regs *ctx)
 	call = &thread->calls[(thread->depth - 1) & (CALL_DEPTH - 1)];
 	state = through.sock ? bpf_map_lookup_elem(&sockets, &through.sock) : NULL;
 	if (state && state->generation == through.generation)
-		bind_by_record(handle, call->handle, &through);
+		bind_by_record(process, handle, call->handle, &through);
 	bpf_map_delete_elem(&records_in, &key);
 	return 0;
 }

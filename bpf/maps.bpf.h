@@ -190,7 +190,7 @@ struct socket_state {
 struct process {
 	u64 generation;
 	u32 flags;
-	u32 pad;
+	u32 idle; /* calls of its BIO functions since one told a socket */
 };
 #define PROCESS_TARGET 1
 #define PROCESS_FOLLOW 2 /* its children are captured too */
@@ -199,6 +199,7 @@ struct process {
 #define PROCESS_IGNORED 16
 #define PROCESS_NO_SOCKET 32 /* some of its handles encrypt into memory; user space knows it */
 #define PROCESS_WATCHED 64 /* its BIO functions are probed ahead, in case it has such handles */
+#define PROCESS_IDLE 256 /* its BIO functions were called many times, and told nothing new */
 #define PROCESS_SOCKET 128 /* some of its handles use their sockets themselves */
 
 /* The first bytes of the body of a TLS record that no other record begins with. */

@@ -114,6 +114,7 @@ const PROCESS_STOP: u32 = 4;
 const PROCESS_NO_SOCKET: u32 = 32;
 const PROCESS_WATCHED: u32 = 64;
 const PROCESS_SOCKET: u32 = 128;
+const PROCESS_IDLE: u32 = 256;
 
 /// The loaded kernel side. Everything detaches when it is dropped.
 pub struct Probe {
@@ -449,23 +450,29 @@ impl Probe {
     pub fn watch_bio(&mut self, pid: u32, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
         if let Some(process) = self.process(pid) {
             self.attach_bio(ProcessKey { pid, generation: process.generation }, bios)?;
-            self.set_flags(pid, |flags| flags | PROCESS_WATCHED);
+            self.change(pid, |process| types::process { flags: process.flags | PROCESS_WATCHED, ..process });
         }
         Ok(())
     }
 
-    /// Takes the probes of [`Probe::watch_bio`] away from a process that uses its sockets itself.
+    /// Takes the probes of BIO functions away where they tell nothing: from a process that uses its
+    /// sockets itself, and where all handles are known. A new handle brings them back.
     pub fn stop_watching(&mut self) {
         let watched: Vec<ProcessKey> = self.bios.keys().copied().collect();
         for key in watched {
             let Some(process) = self.process(key.pid).filter(|p| p.generation == key.generation) else {
                 continue;
             };
-            if process.flags & (PROCESS_WATCHED | PROCESS_SOCKET | PROCESS_NO_SOCKET)
-                == PROCESS_WATCHED | PROCESS_SOCKET
-            {
+            let has_sockets = process.flags & (PROCESS_WATCHED | PROCESS_SOCKET | PROCESS_NO_SOCKET)
+                == PROCESS_WATCHED | PROCESS_SOCKET;
+            if has_sockets || process.flags & PROCESS_IDLE != 0 {
                 self.bios.remove(&key);
-                self.set_flags(key.pid, |flags| flags & !PROCESS_WATCHED);
+                const ALL: u32 = PROCESS_WATCHED | PROCESS_NO_SOCKET | PROCESS_IDLE;
+                self.change(key.pid, |process| types::process {
+                    flags: process.flags & !ALL,
+                    idle: 0,
+                    ..process
+                });
             }
         }
     }
@@ -475,9 +482,9 @@ impl Probe {
     }
 
     /// A flag that the kernel side sets just now may get lost: then what it stands for is told again.
-    fn set_flags(&self, pid: u32, change: impl Fn(u32) -> u32) {
+    fn change(&self, pid: u32, change: impl Fn(types::process) -> types::process) {
         if let Some(process) = self.process(pid) {
-            let process = types::process { flags: change(process.flags), ..process };
+            let process = change(process);
             // If it fails the process is gone, or goes on as it was.
             let _ =
                 self.skeleton.maps.processes.update(&pid.to_ne_bytes(), bytes_of(&process), MapFlags::EXIST);
