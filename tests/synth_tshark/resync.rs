@@ -410,3 +410,82 @@ fn http1_after_any_hole() {
         });
     }
 }
+
+/// Every frame can be told from the others of its side by its length.
+fn websocket_sides(random: &mut Random) -> [Sent; 2] {
+    let (mut client, mut server) = (Sent::default(), Sent::default());
+    client.unit(b"GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n");
+    server.unit(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n");
+    for n in 0..100usize {
+        for (side, mask) in [(&mut client, 0x80), (&mut server, 0)] {
+            let len = n + [0, 200, 5000, 70_000][random.next(4) as usize];
+            let mut frame = match len {
+                0..126 => vec![0x82, mask | len as u8],
+                126..65_536 => [&[0x82, mask | 126][..], &(len as u16).to_be_bytes()].concat(),
+                _ => [&[0x82, mask | 127][..], &(len as u64).to_be_bytes()].concat(),
+            };
+            if mask > 0 {
+                frame.extend_from_slice(b"\x12\x34\x56\x78");
+            }
+            frame.extend_from_slice(&random.body(len));
+            side.unit(&frame);
+        }
+    }
+    [client, server]
+}
+
+#[test]
+fn websocket_after_any_hole() {
+    let rounds = std::env::var("T2P_ROUNDS").map_or(4, |n| n.parse().unwrap());
+    let first = std::env::var("T2P_SEED").map_or(0, |n| n.parse().unwrap());
+    for seed in first..first + rounds {
+        let mut random = Random(seed);
+        let mut capture = Capture::new(&format!("frames-{seed}"), Ports::Decode);
+        let mut sent = Vec::new();
+        for id in 1..=3 {
+            let mut sides = websocket_sides(&mut random);
+            for side in &mut sides {
+                let first = side.units[0].1;
+                side.punch(&mut random, first, 12, false);
+            }
+            let connection = connection(id, &format!("10.0.0.1:4100{id}"), "10.0.0.2:443");
+            play(&mut capture, &mut random, connection, [&sides[0], &sides[1]], Calls::Ended);
+            sent.push(sides);
+        }
+        capture.close();
+        let what = format!("seed {seed}");
+        check_bytes(&capture, &what, &sent);
+        let fields = [
+            "tcp.stream",
+            "tcp.srcport",
+            "websocket.payload_length",
+            "websocket.payload_length_ext_16",
+            "websocket.payload_length_ext_64",
+        ];
+        capture.ask("websocket", &fields, |judge, lines| {
+            for (stream, sides) in sent.iter().enumerate() {
+                for (sent, server) in sides.iter().zip([false, true]) {
+                    let of =
+                        |line: &&Vec<String>| line[0] == stream.to_string() && (line[1] == "80") == server;
+                    let lengths = |line: &Vec<String>| line[2..].join(",");
+                    let shown: Vec<_> = lines.iter().filter(of).map(lengths).collect();
+                    let shown: Vec<usize> =
+                        shown.iter().flat_map(|n| n.split(',')).filter_map(|n| n.parse().ok()).collect();
+                    let what = format!("{judge}: {what}: stream {stream} server {server}");
+                    for (begin, end) in &sent.units[1..] {
+                        let extra = if server { 0 } else { 4 };
+                        let whole = end - begin;
+                        let head = extra + [2, 4, 10][usize::from(whole > 131) + usize::from(whole > 65_549)];
+                        if sent.captured(*begin, *end) {
+                            assert!(
+                                shown.contains(&(whole - head)),
+                                "{what}: {begin}..{end} is not shown, holes {:?}",
+                                sent.holes
+                            );
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
