@@ -450,7 +450,7 @@ impl Flow {
         } else if self.preface.is_some() || self.exchange.is_websocket() {
             self.skipped(from, comment, lost_records, at, stats, out);
         } else {
-            let by = if self.http1 { self.message_skipped(from, stats, out) } else { SKIP_JUMP };
+            let by = if self.http1 { self.message_skipped(from, at, stats, out) } else { SKIP_JUMP };
             self.note(comment, stats);
             self.jump(from, by, lost_records, at, out);
         }

@@ -331,15 +331,17 @@ impl Flow {
 
     /// Bytes are missing in HTTP/1, and nobody knows how many: tells how far to jump so that readers
     /// do not look for the next message in the body of this one.
-    pub(super) fn message_skipped(&mut self, from: Side, stats: &mut Stats, out: &mut Out) -> u32 {
+    pub(super) fn message_skipped(&mut self, from: Side, at: At, stats: &mut Stats, out: &mut Out) -> u32 {
         self.written_out(from, false, stats, out);
         let reserved = match std::mem::replace(&mut self.side(from).messages.place, Place::Lost) {
-            _ if self.exchange.upgraded => 0,
+            _ if self.exchange.upgraded => return SKIP_JUMP,
             Place::Body(left) => u32::try_from(left.min(REST_MAX)).unwrap_or(0),
             Place::Open => CHUNK,
             Place::Head(_) | Place::Lost | Place::Upgraded => 0,
         };
-        reserved.saturating_add(SKIP_JUMP)
+        // The end of the jump waits, as that of any hole.
+        self.side(from).messages.room = Some(Room::Hole { len: ROOM, at, labels: Vec::new() });
+        reserved.saturating_add(SKIP_JUMP) - ROOM as u32
     }
 
     /// Writes what is held up to its last line end.

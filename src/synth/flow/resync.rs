@@ -328,6 +328,11 @@ impl Flow {
             // Room for a made-up header, behind whose beginning nothing else counts.
             inside = hole.saturating_sub(ROOM).max(1);
         }
+        let ends = left == Some(hole);
+        if ends && inside > ROOM {
+            // Another hole may follow.
+            inside -= ROOM;
+        }
         if inside == 0 {
             self.stretch(from, Stretch::whole(bytes), at, stats, out);
             let border = left.and_then(|left| left.checked_sub(hole));
@@ -342,7 +347,7 @@ impl Flow {
         self.packets(from, cut, cut.len() as u64 + inside, lost_records, at, out);
         if inside < hole {
             let rest = Stretch { bytes: &[], len: hole - inside, reason: "", lost_records: 0 };
-            self.hole(from, rest, None, at, stats, out);
+            self.hole(from, rest, ends.then_some(0), at, stats, out);
         }
     }
 
