@@ -8,26 +8,15 @@
 #define TLS2PCAP_CALLS_H
 
 #include "process.bpf.h"
+#include "proof.bpf.h"
 #include "socket.bpf.h"
 
 /* Calls that only tell facts; never in a data record, hence not in tls2pcap.h. */
 #define FN_SERVER_NAME 32
 #define FN_ALPN 33
 
-/* A call this far below the stack pointer on the same stack has ended without its return. */
-#define STALE_WINDOW 16384
-
 static const struct thread no_thread;
-
-static __always_inline int is_read(u32 fn)
-{
-	return fn >= T2P_FN_READ && fn <= T2P_FN_READ_INTERNAL;
-}
-
-static __always_inline int is_write(u32 fn)
-{
-	return fn >= T2P_FN_WRITE && fn <= T2P_FN_SENDFILE;
-}
+static const struct handle no_handle;
 
 /* A call in which the handle's socket may be used. */
 static __always_inline int uses_socket(u32 fn)
@@ -53,18 +42,19 @@ static __always_inline struct handle *find_handle(struct process *process, u64 a
 static __noinline struct handle *new_handle(struct process *process, u64 address, u32 flags, u32 refs)
 {
 	struct handle_key key = { .address = address, .tgid = current_id() >> 32 };
-	struct handle new = {
-		.process = process->generation,
-		.generation = bpf_ktime_get_ns(),
-		.flags = flags,
-		.refs = refs,
-	};
+	struct handle *handle;
 
-	if (bpf_map_update_elem(&handles, &key, &new, BPF_ANY)) {
-		count(T2P_COUNT_HANDLES_FULL, 1);
+	/* Not by way of the stack, of which old kernels have too little here. */
+	if (bpf_map_update_elem(&handles, &key, &no_handle, BPF_ANY))
 		return NULL;
-	}
-	return bpf_map_lookup_elem(&handles, &key);
+	handle = bpf_map_lookup_elem(&handles, &key);
+	if (!handle)
+		return NULL;
+	handle->generation = bpf_ktime_get_ns();
+	handle->flags = flags;
+	handle->refs = refs;
+	handle->process = process->generation;
+	return handle;
 }
 
 static __always_inline struct handle *the_handle(struct process *process, u64 address, u32 function)
@@ -93,7 +83,7 @@ static __noinline int emit_fact(struct handle *handle, struct fact *fact)
 	long n;
 
 	if (!record) {
-		count(T2P_COUNT_FACT_LOST, 1);
+		lost(handle->process, T2P_COUNT_FACT_LOST, 0);
 		return 0;
 	}
 	head(&record->head, T2P_HANDLE, handle->process, 0);
@@ -137,20 +127,145 @@ static __noinline int tell_role(struct handle *handle, u64 address, u32 server)
 	return 0;
 }
 
-/* Calls from index `depth` on never returned: what they did is not known. */
-static __always_inline void drop_calls(struct thread *thread, u64 depth)
+/* Tells that a call moved bytes of which nothing is known; later, if the ring has no room now. */
+static __noinline int tell_lost(struct handle *handle, u64 address, u32 writing, u32 reason)
 {
-	for (u64 i = 0; i < CALL_DEPTH; i++)
-		if (i >= depth && i < thread->depth && uses_socket(thread->calls[i].function))
-			count(T2P_COUNT_UNFINISHED, 1);
-	thread->depth = depth;
+	u32 flag = writing ? HANDLE_LOST_WRITE : HANDLE_LOST_READ;
+	struct fact fact = {
+		.address = address,
+		.fact = T2P_FACT_CALL_LOST,
+		.direction = writing ? T2P_WRITE : T2P_READ,
+		.call_seq = reason,
+	};
+
+	if (emit_fact(handle, &fact))
+		handle->flags &= ~flag;
+	else
+		handle->flags |= flag;
+	return 0;
 }
 
 /*
- * Where a call that begins at `sp` belongs in its thread's stack. CALL_DEPTH and beyond: nowhere,
- * because it is part of a call of the same handle that is being followed already.
+ * A call of the process of this generation, on the handle at `address`, is not followed to its return: if it
+ * may have moved bytes, they are lost. A global function, like all here that take numbers only: the
+ * verifier walks it once, not at each call.
  */
-static __always_inline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 address, u32 function)
+__noinline int call_lost(u64 generation, u64 address, u32 function, u32 reason)
+{
+	struct process process = { .generation = generation };
+	u32 writing = is_write(function);
+	struct handle *handle;
+
+	if (!writing && !is_read(function))
+		return 0;
+	handle = the_handle(&process, address, function);
+	if (handle && (handle->flags & HANDLE_NOT_TCP))
+		return 0;
+	lost(generation, reason, 0);
+	if (!handle)
+		return 0;
+	tell_lost(handle, address, writing, reason);
+	if (writing)
+		handle->inflight = 0;
+	return 0;
+}
+
+/* A call that stands in the thread's stack will not be seen to return. */
+static __always_inline int drop_call(struct process *process, struct call *call, u32 reason)
+{
+	if (call->flags & CALL_PENDING)
+		testify(call->library, call->site, PENDING, -1);
+	if (!export_gone(call->library, call->site, call->function, call->flags))
+		call_lost(process->generation, call->handle, call->function, reason);
+	return 0;
+}
+
+/* Calls from index `depth` on will not be seen to return. */
+static __noinline int drop_calls(struct process *process, struct thread *thread, u64 depth, u32 reason)
+{
+	for (u64 i = 0; i < CALL_DEPTH; i++)
+		if (i >= depth && i < thread->depth)
+			drop_call(process, &thread->calls[i], reason);
+	thread->depth = depth;
+	return 0;
+}
+
+/*
+ * Whether the call that began at `sp` can still return. A probed function that is being executed returns
+ * through the kernel's own page, and so says its place on the stack. If the function was left by longjmp,
+ * its caller's next call writes over that place.
+ */
+__noinline int can_return(u64 sp)
+{
+#if defined(__TARGET_ARCH_x86)
+	struct task_struct *task = (void *)bpf_get_current_task();
+	u64 page = 0, place;
+
+	if (bpf_core_field_exists(struct xol_area, vaddr))
+		page = BPF_CORE_READ(task, mm, uprobes_state.xol_area, vaddr);
+	if (page && !bpf_probe_read_user(&place, sizeof(place), (void *)sp))
+		return place == page;
+#endif
+	return 1;
+}
+
+/* How many of the calls that the kernel awaits are looked at, innermost first. */
+#define AWAITED_MAX 8
+
+/* Whether the kernel already awaits the return of a call that began at `sp`. */
+__noinline int is_awaited(u64 sp)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct return_instance *at;
+
+	if (!bpf_core_field_exists(struct return_instance, stack))
+		return 0;
+	at = BPF_CORE_READ(task, utask, return_instances);
+	for (u32 i = 0; i < AWAITED_MAX && at; i++) {
+		if (BPF_CORE_READ(at, stack) == sp)
+			return 1;
+		at = BPF_CORE_READ(at, next);
+	}
+	return 0;
+}
+
+/* Takes the calls that can return no more out of the stack, wherever they stand. */
+static __noinline int forget_dead(struct process *process, struct thread *thread)
+{
+	u64 depth = 0;
+
+	for (u64 i = 0; i < CALL_DEPTH; i++) {
+		if (i >= thread->depth)
+			break;
+		if (!can_return(thread->calls[i].sp)) {
+			drop_call(process, &thread->calls[i], T2P_COUNT_UNFINISHED);
+			continue;
+		}
+		if (depth != i)
+			thread->calls[depth & (CALL_DEPTH - 1)] = thread->calls[i];
+		depth++;
+	}
+	thread->depth = depth;
+	return 0;
+}
+
+/* What a call of the handle moves is counted by the outer call of the same handle, if both move the same way. */
+static __always_inline int is_part_of(u32 function, u32 outer)
+{
+	if (!uses_socket(function) || !uses_socket(outer))
+		return 0;
+	if (is_read(function))
+		return is_read(outer);
+	return !is_write(function) || is_write(outer);
+}
+
+/* Instead of a place: */
+#define PLACE_NONE CALL_DEPTH /* it is part of a call of the same handle that is being followed already */
+#define PLACE_DEAD (CALL_DEPTH + 1) /* the call that it would be part of can return no more */
+#define PLACE_DEEP (CALL_DEPTH + 2) /* there is no room */
+
+/* Where a call that begins at `sp` belongs in its thread's stack. */
+static __noinline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 address, u32 function)
 {
 	u64 depth = thread->depth;
 
@@ -160,37 +275,32 @@ static __always_inline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 a
 		if (i >= depth)
 			return i;
 		if (call->sp == sp && call->handle == address) {
-			if (call->ip == ip) {
+			/* The same call once more, unless it is one after another: then the kernel awaits the first. */
+			if (call->ip == ip && !is_awaited(sp)) {
 				count(T2P_COUNT_TWICE, 1);
-				/* The same call once more: it is not one that never returned. */
-				drop_calls(thread, i + 1);
 				thread->depth = i;
 				return i;
 			}
 			/* An export that jumps to the function behind it leaves no frame of its own. */
-			if (function == T2P_FN_READ_INTERNAL || function == T2P_FN_WRITE_INTERNAL ||
-			    function == call->function || call->function == T2P_FN_READ_EARLY ||
-			    call->function == T2P_FN_WRITE_EARLY)
-				return CALL_DEPTH;
+			if (call->ip != ip &&
+			    (function == T2P_FN_READ_INTERNAL || function == T2P_FN_WRITE_INTERNAL ||
+			     function == call->function || call->function == T2P_FN_READ_EARLY ||
+			     call->function == T2P_FN_WRITE_EARLY))
+				return PLACE_NONE;
 		}
-		if (call->sp <= sp && sp - call->sp < STALE_WINDOW)
+		/* The stack was cut back, or is another: in either case the kernel awaits that return no more. */
+		if (call->sp <= sp)
 			return i;
-		if (call->handle == address && uses_socket(function) && uses_socket(call->function))
-			return CALL_DEPTH;
+		if (call->handle == address && is_part_of(function, call->function))
+			return can_return(call->sp) ? PLACE_NONE : PLACE_DEAD;
 	}
-	/* Deeper than is followed: the new call takes the place of the one that it was made in. */
-	count(T2P_COUNT_DEPTH, 1);
-	return CALL_DEPTH - 1;
+	return PLACE_DEEP;
 }
-
-struct arguments {
-	u64 buf, num, count_at;
-	u32 function;
-};
 
 static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 {
 	u64 id = current_id(), place, sp, address;
+	u32 reason = T2P_COUNT_UNFINISHED;
 	struct process *process;
 	struct thread *thread;
 	struct handle *handle;
@@ -201,21 +311,41 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	process = current_process();
 	if (!process)
 		return 0;
+	address = PT_REGS_PARM1(ctx);
+	args->library = attach_cookie(ctx) >> 8;
 	thread = bpf_map_lookup_elem(&threads, &id);
 	if (!thread) {
 		bpf_map_update_elem(&threads, &id, &no_thread, BPF_NOEXIST);
 		thread = bpf_map_lookup_elem(&threads, &id);
 		if (!thread) {
-			count(T2P_COUNT_THREADS_FULL, 1);
+			/* Otherwise an export has counted it, mostly. */
+			if (!is_internal(args->function) ||
+			    verdict_of(args->library, args->site) == VERDICT_TAKEN)
+				call_lost(process->generation, address, args->function,
+					  T2P_COUNT_THREADS_FULL);
 			return 0;
 		}
 	}
 	sp = PT_REGS_SP(ctx);
-	address = PT_REGS_PARM1(ctx);
 	place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
-	if (place >= CALL_DEPTH)
+	if (place > PLACE_NONE) {
+		forget_dead(process, thread);
+		place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
+	}
+	if (is_internal(args->function)) {
+		if (place == PLACE_NONE)
+			place = inner_entered(thread, args, sp, address);
+		else if (!internal_counts(args->library, args->site, find_handle(process, address) != NULL))
+			return 0;
+	}
+	if (place == PLACE_NONE)
 		return 0;
-	drop_calls(thread, place);
+	if (place > PLACE_NONE) {
+		/* Deeper than is followed: the new call takes the place of the one that it was made in. */
+		place = CALL_DEPTH - 1;
+		reason = T2P_COUNT_DEPTH;
+	}
+	drop_calls(process, thread, place, reason);
 	call = &thread->calls[place & (CALL_DEPTH - 1)];
 	call->sp = sp;
 	call->ip = PT_REGS_IP(ctx);
@@ -227,8 +357,9 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	call->sock = 0;
 	call->below = 0;
 	call->fd_hint = -1;
-	call->library = attach_cookie(ctx) >> 8;
+	call->library = args->library;
 	call->function = args->function;
+	call->site = args->site;
 	call->flags = 0;
 	thread->depth = place + 1;
 	if (is_write(args->function)) {
@@ -253,15 +384,16 @@ static __always_inline s64 moved(struct call *call, u64 returned)
 		return (s64)returned > 0 ? (s64)returned : 0;
 	case T2P_FN_READ_EX:
 	case T2P_FN_READ_EARLY:
-	case T2P_FN_READ_INTERNAL:
 	case T2P_FN_WRITE_EX:
 	case T2P_FN_WRITE_EARLY:
-	case T2P_FN_WRITE_INTERNAL:
 		if (result != 1)
 			return 0;
 		if (bpf_probe_read_user(&n, sizeof(n), (void *)call->count_at) || n > call->num)
 			return -1;
 		return n;
+	case T2P_FN_READ_INTERNAL:
+	case T2P_FN_WRITE_INTERNAL:
+		return internal_moved(call, call->count_at, returned);
 	}
 	return 0;
 }
@@ -279,9 +411,10 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 		count(T2P_COUNT_CONFLICT, 1);
 		return handle;
 	}
-	if (!call->sock)
+	/* What a handle that encrypts into memory is called in may use sockets of others (Node's events). */
+	if (!call->sock || (handle->flags & HANDLE_NO_SOCKET))
 		return handle;
-	generation = socket_generation(call->sock);
+	generation = socket_generation(call->sock, process->generation);
 	if (!generation)
 		return handle;
 	if (handle->sock && (handle->sock != call->sock || handle->sock_generation != generation)) {
@@ -295,8 +428,9 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 	}
 	handle->sock = call->sock;
 	handle->sock_generation = generation;
+	process->flags |= PROCESS_SOCKET;
 	if (!(handle->flags & HANDLE_BIND_TOLD))
-		emit_bind(call, handle);
+		emit_bind(handle, call->handle, call->fd_hint, T2P_TUPLE_SAME_CALL);
 	return handle;
 }
 
@@ -338,7 +472,13 @@ static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
 	return state && state->generation == handle->sock_generation ? T2P_TUPLE_REMEMBERED : T2P_TUPLE_NONE;
 }
 
-/* Describes the bytes that a call moved, and moves the handle's stream on. */
+/* What a call that has returned leaves to be emitted. */
+#define EMIT_BYTES 1 /* what is described */
+#define EMIT_LOST 2 /* first, that an earlier call was lost */
+#define EMIT_UNKNOWN 4 /* that the call moved bytes, but nobody knows how many */
+#define EMIT_SENT 8 /* what is described, which the kernel sent from a file */
+
+/* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
 static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
 {
 	head(&data->head, T2P_DATA, handle->process, call->library);
@@ -370,27 +510,62 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	}
 	count(T2P_COUNT_CALLS, 1);
 	count(T2P_COUNT_BYTES, len);
-	if (call->function == T2P_FN_SENDFILE) {
-		count(T2P_COUNT_SENDFILE, 1);
-		count(T2P_COUNT_SENDFILE_BYTES, len);
-		emit_missing(data, len, T2P_MISSING_SENDFILE);
-		return 0;
-	}
-	return 1;
+	return call->function == T2P_FN_SENDFILE ? EMIT_SENT : EMIT_BYTES;
 }
 
-/* What a call did to its handle. 1: `data` describes bytes that are to be emitted. */
+/* Reads may take what was buffered before the probes came; so many do not. */
+#define READS_WITHOUT_SOCKET 4
+
+/*
+ * A call that used no socket where one that has a socket would: its handle encrypts into memory. Says
+ * so once for each process; the command's own tree waits until the BIO functions are probed.
+ */
+static __noinline int check_socket(struct process *process, struct call *call)
+{
+	struct handle *handle;
+	struct t2p_no_socket *record;
+
+	if (call->sock || call->below || (call->flags & CALL_UDP))
+		return 0;
+	handle = find_handle(process, call->handle);
+	if (!handle || handle->sock || (handle->flags & (HANDLE_LAYER | HANDLE_NOT_TCP | HANDLE_NO_SOCKET)))
+		return 0;
+	if (call->function != T2P_FN_HANDSHAKE && !is_write(call->function) &&
+	    (!is_read(call->function) || (call->len && handle->read_seq < READS_WITHOUT_SOCKET)))
+		return 0;
+	handle->flags |= HANDLE_NO_SOCKET;
+	if (process->flags & PROCESS_NO_SOCKET)
+		return 0;
+	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	if (!record) {
+		count(T2P_COUNT_FACT_LOST, 1);
+		return 0;
+	}
+	process->flags |= PROCESS_NO_SOCKET;
+	head(&record->head, T2P_NO_SOCKET, process->generation, call->library);
+	record->time = bpf_ktime_get_ns();
+	record->stopped = (process->flags & PROCESS_STOP) && !bpf_send_signal_thread(SIGSTOP);
+	record->reserved = 0;
+	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
+	return 0;
+}
+
+/* What a call did to its handle. Returns what is to be emitted. */
 static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
 	struct handle *handle = the_handle(process, call->handle, call->function);
 	int emit = 0;
 	s64 len;
 
-	if (!handle)
+	call->len = 0;
+	if (handle)
+		handle = bind_socket(process, handle, call);
+	if (!handle) {
+		len = call->len = moved(call, returned);
+		if (len)
+			lost(process->generation, T2P_COUNT_HANDLES_FULL, len > 0 ? len : 0);
 		return 0;
-	handle = bind_socket(process, handle, call);
-	if (!handle)
-		return 0;
+	}
 	if (call->below && !call->sock && !handle->sock) {
 		struct fact fact = {
 			.address = call->handle,
@@ -401,20 +576,17 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 		tell_once(handle, HANDLE_LAYER, &fact);
 	}
 	check_unseen_read(handle, call);
-	len = moved(call, returned);
+	/* Not earlier: the verifier would walk all that follows once for each case. */
+	len = call->len = moved(call, returned);
 	if (handle->flags & HANDLE_NOT_TCP) {
 		if (len)
 			count(T2P_COUNT_NOT_TCP, 1);
 	} else if (len > 0) {
 		emit = describe_bytes(handle, call, len, data);
+		if (handle->flags & (data->direction ? HANDLE_LOST_WRITE : HANDLE_LOST_READ))
+			emit |= EMIT_LOST;
 	} else if (len < 0) {
-		struct fact fact = {
-			.address = call->handle,
-			.fact = T2P_FACT_CALL_LOST,
-			.direction = is_write(call->function) ? T2P_WRITE : T2P_READ,
-		};
-		count(T2P_COUNT_UNFINISHED, 1);
-		emit_fact(handle, &fact);
+		emit = EMIT_UNKNOWN;
 	}
 	if (call->function == T2P_FN_SHUTDOWN && (s32)returned >= 0) {
 		struct fact fact = { .address = call->handle, .fact = T2P_FACT_SHUTDOWN };
@@ -462,9 +634,22 @@ static __noinline int note_layer(struct process *process, struct call *outer, st
 struct emission {
 	struct thread *thread;
 	struct call *call;
-	int emit; /* `data` describes bytes to be emitted */
+	int emit; /* EMIT_* */
 	struct t2p_data data;
 };
+
+/* Tells what is lost before the bytes of the call, or instead of them. */
+__noinline int tell_losses(u64 address, u32 function, u32 emit)
+{
+	struct process *process = current_process();
+	struct handle *handle = process ? find_handle(process, address) : NULL;
+
+	if (!handle)
+		return 0;
+	if (emit & EMIT_UNKNOWN)
+		return call_lost(process->generation, address, function, T2P_COUNT_UNFINISHED);
+	return tell_lost(handle, address, is_write(function), T2P_COUNT_UNFINISHED);
+}
 
 /*
  * A write is over, and all its records are in the ring: reads need not wait for it any more. If
@@ -489,13 +674,26 @@ static __noinline int write_over(struct call *call, int empty)
 	return 0;
 }
 
+/* Which call of the thread's stack ends where a function returns that began at `sp`; CALL_DEPTH: none. */
+static __noinline u64 place_left(struct thread *thread, u64 sp, u32 site, u64 returned)
+{
+	int internal = site == T2P_SITE_READ_INTERNAL || site == T2P_SITE_WRITE_INTERNAL;
+
+	/* `site` 0: not known. An export that jumps to the internal function has its stack pointer. */
+	for (u64 i = 0; i < CALL_DEPTH; i++)
+		if (i < thread->depth && thread->calls[i].sp == sp &&
+		    (!site || internal == is_internal(thread->calls[i].function)))
+			return i;
+	return internal || !site ? inner_left(thread, sp, returned) : CALL_DEPTH;
+}
+
 /*
  * The return of whatever function: which one, its entry has noted. 1: what `emission` says is left
  * to do, by the program, because kernels differ in how they loop.
  */
-static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
+static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emission)
 {
-	u64 id = current_id(), sp = PT_REGS_SP(ctx) - RETURN_POPS, depth, i;
+	u64 id = current_id(), sp = PT_REGS_SP(ctx) - RETURN_POPS, i;
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct process *process;
 	struct call *call;
@@ -503,23 +701,21 @@ static __noinline int leave(struct pt_regs *ctx, struct emission *emission)
 	/* Once the capture is over the streams rest: user space reads where they end. */
 	if (!thread || !ready)
 		return 0;
-	depth = thread->depth;
-	for (i = 0; i < CALL_DEPTH; i++)
-		if (i < depth && thread->calls[i].sp == sp)
-			break;
+	i = place_left(thread, sp, site, PT_REGS_RC(ctx));
 	if (i >= CALL_DEPTH)
 		return 0; /* part of a call that is followed already, or not a call of ours */
 	process = current_process();
 	if (!process)
 		return 0;
-	call = &thread->calls[i];
-	drop_calls(thread, i + 1);
+	call = &thread->calls[i & (CALL_DEPTH - 1)];
+	drop_calls(process, thread, i + 1, T2P_COUNT_UNFINISHED);
 	thread->depth = i;
 	if (!uses_socket(call->function)) {
 		tell_text(process, call, PT_REGS_RC(ctx));
 		return 0;
 	}
 	emission->emit = finish(process, call, PT_REGS_RC(ctx), &emission->data);
+	check_socket(process, call);
 	if (i > 0)
 		note_layer(process, &thread->calls[i - 1], call);
 	emission->thread = thread;
@@ -571,13 +767,15 @@ static __always_inline void thread_exited(void)
 
 	if (!thread)
 		return;
-	process = thread->depth ? current_process() : NULL;
+	process = ready && thread->depth ? current_process() : NULL;
 	for (u64 i = 0; process && i < CALL_DEPTH; i++) {
 		struct call *call = &thread->calls[i];
 		struct handle *handle;
 		struct tcp_sock *tp;
 		int writing;
 
+		if (i < thread->depth && (call->flags & CALL_PENDING))
+			testify(call->library, call->site, PENDING, -1);
 		if (i >= thread->depth || !(is_read(call->function) || is_write(call->function)))
 			continue;
 		handle = find_handle(process, call->handle);
@@ -586,15 +784,8 @@ static __always_inline void thread_exited(void)
 		writing = is_write(call->function);
 		tp = (void *)handle->sock;
 		if (writing ? BPF_CORE_READ(tp, write_seq) != handle->written :
-			      BPF_CORE_READ(tp, copied_seq) != handle->copied) {
-			struct fact fact = {
-				.address = call->handle,
-				.fact = T2P_FACT_CALL_LOST,
-				.direction = writing ? T2P_WRITE : T2P_READ,
-			};
-			count(T2P_COUNT_UNFINISHED, 1);
-			emit_fact(handle, &fact);
-		}
+			      BPF_CORE_READ(tp, copied_seq) != handle->copied)
+			call_lost(process->generation, call->handle, call->function, T2P_COUNT_UNFINISHED);
 	}
 	bpf_map_delete_elem(&threads, &id);
 }

@@ -9,12 +9,12 @@
 
 #include "maps.bpf.h"
 
-/* User space looks every few milliseconds; it is woken when this much waits. */
-#define WAKE_BYTES (256 << 10)
+/* User space looks every few milliseconds; it is woken when this much waits. Set before loading. */
+const volatile u64 wake_bytes = 256 << 10;
 
 static __always_inline u64 wake(void)
 {
-	return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= WAKE_BYTES ? BPF_RB_FORCE_WAKEUP :
+	return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= wake_bytes ? BPF_RB_FORCE_WAKEUP :
 									   BPF_RB_NO_WAKEUP;
 }
 
@@ -32,20 +32,26 @@ static __always_inline void head(struct t2p_head *h, u16 type, u64 process, u32 
 
 extern int bpf_probe_read_user_dynptr(struct bpf_dynptr *to, u64 offset, u64 size, const void *from) __ksym __weak;
 
+/* Counts bytes as lost under `reason`; the counter of bytes is the next. */
+__noinline int lost_bytes(u64 process, u32 reason, u64 bytes)
+{
+	count(reason + 1, bytes);
+	return lost(process, reason, bytes);
+}
+
 static __always_inline void unreadable(struct t2p_data *data)
 {
 	data->captured = 0;
 	data->missing = T2P_MISSING_UNREADABLE;
-	count(T2P_COUNT_UNREADABLE, 1);
-	count(T2P_COUNT_UNREADABLE_BYTES, data->chunk_len);
+	lost_bytes(data->head.process, T2P_COUNT_UNREADABLE, data->chunk_len);
 }
 
 /* Emits a record of exact size (from Linux 6.16 on, 03513f5d0f37). 1: done; 0: the ring is full. */
-static __noinline int emit_exact(struct t2p_data *data, u64 from)
+static __noinline int emit_exact(struct t2p_data *data, u64 from, u64 len)
 {
-	u64 len = data->chunk_len & 0xffff; /* at most T2P_CHUNK_MAX */
 	struct bpf_dynptr record;
 
+	len &= 0xffff; /* at most T2P_CHUNK_MAX */
 	if (bpf_ringbuf_reserve_dynptr(&ring, sizeof(*data) + len, 0, &record)) {
 		bpf_ringbuf_discard_dynptr(&record, BPF_RB_NO_WAKEUP);
 		return 0;
@@ -62,13 +68,12 @@ static __noinline int emit_exact(struct t2p_data *data, u64 from)
  * 1: done; 0: the ring is full.
  */
 #define EMIT_CLASS(SIZE)                                                                       \
-	static __always_inline int emit_##SIZE(struct t2p_data *data, u64 from)                \
+	static __always_inline int emit_##SIZE(struct t2p_data *data, u64 from, u64 len)       \
 	{                                                                                      \
 		struct record {                                                                \
 			struct t2p_data data;                                                  \
 			u8 payload[SIZE];                                                      \
 		} *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);                    \
-		u64 len = data->chunk_len;                                                     \
 		if (!record)                                                                   \
 			return 0;                                                              \
 		/* The verifier must see the bound on the very register that is passed. */    \
@@ -88,44 +93,49 @@ EMIT_CLASS(4352)
 EMIT_CLASS(16640)
 EMIT_CLASS(64512)
 
-/* Emits data->chunk_len bytes (at most T2P_CHUNK_MAX) at `from`. */
-static __noinline int emit_chunk(struct t2p_data *data, u64 from)
+/* How much of a record of `len` bytes is wanted. For a constant the verifier knows the answer. */
+static __always_inline u64 wanted(u64 len)
 {
-	u64 len = data->chunk_len;
+	return len > snaplen ? snaplen : len;
+}
+
+/* Emits data->chunk_len bytes (at most T2P_CHUNK_MAX) at `from`, of which `len` are wanted. */
+static __noinline int emit_chunk(struct t2p_data *data, u64 from, u64 len)
+{
 	int done;
 
 	data->captured = len;
-	data->missing = T2P_MISSING_NONE;
+	data->missing = len < data->chunk_len ? T2P_MISSING_SNAPLEN : T2P_MISSING_NONE;
 	if (bpf_ksym_exists(bpf_probe_read_user_dynptr))
-		done = emit_exact(data, from);
+		done = emit_exact(data, from, len);
 	else if (len <= 256)
-		done = emit_256(data, from);
+		done = emit_256(data, from, len);
 	else if (len <= 1536)
-		done = emit_1536(data, from);
+		done = emit_1536(data, from, len);
 	else if (len <= 4352)
-		done = emit_4352(data, from);
+		done = emit_4352(data, from, len);
 	else if (len <= 16640)
-		done = emit_16640(data, from);
+		done = emit_16640(data, from, len);
 	else
-		done = emit_64512(data, from);
+		done = emit_64512(data, from, len);
 	if (!done) {
-		count(T2P_COUNT_RING_FULL, 1);
-		count(T2P_COUNT_RING_FULL_BYTES, len);
+		lost_bytes(data->head.process, T2P_COUNT_RING_FULL, data->chunk_len);
+	} else if (data->missing == T2P_MISSING_SNAPLEN) {
+		count(T2P_COUNT_SNAPLEN, 1);
+		count(T2P_COUNT_SNAPLEN_BYTES, data->chunk_len - len);
 	}
 	return 0;
 }
 
-/* Emits a record for bytes of which none is captured, for the reason given. */
-static __noinline int emit_missing(struct t2p_data *data, u64 len, u32 reason)
+/* Emits a record for bytes of which none is captured, for the reason given and counted there. */
+static __noinline int emit_missing(struct t2p_data *data, u64 len, u32 reason, u32 counter)
 {
 	data->chunk_len = len;
 	data->captured = 0;
 	data->missing = reason;
-	if (bpf_ringbuf_output(&ring, data, sizeof(*data), wake())) {
-		count(T2P_COUNT_RING_FULL, 1);
-		count(T2P_COUNT_RING_FULL_BYTES, len);
-	}
-	return 0;
+	if (bpf_ringbuf_output(&ring, data, sizeof(*data), wake()))
+		counter = T2P_COUNT_RING_FULL;
+	return lost_bytes(data->head.process, counter, len);
 }
 
 struct chunks {
@@ -144,13 +154,7 @@ static __noinline int next_chunk(struct chunks *chunks)
 		return 1;
 	chunks->data->chunk_offset = done;
 	chunks->data->chunk_len = T2P_CHUNK_MAX;
-	chunks->data->captured = T2P_CHUNK_MAX;
-	chunks->data->missing = T2P_MISSING_NONE;
-	if (!(bpf_ksym_exists(bpf_probe_read_user_dynptr) ? emit_exact(chunks->data, chunks->from + done) :
-							    emit_64512(chunks->data, chunks->from + done))) {
-		count(T2P_COUNT_RING_FULL, 1);
-		count(T2P_COUNT_RING_FULL_BYTES, T2P_CHUNK_MAX);
-	}
+	emit_chunk(chunks->data, chunks->from + done, wanted(T2P_CHUNK_MAX));
 	chunks->thread->done = done + T2P_CHUNK_MAX;
 	return 0;
 }
@@ -191,16 +195,14 @@ static __always_inline void emit_call(struct t2p_data *data, struct thread *thre
 	if (rest) {
 		data->chunk_offset = thread->done;
 		data->chunk_len = rest;
-		emit_chunk(data, from + thread->done);
+		emit_chunk(data, from + thread->done, wanted(rest));
 		thread->done += rest;
 	}
 	if (thread->done < data->call_len) {
 		u64 beyond = data->call_len - thread->done;
 
 		data->chunk_offset = thread->done;
-		count(T2P_COUNT_LIMIT, 1);
-		count(T2P_COUNT_LIMIT_BYTES, beyond);
-		emit_missing(data, beyond, T2P_MISSING_LIMIT);
+		emit_missing(data, beyond, T2P_MISSING_LIMIT, T2P_COUNT_LIMIT);
 	}
 }
 

@@ -136,9 +136,29 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
+/* The page through which probed functions return. */
+struct xol_area {
+	unsigned long vaddr;
+};
+
+struct uprobes_state {
+	struct xol_area *xol_area;
+};
+
 struct mm_struct {
 	unsigned long arg_start, arg_end;
 	struct file *exe_file;
+	struct uprobes_state uprobes_state;
+};
+
+/* A call whose return is probed and has not come, innermost first. */
+struct return_instance {
+	unsigned long stack; /* stack pointer at entry */
+	struct return_instance *next;
+};
+
+struct uprobe_task {
+	struct return_instance *return_instances;
 };
 
 struct signal_struct {
@@ -183,6 +203,7 @@ struct task_struct {
 	struct task_struct *group_leader, *real_parent;
 	struct signal_struct *signal;
 	struct mm_struct *mm;
+	struct uprobe_task *utask;
 	struct files_struct *files;
 	struct nsproxy *nsproxy;
 	const struct cred *cred;

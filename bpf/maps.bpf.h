@@ -20,6 +20,10 @@ const volatile u32 uids[UIDS_MAX];
 const volatile u32 own_tgid; /* this process is never captured */
 const volatile u32 own_pidns; /* inode of our pid namespace; 0: the initial one */
 const volatile u64 call_limit = 1 << 20; /* bytes of one call that are captured */
+const volatile u64 snaplen = ~0ULL; /* bytes of one record that are captured; not 0 */
+
+/* Set once some process is to be told by its ciphertext: see ciphertext.bpf.h. */
+volatile u32 ciphertext_wanted;
 
 /* Set once all probes are attached: a stream begins with a call that begins after this. */
 volatile u32 ready;
@@ -34,24 +38,38 @@ struct {
 	__type(value, u32);
 } nowhere SEC(".maps");
 
+/* The same, for programs that are always attached one by one: one map takes one kind of program only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} nowhere_single SEC(".maps");
+
 /*
  * Stands at the beginning of every program of a uprobe. From Linux 6.13 on the verifier gives programs
  * of this type a stack per CPU, although those of uprobes are preempted: two tasks on one CPU would
  * write over each other's variables, pointers included, and the kernel would fall. A program with a
  * tail call in it keeps the kernel stack. The call is never made; the verifier takes it out.
  */
-#define PLAIN_STACK(ctx)                                                                       \
+#define PLAIN_STACK_BY(ctx, map)                                                               \
 	do {                                                                                   \
 		if (never)                                                                     \
-			bpf_tail_call(ctx, &nowhere, 0);                                       \
+			bpf_tail_call(ctx, &map, 0);                                           \
 	} while (0)
+#define PLAIN_STACK(ctx) PLAIN_STACK_BY(ctx, nowhere)
+#define PLAIN_STACK_SINGLE(ctx) PLAIN_STACK_BY(ctx, nowhere_single)
 
 /* How many pid namespaces deep a process may lie. */
 #define PIDNS_DEPTH 8
 
-/* A task's number in our pid namespace; 0: it is not seen from there. */
-static __noinline u32 number_of(struct task_struct *task)
+/*
+ * A task's number in our pid namespace; 0: it is not seen from there. A global function: the verifier
+ * walks it once, not at each call.
+ */
+__noinline u32 number_of(u64 address)
 {
+	struct task_struct *task = (void *)address;
 	struct pid *pid = BPF_CORE_READ(task, thread_pid);
 	u32 level = BPF_CORE_READ(pid, level);
 	void *upid = (void *)pid + bpf_core_field_offset(struct pid, numbers);
@@ -74,12 +92,12 @@ static __always_inline u64 current_id(void)
 	if (!own_pidns)
 		return bpf_get_current_pid_tgid();
 	task = (void *)bpf_get_current_task();
-	return (u64)number_of(BPF_CORE_READ(task, group_leader)) << 32 | number_of(task);
+	return (u64)number_of((u64)BPF_CORE_READ(task, group_leader)) << 32 | number_of((u64)task);
 }
 
 static __always_inline u32 tgid_of(struct task_struct *task)
 {
-	return own_pidns ? number_of(BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
+	return own_pidns ? number_of((u64)BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
 }
 
 /* A TLS call in progress. */
@@ -94,20 +112,34 @@ struct call {
 	u64 sock; /* the TCP socket that was used inside this call */
 	u64 below; /* another handle that was called inside this call */
 	u64 below_generation;
+	u64 inner_sp; /* of the call of an internal function inside this one; see proof.bpf.h */
+	u64 inner_count_at;
+	s64 inner_len; /* bytes that it moved; -1: not known */
+	s64 len; /* bytes that this call moved, once it has returned; -1: not known */
 	u32 copied; /* copied_seq of the socket before its first read inside this call */
 	s32 fd_hint; /* first argument of the system call that used the socket */
 	u32 library;
 	u8 function;
 	u8 flags;
+	u8 site; /* enum t2p_site */
+	u8 pad;
 };
 #define CALL_CONFLICT 1 /* more than one TCP socket was used */
 #define CALL_UDP 2 /* a UDP socket was used */
 #define CALL_READ_SOCKET 4 /* `copied` is set */
+#define CALL_INNER 8 /* the internal function was called inside it */
+#define CALL_INNER_DONE 16 /* and has returned */
+#define CALL_INNER_WRONG 32 /* it is not what it was taken for */
+#define CALL_PENDING 64 /* counted in `pending` of the export's evidence */
 
 /* The calls of one thread, outermost first. */
 struct thread {
 	u64 depth;
 	u64 todo, done; /* bytes of the call that just returned: to be emitted, and emitted */
+	u64 bio_sp; /* a BIO_read in progress inside a TLS call; 0: none */
+	u64 bio_buf;
+	u32 bio_header; /* the last one read the first five bytes of a record: its length and type */
+	u32 pad;
 	struct call calls[CALL_DEPTH];
 };
 
@@ -146,6 +178,9 @@ struct handle {
 #define HANDLE_READ 256 /* a read was seen, so that nothing can be blocked since before */
 #define HANDLE_NOT_TCP 512 /* QUIC or DTLS: never written as TCP */
 #define HANDLE_BIND_TOLD 1024
+#define HANDLE_LOST_READ 2048 /* a lost call is still to be told: the ring had no room */
+#define HANDLE_LOST_WRITE 4096
+#define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
 
 struct socket_state {
 	u64 generation;
@@ -162,6 +197,54 @@ struct process {
 #define PROCESS_STOP 4 /* it waits while a file that it maps first is looked at */
 #define PROCESS_TOLD 8 /* user space knows it */
 #define PROCESS_IGNORED 16
+#define PROCESS_NO_SOCKET 32 /* some of its handles encrypt into memory; user space knows it */
+#define PROCESS_WATCHED 64 /* its BIO functions are probed ahead, in case it has such handles */
+#define PROCESS_SOCKET 128 /* some of its handles use their sockets themselves */
+
+/* The first bytes of the body of a TLS record that no other record begins with. */
+#define RECORD_BODY 24
+struct record_key {
+	u32 tgid;
+	u32 len; /* bytes of the body that count */
+	u8 body[RECORD_BODY];
+};
+
+struct record_handle {
+	u64 address; /* 0: two handles made such a record */
+	u64 generation;
+};
+
+struct record_socket {
+	u64 sock; /* 0: it came through two sockets */
+	u64 generation;
+	s32 fd;
+	u32 pad;
+};
+
+/* What speaks for and against the internal function as seen from one export, or in all its calls. */
+struct evidence {
+	u32 agreed; /* calls that moved data, of which both told the same */
+	u32 disagreed;
+	s32 pending; /* calls that have left the internal function, and the export not yet */
+	u32 pad;
+};
+
+/* Of an export: TAKEN: its internal function has taken it over. Of that: TAKEN: it has done so with some. */
+#define VERDICT_NONE 0
+#define VERDICT_TAKEN 1
+#define VERDICT_CONDEMNED 2
+
+/* What a process lost for one reason. */
+struct loss_key {
+	u64 process;
+	u32 tgid;
+	u32 reason; /* enum t2p_counter */
+};
+
+struct loss {
+	u64 events;
+	u64 bytes;
+};
 
 struct file_key {
 	u64 inode;
@@ -198,6 +281,36 @@ struct {
 	__type(value, struct socket_state);
 } sockets SEC(".maps");
 
+/* Records that left a TLS library into memory → their handle. LRU: one that is forgotten binds nothing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct record_key);
+	__type(value, struct record_handle);
+} records_out SEC(".maps");
+
+/* Records that came through a socket → that socket. LRU, likewise. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct record_key);
+	__type(value, struct record_socket);
+} records_in SEC(".maps");
+
+struct receiving {
+	u64 sock;
+	u32 copied; /* copied_seq before the read */
+	u32 pad;
+};
+
+/* tgid << 32 | tid → the read(2) of a socket that the thread is in. LRU: a return may be missed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64);
+	__type(value, struct receiving);
+} receives SEC(".maps");
+
 /* tgid → process. User space adds targets; fork adds their children; exit removes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -214,6 +327,30 @@ struct {
 	__type(value, u32);
 } files SEC(".maps");
 
+/* Attach cookie → evidence. User space makes the entries, before it attaches. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u64);
+	__type(value, struct evidence);
+} evidence SEC(".maps");
+
+/* Attach cookie → verdict, which user space gives. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u64);
+	__type(value, u32);
+} verdicts SEC(".maps");
+
+/* Losses by process and reason, kept after the process has ended. Touched only where something is lost. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct loss_key);
+	__type(value, struct loss);
+} losses SEC(".maps");
+
 /* enum t2p_counter → count. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -228,6 +365,26 @@ static __always_inline void count(u32 what, u64 n)
 	/* An interrupt may count on this CPU in between: add atomically. */
 	if (value)
 		__sync_fetch_and_add(value, n);
+}
+
+/* Counts a loss under `reason`, in all and for the current process, whose generation is `process` (0: none). */
+__noinline int lost(u64 process, u32 reason, u64 bytes)
+{
+	struct loss_key key = { .process = process, .tgid = current_id() >> 32, .reason = reason };
+	struct loss none = {}, *loss = bpf_map_lookup_elem(&losses, &key);
+
+	count(reason, 1);
+	if (!loss) {
+		bpf_map_update_elem(&losses, &key, &none, BPF_NOEXIST);
+		loss = bpf_map_lookup_elem(&losses, &key);
+	}
+	if (!loss) {
+		count(T2P_COUNT_LOSSES_FULL, 1);
+		return 0;
+	}
+	__sync_fetch_and_add(&loss->events, 1);
+	__sync_fetch_and_add(&loss->bytes, bytes);
+	return 0;
 }
 
 #endif

@@ -28,7 +28,7 @@ static __noinline int emit_process(struct process *process)
 	long n;
 
 	if (!record) {
-		count(T2P_COUNT_FACT_LOST, 1);
+		lost(process->generation, T2P_COUNT_FACT_LOST, 0);
 		return 0;
 	}
 	head(&record->head, T2P_PROCESS, process->generation, 0);
@@ -72,7 +72,7 @@ static __always_inline struct process *current_process(void)
 		bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
 		process = bpf_map_lookup_elem(&processes, &tgid);
 		if (!process) {
-			count(T2P_COUNT_PROCESSES_FULL, 1);
+			lost(0, T2P_COUNT_PROCESSES_FULL, 0);
 			return NULL;
 		}
 	}
@@ -107,7 +107,7 @@ static __noinline int emit_exit(struct process *process)
 		return 0;
 	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
 	if (!record) {
-		count(T2P_COUNT_FACT_LOST, 1);
+		lost(process->generation, T2P_COUNT_FACT_LOST, 0);
 		return 0;
 	}
 	head(&record->head, T2P_EXIT, process->generation, 0);
@@ -128,7 +128,7 @@ static __always_inline void process_execed(void)
 	bpf_map_delete_elem(&threads, &id);
 	emit_exit(process);
 	process->generation = bpf_ktime_get_ns();
-	process->flags &= ~PROCESS_TOLD;
+	process->flags &= ~(PROCESS_TOLD | PROCESS_NO_SOCKET);
 	if (!targets_only) {
 		/* It may run as another user now. */
 		process->flags &= ~(PROCESS_TARGET | PROCESS_IGNORED);

@@ -3,7 +3,7 @@
 #ifndef TLS2PCAP_SITES_H
 #define TLS2PCAP_SITES_H
 
-#include "calls.bpf.h"
+#include "ciphertext.bpf.h"
 
 #define SSL_CTRL_SET_TLSEXT_HOSTNAME 55
 
@@ -61,6 +61,7 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 	args.buf = second;
 	args.num = third;
 	args.count_at = fourth;
+	args.site = site;
 	switch (site) {
 	case T2P_SITE_READ:
 		args.function = T2P_FN_READ;
@@ -149,9 +150,15 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 
 	if (site == T2P_SITE_NEW)
 		return handle_made(ctx);
-	if (!leave(ctx, &emission))
+	if (!leave(ctx, site, &emission))
 		return 0;
-	if (emission.emit)
+	if (internal_of(emission.call->function) || is_internal(emission.call->function))
+		compare(emission.call);
+	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN))
+		tell_losses(emission.call->handle, emission.call->function, emission.emit);
+	if (emission.emit & EMIT_SENT)
+		emit_missing(&emission.data, emission.data.call_len, T2P_MISSING_SENDFILE, T2P_COUNT_SENDFILE);
+	if (emission.emit & EMIT_BYTES)
 		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
 	if (is_write(emission.call->function))
 		write_over(emission.call, !emission.data.call_len);

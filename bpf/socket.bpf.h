@@ -16,29 +16,37 @@ static __always_inline int is_protocol(struct sock *sk, u32 protocol)
 	return BPF_CORE_READ(sk, sk_protocol) == protocol && (family == AF_INET || family == AF_INET6);
 }
 
+/* The innermost TLS call that the current thread is in; NULL: it is in none. */
+static __always_inline struct call *call_in_progress(struct thread *thread, u64 sp)
+{
+	u64 depth = thread ? thread->depth : 0;
+	struct call *call;
+
+	if (depth == 0 || depth > CALL_DEPTH)
+		return NULL;
+	call = &thread->calls[(depth - 1) & (CALL_DEPTH - 1)];
+	/* A call whose return was missed does not own what its thread does afterwards. */
+	return sp > call->sp ? NULL : call;
+}
+
 /*
  * The current thread uses a socket. If a TLS call is in progress, it is the innermost one's.
  * `copied` is the socket's copied_seq before the read.
  */
-static __always_inline void socket_used(struct sock *sk, int reading, u32 copied)
+static __always_inline void socket_used_in_call(struct sock *sk, int reading, u32 copied)
 {
 	u64 id = current_id();
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct pt_regs *regs;
 	struct call *call;
-	u64 depth;
 
-	if (!thread)
-		return;
-	depth = thread->depth;
-	if (depth == 0 || depth > CALL_DEPTH)
-		return;
-	call = &thread->calls[(depth - 1) & (CALL_DEPTH - 1)];
-	if (call->sock == (u64)sk && (!reading || (call->flags & CALL_READ_SOCKET)))
+	if (!thread || !thread->depth)
 		return;
 	regs = syscall_regs();
-	/* A call whose return was missed does not own what its thread does afterwards. */
-	if (BPF_CORE_READ(regs, sp) > call->sp)
+	call = call_in_progress(thread, BPF_CORE_READ(regs, sp));
+	if (!call)
+		return;
+	if (call->sock == (u64)sk && (!reading || (call->flags & CALL_READ_SOCKET)))
 		return;
 	if (!is_protocol(sk, IPPROTO_TCP)) {
 		/* QUIC, DTLS, or a callback that asks for a name. UNIX sockets tell nothing: TLS runs over
@@ -138,23 +146,23 @@ static __always_inline void fill_tuple(struct t2p_bind *bind, struct sock *sk)
 	*(u32 *)bind->remote = BPF_CORE_READ(sk, __sk_common.skc_daddr);
 }
 
-/* The handle of this call uses call->sock from now on. */
-static __noinline int emit_bind(struct call *call, struct handle *handle)
+/* The handle at `address` uses its socket from now on. `source`: enum t2p_tuple_source. */
+static __noinline int emit_bind(struct handle *handle, u64 address, s32 fd_hint, u32 source)
 {
-	struct sock *sk = (void *)call->sock;
+	struct sock *sk = (void *)handle->sock;
 	struct tcp_sock *tp = (void *)sk;
 	struct socket *socket = BPF_CORE_READ(sk, sk_socket);
 	struct t2p_bind *bind = bpf_ringbuf_reserve(&ring, sizeof(*bind), 0);
 
 	if (!bind) {
-		count(T2P_COUNT_FACT_LOST, 1);
+		lost(handle->process, T2P_COUNT_FACT_LOST, 0);
 		return 0;
 	}
-	head(&bind->head, T2P_BIND, handle->process, call->library);
-	bind->handle = call->handle;
+	head(&bind->head, T2P_BIND, handle->process, 0);
+	bind->handle = address;
 	bind->generation = handle->generation;
 	bind->time = bpf_ktime_get_ns();
-	bind->socket = call->sock;
+	bind->socket = handle->sock;
 	bind->socket_generation = handle->sock_generation;
 	bind->inode = socket ? BPF_CORE_READ(socket, file, f_inode, i_ino) : 0;
 	bind->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
@@ -163,8 +171,8 @@ static __noinline int emit_bind(struct call *call, struct handle *handle)
 	/* The SYN counts as acknowledged on the side that sent it, so this may be off by one. */
 	bind->local_isn = BPF_CORE_READ(tp, snd_una) - (u32)BPF_CORE_READ(tp, bytes_acked) - 1;
 	bind->remote_isn = BPF_CORE_READ(tp, rcv_nxt) - (u32)BPF_CORE_READ(tp, bytes_received) - 1;
-	bind->fd = find_fd(socket, call->fd_hint);
-	bind->tuple_source = T2P_TUPLE_SAME_CALL;
+	bind->fd = find_fd(socket, fd_hint);
+	bind->tuple_source = source;
 	bind->fresh = (handle->flags & HANDLE_FRESH) && !handle->read_end && !handle->write_end;
 	fill_tuple(bind, sk);
 	bpf_ringbuf_submit(bind, wake());
@@ -172,8 +180,8 @@ static __noinline int emit_bind(struct call *call, struct handle *handle)
 	return 0;
 }
 
-/* The generation under which a live socket is known; 0: it is not to be known. */
-static __always_inline u64 socket_generation(u64 sk)
+/* The generation under which a live socket is known; 0: it is not to be known. `process`: whose loss that is. */
+static __always_inline u64 socket_generation(u64 sk, u64 process)
 {
 	struct socket_state *state = bpf_map_lookup_elem(&sockets, &sk);
 	struct socket_state new = { .generation = bpf_ktime_get_ns() };
@@ -185,7 +193,7 @@ static __always_inline u64 socket_generation(u64 sk)
 	if (bpf_map_update_elem(&sockets, &sk, &new, BPF_NOEXIST)) {
 		state = bpf_map_lookup_elem(&sockets, &sk);
 		if (!state)
-			count(T2P_COUNT_SOCKETS_FULL, 1);
+			lost(process, T2P_COUNT_SOCKETS_FULL, 0);
 		return state ? state->generation : 0;
 	}
 	return new.generation;

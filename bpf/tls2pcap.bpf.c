@@ -5,6 +5,8 @@
  *
  *   sites.bpf.h    the functions of a TLS library that are probed
  *   calls.bpf.h    TLS calls, from entry to return
+ *   proof.bpf.h    whether an internal function may stand for the exports before it
+ *   ciphertext.bpf.h   the sockets of handles that encrypt into memory
  *   socket.bpf.h   sockets, whatever the mechanism
  *   process.bpf.h  targets, new files
  *   emit.bpf.h     the ring
@@ -33,6 +35,14 @@ SEC("kprobe/tcp_recvmsg")
 int BPF_KPROBE(kprobe_tcp_recvmsg, struct sock *sk)
 {
 	socket_used(sk, 1, copied_seq(sk));
+	receive_begins(sk, copied_seq(sk));
+	return 0;
+}
+
+SEC("kretprobe/tcp_recvmsg")
+int BPF_KRETPROBE(kprobe_tcp_recvmsg_return)
+{
+	receive_ended();
 	return 0;
 }
 
@@ -78,6 +88,14 @@ SEC("fentry/tcp_recvmsg")
 int BPF_PROG(fentry_tcp_recvmsg, struct sock *sk)
 {
 	socket_used(sk, 1, copied_seq(sk));
+	receive_begins(sk, copied_seq(sk));
+	return 0;
+}
+
+SEC("fexit/tcp_recvmsg")
+int BPF_PROG(fentry_tcp_recvmsg_return)
+{
+	receive_ended();
 	return 0;
 }
 
@@ -123,6 +141,7 @@ SEC("tp_btf/sock_recv_length")
 int BPF_PROG(tracepoint_sock_recv_length, struct sock *sk, int length, int flags)
 {
 	socket_used(sk, 1, copied_seq(sk) - (length > 0 && !(flags & MSG_PEEK) ? length : 0));
+	socket_received(sk, length);
 	return 0;
 }
 
@@ -191,7 +210,7 @@ SEC("uretprobe")
 int ssl_return_of_call(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_left(ctx, 0, 1);
+	return site_left(ctx, attach_cookie(ctx) & 0xff, 1);
 }
 
 /* For kernels without bpf_loop (before Linux 5.17), which refuse the two above. */
@@ -199,7 +218,7 @@ SEC("uretprobe")
 int ssl_return_unrolled(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_left(ctx, 0, 0);
+	return site_left(ctx, attach_cookie(ctx) & 0xff, 0);
 }
 
 SEC("uretprobe")
@@ -207,6 +226,29 @@ int ssl_return_of_new(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
 	return handle_made(ctx);
+}
+
+/* Only in processes that encrypt into memory, one by one in each: others pay nothing. */
+
+SEC("uprobe")
+int bio_entry_write(struct pt_regs *ctx)
+{
+	PLAIN_STACK_SINGLE(ctx);
+	return bio_written(ctx);
+}
+
+SEC("uprobe")
+int bio_entry_read(struct pt_regs *ctx)
+{
+	PLAIN_STACK_SINGLE(ctx);
+	return bio_read_entered(ctx);
+}
+
+SEC("uretprobe")
+int bio_return_read(struct pt_regs *ctx)
+{
+	PLAIN_STACK_SINGLE(ctx);
+	return bio_read_left(ctx);
 }
 
 /* ---- Processes ---- */
@@ -279,5 +321,6 @@ struct t2p_socket *type_socket;
 struct t2p_process *type_process;
 struct t2p_exit *type_exit;
 struct t2p_file *type_file;
+struct t2p_no_socket *type_no_socket;
 enum t2p_site type_site;
 enum t2p_counter type_counter;

@@ -25,6 +25,7 @@ enum t2p_type {
 	T2P_PROCESS = 5,
 	T2P_EXIT = 6,
 	T2P_FILE = 7,
+	T2P_NO_SOCKET = 8,
 	T2P_USER_FIRST = 64,
 };
 
@@ -70,6 +71,8 @@ enum t2p_site {
 	T2P_SITE_CTRL,
 	T2P_SITE_CONNECT_STATE,
 	T2P_SITE_ACCEPT_STATE,
+	T2P_SITE_BIO_WRITE,
+	T2P_SITE_BIO_READ,
 };
 
 enum t2p_direction {
@@ -83,7 +86,7 @@ enum t2p_missing {
 	T2P_MISSING_UNREADABLE = 1, /* the program's buffer could not be read */
 	T2P_MISSING_LIMIT = 2, /* beyond the longest call that is captured */
 	T2P_MISSING_SENDFILE = 3, /* the bytes never were in the program's memory */
-	T2P_MISSING_SNAPLEN = 4,
+	T2P_MISSING_SNAPLEN = 4, /* beyond what the user wants of each record */
 };
 
 /* How the socket of the handle was known when the call was made. */
@@ -92,6 +95,7 @@ enum t2p_tuple_source {
 	T2P_TUPLE_SAME_CALL = 1, /* exactly one TCP socket was used inside this call */
 	T2P_TUPLE_REMEMBERED = 2, /* an earlier call of this handle used it, and it still lives */
 	T2P_TUPLE_LAYER = 3, /* the handle's bytes went through another handle (TLS inside TLS) */
+	T2P_TUPLE_CIPHERTEXT = 4, /* a record of the handle was seen at the socket */
 };
 
 /* What a T2P_HANDLE record tells. */
@@ -104,7 +108,9 @@ enum t2p_fact {
 	T2P_FACT_FREE = 6, /* the handle's last reference is gone */
 	T2P_FACT_LAYER = 7, /* the handle's bytes go through the handle `other` */
 	T2P_FACT_READ_UNSEEN = 8, /* a read that began before the probes returned unseen */
-	T2P_FACT_CALL_LOST = 9, /* a call never returned to its probe: `direction`, length unknown */
+	/* A call that was not followed to its return: `direction`, length unknown. Why: `call_seq`, the
+	   enum t2p_counter under which it is counted. */
+	T2P_FACT_CALL_LOST = 9,
 	T2P_FACT_WRITE_EMPTY = 10, /* the write `call_seq`, awaited by a read, moved nothing */
 };
 
@@ -115,7 +121,10 @@ enum t2p_role {
 	T2P_ROLE_SERVER = 2,
 };
 
-/* Indexes of the per-CPU counters. Each counts events; _BYTES counts bytes. */
+/*
+ * Indexes of the per-CPU counters. Each counts events; _BYTES counts the bytes of the one before it. What
+ * is lost is counted per process as well, by the index of the events.
+ */
 enum t2p_counter {
 	T2P_COUNT_CALLS = 0,
 	T2P_COUNT_BYTES, /* bytes that the captured calls moved */
@@ -127,16 +136,22 @@ enum t2p_counter {
 	T2P_COUNT_LIMIT_BYTES,
 	T2P_COUNT_SENDFILE,
 	T2P_COUNT_SENDFILE_BYTES,
-	T2P_COUNT_THREADS_FULL, /* calls lost because the table of threads was full */
-	T2P_COUNT_HANDLES_FULL, /* calls lost because the table of handles was full */
-	T2P_COUNT_PROCESSES_FULL,
-	T2P_COUNT_SOCKETS_FULL,
-	T2P_COUNT_DEPTH, /* calls nested deeper than is followed */
-	T2P_COUNT_UNFINISHED, /* calls whose return was never seen */
+	T2P_COUNT_THREADS_FULL, /* reads and writes lost because the table of threads was full */
+	T2P_COUNT_HANDLES_FULL, /* calls that moved data, lost because the table of handles was full */
+	T2P_COUNT_PROCESSES_FULL, /* calls, and children of targets, that the table of processes had no room for */
+	T2P_COUNT_SOCKETS_FULL, /* calls whose handle got no socket because the table of sockets was full */
+	T2P_COUNT_DEPTH, /* reads and writes given up for a call nested deeper than is followed */
+	T2P_COUNT_UNFINISHED, /* reads and writes whose return was never seen */
 	T2P_COUNT_FACT_LOST, /* records without payload refused by the ring */
 	T2P_COUNT_TWICE, /* second entries of a call whose code is probed twice */
 	T2P_COUNT_CONFLICT, /* calls that used more than one TCP socket: no tuple taken */
 	T2P_COUNT_NOT_TCP, /* calls whose socket was not TCP (QUIC, DTLS) */
+	T2P_COUNT_SNAPLEN, /* data records of which only the beginning was wanted */
+	T2P_COUNT_SNAPLEN_BYTES,
+	/* Filled in by user space: runs of probes that the kernel skipped, of libraries and processes, of sockets. */
+	T2P_COUNT_MISSED_RUNS,
+	T2P_COUNT_MISSED_SOCKET_RUNS,
+	T2P_COUNT_LOSSES_FULL, /* losses that are counted in all, but not for their process */
 	T2P_COUNT_MAX,
 };
 
@@ -243,6 +258,17 @@ struct t2p_process {
 struct t2p_exit {
 	struct t2p_head head;
 	unsigned long long time;
+};
+
+/*
+ * A process makes TLS calls that use no socket: it encrypts into memory and sends later. Its BIO
+ * functions are to be probed, so that the records tell which socket they go through.
+ */
+struct t2p_no_socket {
+	struct t2p_head head;
+	unsigned long long time;
+	unsigned int stopped; /* 1: the process was sent SIGSTOP and waits for SIGCONT */
+	unsigned int reserved;
 };
 
 /* A file that was never seen before is mapped by, or executed as, a process of interest. */

@@ -11,6 +11,8 @@ pub enum Config {
     Capture(Capture),
     /// Make the capture file anew from a recording.
     Replay(Replay),
+    /// Put the Wireshark companion in place, or away.
+    Companion(Companion),
 }
 
 /// See [`Config::Capture`].
@@ -26,6 +28,8 @@ pub struct Capture {
     pub backend: Backend,
     /// How server ports are written.
     pub ports: Ports,
+    /// Whether the file has process blocks.
+    pub process_blocks: bool,
     /// Where to record the events.
     pub record: Option<PathBuf>,
     /// File to create when probes are attached.
@@ -36,6 +40,12 @@ pub struct Capture {
     pub show_args: bool,
     /// Size of the ring buffer in bytes, a power of two; `None`: the program's choice.
     pub ring_size: Option<u32>,
+    /// Bytes of each record that are kept, at least 1; `None`: all.
+    pub snaplen: Option<u32>,
+    /// Whether a loss shows in the exit status.
+    pub fail_on_loss: bool,
+    /// Whether each packet is written as soon as it is there.
+    pub packet_buffered: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }
@@ -49,8 +59,29 @@ pub struct Replay {
     pub output: Output,
     /// How server ports are written.
     pub ports: Ports,
+    /// Whether a loss shows in the exit status.
+    pub fail_on_loss: bool,
+    /// Whether the file has process blocks.
+    pub process_blocks: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
+}
+
+/// See [`Config::Companion`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Companion {
+    /// Put the files where Wireshark looks.
+    Install {
+        /// Overwrite what the user changed, too.
+        force: bool,
+    },
+    /// Take them away.
+    Uninstall {
+        /// Remove what the user changed, too.
+        force: bool,
+    },
+    /// Say what is there.
+    Status,
 }
 
 /// Where packets go.

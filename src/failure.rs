@@ -17,6 +17,8 @@ pub enum Exit {
     Kernel,
     /// No such process, or no TLS library in it.
     NoTarget,
+    /// Something is missing from the capture, and that was to be an error.
+    Loss,
     /// The command cannot be executed.
     NotExecutable,
     /// The command was not found.
@@ -35,10 +37,19 @@ impl Exit {
             Exit::NotPermitted => 3,
             Exit::Kernel => 4,
             Exit::NoTarget => 5,
+            Exit::Loss => 6,
             Exit::NotExecutable => 126,
             Exit::NotFound => 127,
             Exit::Command(status) => status,
         }
+    }
+}
+
+impl Exit {
+    /// This, or that there was a loss, if there was one and all else went well.
+    #[must_use]
+    pub fn or_loss(self, lost: bool) -> Exit {
+        if lost && self.code() == 0 { Exit::Loss } else { self }
     }
 }
 

@@ -12,11 +12,13 @@
 
 pub mod capture;
 pub mod cli;
+pub mod companion;
 pub mod config;
 pub mod discover;
 pub mod event;
 pub mod failure;
 pub mod launch;
+pub mod losses;
 pub mod pipeline;
 pub mod privilege;
 pub mod probe;

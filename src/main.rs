@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use tls2pcap::config::Config;
-use tls2pcap::{capture, cli, replay, status};
+use tls2pcap::{capture, cli, companion, replay, status};
 
 fn main() -> ExitCode {
     let result = match cli::parse(std::env::args_os()) {
         Ok(Config::Capture(config)) => capture::run(&config),
         Ok(Config::Replay(config)) => replay::run(&config),
+        Ok(Config::Companion(task)) => companion::run(task),
         Err(stop) => return stop.report().into(),
     };
     match result {

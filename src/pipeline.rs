@@ -1,16 +1,18 @@
 //! Everything that lies behind the ring, in one line: record → event → track → synth → sink. Live capture and replay both walk through here, so that they give the same bytes.
 
 use std::io::{self, Write};
+use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::event::record::Counter;
-use crate::event::recording::Recorder;
-use crate::event::{Counters, Event, Missing, record};
+use crate::event::recording::{Player, Recorder};
+use crate::event::{Counters, Event, Missing, ProcessLoss, record};
+use crate::losses::{Losses, Shed};
 use crate::sink::{Header, PcapngWriter};
-use crate::status::{Loss, Numbers, Reason};
+use crate::status::Numbers;
 use crate::synth::{Ports, Synthesizer};
 use crate::track::segment::WallTime;
+use crate::track::summary::Summary;
 use crate::track::{Limits, Tracker};
 
 /// Inside an [`io::Error`]: it was the recording that could not be written, not the capture file.
@@ -28,9 +30,15 @@ pub struct Pipeline<W: Write> {
     tracker: Tracker,
     synthesizer: Synthesizer,
     output: Output<W>,
+    process_blocks: bool,
     now: WallTime,
     counters: Counters,
+    by_process: Vec<ProcessLoss>,
     undecodable: u64,
+    /// Data records without their payload because this line was behind.
+    shed: Shed,
+    /// Each packet is written at once.
+    unbuffered: bool,
 }
 
 /// The file's header needs the first event, so the writer begins with it.
@@ -49,21 +57,64 @@ impl<W: Write> Pipeline<W> {
             tracker: Tracker::new(Limits::default()),
             synthesizer: Synthesizer::new(ports),
             output: Output::Waiting(out),
+            process_blocks: false,
             now: 0,
             counters: Counters::default(),
+            by_process: Vec::new(),
             undecodable: 0,
+            shed: Shed::default(),
+            unbuffered: false,
         }
     }
 
-    /// Takes one record.
+    /// See [`PcapngWriter::with_process_blocks`].
+    pub fn with_process_blocks(mut self, wanted: bool) -> Pipeline<W> {
+        self.process_blocks = wanted;
+        self
+    }
+
+    /// Writes each packet as soon as it is there.
+    pub fn unbuffered(self) -> Pipeline<W> {
+        Pipeline { unbuffered: true, ..self }
+    }
+
+    /// Takes a batch of records, as [`crate::event::recording::add`] makes it, and gives it back: its
+    /// memory can be used again unless some of it is held.
     ///
     /// # Errors
     /// If the capture file or the recording cannot be written.
-    pub fn record(&mut self, record: &Bytes) -> io::Result<()> {
+    pub fn batch(&mut self, batch: Bytes) -> io::Result<Bytes> {
         if let Some(recorder) = &mut self.recorder {
-            recorder.record(record).map_err(not_recorded)?;
+            recorder.record(&batch).map_err(not_recorded)?;
         }
-        match record::decode(record) {
+        let mut player = Player::batch(batch);
+        loop {
+            match player.next_at() {
+                Ok(Some(at)) => self.record_within(player.records(), at)?,
+                Ok(None) => break,
+                Err(_) => {
+                    self.undecodable += 1;
+                    break;
+                }
+            }
+        }
+        Ok(player.into_records())
+    }
+
+    /// Takes one record, which is not recorded.
+    ///
+    /// # Errors
+    /// If the capture file cannot be written.
+    pub fn record(&mut self, record: &Bytes) -> io::Result<()> {
+        self.record_within(record, 0..record.len())
+    }
+
+    /// Takes the record that stands at `at` in `records`, which is not recorded.
+    ///
+    /// # Errors
+    /// If the capture file cannot be written.
+    pub fn record_within(&mut self, records: &Bytes, at: Range<usize>) -> io::Result<()> {
+        match record::decode_within(records, at) {
             Ok(event) => self.event(event),
             Err(_) => {
                 self.undecodable += 1;
@@ -77,13 +128,22 @@ impl<W: Write> Pipeline<W> {
             Event::Start(start) => {
                 self.output = match std::mem::replace(&mut self.output, Output::Lost) {
                     Output::Waiting(out) => {
-                        Output::Open(Box::new(PcapngWriter::new(out, &Header::from(start), start.show_args)?))
+                        let writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
+                        let mut writer = writer.with_process_blocks(self.process_blocks);
+                        if self.unbuffered {
+                            writer.unbuffered();
+                        }
+                        Output::Open(Box::new(writer))
                     }
                     other => other,
                 };
             }
             Event::Counters(counters) => self.counters = counters.clone(),
+            Event::Losses(losses) => self.by_process = losses.clone(),
             Event::Clock(clock) => self.now = clock.realtime,
+            Event::Data(data) if data.missing == Some(Missing::WriterBehind) => {
+                self.shed.add(data.handle.process, data.chunk_len);
+            }
             _ => {}
         }
         let tick = matches!(event, Event::Clock(_));
@@ -130,11 +190,18 @@ impl<W: Write> Pipeline<W> {
     /// If it cannot be written.
     pub fn finish(mut self) -> io::Result<Numbers> {
         self.flush()?;
+        let summary = self.tracker.summary();
+        let losses = self.losses(&summary);
         let numbers = self.numbers();
         if let Output::Open(writer) = self.output {
-            writer.finish(self.now)?;
+            writer.finish(self.now, &losses.statistics())?;
         }
         Ok(numbers)
+    }
+
+    fn losses(&self, summary: &Summary) -> Losses {
+        let stats = self.synthesizer.stats();
+        Losses::new(&self.counters, &self.by_process, &self.shed, summary, &stats, self.undecodable)
     }
 
     /// How much was captured so far, and what is missing.
@@ -145,31 +212,14 @@ impl<W: Write> Pipeline<W> {
             Output::Open(writer) => writer.counts().packets,
             Output::Waiting(_) | Output::Lost => 0,
         };
-        let count = |index: Counter| self.counters.0.get(index as usize).copied().unwrap_or(0);
-        let known = |reason, events, bytes| Loss { reason, events, bytes: Some(bytes) };
-        let unknown = |reason, events| Loss { reason, events, bytes: None };
-        let missing = |missing| total.missing.get(missing);
+        let (lost, notes) = self.losses(&summary).told(|key| self.tracker.process(key).name());
         Numbers {
             processes: summary.processes.len() as u64,
             connections: total.connections,
             bytes: total.read + total.written,
             packets,
-            lost: vec![
-                known(Reason::RingFull, count(Counter::RingFull), missing(Missing::RingFull)),
-                unknown(Reason::FactLost, count(Counter::FactLost)),
-                known(Reason::Unreadable, count(Counter::Unreadable), missing(Missing::Unreadable)),
-                known(Reason::CallLimit, count(Counter::Limit), missing(Missing::Limit)),
-                known(Reason::Sendfile, count(Counter::Sendfile), missing(Missing::Sendfile)),
-                unknown(Reason::ReadBeforeAttach, total.skips.get(Missing::Unseen)),
-                unknown(Reason::Unfinished, count(Counter::Unfinished)),
-                unknown(Reason::Depth, count(Counter::Depth)),
-                unknown(Reason::ThreadsFull, count(Counter::ThreadsFull)),
-                unknown(Reason::HandlesFull, count(Counter::HandlesFull)),
-                unknown(Reason::ProcessesFull, count(Counter::ProcessesFull)),
-                unknown(Reason::SocketsFull, count(Counter::SocketsFull)),
-                unknown(Reason::NotTcp, count(Counter::NotTcp)),
-                unknown(Reason::BadRecord, self.undecodable),
-            ],
+            lost,
+            notes,
         }
     }
 }

@@ -44,10 +44,11 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         )
     };
     let output = sink::Output::create(path).map_err(bad_output)?;
-    let mut pipeline = Pipeline::new(output, ports(config.ports), None);
+    let mut pipeline =
+        Pipeline::new(output, ports(config.ports), None).with_process_blocks(config.process_blocks);
     let damage = loop {
-        match player.next_record() {
-            Ok(Some(record)) => pipeline.record(&record).map_err(bad_output)?,
+        match player.next_at() {
+            Ok(Some(at)) => pipeline.record_within(player.records(), at).map_err(bad_output)?,
             Ok(None) => break None,
             Err(error) => break Some(error),
         }
@@ -57,7 +58,8 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         let file = (config.output != Output::Stdout).then_some(path);
         status::say(&status::summary(&numbers, began.elapsed(), file));
     }
-    damage.map_or(Ok(Exit::Success), |error| Err(bad_input(error)))
+    let exit = Exit::Success.or_loss(config.fail_on_loss && numbers.has_lost());
+    damage.map_or(Ok(exit), |error| Err(bad_input(error)))
 }
 
 /// The bytes of a file: mapped if it is a regular file, since recordings are large.

@@ -21,13 +21,35 @@ pub struct Numbers {
     pub packets: u64,
     /// What is missing; entries with no events are not shown.
     pub lost: Vec<Loss>,
+    /// What is no loss, but worth knowing; those with no events are not shown.
+    pub notes: Vec<Note>,
+}
+
+impl Numbers {
+    /// Whether anything is missing that should be in the file.
+    pub fn has_lost(&self) -> bool {
+        self.lost.iter().any(|loss| loss.events > 0)
+    }
 }
 
 /// What is missing for one reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// Why.
     pub reason: Reason,
+    /// How often.
+    pub events: u64,
+    /// How many bytes; `None` if nobody knows.
+    pub bytes: Option<u64>,
+    /// By process, the worst first.
+    pub by_process: Vec<Share>,
+}
+
+/// What one process lost for one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The process, as `curl[1234]`.
+    pub process: String,
     /// How often.
     pub events: u64,
     /// How many bytes; `None` if nobody knows.
@@ -39,6 +61,8 @@ pub struct Loss {
 pub enum Reason {
     /// Data records that the ring refused.
     RingFull,
+    /// Data records whose payload was given up because the output was too slow.
+    WriterBehind,
     /// Records without payload that the ring refused.
     FactLost,
     /// The program's buffer could not be read.
@@ -55,36 +79,72 @@ pub enum Reason {
     Depth,
     /// The table of threads was full.
     ThreadsFull,
-    /// The table of handles was full.
+    /// A table of handles was full.
     HandlesFull,
     /// The table of processes was full.
     ProcessesFull,
     /// The table of sockets was full.
     SocketsFull,
-    /// Calls on QUIC or DTLS handles, which are not written as TCP.
-    NotTcp,
+    /// The table of connections was full.
+    ConnectionsFull,
+    /// Records that came after the end of their connection.
+    Late,
+    /// Probes of libraries or processes that the kernel did not run.
+    MissedRuns,
     /// Records that could not be decoded.
     BadRecord,
 }
 
 impl Reason {
-    /// What there are `events` of, and why they are missing.
-    fn text(self) -> &'static str {
+    /// As it stands in comments.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Reason::RingFull => "data records: the ring buffer was full",
-            Reason::FactLost => "records of connections: the ring buffer was full",
-            Reason::Unreadable => "calls: the program's memory could not be read",
-            Reason::CallLimit => "calls: longer than the longest call that is captured",
-            Reason::Sendfile => "calls: sent by the kernel from a file, never in the program's memory",
-            Reason::ReadBeforeAttach => "reads: already waiting when the capture began",
-            Reason::Unfinished => "calls: their return was not seen",
-            Reason::Depth => "calls: nested too deep",
-            Reason::ThreadsFull => "calls: too many threads in TLS calls at once",
-            Reason::HandlesFull => "calls: too many TLS handles at once",
-            Reason::ProcessesFull => "processes: too many at once",
-            Reason::SocketsFull => "sockets: too many at once",
-            Reason::NotTcp => "calls: QUIC or DTLS, which is not written",
-            Reason::BadRecord => "records: not understood, which is an error in tls2pcap",
+            Reason::RingFull => "ring-full",
+            Reason::WriterBehind => "writer-behind",
+            Reason::FactLost => "ring-full-facts",
+            Reason::Unreadable => "unreadable",
+            Reason::CallLimit => "call-limit",
+            Reason::Sendfile => "sendfile",
+            Reason::ReadBeforeAttach => "read-before-attach",
+            Reason::Unfinished => "unfinished-call",
+            Reason::Depth => "nested-call",
+            Reason::ThreadsFull => "threads-full",
+            Reason::HandlesFull => "handles-full",
+            Reason::ProcessesFull => "processes-full",
+            Reason::SocketsFull => "sockets-full",
+            Reason::ConnectionsFull => "connections-full",
+            Reason::Late => "after-end",
+            Reason::MissedRuns => "missed-runs",
+            Reason::BadRecord => "bad-record",
+        }
+    }
+
+    /// What there are `events` of, one and many, and why they are missing.
+    fn text(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Reason::RingFull => ("data record", "data records", "the ring buffer was full"),
+            Reason::WriterBehind => {
+                ("data record", "data records", "the output was slower than what was captured")
+            }
+            Reason::FactLost => {
+                ("record of a connection", "records of connections", "the ring buffer was full")
+            }
+            Reason::Unreadable => ("data record", "data records", "the program's memory could not be read"),
+            Reason::CallLimit => ("call", "calls", "longer than the longest call that is captured"),
+            Reason::Sendfile => {
+                ("call", "calls", "sent by the kernel from a file, never in the program's memory")
+            }
+            Reason::ReadBeforeAttach => ("read", "reads", "already waiting when the capture began"),
+            Reason::Unfinished => ("call", "calls", "the return was not seen"),
+            Reason::Depth => ("call", "calls", "nested too deep"),
+            Reason::ThreadsFull => ("call", "calls", "too many threads in TLS calls at once"),
+            Reason::HandlesFull => ("call", "calls", "too many TLS handles at once"),
+            Reason::ProcessesFull => ("call", "calls", "too many processes at once"),
+            Reason::SocketsFull => ("call", "calls", "too many sockets at once, the addresses are not known"),
+            Reason::ConnectionsFull => ("connection", "connections", "too many at once"),
+            Reason::Late => ("data record", "data records", "moved after the end of the connection"),
+            Reason::MissedRuns => ("probe run", "probe runs", "skipped by the kernel"),
+            Reason::BadRecord => ("record", "records", "not understood, which is an error in tls2pcap"),
         }
     }
 
@@ -94,20 +154,76 @@ impl Reason {
             Reason::RingFull | Reason::FactLost => {
                 Some("use a larger --ring-size, or capture less with -p or -u")
             }
-            Reason::ThreadsFull | Reason::HandlesFull | Reason::ProcessesFull | Reason::SocketsFull => {
-                Some("capture less with -p or -u")
+            Reason::WriterBehind => {
+                Some("write to a faster disk or reader, or capture less with -p, -u or -s")
             }
+            Reason::CallLimit => {
+                Some("use a larger --ring-size: half of it is the longest call, up to 64 MiB")
+            }
+            Reason::ThreadsFull
+            | Reason::HandlesFull
+            | Reason::ProcessesFull
+            | Reason::SocketsFull
+            | Reason::ConnectionsFull => Some("capture less with -p or -u"),
             Reason::ReadBeforeAttach => Some("start the program under the capture: tls2pcap … -- COMMAND"),
             Reason::BadRecord => Some("please report it with a file made by --record"),
             Reason::Unreadable
-            | Reason::CallLimit
             | Reason::Sendfile
             | Reason::Unfinished
             | Reason::Depth
-            | Reason::NotTcp => None,
+            | Reason::Late
+            | Reason::MissedRuns => None,
         }
     }
 }
+
+/// What is no loss, but worth knowing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// So many bytes are beyond `--snaplen`.
+    Snaplen(u64),
+    /// So many calls were on QUIC or DTLS handles.
+    NotTcp(u64),
+    /// So many connections are written on made-up addresses.
+    MadeUp(u64),
+    /// So many calls used more than one TCP socket.
+    Conflict(u64),
+    /// So many runs of the probes of sockets were skipped by the kernel.
+    MissedSocketRuns(u64),
+    /// So many losses are not told by process.
+    Unattributed(u64),
+}
+
+impl Note {
+    fn text(self) -> Option<String> {
+        let (n, text) = match self {
+            Note::Snaplen(n) => {
+                (n, format!("{} beyond --snaplen left out, as asked", count(n, "byte", "bytes")))
+            }
+            Note::NotTcp(n) => {
+                (n, format!("{} of QUIC or DTLS, which is not written", count(n, "call", "calls")))
+            }
+            Note::MadeUp(n) => {
+                (n, format!("{} on made-up addresses, tuple=none", count(n, "connection", "connections")))
+            }
+            Note::Conflict(n) => {
+                let calls = count(n, "call", "calls");
+                (n, format!("{calls} used several TCP sockets, so that none was taken for the connection's"))
+            }
+            Note::MissedSocketRuns(n) => {
+                let runs = count(n, "probe run", "probe runs");
+                (n, format!("{runs} of sockets skipped by the kernel: an address or an end may be missing"))
+            }
+            Note::Unattributed(n) => {
+                (n, format!("{} not told by process: too many lose at once", count(n, "loss", "losses")))
+            }
+        };
+        (n > 0).then_some(text)
+    }
+}
+
+/// How many processes are named for a reason.
+const WORST: usize = 3;
 
 /// The summary at the end, several lines. `file` is the capture file; `None` is standard output.
 pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> String {
@@ -119,28 +235,46 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
         count(numbers.packets, "packet", "packets"),
         duration.as_secs_f64(),
     );
-    let lost: Vec<&Loss> = numbers.lost.iter().filter(|loss| loss.events > 0).collect();
-    for loss in &lost {
+    for loss in numbers.lost.iter().filter(|loss| loss.events > 0) {
         // Writing to a String cannot fail.
-        let _ = match loss.bytes {
-            Some(bytes) => {
-                write!(text, "lost: {} in {} ", count(bytes, "byte", "bytes"), grouped(loss.events))
-            }
-            None => write!(text, "lost: {} ", grouped(loss.events)),
-        };
-        text.push_str(loss.reason.text());
-        if let Some(cure) = loss.reason.cure() {
-            let _ = write!(text, " ({cure})");
-        }
-        text.push('\n');
+        let _ = loss_line(&mut text, loss);
     }
-    if lost.is_empty() {
+    if !numbers.has_lost() {
         text.push_str("nothing lost\n");
+    }
+    for note in numbers.notes.iter().filter_map(|note| note.text()) {
+        let _ = writeln!(text, "note: {note}");
     }
     if let Some(file) = file {
         let _ = writeln!(text, "written to {}", file.display());
     }
     text
+}
+
+fn loss_line(text: &mut String, loss: &Loss) -> std::fmt::Result {
+    let (one, many, why) = loss.reason.text();
+    let bytes = |bytes: Option<u64>| bytes.map(|n| count(n, "byte", "bytes"));
+    text.push_str("lost: ");
+    if let Some(bytes) = bytes(loss.bytes) {
+        write!(text, "{bytes} in ")?;
+    }
+    write!(text, "{}: {why}", count(loss.events, one, many))?;
+    if let Some(cure) = loss.reason.cure() {
+        write!(text, " ({cure})")?;
+    }
+    text.push('\n');
+    let share = |share: &Share| {
+        let amount = bytes(share.bytes).unwrap_or_else(|| count(share.events, one, many));
+        format!("{} {amount}", share.process)
+    };
+    let mut shares: Vec<String> = loss.by_process.iter().take(WORST).map(share).collect();
+    if let Some(more) = loss.by_process.len().checked_sub(WORST).filter(|more| *more > 0) {
+        shares.push(format!("{} more", grouped(more as u64)));
+    }
+    if !shares.is_empty() {
+        writeln!(text, "      {}", shares.join(", "))?;
+    }
+    Ok(())
 }
 
 /// The line while the capture runs, at most `width` characters.
@@ -265,6 +399,10 @@ impl<W: Write> StatusLine<W> {
 mod tests {
     use super::*;
 
+    fn share(process: &str, events: u64, bytes: Option<u64>) -> Share {
+        Share { process: process.into(), events, bytes }
+    }
+
     fn numbers() -> Numbers {
         Numbers {
             processes: 1,
@@ -272,10 +410,21 @@ mod tests {
             bytes: 1_234_567,
             packets: 890,
             lost: vec![
-                Loss { reason: Reason::RingFull, events: 1_004, bytes: Some(65_536) },
-                Loss { reason: Reason::Unreadable, events: 0, bytes: Some(0) },
-                Loss { reason: Reason::Unfinished, events: 2, bytes: None },
+                Loss {
+                    reason: Reason::RingFull,
+                    events: 1_004,
+                    bytes: Some(65_536),
+                    by_process: vec![share("curl[12]", 1_000, Some(65_000)), share("sh[7]", 4, Some(536))],
+                },
+                Loss { reason: Reason::Unreadable, events: 0, bytes: Some(0), by_process: vec![] },
+                Loss {
+                    reason: Reason::Unfinished,
+                    events: 7,
+                    bytes: None,
+                    by_process: (1..=5).rev().map(|n| share("a[1]", n, None)).collect(),
+                },
             ],
+            notes: vec![Note::Snaplen(12_345), Note::NotTcp(0), Note::MadeUp(1)],
         }
     }
 
@@ -284,7 +433,11 @@ mod tests {
         let expected = "\
 1 process, 12 connections, 1,234,567 bytes of plaintext in 890 packets over 12.3 s
 lost: 65,536 bytes in 1,004 data records: the ring buffer was full (use a larger --ring-size, or capture less with -p or -u)
-lost: 2 calls: their return was not seen
+      curl[12] 65,000 bytes, sh[7] 536 bytes
+lost: 7 calls: the return was not seen
+      a[1] 5 calls, a[1] 4 calls, a[1] 3 calls, 2 more
+note: 12,345 bytes beyond --snaplen left out, as asked
+note: 1 connection on made-up addresses, tuple=none
 written to out.pcapng
 ";
         assert_eq!(
@@ -296,11 +449,13 @@ written to out.pcapng
             clean,
             "0 processes, 0 connections, 0 bytes of plaintext in 0 packets over 0.0 s\nnothing lost\n"
         );
+        let asked = Numbers { notes: vec![Note::Snaplen(1)], ..Numbers::default() };
+        assert!(!asked.has_lost() && numbers().has_lost());
     }
 
     #[test]
     fn line_fits() {
-        let full = "75 s  1 process  12 connections  1.23 MB  890 packets  lost 1,006";
+        let full = "75 s  1 process  12 connections  1.23 MB  890 packets  lost 1,011";
         assert_eq!(line(&numbers(), Duration::from_secs(75), 200), full);
         assert_eq!(line(&numbers(), Duration::from_secs(75), 15), &full[..15]);
     }

@@ -2,34 +2,40 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::Receiver;
 use signal_hook::consts::SIGINT;
 
 use super::Say;
+use super::handover::Handover;
 use super::minders::Minders;
-use super::threads::{Batch, CLOCK_INTERVAL, Message, RING_INTERVAL, clock, send};
+use super::reader::{Notice, RING_INTERVAL};
+use super::threads::{CLOCK_INTERVAL, Message};
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
 use crate::event::record::encode;
-use crate::event::{Event, FileSeen, ProcessKey};
+use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
-use crate::probe::{Notice, Probe, Target, is_denied, monotonic};
+use crate::losses;
+use crate::probe::{News, Probe, Target, clocks, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
 /// tells of a process, or the name of a library.
 const WAITING_MAX: usize = 4096;
 
+/// Time between two readings of the losses by process.
+const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The control thread's belongings.
 pub(super) struct Control {
     pub(super) probe: Probe,
     discovery: Discovery,
-    pub(super) batches: Sender<Batch>,
+    pub(super) handover: Arc<Handover>,
     /// Events for the writer, which lags: this thread waits for nobody, since the command may be
     /// stopped until it acts.
     waiting: VecDeque<Event>,
@@ -38,23 +44,37 @@ pub(super) struct Control {
     ended: HashSet<ProcessKey>,
     /// If there is a command.
     minders: Option<Minders>,
+    /// How many losses were told by process, and when.
+    told_losses: (u64, Instant),
 }
 
 impl Control {
     pub(super) fn new(
         probe: Probe,
         discovery: Discovery,
-        batches: Sender<Batch>,
+        handover: Arc<Handover>,
         say: Say,
         minders: Option<Minders>,
     ) -> Control {
-        Control { probe, discovery, batches, waiting: VecDeque::new(), say, ended: HashSet::new(), minders }
+        Control {
+            probe,
+            discovery,
+            handover,
+            waiting: VecDeque::new(),
+            say,
+            ended: HashSet::new(),
+            minders,
+            told_losses: (0, Instant::now()),
+        }
     }
 
     pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
         match self.probe.attach(found) {
             Ok(Some(library)) => {
                 self.say.detail(&format!("probed: {} ({})", library.path, library.version));
+                if self.say.is_verbose() {
+                    described(found).iter().for_each(|line| self.say.detail(line));
+                }
                 self.tell(Event::Library(library));
                 Ok(())
             }
@@ -76,6 +96,15 @@ impl Control {
         })
     }
 
+    /// A process that runs already may have connections whose socket only their records tell.
+    pub(super) fn watch(&mut self, pid: u32) {
+        let result = self.discovery.bios_of(pid).map_err(|e| e.to_string());
+        let result = result.and_then(|bios| self.probe.watch_bio(pid, &bios).map_err(|e| format!("{e:#}")));
+        if let Err(error) = result {
+            self.say.detail(&format!("process {pid}: its BIO functions cannot be probed: {error}"));
+        }
+    }
+
     /// Gives the writer an event, now or as soon as it can take one.
     fn tell(&mut self, event: Event) {
         if self.waiting.len() < WAITING_MAX {
@@ -86,7 +115,7 @@ impl Control {
 
     fn pass_on(&mut self) {
         while let Some(event) = self.waiting.front() {
-            if let Err(TrySendError::Full(_)) = self.batches.try_send(encode(event).into_iter().collect()) {
+            if encode(event).is_some_and(|record| !self.handover.offer(&record)) {
                 break;
             }
             self.waiting.pop_front();
@@ -110,6 +139,7 @@ impl Control {
             }
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look_at(&file),
+                Ok(Message::Notice(Notice::NoSocket(seen))) => self.probe_bio(&seen),
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
                     self.ended.insert(key);
@@ -138,13 +168,6 @@ impl Control {
                         None => Ok(Exit::Success),
                     };
                 }
-                Ok(Message::Ring(error)) => {
-                    break Err(Failure::new(
-                        Exit::Kernel,
-                        format!("the ring buffer cannot be read: {error}"),
-                        "",
-                    ));
-                }
                 Err(_) => {}
             }
             if let Some(line) = &mut line
@@ -163,12 +186,28 @@ impl Control {
 
     /// What is to be done now and then.
     fn keep_house(&mut self) {
+        self.probe.stop_watching();
         if !self.ended.is_empty() {
             self.probe.forget(&std::mem::take(&mut self.ended));
         }
+        for news in self.probe.settle() {
+            match news {
+                News::Detail(text) => self.say.detail(&text),
+                News::Warning(text) => self.say.warn(&text),
+            }
+        }
         match self.probe.counters() {
             // They are the sums since the start: newer ones follow.
-            Ok(counters) if self.waiting.is_empty() => self.tell(Event::Counters(counters)),
+            Ok(counters) if self.waiting.is_empty() && !self.handover.is_full() => {
+                let lost = losses::events(&counters);
+                self.tell(Event::Counters(counters));
+                let (told, at) = self.told_losses;
+                if lost != told && at.elapsed() >= LOSSES_INTERVAL {
+                    self.told_losses = (lost, Instant::now());
+                    let losses = self.probe.losses();
+                    self.tell(Event::Losses(losses));
+                }
+            }
             _ => self.pass_on(),
         }
     }
@@ -178,6 +217,7 @@ impl Control {
         while let Ok(message) = heard.recv() {
             match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
+                Message::Notice(Notice::NoSocket(seen)) if seen.stopped => self.let_go(seen.process.pid),
                 Message::Signal(signal) if signal != SIGINT => running.forward(signal),
                 Message::Ended => break,
                 _ => {}
@@ -192,6 +232,9 @@ impl Control {
         loop {
             match heard.recv_timeout(RING_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.resume(&file),
+                Ok(Message::Notice(Notice::NoSocket(seen))) if seen.stopped => {
+                    self.let_go(seen.process.pid);
+                }
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(_) => {}
                 Err(_) if ring.is_finished() => break,
@@ -221,25 +264,52 @@ impl Control {
         self.resume(file);
     }
 
+    /// A process encrypts into memory: its records tell which sockets they go through.
+    fn probe_bio(&mut self, seen: &NoSocket) {
+        let pid = seen.process.pid;
+        let result = self.discovery.bios_of(pid).map_err(|e| e.to_string()).and_then(|bios| {
+            let paths: Vec<_> = bios.iter().map(|bio| bio.path.display().to_string()).collect();
+            self.probe.attach_bio(seen.process, &bios).map_err(|e| format!("{e:#}"))?;
+            Ok(paths.join(", "))
+        });
+        self.say.detail(&match result {
+            Ok(paths) if paths.is_empty() => {
+                format!("process {pid} encrypts into memory, and its library has no BIO functions to probe")
+            }
+            Ok(paths) => format!("process {pid} encrypts into memory: probed the BIO functions of {paths}"),
+            Err(error) => {
+                format!("process {pid} encrypts into memory; its BIO functions cannot be probed: {error}")
+            }
+        });
+        if seen.stopped {
+            self.let_go(pid);
+        }
+    }
+
     fn resume(&self, file: &FileSeen) {
         self.probe.mark_seen(file);
         if file.stopped {
-            if let Some(minders) = &self.minders {
-                minders.watch_those_of(file.pid);
-            }
-            // SAFETY: a plain system call. The pid is that of a process that the kernel side
-            // stopped because it belongs to the command; it stays stopped until this.
-            unsafe { libc::kill(file.pid as i32, libc::SIGCONT) };
+            self.let_go(file.pid);
         }
+    }
+
+    fn let_go(&self, pid: u32) {
+        if let Some(minders) = &self.minders {
+            minders.watch_those_of(pid);
+        }
+        // SAFETY: a plain system call. The pid is that of a process that the kernel side
+        // stopped because it belongs to the command; it stays stopped until this.
+        unsafe { libc::kill(pid as i32, libc::SIGCONT) };
     }
 
     /// What stands at the end of the stream of events.
     pub(super) fn last_words(&mut self) {
         let mut events: Vec<Event> = self.waiting.drain(..).collect();
         events.extend(self.probe.counters().map(Event::Counters));
+        events.extend(Some(self.probe.losses()).filter(|losses| !losses.is_empty()).map(Event::Losses));
         events.extend(self.probe.ends().into_iter().map(|(handle, ends)| Event::Final(handle, ends)));
-        events.extend([Event::Clock(clock()), Event::Stop(monotonic())]);
-        send(&self.batches, &events);
+        events.extend([Event::Clock(clocks()), Event::Stop(monotonic())]);
+        events.iter().filter_map(encode).for_each(|record| self.handover.put_record(&record));
     }
 }
 

@@ -1,12 +1,14 @@
 //! A capture, from start to end: owns the threads and the channels between them.
 //!
-//! - The ring thread reads records and puts a clock sample behind them ten times a second.
+//! - The ring thread reads records, hands them over and puts a clock sample behind them now and then.
 //! - The writer thread owns the [`Pipeline`]: all that lies behind the ring.
 //! - The control thread (the caller's) does what must happen outside the stream: looks at new
 //!   files, asks /proc, hears signals, waits for the command.
 
 mod control;
+mod handover;
 mod minders;
+mod reader;
 mod setup;
 mod threads;
 
@@ -17,18 +19,18 @@ use std::time::Instant;
 use crossbeam_channel::bounded;
 
 use self::control::Control;
+use self::handover::Handover;
 use self::minders::Minders;
-use self::threads::{
-    BATCHES, Batch, MESSAGES, clock, listen_to_signals, send, spawn_ring, spawn_writer, watch,
-};
+use self::threads::{MESSAGES, listen_to_signals, spawn_ring, spawn_writer, watch};
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::Discovery;
 use crate::event::Event;
+use crate::event::record::encode;
 use crate::failure::{Exit, Failure};
 use crate::launch::{self, Held};
 use crate::pipeline::Pipeline;
 use crate::privilege;
-use crate::probe::{Target, raise_open_files};
+use crate::probe::{Target, clocks, raise_open_files};
 use crate::status::{self, Numbers, StatusLine};
 
 pub(crate) use self::setup::ports;
@@ -74,15 +76,21 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let output = setup::open_output(config)?;
     let recorder = setup::open_recorder(config)?;
 
-    let (batches, to_write) = bounded::<Batch>(BATCHES);
+    let live = output.is_live();
+    let handover = Arc::new(Handover::default());
     let (messages, heard) = bounded(MESSAGES);
     let numbers = Arc::new(Mutex::new(Numbers::default()));
-    let pipeline = Pipeline::new(output, ports(config.ports), recorder);
-    let writer = spawn_writer(pipeline, to_write, messages.clone(), Arc::clone(&numbers));
-    send(&batches, &[Event::Start(setup::start(config, &probe)), Event::Clock(clock())]);
+    let mut pipeline =
+        Pipeline::new(output, ports(config.ports), recorder).with_process_blocks(config.process_blocks);
+    if config.packet_buffered {
+        pipeline = pipeline.unbuffered();
+    }
+    let writer = spawn_writer(pipeline, live, Arc::clone(&handover), messages.clone(), Arc::clone(&numbers));
+    let first = [Event::Start(setup::start(config, &probe)), Event::Clock(clocks())];
+    first.iter().filter_map(encode).for_each(|record| handover.put_record(&record));
 
     let minders = held.as_ref().map(|held| Minders::new(held.pid()));
-    let mut control = Control::new(probe, discovery, batches, say, minders);
+    let mut control = Control::new(probe, discovery, handover, say, minders);
     // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
     // it is the same with all.
     let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids(_));
@@ -104,6 +112,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Targets::Pids(pids) => {
             for pid in pids {
                 control.target(*pid, Target::Process)?;
+                control.watch(*pid);
             }
         }
         Targets::Command(_) => {
@@ -116,7 +125,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     control.probe.set_ready(true);
 
     let stop = Arc::new(AtomicBool::new(false));
-    let ring = spawn_ring(&control.probe, control.batches.clone(), messages.clone(), Arc::clone(&stop))?;
+    let handover = Arc::clone(&control.handover);
+    let ring = spawn_ring(&control.probe, live, handover, messages.clone(), Arc::clone(&stop))?;
     let ending = Arc::new(AtomicBool::new(false));
     listen_to_signals(messages.clone(), Arc::clone(&ending))?;
     setup::tell_ready(config)?;
@@ -141,7 +151,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     control.see_out(&heard, &ring);
     let _ = ring.join();
     control.last_words();
-    drop(control.batches);
+    control.handover.end();
     let written = writer.join().map_err(|_| Failure::new(Exit::Io, "the writer thread failed", ""))?;
     let path = match &config.output {
         config::Output::File(path) => Some(path.as_path()),
@@ -152,7 +162,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
             if config.verbosity > Verbosity::Quiet {
                 status::say(&status::summary(&numbers, began.elapsed(), path));
             }
-            end
+            end.map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost()))
         }
         Err(error) => Err(setup::write_failure(config, &error)),
     };
@@ -170,8 +180,11 @@ impl Say {
             status::say(&format!("tls2pcap: {text}\n"));
         }
     }
+    fn is_verbose(self) -> bool {
+        self.0 > Verbosity::Normal
+    }
     fn detail(self, text: &str) {
-        if self.0 > Verbosity::Normal {
+        if self.is_verbose() {
             status::say(&format!("tls2pcap: {text}\n"));
         }
     }

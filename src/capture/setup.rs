@@ -43,7 +43,9 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
             _ => Vec::new(),
         },
         call_limit: call_limit(ring_bytes),
+        snaplen: config.snaplen,
         ring_bytes,
+        wake_for_each: config.packet_buffered,
         verbose: config.verbosity == Verbosity::Verbose,
     };
     Probe::load(&options).map_err(|error| match &error {

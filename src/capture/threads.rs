@@ -7,29 +7,25 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::event::record::encode;
-use crate::event::{Clock, Event};
+use super::handover::Handover;
+use super::reader::{Notice, Reader};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::pipeline::Pipeline;
-use crate::probe::{Notice, Probe, monotonic, realtime};
+use crate::probe::Probe;
 use crate::sink;
 use crate::status::Numbers;
 
-/// Batches between the ring thread and the writer; each has 1 MiB at most. When the writer lags so
-/// far behind, the ring thread waits, and what the ring then refuses is counted there.
-pub(super) const BATCHES: usize = 16;
 /// Messages to the control thread. When it lags so far behind, the ring thread waits for it:
 /// whoever was stopped must be let go on.
 pub(super) const MESSAGES: usize = 1024;
-/// How long the ring is left alone when nothing wakes its reader.
-pub(super) const RING_INTERVAL: Duration = Duration::from_millis(10);
 /// Time between two clock samples; so long, at most, a packet waits for its way to the file.
 pub(super) const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
+/// The same if somebody reads along: what waits for a time does not wait much longer.
+const CLOCK_INTERVAL_LIVE: Duration = Duration::from_millis(25);
 /// What the control thread hears.
 pub(super) enum Message {
     Notice(Notice),
@@ -38,48 +34,51 @@ pub(super) enum Message {
     Ended,
     /// The writer gave up.
     Writer(io::Error),
-    /// The ring could not be read.
-    Ring(String),
-}
-
-pub(super) type Batch = Vec<Bytes>;
-/// Puts events that user space makes behind the records that were read so far.
-pub(super) fn send(batches: &Sender<Batch>, events: &[Event]) {
-    // If the writer has given up there is nobody to tell.
-    let _ = batches.send(events.iter().filter_map(encode).collect());
 }
 
 pub(super) fn spawn_writer(
     mut pipeline: Pipeline<sink::Output>,
-    batches: Receiver<Batch>,
+    live: bool,
+    handover: Arc<Handover>,
     messages: Sender<Message>,
     numbers: Arc<Mutex<Numbers>>,
 ) -> JoinHandle<io::Result<Numbers>> {
     thread::spawn(move || {
+        go_first();
         let mut told = Instant::now();
-        let failed = batches.iter().find_map(|batch| {
+        let failed = loop {
+            let Some(batch) = handover.take() else { return pipeline.finish() };
             if told.elapsed() >= CLOCK_INTERVAL {
                 told = Instant::now();
                 if let Ok(mut numbers) = numbers.lock() {
                     *numbers = pipeline.numbers();
                 }
             }
-            batch.iter().find_map(|record| pipeline.record(record).err())
-        });
-        let Some(error) = failed else { return pipeline.finish() };
-        let broken_pipe = error.kind() == io::ErrorKind::BrokenPipe;
+            match pipeline.batch(batch) {
+                Ok(batch) => handover.written(batch),
+                Err(error) => break error,
+            }
+            if live
+                && handover.is_empty()
+                && let Err(error) = pipeline.flush()
+            {
+                break error;
+            }
+        };
+        handover.abandon();
+        let broken_pipe = failed.kind() == io::ErrorKind::BrokenPipe;
         let numbers = pipeline.numbers();
-        let copy = io::Error::new(error.kind(), error.to_string());
+        let copy = io::Error::new(failed.kind(), failed.to_string());
         let _ = messages.send(Message::Writer(copy));
-        // The channel stays open until the ring thread has ended; what comes is thrown away.
-        batches.iter().for_each(drop);
-        if broken_pipe { Ok(numbers) } else { Err(error) }
+        if broken_pipe { Ok(numbers) } else { Err(failed) }
     })
 }
 
+/// `live`: somebody reads the output while it is written.
 pub(super) fn spawn_ring(
     probe: &Probe,
-    batches: Sender<Batch>,
+    live: bool,
+    handover: Arc<Handover>,
     messages: Sender<Message>,
     stop: Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>, Failure> {
@@ -90,28 +89,11 @@ pub(super) fn spawn_ring(
             "try a smaller --ring-size",
         )
     })?;
+    let clock_interval = if live { CLOCK_INTERVAL_LIVE } else { CLOCK_INTERVAL };
+    let reader = Reader { ring, handover, clock_interval };
     Ok(thread::spawn(move || {
-        let mut sampled = Instant::now();
-        let mut stopping = false;
-        let clocks = batches.clone();
-        let result = ring.run(
-            RING_INTERVAL,
-            |batch| drop(batches.send(batch)),
-            |notice| drop(messages.send(Message::Notice(notice))),
-            |idle| {
-                if sampled.elapsed() >= CLOCK_INTERVAL {
-                    sampled = Instant::now();
-                    send(&clocks, &[Event::Clock(clock())]);
-                }
-                // The last read must begin after the stop: records come between a read and this.
-                let over = idle && stopping;
-                stopping = stop.load(Ordering::Acquire);
-                !over
-            },
-        );
-        if let Err(error) = result {
-            let _ = messages.send(Message::Ring(error.to_string()));
-        }
+        go_first();
+        reader.run(&stop, |notice| drop(messages.send(Message::Notice(notice))));
     }))
 }
 
@@ -145,10 +127,11 @@ pub(super) fn watch(running: &Running, messages: Sender<Message>) -> Result<(), 
     });
     Ok(())
 }
-pub(super) fn clock() -> Clock {
-    // The realtime of the middle of two monotonic readings.
-    let before = monotonic();
-    let realtime = realtime();
-    let after = monotonic();
-    Clock { monotonic: before + (after - before) / 2, realtime }
+
+/// The calling thread goes before ordinary ones, if that is permitted (CAP_SYS_NICE): beside many busy
+/// threads of the captured programs it would get too little time to keep up with them.
+fn go_first() {
+    const NICE: i32 = -15;
+    // SAFETY: a plain system call. On Linux it is about this thread only; refused, all goes on as before.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }

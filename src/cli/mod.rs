@@ -40,6 +40,7 @@ Exit status:
   3    not permitted: privileges are missing, or the kernel is locked down
   4    the kernel lacks what is needed
   5    no such process, or no TLS library in it
+  6    with --fail-on-loss: something that should be in the file is missing
   126  the command cannot be executed
   127  the command was not found
   Else the command's own status; 128+n if signal n ended it.";
@@ -63,7 +64,7 @@ tls2pcap shows what programs really say over TLS, as a capture file for Wireshar
     after_long_help = AFTER_HELP,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE"
+    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap wireshark install|uninstall|status"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -99,6 +100,12 @@ struct Arguments {
     #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
     ports: Ports,
 
+    /// Write a block for each process, which Wireshark 4.6 shows as frame.darwin.process_info
+    ///
+    /// Older releases, tcpdump and editcap pass over them; mergecap 4.6 drops them and warns.
+    #[arg(long)]
+    process_blocks: bool,
+
     /// Record all events to this file, for `tls2pcap replay`
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -115,11 +122,32 @@ struct Arguments {
     #[arg(long)]
     show_args: bool,
 
-    /// Size of the ring buffer between kernel and tls2pcap in MiB, a power of two up to 1024
+    /// Size of the ring buffer between kernel and tls2pcap, a power of two: MiB, or with a K, KiB
     ///
-    /// A larger one loses less when programs write faster than tls2pcap can read.
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// From one memory page (4K) to 1024 MiB. A larger one loses less when programs write faster than
+    /// tls2pcap can read.
+    #[arg(long, value_name = "SIZE", value_parser = ring_size)]
     ring_size: Option<u32>,
+
+    /// Keep at most this many bytes of each piece of a call; 0 keeps all
+    ///
+    /// A call is captured in pieces of up to 64,512 bytes, each of which becomes a packet. What is left
+    /// out keeps its room in the sequence numbers, and does not count as lost.
+    #[arg(short, long, value_name = "BYTES", default_value_t = 0)]
+    snaplen: u32,
+
+    /// End with status 6 if something is lost
+    ///
+    /// That is all that the summary names as lost. A command's own status goes first, unless it is 0.
+    #[arg(long)]
+    fail_on_loss: bool,
+
+    /// Write each packet as soon as it is there
+    ///
+    /// Costs more time, of the captured programs too. Without it a pipe gets packets within 100 ms, a
+    /// file ten times a second.
+    #[arg(short = 'U', long)]
+    packet_buffered: bool,
 
     /// Say what is found and what is not, and why
     #[arg(short, long)]
@@ -152,10 +180,54 @@ enum Sub {
         #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
         ports: Ports,
 
+        /// End with status 6 if something was lost
+        #[arg(long)]
+        fail_on_loss: bool,
+
+        /// Write a block for each process, which Wireshark 4.6 shows as frame.darwin.process_info
+        #[arg(long)]
+        process_blocks: bool,
+
         /// Say nothing but errors
         #[arg(short, long)]
         quiet: bool,
     },
+
+    /// Put fields, a menu and a profile into Wireshark
+    ///
+    /// They are installed for the user only; under sudo, for the user who called sudo.
+    Wireshark {
+        #[command(subcommand)]
+        task: CompanionTask,
+    },
+}
+
+#[derive(Subcommand)]
+enum CompanionTask {
+    /// Put Lua plugin and profile where Wireshark looks; files that were changed stay
+    Install {
+        /// Overwrite files that were changed
+        #[arg(long)]
+        force: bool,
+    },
+    /// Remove what was installed; files that were changed stay
+    Uninstall {
+        /// Remove files that were changed, too
+        #[arg(long)]
+        force: bool,
+    },
+    /// Say what is installed, and where
+    Status,
+}
+
+impl From<CompanionTask> for config::Companion {
+    fn from(task: CompanionTask) -> Self {
+        match task {
+            CompanionTask::Install { force } => config::Companion::Install { force },
+            CompanionTask::Uninstall { force } => config::Companion::Uninstall { force },
+            CompanionTask::Status => config::Companion::Status,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -247,9 +319,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
         .and_then(|matches| Arguments::from_arg_matches(&matches))
         .map_err(refusal)?;
     match parsed.sub {
-        Some(Sub::Replay { input, output, ports, quiet }) => {
-            Ok(Config::Replay(replay(input, output, ports, quiet)?))
+        Some(Sub::Replay { input, output, ports, fail_on_loss, process_blocks, quiet }) => {
+            let replay = replay(input, output, ports, fail_on_loss, quiet)?;
+            Ok(Config::Replay(Replay { process_blocks, ..replay }))
         }
+        Some(Sub::Wireshark { task }) => Ok(Config::Companion(task.into())),
         None => Ok(Config::Capture(capture(parsed, dashes)?)),
     }
 }
@@ -270,11 +344,24 @@ fn refusal(error: clap::Error) -> Stop {
     }
 }
 
-fn replay(input: PathBuf, output: PathBuf, ports: Ports, quiet: bool) -> Result<Replay, Failure> {
+fn replay(
+    input: PathBuf,
+    output: PathBuf,
+    ports: Ports,
+    fail_on_loss: bool,
+    quiet: bool,
+) -> Result<Replay, Failure> {
     if input == output {
         return Err(usage("the recording would be overwritten by the capture file", "give -o another name"));
     }
-    Ok(Replay { input, output: output_of(output), ports: ports.into(), verbosity: verbosity(quiet, false) })
+    Ok(Replay {
+        input,
+        output: output_of(output),
+        ports: ports.into(),
+        fail_on_loss,
+        process_blocks: false,
+        verbosity: verbosity(quiet, false),
+    })
 }
 
 fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
@@ -298,20 +385,21 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
     if args.record.is_some() && args.record == args.ready_file {
         return Err(usage("--record and --ready-file name the same file", "give them different names"));
     }
-    if args.ring_size.is_some_and(|mib| !mib.is_power_of_two()) {
-        return Err(usage("--ring-size must be a power of two", "for example 64, 128 or 256"));
-    }
     Ok(Capture {
         targets: targets(args.pids, &args.users, args.command)?,
         output: output_of(output),
         libraries: args.libraries,
         backend: args.backend.into(),
         ports: args.ports.into(),
+        process_blocks: args.process_blocks,
         record: args.record,
         ready_file: args.ready_file,
         ready_fd: args.ready_fd,
         show_args: args.show_args,
-        ring_size: args.ring_size.map(|mib| mib << 20),
+        ring_size: args.ring_size,
+        snaplen: Some(args.snaplen).filter(|n| *n > 0),
+        fail_on_loss: args.fail_on_loss,
+        packet_buffered: args.packet_buffered,
         verbosity: verbosity(args.quiet, args.verbose),
     })
 }
@@ -358,6 +446,24 @@ fn user_id(name: &str) -> Result<u32, Failure> {
     privilege::user_id(name).ok_or_else(|| {
         usage(format!("-u {name}: there is no user of this name"), "give a user's name or number")
     })
+}
+
+/// Bytes of a ring.
+fn ring_size(text: &str) -> Result<u32, String> {
+    let (digits, shift) = match text.strip_suffix(['K', 'k']) {
+        Some(digits) => (digits, 10),
+        None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 20),
+    };
+    let number: u32 = digits.parse().map_err(|_| "not a number, as 64 or 512K".to_owned())?;
+    let bytes = u64::from(number) << shift;
+    let page = crate::probe::page_size() as u64;
+    if !bytes.is_power_of_two() {
+        return Err("not a power of two, as 64, 128 or 512K".into());
+    }
+    if bytes < page {
+        return Err(format!("less than a memory page, which is {}K", page >> 10));
+    }
+    u32::try_from(bytes).ok().filter(|bytes| *bytes <= 1 << 30).ok_or_else(|| "more than 1024 MiB".into())
 }
 
 fn output_of(path: PathBuf) -> Output {

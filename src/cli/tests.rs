@@ -20,11 +20,15 @@ fn the_plainest_capture() {
         libraries: vec![],
         backend: config::Backend::Auto,
         ports: config::Ports::Decode,
+        process_blocks: false,
         record: None,
         ready_file: None,
         ready_fd: None,
         show_args: false,
         ring_size: None,
+        snaplen: None,
+        fail_on_loss: false,
+        packet_buffered: false,
         verbosity: Verbosity::Normal,
     };
     assert_eq!(capture_of("-o x.pcapng"), expected);
@@ -38,16 +42,29 @@ fn every_option_arrives() {
         libraries: vec!["/a".into(), "/b".into()],
         backend: config::Backend::Tracepoint,
         ports: config::Ports::Keep,
+        process_blocks: false,
         record: Some("r".into()),
         ready_file: Some("f".into()),
         ready_fd: Some(3),
         show_args: true,
         ring_size: Some(128 << 20),
+        snaplen: Some(96),
+        fail_on_loss: true,
+        packet_buffered: true,
         verbosity: Verbosity::Verbose,
     };
     let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --backend tracepoint --ports keep --record r \
-                --ready-file f --ready-fd 3 --show-args --ring-size 128 -v";
+                --ready-file f --ready-fd 3 --show-args --ring-size 128 -s 96 --fail-on-loss -U -v";
     assert_eq!(capture_of(line), expected);
+}
+
+#[test]
+fn ring_sizes() {
+    let size = |text| capture_of(&format!("-o x --ring-size {text}")).ring_size;
+    for (text, bytes) in [("64K", 64 << 10), ("512k", 512 << 10), ("1", 1 << 20), ("8M", 8 << 20)] {
+        assert_eq!(size(text), Some(bytes), "{text}");
+    }
+    assert_eq!((size("1048576K"), size("1024")), (Some(1 << 30), Some(1 << 30)));
 }
 
 #[test]
@@ -65,9 +82,11 @@ fn replay() {
         input: "r".into(),
         output: Output::File("x".into()),
         ports: config::Ports::Keep,
+        fail_on_loss: true,
+        process_blocks: false,
         verbosity: Verbosity::Quiet,
     };
-    assert_eq!(parse_line("replay r -o x --ports keep -q").unwrap(), Config::Replay(expected));
+    assert_eq!(parse_line("replay r -o x --ports keep --fail-on-loss -q").unwrap(), Config::Replay(expected));
 }
 
 #[test]
@@ -86,7 +105,6 @@ fn what_makes_no_sense_is_refused_as_usage_with_a_cure() {
         ("-o x --ready-file x", "same file"),
         ("-o x --record r --ready-file r", "same file"),
         ("-o - --record -", "cannot be standard output"),
-        ("-o x --ring-size 48", "power of two"),
         ("replay r -o r", "overwritten"),
     ];
     for (line, text) in cases {
@@ -102,6 +120,13 @@ fn what_makes_no_sense_is_refused_as_usage_with_a_cure() {
         "-o x -v -q",
         "-o x --ready-fd 1",
         "-o x --ring-size 2048",
+        "-o x --ring-size 48",
+        "-o x --ring-size 0",
+        "-o x --ring-size 4294967296",
+        "-o x --ring-size 2K",
+        "-o x --ring-size -4K",
+        "-o x --ring-size K",
+        "-o x --ring-size 4G",
         "replay r",
     ] {
         let Err(Stop(Reason::Clap(error))) = parse_line(line) else { panic!("{line} is accepted") };
@@ -116,7 +141,8 @@ fn help_is_as_agreed() {
     let mut command = Arguments::command().term_width(100);
     command.build();
     let replay = command.find_subcommand_mut("replay").unwrap().render_long_help().to_string();
-    let help = command.render_long_help().to_string() + "\n----\n" + &replay;
+    let wireshark = command.find_subcommand_mut("wireshark").unwrap().render_long_help().to_string();
+    let help = [command.render_long_help().to_string(), replay, wireshark].join("\n----\n");
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/help.txt");
     if std::env::var_os("TLS2PCAP_BLESS").is_some() {
         std::fs::write(path, &help).unwrap();

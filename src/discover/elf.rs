@@ -34,6 +34,21 @@ pub fn version(file: &File) -> Option<String> {
     version_of(&Image::parse(&ReadCache::new(file)).ok()?)
 }
 
+/// File offsets of `BIO_write` and `BIO_read`, through which OpenSSL gives and takes TLS records.
+pub fn bio(file: &File) -> Option<(u64, u64)> {
+    let data = ReadCache::new(file);
+    let image = Image::parse(&data).ok()?;
+    [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(|kind| image.symbols(kind)).find_map(
+        |symbols| {
+            let offset = |wanted: &[u8]| {
+                let (_, address) = symbols.functions().find(|(name, _)| *name == wanted)?;
+                image.file_offset(address)
+            };
+            Some((offset(b"BIO_write")?, offset(b"BIO_read")?))
+        },
+    )
+}
+
 /// As [`classify`], from any source of bytes.
 pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, NotTls> {
     let image = Image::parse(data)?;
@@ -42,9 +57,9 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
     let tables: Vec<_> =
         [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(|kind| image.symbols(kind)).collect();
     for symbols in &tables {
-        let offsets = offsets(symbols, &image);
+        let mut offsets = offsets(symbols, &image);
         if offsets.get(Function::Read).is_some() && offsets.get(Function::Write).is_some() {
-            let internal = internal::find(&image, &tables);
+            let internal = internal::find(&image, &tables, &mut offsets);
             return Ok(TlsLibrary { offsets, internal, version: version_of(&image) });
         }
     }

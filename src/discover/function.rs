@@ -1,5 +1,7 @@
 //! The functions of a TLS library that are of interest, and where they lie in its file.
 
+use super::code::Place;
+
 macro_rules! functions {
     ($($(#[$doc:meta])* $name:ident = $symbol:literal,)*) => {
         /// A function that TLS libraries with OpenSSL's interface export.
@@ -79,20 +81,31 @@ functions! {
 
 /// Where functions lie: file offsets, as uprobes take them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Offsets([Option<u64>; Function::ALL.len()]);
+pub struct Offsets([Option<Place>; Function::ALL.len()]);
 
 impl Offsets {
     /// File offset of the function's first instruction; `None` if the library lacks it.
     pub fn get(&self, function: Function) -> Option<u64> {
-        self.0[function as usize]
+        Some(self.0[function as usize]?.function)
     }
 
-    /// The functions that the library has.
-    pub fn iter(&self) -> impl Iterator<Item = (Function, u64)> + '_ {
-        Function::ALL.iter().filter_map(|f| Some((*f, self.get(*f)?)))
+    /// The functions that the library has, and where they are probed.
+    pub fn places(&self) -> impl Iterator<Item = (Function, Place)> + '_ {
+        Function::ALL.iter().filter_map(|f| Some((*f, self.0[*f as usize]?)))
     }
 
     pub(super) fn set(&mut self, function: Function, offset: u64) {
-        self.0[function as usize] = Some(offset);
+        self.0[function as usize] = Some(Place::start(offset));
+    }
+
+    /// Takes the better places that are found.
+    pub(super) fn improve(&mut self, find: impl Fn(Function) -> Option<Place>) {
+        for function in Function::ALL {
+            if let Some(place) = &mut self.0[*function as usize]
+                && let Some(better) = find(*function).filter(|better| better.function == place.function)
+            {
+                *place = better;
+            }
+        }
     }
 }

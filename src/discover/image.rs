@@ -4,8 +4,9 @@
 //! with SIGBUS, and these files belong to others.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 
-use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
+use object::elf::{self, FileHeader64, ProgramHeader64, Rela64, SectionHeader64, Sym64};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
 use object::{Endianness, ReadRef, SectionIndex};
 
@@ -123,6 +124,28 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         Some(())
     }
 
+    /// Places that the loader fills with the address of a function, and the function's name.
+    pub(super) fn imports(&self) -> HashMap<u64, &'d [u8]> {
+        let mut imports = HashMap::new();
+        let Some(symbols) = self.symbols(elf::SHT_DYNSYM) else { return imports };
+        for header in self.sections.iter().filter(|s| s.sh_type(self.endian) == elf::SHT_RELA) {
+            let table = || {
+                self.spend(header)?;
+                header.data_as_array::<Rela64<Endianness>, _>(self.endian, self.data).ok()
+            };
+            for entry in table().unwrap_or_default() {
+                let kind = entry.r_type(self.endian, false);
+                if kind != elf::R_X86_64_JUMP_SLOT && kind != elf::R_X86_64_GLOB_DAT {
+                    continue;
+                }
+                if let Some(name) = symbols.name(entry.r_sym(self.endian, false)) {
+                    imports.insert(entry.r_offset.get(self.endian), name);
+                }
+            }
+        }
+        imports
+    }
+
     /// The symbol table of this kind.
     pub(super) fn symbols(&self, kind: elf::SectionType) -> Option<Symbols<'d>> {
         let header = self.sections.iter().find(|s| s.sh_type(self.endian) == kind)?;
@@ -147,10 +170,20 @@ impl<'d> Symbols<'d> {
         let defined = |s: &&'d Sym64<Endianness>| {
             s.st_type() == elf::STT_FUNC && !s.is_undefined(self.endian) && s.st_value(self.endian) != 0
         };
-        self.table.iter().filter(defined).filter_map(|symbol| {
-            let from = self.strings.get(symbol.st_name(self.endian) as usize..)?;
-            let end = from.iter().position(|b| *b == 0)?;
-            Some((&from[..end], symbol.st_value(self.endian)))
-        })
+        self.table
+            .iter()
+            .filter(defined)
+            .filter_map(|symbol| Some((self.name_of(symbol)?, symbol.st_value(self.endian))))
+    }
+
+    /// Name of the symbol with this number.
+    fn name(&self, index: u32) -> Option<&'d [u8]> {
+        self.name_of(self.table.get(index as usize)?)
+    }
+
+    fn name_of(&self, symbol: &'d Sym64<Endianness>) -> Option<&'d [u8]> {
+        let from = self.strings.get(symbol.st_name(self.endian) as usize..)?;
+        let end = from.iter().position(|b| *b == 0)?;
+        Some(&from[..end])
     }
 }

@@ -1,32 +1,42 @@
-//! Finds the functions behind SSL_read and SSL_write, which OpenSSL's own code (BIO_f_ssl, so
-//! `openssl s_server -www`) calls without going through the exports.
+//! Finds the functions behind SSL_read and SSL_write, and where to probe them and the exports.
 //!
-//! A probe in the middle of an instruction would crash every user of the library, so a function
-//! without a name is taken only if machine code and unwind table agree: both exports call it
-//! directly, a frame description begins at it, and it is the only such function.
+//! OpenSSL's own code (BIO_f_ssl, so `openssl s_server -www`) calls these without going through the
+//! exports, and a probe there is often much cheaper. A probe in the middle of an instruction would
+//! crash every user of the library, so a function without a name is taken only if machine code and
+//! unwind table agree: both exports call it directly, a frame description begins at it, it is the
+//! only such function, and both exports are proven to be wrappers of it (`flow`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindSection};
 use iced_x86::{Code, Decoder, DecoderOptions};
 use object::{ReadRef, elf};
 
-use super::function::Function;
+use super::code::{self, CODE_MAX, Place};
+use super::flow::{self, Surroundings, Unproven};
+use super::function::{Function, Offsets};
 use super::image::{Image, Symbols};
 
-/// Longest function that is decoded, in bytes.
-const CODE_MAX: u64 = 1 << 14;
 /// Most functions of one file; Chrome has about a million.
 const FUNCTIONS_MAX: usize = 1 << 23;
 
-/// The functions behind the exports, as file offsets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The functions behind the exports.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Internal {
     /// `ssl_read_internal`, which SSL_read and SSL_read_ex both call.
-    pub read: Result<u64, NoInternal>,
+    pub read: Result<Behind, NoInternal>,
     /// `ssl_write_internal`, which SSL_write and SSL_write_ex (or SSL_write_ex2) both call.
-    pub write: Result<u64, NoInternal>,
+    pub write: Result<Behind, NoInternal>,
+}
+
+/// A function behind exports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Where it is probed.
+    pub place: Place,
+    /// The exports that are proven to be wrappers of it.
+    pub exports: Vec<Function>,
 }
 
 /// Why no internal function was taken.
@@ -47,24 +57,37 @@ pub enum NoInternal {
     /// They call several, and nothing tells which it is.
     #[error("the exports call {0} functions in common")]
     Ambiguous(usize),
+    /// One of the two exports is more than a wrapper, as far as can be shown.
+    #[error("{} {}", .0.symbol(), .1)]
+    Unproven(Function, Unproven),
 }
 
-/// Every symbol table of the file helps to tell functions apart.
-pub(super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>, tables: &[Symbols<'d>]) -> Internal {
+/// Every symbol table of the file helps to tell functions apart. Also improves the places of `exports`.
+pub(super) fn find<'d, R: ReadRef<'d>>(
+    image: &Image<'d, R>,
+    tables: &[Symbols<'d>],
+    exports: &mut Offsets,
+) -> Internal {
     if image.machine != elf::EM_X86_64 {
         return Internal { read: Err(NoInternal::Machine), write: Err(NoInternal::Machine) };
     }
     let Some(site) = Site::of(image, tables) else {
         return Internal { read: Err(NoInternal::Unreadable), write: Err(NoInternal::Unreadable) };
     };
+    exports.improve(|function| site.place(site.address_of(function.symbol())?));
     // From 3.3 on, SSL_write_ex is a jump to SSL_write_ex2.
-    let write_ex = [Function::WriteEx2, Function::WriteEx];
-    let write_ex = write_ex.into_iter().find(|f| site.address_of(f.symbol()).is_some());
+    let write_ex2 = site.address_of(Function::WriteEx2.symbol()).map(|_| Function::WriteEx2);
+    let write_ex = write_ex2.unwrap_or(Function::WriteEx);
     let read = site.common(Function::Read, Function::ReadEx);
-    let write = site.common(Function::Write, write_ex.unwrap_or(Function::WriteEx));
+    let write = site.common(Function::Write, write_ex);
+    let read_at = site.choose("ssl_read_internal", &read, &write);
+    let write_at = site.choose("ssl_write_internal", &write, &read);
     Internal {
-        read: site.choose("ssl_read_internal", &read, &write),
-        write: site.choose("ssl_write_internal", &write, &read),
+        read: read_at.and_then(|at| site.behind(at, [Function::Read, Function::ReadEx], None)),
+        write: write_at.and_then(|at| {
+            let jumps = write_ex2.map(|_| Function::WriteEx);
+            site.behind(at, [Function::Write, write_ex], jumps)
+        }),
     }
 }
 
@@ -73,13 +96,73 @@ struct Site<'a, 'd, R: ReadRef<'d>> {
     tables: &'a [Symbols<'d>],
     unwind: Unwind,
     text: Range<u64>,
+    /// Places that the loader fills, and with what.
+    imports: HashMap<u64, &'d [u8]>,
 }
 
 type Callees = Result<BTreeSet<u64>, NoInternal>;
 
 impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
     fn of(image: &'a Image<'d, R>, tables: &'a [Symbols<'d>]) -> Option<Self> {
-        Some(Site { image, tables, unwind: Unwind::parse(image)?, text: image.section_range(b".text")? })
+        Some(Site {
+            image,
+            tables,
+            unwind: Unwind::parse(image)?,
+            text: image.section_range(b".text")?,
+            imports: image.imports(),
+        })
+    }
+
+    /// Where to probe the function at this address.
+    fn place(&self, address: u64) -> Option<Place> {
+        let end = self.unwind.end_of(address)?;
+        code::place(self.image, address..end, self.image.file_offset(address)?)
+    }
+
+    /// Proves that both exports are wrappers of the function at `address`; `jumps` may be one as well,
+    /// by a jump to the second of them.
+    fn behind(
+        &self,
+        address: u64,
+        exports: [Function; 2],
+        jumps: Option<Function>,
+    ) -> Result<Behind, NoInternal> {
+        let name_at = |at| self.name_at(at);
+        let import_in = |at| self.imports.get(&at).map(|name| name.to_vec());
+        let around = Surroundings {
+            image: self.image,
+            text: self.text.clone(),
+            name_at: &name_at,
+            import_in: &import_in,
+        };
+        let wraps = |function: Function, through| {
+            let start = self.address_of(function.symbol()).ok_or(NoInternal::NoExport)?;
+            flow::wraps(&around, function, start, address, through)
+                .map_err(|why| NoInternal::Unproven(function, why))
+        };
+        for function in exports {
+            wraps(function, None)?;
+        }
+        let also = jumps.filter(|function| wraps(*function, Some(exports[1])).is_ok());
+        Ok(Behind {
+            place: self.place(address).ok_or(NoInternal::Unreadable)?,
+            exports: exports.into_iter().chain(also).collect(),
+        })
+    }
+
+    /// Name of the function at an address, or of the import that a PLT entry there jumps to.
+    fn name_at(&self, address: u64) -> Option<Vec<u8>> {
+        if self.text.contains(&address) {
+            return self.functions().find(|(_, at)| *at == address).map(|(name, _)| name.to_vec());
+        }
+        /// endbr64 and jmp, the latter perhaps with a prefix.
+        const ENTRY: u64 = 11;
+        let code = self.image.code(address, ENTRY)?;
+        let mut entry = Decoder::with_ip(64, code, address, DecoderOptions::NONE).into_iter();
+        let jump = entry.find(|i| i.code() != Code::Endbr64)?;
+        let slot = (jump.code() == Code::Jmp_rm64 && jump.is_ip_rel_memory_operand())
+            .then(|| jump.ip_rel_memory_address())?;
+        self.imports.get(&slot).map(|name| name.to_vec())
     }
 
     fn functions(&self) -> impl Iterator<Item = (&'d [u8], u64)> + '_ {
@@ -127,7 +210,7 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
                 }
             }
         };
-        self.image.file_offset(chosen).ok_or(NoInternal::Unreadable)
+        Ok(chosen)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Which files carry OpenSSL's functions, and where in them the functions lie.
 
+pub mod code;
 pub mod elf;
+pub mod flow;
 pub mod function;
 mod image;
 pub mod internal;
@@ -80,6 +82,25 @@ impl Found {
     }
 }
 
+/// The functions through which a TLS library gives and takes its records.
+#[derive(Clone, Debug)]
+pub struct Bio {
+    /// File offset of `BIO_write`.
+    pub write: u64,
+    /// File offset of `BIO_read`.
+    pub read: u64,
+    /// Path of their file for people to read.
+    pub path: PathBuf,
+    file: Arc<File>,
+}
+
+impl Bio {
+    /// As [`Found::attach_path`].
+    pub fn attach_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
 /// What was found in a process.
 #[derive(Debug, Default)]
 pub struct InProcess {
@@ -128,6 +149,31 @@ impl Discovery {
             });
         }
         Ok(result)
+    }
+
+    /// The BIO functions of a process's TLS libraries: each library's own, or its libcrypto's.
+    ///
+    /// # Errors
+    /// If the process is gone or its mappings may not be read.
+    pub fn bios_of(&mut self, pid: u32) -> io::Result<Vec<Bio>> {
+        let files = maps::mapped_files(pid, None)?;
+        let mut bios: Vec<Bio> = Vec::new();
+        for mapped in &files {
+            let Ok(file) = mapped.open(pid) else { continue };
+            let key = FileKey::of(&file.metadata()?);
+            if self.classify(key, &file).is_err() {
+                continue;
+            }
+            let own = [mapped].into_iter();
+            let near = files.iter().filter(|f| is_crypto_of(f, mapped));
+            let bio = own.chain(near).find_map(|candidate| {
+                let file = candidate.open(pid).ok()?;
+                let (write, read) = elf::bio(&file)?;
+                Some(Bio { write, read, path: candidate.path.clone(), file: Arc::new(file) })
+            });
+            bios.extend(bio.filter(|new| !bios.iter().any(|known| known.path == new.path)));
+        }
+        Ok(bios)
     }
 
     /// The TLS library at a path.
@@ -192,6 +238,12 @@ fn crypto_name(ssl: &[u8]) -> Option<String> {
 fn sibling<'f>(files: &'f [MappedFile], ssl: &MappedFile) -> Option<&'f MappedFile> {
     let name = crypto_name(ssl.path.file_name()?.as_bytes())?;
     files.iter().find(|f| f.path.file_name().is_some_and(|n| n.as_bytes() == name.as_bytes()))
+}
+
+/// Whether a file is the libcrypto in a libssl's folder. Wheels give each a name of its own.
+fn is_crypto_of(file: &MappedFile, ssl: &MappedFile) -> bool {
+    file.path.parent() == ssl.path.parent()
+        && file.path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"libcrypto"))
 }
 
 fn folders() -> Vec<PathBuf> {

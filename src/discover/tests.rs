@@ -4,8 +4,9 @@ use std::io::{Seek, Write};
 use std::process::Command;
 
 use super::elf::{NotTls, classify, classify_data};
+use super::flow::Unproven;
 use super::function::Function;
-use super::internal::NoInternal;
+use super::internal::{Behind, NoInternal};
 use super::*;
 
 /// Compiles C to a file in `folder`.
@@ -77,11 +78,12 @@ fn exports_and_internal_functions_of_a_shared_library() {
     let offsets = &found.library.offsets;
     let exports = [Function::Read, Function::ReadEx, Function::Write, Function::WriteEx];
     assert_eq!(exports.map(|f| offsets.get(f).unwrap()), expected[..4]);
-    assert_eq!(offsets.iter().count(), 4);
+    assert_eq!(offsets.places().count(), 4);
     assert_eq!(found.version, "OpenSSL 9.8.7z");
     if cfg!(target_arch = "x86_64") {
-        assert_eq!(found.library.internal.read, Ok(expected[4]));
-        assert_eq!(found.library.internal.write, Ok(expected[5]));
+        let internal = &found.library.internal;
+        let at = |behind: &Result<Behind, NoInternal>| behind.as_ref().unwrap().place.function;
+        assert_eq!((at(&internal.read), at(&internal.write)), (expected[4], expected[5]));
     } else {
         assert_eq!(found.library.internal.read, Err(NoInternal::Machine));
     }
@@ -100,9 +102,10 @@ fn an_internal_function_that_is_not_proven_is_not_taken() {
     let two = internal("two.so", &library("other();"), &[]);
     assert_eq!(two.read, Err(NoInternal::Ambiguous(2)));
     assert!(two.write.is_ok());
-    // What reading and writing both call is a helper.
+    // What reading and writing both call is a helper, but who knows what it does.
     let helped = library("other();").replace("return inner_write(", "other(); return inner_write(");
-    assert!(internal("helped.so", &helped, &[]).read.is_ok());
+    let refused = NoInternal::Unproven(Function::Read, Unproven::OtherCall);
+    assert_eq!(internal("helped.so", &helped, &[]).read, Err(refused));
     // A common callee that has a name is no rival, whether called directly or through the PLT.
     assert!(internal("named.so", &library("ERR_new();"), &["-Wl,-Bsymbolic"]).read.is_ok());
     assert!(internal("plt.so", &library("ERR_new();"), &[]).read.is_ok());
@@ -114,17 +117,88 @@ fn an_internal_function_that_is_not_proven_is_not_taken() {
     assert_eq!(internal("inlined.so", &inlined, &[]).read, Err(NoInternal::NoneCommon));
 }
 
+/// Exports that mostly do what the internal function does, and sometimes more or less.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn an_export_that_is_more_than_a_wrapper_is_seen_through() {
+    use Unproven::{Arguments, Condition, OtherCall, Result as Returns, Writes};
+    let folder = tempfile::tempdir().unwrap();
+    let read = "return inner_read(s, b, n, &r) > 0 ? (int)r : 0; }";
+    let read_ex = "int x = inner_read(s, b, n, r); return x < 0 ? 0 : x; }";
+    let source = library("");
+    assert!(source.contains(read) && source.contains(read_ex));
+    let x = "int x = inner_read(s, b, n, &r); ";
+    let cases = [
+        // Another buffer, another handle, another place for the count.
+        (read, "return inner_read(s, (char *)b + 1, n, &r) > 0 ? (int)r : 0; }", Arguments),
+        (read, "return inner_read(*(void **)s, b, n, &r) > 0 ? (int)r : 0; }", Arguments),
+        (read, "static unsigned long q; return inner_read(s, b, n, &q) > 0 ? (int)q : 0; }", Arguments),
+        (
+            read_ex,
+            "unsigned long q; int x = inner_read(s, b, n, &q); *r = q - 1; return x < 0 ? 0 : x; }",
+            Arguments,
+        ),
+        // Some calls do not get there.
+        (read, "if (n < 10) return n; return inner_read(s, b, n, &r) > 0 ? (int)r : 0; }", Returns),
+        (read, "return inner_read(s, b, n, &r) > 0 ? (int)r + 1 : 0; }", Returns),
+        (
+            read,
+            "static volatile unsigned long q; return inner_read(s, b, n, &r) > 0 ? (int)q : 0; }",
+            Returns,
+        ),
+        // What comes back is changed, or kept back from time to time.
+        (read, &format!("{x}if (x <= 0) return x; *(volatile char *)b = 1; return r; }}"), Writes),
+        (
+            read,
+            &format!(
+                "{x}if (x <= 0) return x; if (r > 100) {{ __asm__ volatile(\"\"); return 0; }} return r; }}"
+            ),
+            Condition,
+        ),
+        (read, &format!("{x}if (x <= 0) return x; ERR_new(); return r; }}"), OtherCall),
+        (read, &format!("{x}x += inner_read(s, b, n, &r); return x > 0 ? (int)r : 0; }}"), OtherCall),
+    ];
+    for (index, (from, to, why)) in cases.into_iter().enumerate() {
+        let function = if from == read { Function::Read } else { Function::ReadEx };
+        let file = compile(folder.path(), &format!("{index}.so"), &source.replace(from, to), &SHARED);
+        strip(&file);
+        let internal = classify(&File::open(file).unwrap()).unwrap().internal;
+        assert_eq!(internal.read, Err(NoInternal::Unproven(function, why)), "{to}");
+        assert!(internal.write.is_ok(), "{to}");
+    }
+    // The same in other words is still a wrapper.
+    for option in ["-O1", "-O3", "-Os", "-fstack-protector-all", "-fcf-protection", "-fno-plt"] {
+        let options = [&SHARED[..], &[option]].concat();
+        let file = compile(folder.path(), &format!("lib{option}.so"), &source, &options);
+        strip(&file);
+        let internal = classify(&File::open(file).unwrap()).unwrap().internal;
+        assert!(internal.read.is_ok() && internal.write.is_ok(), "{option}: {internal:?}");
+    }
+}
+
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn from_3_3_on_the_ex_function_is_reached_through_another() {
     let folder = tempfile::tempdir().unwrap();
-    let source = library("").replace("SSL_write_ex(void", "SSL_write_ex2(void")
-        + "int SSL_write_ex(void *s, void *b, unsigned long n, unsigned long *r) { return SSL_write_ex2(s, b, n, r); }";
+    let source = library("")
+        .replace(
+            "inner_write(void *s, void *b, unsigned long n, ",
+            "inner_write(void *s, void *b, unsigned long n, long f, ",
+        )
+        .replace("inner_write(s, b, n, &r)", "inner_write(s, b, n, 0, &r)")
+        .replace("inner_write(s, b, n, r)", "inner_write(s, b, n, f, r)")
+        .replace(
+            "SSL_write_ex(void *s, void *b, unsigned long n, ",
+            "SSL_write_ex2(void *s, void *b, unsigned long n, long f, ",
+        )
+        + "int SSL_write_ex(void *s, void *b, unsigned long n, unsigned long *r) { return SSL_write_ex2(s, b, n, 0, r); }";
     let file = compile(folder.path(), "lib.so", &source, &SHARED);
     let expected = offset_by_nm(&file, "inner_write");
     strip(&file);
     let library = classify(&File::open(&file).unwrap()).unwrap();
-    assert_eq!(library.internal.write, Ok(expected));
+    let write = library.internal.write.as_ref().unwrap();
+    assert_eq!(write.place.function, expected);
+    assert_eq!(write.exports, [Function::Write, Function::WriteEx2, Function::WriteEx]);
     assert!(library.offsets.get(Function::WriteEx2).is_some());
 }
 
@@ -138,7 +212,8 @@ fn a_static_program_is_found_by_its_other_symbol_table_until_it_is_stripped() {
     assert_eq!(found.library.offsets.get(Function::Read), Some(offset_by_nm(&file, "SSL_read")));
     if cfg!(target_arch = "x86_64") {
         // Several callees have names here; OpenSSL's own name for it decides.
-        assert_eq!(found.library.internal.read, Ok(offset_by_nm(&file, "ssl_read_internal")));
+        let read = found.library.internal.read.as_ref().unwrap();
+        assert_eq!(read.place.function, offset_by_nm(&file, "ssl_read_internal"));
     }
     strip(&file);
     assert_eq!(classify(&File::open(&file).unwrap()), Err(NotTls::NoSymbols));

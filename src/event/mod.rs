@@ -82,6 +82,12 @@ pub enum Missing {
     Unseen,
     /// The return of a call was never seen.
     Unfinished,
+    /// A call was nested deeper than is followed.
+    Depth,
+    /// The kernel's table of threads was full.
+    ThreadsFull,
+    /// The output did not take the bytes as fast as they came.
+    WriterBehind,
 }
 
 impl Missing {
@@ -95,6 +101,9 @@ impl Missing {
             Missing::Snaplen => "snaplen",
             Missing::Unseen => "read-before-attach",
             Missing::Unfinished => "unfinished-call",
+            Missing::Depth => "nested-call",
+            Missing::ThreadsFull => "threads-full",
+            Missing::WriterBehind => "writer-behind",
         }
     }
 }
@@ -110,6 +119,8 @@ pub enum TupleSource {
     Remembered,
     /// The handle's bytes went through another handle, whose tuple it is (TLS inside TLS).
     Layer,
+    /// The handle encrypts into memory, and one of its TLS records was seen at the socket.
+    Ciphertext,
 }
 
 impl TupleSource {
@@ -120,6 +131,7 @@ impl TupleSource {
             TupleSource::SameCall => "same-call",
             TupleSource::Remembered => "remembered",
             TupleSource::Layer => "layer",
+            TupleSource::Ciphertext => "ciphertext",
         }
     }
 }
@@ -244,8 +256,8 @@ pub enum Fact {
     /// A read that was blocked when the probes came returned unseen, with an unknown number of
     /// bytes.
     ReadUnseen,
-    /// A call never returned to its probe: whether it moved bytes is not known.
-    CallLost(Direction),
+    /// A call was not followed to its return: whether it moved bytes is not known.
+    CallLost(Direction, Missing),
     /// The write with this call number, which some read awaits, moved nothing.
     WriteEmpty(u32),
 }
@@ -339,6 +351,19 @@ pub struct Clock {
     pub realtime: u64,
 }
 
+/// What a process lost for one reason since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessLoss {
+    /// The process; its generation is 0 if it was never followed.
+    pub process: ProcessKey,
+    /// Index in [`Counters`] of what counts such events.
+    pub reason: u32,
+    /// How often.
+    pub events: u64,
+    /// How many bytes, as far as that is known.
+    pub bytes: u64,
+}
+
 /// What the kernel side counted since the start, by `t2p_counter` index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters(pub Vec<u64>);
@@ -360,6 +385,8 @@ pub enum Event {
     Exit(ProcessKey, Monotonic),
     /// A file was mapped for the first time: of interest to discovery only.
     File(FileSeen),
+    /// A process encrypts into memory: its sockets are learnt later.
+    NoSocket(NoSocket),
     /// First event: how the capture was started.
     Start(Start),
     /// Time passes.
@@ -370,10 +397,25 @@ pub enum Event {
     Library(Library),
     /// Counters of the kernel side.
     Counters(Counters),
+    /// What the kernel side counted as lost by process; it replaces the one before.
+    Losses(Vec<ProcessLoss>),
     /// At the end: how far a handle that still lives has come.
     Final(HandleKey, Ends),
     /// The capture is over.
     Stop(Monotonic),
+}
+
+/// A process makes TLS calls that use no socket, as programs do that encrypt into memory and send later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoSocket {
+    /// Which.
+    pub process: ProcessKey,
+    /// The TLS library.
+    pub library: LibraryId,
+    /// When.
+    pub time: Monotonic,
+    /// The process was stopped and waits for SIGCONT.
+    pub stopped: bool,
 }
 
 /// A file was mapped or executed that was not seen before.

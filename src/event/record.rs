@@ -5,6 +5,7 @@
 //! compiles to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -38,10 +39,12 @@ pub enum Counter {
     Twice,
     Conflict,
     NotTcp,
+    Snaplen,
+    SnaplenBytes,
+    MissedRuns,
+    MissedSocketRuns,
+    LossesFull,
 }
-
-/// Type of a data record (`T2P_DATA`).
-pub const DATA: u16 = kind::DATA;
 
 /// Record types (`enum t2p_type`; from 64 on they are user space's).
 mod kind {
@@ -52,6 +55,7 @@ mod kind {
     pub const PROCESS: u16 = 5;
     pub const EXIT: u16 = 6;
     pub const FILE: u16 = 7;
+    pub const NO_SOCKET: u16 = 8;
     pub const START: u16 = 64;
     pub const CLOCK: u16 = 65;
     pub const PROCESS_FACTS: u16 = 66;
@@ -59,6 +63,7 @@ mod kind {
     pub const COUNTERS: u16 = 68;
     pub const FINAL: u16 = 69;
     pub const STOP: u16 = 70;
+    pub const LOSSES: u16 = 71;
 }
 
 /// Why a record could not be decoded.
@@ -147,6 +152,46 @@ raw!(
     /// `struct t2p_file`.
     RawFile { head: RawHead, time: u64, inode: u64, device: u32, stopped: u32 }
 );
+raw!(
+    /// `struct t2p_no_socket`.
+    RawNoSocket { head: RawHead, time: u64, stopped: u32, reserved: u32 }
+);
+
+/// `enum t2p_missing`; from here on the reasons are user space's.
+const MISSING_WRITER_BEHIND: u8 = 64;
+
+impl RawData {
+    /// The fixed part of a data record, if `record` is one.
+    pub fn of(record: &[u8]) -> Option<RawData> {
+        let kind = record.first_chunk().map(|kind| u16::from_ne_bytes(*kind))?;
+        if kind == kind::DATA { RawData::read_from_prefix(record).ok().map(|(data, _)| data) } else { None }
+    }
+
+    /// The record, without payload.
+    pub fn as_record(&self) -> &[u8] {
+        self.as_bytes()
+    }
+
+    /// How much of the record means something: before exact-size records the rest is unused room.
+    pub fn record_len(&self) -> usize {
+        size_of::<RawData>().saturating_add(self.captured as usize)
+    }
+
+    /// The same record without its payload, which is given up because the writer is behind. What was
+    /// missing before stays missing for its own reason: that part is a record of its own.
+    pub fn shed(mut self) -> (RawData, Option<RawData>) {
+        let captured = u64::from(std::mem::take(&mut self.captured));
+        if captured == 0 {
+            return (self, None);
+        }
+        let before = (self.missing != 0 && captured < self.chunk_len).then(|| RawData {
+            chunk_offset: self.chunk_offset.saturating_add(captured),
+            chunk_len: self.chunk_len - captured,
+            ..self
+        });
+        (RawData { chunk_len: captured, missing: MISSING_WRITER_BEHIND, ..self }, before)
+    }
+}
 
 impl RawHead {
     fn process(&self) -> ProcessKey {
@@ -165,6 +210,16 @@ const EPIPE: u32 = 32;
 /// # Errors
 /// [`RecordError`] for whatever neither the kernel side nor [`encode`] writes.
 pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
+    decode_within(record, 0..record.len())
+}
+
+/// Decodes the record that stands at `at` in `records`. Payload is a slice of `records`.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordError> {
+    let begin = at.start;
+    let record = records.get(at).unwrap_or_default();
     let head: RawHead = fixed(record, 0)?;
     let kind = head.kind;
     let bad = |field| RecordError::Field { kind, field };
@@ -192,6 +247,7 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                 2 => Some(Missing::Limit),
                 3 => Some(Missing::Sendfile),
                 4 => Some(Missing::Snaplen),
+                MISSING_WRITER_BEHIND => Some(Missing::WriterBehind),
                 _ => return Err(bad("missing")),
             };
             if missing.is_none() && (captured as u64) < raw.chunk_len {
@@ -209,7 +265,7 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                 call_len: raw.call_len,
                 chunk_offset: raw.chunk_offset,
                 chunk_len: raw.chunk_len,
-                payload: record.slice(from..from + captured),
+                payload: records.slice(begin + from..begin + from + captured),
                 missing,
                 awaits_write: raw.awaits_write.checked_sub(1),
                 tuple_source: tuple_source(raw.tuple_source).ok_or(bad("tuple_source"))?,
@@ -258,7 +314,9 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                 6 => Fact::Free,
                 7 => Fact::Layer(handle_of(raw.other, raw.other_generation)),
                 8 => Fact::ReadUnseen,
-                9 => Fact::CallLost(direction(raw.direction).ok_or(bad("direction"))?),
+                9 => {
+                    Fact::CallLost(direction(raw.direction).ok_or(bad("direction"))?, why_lost(raw.call_seq))
+                }
                 10 => Fact::WriteEmpty(raw.call_seq),
                 _ => return Err(bad("fact")),
             };
@@ -309,7 +367,16 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                 stopped: raw.stopped != 0,
             })
         }
-        kind::START..=kind::STOP => {
+        kind::NO_SOCKET => {
+            let raw: RawNoSocket = fixed(record, kind)?;
+            Event::NoSocket(NoSocket {
+                process: head.process(),
+                library: head.library,
+                time: raw.time,
+                stopped: raw.stopped != 0,
+            })
+        }
+        kind::START..=kind::LOSSES => {
             let mut fields = Fields { kind, rest: &record[size_of::<RawHead>()..], have: record.len() };
             match kind {
                 kind::START => Event::Start(Start {
@@ -341,6 +408,10 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
                     handle_of(fields.number()?, fields.number()?),
                     Ends { read: fields.number()?, write: fields.number()? },
                 ),
+                kind::LOSSES => {
+                    let n = fields.count()?;
+                    Event::Losses((0..n).map(|_| fields.loss()).collect::<Result<_, _>>()?)
+                }
                 _ => Event::Stop(fields.number()?),
             }
         }
@@ -393,6 +464,16 @@ pub fn encode(event: &Event) -> Option<Bytes> {
                 out.number(n);
             }
         }
+        Event::Losses(losses) => {
+            out.head(kind::LOSSES, none, 0);
+            out.number(losses.len() as u64);
+            for loss in losses {
+                let (pid, reason) = (loss.process.pid.into(), loss.reason.into());
+                for n in [pid, loss.process.generation, reason, loss.events, loss.bytes] {
+                    out.number(n);
+                }
+            }
+        }
         Event::Stop(time) => {
             out.head(kind::STOP, none, 0);
             out.number(*time);
@@ -406,14 +487,22 @@ fn fixed<T: FromBytes>(record: &[u8], kind: u16) -> Result<T, RecordError> {
     T::read_from_prefix(record).map(|(t, _)| t).map_err(|_| RecordError::Short { kind, have: record.len() })
 }
 
+/// Why a call was lost; recordings of before it was told have 0.
+fn why_lost(counter: u32) -> Missing {
+    match counter {
+        n if n == Counter::Depth as u32 => Missing::Depth,
+        n if n == Counter::ThreadsFull as u32 => Missing::ThreadsFull,
+        _ => Missing::Unfinished,
+    }
+}
+
 fn direction(raw: u8) -> Option<Direction> {
     [Direction::Read, Direction::Write].get(usize::from(raw)).copied()
 }
 
 fn tuple_source(raw: u8) -> Option<TupleSource> {
-    [TupleSource::None, TupleSource::SameCall, TupleSource::Remembered, TupleSource::Layer]
-        .get(usize::from(raw))
-        .copied()
+    use TupleSource::{Ciphertext, Layer, None, Remembered, SameCall};
+    [None, SameCall, Remembered, Layer, Ciphertext].get(usize::from(raw)).copied()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -453,6 +542,18 @@ impl Fields<'_> {
             .ok()
             .filter(|n| *n <= self.rest.len() / 8)
             .ok_or(RecordError::Field { kind: self.kind, field: "count" })
+    }
+    fn narrow(&mut self) -> Result<u32, RecordError> {
+        let bad = RecordError::Field { kind: self.kind, field: "number" };
+        u32::try_from(self.number()?).map_err(|_| bad)
+    }
+    fn loss(&mut self) -> Result<ProcessLoss, RecordError> {
+        Ok(ProcessLoss {
+            process: ProcessKey { pid: self.narrow()?, generation: self.number()? },
+            reason: self.narrow()?,
+            events: self.number()?,
+            bytes: self.number()?,
+        })
     }
     fn text(&mut self) -> Result<String, RecordError> {
         let n = usize::try_from(self.number()?).unwrap_or(usize::MAX);
@@ -509,6 +610,7 @@ mod tests {
             ),
             Event::Library(Library { id: 4, path: "/l".into(), version: "OpenSSL 3".into() }),
             Event::Counters(Counters(vec![1, 2, 3])),
+            Event::Losses(vec![ProcessLoss { process: key, reason: 2, events: 3, bytes: 4 }]),
             Event::Final(HandleKey { process: key, address: 1, generation: 2 }, Ends { read: 5, write: 6 }),
             Event::Stop(8),
         ]
@@ -552,6 +654,32 @@ mod tests {
                 assert!(decode(&record.slice(..end)).is_err(), "cut at {end} of {record:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_shed_keeps_its_length_and_what_was_missing_its_reason() {
+        let head = RawHead { kind: kind::DATA, reserved: 0, tgid: 1, tid: 1, library: 0, process: 1 };
+        let whole =
+            RawData { head, call_len: 9, chunk_len: 9, captured: 9, ..zerocopy::FromZeros::new_zeroed() };
+        let parts = |raw: RawData| {
+            let (first, second) = raw.shed();
+            [Some(first), second]
+                .into_iter()
+                .flatten()
+                .map(|raw| {
+                    let Ok(Event::Data(data)) = decode(&Bytes::copy_from_slice(raw.as_bytes())) else {
+                        panic!()
+                    };
+                    assert!(data.payload.is_empty());
+                    (data.chunk_offset, data.chunk_len, data.missing)
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(parts(whole), [(0, 9, Some(Missing::WriterBehind))]);
+        let cut = RawData { captured: 4, missing: 4, ..whole };
+        assert_eq!(parts(cut), [(0, 4, Some(Missing::WriterBehind)), (4, 5, Some(Missing::Snaplen))]);
+        let unreadable = RawData { captured: 0, missing: 1, ..whole };
+        assert_eq!(parts(unreadable), [(0, 9, Some(Missing::Unreadable))]);
     }
 
     #[test]

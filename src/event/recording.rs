@@ -5,14 +5,23 @@
 //! the mark does not match.
 
 use std::io::{self, Write};
+use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// First bytes of a recording; the byte before the last is the version.
 pub const MAGIC: [u8; 8] = *b"TLS2PC\x01\x00";
 
 /// Longest record that a recording may hold, in bytes.
 const RECORD_MAX: u32 = 1 << 20;
+
+/// Appends a record to a batch: a piece of a recording. The record comes in one part or in two.
+pub fn add(batch: &mut BytesMut, (first, second): (&[u8], &[u8])) {
+    // Records of the kernel side have 64 KiB at most; what user space makes is bounded where it is made.
+    batch.put_u32_ne(u32::try_from(first.len() + second.len()).unwrap_or(u32::MAX));
+    batch.extend_from_slice(first);
+    batch.extend_from_slice(second);
+}
 
 /// Writes a recording.
 pub struct Recorder<W: Write>(W);
@@ -28,14 +37,12 @@ impl<W: Write> Recorder<W> {
         Ok(Recorder(out))
     }
 
-    /// Appends one record.
+    /// Appends a batch of records, as [`add`] makes it.
     ///
     /// # Errors
     /// What writing gives.
-    pub fn record(&mut self, record: &[u8]) -> io::Result<()> {
-        let len = u32::try_from(record.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        self.0.write_all(&len.to_ne_bytes())?;
-        self.0.write_all(record)
+    pub fn record(&mut self, batch: &[u8]) -> io::Result<()> {
+        self.0.write_all(batch)
     }
 
     /// Hands buffered bytes on.
@@ -61,8 +68,11 @@ pub enum RecordingError {
     Damaged(u32),
 }
 
-/// Reads a recording. Records are slices of it, not copies.
-pub struct Player(Bytes);
+/// Reads a recording, or a batch of records.
+pub struct Player {
+    records: Bytes,
+    at: usize,
+}
 
 impl Player {
     /// Opens a recording.
@@ -77,25 +87,51 @@ impl Player {
         {
             return Err(RecordingError::NotARecording);
         }
-        Ok(Player(recording))
+        Ok(Player::batch(recording))
     }
 
-    /// The next record; `None` at the end.
+    /// Reads a batch, as [`add`] makes it.
+    pub fn batch(records: Bytes) -> Player {
+        Player { records, at: 0 }
+    }
+
+    /// What the records stand in.
+    pub fn records(&self) -> &Bytes {
+        &self.records
+    }
+
+    /// Gives back what the records stand in.
+    pub fn into_records(self) -> Bytes {
+        self.records
+    }
+
+    /// Where in [`records`](Self::records) the next record stands; `None` at the end.
     ///
     /// # Errors
     /// [`RecordingError`]; nothing can be read after one.
-    pub fn next_record(&mut self) -> Result<Option<Bytes>, RecordingError> {
-        if self.0.is_empty() {
+    pub fn next_at(&mut self) -> Result<Option<Range<usize>>, RecordingError> {
+        let rest = &self.records[self.at..];
+        if rest.is_empty() {
             return Ok(None);
         }
-        let len = self.0.first_chunk().map(|len| u32::from_ne_bytes(*len)).ok_or(RecordingError::CutShort)?;
+        let len = rest.first_chunk().map(|len| u32::from_ne_bytes(*len)).ok_or(RecordingError::CutShort)?;
         if len > RECORD_MAX {
             return Err(RecordingError::Damaged(len));
         }
-        let end = 4 + len as usize;
-        if self.0.len() < end {
+        let begin = self.at + size_of::<u32>();
+        let end = begin + len as usize;
+        if self.records.len() < end {
             return Err(RecordingError::CutShort);
         }
-        Ok(Some(self.0.split_to(end).slice(4..)))
+        self.at = end;
+        Ok(Some(begin..end))
+    }
+
+    /// The next record, a slice of the recording; `None` at the end.
+    ///
+    /// # Errors
+    /// As [`next_at`](Self::next_at).
+    pub fn next_record(&mut self) -> Result<Option<Bytes>, RecordingError> {
+        Ok(self.next_at()?.map(|at| self.records.slice(at)))
     }
 }

@@ -100,6 +100,7 @@ same_layout!(
 );
 same_layout!(RawExit = t2p_exit { head, time });
 same_layout!(RawFile = t2p_file { head, time, inode, device, stopped });
+same_layout!(RawNoSocket = t2p_no_socket { head, time, stopped });
 
 macro_rules! same_counters {
     ($($counter:ident = $c:ident),* $(,)?) => {
@@ -128,4 +129,9 @@ same_counters!(
     Twice = T2P_COUNT_TWICE,
     Conflict = T2P_COUNT_CONFLICT,
     NotTcp = T2P_COUNT_NOT_TCP,
+    Snaplen = T2P_COUNT_SNAPLEN,
+    SnaplenBytes = T2P_COUNT_SNAPLEN_BYTES,
+    MissedRuns = T2P_COUNT_MISSED_RUNS,
+    MissedSocketRuns = T2P_COUNT_MISSED_SOCKET_RUNS,
+    LossesFull = T2P_COUNT_LOSSES_FULL,
 );

@@ -2,7 +2,9 @@
 //! counters. The only user of libbpf-rs.
 
 mod backend;
+mod counts;
 mod layout;
+mod proving;
 mod ring;
 mod sites;
 
@@ -14,6 +16,7 @@ mod skeleton {
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -21,18 +24,20 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Func;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, ProgramAttachType, ProgramMut, ProgramType,
-    UprobeMultiOpts, UprobeOpts,
+    ErrorKind, Link, MapCore, MapFlags, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
+    UprobeOpts,
 };
 
-use self::sites::{Programs, Site, sites};
+use self::proving::Trial;
+use self::sites::{Group, Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
-use crate::discover::{FileKey, Found};
-use crate::event::{Counters, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
+use crate::discover::{Bio, FileKey, Found};
+use crate::event::{Clock, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
-pub use self::ring::{Notice, Ring};
+pub use self::proving::{News, described};
+pub use self::ring::{Record, Ring, Verdict, page_size};
 
 /// What is captured, and how.
 #[derive(Clone, Debug)]
@@ -47,8 +52,12 @@ pub struct Options {
     pub pids: Vec<u32>,
     /// Bytes of one call that are captured.
     pub call_limit: u64,
+    /// Bytes of one record that are captured, at least 1; `None`: all.
+    pub snaplen: Option<u32>,
     /// Size of the ring in bytes; a power of two and a multiple of the page size.
     pub ring_bytes: u32,
+    /// Wake the reader of the ring for each record, not when some have come together.
+    pub wake_for_each: bool,
     /// Show what libbpf has to say.
     pub verbose: bool,
 }
@@ -92,6 +101,9 @@ pub enum Target {
 
 /// Names of programs that go into libraries begin with this.
 const IN_LIBRARY: &str = "ssl_";
+/// Names of programs that are attached when the first process needs them begin so, or end so.
+const IN_BIO: &str = "bio_";
+const AT_RETURN: &str = "_tcp_recvmsg_return";
 /// There from Linux 4.17 on, if the kernel has kprobes.
 const KPROBE_EVENTS: &str = "/sys/bus/event_source/devices/kprobe";
 const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
@@ -99,6 +111,9 @@ const BPF_FUNC_LOOP: u32 = 181;
 const PROCESS_TARGET: u32 = 1;
 const PROCESS_FOLLOW: u32 = 2;
 const PROCESS_STOP: u32 = 4;
+const PROCESS_NO_SOCKET: u32 = 32;
+const PROCESS_WATCHED: u32 = 64;
+const PROCESS_SOCKET: u32 = 128;
 
 /// The loaded kernel side. Everything detaches when it is dropped.
 pub struct Probe {
@@ -108,9 +123,43 @@ pub struct Probe {
     refused: Vec<String>,
     programs: Programs,
     pids: Vec<u32>,
+    /// Whether the kernel tells a program which library it was attached to (Linux 5.15).
+    has_cookie: bool,
     libraries: HashMap<FileKey, LibraryId>,
-    attached: HashSet<(FileKey, i32)>,
+    attached: Vec<Attached>,
+    trials: Vec<Trial>,
     links: Vec<Link>,
+    /// Probes of the BIO functions, by process.
+    bios: HashMap<ProcessKey, Vec<Link>>,
+    received: Option<Link>,
+    /// So many of the links, the first, do not depend on a library.
+    own_links: usize,
+}
+
+impl Drop for Probe {
+    /// For each link the kernel waits until nobody runs its program: for many at once that takes no longer.
+    fn drop(&mut self) {
+        const THREADS: usize = 16;
+        let mut shares: Vec<Vec<Link>> = (0..THREADS).map(|_| Vec::new()).collect();
+        let of_libraries = self.attached.drain(..).flat_map(|a| a.links).map(|(_, _, link)| link);
+        for (index, link) in of_libraries.chain(self.links.drain(..)).enumerate() {
+            shares[index % THREADS].push(link);
+        }
+        std::thread::scope(|scope| {
+            for share in shares.into_iter().filter(|share| !share.is_empty()) {
+                scope.spawn(move || drop(share));
+            }
+        });
+    }
+}
+
+/// A library that is probed, in one process or in all (-1).
+struct Attached {
+    found: Found,
+    pid: i32,
+    id: LibraryId,
+    /// With each, which group it belongs to, and whether it is of entries.
+    links: Vec<(Group, bool, Link)>,
 }
 
 impl Probe {
@@ -189,6 +238,10 @@ impl Probe {
         knobs.own_tgid = std::process::id();
         knobs.own_pidns = own_pid_namespace();
         knobs.call_limit = options.call_limit;
+        knobs.snaplen = options.snaplen.map_or(u64::MAX, |n| u64::from(n).max(1));
+        if options.wake_for_each {
+            knobs.wake_bytes = 0;
+        }
         for (knob, uid) in knobs.uids.iter_mut().zip(&options.uids) {
             *knob = *uid;
         }
@@ -216,13 +269,22 @@ impl Probe {
             refused: Vec::new(),
             programs,
             pids: options.pids.clone(),
+            has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_GET_ATTACH_COOKIE).unwrap_or(false),
             libraries: HashMap::new(),
-            attached: HashSet::new(),
+            attached: Vec::new(),
+            trials: Vec::new(),
             links: Vec::new(),
+            bios: HashMap::new(),
+            received: None,
+            own_links: 0,
         };
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
-            if name.starts_with(IN_LIBRARY) || Backend::of_program(&name).is_some_and(|b| b != backend) {
+            let later = name.starts_with(IN_BIO) || name.ends_with(AT_RETURN);
+            if later
+                || name.starts_with(IN_LIBRARY)
+                || Backend::of_program(&name).is_some_and(|b| b != backend)
+            {
                 continue;
             }
             match program.attach() {
@@ -232,6 +294,7 @@ impl Probe {
                 Err(error) => return Err(Refusal::Backend(error)),
             }
         }
+        probe.own_links = probe.links.len();
         if programs == Programs::Bulk && probe.attach_to_self().is_err() {
             return Err(Refusal::Bulk);
         }
@@ -241,8 +304,8 @@ impl Probe {
     /// Attaches a probe in bulk to a function of our own and takes it away again.
     fn attach_to_self(&self) -> io::Result<()> {
         let offset = own_offset(marker as *const () as usize)?;
-        let site = Site { site: t2p_site::T2P_SITE_FREE, offset, entry: None };
-        let link = self.attach_bulk(-1, Path::new("/proc/self/exe"), &[&site], 0);
+        let site = Site { site: t2p_site::T2P_SITE_FREE, offset, entry: None, group: Group::Base };
+        let link = self.attach_bulk(-1, Path::new("/proc/self/exe"), &[site], 0);
         link.map(drop).map_err(io::Error::other)
     }
 
@@ -273,49 +336,57 @@ impl Probe {
     /// If a probe cannot be attached; those of this library that were are taken away again.
     pub fn attach(&mut self, found: &Found) -> Result<Option<Library>, libbpf_rs::Error> {
         let next = self.libraries.len() as LibraryId + 1;
-        let id = self.libraries.get(&found.key).copied().unwrap_or(next);
+        let known = self.libraries.get(&found.key).copied();
+        let id = known.unwrap_or(next);
         let pids: Vec<i32> =
             if self.pids.is_empty() { vec![-1] } else { self.pids.iter().map(|pid| *pid as i32).collect() };
         let mut fresh = false;
         for pid in pids {
-            if self.attached.contains(&(found.key, pid)) {
+            if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
                 continue;
             }
-            let links = self.attach_in(found, pid, id)?;
-            self.links.extend(links);
-            self.attached.insert((found.key, pid));
+            if known.is_none() && !fresh {
+                self.begin_trial(found, id);
+            }
+            let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
+            for run in sites(&found.library).chunk_by(together(self.programs)) {
+                if self.is_wanted(id, run[0].group) {
+                    self.attach_run(&mut attached, run)?;
+                }
+            }
+            self.attached.push(attached);
             fresh = true;
         }
         if !fresh {
             return Ok(None);
         }
-        let known = self.libraries.insert(found.key, id).is_some();
-        Ok((!known).then(|| Library {
+        self.libraries.insert(found.key, id);
+        Ok(known.is_none().then(|| Library {
             id,
             path: found.path.to_string_lossy().into_owned(),
             version: found.version.clone(),
         }))
     }
 
-    fn attach_in(&self, found: &Found, pid: i32, id: LibraryId) -> Result<Vec<Link>, libbpf_rs::Error> {
-        let path = found.attach_path();
-        let sites = sites(&found.library);
-        if self.programs == Programs::Bulk {
-            let (entries, returns): (Vec<&Site>, Vec<&Site>) = sites.iter().partition(|s| s.entry.is_some());
-            return [returns, entries].iter().map(|sites| self.attach_bulk(pid, &path, sites, id)).collect();
-        }
-        // Cookies came with Linux 5.15.
-        let has_cookie = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_GET_ATTACH_COOKIE).unwrap_or(false);
-        let attach = |site: &Site| {
-            let options = UprobeOpts {
-                cookie: if has_cookie { cookie(site, id) } else { 0 },
-                retprobe: site.entry.is_none(),
-                ..UprobeOpts::default()
-            };
-            let program = self.program(self.programs.name(site));
-            program.attach_uprobe_with_opts(pid, &path, site.offset as usize, options)
+    /// Attaches sites that are attached together.
+    fn attach_run(&self, attached: &mut Attached, run: &[Site]) -> Result<(), libbpf_rs::Error> {
+        let path = attached.found.attach_path();
+        let id = self.cookie_of(attached.id);
+        let link = match (self.programs, run) {
+            (Programs::Bulk, _) => self.attach_bulk(attached.pid, &path, run, id)?,
+            (_, [site]) => {
+                let options = UprobeOpts {
+                    cookie: if self.has_cookie { cookie(site.site, id) } else { 0 },
+                    retprobe: site.entry.is_none(),
+                    ..UprobeOpts::default()
+                };
+                let program = self.program(self.programs.name(site));
+                program.attach_uprobe_with_opts(attached.pid, &path, site.offset as usize, options)?
+            }
+            _ => unreachable!("one by one"),
         };
-        sites.iter().map(attach).collect()
+        attached.links.push((run[0].group, run[0].entry.is_some(), link));
+        Ok(())
     }
 
     /// Attaches entries only, or returns only.
@@ -323,17 +394,94 @@ impl Probe {
         &self,
         pid: i32,
         path: &Path,
-        sites: &[&Site],
+        sites: &[Site],
         id: LibraryId,
     ) -> Result<Link, libbpf_rs::Error> {
         let options = UprobeMultiOpts {
             offsets: sites.iter().map(|s| s.offset as usize).collect(),
-            cookies: sites.iter().map(|s| cookie(s, id)).collect(),
+            cookies: sites.iter().map(|s| cookie(s.site, id)).collect(),
             retprobe: sites.iter().any(|s| s.entry.is_none()),
             ..UprobeMultiOpts::default()
         };
         let name = sites.first().map_or("ssl_any_entry", |site| self.programs.name(site));
         self.program(name).attach_uprobe_multi_with_opts(pid, path, "", options)
+    }
+
+    /// Probes the BIO functions of a process that encrypts into memory, in that process only.
+    ///
+    /// # Errors
+    /// If a probe cannot be attached.
+    pub fn attach_bio(&mut self, process: ProcessKey, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
+        let mut links = Vec::new();
+        for bio in bios {
+            // The return first: an entry that is seen has its return probed.
+            let sites =
+                [("bio_return_read", bio.read), ("bio_entry_read", bio.read), ("bio_entry_write", bio.write)];
+            for (program, offset) in sites {
+                let options =
+                    UprobeOpts { retprobe: program.starts_with("bio_return"), ..UprobeOpts::default() };
+                let program = self.program(program);
+                links.push(program.attach_uprobe_with_opts(
+                    process.pid as i32,
+                    bio.attach_path(),
+                    offset as usize,
+                    options,
+                )?);
+            }
+        }
+        if self.received.is_none() && self.backend != Backend::Tracepoint {
+            // Without it, records that a program receives bind nothing; those that it sends do.
+            let name = format!("{}{}", self.backend.as_str(), AT_RETURN);
+            self.received = self.program(&name).attach().ok();
+        }
+        self.bios.insert(process, links);
+        let bss = self.skeleton.maps.bss_data.as_deref_mut().expect("the object has variables");
+        // SAFETY: as in `set_ready`.
+        unsafe { std::ptr::from_mut(&mut bss.ciphertext_wanted).write_volatile(1) };
+        Ok(())
+    }
+
+    /// Probes the BIO functions of a target ahead, so that connections which it has already are known
+    /// by their next record. [`Probe::stop_watching`] ends it where it is not needed.
+    ///
+    /// # Errors
+    /// If a probe cannot be attached.
+    pub fn watch_bio(&mut self, pid: u32, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
+        if let Some(process) = self.process(pid) {
+            self.attach_bio(ProcessKey { pid, generation: process.generation }, bios)?;
+            self.set_flags(pid, |flags| flags | PROCESS_WATCHED);
+        }
+        Ok(())
+    }
+
+    /// Takes the probes of [`Probe::watch_bio`] away from a process that uses its sockets itself.
+    pub fn stop_watching(&mut self) {
+        let watched: Vec<ProcessKey> = self.bios.keys().copied().collect();
+        for key in watched {
+            let Some(process) = self.process(key.pid).filter(|p| p.generation == key.generation) else {
+                continue;
+            };
+            if process.flags & (PROCESS_WATCHED | PROCESS_SOCKET | PROCESS_NO_SOCKET)
+                == PROCESS_WATCHED | PROCESS_SOCKET
+            {
+                self.bios.remove(&key);
+                self.set_flags(key.pid, |flags| flags & !PROCESS_WATCHED);
+            }
+        }
+    }
+
+    fn process(&self, pid: u32) -> Option<types::process> {
+        from_bytes(&self.skeleton.maps.processes.lookup(&pid.to_ne_bytes(), MapFlags::ANY).ok()??)
+    }
+
+    /// A flag that the kernel side sets just now may get lost: then what it stands for is told again.
+    fn set_flags(&self, pid: u32, change: impl Fn(u32) -> u32) {
+        if let Some(process) = self.process(pid) {
+            let process = types::process { flags: change(process.flags), ..process };
+            // If it fails the process is gone, or goes on as it was.
+            let _ =
+                self.skeleton.maps.processes.update(&pid.to_ne_bytes(), bytes_of(&process), MapFlags::EXIST);
+        }
     }
 
     /// Captures this process from now on.
@@ -363,24 +511,7 @@ impl Probe {
             // SAFETY: `ready` is a valid, aligned place in the mapped .bss; the kernel only reads it.
             unsafe { std::ptr::from_mut(&mut bss.ready).write_volatile(u32::from(ready)) };
         }
-        // SAFETY: a plain system call. It returns when no program runs any more that began before;
-        // kernels that refuse it (nohz_full) leave that to chance.
-        unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    }
-
-    /// What the kernel side counted.
-    ///
-    /// # Errors
-    /// If the map cannot be read.
-    pub fn counters(&self) -> Result<Counters, libbpf_rs::Error> {
-        let map = &self.skeleton.maps.counters;
-        let mut sums = Vec::new();
-        for index in 0..map.max_entries() {
-            let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default();
-            let number = |v: &Vec<u8>| v.first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
-            sums.push(values.iter().map(number).sum());
-        }
-        Ok(Counters(sums))
+        await_programs();
     }
 
     /// How far each handle has come that still lives.
@@ -402,7 +533,8 @@ impl Probe {
     }
 
     /// Gives back the table entries of processes that have ended.
-    pub fn forget(&self, ended: &HashSet<ProcessKey>) {
+    pub fn forget(&mut self, ended: &HashSet<ProcessKey>) {
+        self.bios.retain(|process, _| !ended.contains(process));
         let handles = &self.skeleton.maps.handles;
         let of_ended = |key: &Vec<u8>| {
             let value = handles.lookup(key, MapFlags::ANY).ok().flatten()?;
@@ -421,14 +553,26 @@ impl Probe {
     ///
     /// # Errors
     /// If the ring cannot be mapped.
-    pub fn ring(&self) -> Result<Ring, libbpf_rs::Error> {
-        Ring::new(MapHandle::try_from(&self.skeleton.maps.ring)?)
+    pub fn ring(&self) -> io::Result<Ring> {
+        let map = &self.skeleton.maps.ring;
+        Ring::new(map.as_fd().try_clone_to_owned()?, map.max_entries() as usize)
     }
 }
 
 /// The number by which a program knows the library and, in bulk, the function.
-fn cookie(site: &Site, library: LibraryId) -> u64 {
-    u64::from(library) << 8 | u64::from(site.site.0)
+fn cookie(site: t2p_site, library: LibraryId) -> u64 {
+    u64::from(library) << 8 | u64::from(site.0)
+}
+
+/// Returns when no program runs any more that began before.
+fn await_programs() {
+    // SAFETY: a plain system call. Kernels that refuse it (nohz_full) leave that to chance.
+    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+}
+
+/// Which neighbours are attached at once.
+fn together(programs: Programs) -> impl FnMut(&Site, &Site) -> bool {
+    move |a, b| programs == Programs::Bulk && a.group == b.group && a.entry.is_some() == b.entry.is_some()
 }
 
 /// Whether the kernel itself, without its modules, has this function.
@@ -526,6 +670,15 @@ pub fn monotonic() -> u64 {
 /// Nanoseconds since 1970, `CLOCK_REALTIME`.
 pub fn realtime() -> u64 {
     clock(libc::CLOCK_REALTIME)
+}
+
+/// Both clocks at one moment.
+pub fn clocks() -> Clock {
+    // The realtime of the middle of two monotonic readings.
+    let before = monotonic();
+    let realtime = realtime();
+    let after = monotonic();
+    Clock { monotonic: before + (after - before) / 2, realtime }
 }
 
 fn clock(which: libc::clockid_t) -> u64 {

@@ -1,141 +1,216 @@
-//! Reads the ring: gathers records in batches that share one buffer, and picks out what the
-//! control thread must know at once.
+//! Reads the ring.
+//!
+//! Not by libbpf, which gives a record back to the kernel as soon as it was seen: here one can look at
+//! records that are left where they are. Also the data is mapped once, not twice, which halves the
+//! memory that is charged to us. What the kernel promises is in its `Documentation/bpf/ringbuf.rst`.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
+use memmap2::{MmapOptions, MmapRaw};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::{SysconfVar, sysconf};
 
-use crate::event::record::{RawData, RawHead};
-use crate::event::{Event, FileSeen, ProcessKey, record};
+/// The kernel still writes into this record, or it has given it up.
+const BUSY: u32 = 1 << 31;
+const DISCARDED: u32 = 1 << 30;
+/// Length and flags, and something of the kernel's own.
+const HEADER: usize = 8;
+/// Records are given back to the kernel when there are so many bytes of them, or a quarter of the ring.
+const GIVE_BACK: usize = 256 << 10;
 
-/// A batch is handed on when it has this many bytes, or when the ring is empty.
-const BATCH_BYTES: usize = 1 << 20;
-
-/// What the control thread must act on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// A file is mapped that was not looked at yet.
-    File(FileSeen),
-    /// A process carries TLS: ask /proc about it.
-    Process(ProcessKey),
-    /// A process has ended.
-    Exit(ProcessKey),
+/// Size of a memory page in bytes: of the smallest ring.
+pub fn page_size() -> usize {
+    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
 }
 
 /// A reader of the ring. Lives in one thread.
 pub struct Ring {
-    map: MapHandle,
+    /// The page with the reader's position, which we write.
+    reader: MmapRaw,
+    /// The page with the kernel's position, and the data.
+    kernel: MmapRaw,
+    page: usize,
+    size: usize,
+    waker: Epoll,
+    /// Where the next record to take begins. Positions count up for ever.
+    next: usize,
+    /// Up to where records were looked at.
+    seen: usize,
+    /// Up to where they were given back.
+    given_back: usize,
 }
 
-/// Gathers records.
-struct Batch {
-    buffer: BytesMut,
-    ends: Vec<usize>,
-    notices: Vec<Notice>,
+/// A record in the ring.
+pub struct Record<'a> {
+    /// Its first bytes, and, where the ring's end cuts it, those that follow.
+    parts: (&'a [u8], &'a [u8]),
+    /// It was not looked at before.
+    pub new: bool,
+    /// Bytes in the ring from this record on.
+    pub waiting: usize,
+}
+
+/// What becomes of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is used up.
+    Taken,
+    /// It is used up, and the next is left for later.
+    Last,
+    /// It stays, and so does all that follows.
+    Left,
+}
+
+impl Record<'_> {
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.parts.0.len() + self.parts.1.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies its first bytes to `to`, as many as there is room for, and gives their number.
+    pub fn copy(&self, to: &mut [u8]) -> usize {
+        let (first, second) = self.first(to.len());
+        to[..first.len()].copy_from_slice(first);
+        to[first.len()..first.len() + second.len()].copy_from_slice(second);
+        first.len() + second.len()
+    }
+
+    /// Its first `n` bytes, or all: in one piece, or in two.
+    pub fn first(&self, n: usize) -> (&[u8], &[u8]) {
+        let (first, second) = self.parts;
+        let split = n.min(first.len());
+        (&first[..split], &second[..(n - split).min(second.len())])
+    }
 }
 
 impl Ring {
-    pub(super) fn new(map: MapHandle) -> Result<Ring, libbpf_rs::Error> {
-        Ok(Ring { map })
+    /// A reader of the ring that `map` is, which has room for `size` bytes of records.
+    pub(super) fn new(map: OwnedFd, size: usize) -> io::Result<Ring> {
+        let page = page_size();
+        let reader = MmapOptions::new().len(page).map_raw(map.as_raw_fd())?;
+        let kernel =
+            MmapOptions::new().offset(page as u64).len(page + size).map_raw_read_only(map.as_raw_fd())?;
+        // By edge: what counts is that the kernel woke us, not that there is something to read.
+        let waker = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        waker.add(map.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
+        let mut ring = Ring { reader, kernel, page, size, waker, next: 0, seen: 0, given_back: 0 };
+        ring.next = ring.position().load(Ordering::Acquire);
+        (ring.seen, ring.given_back) = (ring.next, ring.next);
+        Ok(ring)
     }
 
-    /// Reads until `more` says no; hands batches of records to `batch` and notices to `notice`.
-    /// Between reads it calls `more` at least every `interval`, with whether the ring was empty.
-    ///
-    /// # Errors
-    /// If the ring cannot be mapped.
-    pub fn run(
-        self,
-        interval: Duration,
-        mut batch: impl FnMut(Vec<Bytes>),
-        mut notice: impl FnMut(Notice),
-        mut more: impl FnMut(bool) -> bool,
-    ) -> Result<(), libbpf_rs::Error> {
-        let state = Rc::new(RefCell::new(Batch {
-            buffer: BytesMut::with_capacity(BATCH_BYTES),
-            ends: Vec::new(),
-            notices: Vec::new(),
-        }));
-        let filling = Rc::clone(&state);
-        let mut builder = RingBufferBuilder::new();
-        builder.add(&self.map, move |record| filling.borrow_mut().push(record))?;
-        let ring: RingBuffer<'_> = builder.build()?;
-        loop {
-            ring.consume_raw();
-            let records = {
-                let mut state = state.borrow_mut();
-                state.notices.drain(..).for_each(&mut notice);
-                state.take()
-            };
-            let idle = records.is_empty();
-            if !idle {
-                batch(records);
+    /// Room for records, in bytes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Waits until the kernel wakes us or the interval is over.
+    pub fn wait(&self, interval: Duration) {
+        let interval = EpollTimeout::try_from(interval).unwrap_or(EpollTimeout::ZERO);
+        // A signal ends the wait early, which is harmless.
+        let _ = self.waker.wait(&mut [EpollEvent::empty()], interval);
+    }
+
+    /// Gives the records that are there to `use_record`, in order, until it leaves some.
+    pub fn take(&mut self, mut use_record: impl FnMut(&Record<'_>) -> Verdict) {
+        let often = GIVE_BACK.min(self.size / 4);
+        while let Some((record, end)) = self.record_at(self.next) {
+            let verdict = record.map_or(Verdict::Taken, |record| use_record(&record));
+            if verdict == Verdict::Left {
+                break;
             }
-            // Also when the ring never runs empty.
-            if !more(idle) {
-                return Ok(());
+            self.next = end;
+            if end.wrapping_sub(self.seen) as isize > 0 {
+                self.seen = end;
             }
-            if idle {
-                ring_wait(&ring, interval);
+            if self.next.wrapping_sub(self.given_back) >= often {
+                self.give_back();
+            }
+            if verdict == Verdict::Last {
+                break;
             }
         }
+        self.give_back();
     }
-}
 
-/// What a callback returns to end the read early, because the batch is full: any negative number.
-const FULL: i32 = -1;
-
-/// Waits until the kernel wakes us or the interval is over, without reading.
-fn ring_wait(ring: &RingBuffer<'_>, interval: Duration) {
-    let mut poll = libc::pollfd { fd: ring.epoll_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one valid pollfd. An error or a signal ends the wait early, which is harmless.
-    unsafe { libc::poll(&mut poll, 1, interval.as_millis() as i32) };
-}
-
-impl Batch {
-    fn push(&mut self, record: &[u8]) -> i32 {
-        let record = &record[..used(record)];
-        self.buffer.extend_from_slice(record);
-        self.ends.push(self.buffer.len());
-        if !is_data(record) {
-            self.notices.extend(notice_of(record));
+    /// Lets `look` see the records that are there, are not taken and were not looked at before.
+    pub fn look_ahead(&mut self, mut look: impl FnMut(&Record<'_>)) {
+        while let Some((record, end)) = self.record_at(self.seen) {
+            if let Some(record) = record {
+                look(&record);
+            }
+            self.seen = end;
         }
-        if self.buffer.len() >= BATCH_BYTES { FULL } else { 0 }
     }
 
-    fn take(&mut self) -> Vec<Bytes> {
-        if self.ends.is_empty() {
-            return Vec::new();
+    fn give_back(&mut self) {
+        if self.given_back != self.next {
+            self.given_back = self.next;
+            self.position().store(self.next, Ordering::Release);
         }
-        let all = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(BATCH_BYTES)).freeze();
-        let mut from = 0;
-        self.ends.drain(..).map(|end| all.slice(std::mem::replace(&mut from, end)..end)).collect()
     }
-}
 
-fn is_data(record: &[u8]) -> bool {
-    record.first_chunk().is_some_and(|kind| u16::from_ne_bytes(*kind) == record::DATA)
-}
-
-/// How much of a record means something: before exact-size records the rest is unused room.
-fn used(record: &[u8]) -> usize {
-    const CAPTURED: usize = std::mem::offset_of!(RawData, captured);
-    if !is_data(record) {
-        return record.len();
+    /// The record at a position, if it is not given up, and where the next begins; `None` if there is
+    /// none yet.
+    fn record_at(&self, at: usize) -> Option<(Option<Record<'_>>, usize)> {
+        let waiting = self.end().load(Ordering::Acquire).wrapping_sub(at);
+        if waiting == 0 {
+            return None;
+        }
+        let length = self.length_at(at).load(Ordering::Acquire);
+        if length & BUSY != 0 {
+            return None;
+        }
+        let len = (length & !(BUSY | DISCARDED)) as usize;
+        let end = at.wrapping_add((HEADER + len).next_multiple_of(8));
+        let record = (length & DISCARDED == 0).then(|| Record {
+            parts: self.bytes(at.wrapping_add(HEADER), len),
+            new: at.wrapping_sub(self.seen) as isize >= 0,
+            waiting,
+        });
+        Some((record, end))
     }
-    let captured = record.get(CAPTURED..).and_then(|r| r.first_chunk()).map_or(0, |c| u32::from_ne_bytes(*c));
-    record.len().min(size_of::<RawData>() + captured as usize)
-}
 
-fn notice_of(record: &[u8]) -> Option<Notice> {
-    const { assert!(size_of::<RawHead>() == 24) };
-    match record::decode(&Bytes::copy_from_slice(record)).ok()? {
-        Event::File(file) => Some(Notice::File(file)),
-        Event::Process(process) => Some(Notice::Process(process.key)),
-        Event::Exit(key, _) => Some(Notice::Exit(key)),
-        _ => None,
+    fn position(&self) -> &AtomicUsize {
+        // SAFETY: a page of ours that the kernel reads; it begins with the position, an unsigned long.
+        unsafe { &*self.reader.as_ptr().cast::<AtomicUsize>() }
+    }
+
+    fn end(&self) -> &AtomicUsize {
+        // SAFETY: a page that the kernel writes; it begins with its position, an unsigned long.
+        unsafe { &*self.kernel.as_ptr().cast::<AtomicUsize>() }
+    }
+
+    fn length_at(&self, at: usize) -> &AtomicU32 {
+        let offset = self.page + (at & (self.size - 1));
+        debug_assert!(offset.is_multiple_of(HEADER));
+        // SAFETY: positions are multiples of 8 and the size is a power of two, so the four bytes lie
+        // within the mapping and are aligned.
+        unsafe { &*self.kernel.as_ptr().add(offset).cast::<AtomicU32>() }
+    }
+
+    /// The kernel writes nothing here until the record is given back, which needs `&mut self`.
+    fn bytes(&self, at: usize, len: usize) -> (&[u8], &[u8]) {
+        let len = len.min(self.size);
+        let from = at & (self.size - 1);
+        let first = len.min(self.size - from);
+        let data = self.kernel.as_ptr().wrapping_add(self.page);
+        // SAFETY: both parts lie in the data, which is `size` bytes long; they are not written to while
+        // they are borrowed, as said above.
+        unsafe {
+            (
+                std::slice::from_raw_parts(data.wrapping_add(from), first),
+                std::slice::from_raw_parts(data, len - first),
+            )
+        }
     }
 }

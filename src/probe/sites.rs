@@ -1,8 +1,21 @@
 //! Which program goes where in a library.
 
 use super::skeleton::types::t2p_site;
+use crate::discover::code::Place;
 use crate::discover::elf::TlsLibrary;
 use crate::discover::function::Function;
+use crate::discover::internal::Behind;
+
+/// What is attached and taken away together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Group {
+    /// The functions behind exports.
+    Internal,
+    /// Exports that are probed throughout.
+    Base,
+    /// An export that its internal function may take over.
+    Export(Function),
+}
 
 /// One probe in a library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +26,7 @@ pub(super) struct Site {
     pub offset: u64,
     /// The program for this entry where each entry has its own; `None`: this is a return.
     pub entry: Option<&'static str>,
+    pub group: Group,
 }
 
 /// How a function is probed: the program for its entry where each entry has its own; whether its
@@ -46,26 +60,41 @@ fn of(function: Function) -> (t2p_site, Option<&'static str>, bool) {
     }
 }
 
-/// Every probe of a library. Return probes come first: an entry that is seen has its return probed.
+/// The site of an export.
+pub(super) fn site_of(function: Function) -> t2p_site {
+    of(function).0
+}
+
+/// The internal functions of a library, and their sites.
+pub(super) fn behind(library: &TlsLibrary) -> impl Iterator<Item = (t2p_site, &Behind)> {
+    let internal = &library.internal;
+    let read = internal.read.iter().map(|b| (t2p_site::T2P_SITE_READ_INTERNAL, b));
+    read.chain(internal.write.iter().map(|b| (t2p_site::T2P_SITE_WRITE_INTERNAL, b)))
+}
+
+/// Every probe of a library, in the order in which they are attached: an entry that is seen has its
+/// return probed, and an export whose call is seen has the internal function inside it probed.
 pub(super) fn sites(library: &TlsLibrary) -> Vec<Site> {
-    let exports = library.offsets.iter().map(|(function, offset)| (of(function), offset));
-    // Beside the exports: BIO_f_ssl calls these and no export.
-    let read = library
-        .internal
-        .read
-        .ok()
-        .map(|o| ((t2p_site::T2P_SITE_READ_INTERNAL, Some("ssl_entry_read_internal"), true), o));
-    let write = library
-        .internal
-        .write
-        .ok()
-        .map(|o| ((t2p_site::T2P_SITE_WRITE_INTERNAL, Some("ssl_entry_write_internal"), true), o));
     let mut sites = Vec::new();
-    for ((site, entry, at_return), offset) in exports.chain(read).chain(write) {
-        sites.extend(at_return.then_some(Site { site, offset, entry: None }));
-        sites.extend(entry.map(|name| Site { site, offset, entry: Some(name) }));
+    let mut add = |site, place: Place, entry: Option<&'static str>, at_return: bool, group| {
+        // A return is where its entry is: the stack pointer is the same.
+        let offset = place.offset;
+        sites.extend(at_return.then_some(Site { site, offset, entry: None, group }));
+        sites.extend(entry.map(|_| Site { site, offset, entry, group }));
+    };
+    for (site, behind) in behind(library) {
+        let entry = match site {
+            t2p_site::T2P_SITE_READ_INTERNAL => "ssl_entry_read_internal",
+            _ => "ssl_entry_write_internal",
+        };
+        add(site, behind.place, Some(entry), true, Group::Internal);
     }
-    sites.sort_by_key(|site| site.entry.is_some());
+    for (function, place) in library.offsets.places() {
+        let (site, entry, at_return) = of(function);
+        let is_wrapper = behind(library).any(|(_, behind)| behind.exports.contains(&function));
+        add(site, place, entry, at_return, if is_wrapper { Group::Export(function) } else { Group::Base });
+    }
+    sites.sort_by_key(|site| (site.group != Group::Internal, site.entry.is_some()));
     sites
 }
 

@@ -72,6 +72,11 @@ impl Output {
         Ok(Output { file, regular: Some(0), created })
     }
 
+    /// Whether somebody may read what is written while it is written: a pipe, not a regular file.
+    pub fn is_live(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| !metadata.is_file())
+    }
+
     /// The file, if it did not exist before.
     pub fn created(&self) -> Option<&File> {
         self.created.then_some(&self.file)

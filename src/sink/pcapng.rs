@@ -32,6 +32,9 @@ const TEXT_MAX: usize = 32_768;
 /// Processes with an interface of their own. Those that come later share one.
 const INTERFACES_MAX: usize = 16_384;
 
+/// Comments on the interface of what was lost by processes without packets.
+const REST_MAX: usize = 1024;
+
 const BLOCK_PACKET: u32 = 6;
 const OPTION_COMMENT: u16 = 1;
 const OPTION_FLAGS: u16 = 2;
@@ -40,6 +43,13 @@ const OPTION_DROPCOUNT: u16 = 4;
 const OPTION_QUEUE: u16 = 6;
 /// `epb_processid_threadid`: two u32.
 const OPTION_PROCESS: u16 = 8;
+/// Apple's process block (pid, then options), which Wireshark 4.6 shows as
+/// `frame.darwin.process_info`. Older ones pass over it, and over the option that refers to it.
+const BLOCK_APPLE_PROCESS: u32 = 0x8000_0001;
+/// In it: the process's name.
+const OPTION_APPLE_NAME: u16 = 2;
+/// Of a packet: the number of the process's block in the file, from 0.
+const OPTION_APPLE_PROCESS: u16 = 0x8001;
 /// Bytes of a packet block beside packet, padding and options.
 const PACKET_FIXED: usize = 32;
 
@@ -80,6 +90,17 @@ pub struct Counts {
     pub interfaces: usize,
 }
 
+/// What is known of a process, or of what belongs to none, at the end of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// The process.
+    pub process: Option<ProcessKey>,
+    /// Data records that were lost.
+    pub dropped: u64,
+    /// What was lost, and why.
+    pub comments: Vec<String>,
+}
+
 /// Counts of one interface.
 #[derive(Clone, Copy, Debug)]
 struct Interface {
@@ -98,8 +119,13 @@ pub struct PcapngWriter<W: Write> {
     /// Whole blocks that are not written yet.
     buffer: PcapNgWriter<Vec<u8>>,
     interfaces: HashMap<ProcessKey, u32>,
+    /// The last process and its interface.
+    last: Option<(ProcessKey, u32)>,
     statistics: Vec<Interface>,
     show_args: bool,
+    /// See [`FLUSH_AT`].
+    flush_at: usize,
+    process_blocks: bool,
     counts: Counts,
     /// A write failed, so that interfaces may be missing: nothing may follow.
     failed: bool,
@@ -126,14 +152,30 @@ impl<W: Write> PcapngWriter<W> {
             out,
             buffer,
             interfaces: HashMap::new(),
+            last: None,
             statistics: Vec::new(),
             show_args,
+            flush_at: FLUSH_AT,
+            process_blocks: false,
             counts: Counts::default(),
             failed: false,
         };
         writer.counts.bytes = writer.buffer.get_ref().len() as u64;
         writer.flush()?;
         Ok(writer)
+    }
+
+    /// From now on each packet is written at once.
+    pub fn unbuffered(&mut self) {
+        self.flush_at = 0;
+    }
+
+    /// Writes a block for each process too, and which one each packet belongs to. To be called before
+    /// the first packet. Not by default: mergecap 4.6 drops
+    /// the blocks and then warns of each packet.
+    pub fn with_process_blocks(mut self, wanted: bool) -> PcapngWriter<W> {
+        self.process_blocks = wanted;
+        self
     }
 
     /// What was written so far.
@@ -155,16 +197,23 @@ impl<W: Write> PcapngWriter<W> {
         }
         let buffer = self.buffer.get_mut();
         let before = buffer.len();
-        packet_block(buffer, id, packet);
+        let process_block = (self.process_blocks && (id as usize) < INTERFACES_MAX).then_some(id);
+        packet_block(buffer, id, process_block, packet);
         self.counts.packets += 1;
         self.counts.bytes += (buffer.len() - before) as u64;
-        if buffer.len() >= FLUSH_AT { self.flush() } else { Ok(()) }
+        if buffer.len() >= self.flush_at { self.flush() } else { Ok(()) }
     }
 
     /// The interface of the packet's process.
     fn interface(&mut self, packet: &Packet<'_>) -> io::Result<u32> {
         let process = packet.process;
+        if let Some((key, id)) = self.last
+            && key == process.key
+        {
+            return Ok(id);
+        }
         if let Some(id) = self.interfaces.get(&process.key) {
+            self.last = Some((process.key, *id));
             return Ok(*id);
         }
         let id = self.statistics.len().min(INTERFACES_MAX);
@@ -174,7 +223,7 @@ impl<W: Write> PcapngWriter<W> {
         }
         if id == self.statistics.len() {
             let (name, description) = if id < INTERFACES_MAX {
-                (name(process), description(process, self.show_args))
+                (process.name(), description(process, self.show_args))
             } else {
                 ("others".to_owned(), format!("processes beyond the first {INTERFACES_MAX}"))
             };
@@ -183,6 +232,12 @@ impl<W: Write> PcapngWriter<W> {
             self.block(InterfaceDescriptionBlock { linktype: DataLink::RAW, snaplen: SNAPLEN, options })?;
             let time = packet.time;
             self.statistics.push(Interface { first: time, last: time, packets: 0, dropped: 0 });
+            if self.process_blocks && id < INTERFACES_MAX {
+                let buffer = self.buffer.get_mut();
+                let before = buffer.len();
+                process_block(buffer, process);
+                self.counts.bytes += (buffer.len() - before) as u64;
+            }
         }
         Ok(number)
     }
@@ -213,19 +268,43 @@ impl<W: Write> PcapngWriter<W> {
     }
 
     /// Ends the file with a statistics block per interface: packets received and lost, time of the
-    /// first and the last. `now` is the time of the statistics.
+    /// first and the last, what was lost. `now` is the time of the statistics. What is told of processes
+    /// without packets stands on an interface of its own.
     ///
     /// # Errors
     /// Those of the output.
-    pub fn finish(mut self, now: WallTime) -> io::Result<(W, Counts)> {
+    pub fn finish(mut self, now: WallTime, told: &[Statistics]) -> io::Result<(W, Counts)> {
+        let mut of_interface: HashMap<u32, &Statistics> = HashMap::new();
+        let mut rest = Statistics::default();
+        for entry in told {
+            match entry.process.and_then(|key| self.interfaces.get(&key)) {
+                Some(id) => drop(of_interface.insert(*id, entry)),
+                None => {
+                    rest.dropped = rest.dropped.saturating_add(entry.dropped);
+                    rest.comments.extend(entry.comments.iter().take(REST_MAX - rest.comments.len()).cloned());
+                }
+            }
+        }
+        if !rest.comments.is_empty() {
+            let name = Idb::IfName("lost".into());
+            let description = Idb::IfDescription("what was lost by processes without packets".into());
+            let options = vec![name, description, Idb::IfTsResol(9)];
+            self.block(InterfaceDescriptionBlock { linktype: DataLink::RAW, snaplen: SNAPLEN, options })?;
+            let id = u32::try_from(self.statistics.len()).map_err(io::Error::other)?;
+            self.statistics.push(Interface { first: now, last: now, packets: 0, dropped: 0 });
+            of_interface.insert(id, &rest);
+        }
         for (id, interface) in std::mem::take(&mut self.statistics).iter().enumerate() {
-            let options = vec![
+            let interface_id = u32::try_from(id).map_err(io::Error::other)?;
+            let told = of_interface.get(&interface_id);
+            let dropped = interface.dropped.max(told.map_or(0, |told| told.dropped));
+            let mut options = vec![
                 Isb::IsbStartTime(halves(interface.first)),
                 Isb::IsbEndTime(halves(interface.last)),
-                Isb::IsbIfRecv(interface.packets + interface.dropped),
-                Isb::IsbIfDrop(interface.dropped),
+                Isb::IsbIfRecv(interface.packets + dropped),
+                Isb::IsbIfDrop(dropped),
             ];
-            let interface_id = u32::try_from(id).map_err(io::Error::other)?;
+            options.extend(told.iter().flat_map(|told| &told.comments).map(|c| Isb::Comment(cut(c).into())));
             self.block(InterfaceStatisticsBlock { interface_id, timestamp: halves(now), options })?;
             self.counts.interfaces = id + 1;
         }
@@ -244,12 +323,6 @@ fn other(error: pcap_file::PcapError) -> io::Error {
 /// A time as pcapng has it, high half first, for pcap-file, which writes it as one number.
 fn halves(time: WallTime) -> u64 {
     time.rotate_left(32)
-}
-
-/// `curl[1234]`.
-fn name(process: &Process) -> String {
-    let comm = if process.comm.is_empty() { "?" } else { &process.comm };
-    format!("{comm}[{}]", process.key.pid)
 }
 
 /// The command line as a shell would take it.
@@ -296,14 +369,31 @@ fn padding(len: usize) -> usize {
     len.next_multiple_of(4) - len
 }
 
+/// Appends the block that names a process. The n-th of them is the process of interface n.
+fn process_block(buffer: &mut Vec<u8>, process: &Process) {
+    let name = clean(&process.comm);
+    let name_len = if name.is_empty() { 0 } else { 4 + name.len() + padding(name.len()) };
+    // Type, length, pid, options and their end, length.
+    let total = u32::try_from(20 + name_len).unwrap_or(u32::MAX);
+    for word in [BLOCK_APPLE_PROCESS, total, process.key.pid] {
+        buffer.extend_from_slice(&word.to_le_bytes());
+    }
+    if !name.is_empty() {
+        option(buffer, OPTION_APPLE_NAME, name.as_bytes());
+    }
+    buffer.extend_from_slice(&[0; 4]);
+    buffer.extend_from_slice(&total.to_le_bytes());
+}
+
 /// Appends an Enhanced Packet Block.
 ///
 /// By hand: pcap-file takes a packet only as one slice, and has no name for option 8.
-fn packet_block(buffer: &mut Vec<u8>, interface: u32, packet: &Packet<'_>) {
+fn packet_block(buffer: &mut Vec<u8>, interface: u32, process_block: Option<u32>, packet: &Packet<'_>) {
     let captured = packet.headers.len() + packet.payload.len();
     let comments = packet.comments.iter().map(|comment| cut(comment));
     // Flags (8), queue (8), process and thread (12), end (4).
-    let mut options = 32 + if packet.dropped > 0 { 12 } else { 0 };
+    let mut options =
+        32 + if packet.dropped > 0 { 12 } else { 0 } + if process_block.is_some() { 8 } else { 0 };
     options += comments.clone().map(|c| 4 + c.len() + padding(c.len())).sum::<usize>();
     let total = PACKET_FIXED + captured + padding(captured) + options;
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -331,6 +421,9 @@ fn packet_block(buffer: &mut Vec<u8>, interface: u32, packet: &Packet<'_>) {
     process[..4].copy_from_slice(&packet.process.key.pid.to_le_bytes());
     process[4..].copy_from_slice(&packet.tid.to_le_bytes());
     option(buffer, OPTION_PROCESS, &process);
+    if let Some(number) = process_block {
+        option(buffer, OPTION_APPLE_PROCESS, &number.to_le_bytes());
+    }
     for comment in comments {
         option(buffer, OPTION_COMMENT, comment.as_bytes());
     }

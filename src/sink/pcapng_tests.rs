@@ -64,8 +64,14 @@ fn another_reader_reads_what_was_written() {
         writer.packet(&packet(&first, &b"payload!!"[..len], &comments)).unwrap();
     }
     writer.packet(&packet(&second, b"x", &[])).unwrap();
-    let (file, counts) = writer.finish(1_700_000_001_000_000_000).unwrap();
-    assert_eq!((counts.packets, counts.bytes, counts.interfaces), (10, file.len() as u64, 2));
+    let told = |pid: Option<u32>, dropped, comment: &str| Statistics {
+        process: pid.map(|pid| process(pid).key),
+        dropped,
+        comments: vec![comment.to_owned()],
+    };
+    let told = [told(Some(2), 9, "of two"), told(Some(3), 5, "of three"), told(None, 1, "of none")];
+    let (file, counts) = writer.finish(1_700_000_001_000_000_000, &told).unwrap();
+    assert_eq!((counts.packets, counts.bytes, counts.interfaces), (10, file.len() as u64, 3));
 
     let blocks = read(&file);
     let Block::InterfaceDescription(interface) = &blocks[0] else { panic!("{:?}", blocks[0]) };
@@ -86,7 +92,16 @@ fn another_reader_reads_what_was_written() {
         assert_eq!(packet.options[4], Epb::Comment(comments[0].as_str().into()));
         assert_eq!(packet.options[5], Epb::Comment("é".repeat(TEXT_MAX / 2).into()));
     }
-    let Block::InterfaceStatistics(statistics) = &blocks[12] else { panic!("{:?}", blocks[12]) };
+    let Block::InterfaceDescription(lost) = &blocks[12] else { panic!("{:?}", blocks[12]) };
+    assert_eq!(lost.options[0], Idb::IfName("lost".into()));
+    let [first, second, lost] = [13, 14, 15].map(|at| match &blocks[at] {
+        Block::InterfaceStatistics(statistics) => &statistics.options,
+        block => panic!("{block:?}"),
+    });
+    assert!(!first.iter().any(|option| matches!(option, Isb::Comment(_))));
+    assert!(second.contains(&Isb::IsbIfDrop(9)) && second.contains(&Isb::Comment("of two".into())));
+    assert!(lost.contains(&Isb::IsbIfDrop(6)) && lost.contains(&Isb::Comment("of none".into())));
+    let Block::InterfaceStatistics(statistics) = &blocks[13] else { panic!("{:?}", blocks[13]) };
     assert_eq!(statistics.timestamp, 1_700_000_001_000_000_000u64.rotate_left(32));
     assert!(statistics.options.contains(&Isb::IsbIfRecv(9 * 4)));
     assert!(statistics.options.contains(&Isb::IsbIfDrop(27)));

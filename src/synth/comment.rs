@@ -14,13 +14,13 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `conn` | number of the connection in this capture; on every comment |
+//! | `conn` | number of the connection in this capture; on every comment of a packet |
 //! | `pid` `tid` `comm` `exe` `uid` `container` | the captured process |
 //! | `library` | TLS library: path, then its version if known |
 //! | `handle` | address of the TLS handle in the process, hexadecimal |
 //! | `fd` `inode` `cookie` `netns` | the socket |
 //! | `local` `remote` | the socket's true addresses and ports |
-//! | `tuple` | how they were learnt: `same-call` `remembered` `layer` `none` |
+//! | `tuple` | how they were learnt: `same-call` `remembered` `layer` `ciphertext` `none` |
 //! | `written_client` `written_server` | address and port in the packets, where not the true one |
 //! | `role` | `client` or `server`: which end the process is |
 //! | `role_source` | `kernel` `tls` `guess` |
@@ -30,8 +30,9 @@
 //! | `start` | when the handle was first seen: seconds since 1970 with nine decimals |
 //! | `from_start` | 1: seen from its first byte; 0: joined in progress |
 //! | `peer_pid` `peer_comm` `peer_exe` | the process at the other end, on the same host |
-//! | `missing` | bytes that are not in the file from here on, or `unknown` |
+//! | `missing` | bytes that are not in the file from here on, or `unknown`; in statistics: in all |
 //! | `reason` | why |
+//! | `times` | in statistics: how often |
 //! | `synthetic` | the bytes of this packet are made up: `h2-preface`; in the place of missing ones, `h2-frame-header` (or what is missing of one), `websocket-frame-header`, `http1-head` and `http1-byte` |
 //! | `already_written` | `h2-preface`: these bytes of the client stand earlier, made up |
 //! | `after_fin` | 1: bytes of a side that had said that it sends no more |
@@ -51,6 +52,11 @@ pub const MAX_VALUE: usize = 1024;
 pub struct Comment(String);
 
 impl Comment {
+    /// Begins a comment of the whole file.
+    pub fn of_file() -> Comment {
+        Comment(format!("tls2pcap={VERSION}"))
+    }
+
     /// Begins a comment of a connection.
     pub fn new(connection: ConnectionId) -> Comment {
         Comment(format!("tls2pcap={VERSION} conn={}", connection.0))

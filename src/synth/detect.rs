@@ -198,6 +198,11 @@ pub fn client(bytes: &[u8]) -> Verdict {
     text.or(resp(bytes)).or(client_binary(bytes)).or(frames(bytes))
 }
 
+/// What first bytes tell of which more would tell, but there are no more: the rest was left out.
+pub fn cut_short(bytes: &[u8]) -> Verdict {
+    if bytes.starts_with(b"PRI *") && h2::PREFACE.starts_with(bytes) { Known(Http2) } else { Unknown }
+}
+
 /// What the first bytes of the server tell. `port` is its true port: a hint where one greeting is
 /// used by several protocols.
 pub fn server(bytes: &[u8], port: u16) -> Verdict {

@@ -36,7 +36,7 @@ struct Stretch<'a> {
     bytes: &'a [u8],
     len: u64,
     reason: &'static str,
-    /// Records that the ring refused.
+    /// Records that the ring refused, or whose payload was given up behind it.
     lost_records: u64,
 }
 
@@ -270,12 +270,12 @@ impl Flow {
             self.note(comment, stats);
         }
         let missing = len - bytes.len() as u64;
-        let ring = payload.missing == Some(Missing::RingFull);
+        let dropped = matches!(payload.missing, Some(Missing::RingFull | Missing::WriterBehind));
         let stretch = Stretch {
             bytes,
             len,
             reason: payload.missing.map_or("unaccounted", Missing::as_str),
-            lost_records: if ring { missing.div_ceil(CHUNK_MAX as u64) } else { 0 },
+            lost_records: if dropped { missing.div_ceil(CHUNK_MAX as u64) } else { 0 },
         };
         self.data(from, stretch, at, stats, out);
     }

@@ -26,6 +26,10 @@ pub use tuple::MADE_UP_SERVER;
 /// with the sink's flush this keeps the file less than a second behind.
 pub const HOLD_TIME: u64 = 500_000_000;
 
+/// The same where the client's first bytes are of no protocol that is known, so that only the server's
+/// can tell: who reads along sees a packet within 100 ms.
+pub const HOLD_TIME_UNKNOWN: u64 = 50_000_000;
+
 /// The most bytes of one connection that wait; then the protocol counts as unknown.
 pub const HOLD_BYTES: usize = 64 << 10;
 

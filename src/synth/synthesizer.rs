@@ -1,16 +1,19 @@
 //! The table of connections, and the wait for the protocol of each.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+use bytes::Bytes;
+use foldhash::HashMap;
 
 use super::comment::Comment;
 use super::detect::{self, Protocol, Verdict};
 use super::flow::{Flow, Out, with_peer};
 use super::ports::{Ports, Stream, is_owned, server_port};
 use super::tuple::{Identity, Tuples, Written};
-use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TOTAL, Stats};
+use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TIME_UNKNOWN, HOLD_TOTAL, Stats};
 use crate::event::TupleSource;
 use crate::track::segment::{
     Body, Connection, ConnectionId, Payload, Process, Segment, Side, Tuple, WallTime,
@@ -28,7 +31,7 @@ pub struct Synthesizer {
     ports: Ports,
     live: HashMap<ConnectionId, State>,
     tuples: Tuples,
-    /// Who waits, since when.
+    /// Who waits, until when.
     waiting: BTreeSet<(WallTime, ConnectionId)>,
     held_bytes: usize,
     serial: u32,
@@ -50,6 +53,8 @@ struct Hold {
     bytes: usize,
     /// Time of the first segment.
     since: Option<WallTime>,
+    /// When the wait ends.
+    until: WallTime,
     client: Peek,
     server: Peek,
 }
@@ -70,13 +75,18 @@ impl Peek {
         }
     }
 
+    /// Whether the first line is there, or will be.
+    fn has_line(&self) -> bool {
+        !self.closed || self.bytes.contains(&b'\n')
+    }
+
     /// `None` as long as nothing was said.
     fn verdict(&self, tell: impl Fn(&[u8]) -> Verdict) -> Option<Verdict> {
         match (self.bytes.is_empty(), self.closed) {
             (true, false) => None,
             (true, true) => Some(Verdict::Unknown),
             (false, closed) => match tell(&self.bytes) {
-                Verdict::NeedMore if closed => Some(Verdict::Unknown),
+                Verdict::NeedMore if closed => Some(detect::cut_short(&self.bytes)),
                 verdict => Some(verdict),
             },
         }
@@ -101,6 +111,7 @@ impl Hold {
             segments: Vec::new(),
             bytes: 0,
             since: None,
+            until: 0,
             client: Peek::default(),
             server: Peek::default(),
         }
@@ -113,7 +124,9 @@ impl Hold {
         let server = self.server.verdict(|bytes| detect::server(bytes, port));
         let alpn = self.alpn.as_deref().and_then(detect::from_alpn);
         match (client, server) {
-            (Some(Verdict::Known(protocol)), _) => Some(Decision { protocol: Some(protocol), begins: true }),
+            (Some(Verdict::Known(protocol)), _) => {
+                Some(Decision { protocol: Some(protocol), begins: self.client.has_line() })
+            }
             (Some(Verdict::NeedMore), _) => None,
             (_, Some(Verdict::Known(protocol))) => Some(Decision { protocol: Some(protocol), begins: false }),
             (None, None) => None,
@@ -121,6 +134,13 @@ impl Hold {
             (Some(Verdict::Unknown), Some(Verdict::Unknown)) => Some(Decision::default()),
             _ => None,
         }
+    }
+
+    /// How long to wait for what may tell more. In the middle of a connection the client's bytes tell
+    /// little, so there the server's are worth more.
+    fn patience(&self) -> u64 {
+        let client = self.connection.from_start.then(|| self.client.verdict(detect::client)).flatten();
+        if matches!(client, Some(Verdict::Unknown)) { HOLD_TIME_UNKNOWN } else { HOLD_TIME }
     }
 
     /// When nothing more is waited for.
@@ -148,7 +168,7 @@ impl Synthesizer {
     pub fn new(ports: Ports) -> Synthesizer {
         Synthesizer {
             ports,
-            live: HashMap::new(),
+            live: HashMap::default(),
             tuples: Tuples::default(),
             waiting: BTreeSet::new(),
             held_bytes: 0,
@@ -226,11 +246,13 @@ impl Synthesizer {
             Body::ServerName(name) => hold.server_name = Some(name.clone()),
             Body::Alpn(name) => hold.alpn = Some(name.clone()),
             body => {
-                hold.segments.push(segment.clone());
-                if hold.since.is_none() {
-                    hold.since = Some(segment.time);
-                    self.waiting.insert((segment.time, id));
+                let mut held = segment.clone();
+                if let Body::Payload(payload) = &mut held.body {
+                    // A slice would keep all the records that came with it.
+                    payload.bytes = Bytes::copy_from_slice(&payload.bytes);
                 }
+                hold.segments.push(held);
+                let since = *hold.since.get_or_insert(segment.time);
                 match body {
                     Body::Payload(payload) => {
                         hold.bytes += payload.bytes.len();
@@ -244,6 +266,12 @@ impl Synthesizer {
                     Body::Skip { from: Side::Server, .. } => hold.server.closed = true,
                     Body::End | Body::Reset { .. } => decided = true,
                     _ => {}
+                }
+                let until = since.saturating_add(hold.patience());
+                if until != hold.until {
+                    self.waiting.remove(&(hold.until, id));
+                    self.waiting.insert((until, id));
+                    hold.until = until;
                 }
             }
         }
@@ -267,9 +295,7 @@ impl Synthesizer {
             None => return,
         };
         self.held_bytes -= hold.bytes;
-        if let Some(since) = hold.since {
-            self.waiting.remove(&(since, id));
-        }
+        self.waiting.remove(&(hold.until, id));
         let decision = hold.last_decision();
         let written = self.tuple(&hold.connection, decision);
         let Some(mut flow) = Flow::new(hold.connection.clone(), written, decision.protocol, self.serial)
@@ -319,10 +345,10 @@ impl Synthesizer {
     /// Time passes: who has waited long enough is written. Call it at least every [`HOLD_TIME`].
     pub fn tick(&mut self, now: WallTime, out: &mut Out) {
         // A clock that was set back must not make anybody wait longer.
-        let due = |since: WallTime| since > now || now - since >= HOLD_TIME;
+        let due = |until: WallTime| until <= now || until - now > HOLD_TIME;
         loop {
-            let oldest = self.waiting.first().filter(|(since, _)| due(*since));
-            let Some((_, id)) = oldest.or(self.waiting.last().filter(|(since, _)| due(*since))) else {
+            let oldest = self.waiting.first().filter(|(until, _)| due(*until));
+            let Some((_, id)) = oldest.or(self.waiting.last().filter(|(until, _)| due(*until))) else {
                 return;
             };
             let id = *id;

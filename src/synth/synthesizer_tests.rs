@@ -112,7 +112,7 @@ impl Log {
 
     /// No packet of a direction leaves a hole or goes back.
     fn assert_continuous(&self) {
-        let mut next: HashMap<(u16, u16), u32> = HashMap::new();
+        let mut next: HashMap<(u16, u16), u32> = HashMap::default();
         for packet in &self.0 {
             let phantom = u32::from(packet.flags.contains(['S', 'F']));
             let end = packet.seq.wrapping_add(packet.original as u32).wrapping_add(phantom);
@@ -217,12 +217,20 @@ fn first_bytes_wait_for_what_tells_the_protocol_but_not_for_ever() {
 
     run.open(connection(2, "127.0.0.1:40002", SERVER));
     run.step(2, data(Side::Client, 0, b"something else"));
-    run.tick(HOLD_TIME - 1_000_000);
+    run.tick(HOLD_TIME_UNKNOWN - 1_000_000);
     assert_eq!(run.log.0.len(), 5);
     run.tick(1_000_000);
     assert_eq!(run.log.0[5].destination, super::super::DATA_PORT);
     run.step(2, data(Side::Client, 14, b"GET / HTTP/1.1\r\n\r\n"));
     assert_eq!(run.log.0[9].destination, super::super::DATA_PORT, "the decision stays");
+
+    run.open(Connection { from_start: false, ..connection(4, "127.0.0.1:40004", SERVER) });
+    run.step(4, data(Side::Client, 0, b"the middle of something"));
+    let before = run.log.0.len();
+    run.tick(HOLD_TIME - 1_000_000);
+    assert_eq!(run.log.0.len(), before, "here the answer may still tell");
+    run.tick(1_000_000);
+    assert!(run.log.0.len() > before);
 
     run.open(connection(3, "127.0.0.1:40003", SERVER));
     let before = run.log.0.len();
@@ -331,6 +339,29 @@ fn missing_bytes_keep_their_place_and_say_why() {
     run.step(1, hole(Side::Server, 170_015, u64::MAX / 2));
     let last = run.log.0.len() - 1;
     assert_eq!(run.log.value(last, "missing"), Some((u64::MAX / 2).to_string()));
+}
+
+#[test]
+fn what_was_cut_short_is_recognised_and_put_where_it_is_decoded() {
+    let cases: [(&[u8], _); 3] =
+        [(b"GET /inde", "http/1"), (b"PRI * HTTP/2", "http/2"), (b"GET / HTTP/1.1\r\n\r\n", "http/1")];
+    for (number, (bytes, protocol)) in cases.into_iter().enumerate() {
+        let mut run = Run::new(Ports::Decode);
+        run.open(connection(1, CLIENT, "10.0.0.2:34567"));
+        let cut = Payload {
+            from: Side::Client,
+            tid: 12,
+            offset: 0,
+            bytes: Bytes::from_static(bytes),
+            len: 500,
+            missing: Some(Missing::Snaplen),
+        };
+        run.step(1, Body::Payload(cut));
+        run.step(1, data(Side::Server, 0, b"?"));
+        assert_eq!(run.log.value(0, "proto").as_deref(), Some(protocol));
+        // Readers recognise HTTP/1 on any port by its first line, if that is there.
+        assert_eq!(run.log.0[0].destination, if number == 2 { 34_567 } else { 80 });
+    }
 }
 
 #[test]

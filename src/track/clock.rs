@@ -6,7 +6,7 @@ use super::segment::WallTime;
 use crate::event::{Clock, Monotonic};
 
 /// Samples that are kept: enough for every record that can still be held, and no more.
-const SAMPLES: usize = 64;
+const SAMPLES: usize = 128;
 
 /// The samples of both clocks that were taken lately.
 ///

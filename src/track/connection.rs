@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::both::Both;
 use super::handle::View;
 use super::pair::End;
 use super::segment::{Connection, ConnectionId, RoleSource, Side, Tuple};
@@ -39,6 +40,8 @@ impl Tracker {
         let mut stream = Stream::new(id, first);
         stream.peer = peer;
         handle.view = View::Owner(Box::new(stream));
+        // What it moved as the second view is missing here.
+        handle.next = Both::default();
         let skips = std::mem::take(&mut handle.skips);
         for direction in [Direction::Read, Direction::Write] {
             if let Some((reason, time)) = skips[direction] {
@@ -89,14 +92,60 @@ impl Tracker {
         if layered {
             return;
         }
-        let idle = matches!(handle.view, View::Idle);
+        let unwritten = handle.stream().is_none_or(|stream| !stream.is_open());
         if !self.ends.insert(tuple, end) {
             self.bounds.unindexed += 1;
             return;
         }
-        if idle && let Some(owner) = self.peer_of(slot) {
-            self.become_second(slot, owner);
-            self.announce(owner, false, out);
+        if unwritten && let Some(other) = self.peer_of(slot) {
+            self.meet(slot, other, out);
+        }
+        self.open_if_known(slot, out);
+    }
+
+    /// The handle, of which nothing is written yet, turns out to have a peer.
+    fn meet(&mut self, slot: Slot, other: Slot, out: Out) {
+        let claimed = self.handles.get(slot).and_then(|h| h.stream()).map(|stream| stream.id);
+        let Some(handle) = self.handles.get_mut(other) else { return };
+        match (&handle.view, claimed) {
+            (View::Idle, Some(id)) => {
+                handle.view = View::Second { owner: slot, id };
+                let peer = Peer::Known(handle.key.process, self.now);
+                if let Some(stream) = self.handles.get_mut(slot).and_then(|h| h.stream_mut()) {
+                    stream.peer = peer;
+                }
+                return;
+            }
+            (View::Owner(_) | View::Ended { id: Some(_), second: false, .. }, _) => {}
+            _ => return,
+        }
+        if let Some(handle) = self.handles.get_mut(slot)
+            && let Some(stream) = handle.stream()
+        {
+            // What waits is the other's to tell.
+            self.opening -= stream.waiting();
+            let moved = stream.traffic.read.saturating_add(stream.traffic.written);
+            handle.second_view = handle.second_view.saturating_add(moved);
+            self.timers.set(&mut handle.deadlines, slot, super::timers::Timer::Opening, None);
+        }
+        self.become_second(slot, other);
+        self.announce(other, false, out);
+    }
+
+    /// How long the handle's connection waits, before it opens, for something that is not known yet.
+    pub(super) fn awaited(&self, slot: Slot) -> Option<u64> {
+        let handle = self.handles.get(slot)?;
+        let process = handle.key.process;
+        if handle.bind.is_none() && handle.below.is_none() && self.processes.is_without_socket(process) {
+            return Some(self.limits.socket_time);
+        }
+        (!self.processes.is_settled(process)).then_some(self.limits.opening_time)
+    }
+
+    /// Opens the handle's connection, unless there is still something to wait for.
+    pub(super) fn open_if_known(&mut self, slot: Slot, out: Out) {
+        if self.awaited(slot).is_none() {
+            self.open(slot, out);
         }
     }
 
@@ -182,6 +231,7 @@ impl Tracker {
         let tuple_source = match bind {
             None => TupleSource::None,
             Some(_) if layered => TupleSource::Layer,
+            Some(bind) if bind.source == TupleSource::Ciphertext => TupleSource::Ciphertext,
             Some(_) => tuple_source,
         };
         // The socket was no longer the handle's when the first bytes moved: its role holds, its

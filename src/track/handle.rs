@@ -1,6 +1,8 @@
 //! The handles that were heard of.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+
+use foldhash::HashMap;
 
 use super::both::Both;
 use super::order::Order;

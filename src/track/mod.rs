@@ -29,12 +29,13 @@
 //! | records held for order, per handle | 4 MiB, 4,096 records, 2 s | all that the handle holds goes out as it is |
 //! | the same, in all | 64 MiB | the same, for the handle that holds one more |
 //! | segments held until /proc has told of their process, per connection | 256 KiB, 50 ms | the connection opens with what is known |
+//! | segments held until the socket of a handle that encrypts into memory is known | 256 KiB, 1 s | the connection opens on made-up addresses |
 //! | the same, in all | 32 MiB | the same, for the connection that holds one more |
 //! | wait for the last bytes after a socket is closed | 1 s without data | the connection ends |
 //! | wait for /proc to tell of the process at the other end | 50 ms, looked at with each segment | it is announced with what is known |
 //! | handles at one tuple, or of one socket | 16 | further ones find no peer, or do not hear of the socket's end |
 //! | layers of TLS inside TLS | 8 | the tuple further down is not looked for |
-//! | clock samples | 64 | the oldest is forgotten |
+//! | clock samples | 128 | the oldest is forgotten |
 
 mod both;
 mod clock;
@@ -79,6 +80,8 @@ pub struct Limits {
     pub opening_bytes: usize,
     /// How long a connection holds segments before it opens.
     pub opening_time: u64,
+    /// The same, while the socket of a handle that encrypts into memory is not known.
+    pub socket_time: u64,
     /// Bytes that all connections hold before they open.
     pub opening_total: usize,
     /// How long after its socket's end, and after the last data, a connection ends.
@@ -98,6 +101,7 @@ impl Default for Limits {
             held_total: 64 << 20,
             opening_bytes: 256 << 10,
             opening_time: 50_000_000,
+            socket_time: 1_000_000_000,
             opening_total: 32 << 20,
             closed_time: 1_000_000_000,
         }

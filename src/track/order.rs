@@ -11,6 +11,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use crate::event::{Data, Direction, Monotonic};
 
 /// What comes next in the handle.
@@ -181,6 +183,8 @@ impl Order {
             }
         }
         self.bytes += cost(&data);
+        // A slice would keep all the records that came with it.
+        let data = Data { payload: Bytes::copy_from_slice(&data.payload), ..data };
         match data.direction {
             Direction::Read => self.reads.push_back(Held { data, since: now }),
             Direction::Write => self.writes.push_back(Held { data, since: now }),
@@ -267,8 +271,6 @@ fn cost(data: &Data) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::event::{HandleKey, ProcessKey, Task, TupleSource};
 

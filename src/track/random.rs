@@ -141,8 +141,8 @@ impl Source {
             Fact::Free,
             Fact::Layer(below),
             Fact::ReadUnseen,
-            Fact::CallLost(Direction::Read),
-            Fact::CallLost(Direction::Write),
+            Fact::CallLost(Direction::Read, Missing::Depth),
+            Fact::CallLost(Direction::Write, Missing::Unfinished),
             Fact::WriteEmpty(seq),
         ])
     }
@@ -310,6 +310,7 @@ fn narrow() -> Limits {
         held_total: 1_800,
         opening_bytes: 1_000,
         opening_time: 1_500,
+        socket_time: 1_500,
         opening_total: 1_500,
         closed_time: 300,
     }

@@ -81,6 +81,14 @@ pub struct Process {
     pub container: Option<String>,
 }
 
+impl Process {
+    /// `curl[1234]`.
+    pub fn name(&self) -> String {
+        let comm = if self.comm.is_empty() { "?" } else { &self.comm };
+        format!("{comm}[{}]", self.key.pid)
+    }
+}
+
 /// Local and remote address of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {

@@ -121,7 +121,7 @@ impl Stream {
     }
 
     /// Takes the next step; gives the bytes that it makes wait.
-    pub fn put(&mut self, clock: &WallClock, time: Monotonic, item: Item, out: Out) -> usize {
+    pub fn put(&mut self, clock: &WallClock, time: Monotonic, mut item: Item, out: Out) -> usize {
         match &item {
             Item::Bytes { direction, bytes, len, missing, .. } => {
                 let sum = match direction {
@@ -140,6 +140,10 @@ impl Stream {
         match &mut self.state {
             State::Opening { items, bytes } => {
                 let cost = item.cost();
+                if let Item::Bytes { bytes, .. } = &mut item {
+                    // A slice would keep all the records that came with it.
+                    *bytes = Bytes::copy_from_slice(bytes);
+                }
                 *bytes += cost;
                 items.push((time, item));
                 cost

@@ -3,7 +3,7 @@
 use crate::event::{Missing, ProcessKey};
 
 /// All reasons, in the order of their declaration.
-const REASONS: [Missing; 7] = [
+const REASONS: [Missing; 10] = [
     Missing::RingFull,
     Missing::Unreadable,
     Missing::Limit,
@@ -11,6 +11,9 @@ const REASONS: [Missing; 7] = [
     Missing::Snaplen,
     Missing::Unseen,
     Missing::Unfinished,
+    Missing::Depth,
+    Missing::ThreadsFull,
+    Missing::WriterBehind,
 ];
 
 /// A number for each reason why bytes are missing.
@@ -126,6 +129,8 @@ pub struct Anomalies {
     pub after_end: u64,
     /// Bytes of handles of which nothing was heard but their end, or no more is remembered.
     pub unheard: u64,
+    /// Records that were left out because of the two above.
+    pub late: u64,
     /// Records whose numbers contradict each other, left out.
     pub impossible: u64,
     /// Handles that came to another socket without becoming another handle: left where they were.

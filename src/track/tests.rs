@@ -301,7 +301,11 @@ fn holes_of_unknown_length() {
     s.fact(h, 5, Fact::ReadUnseen).fact(idle, 5, Fact::ReadUnseen).fact(idle, 6, Fact::Free);
     s.data(read(h, 0, 0, "a", 10));
     s.data(Data { awaits_write: Some(0), ..read(h, 1, 1, "b", 20) });
-    s.fact(h, 30, Fact::CallLost(Direction::Write)).fact(h, 31, Fact::CallLost(Direction::Read));
+    s.fact(h, 30, Fact::CallLost(Direction::Write, Missing::Unfinished)).fact(
+        h,
+        31,
+        Fact::CallLost(Direction::Read, Missing::Unfinished),
+    );
     assert_eq!(
         s.tell(),
         "1.open 1.S[? read-before-attach] 1.S0:a 1.C[? unfinished-call] 1.S1:b 1.S[? unfinished-call]"

@@ -11,7 +11,7 @@ use super::handle::{Closed, Handle, Handles, View};
 use super::order::{self, Step};
 use super::pair::{Ends, PER_TUPLE};
 use super::process::Processes;
-use super::segment::Segment;
+use super::segment::{Process, Segment};
 use super::slot::Slot;
 use super::stream::{First, Item, Out};
 use super::summary::{Anomalies, Bounds, Summary, Traffic};
@@ -104,6 +104,11 @@ impl Tracker {
         Summary { processes, others, total, open, bounds: self.bounds, anomalies: self.anomalies }
     }
 
+    /// What is known of a process.
+    pub fn process(&self, key: ProcessKey) -> Arc<Process> {
+        self.processes.get(key)
+    }
+
     /// After the stop nothing is held and nothing is waited for.
     #[cfg(test)]
     pub(super) fn assert_empty(&self) {
@@ -132,7 +137,7 @@ impl Tracker {
             Event::ProcessFacts(key, facts) => {
                 self.processes.facts(key, facts, &mut self.bounds);
                 for slot in self.processes.handles(key) {
-                    self.open(slot, out);
+                    self.open_if_known(slot, out);
                 }
             }
             Event::Exit(key, time) => self.exit(key, time, out),
@@ -157,7 +162,8 @@ impl Tracker {
                 slots.sort_unstable();
                 slots.into_iter().for_each(|(_, slot)| self.end(slot, Ending::Gone, time, out));
             }
-            Event::File(_) | Event::Start(_) | Event::Counters(_) => {}
+            Event::NoSocket(seen) => self.processes.without_socket(seen.process, &mut self.bounds),
+            Event::File(_) | Event::Start(_) | Event::Counters(_) | Event::Losses(_) => {}
         }
     }
 
@@ -258,6 +264,7 @@ impl Tracker {
                 return;
             }
             View::Ended { .. } => {
+                self.anomalies.late += 1;
                 self.anomalies.after_end = self.anomalies.after_end.saturating_add(data.chunk_len);
                 return;
             }
@@ -321,6 +328,7 @@ impl Tracker {
         let end = start + data.chunk_len;
         let Some(handle) = self.handles.get_mut(slot) else { return };
         if handle.stream().is_some_and(|s| s.finished[direction]) {
+            self.anomalies.late += 1;
             self.anomalies.after_finish = self.anomalies.after_finish.saturating_add(data.chunk_len);
             return;
         }
@@ -332,7 +340,7 @@ impl Tracker {
         }
         self.gap(slot, direction, start, time, data.task.tid, out);
         let cut = usize::try_from(again).unwrap_or(usize::MAX).min(data.payload.len());
-        let bytes = data.payload.slice(cut..);
+        let bytes = if cut == 0 { data.payload } else { data.payload.slice(cut..) };
         // The kernel gives a reason with every short record; a recording may lack it.
         let missing = ((bytes.len() as u64) < len).then_some(data.missing.unwrap_or(Missing::Unreadable));
         let item = Item::Bytes { direction, tid: data.task.tid, offset: start + again, bytes, len, missing };
@@ -417,14 +425,14 @@ impl Tracker {
             }
             Fact::Layer(below) => self.layer(slot, below),
             Fact::ReadUnseen => self.skip(slot, Direction::Read, Missing::Unseen, time, out),
-            Fact::CallLost(Direction::Read) => {
+            Fact::CallLost(Direction::Read, reason) => {
                 self.release(slot, out);
-                self.skip(slot, Direction::Read, Missing::Unfinished, time, out);
+                self.skip(slot, Direction::Read, reason, time, out);
             }
-            Fact::CallLost(Direction::Write) => {
+            Fact::CallLost(Direction::Write, reason) => {
                 // Its bytes, if any, stand before the reads that await it.
                 handle.order.settle(time);
-                self.skip(slot, Direction::Write, Missing::Unfinished, time, out);
+                self.skip(slot, Direction::Write, reason, time, out);
                 self.pump(slot, false, out);
             }
             Fact::WriteEmpty(seq) => {
@@ -588,17 +596,17 @@ impl Tracker {
     /// Gives a step to the handle's stream, and opens it if it may.
     pub(super) fn send(&mut self, slot: Slot, time: Monotonic, item: Item, out: Out) {
         self.announce(slot, false, out);
+        let awaited = self.awaited(slot);
         let Some(handle) = self.handles.get_mut(slot) else { return };
-        let process = handle.key.process;
         let Some(stream) = handle.stream_mut() else { return };
         self.opening += stream.put(&self.clock, time, item, out);
         if stream.is_open() {
             return;
         }
-        if !self.processes.is_settled(process) {
+        if let Some(patience) = awaited {
             if stream.waiting() <= self.limits.opening_bytes && self.opening <= self.limits.opening_total {
                 if stream.items() == 1 {
-                    let until = self.now.saturating_add(self.limits.opening_time);
+                    let until = self.now.saturating_add(patience);
                     self.timers.set(&mut handle.deadlines, slot, Timer::Opening, Some(until));
                 }
                 return;
@@ -641,8 +649,13 @@ fn time_of(event: &Event) -> Option<Monotonic> {
         Event::Process(seen) => Some(seen.time),
         Event::Exit(_, time) | Event::Stop(time) => Some(*time),
         Event::File(file) => Some(file.time),
+        Event::NoSocket(seen) => Some(seen.time),
         Event::Start(start) => Some(start.time),
         Event::Clock(event::Clock { monotonic, .. }) => Some(*monotonic),
-        Event::ProcessFacts(..) | Event::Library(_) | Event::Counters(_) | Event::Final(..) => None,
+        Event::ProcessFacts(..)
+        | Event::Library(_)
+        | Event::Counters(_)
+        | Event::Losses(_)
+        | Event::Final(..) => None,
     }
 }

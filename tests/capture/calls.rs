@@ -1,11 +1,13 @@
 //! Calls of OpenSSL, one by one: what a program really moved against what stands in the file.
 
+use std::collections::HashSet;
 use std::process::Command;
 
 use crate::support::Finished;
 use crate::support::programs::{
     PYTHON, Told, compiled, connect, exchange_server, listen, python_server, source, transcript,
 };
+use crate::support::tshark;
 use crate::support::view::From;
 use crate::support::{Process, Test, assert_same_bytes, begin, process};
 
@@ -122,6 +124,38 @@ fn lengths_around_a_record_of_the_ring() {
     exchange(&begin!(), &format!("{client} r:100 S"), &format!("{server} w:100 S")).assert_true();
 }
 
+/// The room that records have before they are of exact size: EMIT_CLASS of bpf/emit.bpf.h.
+#[test]
+fn lengths_around_each_size_of_record() {
+    let lengths = [256, 1536, 4352, 16640].map(|n| [n - 1, n, n + 1]).concat();
+    let ops = |op: &str| lengths.iter().map(|n| format!("{op}:{n}")).collect::<Vec<_>>().join(" ");
+    let (client, server) = (ops("w"), ops("r"));
+    exchange(&begin!(), &format!("{client} r:100 S"), &format!("{server} x:100 S")).assert_true();
+}
+
+#[test]
+fn calls_that_move_nothing() {
+    exchange(&begin!(), "x:0 w:10 x:0 r:10 x:0 S", "x:0 r:10 w:10 S").assert_true();
+}
+
+/// From Linux 5.17 on a call may be as long as half the ring.
+#[test]
+fn one_call_of_64_mebibytes_with_a_ring_of_128() {
+    let test = begin!();
+    let (mut peer, port) = exchange_server(&test, "r:67108864 w:10 S");
+    let dir = test.folder("client");
+    let ops = "w:67108864 r:10 S";
+    let words = [vec![compiled("exchange")], connect("127.0.0.1", port, &dir, ops)].concat();
+    let finished = test.capture().args(&["--ring-size", "128"]).run(&words).ok();
+    peer.wait_ok();
+    assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
+    let truth = transcript(&dir, "client", 0);
+    let tshark = &tshark::oracles()[0];
+    let view = tshark.read(&finished.file);
+    assert_same_bytes("client", &view.only().sent_by_client, &truth.sent);
+    assert_same_bytes("server", &view.only().sent_by_server, &truth.received);
+}
+
 #[test]
 fn one_call_of_a_mebibyte() {
     exchange(&begin!(), "w:1048576 r:1 S", "r:1048576 w:1 S").assert_true();
@@ -179,6 +213,32 @@ fn retried_writes_count_once_with_whole_writes() {
     let done = exchange(&test, "w:10 N:900000 r:10 S", "r:900010 w:10 S");
     assert!(retries(&done) > 0, "no write was ever retried, so nothing was tested");
     done.assert_true();
+}
+
+#[test]
+fn retried_writes_count_once_from_another_place() {
+    let test = begin!();
+    let done = exchange(&test, "w:10 m:900000 r:10 S", "r:900010 w:10 S");
+    assert!(retries(&done) > 0, "no write was ever retried, so nothing was tested");
+    done.assert_true();
+}
+
+/// One socket call fills OpenSSL's buffer; the reads after it use no socket.
+#[test]
+fn reads_of_what_openssl_has_buffered() {
+    exchange(&begin!(), "w:10 d:40000 w:10 S", "r:10 w:40000 r:10 S").assert_true();
+}
+
+/// Handshake messages in mid-stream are no plaintext, and move no offset.
+#[test]
+fn new_keys_in_mid_stream() {
+    exchange(&begin!(), "w:100 k w:100 r:50 k r:50 w:1 S", "r:100 k w:50 r:100 k w:50 r:1 S").assert_true();
+}
+
+#[test]
+fn renegotiation() {
+    let server = "--tls12 1 --renegotiate 1 r:100 r:50 w:50 r:100 w:1 S";
+    exchange(&begin!(), "--tls12 1 w:100 g w:50 r:50 g w:100 r:1 S", server).assert_true();
 }
 
 const EARLY_CLIENT: &str = "--resume 1 w:10 r:10 S / e:5000 w:10 r:10 S";
@@ -252,6 +312,17 @@ fn four_threads_on_separate_connections() {
     tids.sort();
     tids.dedup();
     assert_eq!(tids.len(), 4);
+    done.assert_true();
+}
+
+#[test]
+fn two_thousand_threads_at_once() {
+    let test = begin!();
+    let client = "--threads 2000 w:100 b r:200 S";
+    let done = exchange(&test, client, "--threads 2000 r:100 w:200 S");
+    assert!(done.finished.stderr.contains("nothing lost"), "{}", done.finished.stderr);
+    let tids: HashSet<u32> = done.told.iter().map(|t| t.tid).collect();
+    assert_eq!(tids.len(), 2000);
     done.assert_true();
 }
 

@@ -6,7 +6,10 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::programs::{Told, blocks_in_read, compiled, connect, exchange_server, transcript};
+use crate::support::programs::{
+    Told, blocks_in_read, blocks_in_write, compiled, connect, exchange_server, transcript,
+};
+use crate::support::view::{FIN, Packet};
 use crate::support::{Process, Test, assert_same_bytes, begin, gate, until};
 
 /// Where the dynamic linker finds a library.
@@ -136,6 +139,34 @@ fn program_killed_inside_a_call() {
         let connection = view.of(told.local, told.remote);
         assert_same_bytes("client", &connection.sent_by_client, &truth.sent);
         assert_same_bytes("server", &connection.sent_by_server, &truth.received);
+    }
+}
+
+/// Killed while it is blocked in SSL_write: what that call had sent is not known, and is said so.
+#[test]
+fn program_killed_inside_a_long_write() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "r:3000 i z");
+    let dir = test.folder("client");
+    let words = [vec![compiled("exchange")], connect("127.0.0.1", port, &dir, "w:3000 w:30000000")].concat();
+    let mut running = test.capture().start(&words);
+    let told = Told::parse(&running.process.line()).unwrap();
+    server.line_after("waiting");
+    until("the program to block in its second write", || blocks_in_write(&told).then_some(()));
+    kill(Pid::from_raw(told.pid as i32), Signal::SIGKILL).unwrap();
+    let finished = running.finish();
+    server.go_on();
+    server.wait();
+    let truth = transcript(&dir, "client", 0);
+    assert_eq!(truth.sent.len(), 3000);
+    // The gap shows, and the FINs tell of bytes that no packet holds.
+    let expected = |packet: &Packet| packet.flags & FIN != 0 || !packet.comments.is_empty();
+    for (view, tshark) in finished.views_but(expected) {
+        let connection = view.of(told.local, told.remote);
+        assert_same_bytes("client", &connection.sent_by_client, &truth.sent);
+        let gaps = tshark.fields(&finished.file, "frame.comment contains \"missing=\"", &["frame.comment"]);
+        assert_eq!(gaps.len(), 1, "{gaps:?}");
+        assert!(gaps[0][0].contains("missing=unknown reason=unfinished-call"), "{gaps:?}");
     }
 }
 

@@ -7,6 +7,7 @@
 //! `T2P_REQUIRE_TOOLS` (the rest). `T2P_KEEP=1` keeps the folders of the tests. Every capture is limited
 //! to a command or to processes of the test.
 
+mod behind;
 mod calls;
 mod cli;
 mod errors;
@@ -14,6 +15,9 @@ mod files;
 mod http;
 mod judge;
 mod lives;
+mod loss;
+mod memory;
 mod open;
+mod sites;
 mod support;
 mod topology;

@@ -151,7 +151,7 @@ impl Judged<'_> {
         let told = self.told("netns0");
         let twins = self.between(told.local, told.remote);
         assert_eq!(twins.len(), 2, "two namespaces used {} at once", told.local);
-        assert_ne!((twins[0].client, twins[0].server), (twins[1].client, twins[1].server));
+        assert_ne!(twins[0].written, twins[1].written);
         assert_ne!(twins[0].comment.get("netns"), twins[1].comment.get("netns"));
         for n in 0..2 {
             let truth = transcript(&self.text(&format!("netns{n}")), "client", 0);
@@ -321,7 +321,10 @@ impl Judged<'_> {
 
     #[track_caller]
     fn nothing_lost(&self) {
-        assert!(self.finished.stderr.contains("nothing lost"), "{}", self.finished.stderr);
+        // A preemptible kernel skips runs of programs that another task is in; which, it does not say.
+        let lost =
+            self.finished.stderr.lines().filter(|l| l.starts_with("lost:") && !l.contains("probe run"));
+        assert_eq!(lost.count(), 0, "{}", self.finished.stderr);
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tls2pcap::event::{HandleKey, Missing, ProcessKey, TupleSource};
+use tls2pcap::sink::pcapng::Statistics;
 use tls2pcap::sink::{Header, Output, PcapngWriter};
 use tls2pcap::synth::{DATA_PORT, HOLD_TIME, Ports, Synthesizer};
 use tls2pcap::track::segment::{
@@ -148,7 +149,9 @@ impl Capture {
     fn close(&mut self) {
         let mut writer = self.writer.take().unwrap();
         self.synthesizer.finish(self.time, &mut |packet| writer.packet(&packet).unwrap());
-        writer.finish(self.time).unwrap();
+        // What was lost by nobody in particular stands on an interface without packets.
+        let lost = Statistics { comments: vec!["tls2pcap=1 missing=1".into()], ..Statistics::default() };
+        writer.finish(self.time, &[lost]).unwrap();
     }
 
     /// Asks every judge for these fields of the packets that pass the filter.

@@ -207,7 +207,7 @@ impl Flow {
                 }
             }
         }
-        if !(whole || bytes.is_empty() && self.side(from).messages.held.is_empty()) {
+        if !whole && (!bytes.is_empty() || !self.side(from).messages.held.is_empty()) {
             self.written_out(from, false, stats, out);
         }
         let side = match from {

@@ -77,8 +77,17 @@ impl Told {
 
 /// Whether the thread that made a connection is in read(2) on its socket.
 pub fn blocks_in_read(told: &Told) -> bool {
-    let call = std::fs::read_to_string(format!("/proc/{}/task/{}/syscall", told.pid, told.tid));
-    call.is_ok_and(|call| call.starts_with(&format!("{} 0x{:x} ", libc::SYS_read, told.fd)))
+    blocks_in(told, libc::SYS_read)
+}
+
+/// Whether the thread that made a connection waits in write(2) for room in its socket's buffer.
+pub fn blocks_in_write(told: &Told) -> bool {
+    blocks_in(told, libc::SYS_write)
+}
+
+fn blocks_in(told: &Told, call: libc::c_long) -> bool {
+    let now = std::fs::read_to_string(format!("/proc/{}/task/{}/syscall", told.pid, told.tid));
+    now.is_ok_and(|now| now.starts_with(&format!("{call} 0x{:x} ", told.fd)))
 }
 
 /// Arguments of `exchange` for a server on `host` that keeps transcripts in the folder `dir`.

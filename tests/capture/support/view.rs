@@ -33,7 +33,8 @@ pub const FIELDS: &[&str] = &[
     "http2.headers.status",
 ];
 
-const FIN: u32 = 1;
+/// The FIN flag.
+pub const FIN: u32 = 1;
 const SYN: u32 = 2;
 const RST: u32 = 4;
 const ACK: u32 = 16;
@@ -73,7 +74,8 @@ pub struct Packet {
     /// What tshark finds wrong with it.
     pub complaints: Vec<String>,
     sequence: u32,
-    flags: u32,
+    /// Flags of its TCP header.
+    pub flags: u32,
     len: u32,
     payload: Vec<u8>,
 }
@@ -81,8 +83,10 @@ pub struct Packet {
 /// A TCP connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// Who sent the SYN, as written.
+    /// Who sent the SYN: its true address, which the comment tells where another is written.
     pub client: SocketAddr,
+    /// Client and server as they stand in the packets.
+    pub written: (SocketAddr, SocketAddr),
     /// Who answered, as written.
     pub server: SocketAddr,
     /// The facts on the SYN.
@@ -103,6 +107,19 @@ pub struct Connection {
     pub reset: bool,
     /// Who sent how many bytes, packet by packet in the order of the file.
     pub turns: Vec<(From, usize)>,
+    /// The holes that comments tell of, in the order of the file.
+    pub holes: Vec<Hole>,
+}
+
+/// A hole, as a comment tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// Whose bytes are missing.
+    pub from: From,
+    /// How many; `None` if nobody knows.
+    pub len: Option<usize>,
+    /// Why.
+    pub reason: String,
 }
 
 /// What a tshark sees in a file.
@@ -115,6 +132,23 @@ pub struct View {
 }
 
 impl Packet {
+    /// It, or one that it answers, is behind a hole of unknown length: tshark says so and nothing else.
+    pub fn is_behind_jump(&self) -> bool {
+        let expected = [
+            "Previous segment(s) not captured",
+            "ACKed segment that wasn't captured",
+            "Connection finish (FIN)",
+            "This frame undergoes the connection closing",
+        ];
+        let is_expected = |complaint: &String| {
+            // A comment is an expert message as well.
+            complaint == "TCP analysis flags"
+                || complaint.starts_with("tls2pcap=1 ")
+                || expected.iter().any(|e| complaint.starts_with(e))
+        };
+        self.complaints.iter().all(is_expected)
+    }
+
     /// It is a RST, and tshark says so and nothing else.
     pub fn is_reset(&self) -> bool {
         self.flags & RST != 0 && self.complaints == ["Connection reset (RST)"]
@@ -266,10 +300,18 @@ fn connection(packets: &[Packet], stream: usize) -> Connection {
         syn.source,
         syn.destination
     );
+    let comment = Comment::parse(&syn.comments);
+    // A port of Wireshark's own is changed on the client's side too, and said so.
+    let client = match comment.find("written_client") {
+        Some(_) if comment.get("role") == "client" => comment.local(),
+        Some(_) => comment.remote(),
+        None => syn.source,
+    };
     let mut connection = Connection {
-        client: syn.source,
+        client,
+        written: (syn.source, syn.destination),
         server: syn.destination,
-        comment: Comment::parse(&syn.comments),
+        comment,
         interface: syn.interface.clone(),
         sent_by_client: Vec::new(),
         sent_by_server: Vec::new(),
@@ -278,12 +320,19 @@ fn connection(packets: &[Packet], stream: usize) -> Connection {
         finished: false,
         reset: of.iter().any(|p| p.flags & RST != 0),
         turns: Vec::new(),
+        holes: Vec::new(),
     };
     let mut next = [syn.sequence.wrapping_add(1), of[1].sequence.wrapping_add(1)];
     let mut fins = [false; 2];
     for packet in &of[2..] {
-        let from = if packet.source == connection.client { From::Client } else { From::Server };
+        let from = if packet.source == syn.source { From::Client } else { From::Server };
         let side = from as usize;
+        // Where nobody knows how many bytes are missing, the sequence numbers jump.
+        let holes: Vec<Hole> = packet.comments.iter().filter_map(|comment| hole(from, comment)).collect();
+        if holes.iter().any(|hole| hole.len.is_none()) {
+            next[side] = packet.sequence;
+        }
+        connection.holes.extend(holes);
         assert_eq!(
             packet.sequence, next[side],
             "packet {} of {}→{} is not where its direction goes on",
@@ -305,6 +354,13 @@ fn connection(packets: &[Packet], stream: usize) -> Connection {
     }
     connection.finished = fins == [true, true];
     connection
+}
+
+/// What a comment says of a hole.
+fn hole(from: From, comment: &str) -> Option<Hole> {
+    let comment = Comment::parse(&[comment.to_string()]);
+    let len = comment.find("missing")?.parse().ok();
+    Some(Hole { from, len, reason: comment.get("reason").to_string() })
 }
 
 /// Bytes of hexadecimal text.

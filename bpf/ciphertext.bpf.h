@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * The socket of handles that encrypt into memory (Python's asyncio, Node): a TLS record is seen
+ * between the library and its BIO, and again between the program and a socket. What counts are the
+ * first bytes of the record's body, which no other record has.
+ * Only for processes that were seen to make TLS calls without a socket, and only then are the BIO
+ * functions probed.
+ */
+#ifndef TLS2PCAP_CIPHERTEXT_H
+#define TLS2PCAP_CIPHERTEXT_H
+
+#include "calls.bpf.h"
+
+#define RECORD_HEADER 5
+/* A body that is shorter may be that of another record too. */
+#define RECORD_BODY_MIN 16
+#define RECORD_HANDSHAKE 22
+#define RECORD_APPLICATION 23
+
+/*
+ * A record's header: type << 16 | length of its body. 0: it is none that tells anything. The
+ * handshake's messages in plain are the same in many connections, but for the two with a random.
+ */
+static __always_inline u32 parse_header(const u8 *header)
+{
+	u32 len = header[3] << 8 | header[4];
+
+	if (header[1] != 3 || (header[0] != RECORD_HANDSHAKE && header[0] != RECORD_APPLICATION))
+		return 0;
+	return header[0] << 16 | len;
+}
+
+/* Makes the key of a record whose body begins at `body` in the program, of which `len` bytes are there. */
+static __noinline int record_key(struct record_key *key, u32 header, u64 body, u64 len)
+{
+	u32 whole = header & 0xffff;
+
+	__builtin_memset(key, 0, sizeof(*key));
+	if (len > whole)
+		len = whole;
+	if (len > RECORD_BODY)
+		len = RECORD_BODY;
+	if (len < RECORD_BODY_MIN || (len < RECORD_BODY && len < whole))
+		return 0;
+	asm volatile("" : "+r"(len));
+	if (len > RECORD_BODY || bpf_probe_read_user(key->body, len, (void *)body))
+		return 0;
+	/* ClientHello, ServerHello */
+	if (header >> 16 == RECORD_HANDSHAKE && key->body[0] != 1 && key->body[0] != 2)
+		return 0;
+	key->tgid = current_id() >> 32;
+	key->len = len;
+	return 1;
+}
+
+/* The same of a whole record at `from`. */
+static __noinline int record_key_at(struct record_key *key, u64 from, u64 len)
+{
+	u8 bytes[RECORD_HEADER];
+	u32 header;
+
+	if (len < RECORD_HEADER + RECORD_BODY_MIN || bpf_probe_read_user(bytes, sizeof(bytes), (void *)from))
+		return 0;
+	header = parse_header(bytes);
+	return header ? record_key(key, header, from + RECORD_HEADER, len - RECORD_HEADER) : 0;
+}
+
+/* The current process, if some of its handles encrypt into memory, or may. */
+static __always_inline struct process *process_without_socket(void)
+{
+	u32 tgid = current_id() >> 32;
+	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+
+	return process && (process->flags & (PROCESS_NO_SOCKET | PROCESS_WATCHED)) ? process : NULL;
+}
+
+/* ---- At the socket ---- */
+
+struct user_vector {
+	u64 base, len;
+};
+
+/* What the current system call sends or has received: the first of its buffers. */
+static __noinline int syscall_buffer(struct user_vector *buffer)
+{
+	struct pt_regs *regs = syscall_regs();
+	u64 second, third, vector = 0;
+	u32 nr;
+
+#if defined(__TARGET_ARCH_x86)
+	nr = BPF_CORE_READ(regs, orig_ax);
+	second = BPF_CORE_READ(regs, si);
+	third = BPF_CORE_READ(regs, dx);
+	switch (nr) {
+	case 0: case 1: case 44: case 45: /* read, write, sendto, recvfrom */
+		break;
+	case 19: case 20: /* readv, writev */
+		vector = second;
+		break;
+	case 46: case 47: /* sendmsg, recvmsg */
+		bpf_probe_read_user(&vector, sizeof(vector), (void *)second + 16); /* msg_iov */
+		break;
+	default:
+		return 0;
+	}
+#else
+	nr = BPF_CORE_READ(regs, syscallno);
+	second = BPF_CORE_READ(regs, regs[1]);
+	third = BPF_CORE_READ(regs, regs[2]);
+	switch (nr) {
+	case 63: case 64: case 206: case 207:
+		break;
+	case 65: case 66:
+		vector = second;
+		break;
+	case 211: case 212:
+		bpf_probe_read_user(&vector, sizeof(vector), (void *)second + 16);
+		break;
+	default:
+		return 0;
+	}
+#endif
+	buffer->base = second;
+	buffer->len = third;
+	return !vector || !bpf_probe_read_user(buffer, sizeof(*buffer), (void *)vector);
+}
+
+static __always_inline s32 syscall_fd(void)
+{
+#if defined(__TARGET_ARCH_x86)
+	return BPF_CORE_READ(syscall_regs(), di);
+#else
+	return BPF_CORE_READ(syscall_regs(), orig_x0);
+#endif
+}
+
+/* The handle's records go through this socket. */
+static __noinline int bind_by_record(struct handle *handle, u64 address, struct record_socket *through)
+{
+	if (!through->generation)
+		return 0;
+	if (handle->sock && bpf_map_lookup_elem(&sockets, &handle->sock)) {
+		if (handle->sock != through->sock)
+			count(T2P_COUNT_CONFLICT, 1);
+		return 0;
+	}
+	handle->sock = through->sock;
+	handle->sock_generation = through->generation;
+	return emit_bind(handle, address, through->fd, T2P_TUPLE_CIPHERTEXT);
+}
+
+/* The program sends. */
+static __noinline int sent(struct sock *sk)
+{
+	struct process *process = process_without_socket();
+	struct record_handle *from;
+	struct record_socket through = { .sock = (u64)sk };
+	struct user_vector buffer;
+	struct record_key key;
+	struct handle *handle;
+
+	if (!process || !is_protocol(sk, IPPROTO_TCP) || !syscall_buffer(&buffer) ||
+	    !record_key_at(&key, buffer.base, buffer.len))
+		return 0;
+	from = bpf_map_lookup_elem(&records_out, &key);
+	if (!from || !from->address)
+		return 0;
+	handle = find_handle(process, from->address);
+	if (handle && handle->generation == from->generation) {
+		through.generation = socket_generation((u64)sk, process->generation);
+		through.fd = syscall_fd();
+		bind_by_record(handle, from->address, &through);
+	}
+	bpf_map_delete_elem(&records_out, &key);
+	return 0;
+}
+
+/* The program has received `len` bytes. */
+static __noinline int received(struct sock *sk, u64 len)
+{
+	struct process *process = process_without_socket();
+	struct record_socket through = { .sock = (u64)sk }, *before;
+	struct user_vector buffer;
+	struct record_key key;
+
+	if (!process || !is_protocol(sk, IPPROTO_TCP) || !syscall_buffer(&buffer))
+		return 0;
+	if (len > buffer.len)
+		len = buffer.len;
+	if (!record_key_at(&key, buffer.base, len))
+		return 0;
+	through.generation = socket_generation((u64)sk, process->generation);
+	through.fd = syscall_fd();
+	before = bpf_map_lookup_elem(&records_in, &key);
+	if (before && (before->sock != through.sock || before->generation != through.generation))
+		through.sock = 0;
+	if (through.generation)
+		bpf_map_update_elem(&records_in, &key, &through, BPF_ANY);
+	return 0;
+}
+
+/* The current thread uses a socket: in a TLS call, or perhaps for what a TLS call made. */
+static __always_inline void socket_used(struct sock *sk, int reading, u32 copied)
+{
+	socket_used_in_call(sk, reading, copied);
+	if (ciphertext_wanted && !reading)
+		sent(sk);
+}
+
+/* The current thread has read from a socket. */
+static __always_inline void socket_received(struct sock *sk, s64 len)
+{
+	if (ciphertext_wanted && len >= RECORD_HEADER + RECORD_BODY_MIN)
+		received(sk, len);
+}
+
+/* For mechanisms that tell of a read's beginning and end apart, and of its socket only at first. */
+static __always_inline void receive_begins(struct sock *sk, u32 copied)
+{
+	struct receiving receiving = { .sock = (u64)sk, .copied = copied };
+	u64 id = current_id();
+
+	if (ciphertext_wanted && process_without_socket())
+		bpf_map_update_elem(&receives, &id, &receiving, BPF_ANY);
+}
+
+static __always_inline void receive_ended(void)
+{
+	u64 id = current_id();
+	struct receiving *receiving = ciphertext_wanted ? bpf_map_lookup_elem(&receives, &id) : NULL;
+	struct tcp_sock *tp;
+
+	if (!receiving)
+		return;
+	tp = (void *)receiving->sock;
+	socket_received((void *)tp, (s32)(BPF_CORE_READ(tp, copied_seq) - receiving->copied));
+	bpf_map_delete_elem(&receives, &id);
+}
+
+/* ---- Between the library and its BIO ---- */
+
+/* The handle whose call the current thread is in, if its socket is wanted. */
+static __noinline struct handle *handle_in_call(struct process *process, struct thread *thread, u64 sp)
+{
+	struct call *call = call_in_progress(thread, sp);
+	struct handle *handle;
+
+	if (!call || !uses_socket(call->function))
+		return NULL;
+	handle = the_handle(process, call->handle, call->function);
+	if (!handle || (handle->sock && bpf_map_lookup_elem(&sockets, &handle->sock)))
+		return NULL;
+	return handle;
+}
+
+static __always_inline struct thread *thread_in_call(void)
+{
+	u64 id = current_id();
+	struct thread *thread = ready ? bpf_map_lookup_elem(&threads, &id) : NULL;
+
+	return thread && thread->depth ? thread : NULL;
+}
+
+/* BIO_write: a record leaves the library. */
+static __noinline int bio_written(struct pt_regs *ctx)
+{
+	struct thread *thread = thread_in_call();
+	struct process *process = thread ? process_without_socket() : NULL;
+	struct record_handle is = {}, *before;
+	struct record_key key;
+	struct handle *handle;
+	struct call *call;
+
+	if (!process)
+		return 0;
+	handle = handle_in_call(process, thread, PT_REGS_SP(ctx));
+	if (!handle || !record_key_at(&key, PT_REGS_PARM2(ctx), (u32)PT_REGS_PARM3(ctx)))
+		return 0;
+	call = &thread->calls[(thread->depth - 1) & (CALL_DEPTH - 1)];
+	is.address = call->handle;
+	is.generation = handle->generation;
+	before = bpf_map_lookup_elem(&records_out, &key);
+	/* A buffering BIO passes on what it was given: the same record of the same handle. */
+	if (before && (before->address != is.address || before->generation != is.generation))
+		is.address = 0;
+	bpf_map_update_elem(&records_out, &key, &is, BPF_ANY);
+	return 0;
+}
+
+/* BIO_read begins. */
+static __noinline int bio_read_entered(struct pt_regs *ctx)
+{
+	struct thread *thread = thread_in_call();
+
+	if (thread && process_without_socket()) {
+		thread->bio_sp = PT_REGS_SP(ctx);
+		thread->bio_buf = PT_REGS_PARM2(ctx);
+	}
+	return 0;
+}
+
+/* BIO_read returns: the library has a record, or its header. */
+static __noinline int bio_read_left(struct pt_regs *ctx)
+{
+	struct thread *thread = thread_in_call();
+	struct process *process = thread ? process_without_socket() : NULL;
+	u64 sp = PT_REGS_SP(ctx) - RETURN_POPS;
+	struct record_socket through;
+	struct record_socket *found;
+	struct record_key key;
+	u8 bytes[RECORD_HEADER];
+	s32 len = PT_REGS_RC(ctx);
+	struct socket_state *state;
+	struct handle *handle;
+	struct call *call;
+	u32 header;
+
+	if (!process || thread->bio_sp != sp)
+		return 0;
+	thread->bio_sp = 0;
+	header = thread->bio_header;
+	if (len <= 0)
+		return 0;
+	thread->bio_header = 0;
+	handle = handle_in_call(process, thread, sp);
+	if (!handle)
+		return 0;
+	if (len == RECORD_HEADER && !header) {
+		if (!bpf_probe_read_user(bytes, sizeof(bytes), (void *)thread->bio_buf))
+			thread->bio_header = parse_header(bytes);
+		return 0;
+	}
+	if (!(header ? record_key(&key, header, thread->bio_buf, len) : record_key_at(&key, thread->bio_buf, len)))
+		return 0;
+	found = bpf_map_lookup_elem(&records_in, &key);
+	if (!found)
+		return 0;
+	through = *found;
+	call = &thread->calls[(thread->depth - 1) & (CALL_DEPTH - 1)];
+	state = through.sock ? bpf_map_lookup_elem(&sockets, &through.sock) : NULL;
+	if (state && state->generation == through.generation)
+		bind_by_record(handle, call->handle, &through);
+	bpf_map_delete_elem(&records_in, &key);
+	return 0;
+}
+
+#endif

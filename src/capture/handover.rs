@@ -1,0 +1,260 @@
+//! What is handed over to the writer, bounded in bytes. See [`Room`].
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::event::recording;
+
+/// A batch is full when it has this many bytes.
+const BATCH: usize = 256 << 10;
+/// A batch is not full yet, and then comes the longest record of the kernel side.
+const BATCH_ROOM: usize = BATCH + (66 << 10);
+/// From here on, in bytes, no payload is handed over.
+const WHOLE_MAX: usize = 16 << 20;
+/// From here on nothing is handed over.
+const ALL_MAX: usize = 24 << 20;
+/// Empty batches that are kept to be used again.
+const SPARE: usize = 4;
+
+/// What there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Whole records.
+    Whole,
+    /// Records without payload.
+    Headers,
+    /// Nothing.
+    None,
+}
+
+/// Goes from whoever has records to the writer.
+#[derive(Debug, Default)]
+pub(super) struct Handover {
+    state: Mutex<State>,
+    filled: Condvar,
+    drained: Condvar,
+    /// Bytes that are handed over and not written yet.
+    bytes: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<BytesMut>,
+    spare: Vec<BytesMut>,
+    ended: bool,
+    abandoned: bool,
+}
+
+/// A batch that is being filled.
+#[derive(Debug)]
+pub(super) struct Filling {
+    batch: BytesMut,
+    /// Bytes of it that were handed over before.
+    counted: usize,
+}
+
+impl Filling {
+    /// Appends a record, which may come in two parts.
+    pub(super) fn add(&mut self, record: (&[u8], &[u8])) {
+        recording::add(&mut self.batch, record);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.batch.len() >= BATCH
+    }
+
+    fn new_bytes(&self) -> usize {
+        self.batch.len() - self.counted
+    }
+}
+
+impl Handover {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whoever panicked has left a queue that is whole.
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// What there is room for beside `filling`.
+    pub(super) fn room(&self, filling: &Filling) -> Room {
+        match self.bytes.load(Ordering::Relaxed) + filling.new_bytes() {
+            n if n < WHOLE_MAX => Room::Whole,
+            n if n < ALL_MAX => Room::Headers,
+            _ => Room::None,
+        }
+    }
+
+    /// A batch to fill: the last, if it is not full and the writer has not taken it.
+    pub(super) fn open(&self) -> Filling {
+        let mut state = self.state();
+        if state.queue.back().is_some_and(|batch| batch.len() < BATCH)
+            && let Some(batch) = state.queue.pop_back()
+        {
+            return Filling { counted: batch.len(), batch };
+        }
+        let batch = state.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(BATCH_ROOM));
+        Filling { batch, counted: 0 }
+    }
+
+    /// Hands over.
+    pub(super) fn put(&self, filling: Filling) {
+        let mut state = self.state();
+        if filling.batch.is_empty() {
+            state.spare.push(filling.batch);
+            return;
+        }
+        if state.abandoned {
+            return;
+        }
+        self.bytes.fetch_add(filling.new_bytes(), Ordering::Relaxed);
+        let new = filling.new_bytes() > 0;
+        state.queue.push_back(filling.batch);
+        if new || state.ended {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Hands one record over if there is room; says whether.
+    pub(super) fn offer(&self, record: &[u8]) -> bool {
+        let mut filling = self.open();
+        let fits = self.room(&filling) != Room::None;
+        if fits {
+            filling.add((record, &[]));
+        }
+        self.put(filling);
+        fits
+    }
+
+    /// Hands one record over, and waits until there is room.
+    pub(super) fn put_record(&self, record: &[u8]) {
+        while !self.offer(record) {
+            self.wait_for_room(Room::Headers, Duration::MAX);
+        }
+    }
+
+    /// Whether there is no room for payload.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= WHOLE_MAX
+    }
+
+    /// Waits until there is room for whole records, or for headers, but not longer than `patience`.
+    pub(super) fn wait_for_room(&self, room: Room, patience: Duration) {
+        let max = if room == Room::Whole { WHOLE_MAX } else { ALL_MAX };
+        let full = |_: &mut State| self.bytes.load(Ordering::Relaxed) >= max;
+        drop(self.drained.wait_timeout_while(self.state(), patience, full));
+    }
+
+    /// Nothing more is handed over.
+    pub(super) fn end(&self) {
+        self.state().ended = true;
+        self.filled.notify_all();
+    }
+
+    /// The next batch; waits for it. `None`: that was all.
+    pub(super) fn take(&self) -> Option<Bytes> {
+        let waiting = |state: &mut State| state.queue.is_empty() && !state.ended;
+        let mut state = self.filled.wait_while(self.state(), waiting).unwrap_or_else(|e| e.into_inner());
+        state.queue.pop_front().map(BytesMut::freeze)
+    }
+
+    /// Whether the writer has taken all there is.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state().queue.is_empty()
+    }
+
+    /// A batch that was taken is written.
+    pub(super) fn written(&self, batch: Bytes) {
+        let mut state = self.state();
+        self.bytes.fetch_sub(batch.len(), Ordering::Relaxed);
+        if state.spare.len() < SPARE
+            && let Ok(mut batch) = batch.try_into_mut()
+        {
+            batch.clear();
+            state.spare.push(batch);
+        }
+        self.drained.notify_all();
+    }
+
+    /// The writer has given up: what is handed over is thrown away, now and later.
+    pub(super) fn abandon(&self) {
+        let mut state = self.state();
+        state.abandoned = true;
+        state.queue.clear();
+        self.bytes.store(0, Ordering::Relaxed);
+        self.drained.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::recording::Player;
+
+    fn records(batch: &Bytes) -> Vec<Bytes> {
+        let mut player = Player::batch(batch.clone());
+        std::iter::from_fn(|| player.next_record().unwrap()).collect()
+    }
+
+    #[test]
+    fn small_pieces_come_together_in_one_batch_until_it_is_taken() {
+        let handover = Handover::default();
+        for record in [b"one", b"two"] {
+            assert!(handover.offer(record));
+        }
+        let mut filling = handover.open();
+        filling.add((b"th", b"ree"));
+        assert!(handover.is_empty(), "its batch is the one that is being filled");
+        handover.put(filling);
+        let batch = handover.take().unwrap();
+        assert_eq!(records(&batch), ["one", "two", "three"]);
+        assert!(handover.offer(b"four"));
+        assert_eq!(handover.bytes.load(Ordering::Relaxed), batch.len() + 8);
+        handover.written(batch);
+        handover.end();
+        assert_eq!(records(&handover.take().unwrap()), ["four"]);
+        assert_eq!(handover.take(), None);
+    }
+
+    #[test]
+    fn first_there_is_no_room_for_payload_then_for_nothing_and_all_comes_back() {
+        let handover = Handover::default();
+        let record = vec![0; 64 << 10];
+        let mut rooms = Vec::new();
+        let mut look = || {
+            let filling = handover.open();
+            rooms.push(handover.room(&filling));
+            handover.put(filling);
+        };
+        look();
+        while handover.offer(&record) {
+            look();
+        }
+        assert!(!handover.offer(b"x"));
+        assert!(handover.is_full());
+        let bytes = handover.bytes.load(Ordering::Relaxed);
+        assert!((ALL_MAX..ALL_MAX + record.len() + 4).contains(&bytes), "{bytes}");
+        while !handover.is_empty() {
+            handover.written(handover.take().unwrap());
+            look();
+        }
+        assert_eq!(handover.bytes.load(Ordering::Relaxed), 0);
+        rooms.dedup();
+        use Room::{Headers, None, Whole};
+        assert_eq!(rooms, [Whole, Headers, None, Headers, Whole]);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_writer_that_gave_up() {
+        let handover = Handover::default();
+        let record = vec![0; 1 << 20];
+        while handover.offer(&record) {}
+        handover.abandon();
+        for _ in 0..100 {
+            handover.put_record(&record);
+        }
+        assert!(!handover.is_full());
+    }
+}

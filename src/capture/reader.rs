@@ -1,0 +1,149 @@
+//! The ring thread: takes records out of the ring, and picks out what the control thread must know at
+//! once.
+//!
+//! It never waits for the writer. When there is no room for payload in the hand-over, records stay in
+//! the ring, while that is less than half full; they are only looked at. Then payload is given up, from
+//! the oldest record on, until three quarters of the ring are free: a few long holes are better than
+//! many short ones. Only when there is no room for headers either does the ring fill up, and the
+//! kernel side counts what it refuses.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::handover::{Handover, Room};
+use crate::event::record::{self, RawData};
+use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
+use crate::probe::{Record, Ring, Verdict, clocks};
+
+/// How long the ring is left alone when nothing wakes its reader.
+pub(super) const RING_INTERVAL: Duration = Duration::from_millis(10);
+/// How long it is left alone while records stay in it because the hand-over is full.
+const STUCK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// What the control thread must act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// A file is mapped that was not looked at yet.
+    File(FileSeen),
+    /// A process encrypts into memory: probe its BIO functions.
+    NoSocket(NoSocket),
+    /// A process carries TLS: ask /proc about it.
+    Process(ProcessKey),
+    /// A process has ended.
+    Exit(ProcessKey),
+}
+
+/// How a round ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// The ring is empty.
+    Empty,
+    /// A batch is full; there may be more.
+    Full,
+    /// The hand-over is full: records stay where they are.
+    Stuck,
+}
+
+pub(super) struct Reader {
+    pub(super) ring: Ring,
+    pub(super) handover: Arc<Handover>,
+    /// Time between two clock samples.
+    pub(super) clock_interval: Duration,
+}
+
+impl Reader {
+    /// Reads until `stop` is set and the ring is empty.
+    pub(super) fn run(mut self, stop: &AtomicBool, mut notice: impl FnMut(Notice)) {
+        let mut sampled = Instant::now();
+        let mut stopping = false;
+        let mut shedding = false;
+        let mut notices = Vec::new();
+        loop {
+            let round = self.round(&mut shedding, &mut notices);
+            notices.drain(..).for_each(&mut notice);
+            // Who is behind needs no samples to know that time passes.
+            if sampled.elapsed() >= self.clock_interval && !self.handover.is_full() {
+                sampled = Instant::now();
+                if let Some(sample) = record::encode(&Event::Clock(clocks())) {
+                    self.handover.offer(&sample);
+                }
+            }
+            // The last read must begin after the stop: records come between a read and this.
+            if round == Round::Empty && stopping {
+                return;
+            }
+            stopping = stop.load(Ordering::Acquire);
+            match round {
+                Round::Empty => self.ring.wait(RING_INTERVAL),
+                Round::Stuck => self.handover.wait_for_room(Room::Whole, STUCK_INTERVAL),
+                Round::Full => {}
+            }
+        }
+    }
+
+    fn round(&mut self, shedding: &mut bool, notices: &mut Vec<Notice>) -> Round {
+        let mut filling = self.handover.open();
+        let mut round = Round::Empty;
+        let size = self.ring.size();
+        self.ring.take(|record| {
+            let room = self.handover.room(&filling);
+            *shedding = room != Room::Whole && record.waiting >= if *shedding { size / 4 } else { size / 2 };
+            if room == Room::None || room == Room::Headers && !*shedding {
+                round = Round::Stuck;
+                return Verdict::Left;
+            }
+            match data_of(record) {
+                Some(data) if *shedding => {
+                    let (shed, rest) = data.shed();
+                    filling.add((shed.as_record(), &[]));
+                    if let Some(rest) = rest {
+                        filling.add((rest.as_record(), &[]));
+                    }
+                }
+                Some(data) => filling.add(record.first(data.record_len())),
+                None => {
+                    filling.add(record.first(record.len()));
+                    notices.extend(notice_of(record));
+                }
+            }
+            if filling.is_full() {
+                round = Round::Full;
+                return Verdict::Last;
+            }
+            Verdict::Taken
+        });
+        self.handover.put(filling);
+        if round == Round::Stuck {
+            // Whoever was stopped waits for the control thread, not for the disk.
+            self.ring.look_ahead(|record| {
+                if data_of(record).is_none() {
+                    notices.extend(notice_of(record));
+                }
+            });
+        }
+        round
+    }
+}
+
+fn data_of(record: &Record<'_>) -> Option<RawData> {
+    let mut head = [0; size_of::<RawData>()];
+    let len = record.copy(&mut head);
+    RawData::of(&head[..len])
+}
+
+fn notice_of(record: &Record<'_>) -> Option<Notice> {
+    if !record.new {
+        return None;
+    }
+    let (first, second) = record.first(record.len());
+    match record::decode(&Bytes::from([first, second].concat())).ok()? {
+        Event::File(file) => Some(Notice::File(file)),
+        Event::NoSocket(process) => Some(Notice::NoSocket(process)),
+        Event::Process(process) => Some(Notice::Process(process.key)),
+        Event::Exit(key, _) => Some(Notice::Exit(key)),
+        _ => None,
+    }
+}

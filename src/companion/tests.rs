@@ -1,0 +1,97 @@
+use std::fs;
+
+use super::*;
+
+struct Folder(tempfile::TempDir, Places);
+
+fn folder() -> Folder {
+    let folder = tempfile::tempdir().unwrap();
+    let places = Places::of(folder.path().into(), None, None, None);
+    Folder(folder, places)
+}
+
+impl Folder {
+    fn run(&self, task: Companion, items: &[Item]) -> Vec<String> {
+        let said = perform(task, items, &self.1).unwrap();
+        said.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+    }
+}
+
+const INSTALL: Companion = Companion::Install { force: false };
+const UNINSTALL: Companion = Companion::Uninstall { force: false };
+
+#[test]
+fn folders_are_those_that_wireshark_takes() {
+    let Folder(folder, places) = folder();
+    let home = folder.path();
+    let config = |config: Option<&str>, xdg: Option<&str>| {
+        Places::of(home.into(), config.map(Into::into), xdg.map(Into::into), None).profile()
+    };
+    assert_eq!(places.profile(), home.join(".config/wireshark/profiles/tls2pcap"));
+    assert_eq!(config(None, Some("/xdg")), Path::new("/xdg/wireshark/profiles/tls2pcap"));
+    assert_eq!(config(Some("/own"), Some("/xdg")), Path::new("/own/profiles/tls2pcap"));
+    fs::create_dir(home.join(".wireshark")).unwrap();
+    assert_eq!(config(None, None), home.join(".wireshark/profiles/tls2pcap"));
+    fs::create_dir_all(home.join(".config/wireshark")).unwrap();
+    assert_eq!(config(None, None), home.join(".config/wireshark/profiles/tls2pcap"));
+}
+
+#[test]
+fn an_older_version_is_replaced_and_a_changed_file_is_not() {
+    let folder = folder();
+    let path = folder.0.path().join("a/b");
+    let version = |contents| [Item::file(path.clone(), contents)];
+    assert_eq!(folder.run(INSTALL, &version("one")), ["installed"]);
+    assert_eq!(folder.run(Companion::Status, &version("two")), ["older"]);
+    assert_eq!(folder.run(INSTALL, &version("two")), ["updated"]);
+    assert_eq!(folder.run(INSTALL, &version("two")), ["up"]);
+    fs::write(&path, "mine").unwrap();
+    for task in [INSTALL, UNINSTALL, Companion::Status] {
+        assert_eq!(folder.run(task, &version("three")).len(), 2);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+    assert_eq!(folder.run(Companion::Install { force: true }, &version("three")), ["updated"]);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "three");
+    assert_eq!(folder.run(UNINSTALL, &version("four")), ["removed"]);
+    assert_eq!(folder.run(UNINSTALL, &version("four")), ["absent"]);
+    assert!(!folder.1.record().exists());
+}
+
+#[test]
+fn what_is_no_plain_file_is_the_users() {
+    let folder = folder();
+    let path = folder.0.path().join("link");
+    std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
+    let items = [Item::file(path.clone(), "x")];
+    assert_eq!(folder.run(INSTALL, &items)[0], "kept");
+    assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(perform(Companion::Install { force: true }, &items, &folder.1).is_err());
+    assert_eq!(fs::read_dir(folder.0.path()).unwrap().count(), 1, "nothing is left lying about");
+}
+
+#[test]
+fn links_to_the_program_follow_it() {
+    let folder = folder();
+    let links = |program: &str| extcap_items(&folder.1, Path::new(program));
+    assert_eq!(folder.run(INSTALL, &links("/usr/bin/tls2pcap")), ["installed"; 2]);
+    assert_eq!(folder.run(INSTALL, &links("/opt/tls2pcap")), ["updated"; 2]);
+    for item in links("/opt/tls2pcap") {
+        assert_eq!(fs::read_link(item.path()).unwrap(), Path::new("/opt/tls2pcap"));
+    }
+    let first = links("/opt/tls2pcap")[0].path().to_owned();
+    fs::remove_file(&first).unwrap();
+    fs::write(&first, "a script of the user's").unwrap();
+    assert_eq!(folder.run(UNINSTALL, &links("/opt/tls2pcap"))[..2], ["kept", "removed"]);
+}
+
+#[test]
+fn releases_are_read() {
+    assert_eq!(
+        release("TShark (Wireshark) 4.0.17 (Git v4.0.17 packaged as 4.0.17-0+deb12u1)."),
+        Some((4, 0))
+    );
+    assert_eq!(release("Wireshark 4.6.9."), Some((4, 6)));
+    assert_eq!(release("no such thing"), None);
+}

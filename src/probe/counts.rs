@@ -1,0 +1,93 @@
+//! What the kernel side counted, and what the kernel counted about it.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
+use libbpf_rs::query::{LinkTypeInfo, PerfEventType};
+use libbpf_rs::skel::Skel;
+use libbpf_rs::{Link, MapCore, MapFlags};
+
+use super::skeleton::types;
+use super::{Backend, Probe, from_bytes};
+use crate::event::record::Counter;
+use crate::event::{Counters, ProcessKey, ProcessLoss};
+
+/// The program that follows sockets to their ends, with every back end.
+const SOCKET_STATE: &str = "socket_state";
+
+impl Probe {
+    /// What the kernel side counted.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn counters(&self) -> Result<Counters, libbpf_rs::Error> {
+        let map = &self.skeleton.maps.counters;
+        let mut sums = Vec::new();
+        for index in 0..map.max_entries() {
+            let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default();
+            let number = |v: &Vec<u8>| v.first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
+            sums.push(values.iter().map(number).sum());
+        }
+        let (others, sockets) = self.missed_runs();
+        for (index, missed) in [(Counter::MissedRuns, others), (Counter::MissedSocketRuns, sockets)] {
+            if let Some(sum) = sums.get_mut(index as usize) {
+                *sum = missed;
+            }
+        }
+        Ok(Counters(sums))
+    }
+
+    /// Runs of probes that the kernel left out because the same was running on that CPU: an interrupt
+    /// came. Those of sockets, where it happens, stand second. Kernels before 5.12 do not tell; of a
+    /// kprobe that was hit inside another, those before 6.7 do not.
+    fn missed_runs(&self) -> (u64, u64) {
+        let (mut others, mut sockets) = (0, 0);
+        for program in self.skeleton.object().progs() {
+            let name = program.name().to_string_lossy();
+            let of_sockets = name == SOCKET_STATE || Backend::of_program(&name).is_some();
+            *(if of_sockets { &mut sockets } else { &mut others }) += recursion_misses(program.as_fd());
+        }
+        sockets += self.links.iter().take(self.own_links).map(missed_hits).sum::<u64>();
+        (others, sockets)
+    }
+
+    /// What the kernel side counted as lost, by process.
+    pub fn losses(&self) -> Vec<ProcessLoss> {
+        let map = &self.skeleton.maps.losses;
+        let mut losses: Vec<ProcessLoss> = map
+            .keys()
+            .filter_map(|key| {
+                let value = map.lookup(&key, MapFlags::ANY).ok().flatten()?;
+                let key: types::loss_key = from_bytes(&key)?;
+                let loss: types::loss = from_bytes(&value)?;
+                Some(ProcessLoss {
+                    process: ProcessKey { pid: key.tgid, generation: key.process },
+                    reason: key.reason,
+                    events: loss.events,
+                    bytes: loss.bytes,
+                })
+            })
+            .collect();
+        losses.sort_by_key(|loss| (loss.process, loss.reason));
+        losses
+    }
+}
+
+fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
+    let mut info = bpf_prog_info::default();
+    let mut len = size_of::<bpf_prog_info>() as u32;
+    // SAFETY: a valid place of the length that is told. An older kernel fills in less and leaves 0,
+    // as does a program that is not loaded.
+    unsafe { bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut len) };
+    info.recursion_misses
+}
+
+fn missed_hits(link: &Link) -> u64 {
+    match link.info().map(|info| info.info) {
+        Ok(LinkTypeInfo::PerfEvent(event)) => match event.event_type {
+            PerfEventType::Kprobe { missed, .. } => missed,
+            _ => 0,
+        },
+        _ => 0,
+    }
+}

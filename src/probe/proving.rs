@@ -1,0 +1,316 @@
+//! Which internal functions take over from which exports: reads the evidence that the kernel side
+//! gathers (`bpf/proof.bpf.h`), gives the verdict, and takes away the probes that are no longer
+//! needed.
+//!
+//! An export is taken over when enough of its calls moved the same bytes as the internal function inside
+//! them. From the verdict on a call ends with the return of the internal function. What returned
+//! from there before is `pending` until the export's own probe has seen its return; only then the
+//! export's probes go. One contradiction, at any time, condemns all internal functions of the library:
+//! then the exports are probed again, for good.
+
+use std::collections::HashMap;
+use std::thread;
+
+use libbpf_rs::{MapCore, MapFlags};
+
+use super::sites::{Group, behind, site_of, sites};
+use super::skeleton::types::{evidence, t2p_site};
+use super::{Attached, Probe, await_programs, bytes_of, cookie, from_bytes, together};
+use crate::discover::Found;
+use crate::discover::code::{Cost, Place};
+use crate::discover::function::Function;
+use crate::discover::internal::{Behind, NoInternal};
+use crate::event::LibraryId;
+
+/// Calls of an export that must agree. Each moved data.
+const CALLS: u32 = 16;
+/// Libraries are numbered so as long as programs cannot tell them apart.
+const ANY_LIBRARY: LibraryId = 0;
+/// `VERDICT_TAKEN` and `VERDICT_CONDEMNED` of `bpf/maps.bpf.h`.
+const TAKEN: u32 = 1;
+const CONDEMNED: u32 = 2;
+
+/// What happened to the probes of a library, for the user to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// All is well.
+    Detail(String),
+    /// Something is odd.
+    Warning(String),
+}
+
+/// A library whose internal functions are on trial.
+pub(super) struct Trial {
+    id: LibraryId,
+    path: String,
+    exports: Vec<Export>,
+    internal: Vec<t2p_site>,
+    condemned: bool,
+}
+
+/// An export that may be taken over.
+struct Export {
+    function: Function,
+    internal: t2p_site,
+    place: Place,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It is probed, and counts.
+    Probed,
+    /// The internal function counts; some calls may still have to return to the export's probe.
+    Taken,
+    /// It is not probed any more.
+    Gone,
+}
+
+impl Probe {
+    /// The number by which programs know the library.
+    pub(super) fn cookie_of(&self, id: LibraryId) -> LibraryId {
+        if self.has_cookie { id } else { ANY_LIBRARY }
+    }
+
+    /// Makes room for the evidence on a library's internal functions. If there is none, they are not
+    /// probed.
+    pub(super) fn begin_trial(&mut self, found: &Found, id: LibraryId) {
+        let mut trial = Trial {
+            id,
+            path: found.path.to_string_lossy().into_owned(),
+            exports: Vec::new(),
+            internal: Vec::new(),
+            condemned: false,
+        };
+        for (site, behind) in behind(&found.library) {
+            trial.internal.push(site);
+            trial.exports.extend(behind.exports.iter().map(|function| Export {
+                function: *function,
+                internal: site,
+                place: behind.place,
+                state: State::Probed,
+            }));
+        }
+        if trial.internal.is_empty() {
+            return;
+        }
+        // An attempt that failed may have left something under this number. Without cookies what is
+        // there is that of all.
+        self.trials.retain(|t| t.id != id);
+        let flags = if self.has_cookie { MapFlags::ANY } else { MapFlags::NO_EXIST };
+        let none = evidence::default();
+        let made = trial.sites().all(|site| {
+            let key = cookie(site, self.cookie_of(id)).to_ne_bytes();
+            self.skeleton.maps.evidence.update(&key, bytes_of(&none), flags).is_ok()
+        });
+        trial.condemned = !made && self.has_cookie;
+        // Without cookies all libraries are condemned together.
+        trial.condemned |= !self.has_cookie && self.trials.iter().any(|t| t.condemned);
+        self.trials.push(trial);
+    }
+
+    /// Whether a group of probes is to be attached.
+    pub(super) fn is_wanted(&self, id: LibraryId, group: Group) -> bool {
+        let trial = self.trials.iter().find(|t| t.id == id);
+        match group {
+            Group::Base => true,
+            Group::Internal => trial.is_some_and(|t| !t.condemned),
+            Group::Export(function) => !trial.is_some_and(|t| {
+                !t.condemned && t.exports.iter().any(|e| e.function == function && e.state == State::Gone)
+            }),
+        }
+    }
+
+    /// Acts on what the kernel side has found out. To be called now and then; never waits for
+    /// probes to go.
+    pub fn settle(&mut self) -> Vec<News> {
+        let mut news = Vec::new();
+        if self.trials.is_empty() {
+            return news;
+        }
+        let evidence = self.evidence();
+        let mut trials = std::mem::take(&mut self.trials);
+        let of = |probe: &Probe, trial: &Trial, site| -> evidence {
+            evidence.get(&cookie(site, probe.cookie_of(trial.id))).copied().unwrap_or_default()
+        };
+        for trial in trials.iter_mut().filter(|t| !t.condemned) {
+            if trial.sites().any(|site| of(self, trial, site).disagreed > 0) {
+                news.push(self.condemn(trial));
+            }
+        }
+        if self.has_cookie {
+            self.take_over(&mut trials, &mut news, |probe, trial, export| of(probe, trial, site_of(export)));
+        }
+        self.trials = trials;
+        news
+    }
+
+    /// Gives verdicts, and takes probes away that nobody needs any more.
+    fn take_over(
+        &mut self,
+        trials: &mut [Trial],
+        news: &mut Vec<News>,
+        of: impl Fn(&Probe, &Trial, Function) -> evidence,
+    ) {
+        let mut verdict = false;
+        let mut links = Vec::new();
+        for trial in trials.iter_mut().filter(|t| !t.condemned) {
+            for index in 0..trial.exports.len() {
+                let Export { function, internal, place, state } = trial.exports[index];
+                let seen = of(self, trial, function);
+                match state {
+                    // The internal function first: its calls count before the export's cease to.
+                    State::Probed
+                        if seen.agreed >= CALLS
+                            && [internal, site_of(function)]
+                                .iter()
+                                .all(|site| self.judge(trial.id, *site, TAKEN)) =>
+                    {
+                        trial.exports[index].state = State::Taken;
+                        verdict = true;
+                    }
+                    // Taken before this round, so every program that still counts for the export is done.
+                    State::Taken if seen.pending <= 0 => {
+                        trial.exports[index].state = State::Gone;
+                        links.extend(self.take_links(trial.id, Group::Export(function)));
+                        news.push(News::Detail(format!(
+                            "{} of {}: {} proven after {} calls; the export is not probed any more",
+                            function.symbol(),
+                            trial.path,
+                            describe(place),
+                            seen.agreed,
+                        )));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if verdict {
+            await_programs();
+        }
+        discard(links);
+    }
+
+    /// The internal functions of a library are not what they were taken for.
+    fn condemn(&mut self, trial: &mut Trial) -> News {
+        let mut late = false;
+        for export in trial.exports.iter_mut().filter(|e| e.state != State::Probed) {
+            late = true;
+            if export.state == State::Gone
+                && let Err(error) = self.attach_again(trial.id, export.function)
+            {
+                // What the internal function tells is better than nothing, and says what it lacks.
+                trial.condemned = true;
+                return News::Warning(format!(
+                    "{} of {}: it cannot be probed again: {error:#}",
+                    export.function.symbol(),
+                    trial.path
+                ));
+            }
+        }
+        trial.condemned = true;
+        for export in &mut trial.exports {
+            let key = cookie(site_of(export.function), self.cookie_of(trial.id)).to_ne_bytes();
+            // It may never have had one.
+            let _ = self.skeleton.maps.verdicts.delete(&key);
+            export.state = State::Probed;
+        }
+        for site in &trial.internal {
+            // If it fails the evidence speaks for itself.
+            self.judge(trial.id, *site, CONDEMNED);
+        }
+        await_programs();
+        discard(self.take_links(trial.id, Group::Internal));
+        let text = format!(
+            "{}: the functions behind SSL_read and SSL_write are not what they seemed; only the exports are probed",
+            trial.path
+        );
+        if late { News::Warning(text) } else { News::Detail(text) }
+    }
+
+    fn judge(&self, id: LibraryId, site: t2p_site, verdict: u32) -> bool {
+        let key = cookie(site, self.cookie_of(id)).to_ne_bytes();
+        self.skeleton.maps.verdicts.update(&key, &verdict.to_ne_bytes(), MapFlags::ANY).is_ok()
+    }
+
+    fn attach_again(&mut self, id: LibraryId, function: Function) -> Result<(), libbpf_rs::Error> {
+        let mut all = std::mem::take(&mut self.attached);
+        let result = all.iter_mut().filter(|a| a.id == id).try_for_each(|attached| {
+            let group = Group::Export(function);
+            let of_export: Vec<_> =
+                sites(&attached.found.library).into_iter().filter(|s| s.group == group).collect();
+            of_export.chunk_by(together(self.programs)).try_for_each(|run| self.attach_run(attached, run))
+        });
+        self.attached = all;
+        result
+    }
+
+    /// Those of entries first: an entry that is seen has its return probed.
+    fn take_links(&mut self, id: LibraryId, group: Group) -> Vec<libbpf_rs::Link> {
+        let mut taken: Vec<_> = self
+            .attached
+            .iter_mut()
+            .filter(|a| a.id == id)
+            .flat_map(|a: &mut Attached| a.links.extract_if(.., |(of, _, _)| *of == group))
+            .collect();
+        taken.sort_by_key(|(_, is_entry, _)| !is_entry);
+        taken.into_iter().map(|(_, _, link)| link).collect()
+    }
+
+    fn evidence(&self) -> HashMap<u64, evidence> {
+        /// Entries that one system call brings.
+        const BATCH: u32 = 1024;
+        let map = &self.skeleton.maps.evidence;
+        let Ok(entries) = map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY) else {
+            return HashMap::new();
+        };
+        entries
+            .filter_map(|(key, value)| Some((u64::from_ne_bytes(*key.first_chunk()?), from_bytes(&value)?)))
+            .collect()
+    }
+}
+
+impl Trial {
+    fn sites(&self) -> impl Iterator<Item = t2p_site> + '_ {
+        self.internal.iter().copied().chain(self.exports.iter().map(|e| site_of(e.function)))
+    }
+}
+
+/// Detaches; the kernel takes its time for that.
+fn discard(links: Vec<libbpf_rs::Link>) {
+    if !links.is_empty() {
+        thread::spawn(move || drop(links));
+    }
+}
+
+/// How a library's data is probed, a line for each function.
+pub fn described(found: &Found) -> Vec<String> {
+    let internal = &found.library.internal;
+    let of = |function: Function| -> Option<&Result<Behind, NoInternal>> {
+        match function {
+            Function::Read | Function::ReadEx => Some(&internal.read),
+            Function::Write | Function::WriteEx | Function::WriteEx2 => Some(&internal.write),
+            _ => None,
+        }
+    };
+    let line = |(function, place): (Function, Place)| {
+        let behind = match of(function)? {
+            Ok(behind) if behind.exports.contains(&function) => {
+                format!("on trial: {}", describe(behind.place))
+            }
+            Ok(_) => "no other site: not shown to be a wrapper".into(),
+            Err(why) => format!("no other site: {why}"),
+        };
+        Some(format!("{} of {}: {}; {behind}", function.symbol(), found.path.display(), describe(place)))
+    };
+    found.library.offsets.places().filter_map(line).collect()
+}
+
+fn describe(place: Place) -> String {
+    let cost = match place.cost {
+        Cost::Emulated => "cheap site",
+        Cost::Stepped => "single-stepped site",
+        Cost::Unknown => "site",
+    };
+    format!("{cost} +{:#x}", place.offset)
+}

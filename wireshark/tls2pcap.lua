@@ -1,0 +1,462 @@
+-- Wireshark plugin of tls2pcap: whose packet this is, as fields (tls2pcap.pid, tls2pcap.sni, ...) on
+-- every packet, and Tools > tls2pcap with a table of processes and connections.
+--
+-- For Wireshark 4.0 or later (Lua 5.2 to 5.4). `tls2pcap wireshark install` puts it in place.
+--
+-- What is known of a connection stands in the comment of its SYN, and what is learnt later in
+-- comments further on: `tls2pcap=1 conn=1 pid=2904 comm=curl ...`, values %-escaped.
+--
+-- No file pays for this but tls2pcap's own. A field extractor, or a registered post-dissector, would
+-- make Wireshark build a protocol tree of every packet of every file. So nothing is hooked while
+-- this is loaded; as a file is opened (`init`), its beginning is looked at, and only if it comes from
+-- tls2pcap, a listener asks for the comments and a dissector is put before that of raw IP.
+
+local proto = Proto("tls2pcap", "Captured process (tls2pcap)")
+
+local field = {
+	conn = ProtoField.uint32("tls2pcap.conn", "Connection", base.DEC, nil, nil, "Number of the connection in its capture"),
+	pid = ProtoField.uint32("tls2pcap.pid", "Process id"),
+	tid = ProtoField.uint32("tls2pcap.tid", "Thread id", base.DEC, nil, nil, "The thread that opened the connection"),
+	comm = ProtoField.string("tls2pcap.comm", "Name"),
+	exe = ProtoField.string("tls2pcap.exe", "Program"),
+	uid = ProtoField.uint32("tls2pcap.uid", "User id"),
+	container = ProtoField.string("tls2pcap.container", "Container"),
+	fd = ProtoField.uint32("tls2pcap.fd", "Descriptor"),
+	library = ProtoField.string("tls2pcap.library", "TLS library"),
+	role = ProtoField.string("tls2pcap.role", "Role of the process"),
+	server_port = ProtoField.uint16("tls2pcap.server_port", "True server port"),
+	local_ = ProtoField.string("tls2pcap.local", "True local address"),
+	remote = ProtoField.string("tls2pcap.remote", "True remote address"),
+	tuple = ProtoField.string("tls2pcap.tuple", "How the addresses were learnt"),
+	sni = ProtoField.string("tls2pcap.sni", "Server name"),
+	alpn = ProtoField.string("tls2pcap.alpn", "ALPN"),
+	peer_pid = ProtoField.uint32("tls2pcap.peer_pid", "Process id at the other end"),
+	peer_comm = ProtoField.string("tls2pcap.peer_comm", "Process at the other end"),
+	lost = ProtoField.uint64("tls2pcap.lost", "Bytes missing from here on", base.DEC, nil, nil, "0: not known how many"),
+	lost_reason = ProtoField.string("tls2pcap.lost.reason", "Reason"),
+	lost_total = ProtoField.uint64("tls2pcap.lost.total", "Bytes missing in the connection", base.DEC, nil, nil,
+		"0: not known how many"),
+	synthetic = ProtoField.string("tls2pcap.synthetic", "Made up"),
+}
+do
+	local list = {}
+	for _, f in pairs(field) do list[#list + 1] = f end
+	proto.fields = list
+end
+
+local AUTO, ALWAYS, NEVER = 0, 1, 2
+proto.prefs.fields = Pref.enum("Show the fields", AUTO,
+	"Automatic looks at the beginning of a file, which it can on Linux if the file is not compressed",
+	{ { 1, "in files of tls2pcap", AUTO }, { 2, "in all files", ALWAYS }, { 3, "never", NEVER } }, false)
+
+-- In this order below the packet: key of the comment, field, whether it is a number.
+local SHOWN = {
+	{ "conn", field.conn, true }, { "pid", field.pid, true }, { "tid", field.tid, true },
+	{ "comm", field.comm }, { "exe", field.exe }, { "uid", field.uid, true },
+	{ "container", field.container }, { "fd", field.fd, true }, { "library", field.library },
+	{ "role", field.role }, { "server_port", field.server_port, true }, { "local", field.local_ },
+	{ "remote", field.remote }, { "tuple", field.tuple }, { "sni", field.sni }, { "alpn", field.alpn },
+	{ "peer_pid", field.peer_pid, true }, { "peer_comm", field.peer_comm },
+}
+local RAW_IP = (wtap_encaps or wtap).RAW_IP
+
+-- Of the file that is open -------------------------------------------------------------------------
+
+local connections -- all that were seen, in order
+local current -- by addresses and ports: the one that has them now
+local of_frame -- by number of the packet: its connection
+local notes -- by number of the packet: what its comments say of itself
+
+local function forget()
+	connections, current, of_frame, notes = {}, {}, {}, {}
+end
+forget()
+
+local function unescape(value)
+	return (value:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end))
+end
+
+-- The pairs of a comment; nil if it is not one of ours.
+local function parse(comment)
+	local rest = comment:match("^tls2pcap=1 (.*)")
+	if not rest then return nil end
+	local pairs_ = {}
+	for key, value in rest:gmatch("([a-z0-9_]+)=(%S*)") do pairs_[key] = unescape(value) end
+	return pairs_
+end
+
+local function port_of(address)
+	return address and tonumber(address:match(":(%d+)$"))
+end
+
+-- Addresses and ports, the same for both directions, and the bytes of payload; nil if this is not
+-- TCP, written as tls2pcap writes it: IPv6 without extension headers.
+local function look(tvb)
+	local len = tvb:len()
+	if len < 40 then return nil end
+	local tcp, a, b, size
+	local version = tvb(0, 1):bitfield(0, 4)
+	if version == 4 and tvb(9, 1):uint() == 6 then
+		tcp = tvb(0, 1):bitfield(4, 4) * 4
+		a, b, size = 12, 16, 4
+	elseif version == 6 and len >= 60 and tvb(6, 1):uint() == 6 then
+		tcp = 40
+		a, b, size = 8, 24, 16
+	end
+	if not tcp or len < tcp + 13 then return nil end
+	local total = version == 4 and tvb(2, 2):uint() or 40 + tvb(4, 2):uint()
+	local payload = math.max(0, total - tcp - tvb(tcp + 12, 1):bitfield(0, 4) * 4)
+	local from = tvb:raw(a, size) .. tvb:raw(tcp, 2)
+	local to = tvb:raw(b, size) .. tvb:raw(tcp + 2, 2)
+	return from < to and from .. to or to .. from, payload
+end
+
+local function new_connection(known)
+	local c = { known = known, sent = 0, received = 0, requests = 0 }
+	connections[#connections + 1] = c
+	return c
+end
+
+-- Adds what a comment says to the connection, or begins a new one.
+local function learn(c, said)
+	if said.pid and (not c or c.known.pid) then c = new_connection({}) end
+	if not c then return nil end
+	for _, shown in ipairs(SHOWN) do
+		local key = shown[1]
+		local value = said[key]
+		if value and shown[3] then value = tonumber(value) end
+		if value then c.known[key] = value end
+	end
+	if said.role then
+		c.known.server_port = port_of(said.role == "client" and said.remote or said["local"])
+	end
+	return c
+end
+
+-- What the packet's comments and its interface say; nil where there is no protocol tree to ask.
+local function frame_facts()
+	local there, infos = pcall(function() return { all_field_infos() } end)
+	if not there then return nil end
+	local comments, interface = {}, nil
+	for _, info in ipairs(infos) do
+		local name = info.name
+		if name == "frame.comment" then
+			comments[#comments + 1] = info.value
+		elseif name == "frame.interface_name" then
+			interface = info.value
+		end
+	end
+	return comments, interface
+end
+
+-- The first time that a packet is seen with its comments.
+local function first_look(tvb, pinfo)
+	local comments, interface = frame_facts()
+	if not comments then return end
+	local key, payload = look(tvb)
+	if not key then return end
+	local c = current[key]
+	local note
+	for _, comment in ipairs(comments) do
+		local said = parse(comment)
+		if said then
+			c = learn(c, said)
+			if said.missing or said.synthetic then
+				note = note or {}
+				note.synthetic = said.synthetic or note.synthetic
+				if said.missing then
+					note.lost = (note.lost or 0) + (tonumber(said.missing) or 0)
+					note.reason = said.reason
+					if c then c.lost = (c.lost or 0) + (tonumber(said.missing) or 0) end
+				end
+			end
+		end
+	end
+	if not c then
+		-- The SYN was cut off the file. The interface still names the process.
+		local comm, pid = (interface or ""):match("^(.*)%[(%d+)%]$")
+		if not pid then return end
+		c = new_connection({ comm = comm, pid = tonumber(pid) })
+	end
+	current[key] = c
+	of_frame[pinfo.number] = c
+	notes[pinfo.number] = note
+	-- All else that is made up stands in the place of bytes that are missing.
+	if note and note.synthetic == "h2-preface" then payload = 0 end
+	if pinfo.p2p_dir == P2P_DIR_SENT then
+		c.sent = c.sent + payload
+	else
+		c.received = c.received + payload
+	end
+end
+
+local function who(known)
+	return string.format("%s[%s]", known.comm or "?", known.pid or "?")
+end
+
+local function add_number(tree, f, number)
+	return tree:add(f, f == field.lost and UInt64(number) or f == field.lost_total and UInt64(number) or number)
+end
+
+local function show(tree, c, note)
+	local known = c.known
+	local item = tree:add(proto)
+	local name = known.sni or known.remote
+	item:set_text("Captured process: " .. who(known) .. (name and ", " .. (known.role or "end") .. " of " .. name or ""))
+	item:set_generated()
+	for _, shown in ipairs(SHOWN) do
+		local value = known[shown[1]]
+		if value then item:add(shown[2], value):set_generated() end
+	end
+	if c.lost then
+		local total = add_number(item, field.lost_total, c.lost):set_generated()
+		if c.lost == 0 then total:append_text(" (not known how many)") end
+	end
+	if not note then return end
+	if note.lost then
+		local lost = add_number(item, field.lost, note.lost):set_generated()
+		if note.lost == 0 then lost:append_text(" (not known how many)") end
+		if note.reason then item:add(field.lost_reason, note.reason):set_generated() end
+	end
+	if note.synthetic then item:add(field.synthetic, note.synthetic):set_generated() end
+end
+
+local encapsulations = DissectorTable.get("wtap_encap")
+local raw = encapsulations:get_dissector(RAW_IP)
+
+function proto.dissector(tvb, pinfo, tree)
+	local number = pinfo.number
+	-- Two-pass reading comes here first without a protocol tree, so "seen" is not pinfo.visited.
+	if not of_frame[number] then first_look(tvb, pinfo) end
+	local c = of_frame[number]
+	if c then show(tree, c, notes[number]) end
+	-- Where a packet is cut off, Wireshark has shown so before the error comes here.
+	pcall(raw.call, raw, tvb, pinfo, tree)
+	return tvb:len()
+end
+
+-- Whether it is a file of ours --------------------------------------------------------------------
+
+local LOOK_AT = 262144
+local SECTION_HEADER = "\n\r\r\n"
+
+local function contents(path, len)
+	local file = io.open(path, "rb")
+	if not file then return nil end
+	local text = file:read(len)
+	file:close()
+	return text
+end
+
+-- true, false, or nil if that is no capture file.
+local function is_ours(path)
+	local magic = contents(path, 4)
+	if magic == SECTION_HEADER then
+		local text = contents(path, LOOK_AT) or ""
+		-- The application of the section header, or, where another tool wrote that, a first comment.
+		return text:sub(1, 4096):find("tls2pcap", 1, true) ~= nil or text:find("tls2pcap=1 conn=", 1, true) ~= nil
+	elseif magic == "\xd4\xc3\xb2\xa1" or magic == "\xa1\xb2\xc3\xd4" or magic == "\x4d\x3c\xb2\xa1"
+		or magic == "\xa1\xb2\x3c\x4d" then
+		return false
+	end
+	return nil
+end
+
+-- Whether standard input is a pipe: what is read from it cannot be looked at. Pipes are on a file
+-- system that is mounted nowhere, and a socket could be written to.
+local function reads_a_pipe()
+	local info = contents("/proc/self/fdinfo/0", 256) or ""
+	local flags, mount = info:match("flags:%s*(%d+)"), info:match("mnt_id:%s*(%d+)")
+	if not info:match("pos:%s*0%s") or not flags or not mount or tonumber(flags:sub(-1)) % 4 ~= 0 then return false end
+	local mounts = contents("/proc/self/mountinfo", 1048576)
+	return mounts ~= nil and ("\n" .. mounts):find("\n" .. mount .. " ", 1, true) == nil
+end
+
+-- Whether the file that Wireshark has just opened is ours. No function says which one that is, but
+-- Linux shows it: it is open, and its beginning has been read.
+local function opened_ours()
+	local open, descriptors = pcall(Dir.open, "/proc/self/fdinfo")
+	if not open or not descriptors then return false end
+	local found
+	for name in descriptors do
+		local position = (contents("/proc/self/fdinfo/" .. name, 256) or ""):match("pos:%s*(%d+)")
+		-- A pipe has no position, and must not be read from.
+		if position and tonumber(position) > 0 then
+			local answer = is_ours("/proc/self/fd/" .. name)
+			if answer then
+				found = true
+				break
+			elseif answer == false then
+				found = false
+			end
+		end
+	end
+	descriptors:close()
+	if found == nil then return reads_a_pipe() end
+	return found
+end
+
+local listener
+
+local function hook(wanted)
+	if wanted == (listener ~= nil) then return end
+	if wanted then
+		-- Its filter is what makes Wireshark keep these fields of each packet.
+		listener = Listener.new("frame", "frame.comment || frame.interface_name")
+		encapsulations:add(RAW_IP, proto)
+	else
+		listener:remove()
+		listener = nil
+		encapsulations:remove(RAW_IP, proto)
+		encapsulations:add(RAW_IP, raw)
+	end
+end
+
+function proto.init()
+	forget()
+	local choice = proto.prefs.fields
+	hook(choice == ALWAYS or choice == AUTO and opened_ours())
+end
+
+-- The menu ----------------------------------------------------------------------------------------
+
+if not gui_enabled() then return end
+
+local function show_only(pid)
+	set_filter("tls2pcap.pid == " .. pid)
+	apply_filter()
+end
+
+local function lost_text(c)
+	return c.lost == 0 and "unknown" or c.lost or 0
+end
+
+local NUMBERS = { ["No."] = true, User = true, Connections = true, Requests = true, Sent = true, Received = true, Lost = true }
+
+-- Columns side by side; the first line is the head. Numbers go to the right.
+local function table_text(rows)
+	local widths = {}
+	for _, row in ipairs(rows) do
+		for i, cell in ipairs(row) do
+			local _, letters = tostring(cell):gsub("[^\x80-\xbf]", "")
+			widths[i] = math.max(widths[i] or 0, letters)
+		end
+	end
+	local lines = {}
+	for _, row in ipairs(rows) do
+		local cells = {}
+		for i, cell in ipairs(row) do
+			local text = tostring(cell)
+			local _, letters = text:gsub("[^\x80-\xbf]", "")
+			local space = string.rep(" ", widths[i] - letters)
+			cells[i] = NUMBERS[rows[1][i]] and space .. text or text .. space
+		end
+		lines[#lines + 1] = (table.concat(cells, "  "):gsub("%s+$", ""))
+	end
+	return table.concat(lines, "\n") .. "\n"
+end
+
+-- The processes, most bytes first.
+local function processes()
+	local by_pid, list = {}, {}
+	for _, c in ipairs(connections) do
+		local pid = c.known.pid or 0
+		local p = by_pid[pid]
+		if not p then
+			p = { known = c.known, connections = 0, sent = 0, received = 0, requests = 0 }
+			by_pid[pid] = p
+			list[#list + 1] = p
+		end
+		p.connections = p.connections + 1
+		for _, key in ipairs({ "sent", "received", "requests" }) do p[key] = p[key] + c[key] end
+		if c.lost then p.lost = (p.lost or 0) + c.lost end
+	end
+	table.sort(list, function(x, y)
+		local a, b = x.sent + x.received, y.sent + y.received
+		return a > b or a == b and (x.known.pid or 0) < (y.known.pid or 0)
+	end)
+	return list
+end
+
+-- Longer lists are cut: a text window is no place for them.
+local ROWS_MAX = 1000
+
+local function report(list)
+	local rows = { { "Process", "User", "Connections", "Requests", "Sent", "Received", "Lost", "Program" } }
+	for i = 1, math.min(#list, ROWS_MAX) do
+		local p = list[i]
+		rows[i + 1] = { who(p.known), p.known.uid or "", p.connections, p.requests, p.sent, p.received, lost_text(p),
+			p.known.exe or "" }
+	end
+	local text = "Processes: " .. #list .. "\n\n" .. table_text(rows)
+	rows = { { "No.", "Process", "Role", "Server", "Requests", "Sent", "Received", "Lost", "ALPN" } }
+	for i = 1, math.min(#connections, ROWS_MAX) do
+		local c = connections[i]
+		local k = c.known
+		local server = k.sni or (k.role == "client" and k.remote or k["local"]) or ""
+		if k.sni and k.server_port then server = server .. ":" .. k.server_port end
+		rows[i + 1] = { k.conn or i, who(k), k.role or "", server, c.requests, c.sent, c.received, lost_text(c),
+			k.alpn or "" }
+	end
+	text = text .. "\n\nConnections: " .. #connections .. "\n\n" .. table_text(rows)
+	if #connections > ROWS_MAX or #list > ROWS_MAX then
+		text = text .. "\nOnly the first " .. ROWS_MAX .. " are shown.\n"
+	end
+	return text .. "\nBytes of plaintext that the process sent and received; of these, lost are not in the file.\n"
+end
+
+local function ask_for_process()
+	new_dialog("Show only this process", function(pid)
+		pid = (pid or ""):match("(%d+)")
+		if pid then show_only(pid) end
+	end, "Process id")
+end
+
+local BUTTONS = 4
+
+local function open_table()
+	local window = TextWindow.new("Processes and connections")
+	if #connections == 0 then
+		window:set("There are no packets of tls2pcap in this file, or no file is open.\n\n"
+			.. "A compressed file is recognised once it is unpacked, or with the profile tls2pcap.")
+		return
+	end
+	-- Requests are counted only now: that would cost at loading.
+	local counter = Listener.new("frame", "http.request || http2.headers.method")
+	function counter.reset()
+		for _, c in ipairs(connections) do c.requests = 0 end
+	end
+	function counter.packet(pinfo)
+		local c = of_frame[pinfo.number]
+		if not c then return end
+		for _, info in ipairs({ all_field_infos() }) do
+			if info.name == "http.request" or info.name == "http2.headers.method" then
+				c.requests = c.requests + 1
+			end
+		end
+	end
+	function counter.draw() window:set(report(processes())) end
+	window:set_atclose(function() counter:remove() end)
+	for i, p in ipairs(processes()) do
+		if i > BUTTONS then
+			window:add_button("Another...", ask_for_process)
+			break
+		end
+		window:add_button("Only " .. who(p.known), function() show_only(p.known.pid) end)
+	end
+	window:add_button("All", function()
+		set_filter("")
+		apply_filter()
+	end)
+	retap_packets()
+end
+
+register_menu("tls2pcap/Processes and connections", open_table, MENU_TOOLS_UNSORTED)
+register_menu("tls2pcap/Show only this process...", ask_for_process, MENU_TOOLS_UNSORTED)
+if register_packet_menu then
+	register_packet_menu("tls2pcap/Show only this process", function(...)
+		for _, info in ipairs({ ... }) do
+			if info.name == "tls2pcap.pid" then return show_only(tostring(info.value)) end
+		end
+	end, "tls2pcap.pid")
+end
