@@ -122,7 +122,9 @@ impl Messages {
                         begin = Some(at);
                     }
                     let more = &bytes[at..][..(bytes.len() - at).min(h1::HEAD_MAX - before)];
-                    head.extend_from_slice(more);
+                    // Most heads come whole: no more than they is copied.
+                    let end = if before == 0 { h1::head_len(more) } else { None };
+                    head.extend_from_slice(&more[..end.unwrap_or(more.len())]);
                     let Some(len) = h1::head_len(head) else {
                         let strange = before == 0 && more.len() > 16 && !h1::begins(side, more);
                         if head.len() >= h1::HEAD_MAX || strange {
