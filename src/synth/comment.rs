@@ -33,7 +33,7 @@
 //! | `missing` | bytes that are not in the file from here on, or `unknown`; in statistics: in all |
 //! | `reason` | why |
 //! | `times` | in statistics: how often |
-//! | `synthetic` | the bytes of this packet are made up: `h2-preface`; in the place of missing ones, `h2-frame-header` (or what is missing of one), `http1-head` and `http1-byte` |
+//! | `synthetic` | the bytes of this packet are made up: `h2-preface`; in the place of missing ones, `h2-frame-header` (or what is missing of one), `websocket-frame-header`, `http1-head` and `http1-byte` |
 //! | `already_written` | `h2-preface`: these bytes of the client stand earlier, made up |
 //! | `after_fin` | 1: bytes of a side that had said that it sends no more |
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::comment::Comment;
 use super::detect::Protocol;
+use super::framing::Framing;
 use super::h2::{self, Streams};
 use super::packet::{Packet, PacketDirection};
 use super::tuple::Written;
@@ -57,7 +58,7 @@ struct Direction {
     /// Something of this direction was written, or is known to be missing.
     begun: bool,
     finished: bool,
-    /// HTTP/2.
+    /// HTTP/2 and WebSocket.
     frames: Frames,
     /// HTTP/1.
     messages: Messages,
@@ -81,7 +82,8 @@ pub(super) struct Flow {
     server: Direction,
     /// `None` if the connection is not HTTP/2.
     preface: Option<Preface>,
-    streams: Streams,
+    /// Of what is written in frames.
+    framing: Framing,
     http1: bool,
     exchange: Exchange,
     /// Comments for the next packet.
@@ -118,7 +120,7 @@ impl Flow {
             preface: (protocol == Some(Protocol::Http2)).then_some(Preface::Awaited),
             connection,
             written,
-            streams: Streams::default(),
+            framing: Framing::Http2(Streams::default()),
             http1: protocol == Some(Protocol::Http1),
             exchange: Exchange::default(),
             notes: Vec::new(),
@@ -378,7 +380,7 @@ impl Flow {
         stats: &mut Stats,
         out: &mut Out,
     ) {
-        let comment = self.comment().with("synthetic", "h2-frame-header");
+        let comment = self.comment().with("synthetic", self.framing.made_up_name());
         self.note(comment, stats);
         self.packets(from, bytes, len, lost_records, at, out);
     }
@@ -445,10 +447,10 @@ impl Flow {
             // Whatever came before the capture is not there either: the comment will do, on the
             // next packet.
             self.note(comment, stats);
-        } else if self.preface.is_some() {
+        } else if self.preface.is_some() || self.exchange.is_websocket() {
             self.skipped(from, comment, lost_records, at, stats, out);
         } else {
-            let by = if self.http1 { self.message_skipped(from, stats, out) } else { SKIP_JUMP };
+            let by = if self.http1 { self.message_skipped(from, at, stats, out) } else { SKIP_JUMP };
             self.note(comment, stats);
             self.jump(from, by, lost_records, at, out);
         }

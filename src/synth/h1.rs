@@ -15,6 +15,8 @@ pub enum Body {
     Open,
     /// No more messages: another protocol.
     Upgraded,
+    /// No more messages: WebSocket.
+    WebSocket,
 }
 
 /// A message of this side begins here.
@@ -71,6 +73,9 @@ pub fn head_len(bytes: &[u8]) -> Option<usize> {
 pub fn body(head: &[u8], request: Request) -> Body {
     let status = status(head);
     match status {
+        Some(101) if head.to_ascii_lowercase().windows(9).any(|w| w == b"websocket") => {
+            return Body::WebSocket;
+        }
         Some(101) => return Body::Upgraded,
         Some(100..200 | 204 | 304) => return Body::Length(0),
         Some(200..300) if request == Request::Connect => return Body::Upgraded,
@@ -121,7 +126,7 @@ mod tests {
             (
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
                 Request::Other,
-                Body::Upgraded,
+                Body::WebSocket,
             ),
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Request::Other, Body::Length(0)),
             (

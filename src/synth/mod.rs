@@ -8,12 +8,14 @@
 pub mod comment;
 mod detect;
 mod flow;
+mod framing;
 mod h1;
 mod h2;
 pub mod packet;
 mod ports;
 mod synthesizer;
 mod tuple;
+mod websocket;
 mod wire;
 
 pub use ports::{DATA_PORT, Ports};

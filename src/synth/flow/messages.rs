@@ -17,8 +17,9 @@
 
 use std::collections::VecDeque;
 
-use super::resync::Label;
+use super::resync::{Frames, Label};
 use super::{At, Flow, Out, Stretch};
+use crate::synth::framing::Framing;
 use crate::synth::h1::{self, Body, Request};
 use crate::synth::{HELD_MAX, HOLE_MAX, SKIP_JUMP, Stats};
 use crate::track::segment::{Side, WallTime};
@@ -42,6 +43,8 @@ pub(super) struct Exchange {
     requests: VecDeque<Request>,
     /// Another protocol has taken over.
     upgraded: bool,
+    /// It is WebSocket.
+    websocket: bool,
 }
 
 /// The messages of one direction.
@@ -58,6 +61,8 @@ enum Place {
     Head(Vec<u8>),
     /// So many bytes before the next message.
     Body(u64),
+    /// Behind the last message.
+    Upgraded,
     /// In a message; only its own framing tells where it ends.
     Open,
     /// Behind a hole.
@@ -105,7 +110,7 @@ impl Messages {
         }
         while at < bytes.len() && !exchange.upgraded {
             match &mut self.place {
-                Place::Open | Place::Lost => return begin,
+                Place::Open | Place::Lost | Place::Upgraded => return begin,
                 Place::Body(left) => {
                     let n = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
                     at += n;
@@ -117,7 +122,9 @@ impl Messages {
                         begin = Some(at);
                     }
                     let more = &bytes[at..][..(bytes.len() - at).min(h1::HEAD_MAX - before)];
-                    head.extend_from_slice(more);
+                    // Most heads come whole: no more than they is copied.
+                    let end = if before == 0 { h1::head_len(more) } else { None };
+                    head.extend_from_slice(&more[..end.unwrap_or(more.len())]);
                     let Some(len) = h1::head_len(head) else {
                         let strange = before == 0 && more.len() > 16 && !h1::begins(side, more);
                         if head.len() >= h1::HEAD_MAX || strange {
@@ -128,6 +135,9 @@ impl Messages {
                     at += len - before;
                     head.truncate(len);
                     self.place = exchange.after(side, head);
+                    if let Place::Upgraded = self.place {
+                        return Some(at);
+                    }
                 }
             }
             if matches!(self.place, Place::Body(0)) {
@@ -140,6 +150,10 @@ impl Messages {
 }
 
 impl Exchange {
+    pub(super) fn is_websocket(&self) -> bool {
+        self.websocket
+    }
+
     /// A head went by.
     fn after(&mut self, side: Side, head: &[u8]) -> Place {
         if !h1::begins(side, head) {
@@ -158,9 +172,10 @@ impl Exchange {
         match h1::body(head, request) {
             Body::Length(len) => Place::Body(len),
             Body::Open => Place::Open,
-            Body::Upgraded => {
+            upgraded @ (Body::Upgraded | Body::WebSocket) => {
                 self.upgraded = true;
-                Place::Open
+                self.websocket = upgraded == Body::WebSocket;
+                Place::Upgraded
             }
         }
     }
@@ -177,8 +192,7 @@ impl Flow {
         out: &mut Out,
     ) {
         if self.exchange.upgraded {
-            self.written_out(from, false, stats, out);
-            return self.stretch(from, stretch, at, stats, out);
+            return self.upgraded(from, stretch, at, stats, out);
         }
         let bytes = stretch.bytes;
         let whole = bytes.len() as u64 == stretch.len;
@@ -204,6 +218,12 @@ impl Flow {
         };
         let lost = matches!(side.messages.place, Place::Lost) && !h1::begins(from, bytes);
         let begin = side.messages.walk(from, bytes, &mut self.exchange);
+        if let (Place::Upgraded, Some(end)) = (&side.messages.place, begin) {
+            self.stretch(from, Stretch::whole(&bytes[..end]), at, stats, out);
+            self.side(from).frames = Frames::new(true);
+            let rest = Stretch { bytes: &bytes[end..], len: stretch.len - end as u64, ..stretch };
+            return self.upgraded(from, rest, at, stats, out);
+        }
         if whole {
             return self.stretch(from, stretch, at, stats, out);
         }
@@ -218,6 +238,27 @@ impl Flow {
             stats,
             out,
         );
+    }
+
+    /// Writes what follows the last message.
+    fn upgraded(&mut self, from: Side, stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
+        if stretch.len == 0 {
+            return;
+        }
+        if !self.exchange.websocket {
+            self.written_out(from, false, stats, out);
+            return self.stretch(from, stretch, at, stats, out);
+        }
+        self.framing = Framing::WebSocket;
+        match std::mem::replace(&mut self.side(from).messages.place, Place::Upgraded) {
+            Place::Upgraded => {}
+            Place::Head(head) if head.is_empty() => self.side(from).frames = Frames::new(true),
+            _ => {
+                self.written_out(from, false, stats, out);
+                self.side(from).frames = Frames::lost();
+            }
+        }
+        self.framed(from, stretch, at, stats, out);
     }
 
     /// Bytes with a hole behind them. `begin`: where in them the message begins that it damages.
@@ -292,15 +333,17 @@ impl Flow {
 
     /// Bytes are missing in HTTP/1, and nobody knows how many: tells how far to jump so that readers
     /// do not look for the next message in the body of this one.
-    pub(super) fn message_skipped(&mut self, from: Side, stats: &mut Stats, out: &mut Out) -> u32 {
+    pub(super) fn message_skipped(&mut self, from: Side, at: At, stats: &mut Stats, out: &mut Out) -> u32 {
         self.written_out(from, false, stats, out);
         let reserved = match std::mem::replace(&mut self.side(from).messages.place, Place::Lost) {
-            _ if self.exchange.upgraded => 0,
+            _ if self.exchange.upgraded => return SKIP_JUMP,
             Place::Body(left) => u32::try_from(left.min(REST_MAX)).unwrap_or(0),
             Place::Open => CHUNK,
-            Place::Head(_) | Place::Lost => 0,
+            Place::Head(_) | Place::Lost | Place::Upgraded => 0,
         };
-        reserved.saturating_add(SKIP_JUMP)
+        // The end of the jump waits, as that of any hole.
+        self.side(from).messages.room = Some(Room::Hole { len: ROOM, at, labels: Vec::new() });
+        reserved.saturating_add(SKIP_JUMP) - ROOM as u32
     }
 
     /// Writes what is held up to its last line end.

@@ -1,4 +1,4 @@
-//! Readers stay in step with the frames of HTTP/2, whatever is missing.
+//! Readers stay in step with the frames of HTTP/2 and WebSocket, whatever is missing.
 //!
 //! What Wireshark 4.0 to 4.6 does, and what follows:
 //!
@@ -15,16 +15,15 @@
 
 use super::{At, Direction, Flow, Out, Stretch};
 use crate::synth::comment::Comment;
-use crate::synth::h2::{self, HEADER, Streams};
+use crate::synth::framing::{Framing, HEADER_MAX};
+use crate::synth::h2;
+use crate::synth::websocket;
 use crate::synth::{HELD_MAX, HOLE_MAX, SKIP_JUMP, Stats};
 use crate::track::segment::{Side, WallTime};
 
 /// So much of a hole's end waits for the next bytes: it has room for a made-up header in a cut
 /// packet, and a byte more.
 pub(super) const ROOM: u64 = 16;
-
-/// A made-up header in a cut packet takes so much.
-const ROOM_MIN: u64 = HEADER as u64 + 1;
 
 /// The most calls whose bytes wait.
 const CALLS_MAX: usize = 4096;
@@ -41,20 +40,20 @@ pub(super) struct Frames {
 #[derive(Clone, Copy)]
 enum Place {
     /// In a frame's header, of which so many bytes came before.
-    Header([u8; HEADER], usize),
+    Header([u8; HEADER_MAX], usize),
     /// So many bytes before the next frame.
     Payload(u64),
     /// Nobody knows, and there is no room for a made-up header.
     Unknown,
 }
 
-const BORDER: Place = Place::Header([0; HEADER], 0);
+const BORDER: Place = Place::Header([0; HEADER_MAX], 0);
 
 /// It is not known yet where the next frame begins, and a header can be made up.
 struct Seeking {
     room: Room,
     /// The header that the hole interrupts, and how much of it is written.
-    header: ([u8; HEADER], usize),
+    header: ([u8; HEADER_MAX], usize),
     /// Bytes from the end of the hole to the next frame, if they are known after all.
     border: Option<u64>,
     /// Bytes that wait.
@@ -99,6 +98,11 @@ impl Frames {
         frames
     }
 
+    /// Nobody knows where the next byte stands.
+    pub(super) fn lost() -> Frames {
+        Frames { place: Place::Unknown, astray: true, seeking: None }
+    }
+
     /// So many bytes come before the first frame.
     pub(super) fn begin_after(&mut self, len: usize) {
         *self = Frames { place: Place::Payload(len as u64), astray: false, seeking: None };
@@ -114,7 +118,7 @@ impl Frames {
     fn seek(&mut self, room: Room, border: Option<u64>) {
         let header = match self.place {
             Place::Header(bytes, n) => (bytes, n),
-            _ => ([0; HEADER], 0),
+            _ => ([0; HEADER_MAX], 0),
         };
         self.place = Place::Unknown;
         let (held, calls) = (Vec::new(), Vec::new());
@@ -130,7 +134,7 @@ impl Frames {
     }
 
     /// Walks over bytes; tells where in them the last frame begins, if it does not end in them.
-    fn walk(&mut self, bytes: &[u8], streams: &mut Streams) -> Option<usize> {
+    fn walk(&mut self, bytes: &[u8], framing: &mut Framing) -> Option<usize> {
         let mut begin = None;
         let mut i = 0;
         while i < bytes.len() {
@@ -145,13 +149,14 @@ impl Frames {
                     if *n == 0 {
                         begin = Some(i);
                     }
-                    let more = (HEADER - *n).min(bytes.len() - i);
+                    let len = framing.header_len(&header[..*n]);
+                    let more = (len - *n).min(bytes.len() - i);
                     header[*n..*n + more].copy_from_slice(&bytes[i..i + more]);
                     i += more;
                     *n += more;
-                    if *n == HEADER {
-                        streams.see(header);
-                        self.place = Place::Payload(h2::payload_len(header));
+                    // The first bytes may tell that there are more.
+                    if *n == framing.header_len(&header[..*n]) {
+                        self.place = Place::Payload(framing.payload_len(&header[..*n]));
                     }
                 }
             }
@@ -171,17 +176,17 @@ impl Seeking {
     }
 
     /// Bytes from the end of the hole to the next frame, once `bytes` follow what is held.
-    fn border(&mut self, bytes: &[u8], streams: &Streams) -> Option<u64> {
+    fn border(&mut self, side: Side, bytes: &[u8], framing: &Framing) -> Option<u64> {
         if self.border.is_some() {
             return self.border;
         }
-        let found = if self.held.is_empty() {
-            h2::boundary(bytes, 0, streams)
+        let last = self.held.len();
+        let found = if last == 0 {
+            framing.boundary(side, bytes, 0, 0)
         } else {
-            let held = self.held.len();
             self.held.extend_from_slice(bytes);
-            let found = h2::boundary(&self.held, self.searched, streams);
-            self.held.truncate(held);
+            let found = framing.boundary(side, &self.held, self.searched, last);
+            self.held.truncate(last);
             found
         };
         self.searched = *found.as_ref().unwrap_or_else(|at| at);
@@ -238,15 +243,15 @@ impl Flow {
         self.found(from, all, (&[], None), stats, out);
     }
 
-    /// Writes bytes of HTTP/2, and what is missing behind them.
+    /// Writes bytes of frames, and what is missing behind them.
     pub(super) fn framed(&mut self, from: Side, stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
         let bytes = stretch.bytes;
         let whole = bytes.len() as u64 == stretch.len;
-        let mut streams = self.streams;
+        let mut framing = self.framing;
         if let Some(seeking) = &mut self.side(from).frames.seeking {
             let hole = stretch.len - bytes.len() as u64;
             let end = seeking.end() + bytes.len() as u64;
-            let border = if bytes.is_empty() { None } else { seeking.border(bytes, &streams) };
+            let border = if bytes.is_empty() { None } else { seeking.border(from, bytes, &framing) };
             match border {
                 Some(border) => self.found(from, border, (bytes, Some(at)), stats, out),
                 None if end == 0 => return self.hole(from, stretch, None, at, stats, out),
@@ -256,7 +261,7 @@ impl Flow {
         }
         let frames = &mut self.side(from).frames;
         if matches!(frames.place, Place::Unknown) && !bytes.is_empty() {
-            let border = h2::boundary(bytes, 0, &streams);
+            let border = framing.boundary(from, bytes, 0, 0);
             frames.astray |= border != Ok(0);
             frames.place = match border {
                 Ok(0) => BORDER,
@@ -264,8 +269,8 @@ impl Flow {
                 Err(_) => Place::Unknown,
             };
         }
-        let begin = frames.walk(bytes, &mut streams);
-        self.streams = streams;
+        let begin = frames.walk(bytes, &mut framing);
+        self.framing = framing;
         if whole {
             self.stretch(from, stretch, at, stats, out);
         } else {
@@ -309,19 +314,24 @@ impl Flow {
         let max = self.side(from).headers.max_payload();
         let hole = len - bytes.len() as u64;
         let begin = begin.filter(|begin| bytes.len() - begin < max);
+        let framing = self.framing;
         let frames = &mut self.side(from).frames;
         // How much of the damaged frame is to come, and whether readers know.
         let (left, known) = match frames.place {
             Place::Payload(left) => (Some(left), true),
-            Place::Header(header, n @ 3..) => {
-                (Some((HEADER - n) as u64 + h2::payload_len(&header)), begin.is_some())
-            }
-            Place::Header(..) | Place::Unknown => (None, false),
+            Place::Header(header, n) => (framing.left(&header[..n]), begin.is_some()),
+            Place::Unknown => (None, false),
         };
         let mut inside = left.filter(|_| known).unwrap_or(0).min(hole);
-        if (1..ROOM_MIN).contains(&(hole - inside)) && hole > ROOM_MIN {
+        let least = framing.made_up(0).len() as u64 + 1;
+        if (1..least).contains(&(hole - inside)) && hole > least {
             // Room for a made-up header, behind whose beginning nothing else counts.
             inside = hole.saturating_sub(ROOM).max(1);
+        }
+        let ends = left == Some(hole);
+        if ends && inside > ROOM {
+            // Another hole may follow.
+            inside -= ROOM;
         }
         if inside == 0 {
             self.stretch(from, Stretch::whole(bytes), at, stats, out);
@@ -337,7 +347,7 @@ impl Flow {
         self.packets(from, cut, cut.len() as u64 + inside, lost_records, at, out);
         if inside < hole {
             let rest = Stretch { bytes: &[], len: hole - inside, reason: "", lost_records: 0 };
-            self.hole(from, rest, None, at, stats, out);
+            self.hole(from, rest, ends.then_some(0), at, stats, out);
         }
     }
 
@@ -420,14 +430,15 @@ impl Flow {
         let Seeking { room, header, held, calls, missing, .. } = *seeking;
         // The next frame begins behind all small holes.
         frames.place = if border == missing { BORDER } else { Place::Payload(border - missing) };
-        let mut streams = self.streams;
-        self.side(from).frames.walk(&held, &mut streams);
-        self.streams = streams;
+        let mut framing = self.framing;
+        self.side(from).frames.walk(&held, &mut framing);
+        self.framing = framing;
         match room {
             Room::Beginning if border == 0 => {}
             Room::Beginning => {
                 if let Some(at) = calls.first().map(|call| call.at).or(at) {
-                    self.made_up(from, &h2::wrapper(border), (HEADER as u64, 0), at, stats, out);
+                    let header = self.framing.made_up(border);
+                    self.made_up(from, &header, (header.len() as u64, 0), at, stats, out);
                 }
             }
             Room::Hole { len, at, labels } => {
@@ -457,30 +468,40 @@ impl Flow {
         from: Side,
         (len, lost_records): (u64, u64),
         border: u64,
-        ((header, n), next): (([u8; HEADER], usize), &[u8]),
+        ((header, n), next): (([u8; HEADER_MAX], usize), &[u8]),
         at: At,
         stats: &mut Stats,
         out: &mut Out,
     ) {
-        const HEAD: u64 = HEADER as u64;
+        let framing = self.framing;
+        let head = framing.made_up(0).len() as u64;
         let astray = std::mem::replace(&mut self.side(from).frames.astray, false);
         // Sequence numbers are reserved only if the frame is longer than the packet.
         let short = u64::from(border == 0);
-        let cut = len > HEAD + short;
-        if border > 0 && (cut || len == HEAD && n == 0) || astray && cut {
-            let payload = len - HEAD + border;
-            self.made_up(from, &h2::wrapper(payload), (len - short, lost_records), at, stats, out);
+        let cut = len > head + short;
+        if border > 0 && (cut || len == head && n == 0) || astray && cut {
+            let payload = len - head + border;
+            self.made_up(from, &framing.made_up(payload), (len - short, lost_records), at, stats, out);
             return self.packets(from, &[], short, 0, at, out);
         }
         self.side(from).frames.astray = astray;
         if border == 0 {
             return self.packets(from, &[], len, lost_records, at, out);
         }
+        let Framing::Http2(_) = framing else {
+            if let Some(header) = websocket::small_wrapper(len, border).filter(|_| n == 0) {
+                let size = header.len() as u64;
+                self.made_up(from, &header, (size, lost_records), at, stats, out);
+                return self.packets(from, &[], len - size, 0, at, out);
+            }
+            self.side(from).frames.astray = true;
+            return self.packets(from, &[], len, lost_records, at, out);
+        };
         // Too small for a header: only what is missing of one, which is no choice of ours as long as
         // the hole has no more than one frame in it.
-        let payload = (n as u64 + len + border).saturating_sub(HEAD);
+        let payload = (n as u64 + len + border).saturating_sub(head);
         let mut made_up = h2::wrapper(payload);
-        let end = HEADER.min(n + usize::try_from(len).unwrap_or(HEADER));
+        let end = h2::HEADER.min(n + usize::try_from(len).unwrap_or(h2::HEADER));
         let (before, behind) = (n.min(3), end.min(3));
         if !header.starts_with(&made_up[..before]) || !next.starts_with(&made_up[behind..3]) {
             // The next frame was not found. Lengths are small, so zeros are more likely than others.
