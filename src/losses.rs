@@ -9,7 +9,7 @@ use crate::sink::pcapng::Statistics;
 use crate::status::{Loss, Note, Reason, Share};
 use crate::synth::Stats;
 use crate::synth::comment::Comment;
-use crate::track::summary::Summary;
+use crate::track::summary::{Summary, Traffic};
 
 /// What the kernel side counts as lost: where it counts events, and bytes if it knows them.
 const COUNTED: [(Reason, Counter, Option<Counter>); 12] = [
@@ -54,6 +54,29 @@ impl Shed {
             let (events, sum) = self.by_process.entry(process).or_default();
             (*events, *sum) = (more(*events, 1), more(*sum, bytes));
         }
+    }
+}
+
+impl Amount {
+    /// Of a reason that leaves holes, some must be left.
+    fn is_loss(&self, reason: Reason) -> bool {
+        self.bytes != Some(0) || missing_for(reason).is_none()
+    }
+
+    fn less(&mut self, bytes: u64) {
+        self.bytes = self.bytes.map(|all| all.saturating_sub(bytes));
+    }
+}
+
+/// The reason as streams have it, if it is one that leaves holes of known length.
+fn missing_for(reason: Reason) -> Option<Missing> {
+    match reason {
+        Reason::RingFull => Some(Missing::RingFull),
+        Reason::WriterBehind => Some(Missing::WriterBehind),
+        Reason::Unreadable => Some(Missing::Unreadable),
+        Reason::CallLimit => Some(Missing::Limit),
+        Reason::Sendfile => Some(Missing::Sendfile),
+        _ => None,
     }
 }
 
@@ -102,6 +125,17 @@ impl Losses {
         for (process, (events, bytes)) in &shed.by_process {
             by_process.push((*process, Reason::WriterBehind, amount(*events, Some(*bytes))));
         }
+        // What the end that is not written has lost is no loss of the file.
+        let of_second =
+            |traffic: &Traffic, reason| missing_for(reason).map_or(0, |m| traffic.second_missing.get(m));
+        for process in &summary.processes {
+            for (key, reason, amount) in &mut by_process {
+                if *key == process.key {
+                    amount.less(of_second(&process.traffic, *reason));
+                }
+            }
+        }
+        by_process.retain(|(_, reason, amount)| amount.is_loss(*reason));
         by_process.sort_by_key(|(key, reason, _)| (*key, *reason));
         let mut total: Vec<(Reason, Amount)> = COUNTED
             .iter()
@@ -130,7 +164,10 @@ impl Losses {
             (Reason::Late, amount(anomalies.late, Some(late))),
             (Reason::BadRecord, amount(bad, None)),
         ]);
-        total.retain(|(_, amount)| amount.events > 0);
+        for (reason, amount) in &mut total {
+            amount.less(of_second(&summary.total, *reason));
+        }
+        total.retain(|(reason, amount)| amount.events > 0 && amount.is_loss(*reason));
         let count = |index| counted(counters, index);
         let notes = vec![
             Note::Snaplen(count(Counter::SnaplenBytes)),

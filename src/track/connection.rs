@@ -124,8 +124,8 @@ impl Tracker {
         {
             // What waits is the other's to tell.
             self.opening -= stream.waiting();
-            let moved = stream.traffic.read.saturating_add(stream.traffic.written);
-            handle.second_view = handle.second_view.saturating_add(moved);
+            let traffic = stream.traffic;
+            handle.second.takes_over(handle.next, &traffic);
             self.timers.set(&mut handle.deadlines, slot, super::timers::Timer::Opening, None);
         }
         self.become_second(slot, other);

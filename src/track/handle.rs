@@ -6,6 +6,7 @@ use foldhash::HashMap;
 
 use super::both::Both;
 use super::order::Order;
+use super::second::Second;
 use super::segment::{ConnectionId, Tuple};
 use super::slot::Slot;
 use super::stream::Stream;
@@ -67,8 +68,8 @@ pub(super) struct Handle {
     /// Offset of the next byte that is expected.
     pub next: Both<u64>,
     pub view: View,
-    /// Bytes that were not written because the other end's are.
-    pub second_view: u64,
+    /// What it moves while the other end's view is written.
+    pub second: Second,
     pub deadlines: Deadlines,
 }
 
@@ -89,7 +90,7 @@ impl Handle {
             order: Order::default(),
             next: Both::default(),
             view: View::Idle,
-            second_view: 0,
+            second: Second::default(),
             deadlines: Deadlines::default(),
         }
     }

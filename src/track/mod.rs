@@ -46,6 +46,7 @@ mod pair;
 mod process;
 #[cfg(test)]
 mod random;
+mod second;
 pub mod segment;
 mod slot;
 mod stream;

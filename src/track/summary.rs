@@ -63,6 +63,8 @@ pub struct Traffic {
     pub skips: ByReason,
     /// Bytes that are not written because the other end of their connection, on the same host, is.
     pub second_view: u64,
+    /// What is missing of those: it leaves no hole in the file.
+    pub second_missing: ByReason,
 }
 
 impl Traffic {
@@ -73,6 +75,7 @@ impl Traffic {
         self.missing.merge(&other.missing);
         self.skips.merge(&other.skips);
         self.second_view = self.second_view.saturating_add(other.second_view);
+        self.second_missing.merge(&other.second_missing);
     }
 
     pub(super) fn is_empty(&self) -> bool {

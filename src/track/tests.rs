@@ -421,6 +421,19 @@ fn both_ends_on_one_host_are_written_once() {
     assert_eq!(seconds, [(1, 0), (2, 9)]);
     assert_eq!(summary.total.connections, 1);
 
+    // What the end that is not written lost is told apart: by what came, and by how far it is.
+    let mut s = Scene::new();
+    s.bind(bind(client, 1, CLIENT, 1)).data(write(client, 0, 0, "get", 10)).bind(bind(server, 2, SERVER, 11));
+    s.data(Data {
+        payload: Bytes::new(),
+        missing: Some(Missing::WriterBehind),
+        ..read(server, 0, 0, "get", 12)
+    });
+    s.data(write(server, 1, 100, "ok", 13)).fact(server, 14, Fact::Free);
+    let missing = s.tracker.summary().total.second_missing;
+    assert_eq!((missing.get(Missing::WriterBehind), missing.get(Missing::RingFull)), (3, 100));
+    assert_eq!(s.tracker.summary().total.missing.total(), 0);
+
     // Both were bound before: the peer follows the opening, and the owner's end mutes the other,
     // even when the owner is forgotten.
     let mut s = Scene::with(Limits { ended: 0, ..Limits::default() });

@@ -255,7 +255,7 @@ impl Tracker {
         match handle.view {
             View::Idle | View::Owner(_) => {}
             View::Second { .. } => {
-                handle.second_view = handle.second_view.saturating_add(data.chunk_len);
+                handle.second.data(&data);
                 return;
             }
             View::Ended { second: true, .. } => {
@@ -376,6 +376,11 @@ impl Tracker {
         if end > 0 && matches!(handle.view, View::Idle) {
             let tuple_source = handle.bind.as_ref().map_or(TupleSource::None, |b| b.source);
             self.claim(slot, First { tid, library: 0, tuple_source, at_start: false }, out);
+        }
+        if let Some(handle) = self.handles.get_mut(slot)
+            && matches!(handle.view, View::Second { .. })
+        {
+            handle.second.ends_at(direction, end);
         }
         self.gap(slot, direction, end, time, tid, out);
     }
@@ -633,7 +638,8 @@ fn traffic_of(handle: &Handle) -> Option<Traffic> {
         View::Owner(stream) => stream.traffic,
         View::Idle | View::Second { .. } => Traffic::default(),
     };
-    traffic.second_view = handle.second_view;
+    traffic.second_view = handle.second.moved();
+    traffic.second_missing = handle.second.missing();
     for (reason, _) in [handle.skips.read, handle.skips.write].into_iter().flatten() {
         traffic.skips.add(reason, 1);
     }

@@ -1,0 +1,60 @@
+//! The end of a connection that is not written because the other end is: what it moved, and what of
+//! that was lost on the way here, which leaves no hole in the file.
+
+use super::both::Both;
+use super::summary::{ByReason, Traffic};
+use crate::event::{Data, Direction, Missing};
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Second {
+    /// Bytes that were told of.
+    moved: u64,
+    /// Those that came without their payload.
+    missing: ByReason,
+    /// How far each direction has come, and how much of that was told of.
+    end: Both<u64>,
+    told: Both<u64>,
+}
+
+impl Second {
+    /// It was to be written until now: `next` is how far that came.
+    pub fn takes_over(&mut self, next: Both<u64>, traffic: &Traffic) {
+        self.moved = self.moved.saturating_add(traffic.read).saturating_add(traffic.written);
+        for (reason, n) in traffic.missing.iter() {
+            self.missing.add(reason, n);
+        }
+        for direction in [Direction::Read, Direction::Write] {
+            self.end[direction] = self.end[direction].max(next[direction]);
+            self.told[direction] = self.told[direction].max(next[direction]);
+        }
+    }
+
+    pub fn data(&mut self, data: &Data) {
+        let (direction, len) = (data.direction, data.chunk_len);
+        self.moved = self.moved.saturating_add(len);
+        self.told[direction] = self.told[direction].saturating_add(len);
+        let end = data.call_offset.saturating_add(data.chunk_offset).saturating_add(len);
+        self.ends_at(direction, end);
+        if let Some(reason) = data.missing {
+            self.missing.add(reason, len.saturating_sub(data.payload.len() as u64));
+        }
+    }
+
+    /// The direction has come so far.
+    pub fn ends_at(&mut self, direction: Direction, end: u64) {
+        self.end[direction] = self.end[direction].max(end);
+    }
+
+    pub fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// What is missing, by reason: of what nothing was told, the ring had no room for.
+    pub fn missing(&self) -> ByReason {
+        let mut missing = self.missing;
+        for direction in [Direction::Read, Direction::Write] {
+            missing.add(Missing::RingFull, self.end[direction].saturating_sub(self.told[direction]));
+        }
+        missing
+    }
+}
