@@ -34,7 +34,8 @@ struct Direction {
 struct Captured {
     /// Values of the comment on the SYN.
     handle: String,
-    port: Option<u16>,
+    /// Client, server.
+    ports: [Option<u16>; 2],
     server: bool,
     /// By who sends: client, server.
     directions: [Direction; 2],
@@ -157,10 +158,11 @@ impl Scan {
                 pairs.find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
             };
             let server = value("role") == Some("server");
-            let client_end = value(if server { "remote" } else { "local" });
+            let port = |end: &str| value(end)?.rsplit(':').next()?.parse().ok();
+            let (local, remote) = (port("local"), port("remote"));
             let mut captured = Captured {
                 handle: value("handle").unwrap_or_default().into(),
-                port: client_end.and_then(|a| a.rsplit(':').next()?.parse().ok()),
+                ports: if server { [remote, local] } else { [local, remote] },
                 server,
                 directions: Default::default(),
             };
@@ -235,7 +237,7 @@ impl Scan {
 impl Captured {
     fn is(&self, sent: &Connection) -> bool {
         let handle = &sent.handles[usize::from(self.server)];
-        self.handle == *handle && (sent.port == 0 || self.port == Some(sent.port))
+        self.handle == *handle && (sent.ports == [0, 0] || self.ports == sent.ports.map(Some))
     }
 }
 

@@ -99,7 +99,7 @@ pub fn rows(bench: &Bench, only: &str, soak: f64) -> Res<Vec<Row>> {
         ]);
     }
     if soak > 0.0 && wanted(&["soak"]) {
-        add(vec![soak::row(bench, soak)?]);
+        add(soak::rows(bench, soak)?);
     }
     Ok(rows)
 }

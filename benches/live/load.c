@@ -40,7 +40,7 @@ struct stream {
 
 struct connection {
 	SSL *ssl[2]; /* client, server */
-	int fd[2], port;
+	int fd[2], port[2];
 	struct stream stream[2]; /* by who sends */
 };
 
@@ -196,11 +196,12 @@ static void open_sockets(struct connection *connection)
 	if (bind(listener, (void *)&address, length) || listen(listener, 1)
 	    || getsockname(listener, (void *)&address, &length) || connect(fd[0], (void *)&address, length))
 		die("connect");
+	connection->port[1] = ntohs(address.sin_port);
 	fd[1] = accept(listener, NULL, NULL);
 	if (fd[1] < 0 || getsockname(fd[0], (void *)&address, &length))
 		die("accept");
 	close(listener);
-	connection->port = ntohs(address.sin_port);
+	connection->port[0] = ntohs(address.sin_port);
 	for (int server = 0; server < 2; server++) {
 		setsockopt(fd[server], IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
 		SSL_set_fd(connection->ssl[server], fd[server]);
@@ -232,8 +233,8 @@ static void open_connection(struct connection *connection, uint64_t number, int 
 /* Prints what the streams had in them, and closes. */
 static void close_connection(struct connection *connection, uint64_t number)
 {
-	printf("conn=%lu port=%d client=%p server=%p", number, connection->port, (void *)connection->ssl[0],
-	       (void *)connection->ssl[1]);
+	printf("conn=%lu client_port=%d server_port=%d client=%p server=%p", number, connection->port[0],
+	       connection->port[1], (void *)connection->ssl[0], (void *)connection->ssl[1]);
 	for (int server = 0; server < 2; server++) {
 		struct stream *stream = &connection->stream[server];
 		unsigned char hash[EVP_MAX_MD_SIZE];
@@ -257,7 +258,7 @@ static void close_connection(struct connection *connection, uint64_t number)
 	for (int server = 0; server < 2; server++) {
 		SSL_shutdown(connection->ssl[server]);
 		SSL_free(connection->ssl[server]);
-		if (connection->port)
+		if (connection->port[0])
 			close(connection->fd[server]);
 	}
 }

@@ -37,8 +37,8 @@ pub struct Report {
 #[derive(Clone, Debug)]
 pub struct Connection {
     pub number: u64,
-    /// The client's; 0 if there is no socket.
-    pub port: u16,
+    /// Client, server; 0 if there is no socket.
+    pub ports: [u16; 2],
     /// Addresses of the TLS handles: client, server.
     pub handles: [String; 2],
     /// By who sends: client, server.
@@ -204,7 +204,7 @@ impl Connection {
         };
         Some(Connection {
             number: pairs.get("conn")?.parse().ok()?,
-            port: pairs.get("port")?.parse().ok()?,
+            ports: [pairs.get("client_port")?.parse().ok()?, pairs.get("server_port")?.parse().ok()?],
             handles: [pairs.get("client")?.to_string(), pairs.get("server")?.to_string()],
             streams: [sent("c2s")?, sent("s2c")?],
         })
