@@ -208,11 +208,12 @@ fn a_ring_of_one_page_and_a_slow_output_lose_what_they_say() {
     }
     let moved: usize = truths.iter().map(|t| t.sent.len() + t.received.len()).sum();
     // Where the ring has refused even the handle's end, nobody tells how far it had come.
-    assert!(
-        there + told == moved || there + told < moved && summary.contains("records of connections"),
-        "{summary}"
-    );
-    assert_eq!(lost(&summary), told, "{summary}");
+    let (lost, real) = (lost(&summary), moved - there);
+    if summary.contains("records of connections") {
+        assert!(told <= lost && lost <= real, "{told} in holes, {real} not there\n{summary}");
+    } else {
+        assert_eq!((told, lost), (real, real), "{summary}");
+    }
     assert!(there > 0 && told > 0, "{there} there, {told} lost");
 }
 
