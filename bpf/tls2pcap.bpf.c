@@ -5,6 +5,8 @@
  *
  *   sites.bpf.h    the functions of a TLS library that are probed
  *   calls.bpf.h    TLS calls, from entry to return
+ *   stack.bpf.h    the calls that a thread is in
+ *   handles.bpf.h  handles, and the facts that are told of them
  *   proof.bpf.h    whether an internal function may stand for the exports before it
  *   ciphertext.bpf.h   the sockets of handles that encrypt into memory
  *   socket.bpf.h   sockets, whatever the mechanism

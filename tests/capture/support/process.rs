@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -23,6 +24,7 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
             return answer;
         }
         assert!(Instant::now() < deadline, "waited in vain: {what}");
+        // What /proc and the files of other programs tell comes with no signal.
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -130,16 +132,21 @@ impl Process {
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.ended() {
-                return status;
-            }
-            if Instant::now() > deadline {
-                panic!("{} does not end\n{}", self.what, self.stderr());
-            }
-            std::thread::sleep(Duration::from_millis(2));
+        if let Some(status) = self.ended() {
+            return status;
         }
+        // SAFETY: a plain system call; the pid is that of a child which was not waited for.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.child.id(), 0) };
+        assert!(fd >= 0, "{}: {}", self.what, std::io::Error::last_os_error());
+        // SAFETY: just opened, and nobody else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let mut end = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let deadline = Instant::now() + PATIENCE;
+        // SAFETY: one valid pollfd. A signal ends the wait early.
+        while unsafe { libc::poll(&mut end, 1, PATIENCE.as_millis() as i32) } < 1 {
+            assert!(Instant::now() < deadline, "{} does not end\n{}", self.what, self.stderr());
+        }
+        self.child.wait().unwrap()
     }
 
     /// Waits for its end, which must be a success.
