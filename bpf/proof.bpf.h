@@ -13,12 +13,12 @@
 
 static __always_inline int is_read(u32 fn)
 {
-	return fn >= T2P_FN_READ && fn <= T2P_FN_READ_INTERNAL;
+	return (fn >= T2P_FN_READ && fn <= T2P_FN_READ_INTERNAL) || (fn >= T2P_FN_RECV && fn <= T2P_FN_NSS_READ);
 }
 
 static __always_inline int is_write(u32 fn)
 {
-	return fn >= T2P_FN_WRITE && fn <= T2P_FN_SENDFILE;
+	return (fn >= T2P_FN_WRITE && fn <= T2P_FN_SENDFILE) || (fn >= T2P_FN_SEND && fn <= T2P_FN_NSS_WRITE);
 }
 
 static __always_inline int is_internal(u32 fn)
@@ -112,6 +112,7 @@ static __always_inline s64 internal_moved(struct call *call, u64 count_at, u64 r
 }
 
 struct arguments {
+	u64 handle;
 	u64 buf, num, count_at;
 	u32 function;
 	u32 site;
