@@ -205,6 +205,7 @@ static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
 #define EMIT_LOST 2 /* first, that an earlier call was lost */
 #define EMIT_UNKNOWN 4 /* that the call moved bytes, but nobody knows how many */
 #define EMIT_SENT 8 /* what is described, which the kernel sent from a file */
+#define EMIT_RESULT 16 /* what the call tells in its arguments */
 
 /* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
 static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
@@ -333,11 +334,8 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 static __noinline int tell_text(struct process *process, struct call *call, u64 returned)
 {
 	struct fact fact = { .address = call->handle, .fact = T2P_FACT_SERVER_NAME, .text = returned };
-	struct handle *handle;
+	struct handle *handle = the_handle(process, call->handle, call->function);
 
-	if (call->function > FN_ALPN)
-		return tell_result(process, call, returned);
-	handle = the_handle(process, call->handle, call->function);
 	if (!handle)
 		return 0;
 	if (call->function == FN_ALPN) {
@@ -445,6 +443,11 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emis
 	call = &thread->calls[i & (CALL_DEPTH - 1)];
 	drop_calls(process, thread, i + 1, T2P_COUNT_UNFINISHED);
 	thread->depth = i;
+	if (call->function > FN_ALPN) {
+		emission->emit = EMIT_RESULT;
+		emission->call = call;
+		return 1;
+	}
 	if (!uses_socket(call->function)) {
 		tell_text(process, call, PT_REGS_RC(ctx));
 		return 0;

@@ -159,12 +159,13 @@ static __noinline int gnutls_made(struct process *process, u64 at, u64 flags)
 }
 
 /* A call that tells something by its arguments, once it has returned. */
-static __noinline int tell_result(struct process *process, struct call *call, u64 returned)
+static __noinline int tell_result(struct call *call, u64 returned)
 {
+	struct process *process = current_process();
 	struct fact fact = { .address = call->handle, .fact = T2P_FACT_ALPN };
 	struct handle *handle;
 
-	if ((s32)returned)
+	if ((s32)returned || !process)
 		return 0;
 	if (call->function == FN_GNUTLS_INIT)
 		return gnutls_made(process, call->handle, call->buf);

@@ -261,6 +261,8 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 		return handle_made(nss_socket(PT_REGS_RC(ctx)));
 	if (!leave(ctx, site, &emission))
 		return 0;
+	if (emission.emit & EMIT_RESULT)
+		return tell_result(emission.call, PT_REGS_RC(ctx));
 	if (internal_of(emission.call->function) || is_internal(emission.call->function))
 		compare(emission.call);
 	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN))
