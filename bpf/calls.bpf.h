@@ -107,7 +107,6 @@ static __always_inline s64 moved(struct handle *handle, struct call *call, u64 r
 		return result > 0 ? result : 0;
 	case T2P_FN_RECV_PACKET:
 	case T2P_FN_SEND:
-	case T2P_FN_SEND_EARLY:
 	case T2P_FN_SEND_PARTS:
 		return gnutls_moved(handle, call, returned);
 	case T2P_FN_READ_EX:

@@ -21,7 +21,7 @@ static __always_inline int is_interrupted(u64 returned)
  * to be called again, with the same bytes or with none, until it returns their count. So they are
  * told when they are taken: later they may be in no buffer of the program any more. What it does not
  * say then is how many it took: one record at most, which is learnt if a peer wants records shorter
- * than usual.
+ * than usual. 0-RTT data is kept until the handshake, which calls this function if it is sent at all.
  */
 static __noinline s64 gnutls_sent(struct handle *handle, struct call *call, u64 returned)
 {
@@ -91,13 +91,6 @@ static __noinline s64 gnutls_moved(struct handle *handle, struct call *call, u64
 	switch (call->function) {
 	case T2P_FN_RECV_PACKET:
 		return gnutls_packet_received(call, returned);
-	case T2P_FN_SEND_EARLY:
-		/* Success is 0, whatever its documentation says. */
-		if ((s64)returned < 0)
-			return 0;
-		if (handle && !handle->write_end && !handle->read_end)
-			handle->flags |= HANDLE_EARLY;
-		return returned ?: call->num;
 	case T2P_FN_SEND:
 		if (handle)
 			return gnutls_sent(handle, call, returned);
@@ -131,7 +124,6 @@ static __noinline int is_quiet(struct handle *handle, struct call *call, u64 ret
 		if ((s32)returned >= 0)
 			handle->flags &= ~HANDLE_CORKED;
 		return (s32)returned <= 0;
-	case T2P_FN_SEND_EARLY:
 	case T2P_FN_SEND_PARTS:
 		return 1;
 	case T2P_FN_RECV:

@@ -188,7 +188,6 @@ struct handle {
 #define HANDLE_LOST_WRITE 4096
 #define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
 #define HANDLE_CORKED 16384 /* what is sent stays in the library until it is uncorked */
-#define HANDLE_EARLY 32768 /* what was written so far is 0-RTT data, which came before the handshake */
 
 struct socket_state {
 	u64 generation;

@@ -70,9 +70,6 @@ static __noinline int other_site_entered(u32 site, struct arguments *args)
 	case T2P_SITE_GNUTLS_SEND:
 		args->function = T2P_FN_SEND;
 		return 1;
-	case T2P_SITE_GNUTLS_SEND_EARLY:
-		args->function = T2P_FN_SEND_EARLY;
-		return 1;
 	case T2P_SITE_GNUTLS_SEND_RANGE:
 		args->function = T2P_FN_SEND_RANGE;
 		return 1;

@@ -49,11 +49,10 @@ enum t2p_function {
 	T2P_FN_NSS_READ = 15,
 	/* Writes: */
 	T2P_FN_SEND = 16, /* takes the bytes even if it has to be called again */
-	T2P_FN_SEND_EARLY = 17,
-	T2P_FN_SEND_RANGE = 18,
-	T2P_FN_UNCORK = 19, /* sends what was taken before */
-	T2P_FN_SEND_PARTS = 20, /* by calls of its own of the functions above, or past them */
-	T2P_FN_NSS_WRITE = 21,
+	T2P_FN_SEND_RANGE = 17,
+	T2P_FN_UNCORK = 18, /* sends what was taken before */
+	T2P_FN_SEND_PARTS = 19, /* by calls of its own of the functions above, or past them */
+	T2P_FN_NSS_WRITE = 20,
 };
 
 /* What is probed in a library. Low byte of the attach cookie; the rest is the library's number. */
@@ -86,7 +85,6 @@ enum t2p_site {
 	T2P_SITE_BIO_READ,
 	/* From here on, of libraries that have no BIO functions. */
 	T2P_SITE_GNUTLS_SEND,
-	T2P_SITE_GNUTLS_SEND_EARLY,
 	T2P_SITE_GNUTLS_SEND_RANGE,
 	T2P_SITE_GNUTLS_SEND_FILE,
 	T2P_SITE_GNUTLS_CORK,

@@ -81,8 +81,6 @@ functions! {
     GnutlsSend = "gnutls_record_send",
     /// Writes plaintext, padded.
     GnutlsSend2 = "gnutls_record_send2",
-    /// Writes 0-RTT data.
-    GnutlsSendEarly = "gnutls_record_send_early_data",
     /// Writes plaintext, padded; several records.
     GnutlsSendRange = "gnutls_record_send_range",
     /// Sends a file: through gnutls_record_send, or with kTLS through the kernel.

@@ -60,9 +60,6 @@ fn of(function: Function) -> (t2p_site, Option<&'static str>, bool) {
         Function::GnutlsSend | Function::GnutlsSend2 => {
             (t2p_site::T2P_SITE_GNUTLS_SEND, Some("ssl_entry_gnutls_send"), true)
         }
-        Function::GnutlsSendEarly => {
-            (t2p_site::T2P_SITE_GNUTLS_SEND_EARLY, Some("ssl_entry_gnutls_send_early"), true)
-        }
         Function::GnutlsSendRange => {
             (t2p_site::T2P_SITE_GNUTLS_SEND_RANGE, Some("ssl_entry_gnutls_send_range"), true)
         }

@@ -232,10 +232,6 @@ impl Tracker {
             None => TupleSource::None,
             Some(_) if layered => TupleSource::Layer,
             Some(bind) if bind.source == TupleSource::Ciphertext => TupleSource::Ciphertext,
-            // The first bytes did not go to the socket at once: 0-RTT data of GnuTLS.
-            Some(bind) if tuple_source == TupleSource::None && Some(bind.time) > stream.first_time() => {
-                bind.source
-            }
             Some(_) => tuple_source,
         };
         // The socket was no longer the handle's when the first bytes moved: its role holds, its
