@@ -18,6 +18,7 @@ mod judge;
 mod lives;
 mod loss;
 mod memory;
+mod nss;
 mod open;
 mod sites;
 mod support;
