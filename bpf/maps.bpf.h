@@ -134,6 +134,7 @@ struct call {
 #define CALL_INNER_DONE 16 /* and has returned */
 #define CALL_INNER_WRONG 32 /* it is not what it was taken for */
 #define CALL_PENDING 64 /* counted in `pending` of the export's evidence */
+#define CALL_QUIET 128 /* that it used no socket says nothing */
 
 /* The calls of one thread, outermost first. */
 struct thread {
@@ -169,6 +170,11 @@ struct handle {
 	u32 copied; /* the socket's copied_seq and write_seq when the last call returned */
 	u32 written;
 	u32 flags;
+	/* GnuTLS, see gnutls.bpf.h: */
+	u32 pending; /* bytes that are told already of a send that is to be called again */
+	u32 ahead; /* bytes told that the next sends offer once more */
+	u32 record_max; /* the most that one send takes; 0: not known */
+	u32 pad;
 };
 #define HANDLE_FRESH 1 /* seen since its SSL_new or its handshake */
 #define HANDLE_CLIENT 2 /* the TLS role is told */
@@ -184,6 +190,7 @@ struct handle {
 #define HANDLE_LOST_READ 2048 /* a lost call is still to be told: the ring had no room */
 #define HANDLE_LOST_WRITE 4096
 #define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
+#define HANDLE_CORKED 16384 /* what is sent stays in the library until it is uncorked */
 
 struct socket_state {
 	u64 generation;
