@@ -1,13 +1,14 @@
-//! Whether an ELF file defines OpenSSL's functions, and where.
+//! Whether an ELF file defines OpenSSL's functions, or those of Go's `crypto/tls`, and where.
 
 use std::fs::File;
 
 use object::{ReadCache, ReadRef, elf};
 
 use super::function::{Function, Offsets};
+use super::go::{self, Go};
 pub use super::image::NotTls;
 use super::image::{Image, Symbols};
-use super::internal::{self, Internal};
+use super::internal::{self, Internal, NoInternal};
 use super::version;
 
 /// A file that defines OpenSSL's functions: a shared library, or a program that contains it.
@@ -17,6 +18,8 @@ pub struct TlsLibrary {
     pub offsets: Offsets,
     /// The functions behind them.
     pub internal: Internal,
+    /// Go's own TLS, in a program that was written in Go.
+    pub go: Option<Go>,
     /// Its version as far as this file tells, such as `OpenSSL 3.0.17`.
     pub version: Option<String>,
 }
@@ -52,6 +55,7 @@ pub fn bio(file: &File) -> Option<(u64, u64)> {
 /// As [`classify`], from any source of bytes.
 pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, NotTls> {
     let image = Image::parse(data)?;
+    let go = go::find(&image);
     // The dynamic table is what other programs link to, so it wins; a static program has only the
     // other one.
     let tables: Vec<_> =
@@ -60,10 +64,18 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
         let mut offsets = offsets(symbols, &image);
         if offsets.get(Function::Read).is_some() && offsets.get(Function::Write).is_some() {
             let internal = internal::find(&image, &tables, &mut offsets);
-            return Ok(TlsLibrary { offsets, internal, version: version_of(&image) });
+            // A Go program may contain a C library as well.
+            let go = go.and_then(Result::ok);
+            return Ok(TlsLibrary { offsets, internal, go, version: version_of(&image) });
         }
     }
-    Err(NotTls::NoSymbols)
+    let go = go.ok_or(NotTls::NoSymbols)?.map_err(NotTls::Go)?;
+    Ok(TlsLibrary {
+        offsets: Offsets::default(),
+        internal: Internal { read: Err(NoInternal::NoExport), write: Err(NoInternal::NoExport) },
+        version: Some(go::version(&image)),
+        go: Some(go),
+    })
 }
 
 /// File offsets of the functions of interest.

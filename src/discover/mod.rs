@@ -1,9 +1,10 @@
-//! Which files carry OpenSSL's functions, and where in them the functions lie.
+//! Which files carry OpenSSL's functions or Go's, and where in them the functions lie.
 
 pub mod code;
 pub mod elf;
 pub mod flow;
 pub mod function;
+pub mod go;
 mod image;
 pub mod internal;
 pub mod maps;
