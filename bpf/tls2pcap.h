@@ -73,6 +73,13 @@ enum t2p_site {
 	T2P_SITE_ACCEPT_STATE,
 	T2P_SITE_BIO_WRITE,
 	T2P_SITE_BIO_READ,
+	/* crypto/tls of Go programs. Their returns are probed one by one, with the site of the entry. */
+	T2P_SITE_GO_READ,
+	T2P_SITE_GO_WRITE,
+	T2P_SITE_GO_CLOSE,
+	T2P_SITE_GO_CLOSE_NOTIFY,
+	T2P_SITE_GO_CLIENT,
+	T2P_SITE_GO_SERVER,
 };
 
 enum t2p_direction {
