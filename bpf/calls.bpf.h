@@ -166,7 +166,7 @@ static __always_inline void check_unseen_read(struct handle *handle, struct call
 	if (!(call->flags & CALL_READ_SOCKET) || (handle->flags & HANDLE_READ))
 		return;
 	/* In Go another goroutine may write, and so mark, while this one reads. */
-	if (call->go ? (call->go & GO_MARKED) && call->mark != call->copied :
+	if (call->go ? (call->go & GO_MARKED) && GO_MARK(call) != call->copied :
 		       (handle->flags & HANDLE_MARKED) && handle->copied != call->copied)
 		emit_fact(handle, &fact);
 	handle->flags |= HANDLE_READ;

@@ -63,7 +63,7 @@ static __noinline u64 first_left(struct thread *thread, struct go_stack *stack)
 		if (i >= thread->depth)
 			break;
 		place = stack->high - (GO_STACK_TOP - thread->calls[i].sp);
-		if (bpf_probe_read_user(&word, sizeof(word), (void *)place) || word != thread->calls[i].returns_to)
+		if (bpf_probe_read_user(&word, sizeof(word), (void *)place) || word != GO_RETURNS_TO(&thread->calls[i]))
 			return i;
 	}
 	return thread->depth;
@@ -175,15 +175,15 @@ static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
 	call->site = args->site;
 	call->flags = 0;
 	call->go = GO_CALL;
-	call->returns_to = 0;
-	bpf_probe_read_user(&call->returns_to, sizeof(call->returns_to), (void *)ctx->sp);
+	GO_RETURNS_TO(call) = 0;
+	bpf_probe_read_user(&GO_RETURNS_TO(call), sizeof(u64), (void *)ctx->sp);
 	if (stack.low <= args->buf && args->buf < stack.high) {
 		call->buf -= stack.high;
 		call->go |= GO_BUFFER_ON_STACK;
 	}
 	if (handle) {
 		if (handle->flags & HANDLE_MARKED) {
-			call->mark = handle->copied;
+			GO_MARK(call) = handle->copied;
 			call->go |= GO_MARKED;
 		}
 		if (is_write(args->function))
@@ -227,68 +227,97 @@ static __always_inline int go_entered(struct pt_regs *ctx, u32 site)
 	return go_enter(ctx, &args);
 }
 
-/* A function of crypto/tls returns: as leave. */
-static __noinline int go_leave(struct pt_regs *ctx, u32 site, struct emission *emission)
+/* The calls that the goroutine at `g` is in. Not inlined, like the next ones: old kernels have little stack. */
+static __noinline struct thread *calls_of_goroutine(u64 g)
 {
-	struct goroutine_key key = { .g = ctx->r14, .tgid = current_id() >> 32 };
-	struct thread *thread = bpf_map_lookup_elem(&goroutines, &key);
-	u64 sp = ctx->sp, result = ctx->ax, to = 0, i;
-	struct go_stack stack = {};
-	struct process *process;
-	struct handle *handle;
-	struct call *call;
+	struct goroutine_key key = { .g = g, .tgid = current_id() >> 32 };
 
-	if (!thread || !ready || !read_go_stack(key.g, sp, &stack))
-		return 0;
-	process = current_process();
-	if (!process || thread->process != process->generation)
-		return 0;
+	return ready ? bpf_map_lookup_elem(&goroutines, &key) : NULL;
+}
+
+static __noinline int forget_goroutine(u64 g)
+{
+	struct goroutine_key key = { .g = g, .tgid = current_id() >> 32 };
+
+	return bpf_map_delete_elem(&goroutines, &key);
+}
+
+static __noinline struct process *process_of(struct thread *thread)
+{
+	struct process *process = current_process();
+
+	return process && process->generation == thread->process ? process : NULL;
+}
+
+/* Which call of the goroutine returns here; CALL_DEPTH: none of ours, or part of one that is followed. */
+static __noinline u64 go_place_left(struct pt_regs *ctx, struct thread *thread, u32 site)
+{
+	struct go_stack stack = {};
+	u64 sp = ctx->sp, to = 0;
+
+	if (!read_go_stack(ctx->r14, sp, &stack))
+		return CALL_DEPTH;
 	bpf_probe_read_user(&to, sizeof(to), (void *)sp);
 	sp = place_on_stack(&stack, sp);
-	for (i = 0; i < CALL_DEPTH; i++) {
-		call = &thread->calls[i];
-		if (i < thread->depth && call->sp == sp && call->returns_to == to && (!site || call->site == site))
-			break;
+	for (u64 i = 0; i < CALL_DEPTH; i++) {
+		struct call *call = &thread->calls[i];
+
+		if (i >= thread->depth || call->sp != sp || GO_RETURNS_TO(call) != to || (site && call->site != site))
+			continue;
+		if (call->go & GO_BUFFER_ON_STACK)
+			call->buf += stack.high;
+		return i;
 	}
-	if (i >= CALL_DEPTH)
-		return 0; /* a call that is none of ours, or part of one that is followed */
-	go_drop_calls(process, thread, i + 1);
-	call = &thread->calls[i & (CALL_DEPTH - 1)];
-	thread->depth = i;
-	if (call->go & GO_BUFFER_ON_STACK)
-		call->buf += stack.high;
-	handle = find_handle(process, call->handle);
+	return CALL_DEPTH;
+}
+
+/* As finish. Returns what is to be emitted. */
+static __noinline int go_finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
+{
+	struct handle *handle;
+
 	if (call->function == T2P_FN_SHUTDOWN) {
 		/* After it nothing more is written, whatever it returns; unless a write is still on its way. */
-		result = handle && handle->inflight ? -1 : 0;
+		handle = find_handle(process, call->handle);
+		returned = handle && handle->inflight ? -1 : 0;
 		if (handle && call->site == T2P_SITE_GO_CLOSE)
 			handle->flags |= HANDLE_CLOSED;
 	}
-	emission->emit = finish(process, call, result, &emission->data);
-	if (i > 0)
-		note_layer(process, &thread->calls[i - 1], call);
-	emission->thread = thread;
-	emission->call = call;
-	return 1;
+	return finish(process, call, returned, data);
 }
 
-/* `has_loop`: a constant, see emit_call. */
+/* A function of crypto/tls returns. `has_loop`: a constant, see emit_call. */
 static __always_inline int go_left(struct pt_regs *ctx, u32 site, int has_loop)
 {
-	struct goroutine_key key = { .g = ctx->r14, .tgid = current_id() >> 32 };
+	struct thread *thread = calls_of_goroutine(ctx->r14);
 	struct emission emission = {};
+	struct process *process;
+	struct call *call;
+	u64 place;
 
-	if (!go_leave(ctx, site, &emission))
+	if (!thread)
 		return 0;
+	place = go_place_left(ctx, thread, site);
+	if (place >= CALL_DEPTH)
+		return 0;
+	process = process_of(thread);
+	if (!process)
+		return 0;
+	go_drop_calls(process, thread, place + 1);
+	thread->depth = place;
+	call = &thread->calls[place & (CALL_DEPTH - 1)];
+	emission.emit = go_finish(process, call, ctx->ax, &emission.data);
+	if (place > 0)
+		note_layer(process, &thread->calls[(place - 1) & (CALL_DEPTH - 1)], call);
 	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN))
-		tell_losses(emission.call->handle, emission.call->function, emission.emit);
+		tell_losses(call->handle, call->function, emission.emit);
 	if (emission.emit & EMIT_BYTES)
-		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
-	if (is_write(emission.call->function))
-		write_over(emission.call, !emission.data.call_len);
-	go_call_over(emission.thread->process, emission.call->handle);
-	if (!emission.thread->depth)
-		bpf_map_delete_elem(&goroutines, &key);
+		emit_call(&emission.data, thread, call->buf, has_loop);
+	if (is_write(call->function))
+		write_over(call, !emission.data.call_len);
+	go_call_over(thread->process, call->handle);
+	if (!thread->depth)
+		forget_goroutine(ctx->r14);
 	return 0;
 }
 

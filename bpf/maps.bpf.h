@@ -115,13 +115,11 @@ struct call {
 	u64 sock; /* the TCP socket that was used inside this call */
 	u64 below; /* another handle that was called inside this call */
 	u64 below_generation;
-	u64 inner_sp; /* of the call of an internal function inside this one; see proof.bpf.h */
-	u64 inner_count_at;
+	u64 inner_sp; /* of the call of an internal function inside this one; see proof.bpf.h. Go: GO_RETURNS_TO */
+	u64 inner_count_at; /* Go: GO_MARK */
 	s64 inner_len; /* bytes that it moved; -1: not known */
 	s64 len; /* bytes that this call moved, once it has returned; -1: not known */
-	u64 returns_to; /* Go: the address that it returns to */
 	u32 copied; /* copied_seq of the socket before its first read inside this call */
-	u32 mark; /* Go, GO_MARKED: the handle's `copied` at entry */
 	s32 fd_hint; /* first argument of the system call that used the socket */
 	u32 library;
 	u8 function;
@@ -139,7 +137,10 @@ struct call {
 
 #define GO_CALL 1 /* `sp` is a place on a goroutine's stack, as place_on_stack tells it */
 #define GO_BUFFER_ON_STACK 2 /* `buf` is relative to the upper end of the stack */
-#define GO_MARKED 4 /* `mark` is set */
+#define GO_MARKED 4 /* GO_MARK is set */
+/* What a call in Go needs more. It has no function inside it, and a larger struct would cost stack in every program. */
+#define GO_RETURNS_TO(call) ((call)->inner_sp) /* the address that it returns to */
+#define GO_MARK(call) ((call)->inner_count_at) /* the handle's `copied` at entry */
 
 /* The calls of one thread, or of one goroutine, outermost first. */
 struct thread {

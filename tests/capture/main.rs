@@ -12,6 +12,7 @@ mod calls;
 mod cli;
 mod errors;
 mod files;
+mod go;
 mod http;
 mod judge;
 mod lives;
