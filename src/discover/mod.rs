@@ -109,6 +109,8 @@ pub struct InProcess {
     pub found: Vec<Found>,
     /// Files that could not be looked at, and why.
     pub unreadable: Vec<(PathBuf, io::Error)>,
+    /// Files that speak TLS in a way that cannot be probed, and why.
+    pub unprobed: Vec<(PathBuf, NotTls)>,
 }
 
 /// Finds TLS libraries; remembers what it has looked at.
@@ -138,7 +140,14 @@ impl Discovery {
             if result.found.iter().any(|f| f.key == key) {
                 continue;
             }
-            let Ok(library) = self.classify(key, &file) else { continue };
+            let library = match self.classify(key, &file) {
+                Ok(library) => library,
+                Err(why @ NotTls::Go(_)) => {
+                    result.unprobed.push((mapped.path.clone(), why));
+                    continue;
+                }
+                Err(_) => continue,
+            };
             let crypto = || sibling(&files, mapped)?.open(pid).ok();
             result.found.push(Found {
                 version: version_of(&library, crypto),

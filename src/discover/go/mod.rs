@@ -84,6 +84,9 @@ pub enum NotGo {
     /// Machine code is decoded for x86-64 only.
     #[error("machine code of this processor is not decoded")]
     Machine,
+    /// Before Go 1.16, whose table of functions is not read.
+    #[error("its arguments are on the stack (built with Go before 1.17)")]
+    StackAbi,
     /// No table that is understood.
     #[error("its table of functions (pclntab) is not found or not understood")]
     NoTable,
@@ -103,7 +106,7 @@ pub(super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Result<Go
         if image.machine != elf::EM_X86_64 {
             return Err(NotGo::Machine);
         }
-        let mut why = NotGo::NoTable;
+        let mut why = if Table::is_old(image) { NotGo::StackAbi } else { NotGo::NoTable };
         // Later reasons are those of better candidates.
         for table in Table::candidates(image) {
             match in_table(image, &table) {

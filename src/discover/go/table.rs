@@ -50,6 +50,13 @@ impl<'d> Table<'d> {
             .take(CANDIDATES_MAX)
     }
 
+    /// Whether the table is that of Go 1.2 to 1.15.
+    pub(super) fn is_old<R: ReadRef<'d>>(image: &Image<'d, R>) -> bool {
+        SECTIONS.iter().filter_map(|name| image.section(name)).any(|(_, bytes)| {
+            memmem::find_iter(bytes, BEGINNING).any(|at| at.checked_sub(1).is_some_and(|first| bytes[first] == 0xfb))
+        })
+    }
+
     fn parse(bytes: &'d [u8]) -> Option<Table<'d>> {
         let layout = match bytes.first()? {
             0xfa => Layout::Addresses,
