@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,6 +29,9 @@ use crate::status::{self, Numbers, StatusLine};
 /// tells of a process, or the name of a library.
 const WAITING_MAX: usize = 4096;
 
+/// Most files of which it is said that they cannot be probed.
+const TOLD_MAX: usize = 4096;
+
 /// Time between two readings of the losses by process.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -46,6 +50,8 @@ pub(super) struct Control {
     minders: Option<Minders>,
     /// How many losses were told by process, and when.
     told_losses: (u64, Instant),
+    /// Files of which it was said that they cannot be probed.
+    told: HashSet<PathBuf>,
 }
 
 impl Control {
@@ -65,6 +71,7 @@ impl Control {
             ended: HashSet::new(),
             minders,
             told_losses: (0, Instant::now()),
+            told: HashSet::new(),
         }
     }
 
@@ -258,6 +265,10 @@ impl Control {
                 }
             }
             for (path, why) in &in_process.unprobed {
+                // It is seen again with each file that the process maps.
+                if self.told.len() >= TOLD_MAX || !self.told.insert(path.clone()) {
+                    continue;
+                }
                 let text = format!("{}: {why}", path.display());
                 // Of what the user asked for it is said aloud.
                 if file.stopped { self.say.warn(&text) } else { self.say.detail(&text) }

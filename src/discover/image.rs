@@ -11,6 +11,7 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, 
 use object::{Endianness, ReadRef, SectionIndex};
 
 use super::go::NotGo;
+use super::stack::Stack;
 
 /// Most bytes of tables that are read from one file; a table beyond it counts as missing.
 const TABLES_MAX: u64 = 512 << 20;
@@ -43,6 +44,24 @@ pub enum NotTls {
     /// A Go program that cannot be probed.
     #[error("a Go program: {0}")]
     Go(NotGo),
+    /// It contains a TLS library, and nothing says where that one's functions lie.
+    #[error("contains {0}, whose functions have no names in it, nor in mini debug info or a debug file")]
+    NoNames(Stack),
+    /// It contains rustls.
+    #[error("contains {0}, which is not captured: nothing in memory tells its connections apart for sure")]
+    Rustls(Stack),
+}
+
+impl NotTls {
+    /// Whether the file speaks TLS all the same, so that its users may miss something.
+    pub fn speaks_tls(self) -> bool {
+        match self {
+            NotTls::Nss(_) | NotTls::Go(_) | NotTls::NoNames(_) | NotTls::Rustls(_) => true,
+            NotTls::NotElf | NotTls::OtherMachine | NotTls::Damaged | NotTls::NoSymbols | NotTls::Wrapper => {
+                false
+            }
+        }
+    }
 }
 
 /// The parsed outline of a file.
@@ -146,6 +165,19 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
     fn spend(&self, header: &SectionHeader64<Endianness>) -> Option<()> {
         self.budget.set(self.budget.get().checked_sub(header.sh_size(self.endian))?);
         Some(())
+    }
+
+    /// What tells this build of the file from all others, if its linker wrote that.
+    pub(super) fn build_id(&self) -> Option<&'d [u8]> {
+        let header = self.header(b".note.gnu.build-id")?;
+        self.spend(header)?;
+        let mut notes = header.notes(self.endian, self.data).ok()??;
+        while let Some(note) = notes.next().ok()? {
+            if note.name() == elf::ELF_NOTE_GNU && note.n_type(self.endian) == elf::NT_GNU_BUILD_ID {
+                return Some(note.desc()).filter(|id| !id.is_empty());
+            }
+        }
+        None
     }
 
     /// Places that the loader fills with the address of a function, and the function's name.

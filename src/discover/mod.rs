@@ -1,6 +1,7 @@
 //! Which files carry the functions of a TLS library, or Go's, and where in them the functions lie.
 
 pub mod code;
+pub mod debug;
 pub mod elf;
 pub mod flow;
 pub mod function;
@@ -10,6 +11,7 @@ pub mod internal;
 pub mod maps;
 pub mod nss;
 pub mod process;
+pub mod stack;
 mod stores;
 mod version;
 
@@ -22,6 +24,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::debug::Whereabouts;
 use self::elf::{NotTls, TlsLibrary};
 use self::function::Family;
 use self::maps::MappedFile;
@@ -145,9 +148,9 @@ impl Discovery {
             if result.found.iter().any(|f| f.key == key) {
                 continue;
             }
-            let library = match self.classify(key, &file) {
+            let library = match self.classify(key, &file, &mapped.whereabouts(pid)) {
                 Ok(library) => library,
-                Err(why @ NotTls::Go(_)) => {
+                Err(why) if why.speaks_tls() => {
                     result.unprobed.push((mapped.path.clone(), why));
                     continue;
                 }
@@ -176,15 +179,23 @@ impl Discovery {
         for mapped in &files {
             let Ok(file) = mapped.open(pid) else { continue };
             let key = FileKey::of(&file.metadata()?);
-            if !self.classify(key, &file).is_ok_and(|library| library.family == Some(Family::OpenSsl)) {
+            let Ok(library) = self.classify(key, &file, &mapped.whereabouts(pid)) else { continue };
+            if library.family != Some(Family::OpenSsl) {
                 continue;
             }
-            let own = [mapped].into_iter();
-            let near = files.iter().filter(|f| is_crypto_of(f, mapped));
-            let bio = own.chain(near).find_map(|candidate| {
-                let file = candidate.open(pid).ok()?;
-                let (write, read) = elf::bio(&file)?;
-                Some(Bio { write, read, path: candidate.path.clone(), file: Arc::new(file) })
+            let own = library.bio.map(|(write, read)| Bio {
+                write,
+                read,
+                path: mapped.path.clone(),
+                file: Arc::new(file),
+            });
+            let mut near = files.iter().filter(|f| is_crypto_of(f, mapped));
+            let bio = own.or_else(|| {
+                near.find_map(|candidate| {
+                    let file = candidate.open(pid).ok()?;
+                    let (write, read) = elf::bio(&file)?;
+                    Some(Bio { write, read, path: candidate.path.clone(), file: Arc::new(file) })
+                })
             });
             bios.extend(bio.filter(|new| !bios.iter().any(|known| known.path == new.path)));
         }
@@ -198,8 +209,10 @@ impl Discovery {
     pub fn at(&mut self, path: &Path) -> io::Result<Found> {
         let file = maps::open_regular(path)?;
         let key = FileKey::of(&file.metadata()?);
-        let library = self.classify(key, &file).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         let path = path.canonicalize()?;
+        let at = Whereabouts { root: PathBuf::from("/"), path: path.clone() };
+        let library =
+            self.classify(key, &file, &at).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         let crypto = || {
             let name = crypto_name(path.file_name()?.as_bytes())?;
             maps::open_regular(&path.with_file_name(name)).ok()
@@ -227,14 +240,14 @@ impl Discovery {
         found
     }
 
-    fn classify(&mut self, key: FileKey, file: &File) -> Result<Arc<TlsLibrary>, NotTls> {
+    fn classify(&mut self, key: FileKey, file: &File, at: &Whereabouts) -> Result<Arc<TlsLibrary>, NotTls> {
         if let Some(known) = self.seen.get(&key) {
             return known.clone();
         }
         if self.seen.len() >= CACHE_MAX {
             self.seen.clear();
         }
-        let result = elf::classify(file).map(Arc::new);
+        let result = elf::classify(file, at).map(Arc::new);
         self.seen.insert(key, result.clone());
         result
     }
@@ -244,7 +257,8 @@ impl Discovery {
 fn version_of(library: &TlsLibrary, crypto: impl FnOnce() -> Option<File>) -> String {
     match library.family {
         Some(Family::OpenSsl) => {
-            library.version.clone().or_else(|| elf::version(&crypto()?)).unwrap_or_default()
+            let version = library.version.clone().or_else(|| elf::version(&crypto()?));
+            version.or_else(|| Some(library.make?.to_string())).unwrap_or_default()
         }
         // Their names are no part of a path that tells them.
         family => library.version.clone().unwrap_or_else(|| family.map_or("Go", Family::as_str).to_owned()),

@@ -22,5 +22,6 @@ mod memory;
 mod nss;
 mod open;
 mod sites;
+mod r#static;
 mod support;
 mod topology;
