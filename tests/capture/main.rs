@@ -8,6 +8,7 @@
 //! to a command or to processes of the test.
 
 mod behind;
+mod bundled;
 mod calls;
 mod cli;
 mod errors;
