@@ -419,6 +419,36 @@ fn symbols_in_a_debug_file_by_build_id_or_by_link() {
     }
 }
 
+/// By constants that the compilers of real ones keep: they all speak TLS 1.3.
+#[test]
+fn stacks_without_names_are_recognised() {
+    use stack::{Stack, Version};
+    let folder = tempfile::tempdir().unwrap();
+    let of = |index: usize, constants: &str| {
+        let label =
+            format!("const char text[] = \"c hs \" \"traffic\" {constants}; int main(void) {{ return 0; }}");
+        let file = compile(folder.path(), &format!("program{index}"), &label, &[]);
+        classify(&File::open(file).unwrap())
+    };
+    let cases = [
+        (r#""/w/openssl/ssl/ssl_lib.c""#, NotTls::NoNames(Stack::OpenSsl)),
+        (r#""third_party/boringssl-with-bazel/ssl/ssl_lib.cc""#, NotTls::NoNames(Stack::BoringSsl)),
+        (r#""/x/aws-lc/ssl/ssl_lib.cc""#, NotTls::NoNames(Stack::AwsLc)),
+        // rustls with the ciphers of AWS-LC.
+        (
+            r#""/x/rustls-0.23.12/src/conn.rs" "/aws-lc-sys-0.2/aws-lc/crypto/err/err.c""#,
+            NotTls::Rustls(Stack::Rustls(Some(Version(0, 23, 12)))),
+        ),
+        (r#""rustls::conn""#, NotTls::Rustls(Stack::Rustls(None))),
+        (r#""x""#, NotTls::NoNames(Stack::Unknown)),
+    ];
+    for (index, (constants, expected)) in cases.into_iter().enumerate() {
+        assert_eq!(of(index, constants), Err(expected), "{constants}");
+    }
+    let said = NotTls::Rustls(Stack::Rustls(Some(Version(0, 23, 12)))).to_string();
+    assert!(said.contains("rustls 0.23.12"), "{said}");
+}
+
 /// Packs a file as mini debug info into the program.
 fn embed(program: &Path, inside: &Path) {
     tool(&["xz", "-k", "-f", inside.to_str().unwrap()]);
