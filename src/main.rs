@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use tls2pcap::config::Config;
-use tls2pcap::{capture, cli, companion, replay, status};
+use tls2pcap::{capture, cli, companion, extcap, privilege, replay, status};
 
 fn main() -> ExitCode {
+    privilege::lower();
     let result = match cli::parse(std::env::args_os()) {
         Ok(Config::Capture(config)) => capture::run(&config),
         Ok(Config::Replay(config)) => replay::run(&config),
         Ok(Config::Companion(task)) => companion::run(task),
+        Ok(Config::Extcap(query)) => extcap::answer(&query),
         Err(stop) => return stop.report().into(),
     };
     match result {

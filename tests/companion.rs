@@ -572,19 +572,19 @@ fn install_and_uninstall_leave_what_the_user_changed() {
         };
         said.lines().filter_map(known).collect::<Vec<_>>()
     };
-    assert_eq!(words(&["status"]), ["absent"; 5]);
-    assert_eq!(words(&["install"]), ["installed"; 5]);
-    assert_eq!(words(&["install"]), ["up to date"; 5]);
-    assert_eq!(words(&["status"]), ["installed"; 5]);
+    assert_eq!(words(&["status"]), ["absent"; 7]);
+    assert_eq!(words(&["install"]), ["installed"; 7]);
+    assert_eq!(words(&["install"]), ["up to date"; 7]);
+    assert_eq!(words(&["status"]), ["installed"; 7]);
     let colors = home.path().join(".config/wireshark/profiles/tls2pcap/colorfilters");
     std::fs::write(&colors, "# mine\n").unwrap();
     assert_eq!(words(&["status"]).iter().filter(|word| **word == "changed").count(), 1);
     assert_eq!(words(&["install"]).iter().filter(|word| **word == "kept").count(), 1);
     let removed = words(&["uninstall"]);
-    assert_eq!(removed.iter().filter(|word| **word == "removed").count(), 4, "{removed:?}");
+    assert_eq!(removed.iter().filter(|word| **word == "removed").count(), 6, "{removed:?}");
     assert_eq!(std::fs::read_to_string(&colors).unwrap(), "# mine\n");
     assert_eq!(words(&["install", "--force"]).iter().filter(|word| **word == "updated").count(), 1);
-    assert_eq!(words(&["uninstall"]), ["removed"; 5]);
+    assert_eq!(words(&["uninstall"]), ["removed"; 7]);
     assert!(!home.path().join(".config/wireshark/profiles/tls2pcap").exists());
     assert!(!home.path().join(".local/share/tls2pcap").exists());
 }

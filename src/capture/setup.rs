@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
@@ -85,7 +86,7 @@ pub(super) fn libraries(
 ) -> Result<Vec<Found>, Failure> {
     let mut all = Vec::new();
     for path in &config.libraries {
-        all.push(discovery.at(path).map_err(|error| {
+        all.push(privilege::as_user(|| discovery.at(path)).map_err(|error| {
             Failure::new(
                 Exit::Usage,
                 format!("--lib {}: {error}", path.display()),
@@ -151,14 +152,38 @@ fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<Vec<Found>, Failure> {
     }
 }
 
-pub(super) fn open_output(config: &Capture) -> Result<sink::Output, Failure> {
+pub(super) fn open_output(config: &Capture) -> Result<Option<sink::Output>, Failure> {
     let path = match &config.output {
-        config::Output::File(path) => path.as_path(),
-        config::Output::Stdout => Path::new("-"),
+        Some(config::Output::File(path)) => path.as_path(),
+        Some(config::Output::Stdout) => Path::new("-"),
+        None => return Ok(None),
     };
     let output = sink::Output::create(path).map_err(|error| write_failure(config, &error))?;
     give_to_user(&output);
-    Ok(output)
+    Ok(Some(output))
+}
+
+/// Listens for clients, and waits for the first if the capture goes nowhere else.
+pub(super) fn listen(config: &Capture, address: SocketAddr, say: &Say) -> Result<sink::Server, Failure> {
+    let server = sink::Server::listen(address, say.0 > Verbosity::Quiet).map_err(|error| {
+        Failure::new(
+            Exit::Io,
+            format!("{address}: cannot be listened at: {error}"),
+            "choose another port with --pcap-over-ip",
+        )
+    })?;
+    let address = server.address();
+    if !address.ip().is_loopback() {
+        say.warn(&format!(
+            "whoever can reach {address} can read the plaintext: it is neither encrypted nor protected"
+        ));
+    }
+    let begins = if config.output.is_none() { "; the capture begins then" } else { "" };
+    say.warn(&format!("connect with: wireshark -k -i TCP@{address}{begins}"));
+    if config.output.is_none() {
+        server.wait_for_client();
+    }
+    Ok(server)
 }
 
 /// Under sudo the user is to be able to read what was asked for. A file that was there before keeps
@@ -176,10 +201,10 @@ pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {
         return recording_failure(path, error);
     }
     let (name, cure) = match &config.output {
-        config::Output::File(path) => {
+        Some(config::Output::File(path)) => {
             (path.display().to_string(), "choose another file with -o, or make room")
         }
-        config::Output::Stdout => {
+        Some(config::Output::Stdout) | None => {
             ("standard output".into(), "send it to a file or a program: tls2pcap -o - | wireshark -k -i -")
         }
     };

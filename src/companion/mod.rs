@@ -1,4 +1,4 @@
-//! The Wireshark companion: puts Lua plugin and profile where Wireshark looks for a user's own, and
+//! The Wireshark companion: puts Lua plugin, profile and capture interface where Wireshark looks for a user's own, and
 //! takes them away again. What the user changed is never overwritten.
 
 mod atomic;
@@ -78,12 +78,14 @@ fn items(places: &Places) -> Vec<Item> {
     let mut items = vec![Item::file(places.plugins().join("tls2pcap.lua"), PLUGIN)];
     let profile = places.profile();
     items.extend(PROFILE.map(|(name, contents)| Item::file(profile.join(name), contents)));
+    // A program whose place nobody knows could not be led to.
+    items.extend(std::env::current_exe().iter().flat_map(|program| extcap_items(places, program)));
     items
 }
 
 /// Links to this program in the folders where Wireshark looks for capture interfaces: one for 4.0,
 /// one for later releases.
-pub fn extcap_items(places: &Places, program: &Path) -> Vec<Item> {
+fn extcap_items(places: &Places, program: &Path) -> Vec<Item> {
     let links = places.extcap().map(|folder| folder.join("tls2pcap"));
     links.map(|path| Item::Link { path, target: program.to_owned() }).into()
 }
