@@ -18,7 +18,7 @@ use self::places::Places;
 use self::record::Record;
 use crate::config::Companion;
 use crate::failure::{Exit, Failure};
-use crate::privilege::{User, invoking_user};
+use crate::privilege::{Rights, User, invoking_user};
 
 const PLUGIN: &str = include_str!("../../wireshark/tls2pcap.lua");
 const PROFILE: [(&str, &str); 4] = [
@@ -43,6 +43,9 @@ pub fn run(task: Companion) -> Result<Exit, Failure> {
     let mut said = perform(task, &items(&places), &places)?;
     if task == Companion::Status {
         said.push_str(&releases());
+        if let Ok(program) = std::env::current_exe() {
+            said.push_str(&rights(&program, caller.as_ref()));
+        }
     }
     if matches!(task, Companion::Install { .. }) {
         said.push_str("Start Wireshark anew; from 4.4 on it changes to the profile tls2pcap by itself when a capture of tls2pcap\nis opened, before that it is chosen at the bottom right.\n");
@@ -170,6 +173,50 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
         format!("{}: {error}", path.display()),
         "make sure that you may write there, or set HOME or XDG_CONFIG_HOME as for Wireshark",
     )
+}
+
+/// Whether Wireshark may capture with this program, and how it may.
+fn rights(program: &Path, caller: Option<&User>) -> String {
+    let rights = match Rights::of(program) {
+        Ok(rights) => rights,
+        Err(error) => return format!("no rights    {}: {error}\n", program.display()),
+    };
+    let shown = program.display();
+    let mut said = String::new();
+    let may = rights.missing.is_empty() && !rights.nosuid && rights.runnable;
+    let _ = match &rights {
+        _ if may => writeln!(said, "rights       Wireshark may capture with {shown}"),
+        Rights { nosuid: true, .. } => writeln!(
+            said,
+            "no rights    {shown} is on a file system that is mounted with nosuid: put it elsewhere, as in /usr/local/bin"
+        ),
+        Rights { missing, .. } if !missing.is_empty() => {
+            writeln!(
+                said,
+                "no rights    Wireshark cannot capture with {shown}: it lacks {}",
+                missing.join(", ")
+            )
+        }
+        Rights { group, .. } => {
+            writeln!(said, "no rights    you may not run {shown}: only group {group} may")
+        }
+    };
+    let open = rights.missing.is_empty() && rights.by_all;
+    if open {
+        let _ = writeln!(said, "open         everybody on this machine may read all plaintext with {shown}");
+    }
+    if !may || open {
+        let name = caller.map(|user| user.name.clone()).filter(|name| !name.is_empty());
+        let name = name.unwrap_or_else(|| "\"$USER\"".to_owned());
+        let wanted = &rights.wanted;
+        let _ = writeln!(
+            said,
+            "So that a group may capture, without root (it may then read what any program says over TLS):\n    \
+             sudo groupadd -f wireshark\n    sudo chgrp wireshark {shown}\n    sudo chmod 750 {shown}\n    \
+             sudo setcap {wanted}=p {shown}\n    sudo usermod -aG wireshark {name}     # then log in anew"
+        );
+    }
+    said
 }
 
 /// The releases of Wireshark that are found, for people.

@@ -40,7 +40,7 @@ fn comments_stand_on_the_packets_that_were_asked_for() {
     let of = |which| {
         let mut writer =
             PcapngWriter::new(Vec::new(), &Header::default(), false).unwrap().with_comments(which);
-        for comments in [&[opening.clone()][..], &[], &[other.clone()]] {
+        for comments in [&[opening.clone()][..], &[], std::slice::from_ref(&other)] {
             writer.packet(&packet(&process, b"x", comments)).unwrap();
         }
         let file = writer.finish(0, &[]).unwrap().0;
