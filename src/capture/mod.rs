@@ -165,6 +165,10 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     control.see_out(&heard, &ring);
     let _ = ring.join();
     control.last_words();
+    // Wireshark looks for words when the pipe ends.
+    if let (Some(aside), Ok(Exit::Command(1..))) = (&mut aside, &end) {
+        aside.say();
+    }
     // It holds the pipe open, and its end is to be that of the capture.
     drop(reader);
     control.handover.end();
@@ -182,9 +186,6 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         }
         Err(error) => Err(setup::write_failure(config, &error)),
     };
-    if let (Some(aside), Ok(Exit::Command(1..))) = (&mut aside, &result) {
-        aside.say();
-    }
     // Probes go last: the user need not wait for them to see the result.
     if config.for_wireshark {
         control.probe.leave()

@@ -43,6 +43,7 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
             Targets::Pids(pids) => pids.clone(),
             _ => Vec::new(),
         },
+        bulk_for_pids: privilege::needs_bulk(),
         call_limit: call_limit(ring_bytes),
         snaplen: config.snaplen,
         ring_bytes,

@@ -49,7 +49,14 @@ pub(super) fn spawn_writer(
         privilege::lower();
         let mut told = Instant::now();
         let failed = loop {
-            let Some(batch) = handover.take() else { return pipeline.finish() };
+            let Some(batch) = handover.take() else {
+                let numbers = pipeline.numbers();
+                return match pipeline.finish() {
+                    // Who has seen enough misses nothing.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(numbers),
+                    result => result,
+                };
+            };
             if told.elapsed() >= CLOCK_INTERVAL {
                 told = Instant::now();
                 if let Ok(mut numbers) = numbers.lock() {

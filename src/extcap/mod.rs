@@ -9,7 +9,11 @@ mod options;
 mod processes;
 
 use std::ffi::{OsStr, OsString};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::thread;
+use std::time::Duration;
 
 use crate::failure::{Exit, Failure};
 
@@ -19,6 +23,10 @@ pub const INTERFACE: &str = "tls2pcap";
 const DISPLAY: &str = "TLS plaintext: this host";
 /// LINKTYPE_RAW. What the file says counts; this is what dialogs show.
 const LINK: u32 = 101;
+
+/// How often, and how long apart, a reader of the FIFO is looked for.
+const HANG_UP_TRIES: u32 = 80;
+const HANG_UP_PAUSE: Duration = Duration::from_millis(10);
 
 /// What Wireshark wants to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,6 +167,25 @@ impl Arguments {
     fn ask(&mut self, query: Query) {
         if !matches!(self.query, Some(Query::Reload(_))) {
             self.query = Some(query);
+        }
+    }
+}
+
+/// After a capture that failed: Wireshark opens the FIFO to read, and would wait for its writer for ever
+/// instead of telling the user what was said on standard error.
+pub fn hang_up(args: &[OsString]) {
+    if !is_call(args) {
+        return;
+    }
+    let fifo = args.iter().position(|arg| arg == "--fifo").and_then(|at| args.get(at + 1));
+    let Some(fifo) = fifo.filter(|path| fs::metadata(path).is_ok_and(|m| m.file_type().is_fifo())) else {
+        return;
+    };
+    for _ in 0..HANG_UP_TRIES {
+        // Opens only if there is a reader.
+        match OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(fifo) {
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => thread::sleep(HANG_UP_PAUSE),
+            _ => return,
         }
     }
 }

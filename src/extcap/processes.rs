@@ -2,6 +2,7 @@
 
 use crate::discover::Discovery;
 use crate::discover::process::{name, processes};
+use crate::privilege;
 
 /// Most processes that are offered: more than anybody looks through.
 const MAX: usize = 4096;
@@ -16,6 +17,7 @@ pub(super) struct Candidate {
 
 /// All that this process may look into, by name.
 pub(super) fn candidates() -> Vec<Candidate> {
+    privilege::raise();
     let mut discovery = Discovery::default();
     let own = std::process::id();
     let mut all: Vec<Candidate> = processes()
@@ -33,6 +35,7 @@ pub(super) fn candidates() -> Vec<Candidate> {
         })
         .take(MAX)
         .collect();
+    privilege::lower();
     all.sort_by(|a, b| (&a.shown, a.pid).cmp(&(&b.shown, b.pid)));
     all
 }

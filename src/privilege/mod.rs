@@ -15,6 +15,9 @@ use crate::failure::{Exit, Failure};
 /// First kernel with what every part needs: the ring buffer and CAP_BPF.
 const OLDEST_KERNEL: (u32, u32) = (5, 8);
 
+/// First kernel that probes a process in bulk for sure.
+const BULK_BY_PROCESS: (u32, u32) = (6, 11);
+
 /// A capability, by its bit in `CapEff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Capability {
@@ -46,7 +49,7 @@ fn wanted(kernel: Option<(u32, u32)>) -> Vec<Capability> {
     use Capability::*;
     let mut wanted = vec![Bpf, Perfmon, SysPtrace, CheckpointRestore];
     let before = |version| kernel.is_some_and(|kernel| kernel < version);
-    wanted.extend(before((6, 11)).then_some(SysAdmin));
+    wanted.extend(before(BULK_BY_PROCESS).then_some(SysAdmin));
     wanted.extend(before((5, 11)).then_some(SysResource));
     wanted
 }
@@ -87,6 +90,13 @@ pub struct Allowed {
 /// A [`Failure`] that names what is missing, and the cure.
 pub fn check() -> Result<Allowed, Failure> {
     judge(&Facts::read())
+}
+
+/// Whether processes are to be probed in bulk: without CAP_SYS_ADMIN the kernel takes no single probes, and
+/// from 6.10 on (the one after it to be sure) the bulk ones can be limited to a process.
+pub fn needs_bulk() -> bool {
+    let facts = Facts::read();
+    !facts.has(Capability::SysAdmin) && facts.kernel.is_some_and(|kernel| kernel >= BULK_BY_PROCESS)
 }
 
 impl Facts {
@@ -131,7 +141,7 @@ fn lockdown(text: &str) -> Lockdown {
 }
 
 /// `6.1.0-56-cloud-amd64` is (6, 1).
-pub(crate) fn version(release: &str) -> Option<(u32, u32)> {
+fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }

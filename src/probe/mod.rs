@@ -55,6 +55,9 @@ pub struct Options {
     pub call_limit: u64,
     /// Bytes of one record that are captured, at least 1; `None`: all.
     pub snaplen: Option<u32>,
+    /// Whether [`Options::pids`] may be probed in bulk. The bulk pid filter of kernels before 6.10 compared
+    /// threads.
+    pub bulk_for_pids: bool,
     /// Size of the ring in bytes; a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     /// Wake the reader of the ring for each record, not when some have come together.
@@ -204,11 +207,10 @@ impl Probe {
         libbpf_rs::set_print(
             options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| crate::status::say(&text))),
         );
-        // A program that was loaded for bulk attachment attaches in no other way. The bulk pid filter of
-        // early kernels compared threads: there, bulk is for attaching to all processes.
+        // A program that was loaded for bulk attachment attaches in no other way.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
-        let ways: &[Programs] = if (options.pids.is_empty() || filters_processes()) && has_loop {
+        let ways: &[Programs] = if (options.pids.is_empty() || options.bulk_for_pids) && has_loop {
             &[Programs::Bulk, each]
         } else {
             &[each]
@@ -512,14 +514,6 @@ impl Probe {
         let map = &self.skeleton.maps.ring;
         Ring::new(map.as_fd().try_clone_to_owned()?, map.max_entries() as usize)
     }
-}
-
-/// Whether the kernel's bulk attachment can be limited to a process: from Linux 6.10 on, the one after it
-/// to be sure of it.
-fn filters_processes() -> bool {
-    let release = nix::sys::utsname::uname().ok().map(|name| name.release().to_string_lossy().into_owned());
-    let version = release.and_then(|release| crate::privilege::version(&release));
-    version.is_some_and(|version| version >= (6, 11))
 }
 
 /// The number by which a program knows the library and, in bulk, the function.
