@@ -28,6 +28,14 @@ const PROFILE: [(&str, &str); 4] = [
     ("profile_settings", include_str!("../../wireshark/profile/profile_settings")),
 ];
 
+/// What Wireshark opens for help on the interface.
+const HELP: &str = include_str!("../../wireshark/help.html");
+
+/// The page that helps with the capture interface, if it is installed.
+pub fn help_page() -> Option<PathBuf> {
+    Places::find(None).map(|places| places.help()).filter(|page| page.is_file())
+}
+
 /// Installs, removes, or says what is there.
 ///
 /// # Errors
@@ -81,6 +89,7 @@ fn items(places: &Places) -> Vec<Item> {
     let mut items = vec![Item::file(places.plugins().join("tls2pcap.lua"), PLUGIN)];
     let profile = places.profile();
     items.extend(PROFILE.map(|(name, contents)| Item::file(profile.join(name), contents)));
+    items.push(Item::file(places.help(), HELP));
     // A program whose place nobody knows could not be led to.
     items.extend(std::env::current_exe().iter().flat_map(|program| extcap_items(places, program)));
     items
@@ -177,6 +186,9 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
 
 /// Whether Wireshark may capture with this program, and how it may.
 fn rights(program: &Path, caller: Option<&User>) -> String {
+    if unistd::geteuid().is_root() {
+        return "rights       Wireshark may capture as root; as another user, ask for the status as that user\n".into();
+    }
     let rights = match Rights::of(program) {
         Ok(rights) => rights,
         Err(error) => return format!("no rights    {}: {error}\n", program.display()),

@@ -15,6 +15,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::thread;
 use std::time::Duration;
 
+use crate::companion;
 use crate::failure::{Exit, Failure};
 
 /// Name of the interface: `tshark -i tls2pcap`.
@@ -212,8 +213,11 @@ fn objection(filter: &str) -> Option<&'static str> {
 pub fn answer(query: &Query) -> Result<Exit, Failure> {
     let text = match query {
         Query::Interfaces => format!(
-            "extcap {{version={}}}{{display=tls2pcap}}\ninterface {{value={INTERFACE}}}{{display={DISPLAY}}}\n",
-            env!("CARGO_PKG_VERSION")
+            "extcap {{version={}}}{}{{display=tls2pcap}}\ninterface {{value={INTERFACE}}}{{display={DISPLAY}}}\n",
+            env!("CARGO_PKG_VERSION"),
+            companion::help_page()
+                .map(|page| format!("{{help=file://{}}}", page.display()))
+                .unwrap_or_default(),
         ),
         Query::Links => {
             format!("dlt {{number={LINK}}}{{name=RAW}}{{display=TCP/IP with the plaintext of TLS}}\n")
