@@ -344,6 +344,20 @@ struct {
 	__type(value, u32);
 } verdicts SEC(".maps");
 
+struct ended_key {
+	u64 generation;
+	u32 tgid;
+	u32 pad;
+};
+
+/* Ends of handles for whose record the ring had no room. User space takes them out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct ended_key);
+	__type(value, struct t2p_handle);
+} ended SEC(".maps");
+
 /* Losses by process and reason, kept after the process has ended. Touched only where something is lost. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -4,6 +4,7 @@
 mod backend;
 mod bio;
 mod counts;
+mod ended;
 mod layout;
 mod proving;
 mod ring;
@@ -37,6 +38,7 @@ use crate::discover::{FileKey, Found};
 use crate::event::{Clock, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
+pub use self::ended::Ended;
 pub use self::proving::{News, described};
 pub use self::ring::{Record, Ring, Verdict, page_size};
 
@@ -504,6 +506,14 @@ impl Probe {
             // Gone already is as good.
             let _ = handles.delete(&key);
         }
+    }
+
+    /// The ends of handles that the ring had no room for; goes with its reader.
+    ///
+    /// # Errors
+    /// If no descriptor can be had.
+    pub fn ended(&self) -> io::Result<Ended> {
+        Ended::new(&self.skeleton.maps.ended)
     }
 
     /// A reader of the ring, to be moved to a thread of its own.
