@@ -73,6 +73,7 @@ enum t2p_site {
 	T2P_SITE_ACCEPT_STATE,
 	T2P_SITE_BIO_WRITE,
 	T2P_SITE_BIO_READ,
+	T2P_SITE_SELF = 255, /* tls2pcap's own, to see what the kernel's probes do */
 };
 
 enum t2p_direction {

@@ -43,7 +43,6 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
             Targets::Pids(pids) => pids.clone(),
             _ => Vec::new(),
         },
-        bulk_for_pids: privilege::needs_bulk(),
         call_limit: call_limit(ring_bytes),
         snaplen: config.snaplen,
         ring_bytes,

@@ -15,8 +15,8 @@ use crate::failure::{Exit, Failure};
 /// First kernel with what every part needs: the ring buffer and CAP_BPF.
 const OLDEST_KERNEL: (u32, u32) = (5, 8);
 
-/// First kernel that probes a process in bulk for sure.
-const BULK_BY_PROCESS: (u32, u32) = (6, 11);
+/// First kernel that can probe one process in bulk.
+const BULK_BY_PROCESS: (u32, u32) = (6, 10);
 
 /// A capability, by its bit in `CapEff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,13 +90,6 @@ pub struct Allowed {
 /// A [`Failure`] that names what is missing, and the cure.
 pub fn check() -> Result<Allowed, Failure> {
     judge(&Facts::read())
-}
-
-/// Whether processes are to be probed in bulk: without CAP_SYS_ADMIN the kernel takes no single probes, and
-/// from 6.10 on (the one after it to be sure) the bulk ones can be limited to a process.
-pub fn needs_bulk() -> bool {
-    let facts = Facts::read();
-    !facts.has(Capability::SysAdmin) && facts.kernel.is_some_and(|kernel| kernel >= BULK_BY_PROCESS)
 }
 
 impl Facts {

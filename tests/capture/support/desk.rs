@@ -158,5 +158,5 @@ impl<'t> Desk<'t> {
 fn is_new_kernel() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(6), Some(11))
+    (numbers.next(), numbers.next()) >= (Some(6), Some(10))
 }
