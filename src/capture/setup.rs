@@ -137,7 +137,13 @@ fn no_library(pids: &[String]) -> Failure {
 }
 
 fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<Vec<Found>, Failure> {
-    match discovery.libraries_of(pid, None) {
+    let hidden = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    let may_look = || match std::fs::read_link(format!("/proc/{pid}/exe")) {
+        Err(error) if hidden(&error) => Err(error),
+        _ => Ok(()),
+    };
+    // Some kernels show no mappings, rather than an error, to who may not look at them.
+    match may_look().and_then(|()| discovery.libraries_of(pid, None)) {
         Ok(in_process) => Ok(in_process.found),
         Err(error) if Path::new(&format!("/proc/{pid}")).exists() => Err(Failure::new(
             Exit::NotPermitted,

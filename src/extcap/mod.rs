@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::companion;
 use crate::failure::{Exit, Failure};
+use crate::privilege;
 
 /// Name of the interface: `tshark -i tls2pcap`.
 pub const INTERFACE: &str = "tls2pcap";
@@ -178,6 +179,7 @@ pub fn hang_up(args: &[OsString]) {
     if !is_call(args) {
         return;
     }
+    privilege::lower();
     let fifo = args.iter().position(|arg| arg == "--fifo").and_then(|at| args.get(at + 1));
     let Some(fifo) = fifo.filter(|path| fs::metadata(path).is_ok_and(|m| m.file_type().is_fifo())) else {
         return;

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::desk::Desk;
 use crate::support::nginx::Nginx;
-use crate::support::{Process, Test, begin, gate, run, tshark, until};
+use crate::support::{Process, begin, gate, run, tshark, until};
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -119,7 +119,8 @@ fn what_goes_wrong_is_shown_in_a_sentence() {
     gone.wait().unwrap();
     let gone = gone.id().to_string();
     let no_process = format!("there is no process {gone}");
-    let cases: [(&[(&str, &str)], &[&str], &str); 6] = [
+    type Case<'c> = (&'c [(&'c str, &'c str)], &'c [&'c str], &'c str);
+    let cases: [Case<'_>; 6] = [
         (&[("pid", "1"), ("ports", "sideways")], &[], "invalid value 'sideways' for '--ports <HOW>'"),
         (&[("command", "curl 'x")], &[], "a quote that does not end"),
         (&[("command", "no-such-command-here")], &[], "no-such-command-here: command not found"),

@@ -86,6 +86,13 @@ fn the_rights_that_status_names_are_enough() {
     let tshark = crate::support::tshark::any();
     assert_eq!(tshark.fields(&file, "http.response || http2.headers.status", &["frame.number"]).len(), 1);
 
+    // What a user may not look into is said to be so.
+    desk.give("cap_bpf,cap_perfmon=p");
+    let mut command = desk.command(&desk.program);
+    let refused = command.args(["-o", "y.pcapng", "-p", &nginx.worker().to_string()]).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(3) && said.contains("Permission denied"), "{said}");
+
     desk.take_rights();
     let said = status();
     assert!(said.contains("it lacks cap_bpf, cap_perfmon"), "{said}");

@@ -64,7 +64,7 @@ impl<'t> Desk<'t> {
     }
 
     /// Sets the program's capabilities.
-    fn give(&self, rights: &str) -> bool {
+    pub fn give(&self, rights: &str) -> bool {
         let set = Command::new("setcap").arg(rights).arg(&self.program).output();
         let works = match &set {
             Ok(set) if set.status.success() => {
@@ -93,7 +93,9 @@ impl<'t> Desk<'t> {
         let mut command = Command::new(program);
         let own =
             ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "WIRESHARK_CONFIG_DIR", "SUDO_UID", "SUDO_GID", "SUDO_USER"];
-        own.iter().for_each(|name| drop(command.env_remove(name)));
+        for name in own {
+            command.env_remove(name);
+        }
         // In a folder of PATH that only root may enter, a command cannot be said to be absent.
         // Of the system's own interfaces none is wanted, and 4.4 finds none at all without this folder.
         command.env("HOME", &self.home).env("WIRESHARK_EXTCAP_DIR", &self.home).current_dir(&self.home);
