@@ -213,7 +213,7 @@ enum Sub {
         quiet: bool,
     },
 
-    /// Put fields, a menu and a profile into Wireshark
+    /// Put fields, a menu, a profile and a capture interface into Wireshark
     ///
     /// They are installed for the user only; under sudo, for the user who called sudo.
     Wireshark {
@@ -224,7 +224,7 @@ enum Sub {
 
 #[derive(Subcommand)]
 enum CompanionTask {
-    /// Put Lua plugin and profile where Wireshark looks; files that were changed stay
+    /// Put Lua plugin, profile and interface where Wireshark looks; files that were changed stay
     Install {
         /// Overwrite files that were changed
         #[arg(long)]
@@ -236,7 +236,7 @@ enum CompanionTask {
         #[arg(long)]
         force: bool,
     },
-    /// Say what is installed, and where
+    /// Say what is installed, and where, and whether Wireshark may capture
     Status,
 }
 
