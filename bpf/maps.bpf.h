@@ -188,6 +188,7 @@ struct handle {
 #define HANDLE_LOST_WRITE 4096
 #define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
 #define HANDLE_CORKED 16384 /* what is sent stays in the library until it is uncorked */
+#define HANDLE_PLAIN 32768 /* NSS: the program has switched TLS off, and passes plain bytes through */
 
 struct socket_state {
 	u64 generation;
