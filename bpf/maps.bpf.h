@@ -28,6 +28,9 @@ volatile u32 ciphertext_wanted;
 /* Set once all probes are attached: a stream begins with a call that begins after this. */
 volatile u32 ready;
 
+/* A probe of user space's own was hit. */
+volatile u32 self_seen;
+
 const volatile u32 never; /* 0 */
 
 /* Holds no program: see PLAIN_STACK. */
@@ -351,6 +354,20 @@ struct {
 	__type(key, u64);
 	__type(value, u32);
 } verdicts SEC(".maps");
+
+struct ended_key {
+	u64 generation;
+	u32 tgid;
+	u32 pad;
+};
+
+/* Ends of handles for whose record the ring had no room. User space takes them out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct ended_key);
+	__type(value, struct t2p_handle);
+} ended SEC(".maps");
 
 /* Losses by process and reason, kept after the process has ended. Touched only where something is lost. */
 struct {

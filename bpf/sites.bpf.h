@@ -155,7 +155,7 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 	u64 fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
 
 	args.handle = PT_REGS_PARM1(ctx);
-	if (site >= T2P_SITE_NSS_READ)
+	if (site >= T2P_SITE_NSS_READ && site <= T2P_SITE_NSS_PROTO)
 		args.handle = site <= T2P_SITE_NSS_SHUTDOWN ? nss_socket(args.handle) : nss_find(args.handle);
 	args.buf = second;
 	args.num = third;
@@ -238,6 +238,9 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 		return role_told(args.handle, 0);
 	case T2P_SITE_ACCEPT_STATE:
 		return role_told(args.handle, 1);
+	case T2P_SITE_SELF:
+		self_seen = 1;
+		return 0;
 	default:
 		if (!other_site_entered(site, &args))
 			return 0;

@@ -111,6 +111,7 @@ enum t2p_site {
 	T2P_SITE_NSS_FORCE,
 	T2P_SITE_NSS_URL,
 	T2P_SITE_NSS_PROTO,
+	T2P_SITE_SELF = 255, /* tls2pcap's own, to see what the kernel's probes do */
 };
 
 enum t2p_direction {

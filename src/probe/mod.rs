@@ -4,6 +4,7 @@
 mod backend;
 mod bio;
 mod counts;
+mod ended;
 mod layout;
 mod proving;
 mod ring;
@@ -37,6 +38,7 @@ use crate::discover::{FileKey, Found};
 use crate::event::{Clock, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
+pub use self::ended::Ended;
 pub use self::proving::{News, described};
 pub use self::ring::{Record, Ring, Verdict, page_size};
 
@@ -173,12 +175,10 @@ impl Probe {
         libbpf_rs::set_print(
             options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| crate::status::say(&text))),
         );
-        // A program that was loaded for bulk attachment attaches in no other way, and the bulk
-        // pid filter of early kernels compared threads: bulk is for attaching to all processes.
+        // A program that was loaded for bulk attachment attaches in no other way.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
-        let ways: &[Programs] =
-            if options.pids.is_empty() && has_loop { &[Programs::Bulk, each] } else { &[each] };
+        let ways: &[Programs] = if has_loop { &[Programs::Bulk, each] } else { &[each] };
         let mut refused = Vec::new();
         let mut try_backend = |backend| {
             for &programs in ways {
@@ -293,18 +293,27 @@ impl Probe {
             }
         }
         probe.own_links = probe.links.len();
-        if programs == Programs::Bulk && probe.attach_to_self().is_err() {
+        if programs == Programs::Bulk && !probe.attaches_in_bulk().unwrap_or(false) {
             return Err(Refusal::Bulk);
         }
         Ok(probe)
     }
 
-    /// Attaches a probe in bulk to a function of our own and takes it away again.
-    fn attach_to_self(&self) -> io::Result<()> {
+    /// Tries a probe in bulk on a function of our own: whether all threads meet it if it is for one
+    /// process, and not only the first (before Linux 6.10, 46ba0e49b642).
+    fn attaches_in_bulk(&self) -> Result<bool, Box<dyn std::error::Error>> {
         let offset = own_offset(marker as *const () as usize)?;
-        let site = Site { site: t2p_site::T2P_SITE_FREE, offset, entry: None, group: Group::Base };
-        let link = self.attach_bulk(-1, Path::new("/proc/self/exe"), &[site], 0);
-        link.map(drop).map_err(io::Error::other)
+        let site =
+            Site { site: t2p_site::T2P_SITE_SELF, offset, entry: Some("ssl_any_entry"), group: Group::Base };
+        let pid = if self.pids.is_empty() { -1 } else { i32::try_from(std::process::id())? };
+        let _link = self.attach_bulk(pid, Path::new("/proc/self/exe"), &[site], 0)?;
+        if self.pids.is_empty() {
+            return Ok(true);
+        }
+        std::thread::spawn(|| marker()).join().map_err(|_| "the thread failed")?;
+        let seen = &self.skeleton.maps.bss_data.as_deref().ok_or("the object has no variables")?.self_seen;
+        // SAFETY: a valid, aligned place in the mapped .bss; the kernel writes it.
+        Ok(unsafe { std::ptr::from_ref(seen).read_volatile() } != 0)
     }
 
     /// The back end in use.
@@ -468,6 +477,14 @@ impl Probe {
             // Gone already is as good.
             let _ = handles.delete(&key);
         }
+    }
+
+    /// The ends of handles that the ring had no room for; goes with its reader.
+    ///
+    /// # Errors
+    /// If no descriptor can be had.
+    pub fn ended(&self) -> io::Result<Ended> {
+        Ended::new(&self.skeleton.maps.ended)
     }
 
     /// A reader of the ring, to be moved to a thread of its own.
