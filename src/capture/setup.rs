@@ -89,7 +89,7 @@ pub(super) fn libraries(
             Failure::new(
                 Exit::Usage,
                 format!("--lib {}: {error}", path.display()),
-                "name a library or program that has OpenSSL's functions",
+                "name a library or program that has the functions of OpenSSL, GnuTLS or NSS",
             )
         })?);
     }
@@ -129,9 +129,9 @@ fn no_library(pids: &[String]) -> Failure {
     let (who, has) = if pids.len() == 1 { ("process", "has") } else { ("processes", "have") };
     Failure::new(
         Exit::NoTarget,
-        format!("{who} {} {has} no TLS library that is known here (OpenSSL)", pids.join(", ")),
+        format!("{who} {} {has} no TLS library that is known here (OpenSSL, GnuTLS, NSS)", pids.join(", ")),
         "if it loads one later, start it under the capture: tls2pcap -o FILE -- COMMAND\n\
-         if it has OpenSSL elsewhere, name that library or program: --lib PATH",
+         if it has one elsewhere, name that library or program: --lib PATH",
     )
 }
 
