@@ -77,6 +77,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	call->function = args->function;
 	call->site = args->site;
 	call->flags = 0;
+	call->go = 0;
 	thread->depth = place + 1;
 	if (is_write(args->function)) {
 		handle = the_handle(process, address, args->function);
@@ -94,6 +95,11 @@ static __always_inline s64 moved(struct handle *handle, struct call *call, u64 r
 	s32 result = returned;
 	u64 n = 0;
 
+	if (call->go) {
+		if ((s64)returned <= 0)
+			return 0;
+		return returned <= call->num ? returned : -1;
+	}
 	switch (call->function) {
 	case T2P_FN_READ:
 	case T2P_FN_WRITE:
@@ -171,7 +177,9 @@ static __always_inline void check_unseen_read(struct handle *handle, struct call
 
 	if (!(call->flags & CALL_READ_SOCKET) || (handle->flags & HANDLE_READ))
 		return;
-	if ((handle->flags & HANDLE_MARKED) && handle->copied != call->copied)
+	/* In Go another goroutine may write, and so mark, while this one reads. */
+	if (call->go ? (call->go & GO_MARKED) && GO_MARK(call) != call->copied :
+		       (handle->flags & HANDLE_MARKED) && handle->copied != call->copied)
 		emit_fact(handle, &fact);
 	handle->flags |= HANDLE_READ;
 }

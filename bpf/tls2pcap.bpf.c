@@ -4,6 +4,7 @@
  * what is done with it stands in the headers:
  *
  *   sites.bpf.h    the functions of a TLS library that are probed
+ *   go.bpf.h       the same for Go's crypto/tls
  *   calls.bpf.h    TLS calls, from entry to return
  *   gnutls.bpf.h   what is peculiar to GnuTLS and NSS
  *   stack.bpf.h    the calls that a thread is in
@@ -16,6 +17,7 @@
  *   maps.bpf.h     knobs and maps
  *   kernel.bpf.h   the kernel's types and differences
  */
+#include "go.bpf.h"
 #include "sites.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
@@ -262,6 +264,48 @@ int ssl_return_of_import(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
 	return nss_made(PT_REGS_RC(ctx));
+}
+
+/*
+ * Go: a return is an instruction like any other, and its probe one of an entry. The site is the same for
+ * both; where there are no cookies, which call returns its goroutine and its stack tell.
+ */
+
+SEC("uprobe")
+int go_any_entry(struct pt_regs *ctx)
+{
+	PLAIN_STACK(ctx);
+	return go_entered(ctx, attach_cookie(ctx) & 0xff);
+}
+
+#define GO_ENTRY(NAME, SITE)                                                                   \
+	SEC("uprobe")                                                                          \
+	int go_entry_##NAME(struct pt_regs *ctx)                                               \
+	{                                                                                      \
+		PLAIN_STACK(ctx);                                                              \
+		return go_entered(ctx, SITE);                                                  \
+	}
+
+GO_ENTRY(read, T2P_SITE_GO_READ)
+GO_ENTRY(write, T2P_SITE_GO_WRITE)
+GO_ENTRY(close, T2P_SITE_GO_CLOSE)
+GO_ENTRY(close_notify, T2P_SITE_GO_CLOSE_NOTIFY)
+GO_ENTRY(client, T2P_SITE_GO_CLIENT)
+GO_ENTRY(server, T2P_SITE_GO_SERVER)
+
+SEC("uprobe")
+int go_return(struct pt_regs *ctx)
+{
+	PLAIN_STACK(ctx);
+	return go_left(ctx, attach_cookie(ctx) & 0xff, 1);
+}
+
+/* For kernels without bpf_loop. */
+SEC("uprobe")
+int go_return_unrolled(struct pt_regs *ctx)
+{
+	PLAIN_STACK(ctx);
+	return go_left(ctx, attach_cookie(ctx) & 0xff, 0);
 }
 
 /* Only in processes that encrypt into memory, one by one in each: others pay nothing. */

@@ -111,6 +111,13 @@ enum t2p_site {
 	T2P_SITE_NSS_FORCE,
 	T2P_SITE_NSS_URL,
 	T2P_SITE_NSS_PROTO,
+	/* crypto/tls of Go programs. Their returns are probed one by one, with the site of the entry. */
+	T2P_SITE_GO_READ,
+	T2P_SITE_GO_WRITE,
+	T2P_SITE_GO_CLOSE,
+	T2P_SITE_GO_CLOSE_NOTIFY,
+	T2P_SITE_GO_CLIENT,
+	T2P_SITE_GO_SERVER,
 	T2P_SITE_SELF = 255, /* tls2pcap's own, to see what the kernel's probes do */
 };
 

@@ -1,10 +1,11 @@
-//! Whether an ELF file defines the functions of a TLS library, and where.
+//! Whether an ELF file defines the functions of a TLS library, or Go's `crypto/tls`, and where.
 
 use std::fs::File;
 
 use object::{ReadCache, ReadRef, elf};
 
 use super::function::{Family, Function, Offsets};
+use super::go::{self, Go};
 pub use super::image::NotTls;
 use super::image::{Image, Symbols};
 use super::internal::{self, Internal, NoInternal, Site};
@@ -14,12 +15,14 @@ use super::version;
 /// A file that defines a TLS library's functions: a shared library, or a program that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsLibrary {
-    /// Whose functions they are.
-    pub family: Family,
+    /// Whose functions they are; `None`: there are only Go's own.
+    pub family: Option<Family>,
     /// The functions.
     pub offsets: Offsets,
     /// OpenSSL's functions behind them.
     pub internal: Internal,
+    /// Go's own TLS, in a program that was written in Go.
+    pub go: Option<Go>,
     /// Its version as far as this file tells, such as `OpenSSL 3.0.17`.
     pub version: Option<String>,
 }
@@ -55,6 +58,7 @@ pub fn bio(file: &File) -> Option<(u64, u64)> {
 /// As [`classify`], from any source of bytes.
 pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, NotTls> {
     let image = Image::parse(data)?;
+    let go = go::find(&image);
     // The dynamic table is what other programs link to, so it wins; a static program has only the
     // other one.
     let tables: Vec<_> =
@@ -84,9 +88,18 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
                 Internal::none(NoInternal::NoExport)
             }
         };
-        return Ok(TlsLibrary { family, offsets, internal, version });
+        // A Go program may contain a C library as well.
+        let go = go.and_then(Result::ok);
+        return Ok(TlsLibrary { family: Some(family), offsets, internal, go, version });
     }
-    Err(NotTls::NoSymbols)
+    let go = go.ok_or(NotTls::NoSymbols)?.map_err(NotTls::Go)?;
+    Ok(TlsLibrary {
+        family: None,
+        offsets: Offsets::default(),
+        internal: Internal::none(NoInternal::NoExport),
+        version: Some(go::version(&image)),
+        go: Some(go),
+    })
 }
 
 /// Takes cheap places. gnutls_record_send is nothing but gnutls_record_send2, in most builds.

@@ -10,6 +10,8 @@ use object::elf::{self, FileHeader64, ProgramHeader64, Rela64, SectionHeader64, 
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
 use object::{Endianness, ReadRef, SectionIndex};
 
+use super::go::NotGo;
+
 /// Most bytes of tables that are read from one file; a table beyond it counts as missing.
 const TABLES_MAX: u64 = 512 << 20;
 /// Most section or program headers.
@@ -38,6 +40,9 @@ pub enum NotTls {
     /// It is NSS, but where it reads and writes is not found.
     #[error("NSS, but {0}")]
     Nss(super::nss::NoMethods),
+    /// A Go program that cannot be probed.
+    #[error("a Go program: {0}")]
+    Go(NotGo),
 }
 
 /// The parsed outline of a file.
@@ -103,6 +108,17 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
     /// The machine code of the function at `address`.
     pub(super) fn code(&self, address: u64, len: u64) -> Option<&'d [u8]> {
         self.data.read_bytes_at(self.file_offset(address)?, len).ok()
+    }
+
+    /// Bytes that the loader puts at this virtual address.
+    pub(super) fn bytes_at(&self, address: u64, len: u64) -> Option<&'d [u8]> {
+        self.segments.iter().filter(|s| s.p_type(self.endian) == elf::PT_LOAD).find_map(|segment| {
+            let within = address.checked_sub(segment.p_vaddr(self.endian))?;
+            if within.checked_add(len)? > segment.p_filesz(self.endian) {
+                return None;
+            }
+            self.data.read_bytes_at(segment.p_offset(self.endian).checked_add(within)?, len).ok()
+        })
     }
 
     /// Address and bytes of a section.

@@ -1,9 +1,10 @@
-//! Which files carry a TLS library's functions, and where in them the functions lie.
+//! Which files carry the functions of a TLS library, or Go's, and where in them the functions lie.
 
 pub mod code;
 pub mod elf;
 pub mod flow;
 pub mod function;
+pub mod go;
 mod image;
 pub mod internal;
 pub mod maps;
@@ -113,6 +114,8 @@ pub struct InProcess {
     pub found: Vec<Found>,
     /// Files that could not be looked at, and why.
     pub unreadable: Vec<(PathBuf, io::Error)>,
+    /// Files that speak TLS in a way that cannot be probed, and why.
+    pub unprobed: Vec<(PathBuf, NotTls)>,
 }
 
 /// Finds TLS libraries; remembers what it has looked at.
@@ -142,7 +145,14 @@ impl Discovery {
             if result.found.iter().any(|f| f.key == key) {
                 continue;
             }
-            let Ok(library) = self.classify(key, &file) else { continue };
+            let library = match self.classify(key, &file) {
+                Ok(library) => library,
+                Err(why @ NotTls::Go(_)) => {
+                    result.unprobed.push((mapped.path.clone(), why));
+                    continue;
+                }
+                Err(_) => continue,
+            };
             let crypto = || sibling(&files, mapped)?.open(pid).ok();
             result.found.push(Found {
                 version: version_of(&library, crypto),
@@ -166,7 +176,7 @@ impl Discovery {
         for mapped in &files {
             let Ok(file) = mapped.open(pid) else { continue };
             let key = FileKey::of(&file.metadata()?);
-            if !self.classify(key, &file).is_ok_and(|library| library.family == Family::OpenSsl) {
+            if !self.classify(key, &file).is_ok_and(|library| library.family == Some(Family::OpenSsl)) {
                 continue;
             }
             let own = [mapped].into_iter();
@@ -233,9 +243,11 @@ impl Discovery {
 /// A shared libssl does not know its version: its libcrypto does.
 fn version_of(library: &TlsLibrary, crypto: impl FnOnce() -> Option<File>) -> String {
     match library.family {
-        Family::OpenSsl => library.version.clone().or_else(|| elf::version(&crypto()?)).unwrap_or_default(),
+        Some(Family::OpenSsl) => {
+            library.version.clone().or_else(|| elf::version(&crypto()?)).unwrap_or_default()
+        }
         // Their names are no part of a path that tells them.
-        family => library.version.clone().unwrap_or_else(|| family.as_str().to_owned()),
+        family => library.version.clone().unwrap_or_else(|| family.map_or("Go", Family::as_str).to_owned()),
     }
 }
 

@@ -13,6 +13,7 @@ mod cli;
 mod errors;
 mod files;
 mod gnutls;
+mod go;
 mod http;
 mod judge;
 mod lives;
