@@ -490,6 +490,13 @@ fn every_library_installed_here_is_found_and_openssl_with_its_internal_functions
         };
         assert!(found.library.offsets.get(handshake).is_some(), "{found:?}");
         assert!(found.version.contains('.'), "{found:?}");
+        let handshake = match found.library.family.unwrap() {
+            Family::OpenSsl => Function::DoHandshake,
+            Family::GnuTls => Function::GnutlsHandshake,
+            Family::Nss => Function::NssForce,
+        };
+        assert!(found.library.offsets.get(handshake).is_some(), "{found:?}");
+        assert!(!found.version.is_empty(), "{found:?}");
         if found.version.starts_with("OpenSSL") && cfg!(target_arch = "x86_64") {
             assert!(found.library.internal.read.is_ok() && found.library.internal.write.is_ok(), "{found:?}");
         }
