@@ -90,7 +90,7 @@ pub(super) fn libraries(
             Failure::new(
                 Exit::Usage,
                 format!("--lib {}: {error}", path.display()),
-                "name a library or program that has OpenSSL's functions, or a Go program",
+                "name a library that has the functions of OpenSSL, GnuTLS or NSS, or a program that holds one, or a Go program",
             )
         })?);
     }
@@ -135,9 +135,12 @@ fn no_library(pids: &[String], reasons: &str) -> Failure {
     let (who, has) = if pids.len() == 1 { ("process", "has") } else { ("processes", "have") };
     Failure::new(
         Exit::NoTarget,
-        format!("{who} {} {has} no TLS library that is known here (OpenSSL, Go){reasons}", pids.join(", ")),
+        format!(
+            "{who} {} {has} no TLS library that is known here (OpenSSL, GnuTLS, NSS, Go){reasons}",
+            pids.join(", ")
+        ),
         "if it loads one later, start it under the capture: tls2pcap -o FILE -- COMMAND\n\
-         if it has OpenSSL elsewhere, name that library or program: --lib PATH",
+         if it has one elsewhere, name that library or program: --lib PATH",
     )
 }
 

@@ -18,11 +18,11 @@ const ABOUT: &str = "Shows what programs really say over TLS, as a capture file 
 const LONG_ABOUT: &str = "\
 Shows what programs really say over TLS, as a capture file for Wireshark.
 
-The plaintext is taken where programs hand it to OpenSSL, together with the socket it goes
-through, and written as ordinary TCP packets (pcapng). Stock Wireshark decodes them: no keys,
-no proxy, no change to the program. Without -p, -u or a command, every program on this machine
-that uses OpenSSL is captured, those that start later too. The capture ends with Ctrl-C, or
-with the command.";
+The plaintext is taken where programs hand it to OpenSSL, GnuTLS or NSS, together with the socket
+it goes through, and written as ordinary TCP packets (pcapng). Stock Wireshark decodes them: no
+keys, no proxy, no change to the program. Without -p, -u or a command, every program on this
+machine that uses one of these libraries is captured, those that start later too. The capture ends
+with Ctrl-C, or with the command.";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -52,7 +52,7 @@ tls2pcap shows what programs really say over TLS, as a capture file for Wireshar
 
   sudo tls2pcap -o FILE -- COMMAND...   capture a command
   sudo tls2pcap -o FILE -p PID          capture a running process
-  sudo tls2pcap -o FILE                 capture every program that uses OpenSSL
+  sudo tls2pcap -o FILE                 capture every program that uses a TLS library
   tls2pcap --help                       all options, examples, exit status
 ";
 
