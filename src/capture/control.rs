@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Say;
 use super::handover::Handover;
@@ -35,6 +35,9 @@ const TOLD_MAX: usize = 4096;
 /// Time between two readings of the losses by process.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a command that Wireshark runs may take to end when it is told to.
+const PATIENCE: Duration = Duration::from_millis(400);
+
 /// The control thread's belongings.
 pub(super) struct Control {
     pub(super) probe: Probe,
@@ -52,6 +55,8 @@ pub(super) struct Control {
     told_losses: (u64, Instant),
     /// Files of which it was said that they cannot be probed.
     told: HashSet<PathBuf>,
+    /// Wireshark runs this: it waits for no command.
+    pub(super) for_wireshark: bool,
 }
 
 impl Control {
@@ -72,13 +77,15 @@ impl Control {
             minders,
             told_losses: (0, Instant::now()),
             told: HashSet::new(),
+            for_wireshark: false,
         }
     }
 
     pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
         match self.probe.attach(found) {
             Ok(Some(library)) => {
-                self.say.detail(&format!("probed: {} ({})", library.path, library.version));
+                let symbols = &found.library.symbols;
+                self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
                 if self.say.is_verbose() {
                     described(found).iter().for_each(|line| self.say.detail(line));
                 }
@@ -139,7 +146,12 @@ impl Control {
         began: Instant,
     ) -> Result<Exit, Failure> {
         let mut kept_house = Instant::now();
+        // When the command is waited for no longer.
+        let mut patience: Option<Instant> = None;
         let result = loop {
+            if patience.is_some_and(|until| Instant::now() >= until) {
+                break Ok(Exit::Success);
+            }
             if kept_house.elapsed() >= CLOCK_INTERVAL {
                 kept_house = Instant::now();
                 self.keep_house();
@@ -153,12 +165,18 @@ impl Control {
                 }
                 Ok(Message::Signal(signal)) => match &running {
                     // The command decides when to end; a Ctrl-C it has heard itself.
+                    Some(running) if self.for_wireshark => {
+                        running.forward(SIGTERM);
+                        patience = patience.or(Some(Instant::now() + PATIENCE));
+                    }
                     Some(running) if signal != SIGINT => running.forward(signal),
                     Some(_) => {}
                     None => break Ok(Exit::Success),
                 },
                 Ok(Message::Ended) => {
-                    break running.as_mut().map_or(Ok(Exit::Success), status_of);
+                    let status = running.as_mut().map_or(Ok(Exit::Success), status_of);
+                    // It was told to end: how it did is no error.
+                    break if patience.is_some() { Ok(Exit::Success) } else { status };
                 }
                 Ok(Message::Writer(error)) => {
                     if let Some(line) = &mut line {
@@ -169,6 +187,11 @@ impl Control {
                         self.say.warn(&format!("writing failed, the capture ends: {error}"));
                     }
                     self.probe.set_ready(false);
+                    if let (true, Some(running)) = (self.for_wireshark, &running) {
+                        running.forward(SIGTERM);
+                        patience = patience.or(Some(Instant::now() + PATIENCE));
+                        continue;
+                    }
                     // The command goes on without us, and whatever it maps must not wait.
                     break match &mut running {
                         Some(running) => self.let_finish(heard, running),

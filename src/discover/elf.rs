@@ -1,5 +1,6 @@
 //! Whether an ELF file defines the functions of a TLS library, or Go's `crypto/tls`, and where.
 
+use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -26,6 +27,17 @@ pub enum SymbolsFrom {
     DebugFile(PathBuf),
 }
 
+/// What is to be added to the file's name; nothing for its own tables.
+impl fmt::Display for SymbolsFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SymbolsFrom::File => Ok(()),
+            SymbolsFrom::MiniDebugInfo => f.write_str(", by its mini debug info"),
+            SymbolsFrom::DebugFile(path) => write!(f, ", by the debug file {}", path.display()),
+        }
+    }
+}
+
 /// A file that defines a TLS library's functions: a shared library, or a program that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsLibrary {
@@ -45,6 +57,8 @@ pub struct TlsLibrary {
     pub version: Option<String>,
     /// Of OpenSSL's family: which of them, as far as its source shows.
     pub make: Option<Stack>,
+    /// Another TLS library in the same file, which cannot be probed.
+    pub also: Option<NotTls>,
 }
 
 /// Reads the file's symbol tables; if they do not have what is looked for, those of its mini debug info and of
@@ -156,7 +170,9 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         let bio = tables.iter().find_map(|symbols| bio_in(image, symbols));
         let symbols = SymbolsFrom::File;
         let make = if family == Family::OpenSsl { stack::recognise(image) } else { None };
-        return Ok(TlsLibrary { family: Some(family), offsets, internal, bio, symbols, go, version, make });
+        let also = stack::rustls(image).map(NotTls::Rustls);
+        let family = Some(family);
+        return Ok(TlsLibrary { family, offsets, internal, bio, symbols, go, version, make, also });
     }
     let go = go.ok_or(NotTls::NoSymbols)?.map_err(NotTls::Go)?;
     Ok(TlsLibrary {
@@ -167,6 +183,7 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         symbols: SymbolsFrom::File,
         version: Some(go::version(image)),
         make: None,
+        also: None,
         go: Some(go),
     })
 }

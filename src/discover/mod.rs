@@ -156,6 +156,7 @@ impl Discovery {
                 }
                 Err(_) => continue,
             };
+            result.unprobed.extend(library.also.map(|why| (mapped.path.clone(), why)));
             let crypto = || sibling(&files, mapped)?.open(pid).ok();
             result.found.push(Found {
                 version: version_of(&library, crypto),

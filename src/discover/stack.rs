@@ -95,6 +95,13 @@ pub(super) fn recognise<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Stac
     })
 }
 
+/// rustls beside another TLS library.
+pub(super) fn rustls<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Stack> {
+    let constants = constants(image);
+    let version = rustls_version(constants).filter(|_| has_label(constants, TLS13))?;
+    Some(Stack::Rustls(Some(version)))
+}
+
 /// Cargo's folder of the source, in the places that panics tell.
 fn rustls_version(constants: &[u8]) -> Option<Version> {
     Finder::new(b"/rustls-").find_iter(constants).find_map(|at| {
