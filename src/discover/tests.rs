@@ -683,9 +683,6 @@ fn mini_debug_info_that_swells_is_refused() {
     let size = std::fs::metadata(&program).unwrap().len();
     assert!(size < 1 << 20, "{size} bytes");
     assert_eq!(classify(&File::open(&program).unwrap()), Err(NotTls::NoNames(stack::Stack::Unknown)));
-    File::options().write(true).open(&debug).unwrap().set_len(debug::UNPACKED_MAX).unwrap();
-    embed(&program, &debug);
-    assert!(classify(&File::open(&program).unwrap()).is_ok());
 }
 
 /// A probe between two functions, or in one, would end the program.
