@@ -60,14 +60,6 @@ impl Whereabouts {
     }
 }
 
-/// Whether symbols of a debug file hold for a file: it must be of the same build, as far as the two tell.
-pub(super) fn belongs<'d, 'e, R: ReadRef<'d>, S: ReadRef<'e>>(
-    debug: &Image<'e, S>,
-    to: &Image<'d, R>,
-) -> bool {
-    debug.build_id() == to.build_id()
-}
-
 /// The file that is packed into `.gnu_debugdata`; `None` if there is none, it is damaged or too large.
 pub(super) fn embedded<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Vec<u8>> {
     let (_, packed) = image.section(b".gnu_debugdata")?;

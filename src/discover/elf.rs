@@ -78,11 +78,11 @@ pub(super) fn classify_from<S: ReadCacheOps>(source: S, at: &Whereabouts) -> Res
         Err(NotTls::NoSymbols) if stack::may_speak_tls(&image) => {}
         result => return result,
     }
-    if let Some(library) = debug::embedded(&image).and_then(|inside| of_debug(&data, &inside[..])) {
+    if let Some(library) = debug::embedded(&image).and_then(|inside| of_debug(&data, &inside[..], true)) {
         return Ok(TlsLibrary { symbols: SymbolsFrom::MiniDebugInfo, ..library });
     }
     for (path, file) in at.debug_files(&image) {
-        if let Some(library) = of_debug(&data, &ReadCache::new(file)) {
+        if let Some(library) = of_debug(&data, &ReadCache::new(file), false) {
             return Ok(TlsLibrary { symbols: SymbolsFrom::DebugFile(path), ..library });
         }
     }
@@ -93,12 +93,12 @@ pub(super) fn classify_from<S: ReadCacheOps>(source: S, at: &Whereabouts) -> Res
     })
 }
 
-/// With the symbols of another file that was split off from this one.
-fn of_debug<'d, R: ReadRef<'d>, S: ReadRef<'d>>(data: R, debug: S) -> Option<TlsLibrary> {
+/// With the symbols of another file that was split off from this one, and may be `embedded` in it.
+fn of_debug<'d, R: ReadRef<'d>, S: ReadRef<'d>>(data: R, debug: S, embedded: bool) -> Option<TlsLibrary> {
     let image = Image::parse(data).ok()?;
     let debug = Image::parse(debug).ok()?;
-    // Mini debug info stands in the file itself, and has no build-id.
-    if debug.build_id().is_some() && !debug::belongs(&debug, &image) {
+    let needs_no_id = embedded && debug.build_id().is_none();
+    if !needs_no_id && debug.build_id() != image.build_id() {
         return None;
     }
     let tables = [debug.symbols(elf::SHT_SYMTAB)?];

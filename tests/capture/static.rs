@@ -34,17 +34,19 @@ fn assert_each_on_its_socket(finished: &Finished, dir: &str, tuple: &str) {
 
 /// A copy of the program `exchange` that contains OpenSSL; `None`, with a report, where it cannot be built.
 fn program(test: &Test) -> Option<PathBuf> {
+    let only_openssl = ["-Wl,-Bstatic", "-lssl", "-lcrypto", "-Wl,-Bdynamic", "-ldl"];
+    let copy = test.path("program");
+    std::fs::copy(built(test, "exchange-static", &only_openssl)?, &copy).unwrap();
+    Some(copy)
+}
+
+fn built(test: &Test, name: &str, libraries: &[&str]) -> Option<String> {
     let archive = Command::new("cc").arg("-print-file-name=libssl.a").output();
     if !archive.is_ok_and(|out| out.stdout.starts_with(b"/")) {
         gate::skipped(&test.name, "OpenSSL's libssl.a is not installed", "T2P_REQUIRE_TOOLS");
         return None;
     }
-    let libraries =
-        ["-Wl,--build-id", "-Wl,-Bstatic", "-lssl", "-lcrypto", "-Wl,-Bdynamic", "-ldl", "-Wl,--as-needed"];
-    let built = compiled_as("exchange-static", "exchange", &libraries);
-    let copy = test.path("program");
-    std::fs::copy(built, &copy).unwrap();
-    Some(copy)
+    Some(compiled_as(name, "exchange", &[&["-Wl,--build-id"], libraries].concat()))
 }
 
 fn tool(words: &[&str]) {
@@ -60,22 +62,47 @@ fn split(program: &Path) -> PathBuf {
     debug
 }
 
-/// Captures forty connections of the program; what tells where its symbols are must be in what is said.
+/// Captures forty connections of the program.
 #[track_caller]
 fn captured(test: &Test, program: &Path) {
-    let (mut server, port) = exchange_server(test, &format!("--threads {COUNT} r:1000 w:20000 r:10 w:10 S"));
     let dir = test.folder("client");
+    let program = program.to_str().unwrap();
+    captured_as(test, &[program], &dir, &dir);
+}
+
+/// The same, by a command whose last word is the program; `inside` is what the program calls the folder `dir`.
+#[track_caller]
+fn captured_as(test: &Test, command: &[&str], inside: &str, dir: &str) {
+    let (mut server, port) = exchange_server(test, &format!("--threads {COUNT} r:1000 w:20000 r:10 w:10 S"));
     let ops = format!("--threads {COUNT} w:1000 r:20000 b x:10 R:10 S");
-    let words = [vec![program.to_str().unwrap().to_owned()], connect("127.0.0.1", port, &dir, &ops)].concat();
+    let words: Vec<String> = command.iter().map(|word| word.to_string()).collect();
+    let words = [words, connect("127.0.0.1", port, inside, &ops)].concat();
     let finished = test.capture().run(&words).ok();
     server.wait_ok();
     assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
-    assert_each_on_its_socket(&finished, &dir, "same-call");
+    assert_each_on_its_socket(&finished, dir, "same-call");
     for (view, _) in finished.views() {
         let library = view.connections[0].comment.get("library").to_owned();
-        assert!(library.starts_with(program.to_str().unwrap()), "{library}");
-        assert!(library.contains(" OpenSSL"), "{library}");
+        // Of a program in a root of its own, the path as this process sees it.
+        assert!(library.ends_with(&format!("{} OpenSSL", command.last().unwrap())), "{library}");
     }
+}
+
+/// In a root folder of its own, where all that there is of its symbols is a debug file named by the build-id.
+#[test]
+fn openssl_in_the_program_with_a_debug_file_by_build_id_in_its_own_root() {
+    let test = begin!();
+    let Some(built) = built(&test, "exchange-whole", &["-static", "-lssl", "-lcrypto"]) else { return };
+    let root = PathBuf::from(test.folder("root"));
+    let program = root.join("program");
+    std::fs::copy(built, &program).unwrap();
+    let notes = String::from_utf8(run(Command::new("readelf").arg("-n").arg(&program))).unwrap();
+    let id = notes.lines().find_map(|l| l.trim().strip_prefix("Build ID: ")).expect("a build-id");
+    let place = root.join(format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]));
+    std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+    std::fs::rename(split(&program), place).unwrap();
+    let dir = test.folder("root/client");
+    captured_as(&test, &["chroot", root.to_str().unwrap(), "/program"], "/client", &dir);
 }
 
 #[test]
