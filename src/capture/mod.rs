@@ -80,8 +80,10 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let handover = Arc::new(Handover::default());
     let (messages, heard) = bounded(MESSAGES);
     let numbers = Arc::new(Mutex::new(Numbers::default()));
-    let mut pipeline =
-        Pipeline::new(output, ports(config.ports), recorder).with_process_blocks(config.process_blocks);
+    let mut pipeline = Pipeline::new(output, ports(config.ports), recorder)
+        .with_process_blocks(config.process_blocks)
+        .with_carrier(config.framing.into())
+        .with_link(config.link.into());
     if config.packet_buffered {
         pipeline = pipeline.unbuffered();
     }

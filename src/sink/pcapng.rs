@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{self, Write};
 
+use pcap_file::Endianness;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption as Idb,
@@ -13,8 +14,8 @@ use pcap_file::pcapng::blocks::interface_statistics::{
 };
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption as Shb};
 use pcap_file::pcapng::{Block, PcapNgBlock};
-use pcap_file::{DataLink, Endianness};
 
+use super::link::Link;
 use crate::event::{ProcessKey, Start};
 use crate::redact;
 use crate::synth::packet::{Packet, PacketDirection};
@@ -126,6 +127,7 @@ pub struct PcapngWriter<W: Write> {
     /// See [`FLUSH_AT`].
     flush_at: usize,
     process_blocks: bool,
+    link: Link,
     counts: Counts,
     /// A write failed, so that interfaces may be missing: nothing may follow.
     failed: bool,
@@ -157,6 +159,7 @@ impl<W: Write> PcapngWriter<W> {
             show_args,
             flush_at: FLUSH_AT,
             process_blocks: false,
+            link: Link::default(),
             counts: Counts::default(),
             failed: false,
         };
@@ -175,6 +178,12 @@ impl<W: Write> PcapngWriter<W> {
     /// the blocks and then warns of each packet.
     pub fn with_process_blocks(mut self, wanted: bool) -> PcapngWriter<W> {
         self.process_blocks = wanted;
+        self
+    }
+
+    /// Sets the link type. To be called before the first packet.
+    pub fn with_link(mut self, link: Link) -> PcapngWriter<W> {
+        self.link = link;
         self
     }
 
@@ -198,7 +207,7 @@ impl<W: Write> PcapngWriter<W> {
         let buffer = self.buffer.get_mut();
         let before = buffer.len();
         let process_block = (self.process_blocks && (id as usize) < INTERFACES_MAX).then_some(id);
-        packet_block(buffer, id, process_block, packet);
+        packet_block(buffer, id, process_block, self.link, packet);
         self.counts.packets += 1;
         self.counts.bytes += (buffer.len() - before) as u64;
         if buffer.len() >= self.flush_at { self.flush() } else { Ok(()) }
@@ -229,7 +238,7 @@ impl<W: Write> PcapngWriter<W> {
             };
             let description = Idb::IfDescription(clean(&description).into());
             let options = vec![Idb::IfName(clean(&name).into()), description, Idb::IfTsResol(9)];
-            self.block(InterfaceDescriptionBlock { linktype: DataLink::RAW, snaplen: SNAPLEN, options })?;
+            self.interface_block(options)?;
             let time = packet.time;
             self.statistics.push(Interface { first: time, last: time, packets: 0, dropped: 0 });
             if self.process_blocks && id < INTERFACES_MAX {
@@ -240,6 +249,10 @@ impl<W: Write> PcapngWriter<W> {
             }
         }
         Ok(number)
+    }
+
+    fn interface_block(&mut self, options: Vec<Idb<'_>>) -> io::Result<()> {
+        self.block(InterfaceDescriptionBlock { linktype: self.link.data_link(), snaplen: SNAPLEN, options })
     }
 
     fn block<'a>(&mut self, block: impl PcapNgBlock<'a>) -> io::Result<()> {
@@ -289,7 +302,7 @@ impl<W: Write> PcapngWriter<W> {
             let name = Idb::IfName("lost".into());
             let description = Idb::IfDescription("what was lost by processes without packets".into());
             let options = vec![name, description, Idb::IfTsResol(9)];
-            self.block(InterfaceDescriptionBlock { linktype: DataLink::RAW, snaplen: SNAPLEN, options })?;
+            self.interface_block(options)?;
             let id = u32::try_from(self.statistics.len()).map_err(io::Error::other)?;
             self.statistics.push(Interface { first: now, last: now, packets: 0, dropped: 0 });
             of_interface.insert(id, &rest);
@@ -388,8 +401,14 @@ fn process_block(buffer: &mut Vec<u8>, process: &Process) {
 /// Appends an Enhanced Packet Block.
 ///
 /// By hand: pcap-file takes a packet only as one slice, and has no name for option 8.
-fn packet_block(buffer: &mut Vec<u8>, interface: u32, process_block: Option<u32>, packet: &Packet<'_>) {
-    let captured = packet.headers.len() + packet.payload.len();
+fn packet_block(
+    buffer: &mut Vec<u8>,
+    interface: u32,
+    process_block: Option<u32>,
+    link: Link,
+    packet: &Packet<'_>,
+) {
+    let captured = link.len() + packet.headers.len() + packet.payload.len();
     let comments = packet.comments.iter().map(|comment| cut(comment));
     // Flags (8), queue (8), process and thread (12), end (4).
     let mut options =
@@ -400,10 +419,11 @@ fn packet_block(buffer: &mut Vec<u8>, interface: u32, process_block: Option<u32>
     buffer.reserve(total);
     let before = buffer.len();
     let (high, low) = ((packet.time >> 32) as u32, packet.time as u32);
-    let original = packet.original_len.max(number(captured));
+    let original = packet.original_len.saturating_add(number(link.len())).max(number(captured));
     for word in [BLOCK_PACKET, number(total), interface, high, low, number(captured), original] {
         buffer.extend_from_slice(&word.to_le_bytes());
     }
+    link.header(buffer, packet.headers);
     buffer.extend_from_slice(packet.headers);
     buffer.extend_from_slice(packet.payload);
     buffer.extend_from_slice(&[0; 3][..padding(captured)]);

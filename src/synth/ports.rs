@@ -61,7 +61,7 @@ const TABLE: &[(u16, u16)] = &[
 fn decoding(protocol: Protocol) -> &'static [u16] {
     match protocol {
         Protocol::Http1 | Protocol::Http2 => HTTP,
-        Protocol::Tls => &[443, 465, 636, 853, 993, 995, 5061, 5671, 8883],
+        Protocol::Tls => TLS,
         Protocol::Smtp => &[25, 587],
         Protocol::Imap => &[143],
         Protocol::Pop3 => &[110],
@@ -132,6 +132,14 @@ pub fn is_owned(port: u16) -> bool {
     let after = OWNED.partition_point(|(first, _)| *first <= port);
     after > 0 && port <= OWNED[after - 1].1
 }
+
+/// Where TLS is taken for TLS in all three releases: nobody owns the port, or TLS does.
+pub fn is_tls(port: u16) -> bool {
+    !is_owned(port) || TLS.contains(&port)
+}
+
+/// The ports of the TLS dissector in all three releases.
+const TLS: &[u16] = &[443, 465, 636, 853, 993, 995, 5061, 5671, 8883];
 
 /// The union over the three releases, as ranges in order.
 #[rustfmt::skip]

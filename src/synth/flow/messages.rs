@@ -56,7 +56,7 @@ pub(super) struct Messages {
     calls: Vec<(usize, At)>,
 }
 
-enum Place {
+pub(super) enum Place {
     /// Before a message, or in its head: what came of it.
     Head(Vec<u8>),
     /// So many bytes before the next message.
@@ -91,6 +91,25 @@ impl Messages {
 
     pub(super) fn since(&self) -> Option<WallTime> {
         self.calls.first().map(|(_, at)| at.time)
+    }
+
+    /// Nothing is ever made up in the place of what is missing.
+    pub(super) fn no_room(&mut self) {
+        self.room = None;
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// So many bytes are left of the body.
+    pub(super) fn body_left(&mut self, left: u64) {
+        self.place = if left > 0 { Place::Body(left) } else { BORDER };
+    }
+
+    /// Nobody knows where the next message begins; tells what was known before.
+    pub(super) fn lost(&mut self) -> Place {
+        std::mem::replace(&mut self.place, Place::Lost)
     }
 
     /// Where in what is held to begin a packet in which a line ends; `None` if nowhere.
@@ -155,7 +174,7 @@ impl Exchange {
     }
 
     /// A head went by.
-    fn after(&mut self, side: Side, head: &[u8]) -> Place {
+    pub(super) fn after(&mut self, side: Side, head: &[u8]) -> Place {
         if !h1::begins(side, head) {
             return Place::Open;
         }
@@ -255,7 +274,7 @@ impl Flow {
             Place::Head(head) if head.is_empty() => self.side(from).frames = Frames::new(true),
             _ => {
                 self.written_out(from, false, stats, out);
-                self.side(from).frames = Frames::lost();
+                self.side(from).frames = if self.tls.is_some() { Frames::new(false) } else { Frames::lost() };
             }
         }
         self.framed(from, stretch, at, stats, out);
@@ -271,6 +290,9 @@ impl Flow {
         stats: &mut Stats,
         out: &mut Out,
     ) {
+        if self.tls.is_some() {
+            return self.interrupted_filled(from, stretch, at, stats, out);
+        }
         let Stretch { bytes, len, reason, lost_records } = stretch;
         let hole = len - bytes.len() as u64;
         let max = self.side(from).headers.max_payload();
@@ -394,14 +416,25 @@ impl Flow {
             messages.calls.extend(last);
         }
         let cover = border && all > 0 && line.is_none();
+        let last = messages.calls.last().map(|(_, at)| *at);
         self.room_written(from, cover.then_some(all as u64), stats, out);
         self.held_written(from, all, stats, out);
+        if let Some(at) = last.filter(|_| cover && self.tls.is_some()) {
+            self.line_ended(from, at, stats, out);
+        }
     }
 
     /// Writes the end of a hole, with a made-up head if the message's rest behind it is known.
     fn room_written(&mut self, from: Side, rest: Option<u64>, stats: &mut Stats, out: &mut Out) {
+        let tls = self.tls.is_some();
         let messages = &mut self.side(from).messages;
-        let Some(room) = messages.room.take() else { return };
+        let Some(room) = messages.room.take() else {
+            let at = messages.calls.first().map(|(_, at)| *at);
+            if let Some(at) = at.filter(|_| tls && messages.held.starts_with(b"HTTP/")) {
+                self.byte_made_up(from, at, stats, out);
+            }
+            return;
+        };
         let size = h1::made_up(from, 0).len() as u64;
         let (len, at, labels) = match (room, messages.calls.first()) {
             (Room::Hole { len, at, labels }, _) => (len, at, labels),
@@ -425,10 +458,14 @@ impl Flow {
         // The rest of a request's first line would be taken for a response without end.
         if self.side(from).messages.held.starts_with(b"HTTP/") {
             self.packets(from, &[], len - 1, lost_records, at, out);
-            let comment = self.comment().with("synthetic", "http1-byte");
-            self.note(comment, stats);
-            return self.packets(from, b"~", 1, 0, at, out);
+            return self.byte_made_up(from, at, stats, out);
         }
         self.packets(from, &[], len, lost_records, at, out);
+    }
+
+    fn byte_made_up(&mut self, from: Side, at: At, stats: &mut Stats, out: &mut Out) {
+        let comment = self.comment().with("synthetic", "http1-byte");
+        self.note(comment, stats);
+        self.packets(from, b"~", 1, 0, at, out);
     }
 }
