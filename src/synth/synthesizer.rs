@@ -11,7 +11,7 @@ use foldhash::HashMap;
 use super::comment::Comment;
 use super::detect::{self, Protocol, Verdict};
 use super::flow::{Flow, Out, with_peer};
-use super::ports::{Ports, Stream, is_owned, server_port};
+use super::ports::{Ports, Stream, TLS, is_owned, server_port};
 use super::tls::{self, Carrier, Handshake};
 use super::tuple::{Identity, Tuples, Written};
 use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TIME_UNKNOWN, HOLD_TOTAL, Stats};
@@ -356,7 +356,7 @@ impl Synthesizer {
         let mut wish = truth;
         let mut avoid_owned = false;
         if tls {
-            avoid_owned = self.ports == Ports::Decode && !is_owned(wish.server.port());
+            avoid_owned = self.ports == Ports::Decode && !TLS.contains(&wish.server.port());
         } else if self.ports == Ports::Decode {
             let port = truth.server.port();
             wish.server.set_port(server_port(Stream {

@@ -2,6 +2,7 @@
 //! that chooses a NULL cipher, then records of plaintext, each with a MAC of zeros, which it passes over.
 
 use super::detect::Protocol;
+use super::ports;
 use crate::track::segment::ConnectionId;
 
 /// Most bytes of plaintext in one record.
@@ -62,11 +63,17 @@ pub enum Carrier {
 /// # Errors
 /// Why not, as it stands in comments.
 pub fn decodes(port: u16, protocol: Option<Protocol>) -> Result<(), &'static str> {
-    if !super::ports::is_tls(port) {
+    if !ports::is_tls(port) {
         return Err("port");
     }
     match protocol {
-        None | Some(Protocol::Http1 | Protocol::Http2) => Ok(()),
+        Some(Protocol::Http1 | Protocol::Http2) => Ok(()),
+        None if ports::TLS.contains(&port) => Ok(()),
+        // The protocol of the port's table is known better in plain.
+        None if ports::plain_of(port).is_some() => Err("protocol"),
+        // Rather data than what somebody else takes for his.
+        None if ports::is_owned(port) => Err("port"),
+        None => Ok(()),
         Some(protocol) if PROTOCOLS.contains(&(port, protocol)) => Ok(()),
         Some(_) => Err("protocol"),
     }
