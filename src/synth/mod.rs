@@ -19,7 +19,7 @@ mod tuple;
 mod websocket;
 mod wire;
 
-pub use ports::{DATA_PORT, Ports};
+pub use ports::{DATA_PORT, Ports, is_owned};
 pub use synthesizer::Synthesizer;
 pub use tls::Carrier;
 pub use tuple::MADE_UP_SERVER;

@@ -4,7 +4,9 @@
 //! system's `tshark`. One that is absent is named as skipped; with `T2P_REQUIRE_ORACLES=1` that is
 //! a failure.
 
+mod link;
 mod matrix;
+mod ports;
 mod resync;
 mod tls;
 
