@@ -18,6 +18,7 @@ mod lives;
 mod loss;
 mod memory;
 mod open;
+mod protocols;
 mod sites;
 mod support;
 mod topology;
