@@ -5,6 +5,7 @@
 //! in their headers, or, where nobody knows how much is missing, as a jump of [`SKIP_JUMP`] in the
 //! sequence numbers; a comment says how much and why.
 
+mod chunks;
 pub mod comment;
 mod detect;
 mod flow;

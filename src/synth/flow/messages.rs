@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 
 use super::resync::{Frames, Label};
 use super::{At, Flow, Out, Stretch};
+use crate::synth::chunks::Chunks;
 use crate::synth::framing::Framing;
 use crate::synth::h1::{self, Body, Request};
 use crate::synth::{HELD_MAX, HOLE_MAX, SKIP_JUMP, Stats};
@@ -54,6 +55,9 @@ pub(super) struct Messages {
     held: Vec<u8>,
     /// The calls they came in, each with its end in `held`.
     calls: Vec<(usize, At)>,
+    /// Inside TLS, in a body with chunks.
+    chunks: Option<Chunks>,
+    in_tls: bool,
 }
 
 pub(super) enum Place {
@@ -82,7 +86,7 @@ const BORDER: Place = Place::Head(Vec::new());
 impl Messages {
     pub(super) fn new(from_start: bool) -> Messages {
         let (place, room) = if from_start { (BORDER, None) } else { (Place::Lost, Some(Room::Beginning)) };
-        Messages { place, room, held: Vec::new(), calls: Vec::new() }
+        Messages { place, room, held: Vec::new(), calls: Vec::new(), chunks: None, in_tls: false }
     }
 
     pub(super) fn held(&self) -> usize {
@@ -94,8 +98,13 @@ impl Messages {
     }
 
     /// Nothing is ever made up in the place of what is missing.
-    pub(super) fn no_room(&mut self) {
+    pub(super) fn within_tls(&mut self) {
         self.room = None;
+        self.in_tls = true;
+    }
+
+    pub(super) fn chunks(&mut self) -> &mut Option<Chunks> {
+        &mut self.chunks
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -124,12 +133,23 @@ impl Messages {
     fn walk(&mut self, side: Side, bytes: &[u8], exchange: &mut Exchange) -> Option<usize> {
         let mut begin = None;
         let mut at = 0;
-        if matches!(self.place, Place::Open | Place::Lost) && h1::begins(side, bytes) {
+        if matches!(self.place, Place::Open | Place::Lost) && self.chunks.is_none() && h1::begins(side, bytes)
+        {
             self.place = BORDER;
         }
         while at < bytes.len() && !exchange.upgraded {
             match &mut self.place {
-                Place::Open | Place::Lost | Place::Upgraded => return begin,
+                Place::Open | Place::Lost | Place::Upgraded => {
+                    let Some(chunks) = &mut self.chunks else { return begin };
+                    let (len, ends) = chunks.walk(&bytes[at..]);
+                    at += len;
+                    if !ends {
+                        return begin;
+                    }
+                    self.chunks = None;
+                    self.place = BORDER;
+                    begin = None;
+                }
                 Place::Body(left) => {
                     let n = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
                     at += n;
@@ -153,7 +173,9 @@ impl Messages {
                     };
                     at += len - before;
                     head.truncate(len);
+                    let chunked = self.in_tls && h1::is_chunked(head);
                     self.place = exchange.after(side, head);
+                    self.chunks = (chunked && matches!(self.place, Place::Open)).then(Chunks::default);
                     if let Place::Upgraded = self.place {
                         return Some(at);
                     }

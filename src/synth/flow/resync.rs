@@ -129,11 +129,22 @@ impl Frames {
         self.place
     }
 
-    /// So many bytes of the payload go by.
-    pub(super) fn pass(&mut self, n: u64) {
-        if let Place::Payload(left) = &mut self.place {
-            *left -= n.min(*left);
-            if *left == 0 {
+    /// So many zeros go by, up to the end of the frame at most.
+    pub(super) fn walk_zeros(&mut self, mut count: u64, framing: &mut Framing) {
+        while count > 0 {
+            let n = match &mut self.place {
+                Place::Payload(left) => {
+                    let n = count.min(*left);
+                    *left -= n;
+                    n
+                }
+                _ => {
+                    self.walk(&[0], framing);
+                    1
+                }
+            };
+            count -= n;
+            if matches!(self.place, Place::Payload(0)) {
                 self.place = BORDER;
             }
         }
@@ -337,7 +348,7 @@ impl Flow {
     ) {
         let Stretch { bytes, len, reason, lost_records } = stretch;
         if self.tls.is_some() {
-            return self.broken_filled(from, stretch, at, stats, out);
+            return self.broken_filled(from, stretch, begin, at, stats, out);
         }
         let max = self.side(from).headers.max_payload();
         let hole = len - bytes.len() as u64;
@@ -390,7 +401,7 @@ impl Flow {
         out: &mut Out,
     ) {
         if self.tls.is_some() {
-            return self.broken_filled(from, stretch, at, stats, out);
+            return self.broken_filled(from, stretch, None, at, stats, out);
         }
         let Stretch { len, reason, lost_records, .. } = stretch;
         stats.missing_bytes = stats.missing_bytes.saturating_add(len);

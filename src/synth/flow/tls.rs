@@ -15,6 +15,7 @@ use super::messages::Place as Message;
 use super::resync::{Label, Place};
 use super::{At, Comment, Flow, Out, Stretch};
 use crate::event::Missing;
+use crate::synth::chunks::Chunks;
 use crate::synth::framing::Framing;
 use crate::synth::h1;
 use crate::synth::tls::{self, Handshake};
@@ -54,7 +55,7 @@ impl Flow {
         self.tls = Some(Box::default());
         // Everything can be made up wherever it is needed: no place is kept for it.
         for from in [Side::Client, Side::Server] {
-            self.side(from).messages.no_room();
+            self.side(from).messages.within_tls();
         }
     }
 
@@ -132,38 +133,44 @@ impl Flow {
         }
     }
 
-    /// Bytes of frames with a hole behind them; the frames of the bytes are known.
+    /// Bytes of frames with a hole behind them; the frames of the bytes are known. `begin`: where in them the
+    /// frame begins that the hole damages.
     pub(super) fn broken_filled(
         &mut self,
         from: Side,
         stretch: Stretch,
+        begin: Option<usize>,
         at: At,
         stats: &mut Stats,
         out: &mut Out,
     ) {
         let label = self.hole_label(&stretch, stats);
-        self.captured(from, stretch.bytes, at, out);
         let mut framing = self.framing;
         let frames = &mut self.side(from).frames;
-        let (left, exact) = rest_of_frame(frames.place(), &framing);
-        if exact && label.missing <= left && label.missing <= FILL_MAX {
-            // The frame goes on behind the hole, or ends with it.
-            let mut missing = label.missing;
-            while missing > 0 {
-                let n = missing.min(64);
-                frames.walk(&[0; 64][..n as usize], &mut framing);
-                missing -= n;
-                if let Place::Payload(left) = frames.place() {
-                    let n = left.min(missing);
-                    frames.pass(n);
-                    missing -= n;
-                }
-            }
-            self.framing = framing;
-            return self.filled(from, label, label.missing, at, stats, out);
+        let place = frames.place();
+        let (left, exact) = rest_of_frame(place, &framing);
+        let goes_on = exact && label.missing <= left && label.missing <= FILL_MAX;
+        if goes_on {
+            frames.walk_zeros(label.missing, &mut framing);
+        } else {
+            frames.doubt();
         }
-        frames.doubt();
-        self.filled(from, label, left, at, stats, out);
+        self.framing = framing;
+        // Zeros are no harm only in data: any other frame is shown as one of unknown type, as far as
+        // readers know nothing of it.
+        let cut = begin.map(|begin| &stretch.bytes[begin..]).filter(|cut| !framing.is_data(cut));
+        let Some(cut) = cut else {
+            self.captured(from, stretch.bytes, at, out);
+            return self.filled(from, label, if goes_on { label.missing } else { left }, at, stats, out);
+        };
+        self.captured(from, &stretch.bytes[..stretch.bytes.len() - cut.len()], at, out);
+        let len = cut.len() as u64 + if goes_on { left } else { 0 };
+        let comment = self.comment().with("synthetic", framing.made_up_name());
+        self.note(comment, stats);
+        let header = framing.made_up(len);
+        self.records(from, &header, header.len() as u64, 0, at, out);
+        self.captured(from, cut, at, out);
+        self.filled(from, label, if goes_on { label.missing } else { 0 }, at, stats, out);
     }
 
     /// A hole of unknown length.
@@ -175,6 +182,7 @@ impl Flow {
         stats: &mut Stats,
         out: &mut Out,
     ) {
+        let mut behind = &[][..];
         let zeros = if self.preface.is_some() || self.exchange.is_websocket() {
             self.close_side(from, stats, out);
             let framing = self.framing;
@@ -184,7 +192,9 @@ impl Flow {
             left
         } else if self.http1 {
             self.written_out(from, false, stats, out);
-            self.message_ended(from, at, stats, out)
+            let (zeros, end) = self.message_ended(from, at, stats, out);
+            behind = end;
+            zeros
         } else {
             0
         };
@@ -193,6 +203,7 @@ impl Flow {
         self.note(comment.with("filled", zeros), stats);
         let lost_records = u64::from(reason == Missing::RingFull);
         self.records(from, &[], zeros, lost_records, at, out);
+        self.made_up_end(from, behind, at, stats, out);
     }
 
     /// Bytes of HTTP/1 with a hole behind them; the messages of the bytes are known.
@@ -207,26 +218,52 @@ impl Flow {
         let label = self.hole_label(&stretch, stats);
         self.captured(from, stretch.bytes, at, out);
         let messages = &mut self.side(from).messages;
-        let zeros = match messages.place() {
+        let mut behind = &[][..];
+        let chunks = *messages.chunks();
+        let zeros = match (messages.place(), chunks) {
             // The message goes on behind the hole, or ends with it.
-            Message::Body(left) if label.missing <= *left && label.missing <= FILL_MAX => {
+            (Message::Body(left), _) if label.missing <= *left && label.missing <= FILL_MAX => {
                 let rest = *left - label.missing;
                 messages.body_left(rest);
                 label.missing
             }
-            // It may have been longer than what was lost.
-            Message::Open => label.missing,
-            _ => self.message_ended(from, at, stats, out),
+            (Message::Open, Some(Chunks::Data(left)))
+                if label.missing < left && label.missing <= FILL_MAX =>
+            {
+                *messages.chunks() = Some(Chunks::Data(left - label.missing));
+                label.missing
+            }
+            // Only the connection's end ends it.
+            (Message::Open, None) => label.missing,
+            _ => {
+                let (zeros, end) = self.message_ended(from, at, stats, out);
+                behind = end;
+                zeros
+            }
         };
         self.filled(from, label, zeros, at, stats, out);
+        self.made_up_end(from, behind, at, stats, out);
     }
 
     /// Behind a hole messages are looked for anew: ends a head that it interrupts, and tells how many
-    /// bytes end the message.
-    fn message_ended(&mut self, from: Side, at: At, stats: &mut Stats, out: &mut Out) -> u64 {
-        let place = self.side(from).messages.lost();
-        let place = match place {
-            Message::Head(mut head) if !head.is_empty() => {
+    /// zeros end the message, and what behind them.
+    fn message_ended(
+        &mut self,
+        from: Side,
+        at: At,
+        stats: &mut Stats,
+        out: &mut Out,
+    ) -> (u64, &'static [u8]) {
+        let messages = &mut self.side(from).messages;
+        let chunks = messages.chunks().take();
+        match (messages.lost(), chunks) {
+            (Message::Body(left), _) => (left, &[]),
+            (Message::Open, Some(chunks)) => {
+                let end = chunks.end();
+                self.made_up_end(from, end.before, at, stats, out);
+                (end.zeros, end.behind)
+            }
+            (Message::Head(mut head), _) if !head.is_empty() => {
                 const END: &[u8] = b"\r\n\r\n";
                 head.extend_from_slice(END);
                 let whole = h1::head_len(&head).unwrap_or(head.len());
@@ -238,19 +275,22 @@ impl Flow {
                 // A body without end would take all that follows.
                 let end = match place {
                     Message::Open if h1::is_chunked(&head[..whole]) => b"\r\n\r\n0\r\n\r\n",
-                    Message::Open => &b"\r\nContent-Length: 0\r\n\r\n"[..],
+                    Message::Open | Message::Lost => &b"\r\nContent-Length: 0\r\n\r\n"[..],
                     _ => END,
                 };
-                let comment = self.comment().with("synthetic", "http1-head-end");
-                self.note(comment, stats);
-                self.records(from, end, end.len() as u64, 0, at, out);
-                place
+                self.made_up_end(from, end, at, stats, out);
+                (if let Message::Body(left) = place { left } else { 0 }, &[])
             }
-            place => place,
-        };
-        match place {
-            Message::Body(left) => left,
-            _ => 0,
+            _ => (0, &[]),
+        }
+    }
+
+    /// A part of a message that is made up so that it ends.
+    fn made_up_end(&mut self, from: Side, bytes: &[u8], at: At, stats: &mut Stats, out: &mut Out) {
+        if !bytes.is_empty() {
+            let comment = self.comment().with("synthetic", "http1-end");
+            self.note(comment, stats);
+            self.records(from, bytes, bytes.len() as u64, 0, at, out);
         }
     }
 
