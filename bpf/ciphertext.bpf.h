@@ -263,7 +263,7 @@ static __always_inline struct thread *thread_in_call(void)
 }
 
 /* So many calls of BIO functions that told nothing new are enough: their probes go, until a new handle comes. */
-#define IDLE_CALLS 4096
+#define IDLE_CALLS 1024
 
 static __always_inline void bio_called(struct process *process)
 {

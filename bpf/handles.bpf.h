@@ -9,6 +9,10 @@
 /* Calls that only tell facts; never in a data record, hence not in tls2pcap.h. */
 #define FN_SERVER_NAME 32
 #define FN_ALPN 33
+#define FN_GNUTLS_INIT 34
+#define FN_GNUTLS_NAME 35
+#define FN_GNUTLS_ALPN 36
+#define FN_NSS_PROTO 37
 
 static const struct handle no_handle;
 
@@ -69,17 +73,8 @@ struct fact {
 	u8 direction;
 };
 
-/* Tells a fact; 1 if the ring took it. */
-static __noinline int emit_fact(struct handle *handle, struct fact *fact)
+static __always_inline void describe_fact(struct t2p_handle *record, struct handle *handle, struct fact *fact)
 {
-	struct t2p_handle *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
-	u64 len = fact->text_len;
-	long n;
-
-	if (!record) {
-		lost(handle->process, T2P_COUNT_FACT_LOST, 0);
-		return 0;
-	}
 	head(&record->head, T2P_HANDLE, handle->process, 0);
 	record->handle = fact->address;
 	record->generation = handle->generation;
@@ -89,9 +84,42 @@ static __noinline int emit_fact(struct handle *handle, struct fact *fact)
 	record->other = fact->other;
 	record->other_generation = fact->other_generation;
 	record->call_seq = fact->call_seq;
-	record->fact = fact->fact;
 	record->direction = fact->direction;
 	record->text_len = 0;
+	/* Last: a record with it is whole. */
+	asm volatile("" ::: "memory");
+	record->fact = fact->fact;
+}
+
+static const struct t2p_handle no_record;
+
+/* The ring has no room for the end of a handle, without which nobody knows what its streams lack there. */
+static __noinline int keep_end(struct handle *handle, struct fact *fact)
+{
+	struct ended_key key = { .generation = handle->generation, .tgid = current_id() >> 32 };
+	struct t2p_handle *record;
+
+	bpf_map_update_elem(&ended, &key, &no_record, BPF_NOEXIST);
+	record = bpf_map_lookup_elem(&ended, &key);
+	if (!record)
+		return 0;
+	describe_fact(record, handle, fact);
+	return 1;
+}
+
+/* Tells a fact; 1 if the ring took it. */
+static __noinline int emit_fact(struct handle *handle, struct fact *fact)
+{
+	struct t2p_handle *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	u64 len = fact->text_len;
+	long n;
+
+	if (!record) {
+		if (fact->fact != T2P_FACT_FREE || !keep_end(handle, fact))
+			lost(handle->process, T2P_COUNT_FACT_LOST, 0);
+		return 0;
+	}
+	describe_fact(record, handle, fact);
 	if (fact->text && len) {
 		asm volatile("" : "+r"(len));
 		if (len > T2P_TEXT_LEN)

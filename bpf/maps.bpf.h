@@ -25,8 +25,14 @@ const volatile u64 snaplen = ~0ULL; /* bytes of one record that are captured; no
 /* Set once some process is to be told by its ciphertext: see ciphertext.bpf.h. */
 volatile u32 ciphertext_wanted;
 
+/* Set once a Go program is probed: see go.bpf.h. */
+volatile u32 go_wanted;
+
 /* Set once all probes are attached: a stream begins with a call that begins after this. */
 volatile u32 ready;
+
+/* A probe of user space's own was hit. */
+volatile u32 self_seen;
 
 const volatile u32 never; /* 0 */
 
@@ -112,8 +118,8 @@ struct call {
 	u64 sock; /* the TCP socket that was used inside this call */
 	u64 below; /* another handle that was called inside this call */
 	u64 below_generation;
-	u64 inner_sp; /* of the call of an internal function inside this one; see proof.bpf.h */
-	u64 inner_count_at;
+	u64 inner_sp; /* of the call of an internal function inside this one; see proof.bpf.h. Go: GO_RETURNS_TO */
+	u64 inner_count_at; /* Go: GO_MARK */
 	s64 inner_len; /* bytes that it moved; -1: not known */
 	s64 len; /* bytes that this call moved, once it has returned; -1: not known */
 	u32 copied; /* copied_seq of the socket before its first read inside this call */
@@ -122,7 +128,7 @@ struct call {
 	u8 function;
 	u8 flags;
 	u8 site; /* enum t2p_site */
-	u8 pad;
+	u8 go; /* GO_*; 0: the library is none of Go's */
 };
 #define CALL_CONFLICT 1 /* more than one TCP socket was used */
 #define CALL_UDP 2 /* a UDP socket was used */
@@ -131,10 +137,19 @@ struct call {
 #define CALL_INNER_DONE 16 /* and has returned */
 #define CALL_INNER_WRONG 32 /* it is not what it was taken for */
 #define CALL_PENDING 64 /* counted in `pending` of the export's evidence */
+#define CALL_QUIET 128 /* that it used no socket says nothing */
 
-/* The calls of one thread, outermost first. */
+#define GO_CALL 1 /* `sp` is a place on a goroutine's stack, as place_on_stack tells it */
+#define GO_BUFFER_ON_STACK 2 /* `buf` is relative to the upper end of the stack */
+#define GO_MARKED 4 /* GO_MARK is set */
+/* What a call in Go needs more. It has no function inside it, and a larger struct would cost stack in every program. */
+#define GO_RETURNS_TO(call) ((call)->inner_sp) /* the address that it returns to */
+#define GO_MARK(call) ((call)->inner_count_at) /* the handle's `copied` at entry */
+
+/* The calls of one thread, or of one goroutine, outermost first. */
 struct thread {
 	u64 depth;
+	u64 process; /* of a goroutine: generation of its process */
 	u64 todo, done; /* bytes of the call that just returned: to be emitted, and emitted */
 	u64 bio_sp; /* a BIO_read in progress inside a TLS call; 0: none */
 	u64 bio_buf;
@@ -162,10 +177,15 @@ struct handle {
 	u32 write_seq;
 	u32 inflight; /* 1 + number of the write that has begun and not returned */
 	u32 awaited; /* the write that a read has been told to wait for, in the same form */
-	u32 refs; /* 0: not known, the handle is older than the capture */
+	u32 refs; /* 0: not known, the handle is older than the capture. Go: calls in progress */
 	u32 copied; /* the socket's copied_seq and write_seq when the last call returned */
 	u32 written;
 	u32 flags;
+	/* GnuTLS, see gnutls.bpf.h: */
+	u32 pending; /* bytes that are told already of a send that is to be called again */
+	u32 ahead; /* bytes told that the next sends offer once more */
+	u32 record_max; /* the most that one send takes; 0: not known */
+	u32 pad;
 };
 #define HANDLE_FRESH 1 /* seen since its SSL_new or its handshake */
 #define HANDLE_CLIENT 2 /* the TLS role is told */
@@ -180,7 +200,9 @@ struct handle {
 #define HANDLE_BIND_TOLD 1024
 #define HANDLE_LOST_READ 2048 /* a lost call is still to be told: the ring had no room */
 #define HANDLE_LOST_WRITE 4096
+#define HANDLE_CLOSED 16384 /* Go: it goes when the last call on it returns */
 #define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
+#define HANDLE_CORKED 16384 /* what is sent stays in the library until it is uncorked */
 
 struct socket_state {
 	u64 generation;
@@ -267,6 +289,20 @@ struct {
 	__type(value, struct thread);
 } threads SEC(".maps");
 
+struct goroutine_key {
+	u64 g; /* address of the runtime's description of it */
+	u32 tgid;
+	u32 pad;
+};
+
+/* Goroutines → calls in progress. An entry lives as long as these: the kernel does not see goroutines end. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct goroutine_key);
+	__type(value, struct thread);
+} goroutines SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
@@ -343,6 +379,20 @@ struct {
 	__type(key, u64);
 	__type(value, u32);
 } verdicts SEC(".maps");
+
+struct ended_key {
+	u64 generation;
+	u32 tgid;
+	u32 pad;
+};
+
+/* Ends of handles for whose record the ring had no room. User space takes them out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct ended_key);
+	__type(value, struct t2p_handle);
+} ended SEC(".maps");
 
 /* Losses by process and reason, kept after the process has ended. Touched only where something is lost. */
 struct {

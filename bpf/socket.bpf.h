@@ -29,6 +29,48 @@ static __always_inline struct call *call_in_progress(struct thread *thread, u64 
 	return sp > call->sp ? NULL : call;
 }
 
+/* The ends of a goroutine's stack. It may move, and grow downwards. */
+struct go_stack {
+	u64 low, high;
+};
+
+/* The stack of the goroutine at `g`, if `sp` is on it. */
+static __always_inline int read_go_stack(u64 g, u64 sp, struct go_stack *stack)
+{
+	/* The runtime's `g` begins with it. */
+	if (!g || bpf_probe_read_user(stack, sizeof(*stack), (void *)g))
+		return 0;
+	return stack->low < sp && sp < stack->high;
+}
+
+/* Where something lies on a stack: the same when the stack has moved, and more further up. */
+#define GO_STACK_TOP (1ULL << 48)
+static __always_inline u64 place_on_stack(struct go_stack *stack, u64 address)
+{
+	return GO_STACK_TOP - (stack->high - address);
+}
+
+/*
+ * The innermost TLS call that a goroutine is in, if it is what made the current system call: Go keeps the
+ * goroutine in R14, and the stack pointer must be on the stack of that goroutine. C that is called from
+ * Go runs on another.
+ */
+static __noinline struct call *call_of_goroutine(struct pt_regs *regs, u32 tgid)
+{
+#if defined(__TARGET_ARCH_x86)
+	struct goroutine_key key = { .g = BPF_CORE_READ(regs, r14), .tgid = tgid };
+	struct thread *thread = bpf_map_lookup_elem(&goroutines, &key);
+	u64 sp = BPF_CORE_READ(regs, sp);
+	struct go_stack stack;
+
+	if (!thread || !thread->depth || !read_go_stack(key.g, sp, &stack))
+		return NULL;
+	return call_in_progress(thread, place_on_stack(&stack, sp));
+#else
+	return NULL;
+#endif
+}
+
 /*
  * The current thread uses a socket. If a TLS call is in progress, it is the innermost one's.
  * `copied` is the socket's copied_seq before the read.
@@ -38,12 +80,15 @@ static __always_inline void socket_used_in_call(struct sock *sk, int reading, u3
 	u64 id = current_id();
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct pt_regs *regs;
-	struct call *call;
+	struct call *call = NULL;
 
-	if (!thread || !thread->depth)
+	if ((!thread || !thread->depth) && !go_wanted)
 		return;
 	regs = syscall_regs();
-	call = call_in_progress(thread, BPF_CORE_READ(regs, sp));
+	if (thread)
+		call = call_in_progress(thread, BPF_CORE_READ(regs, sp));
+	if (!call && go_wanted)
+		call = call_of_goroutine(regs, id >> 32);
 	if (!call)
 		return;
 	if (call->sock == (u64)sk && (!reading || (call->flags & CALL_READ_SOCKET)))

@@ -2,15 +2,17 @@
 /*
  * A TLS load whose every byte is known beforehand.
  *
- *   load mem|stream|pingpong|steps [-s SIZE] [-n MESSAGES] [-c CONNECTIONS] [-k ROUNDS] [-r MB/S]
+ *   load mem|stream|pingpong|steps [-s SIZE] [-n MESSAGES] [-w MESSAGES] [-c CONNECTIONS] [-k ROUNDS] [-r MB/S] [-a]
  *
  * mem       client to server over a BIO pair, in one thread, without sockets
  * stream    client to server over loopback, a thread each; paced if -r is given
- * pingpong  over loopback, each message answered by one of the same size
+ * pingpong  over loopback, each message answered by one of the same size; with -a each end stays on a processor
+ *           of its own: whether two threads meet on one is chance, and changes the cost five times
  * steps     no TLS: CPU time of calls of two functions that differ in their first instruction
  *
- * It says "ready" and begins when a line comes on standard input. Connections of a round are open at
- * once. Message i of a stream is "<i>", a body, "[i]", with i as 14 hexadecimal digits; the body is
+ * It says "ready" and begins when a line comes on standard input. The messages of -w come first, 2.5 ms
+ * apart, and are neither timed nor counted: what a tool does once is over then. Connections of a round are
+ * open at once. Message i of a stream is "<i>", a body, "[i]", with i as 14 hexadecimal digits; the body is
  * made from the number of connection and direction. The receiver compares every byte with that. What
  * is timed are the messages: neither the handshake nor the hashes, which are made afterwards.
  */
@@ -20,6 +22,7 @@
 #include <openssl/evp.h>
 #include <openssl/ssl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -32,6 +35,7 @@
 
 #define STAMP 16
 #define READ_SIZE 65536
+#define WARM_UP_INTERVAL 2500. /* µs between two messages */
 
 struct stream {
 	unsigned char *out, *in; /* the message that is sent, the one that is expected */
@@ -52,9 +56,9 @@ struct end {
 };
 
 static size_t size = 1400;
-static uint64_t messages = 1000;
+static uint64_t messages = 1000, warm_up;
 static double rate;
-static int pingpong;
+static int pingpong, apart;
 static SSL_CTX *contexts[2];
 static pthread_barrier_t barrier;
 
@@ -129,37 +133,67 @@ static void receive(struct end *end, uint64_t until)
 	}
 }
 
-static void pace(uint64_t began, uint64_t sent)
+static void sleep_until(uint64_t due)
 {
-	uint64_t due = began + sent * 1000 / rate;
+	struct timespec t = { due / 1000000000, due % 1000000000 };
 
-	if (now(CLOCK_MONOTONIC) + 500000 < due) {
-		struct timespec t = { due / 1000000000, due % 1000000000 };
-
+	if (now(CLOCK_MONOTONIC) + 500000 < due)
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
-	}
 }
 
-static void *run_end(void *arg)
+/* What this end does for messages from `first` to `last`. */
+static void exchange(struct end *end, uint64_t first, uint64_t last, double megabytes_a_second)
 {
-	struct end *end = arg;
-	uint64_t began;
+	uint64_t began = now(CLOCK_MONOTONIC);
 
-	if (SSL_do_handshake(end->connection->ssl[end->server]) != 1)
-		die("SSL_do_handshake");
-	pthread_barrier_wait(&barrier);
-	pthread_barrier_wait(&barrier);
-	began = now(CLOCK_MONOTONIC);
-	for (uint64_t i = 0; i < messages; i++) {
+	for (uint64_t i = first; i < last; i++) {
 		if (end->server)
 			receive(end, (i + 1) * size);
 		if (!end->server || pingpong)
 			send_message(end, i);
 		if (!end->server && pingpong)
 			receive(end, (i + 1) * size);
-		if (!end->server && rate > 0)
-			pace(began, (i + 1) * size);
+		if (!end->server && megabytes_a_second > 0)
+			sleep_until(began + (i + 1 - first) * size * 1000 / megabytes_a_second);
 	}
+}
+
+/* Until the timed part may begin. */
+static void get_ready(struct end *end)
+{
+	pthread_barrier_wait(&barrier);
+	end->writes = end->reads = 0;
+	pthread_barrier_wait(&barrier);
+}
+
+/* One end stays on the first processor that this process may use, the other on the last. */
+static void stay(int server)
+{
+	cpu_set_t all, one;
+	int cpu = server ? CPU_SETSIZE - 1 : 0;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		die("sched_getaffinity");
+	while (!CPU_ISSET(cpu, &all))
+		cpu += server ? -1 : 1;
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	if (pthread_setaffinity_np(pthread_self(), sizeof(one), &one))
+		die("pthread_setaffinity_np");
+}
+
+static void *run_end(void *arg)
+{
+	struct end *end = arg;
+
+	if (apart)
+		stay(end->server);
+
+	if (SSL_do_handshake(end->connection->ssl[end->server]) != 1)
+		die("SSL_do_handshake");
+	exchange(end, 0, warm_up, size / WARM_UP_INTERVAL);
+	get_ready(end);
+	exchange(end, warm_up, warm_up + messages, rate);
 	return NULL;
 }
 
@@ -270,9 +304,11 @@ static void *run_mem(void *arg)
 
 	for (int done = 0; done != 3;)
 		done = (SSL_do_handshake(ssl[0]) == 1) | (SSL_do_handshake(ssl[1]) == 1) << 1;
-	pthread_barrier_wait(&barrier);
-	pthread_barrier_wait(&barrier);
-	for (uint64_t i = 0; i < messages; i++) {
+	for (uint64_t i = 0, began = now(CLOCK_MONOTONIC); i < warm_up + messages; i++) {
+		if (i < warm_up)
+			sleep_until(began + i * WARM_UP_INTERVAL * 1000);
+		if (i == warm_up)
+			get_ready(&ends[0]), ends[1].reads = 0;
 		send_message(&ends[0], i);
 		receive(&ends[1], (i + 1) * size);
 	}
@@ -315,12 +351,14 @@ int main(int argc, char **argv)
 	const char *mode = argc > 1 ? argv[1] : "";
 	int is_mem = !strcmp(mode, "mem");
 
-	for (int option; (option = getopt(argc - 1, argv + 1, "s:n:c:k:r:")) != -1;) {
+	for (int option; (option = getopt(argc - 1, argv + 1, "s:n:w:c:k:r:a")) != -1;) {
 		switch (option) {
 		case 's': size = strtoul(optarg, NULL, 10); break;
 		case 'n': messages = strtoull(optarg, NULL, 10); break;
+		case 'w': warm_up = strtoull(optarg, NULL, 10); break;
 		case 'c': connections = strtoul(optarg, NULL, 10); break;
 		case 'k': rounds = strtoul(optarg, NULL, 10); break;
+		case 'a': apart = 1; break;
 		case 'r': rate = strtod(optarg, NULL); break;
 		default: return 2;
 		}

@@ -257,6 +257,11 @@ impl Control {
                     self.say.warn(&failure.to_string());
                 }
             }
+            for (path, why) in &in_process.unprobed {
+                let text = format!("{}: {why}", path.display());
+                // Of what the user asked for it is said aloud.
+                if file.stopped { self.say.warn(&text) } else { self.say.detail(&text) }
+            }
             for (path, error) in &in_process.unreadable {
                 self.say.detail(&format!("{}: not looked at: {error}", path.display()));
             }

@@ -16,10 +16,12 @@ use bytes::Bytes;
 use super::handover::{Handover, Room};
 use crate::event::record::{self, RawData};
 use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
-use crate::probe::{Record, Ring, Verdict, clocks};
+use crate::probe::{Ended, Record, Ring, Verdict, clocks};
 
 /// How long the ring is left alone when nothing wakes its reader.
 pub(super) const RING_INTERVAL: Duration = Duration::from_millis(10);
+/// Time between two looks for ends of handles that the ring had no room for.
+const ENDED_INTERVAL: Duration = Duration::from_millis(100);
 /// How long it is left alone while records stay in it because the hand-over is full.
 const STUCK_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -50,8 +52,17 @@ enum Round {
 pub(super) struct Reader {
     pub(super) ring: Ring,
     pub(super) handover: Arc<Handover>,
+    pub(super) ended: Ended,
     /// Time between two clock samples.
     pub(super) clock_interval: Duration,
+}
+
+/// Ends of handles that came by another way than the ring, to be told when the ring has been read up
+/// to a position.
+#[derive(Default)]
+struct Aside {
+    until: usize,
+    records: Vec<Vec<u8>>,
 }
 
 impl Reader {
@@ -61,9 +72,18 @@ impl Reader {
         let mut stopping = false;
         let mut shedding = false;
         let mut notices = Vec::new();
+        let mut aside = Aside::default();
+        let mut asked = Instant::now();
         loop {
             let round = self.round(&mut shedding, &mut notices);
             notices.drain(..).for_each(&mut notice);
+            if self.tell(&mut aside) && (asked.elapsed() >= ENDED_INTERVAL || stopping) {
+                asked = Instant::now();
+                // In this order: what is in the ring when they are taken stands before them.
+                let records = self.ended.take();
+                aside = Aside { until: self.ring.written(), records };
+                self.tell(&mut aside);
+            }
             // Who is behind needs no samples to know that time passes.
             if sampled.elapsed() >= self.clock_interval && !self.handover.is_full() {
                 sampled = Instant::now();
@@ -72,7 +92,7 @@ impl Reader {
                 }
             }
             // The last read must begin after the stop: records come between a read and this.
-            if round == Round::Empty && stopping {
+            if round == Round::Empty && stopping && aside.records.is_empty() {
                 return;
             }
             stopping = stop.load(Ordering::Acquire);
@@ -82,6 +102,16 @@ impl Reader {
                 Round::Full => {}
             }
         }
+    }
+
+    /// Hands over what came aside, if its turn has come; whether nothing is left of it.
+    fn tell(&self, aside: &mut Aside) -> bool {
+        let is_due = self.ring.taken().wrapping_sub(aside.until) as isize >= 0;
+        if is_due {
+            let left = aside.records.iter().position(|record| !self.handover.offer(record));
+            aside.records.drain(..left.unwrap_or(aside.records.len()));
+        }
+        aside.records.is_empty()
     }
 
     fn round(&mut self, shedding: &mut bool, notices: &mut Vec<Notice>) -> Round {

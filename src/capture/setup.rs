@@ -8,7 +8,7 @@ use std::path::Path;
 use super::Say;
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::process::processes;
-use crate::discover::{Discovery, Found};
+use crate::discover::{Discovery, Found, InProcess};
 use crate::event::Start;
 use crate::event::recording::Recorder;
 use crate::failure::{Exit, Failure};
@@ -89,22 +89,27 @@ pub(super) fn libraries(
             Failure::new(
                 Exit::Usage,
                 format!("--lib {}: {error}", path.display()),
-                "name a library or program that has OpenSSL's functions",
+                "name a library or program that has OpenSSL's functions, or a Go program",
             )
         })?);
     }
     match &config.targets {
         Targets::Pids(pids) => {
             let mut without = Vec::new();
+            let mut reasons = Vec::new();
             for pid in pids {
-                let found = of_pid(*pid, discovery)?;
+                let InProcess { found, unprobed, .. } = of_pid(*pid, discovery)?;
+                reasons.extend(unprobed.iter().map(|(path, why)| format!("; {}: {why}", path.display())));
                 if found.is_empty() {
                     without.push(pid.to_string());
                 }
                 all.extend(found);
             }
             if all.is_empty() {
-                return Err(no_library(&without));
+                return Err(no_library(&without, &reasons.concat()));
+            }
+            for reason in reasons {
+                say.warn(reason.trim_start_matches("; "));
             }
             if config.libraries.is_empty() {
                 for pid in without {
@@ -125,19 +130,19 @@ pub(super) fn libraries(
 }
 
 /// To wait for a library that perhaps never comes would look like a capture that works.
-fn no_library(pids: &[String]) -> Failure {
+fn no_library(pids: &[String], reasons: &str) -> Failure {
     let (who, has) = if pids.len() == 1 { ("process", "has") } else { ("processes", "have") };
     Failure::new(
         Exit::NoTarget,
-        format!("{who} {} {has} no TLS library that is known here (OpenSSL)", pids.join(", ")),
+        format!("{who} {} {has} no TLS library that is known here (OpenSSL, Go){reasons}", pids.join(", ")),
         "if it loads one later, start it under the capture: tls2pcap -o FILE -- COMMAND\n\
          if it has OpenSSL elsewhere, name that library or program: --lib PATH",
     )
 }
 
-fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<Vec<Found>, Failure> {
+fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<InProcess, Failure> {
     match discovery.libraries_of(pid, None) {
-        Ok(in_process) => Ok(in_process.found),
+        Ok(in_process) => Ok(in_process),
         Err(error) if Path::new(&format!("/proc/{pid}")).exists() => Err(Failure::new(
             Exit::NotPermitted,
             format!("the mappings of process {pid} cannot be read: {error}"),

@@ -82,7 +82,8 @@ pub(super) fn spawn_ring(
     messages: Sender<Message>,
     stop: Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>, Failure> {
-    let ring = probe.ring().map_err(|e| {
+    let mapped = probe.ring().and_then(|ring| Ok((ring, probe.ended()?)));
+    let (ring, ended) = mapped.map_err(|e| {
         Failure::new(
             Exit::Kernel,
             format!("the ring buffer cannot be mapped: {e}"),
@@ -90,7 +91,7 @@ pub(super) fn spawn_ring(
         )
     })?;
     let clock_interval = if live { CLOCK_INTERVAL_LIVE } else { CLOCK_INTERVAL };
-    let reader = Reader { ring, handover, clock_interval };
+    let reader = Reader { ring, handover, ended, clock_interval };
     Ok(thread::spawn(move || {
         go_first();
         reader.run(&stop, |notice| drop(messages.send(Message::Notice(notice))));

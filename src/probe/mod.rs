@@ -4,6 +4,7 @@
 mod backend;
 mod bio;
 mod counts;
+mod ended;
 mod layout;
 mod proving;
 mod ring;
@@ -37,6 +38,7 @@ use crate::discover::{FileKey, Found};
 use crate::event::{Clock, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
+pub use self::ended::Ended;
 pub use self::proving::{News, described};
 pub use self::ring::{Record, Ring, Verdict, page_size};
 
@@ -100,8 +102,8 @@ pub enum Target {
     Command,
 }
 
-/// Names of programs that go into libraries begin with this.
-const IN_LIBRARY: &str = "ssl_";
+/// Names of programs that go into libraries begin with one of these.
+const IN_LIBRARY: [&str; 2] = ["ssl_", "go_"];
 /// Names of programs that are attached when the first process needs them begin so, or end so.
 const IN_BIO: &str = "bio_";
 const AT_RETURN: &str = "_tcp_recvmsg_return";
@@ -173,12 +175,10 @@ impl Probe {
         libbpf_rs::set_print(
             options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| crate::status::say(&text))),
         );
-        // A program that was loaded for bulk attachment attaches in no other way, and the bulk
-        // pid filter of early kernels compared threads: bulk is for attaching to all processes.
+        // A program that was loaded for bulk attachment attaches in no other way.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
-        let ways: &[Programs] =
-            if options.pids.is_empty() && has_loop { &[Programs::Bulk, each] } else { &[each] };
+        let ways: &[Programs] = if has_loop { &[Programs::Bulk, each] } else { &[each] };
         let mut refused = Vec::new();
         let mut try_backend = |backend| {
             for &programs in ways {
@@ -249,7 +249,7 @@ impl Probe {
         let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
-            let in_library = name.starts_with(IN_LIBRARY);
+            let in_library = is_in_library(&name);
             if in_library && !programs.needs(&name)
                 || Backend::of_program(&name).is_some_and(|b| b != backend)
                 || name.starts_with("fentry_udpv6") && !has_ipv6
@@ -279,10 +279,7 @@ impl Probe {
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let later = name.starts_with(IN_BIO) || name.ends_with(AT_RETURN);
-            if later
-                || name.starts_with(IN_LIBRARY)
-                || Backend::of_program(&name).is_some_and(|b| b != backend)
-            {
+            if later || is_in_library(&name) || Backend::of_program(&name).is_some_and(|b| b != backend) {
                 continue;
             }
             match program.attach() {
@@ -293,18 +290,32 @@ impl Probe {
             }
         }
         probe.own_links = probe.links.len();
-        if programs == Programs::Bulk && probe.attach_to_self().is_err() {
+        if programs == Programs::Bulk && !probe.attaches_in_bulk().unwrap_or(false) {
             return Err(Refusal::Bulk);
         }
         Ok(probe)
     }
 
-    /// Attaches a probe in bulk to a function of our own and takes it away again.
-    fn attach_to_self(&self) -> io::Result<()> {
+    /// Tries a probe in bulk on a function of our own: whether all threads meet it if it is for one
+    /// process, and not only the first (before Linux 6.10, 46ba0e49b642).
+    fn attaches_in_bulk(&self) -> Result<bool, Box<dyn std::error::Error>> {
         let offset = own_offset(marker as *const () as usize)?;
-        let site = Site { site: t2p_site::T2P_SITE_FREE, offset, entry: None, group: Group::Base };
-        let link = self.attach_bulk(-1, Path::new("/proc/self/exe"), &[site], 0);
-        link.map(drop).map_err(io::Error::other)
+        let site = Site {
+            site: t2p_site::T2P_SITE_SELF,
+            offset,
+            entry: Some("ssl_any_entry"),
+            go: false,
+            group: Group::Base,
+        };
+        let pid = if self.pids.is_empty() { -1 } else { i32::try_from(std::process::id())? };
+        let _link = self.attach_bulk(pid, Path::new("/proc/self/exe"), &[site], 0)?;
+        if self.pids.is_empty() {
+            return Ok(true);
+        }
+        std::thread::spawn(|| marker()).join().map_err(|_| "the thread failed")?;
+        let seen = &self.skeleton.maps.bss_data.as_deref().ok_or("the object has no variables")?.self_seen;
+        // SAFETY: a valid, aligned place in the mapped .bss; the kernel writes it.
+        Ok(unsafe { std::ptr::from_ref(seen).read_volatile() } != 0)
     }
 
     /// The back end in use.
@@ -338,6 +349,9 @@ impl Probe {
         let id = known.unwrap_or(next);
         let pids: Vec<i32> =
             if self.pids.is_empty() { vec![-1] } else { self.pids.iter().map(|pid| *pid as i32).collect() };
+        if found.library.go.is_some() {
+            self.follow_goroutines();
+        }
         let mut fresh = false;
         for pid in pids {
             if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
@@ -375,7 +389,7 @@ impl Probe {
             (_, [site]) => {
                 let options = UprobeOpts {
                     cookie: if self.has_cookie { cookie(site.site, id) } else { 0 },
-                    retprobe: site.entry.is_none(),
+                    retprobe: site.entry.is_none() && !site.go,
                     ..UprobeOpts::default()
                 };
                 let program = self.program(self.programs.name(site));
@@ -398,7 +412,7 @@ impl Probe {
         let options = UprobeMultiOpts {
             offsets: sites.iter().map(|s| s.offset as usize).collect(),
             cookies: sites.iter().map(|s| cookie(s.site, id)).collect(),
-            retprobe: sites.iter().any(|s| s.entry.is_none()),
+            retprobe: sites.iter().any(|s| s.entry.is_none() && !s.go),
             ..UprobeMultiOpts::default()
         };
         let name = sites.first().map_or("ssl_any_entry", |site| self.programs.name(site));
@@ -435,6 +449,14 @@ impl Probe {
         await_programs();
     }
 
+    /// From now on a socket may be used by a goroutine.
+    fn follow_goroutines(&mut self) {
+        if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
+            // SAFETY: as in `set_ready`.
+            unsafe { std::ptr::from_mut(&mut bss.go_wanted).write_volatile(1) };
+        }
+    }
+
     /// How far each handle has come that still lives.
     pub fn ends(&self) -> Vec<(HandleKey, Ends)> {
         let handles = &self.skeleton.maps.handles;
@@ -468,6 +490,31 @@ impl Probe {
             // Gone already is as good.
             let _ = handles.delete(&key);
         }
+        self.forget_goroutines(ended);
+    }
+
+    /// Those that were in a call when their process ended.
+    fn forget_goroutines(&self, ended: &HashSet<ProcessKey>) {
+        let goroutines = &self.skeleton.maps.goroutines;
+        let of_ended = |key: &Vec<u8>| {
+            let value = goroutines.lookup(key, MapFlags::ANY).ok().flatten()?;
+            let thread: types::thread = from_bytes(&value)?;
+            let pid = from_bytes::<types::goroutine_key>(key)?.tgid;
+            ended.contains(&ProcessKey { pid, generation: thread.process }).then_some(())
+        };
+        let stale: Vec<Vec<u8>> = goroutines.keys().filter(|key| of_ended(key).is_some()).collect();
+        for key in stale {
+            // Gone already is as good.
+            let _ = goroutines.delete(&key);
+        }
+    }
+
+    /// The ends of handles that the ring had no room for; goes with its reader.
+    ///
+    /// # Errors
+    /// If no descriptor can be had.
+    pub fn ended(&self) -> io::Result<Ended> {
+        Ended::new(&self.skeleton.maps.ended)
     }
 
     /// A reader of the ring, to be moved to a thread of its own.
@@ -491,9 +538,15 @@ fn await_programs() {
     unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
 }
 
+/// Whether a program goes into libraries.
+fn is_in_library(program: &str) -> bool {
+    IN_LIBRARY.iter().any(|prefix| program.starts_with(prefix))
+}
+
 /// Which neighbours are attached at once.
 fn together(programs: Programs) -> impl FnMut(&Site, &Site) -> bool {
-    move |a, b| programs == Programs::Bulk && a.group == b.group && a.entry.is_some() == b.entry.is_some()
+    let kind = |site: &Site| (site.group, site.go, site.entry.is_some());
+    move |a, b| programs == Programs::Bulk && kind(a) == kind(b)
 }
 
 /// Whether the kernel itself, without its modules, has this function.

@@ -120,6 +120,16 @@ impl Ring {
         let _ = self.waker.wait(&mut [EpollEvent::empty()], interval);
     }
 
+    /// Where the next record to take begins. Positions count up for ever.
+    pub fn taken(&self) -> usize {
+        self.next
+    }
+
+    /// Up to where the kernel has written.
+    pub fn written(&self) -> usize {
+        self.end().load(Ordering::Acquire)
+    }
+
     /// Gives the records that are there to `use_record`, in order, until it leaves some.
     pub fn take(&mut self, mut use_record: impl FnMut(&Record<'_>) -> Verdict) {
         let often = GIVE_BACK.min(self.size / 4);

@@ -4,6 +4,7 @@ use super::skeleton::types::t2p_site;
 use crate::discover::code::Place;
 use crate::discover::elf::TlsLibrary;
 use crate::discover::function::Function;
+use crate::discover::go::GoFunction;
 use crate::discover::internal::Behind;
 
 /// What is attached and taken away together.
@@ -26,6 +27,8 @@ pub(super) struct Site {
     pub offset: u64,
     /// The program for this entry where each entry has its own; `None`: this is a return.
     pub entry: Option<&'static str>,
+    /// Of a Go program: a return is an instruction, and not what the kernel makes of an entry.
+    pub go: bool,
     pub group: Group,
 }
 
@@ -57,6 +60,51 @@ fn of(function: Function) -> (t2p_site, Option<&'static str>, bool) {
             (t2p_site::T2P_SITE_CONNECT_STATE, Some("ssl_entry_connect_state"), false)
         }
         Function::SetAcceptState => (t2p_site::T2P_SITE_ACCEPT_STATE, Some("ssl_entry_accept_state"), false),
+        Function::GnutlsSend | Function::GnutlsSend2 => {
+            (t2p_site::T2P_SITE_GNUTLS_SEND, Some("ssl_entry_gnutls_send"), true)
+        }
+        Function::GnutlsSendRange => {
+            (t2p_site::T2P_SITE_GNUTLS_SEND_RANGE, Some("ssl_entry_gnutls_send_range"), true)
+        }
+        Function::GnutlsSendFile => {
+            (t2p_site::T2P_SITE_GNUTLS_SEND_FILE, Some("ssl_entry_gnutls_send_file"), true)
+        }
+        Function::GnutlsCork => (t2p_site::T2P_SITE_GNUTLS_CORK, Some("ssl_entry_gnutls_cork"), false),
+        Function::GnutlsUncork => (t2p_site::T2P_SITE_GNUTLS_UNCORK, Some("ssl_entry_gnutls_uncork"), true),
+        Function::GnutlsRecv | Function::GnutlsRecvSeq => {
+            (t2p_site::T2P_SITE_GNUTLS_RECV, Some("ssl_entry_gnutls_recv"), true)
+        }
+        Function::GnutlsRecvEarly => {
+            (t2p_site::T2P_SITE_GNUTLS_RECV_EARLY, Some("ssl_entry_gnutls_recv_early"), true)
+        }
+        Function::GnutlsRecvPacket => {
+            (t2p_site::T2P_SITE_GNUTLS_RECV_PACKET, Some("ssl_entry_gnutls_recv_packet"), true)
+        }
+        Function::GnutlsHandshake => {
+            (t2p_site::T2P_SITE_GNUTLS_HANDSHAKE, Some("ssl_entry_gnutls_handshake"), true)
+        }
+        Function::GnutlsBye => (t2p_site::T2P_SITE_GNUTLS_BYE, Some("ssl_entry_gnutls_bye"), true),
+        Function::GnutlsInit => (t2p_site::T2P_SITE_GNUTLS_INIT, Some("ssl_entry_gnutls_init"), true),
+        Function::GnutlsDeinit => (t2p_site::T2P_SITE_FREE, Some("ssl_entry_free"), false),
+        Function::GnutlsNameSet => {
+            (t2p_site::T2P_SITE_GNUTLS_NAME_SET, Some("ssl_entry_gnutls_name_set"), false)
+        }
+        Function::GnutlsNameGet => {
+            (t2p_site::T2P_SITE_GNUTLS_NAME_GET, Some("ssl_entry_gnutls_name_get"), true)
+        }
+        Function::GnutlsAlpn => (t2p_site::T2P_SITE_GNUTLS_ALPN, Some("ssl_entry_gnutls_alpn"), true),
+        Function::NssRead => (t2p_site::T2P_SITE_NSS_READ, Some("ssl_entry_nss_read"), true),
+        Function::NssRecv => (t2p_site::T2P_SITE_NSS_RECV, Some("ssl_entry_nss_recv"), true),
+        Function::NssWrite => (t2p_site::T2P_SITE_NSS_WRITE, Some("ssl_entry_nss_write"), true),
+        Function::NssSend => (t2p_site::T2P_SITE_NSS_SEND, Some("ssl_entry_nss_send"), true),
+        Function::NssWritev => (t2p_site::T2P_SITE_NSS_WRITEV, Some("ssl_entry_nss_writev"), true),
+        Function::NssClose => (t2p_site::T2P_SITE_NSS_CLOSE, Some("ssl_entry_nss_close"), false),
+        Function::NssShutdown => (t2p_site::T2P_SITE_NSS_SHUTDOWN, Some("ssl_entry_nss_shutdown"), true),
+        Function::NssImport => (t2p_site::T2P_SITE_NSS_IMPORT, None, true),
+        Function::NssReset => (t2p_site::T2P_SITE_NSS_RESET, Some("ssl_entry_nss_reset"), false),
+        Function::NssForce => (t2p_site::T2P_SITE_NSS_FORCE, Some("ssl_entry_nss_force"), true),
+        Function::NssUrl => (t2p_site::T2P_SITE_NSS_URL, Some("ssl_entry_nss_url"), false),
+        Function::NssProto => (t2p_site::T2P_SITE_NSS_PROTO, Some("ssl_entry_nss_proto"), true),
     }
 }
 
@@ -79,8 +127,8 @@ pub(super) fn sites(library: &TlsLibrary) -> Vec<Site> {
     let mut add = |site, place: Place, entry: Option<&'static str>, at_return: bool, group| {
         // A return is where its entry is: the stack pointer is the same.
         let offset = place.offset;
-        sites.extend(at_return.then_some(Site { site, offset, entry: None, group }));
-        sites.extend(entry.map(|_| Site { site, offset, entry, group }));
+        sites.extend(at_return.then_some(Site { site, offset, entry: None, go: false, group }));
+        sites.extend(entry.map(|_| Site { site, offset, entry, go: false, group }));
     };
     for (site, behind) in behind(library) {
         let entry = match site {
@@ -94,8 +142,26 @@ pub(super) fn sites(library: &TlsLibrary) -> Vec<Site> {
         let is_wrapper = behind(library).any(|(_, behind)| behind.exports.contains(&function));
         add(site, place, entry, at_return, if is_wrapper { Group::Export(function) } else { Group::Base });
     }
-    sites.sort_by_key(|site| (site.group != Group::Internal, site.entry.is_some()));
+    for place in library.go.iter().flat_map(|go| &go.places) {
+        let (site, entry) = of_go(place.function);
+        let of = |offset, entry| Site { site, offset, entry, go: true, group: Group::Base };
+        sites.extend(place.returns.iter().map(|at| of(*at, None)));
+        sites.push(of(place.entry, Some(entry)));
+    }
+    sites.sort_by_key(|site| (site.group != Group::Internal, site.go, site.entry.is_some()));
     sites
+}
+
+/// As `of`, for a function of a Go program.
+fn of_go(function: GoFunction) -> (t2p_site, &'static str) {
+    match function {
+        GoFunction::Read => (t2p_site::T2P_SITE_GO_READ, "go_entry_read"),
+        GoFunction::Write => (t2p_site::T2P_SITE_GO_WRITE, "go_entry_write"),
+        GoFunction::Close => (t2p_site::T2P_SITE_GO_CLOSE, "go_entry_close"),
+        GoFunction::CloseNotify => (t2p_site::T2P_SITE_GO_CLOSE_NOTIFY, "go_entry_close_notify"),
+        GoFunction::Client => (t2p_site::T2P_SITE_GO_CLIENT, "go_entry_client"),
+        GoFunction::Server => (t2p_site::T2P_SITE_GO_SERVER, "go_entry_server"),
+    }
 }
 
 /// Which programs of `bpf/tls2pcap.bpf.c` probe libraries: it depends on the kernel.
@@ -113,10 +179,14 @@ impl Programs {
     /// Name of the program for a site.
     pub fn name(self, site: &Site) -> &'static str {
         match (self, site.entry) {
+            (Programs::Bulk, Some(_)) if site.go => "go_any_entry",
+            (Programs::Bulk | Programs::Each, None) if site.go => "go_return",
+            (Programs::EachUnrolled, None) if site.go => "go_return_unrolled",
             (Programs::Bulk, Some(_)) => "ssl_any_entry",
             (Programs::Bulk, None) => "ssl_return_any",
             (_, Some(entry)) => entry,
             (_, None) if site.site == t2p_site::T2P_SITE_NEW => "ssl_return_of_new",
+            (_, None) if site.site == t2p_site::T2P_SITE_NSS_IMPORT => "ssl_return_of_import",
             (Programs::Each, None) => "ssl_return_of_call",
             (Programs::EachUnrolled, None) => "ssl_return_unrolled",
         }
@@ -125,10 +195,18 @@ impl Programs {
     /// Whether a program has to be loaded.
     pub fn needs(self, program: &str) -> bool {
         match self {
-            Programs::Bulk => matches!(program, "ssl_any_entry" | "ssl_return_any"),
+            Programs::Bulk => {
+                matches!(program, "ssl_any_entry" | "ssl_return_any" | "go_any_entry" | "go_return")
+            }
             Programs::Each | Programs::EachUnrolled => {
-                let call = if self == Programs::Each { "ssl_return_of_call" } else { "ssl_return_unrolled" };
-                program == call || program == "ssl_return_of_new" || program.starts_with("ssl_entry_")
+                let returns = match self {
+                    Programs::Each => ["ssl_return_of_call", "go_return"],
+                    _ => ["ssl_return_unrolled", "go_return_unrolled"],
+                };
+                returns.contains(&program)
+                    || matches!(program, "ssl_return_of_new" | "ssl_return_of_import")
+                    || program.starts_with("ssl_entry_")
+                    || program.starts_with("go_entry_")
             }
         }
     }

@@ -12,6 +12,11 @@ static BUILT: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
 
 /// A C program, compiled at its first use.
 pub fn compiled(name: &str) -> String {
+    compiled_with(name, &["-lssl", "-lcrypto", "-ldl", "-Wl,--as-needed"])
+}
+
+/// The same, with these libraries and options.
+pub fn compiled_with(name: &str, libraries: &[&str]) -> String {
     let mut built = BUILT.lock().unwrap_or_else(|e| e.into_inner());
     let built = built.get_or_insert_default();
     if let Some(path) = built.get(name) {
@@ -22,10 +27,32 @@ pub fn compiled(name: &str) -> String {
     run(Command::new("cc")
         .args(["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", &fresh])
         .arg(source(&format!("{name}.c")))
-        .args(["-lssl", "-lcrypto", "-ldl", "-Wl,--as-needed"]));
+        .args(libraries));
     std::fs::rename(fresh, &path).unwrap();
     built.insert(name.to_string(), path.clone());
     path
+}
+
+/// A Go program, built by a release of Go that tests/oracles brings (`go-1.24`) with more arguments for
+/// `go build`. `None`: that release is not there.
+pub fn built_by_go(go: &str, name: &str, more: &[&str]) -> Option<String> {
+    let tool = super::gate::cached_tool(go)?;
+    let mut built = BUILT.lock().unwrap_or_else(|e| e.into_inner());
+    let built = built.get_or_insert_default();
+    let key = format!("{go}{}-{name}", more.join(""));
+    if let Some(path) = built.get(&key) {
+        return Some(path.clone());
+    }
+    let path = format!("{}/{name}.{go}.{}", env!("CARGO_TARGET_TMPDIR"), built.len());
+    let fresh = format!("{path}.{}", std::process::id());
+    run(Command::new(tool)
+        .env("CGO_ENABLED", "0")
+        .args(["build", "-o", &fresh])
+        .args(more)
+        .arg(source(&format!("{name}.go"))));
+    std::fs::rename(fresh, &path).unwrap();
+    built.insert(key, path.clone());
+    Some(path)
 }
 
 /// Path of a file in fixtures/programs.
