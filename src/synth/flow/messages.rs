@@ -164,7 +164,9 @@ impl Messages {
                     // Most heads come whole: no more than they is copied.
                     let end = if before == 0 { h1::head_len(more) } else { None };
                     head.extend_from_slice(&more[..end.unwrap_or(more.len())]);
-                    let Some(len) = h1::head_len(head) else {
+                    // What came before was searched.
+                    let searched = before.saturating_sub(3);
+                    let Some(len) = h1::head_len(&head[searched..]).map(|len| searched + len) else {
                         let strange = before == 0 && more.len() > 16 && !h1::begins(side, more);
                         if head.len() >= h1::HEAD_MAX || strange {
                             self.place = Place::Open;
