@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::config::Comments;
 use crate::event::recording::{Player, Recorder};
 use crate::event::{Counters, Event, Missing, ProcessLoss, record};
 use crate::losses::{Losses, Shed};
@@ -32,6 +33,7 @@ pub struct Pipeline<W: Write> {
     output: Output<W>,
     process_blocks: bool,
     link: Link,
+    comments: Comments,
     now: WallTime,
     counters: Counters,
     by_process: Vec<ProcessLoss>,
@@ -60,6 +62,7 @@ impl<W: Write> Pipeline<W> {
             output: Output::Waiting(out),
             process_blocks: false,
             link: Link::default(),
+            comments: Comments::default(),
             now: 0,
             counters: Counters::default(),
             by_process: Vec::new(),
@@ -85,6 +88,11 @@ impl<W: Write> Pipeline<W> {
     pub fn with_carrier(mut self, carrier: Carrier) -> Pipeline<W> {
         self.synthesizer = self.synthesizer.with_carrier(carrier);
         self
+    }
+
+    /// See [`PcapngWriter::with_comments`].
+    pub fn with_comments(self, comments: Comments) -> Pipeline<W> {
+        Pipeline { comments, ..self }
     }
 
     /// Writes each packet as soon as it is there.
@@ -143,7 +151,8 @@ impl<W: Write> Pipeline<W> {
                 self.output = match std::mem::replace(&mut self.output, Output::Lost) {
                     Output::Waiting(out) => {
                         let writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
-                        let mut writer = writer.with_process_blocks(self.process_blocks).with_link(self.link);
+                        let writer = writer.with_process_blocks(self.process_blocks);
+                        let mut writer = writer.with_link(self.link).with_comments(self.comments);
                         if self.unbuffered {
                             writer.unbuffered();
                         }

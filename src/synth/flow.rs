@@ -92,6 +92,8 @@ pub(super) struct Flow {
     tls: Option<Box<Tls>>,
     /// Comments for the next packet.
     notes: Vec<String>,
+    /// The comment on the SYN.
+    about: String,
 }
 
 impl Flow {
@@ -129,6 +131,7 @@ impl Flow {
             exchange: Exchange::default(),
             tls: None,
             notes: Vec::new(),
+            about: String::new(),
         })
     }
 
@@ -184,6 +187,7 @@ impl Flow {
             original_len: u32::try_from(headers.len()).unwrap_or(0).saturating_add(advance),
             dropped,
             comments: &self.notes,
+            about: &self.about,
         });
         self.notes.clear();
         if due {
@@ -199,6 +203,7 @@ impl Flow {
 
     /// The handshake, with a comment on the SYN.
     pub(super) fn open(&mut self, comment: Comment, time: WallTime, stats: &mut Stats, out: &mut Out) {
+        self.about = comment.clone().into();
         self.note(comment, stats);
         self.control(Side::Client, Kind::Syn, time, out);
         self.control(Side::Server, Kind::Syn, time, out);
