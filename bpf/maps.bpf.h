@@ -31,6 +31,9 @@ volatile u32 go_wanted;
 /* Set once all probes are attached: a stream begins with a call that begins after this. */
 volatile u32 ready;
 
+/* A probe of user space's own was hit. */
+volatile u32 self_seen;
+
 const volatile u32 never; /* 0 */
 
 /* Holds no program: see PLAIN_STACK. */

@@ -137,6 +137,9 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 		return role_told(ctx, 0);
 	case T2P_SITE_ACCEPT_STATE:
 		return role_told(ctx, 1);
+	case T2P_SITE_SELF:
+		self_seen = 1;
+		return 0;
 	default:
 		return 0;
 	}

@@ -80,6 +80,7 @@ enum t2p_site {
 	T2P_SITE_GO_CLOSE_NOTIFY,
 	T2P_SITE_GO_CLIENT,
 	T2P_SITE_GO_SERVER,
+	T2P_SITE_SELF = 255, /* tls2pcap's own, to see what the kernel's probes do */
 };
 
 enum t2p_direction {

@@ -175,12 +175,10 @@ impl Probe {
         libbpf_rs::set_print(
             options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| crate::status::say(&text))),
         );
-        // A program that was loaded for bulk attachment attaches in no other way, and the bulk
-        // pid filter of early kernels compared threads: bulk is for attaching to all processes.
+        // A program that was loaded for bulk attachment attaches in no other way.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
-        let ways: &[Programs] =
-            if options.pids.is_empty() && has_loop { &[Programs::Bulk, each] } else { &[each] };
+        let ways: &[Programs] = if has_loop { &[Programs::Bulk, each] } else { &[each] };
         let mut refused = Vec::new();
         let mut try_backend = |backend| {
             for &programs in ways {
@@ -292,18 +290,32 @@ impl Probe {
             }
         }
         probe.own_links = probe.links.len();
-        if programs == Programs::Bulk && probe.attach_to_self().is_err() {
+        if programs == Programs::Bulk && !probe.attaches_in_bulk().unwrap_or(false) {
             return Err(Refusal::Bulk);
         }
         Ok(probe)
     }
 
-    /// Attaches a probe in bulk to a function of our own and takes it away again.
-    fn attach_to_self(&self) -> io::Result<()> {
+    /// Tries a probe in bulk on a function of our own: whether all threads meet it if it is for one
+    /// process, and not only the first (before Linux 6.10, 46ba0e49b642).
+    fn attaches_in_bulk(&self) -> Result<bool, Box<dyn std::error::Error>> {
         let offset = own_offset(marker as *const () as usize)?;
-        let site = Site { site: t2p_site::T2P_SITE_FREE, offset, entry: None, go: false, group: Group::Base };
-        let link = self.attach_bulk(-1, Path::new("/proc/self/exe"), &[site], 0);
-        link.map(drop).map_err(io::Error::other)
+        let site = Site {
+            site: t2p_site::T2P_SITE_SELF,
+            offset,
+            entry: Some("ssl_any_entry"),
+            go: false,
+            group: Group::Base,
+        };
+        let pid = if self.pids.is_empty() { -1 } else { i32::try_from(std::process::id())? };
+        let _link = self.attach_bulk(pid, Path::new("/proc/self/exe"), &[site], 0)?;
+        if self.pids.is_empty() {
+            return Ok(true);
+        }
+        std::thread::spawn(|| marker()).join().map_err(|_| "the thread failed")?;
+        let seen = &self.skeleton.maps.bss_data.as_deref().ok_or("the object has no variables")?.self_seen;
+        // SAFETY: a valid, aligned place in the mapped .bss; the kernel writes it.
+        Ok(unsafe { std::ptr::from_ref(seen).read_volatile() } != 0)
     }
 
     /// The back end in use.

@@ -53,7 +53,8 @@ impl<'d> Table<'d> {
     /// Whether the table is that of Go 1.2 to 1.15.
     pub(super) fn is_old<R: ReadRef<'d>>(image: &Image<'d, R>) -> bool {
         SECTIONS.iter().filter_map(|name| image.section(name)).any(|(_, bytes)| {
-            memmem::find_iter(bytes, BEGINNING).any(|at| at.checked_sub(1).is_some_and(|first| bytes[first] == 0xfb))
+            memmem::find_iter(bytes, BEGINNING)
+                .any(|at| at.checked_sub(1).is_some_and(|first| bytes[first] == 0xfb))
         })
     }
 
