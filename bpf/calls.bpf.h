@@ -9,6 +9,7 @@
 
 #include "socket.bpf.h"
 #include "stack.bpf.h"
+#include "gnutls.bpf.h"
 
 static const struct thread no_thread;
 
@@ -26,7 +27,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	process = current_process();
 	if (!process)
 		return 0;
-	address = PT_REGS_PARM1(ctx);
+	address = args->handle;
 	args->library = attach_cookie(ctx) >> 8;
 	thread = bpf_map_lookup_elem(&threads, &id);
 	if (!thread) {
@@ -82,12 +83,14 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 		handle = the_handle(process, address, args->function);
 		if (handle)
 			handle->inflight = handle->write_seq + 1;
+		if (handle && args->function == T2P_FN_SEND_PARTS)
+			call->count_at = handle->write_end;
 	}
 	return 0;
 }
 
 /* How many bytes the call moved; -1: it moved some, but how many cannot be read. */
-static __always_inline s64 moved(struct call *call, u64 returned)
+static __always_inline s64 moved(struct handle *handle, struct call *call, u64 returned)
 {
 	s32 result = returned;
 	u64 n = 0;
@@ -102,7 +105,16 @@ static __always_inline s64 moved(struct call *call, u64 returned)
 	case T2P_FN_WRITE:
 		return result > 0 ? result : 0;
 	case T2P_FN_SENDFILE:
+	case T2P_FN_RECV:
+	case T2P_FN_SEND_RANGE:
 		return (s64)returned > 0 ? (s64)returned : 0;
+	case T2P_FN_NSS_READ:
+	case T2P_FN_NSS_WRITE:
+		return result > 0 ? result : 0;
+	case T2P_FN_RECV_PACKET:
+	case T2P_FN_SEND:
+	case T2P_FN_SEND_PARTS:
+		return gnutls_moved(handle, call, returned);
 	case T2P_FN_READ_EX:
 	case T2P_FN_READ_EARLY:
 	case T2P_FN_WRITE_EX:
@@ -200,6 +212,7 @@ static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
 #define EMIT_LOST 2 /* first, that an earlier call was lost */
 #define EMIT_UNKNOWN 4 /* that the call moved bytes, but nobody knows how many */
 #define EMIT_SENT 8 /* what is described, which the kernel sent from a file */
+#define EMIT_RESULT 16 /* what the call tells in its arguments */
 
 /* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
 static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
@@ -233,7 +246,7 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	}
 	count(T2P_COUNT_CALLS, 1);
 	count(T2P_COUNT_BYTES, len);
-	return call->function == T2P_FN_SENDFILE ? EMIT_SENT : EMIT_BYTES;
+	return call->function == T2P_FN_SENDFILE || call->function == T2P_FN_SEND_PARTS ? EMIT_SENT : EMIT_BYTES;
 }
 
 /* Reads may take what was buffered before the probes came; so many do not. */
@@ -248,7 +261,7 @@ static __noinline int check_socket(struct process *process, struct call *call)
 	struct handle *handle;
 	struct t2p_no_socket *record;
 
-	if (call->sock || call->below || (call->flags & CALL_UDP))
+	if (call->sock || call->below || (call->flags & (CALL_UDP | CALL_QUIET)))
 		return 0;
 	handle = find_handle(process, call->handle);
 	if (!handle || handle->sock || (handle->flags & (HANDLE_LAYER | HANDLE_NOT_TCP | HANDLE_NO_SOCKET)))
@@ -257,7 +270,7 @@ static __noinline int check_socket(struct process *process, struct call *call)
 	    (!is_read(call->function) || (call->len && handle->read_seq < READS_WITHOUT_SOCKET)))
 		return 0;
 	handle->flags |= HANDLE_NO_SOCKET;
-	if (process->flags & PROCESS_NO_SOCKET)
+	if ((process->flags & PROCESS_NO_SOCKET) || call->site > T2P_SITE_BIO_READ)
 		return 0;
 	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
 	if (!record) {
@@ -286,7 +299,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	if (handle)
 		handle = bind_socket(process, handle, call);
 	if (!handle) {
-		len = call->len = moved(call, returned);
+		len = call->len = moved(NULL, call, returned);
 		if (len)
 			lost(process->generation, T2P_COUNT_HANDLES_FULL, len > 0 ? len : 0);
 		return 0;
@@ -302,7 +315,9 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	}
 	check_unseen_read(handle, call);
 	/* Not earlier: the verifier would walk all that follows once for each case. */
-	len = call->len = moved(call, returned);
+	len = call->len = moved(handle, call, returned);
+	if (call->site > T2P_SITE_BIO_READ && is_quiet(handle, call, returned))
+		call->flags |= CALL_QUIET;
 	if (handle->flags & HANDLE_NOT_TCP) {
 		if (len)
 			count(T2P_COUNT_NOT_TCP, 1);
@@ -313,7 +328,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	} else if (len < 0) {
 		emit = EMIT_UNKNOWN;
 	}
-	if (call->function == T2P_FN_SHUTDOWN && (s32)returned >= 0) {
+	if (call->function == T2P_FN_SHUTDOWN && call->num && (s32)returned >= 0) {
 		struct fact fact = { .address = call->handle, .fact = T2P_FACT_SHUTDOWN };
 
 		tell_once(handle, HANDLE_SHUTDOWN, &fact);
@@ -435,6 +450,11 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emis
 	call = &thread->calls[i & (CALL_DEPTH - 1)];
 	drop_calls(process, thread, i + 1, T2P_COUNT_UNFINISHED);
 	thread->depth = i;
+	if (call->function > FN_ALPN) {
+		emission->emit = EMIT_RESULT;
+		emission->call = call;
+		return 1;
+	}
 	if (!uses_socket(call->function)) {
 		tell_text(process, call, PT_REGS_RC(ctx));
 		return 0;
@@ -449,9 +469,9 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emis
 }
 
 /* The handle's last reference goes. */
-static __always_inline void handle_freed(struct pt_regs *ctx)
+static __always_inline void handle_freed(u64 address)
 {
-	struct fact fact = { .address = PT_REGS_PARM1(ctx), .fact = T2P_FACT_FREE };
+	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
 	struct handle_key key = { .address = fact.address, .tgid = current_id() >> 32 };
 	struct process *process = ready ? current_process() : NULL;
 	struct handle *handle = process ? find_handle(process, fact.address) : NULL;

@@ -9,6 +9,10 @@
 /* Calls that only tell facts; never in a data record, hence not in tls2pcap.h. */
 #define FN_SERVER_NAME 32
 #define FN_ALPN 33
+#define FN_GNUTLS_INIT 34
+#define FN_GNUTLS_NAME 35
+#define FN_GNUTLS_ALPN 36
+#define FN_NSS_PROTO 37
 
 static const struct handle no_handle;
 

@@ -137,6 +137,7 @@ struct call {
 #define CALL_INNER_DONE 16 /* and has returned */
 #define CALL_INNER_WRONG 32 /* it is not what it was taken for */
 #define CALL_PENDING 64 /* counted in `pending` of the export's evidence */
+#define CALL_QUIET 128 /* that it used no socket says nothing */
 
 #define GO_CALL 1 /* `sp` is a place on a goroutine's stack, as place_on_stack tells it */
 #define GO_BUFFER_ON_STACK 2 /* `buf` is relative to the upper end of the stack */
@@ -180,6 +181,11 @@ struct handle {
 	u32 copied; /* the socket's copied_seq and write_seq when the last call returned */
 	u32 written;
 	u32 flags;
+	/* GnuTLS, see gnutls.bpf.h: */
+	u32 pending; /* bytes that are told already of a send that is to be called again */
+	u32 ahead; /* bytes told that the next sends offer once more */
+	u32 record_max; /* the most that one send takes; 0: not known */
+	u32 pad;
 };
 #define HANDLE_FRESH 1 /* seen since its SSL_new or its handshake */
 #define HANDLE_CLIENT 2 /* the TLS role is told */
@@ -196,6 +202,7 @@ struct handle {
 #define HANDLE_LOST_WRITE 4096
 #define HANDLE_CLOSED 16384 /* Go: it goes when the last call on it returns */
 #define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
+#define HANDLE_CORKED 16384 /* what is sent stays in the library until it is uncorked */
 
 struct socket_state {
 	u64 generation;

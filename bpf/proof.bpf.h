@@ -11,14 +11,17 @@
 
 #include "maps.bpf.h"
 
+/* The functions from `first` to `last`, a bit for each. */
+#define FUNCTIONS(first, last) ((2ULL << (last)) - (1ULL << (first)))
+
 static __always_inline int is_read(u32 fn)
 {
-	return fn >= T2P_FN_READ && fn <= T2P_FN_READ_INTERNAL;
+	return (FUNCTIONS(T2P_FN_READ, T2P_FN_READ_INTERNAL) | FUNCTIONS(T2P_FN_RECV, T2P_FN_NSS_READ)) >> fn & 1;
 }
 
 static __always_inline int is_write(u32 fn)
 {
-	return fn >= T2P_FN_WRITE && fn <= T2P_FN_SENDFILE;
+	return (FUNCTIONS(T2P_FN_WRITE, T2P_FN_SENDFILE) | FUNCTIONS(T2P_FN_SEND, T2P_FN_NSS_WRITE)) >> fn & 1;
 }
 
 static __always_inline int is_internal(u32 fn)
@@ -112,6 +115,7 @@ static __always_inline s64 internal_moved(struct call *call, u64 count_at, u64 r
 }
 
 struct arguments {
+	u64 handle;
 	u64 buf, num, count_at;
 	u32 function;
 	u32 site;

@@ -7,29 +7,31 @@
 
 #define SSL_CTRL_SET_TLSEXT_HOSTNAME 55
 
-static __noinline int role_told(struct pt_regs *ctx, u32 server)
+static __noinline int role_told(u64 address, u32 server)
 {
 	struct process *process = ready ? current_process() : NULL;
-	struct handle *handle = process ? the_handle(process, PT_REGS_PARM1(ctx), T2P_FN_HANDSHAKE) : NULL;
+	struct handle *handle = process ? the_handle(process, address, T2P_FN_HANDSHAKE) : NULL;
 
-	return handle ? tell_role(handle, PT_REGS_PARM1(ctx), server) : 0;
+	return handle ? tell_role(handle, address, server) : 0;
+}
+
+/* The program says which server it wants: text of this length, or (0) up to the NUL. */
+static __noinline int name_told(u64 address, u64 text, u32 len)
+{
+	struct fact fact = { .address = address, .fact = T2P_FACT_SERVER_NAME, .text = text, .text_len = len };
+	struct process *process = ready && text ? current_process() : NULL;
+	struct handle *handle = process ? the_handle(process, address, T2P_FN_HANDSHAKE) : NULL;
+
+	if (handle)
+		tell_once(handle, HANDLE_NAME, &fact);
+	return 0;
 }
 
 static __noinline int ctrl_called(struct pt_regs *ctx)
 {
-	struct fact fact = {
-		.address = PT_REGS_PARM1(ctx), .fact = T2P_FACT_SERVER_NAME, .text = PT_REGS_PARM4(ctx)
-	};
-	struct process *process;
-	struct handle *handle;
-
-	if ((u32)PT_REGS_PARM2(ctx) != SSL_CTRL_SET_TLSEXT_HOSTNAME || !fact.text || !ready)
+	if ((u32)PT_REGS_PARM2(ctx) != SSL_CTRL_SET_TLSEXT_HOSTNAME)
 		return 0;
-	process = current_process();
-	handle = process ? the_handle(process, fact.address, T2P_FN_HANDSHAKE) : NULL;
-	if (handle)
-		tell_once(handle, HANDLE_NAME, &fact);
-	return 0;
+	return name_told(PT_REGS_PARM1(ctx), PT_REGS_PARM4(ctx), 0);
 }
 
 static __noinline int reference_taken(struct pt_regs *ctx)
@@ -42,13 +44,103 @@ static __noinline int reference_taken(struct pt_regs *ctx)
 	return 0;
 }
 
-static __noinline int handle_made(struct pt_regs *ctx)
+static __noinline int handle_made(u64 address)
 {
 	struct process *process = ready ? current_process() : NULL;
 
-	if (process && PT_REGS_RC(ctx))
-		new_handle(process, PT_REGS_RC(ctx), HANDLE_FRESH, 1);
+	if (process && address)
+		new_handle(process, address, HANDLE_FRESH, 1);
 	return 0;
+}
+
+static __noinline int handle_corked(u64 address)
+{
+	struct process *process = ready ? current_process() : NULL;
+	struct handle *handle = process ? find_handle(process, address) : NULL;
+
+	if (handle)
+		handle->flags |= HANDLE_CORKED;
+	return 0;
+}
+
+/* A probed function of GnuTLS or NSS begins. 1: it is a call, as `args` describes. */
+static __noinline int other_site_entered(u32 site, struct arguments *args)
+{
+	switch (site) {
+	case T2P_SITE_GNUTLS_SEND:
+		args->function = T2P_FN_SEND;
+		return 1;
+	case T2P_SITE_GNUTLS_SEND_RANGE:
+		args->function = T2P_FN_SEND_RANGE;
+		return 1;
+	case T2P_SITE_GNUTLS_SEND_FILE:
+	case T2P_SITE_NSS_WRITEV:
+		args->function = T2P_FN_SEND_PARTS;
+		break;
+	case T2P_SITE_GNUTLS_CORK:
+		handle_corked(args->handle);
+		return 0;
+	case T2P_SITE_GNUTLS_UNCORK:
+		args->function = T2P_FN_UNCORK;
+		return 1;
+	case T2P_SITE_GNUTLS_RECV:
+	case T2P_SITE_GNUTLS_RECV_EARLY:
+		args->function = T2P_FN_RECV;
+		return 1;
+	case T2P_SITE_GNUTLS_RECV_PACKET:
+		args->function = T2P_FN_RECV_PACKET;
+		return 1;
+	case T2P_SITE_GNUTLS_HANDSHAKE:
+	case T2P_SITE_NSS_FORCE:
+		args->function = T2P_FN_HANDSHAKE;
+		break;
+	case T2P_SITE_GNUTLS_INIT: /* where the handle is put; flags */
+		args->function = FN_GNUTLS_INIT;
+		return 1;
+	case T2P_SITE_GNUTLS_NAME_SET: /* type, name, length */
+		if ((u32)args->count_at)
+			name_told(args->handle, args->num, args->count_at);
+		return 0;
+	case T2P_SITE_GNUTLS_NAME_GET: /* buffer, address of its length */
+		args->function = FN_GNUTLS_NAME;
+		return 1;
+	case T2P_SITE_GNUTLS_ALPN: /* a gnutls_datum_t */
+		args->function = FN_GNUTLS_ALPN;
+		return 1;
+	case T2P_SITE_NSS_RECV: /* buffer, length, flags */
+		args->function = args->count_at & PR_MSG_PEEK ? T2P_FN_PEEK : T2P_FN_NSS_READ;
+		break;
+	case T2P_SITE_NSS_READ:
+		args->function = T2P_FN_NSS_READ;
+		break;
+	case T2P_SITE_NSS_WRITE:
+	case T2P_SITE_NSS_SEND:
+		args->function = T2P_FN_NSS_WRITE;
+		break;
+	case T2P_SITE_NSS_CLOSE:
+		handle_freed(args->handle);
+		return 0;
+	case T2P_SITE_NSS_SHUTDOWN: /* which side */
+		args->function = T2P_FN_SHUTDOWN;
+		args->num = (u32)args->buf != PR_SHUTDOWN_RCV;
+		break;
+	case T2P_SITE_NSS_RESET: /* as server? */
+		if (args->handle)
+			role_told(args->handle, (u32)args->buf != 0);
+		return 0;
+	case T2P_SITE_NSS_URL:
+		if (args->handle)
+			name_told(args->handle, args->buf, 0);
+		return 0;
+	case T2P_SITE_NSS_PROTO: /* state, buffer, address of its length */
+		args->function = FN_NSS_PROTO;
+		args->buf = args->num;
+		args->num = args->count_at;
+		break;
+	default:
+		return 0;
+	}
+	return args->handle != 0;
 }
 
 /* A probed function begins. */
@@ -58,6 +150,9 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 	u64 second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx);
 	u64 fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
 
+	args.handle = PT_REGS_PARM1(ctx);
+	if (site >= T2P_SITE_NSS_READ)
+		args.handle = site <= T2P_SITE_NSS_SHUTDOWN ? nss_socket(args.handle) : nss_find(args.handle);
 	args.buf = second;
 	args.num = third;
 	args.count_at = fourth;
@@ -104,18 +199,20 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 		args.function = T2P_FN_PEEK;
 		break;
 	case T2P_SITE_CONNECT:
-		role_told(ctx, 0);
+		role_told(args.handle, 0);
 		args.function = T2P_FN_HANDSHAKE;
 		break;
 	case T2P_SITE_ACCEPT:
-		role_told(ctx, 1);
+		role_told(args.handle, 1);
 		args.function = T2P_FN_HANDSHAKE;
 		break;
 	case T2P_SITE_HANDSHAKE:
 		args.function = T2P_FN_HANDSHAKE;
 		break;
 	case T2P_SITE_SHUTDOWN:
+	case T2P_SITE_GNUTLS_BYE:
 		args.function = T2P_FN_SHUTDOWN;
+		args.num = 1; /* the side that writes */
 		break;
 	case T2P_SITE_SERVER_NAME:
 		args.function = FN_SERVER_NAME;
@@ -124,7 +221,7 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 		args.function = FN_ALPN;
 		break;
 	case T2P_SITE_FREE:
-		handle_freed(ctx);
+		handle_freed(args.handle);
 		return 0;
 	case T2P_SITE_UP_REF:
 		return reference_taken(ctx);
@@ -134,16 +231,23 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 	case T2P_SITE_CTRL:
 		return ctrl_called(ctx);
 	case T2P_SITE_CONNECT_STATE:
-		return role_told(ctx, 0);
+		return role_told(args.handle, 0);
 	case T2P_SITE_ACCEPT_STATE:
-		return role_told(ctx, 1);
+		return role_told(args.handle, 1);
 	case T2P_SITE_SELF:
 		self_seen = 1;
 		return 0;
 	default:
-		return 0;
+		if (!other_site_entered(site, &args))
+			return 0;
 	}
 	return enter(ctx, &args);
+}
+
+/* Whether what went past the calls inside it was in the program's memory. */
+static __always_inline int site_writes_parts(u32 site)
+{
+	return site == T2P_SITE_NSS_WRITEV;
 }
 
 /* A probed function returns. `has_loop`: a constant, see emit_call. */
@@ -152,15 +256,21 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 	struct emission emission = {};
 
 	if (site == T2P_SITE_NEW)
-		return handle_made(ctx);
+		return handle_made(PT_REGS_RC(ctx));
+	if (site == T2P_SITE_NSS_IMPORT)
+		return handle_made(nss_socket(PT_REGS_RC(ctx)));
 	if (!leave(ctx, site, &emission))
 		return 0;
+	if (emission.emit & EMIT_RESULT)
+		return tell_result(emission.call, PT_REGS_RC(ctx));
 	if (internal_of(emission.call->function) || is_internal(emission.call->function))
 		compare(emission.call);
 	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN))
 		tell_losses(emission.call->handle, emission.call->function, emission.emit);
 	if (emission.emit & EMIT_SENT)
-		emit_missing(&emission.data, emission.data.call_len, T2P_MISSING_SENDFILE, T2P_COUNT_SENDFILE);
+		emit_missing(&emission.data, emission.data.call_len,
+			     site_writes_parts(emission.call->site) ? T2P_MISSING_UNREADABLE : T2P_MISSING_SENDFILE,
+			     site_writes_parts(emission.call->site) ? T2P_COUNT_UNREADABLE : T2P_COUNT_SENDFILE);
 	if (emission.emit & EMIT_BYTES)
 		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
 	if (is_write(emission.call->function))

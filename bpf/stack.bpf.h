@@ -94,6 +94,8 @@ static __always_inline int is_part_of(u32 function, u32 outer)
 		return 0;
 	if (is_read(function))
 		return is_read(outer);
+	if (outer == T2P_FN_SEND_PARTS)
+		return !is_write(function);
 	return !is_write(function) || is_write(outer);
 }
 

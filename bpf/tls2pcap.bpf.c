@@ -6,6 +6,7 @@
  *   sites.bpf.h    the functions of a TLS library that are probed
  *   go.bpf.h       the same for Go's crypto/tls
  *   calls.bpf.h    TLS calls, from entry to return
+ *   gnutls.bpf.h   what is peculiar to GnuTLS and NSS
  *   stack.bpf.h    the calls that a thread is in
  *   handles.bpf.h  handles, and the facts that are told of them
  *   proof.bpf.h    whether an internal function may stand for the exports before it
@@ -202,6 +203,31 @@ ENTRY(clear, T2P_SITE_CLEAR)
 ENTRY(ctrl, T2P_SITE_CTRL)
 ENTRY(connect_state, T2P_SITE_CONNECT_STATE)
 ENTRY(accept_state, T2P_SITE_ACCEPT_STATE)
+ENTRY(gnutls_send, T2P_SITE_GNUTLS_SEND)
+ENTRY(gnutls_send_range, T2P_SITE_GNUTLS_SEND_RANGE)
+ENTRY(gnutls_send_file, T2P_SITE_GNUTLS_SEND_FILE)
+ENTRY(gnutls_cork, T2P_SITE_GNUTLS_CORK)
+ENTRY(gnutls_uncork, T2P_SITE_GNUTLS_UNCORK)
+ENTRY(gnutls_recv, T2P_SITE_GNUTLS_RECV)
+ENTRY(gnutls_recv_early, T2P_SITE_GNUTLS_RECV_EARLY)
+ENTRY(gnutls_recv_packet, T2P_SITE_GNUTLS_RECV_PACKET)
+ENTRY(gnutls_handshake, T2P_SITE_GNUTLS_HANDSHAKE)
+ENTRY(gnutls_bye, T2P_SITE_GNUTLS_BYE)
+ENTRY(gnutls_init, T2P_SITE_GNUTLS_INIT)
+ENTRY(gnutls_name_set, T2P_SITE_GNUTLS_NAME_SET)
+ENTRY(gnutls_name_get, T2P_SITE_GNUTLS_NAME_GET)
+ENTRY(gnutls_alpn, T2P_SITE_GNUTLS_ALPN)
+ENTRY(nss_read, T2P_SITE_NSS_READ)
+ENTRY(nss_recv, T2P_SITE_NSS_RECV)
+ENTRY(nss_write, T2P_SITE_NSS_WRITE)
+ENTRY(nss_send, T2P_SITE_NSS_SEND)
+ENTRY(nss_writev, T2P_SITE_NSS_WRITEV)
+ENTRY(nss_close, T2P_SITE_NSS_CLOSE)
+ENTRY(nss_shutdown, T2P_SITE_NSS_SHUTDOWN)
+ENTRY(nss_reset, T2P_SITE_NSS_RESET)
+ENTRY(nss_force, T2P_SITE_NSS_FORCE)
+ENTRY(nss_url, T2P_SITE_NSS_URL)
+ENTRY(nss_proto, T2P_SITE_NSS_PROTO)
 
 SEC("uretprobe")
 int ssl_return_any(struct pt_regs *ctx)
@@ -229,7 +255,14 @@ SEC("uretprobe")
 int ssl_return_of_new(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return handle_made(ctx);
+	return handle_made(PT_REGS_RC(ctx));
+}
+
+SEC("uretprobe")
+int ssl_return_of_import(struct pt_regs *ctx)
+{
+	PLAIN_STACK(ctx);
+	return handle_made(nss_socket(PT_REGS_RC(ctx)));
 }
 
 /*

@@ -43,6 +43,16 @@ enum t2p_function {
 	T2P_FN_HANDSHAKE = 10, /* moves no data; binds the socket */
 	T2P_FN_PEEK = 11, /* consumes nothing; binds the socket */
 	T2P_FN_SHUTDOWN = 12, /* moves no data; binds the socket */
+	/* GnuTLS and NSS. Reads: */
+	T2P_FN_RECV = 13,
+	T2P_FN_RECV_PACKET = 14, /* into a buffer of the library's own */
+	T2P_FN_NSS_READ = 15,
+	/* Writes: */
+	T2P_FN_SEND = 16, /* takes the bytes even if it has to be called again */
+	T2P_FN_SEND_RANGE = 17,
+	T2P_FN_UNCORK = 18, /* sends what was taken before */
+	T2P_FN_SEND_PARTS = 19, /* by calls of its own of the functions above, or past them */
+	T2P_FN_NSS_WRITE = 20,
 };
 
 /* What is probed in a library. Low byte of the attach cookie; the rest is the library's number. */
@@ -73,6 +83,33 @@ enum t2p_site {
 	T2P_SITE_ACCEPT_STATE,
 	T2P_SITE_BIO_WRITE,
 	T2P_SITE_BIO_READ,
+	/* From here on, of libraries that have no BIO functions. */
+	T2P_SITE_GNUTLS_SEND,
+	T2P_SITE_GNUTLS_SEND_RANGE,
+	T2P_SITE_GNUTLS_SEND_FILE,
+	T2P_SITE_GNUTLS_CORK,
+	T2P_SITE_GNUTLS_UNCORK,
+	T2P_SITE_GNUTLS_RECV,
+	T2P_SITE_GNUTLS_RECV_EARLY,
+	T2P_SITE_GNUTLS_RECV_PACKET,
+	T2P_SITE_GNUTLS_HANDSHAKE,
+	T2P_SITE_GNUTLS_BYE,
+	T2P_SITE_GNUTLS_INIT,
+	T2P_SITE_GNUTLS_NAME_SET,
+	T2P_SITE_GNUTLS_NAME_GET,
+	T2P_SITE_GNUTLS_ALPN,
+	T2P_SITE_NSS_READ,
+	T2P_SITE_NSS_RECV,
+	T2P_SITE_NSS_WRITE,
+	T2P_SITE_NSS_SEND,
+	T2P_SITE_NSS_WRITEV,
+	T2P_SITE_NSS_CLOSE,
+	T2P_SITE_NSS_SHUTDOWN,
+	T2P_SITE_NSS_IMPORT,
+	T2P_SITE_NSS_RESET,
+	T2P_SITE_NSS_FORCE,
+	T2P_SITE_NSS_URL,
+	T2P_SITE_NSS_PROTO,
 	/* crypto/tls of Go programs. Their returns are probed one by one, with the site of the entry. */
 	T2P_SITE_GO_READ,
 	T2P_SITE_GO_WRITE,
@@ -176,7 +213,7 @@ struct t2p_head {
 /* Bytes of a TLS call, or the fact that they are missing. `captured` bytes of payload follow. */
 struct t2p_data {
 	struct t2p_head head;
-	unsigned long long handle; /* address of the SSL */
+	unsigned long long handle; /* address of the SSL, gnutls_session_t or sslSocket */
 	unsigned long long generation; /* tells handles at one address apart */
 	unsigned long long entered;
 	unsigned long long returned;

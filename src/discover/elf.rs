@@ -1,22 +1,25 @@
-//! Whether an ELF file defines OpenSSL's functions, or those of Go's `crypto/tls`, and where.
+//! Whether an ELF file defines the functions of a TLS library, or Go's `crypto/tls`, and where.
 
 use std::fs::File;
 
 use object::{ReadCache, ReadRef, elf};
 
-use super::function::{Function, Offsets};
+use super::function::{Family, Function, Offsets};
 use super::go::{self, Go};
 pub use super::image::NotTls;
 use super::image::{Image, Symbols};
-use super::internal::{self, Internal, NoInternal};
+use super::internal::{self, Internal, NoInternal, Site};
+use super::nss::{self, NoMethods};
 use super::version;
 
-/// A file that defines OpenSSL's functions: a shared library, or a program that contains it.
+/// A file that defines a TLS library's functions: a shared library, or a program that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsLibrary {
-    /// The exported functions.
+    /// Whose functions they are; `None`: there are only Go's own.
+    pub family: Option<Family>,
+    /// The functions.
     pub offsets: Offsets,
-    /// The functions behind them.
+    /// OpenSSL's functions behind them.
     pub internal: Internal,
     /// Go's own TLS, in a program that was written in Go.
     pub go: Option<Go>,
@@ -34,7 +37,7 @@ pub fn classify(file: &File) -> Result<TlsLibrary, NotTls> {
 
 /// Version that the file's constants tell, such as `OpenSSL 3.0.17`.
 pub fn version(file: &File) -> Option<String> {
-    version_of(&Image::parse(&ReadCache::new(file)).ok()?)
+    version_of(&Image::parse(&ReadCache::new(file)).ok()?, Family::OpenSsl)
 }
 
 /// File offsets of `BIO_write` and `BIO_read`, through which OpenSSL gives and takes TLS records.
@@ -62,20 +65,67 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
         [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(|kind| image.symbols(kind)).collect();
     for symbols in &tables {
         let mut offsets = offsets(symbols, &image);
-        if offsets.get(Function::Read).is_some() && offsets.get(Function::Write).is_some() {
-            let internal = internal::find(&image, &tables, &mut offsets);
-            // A Go program may contain a C library as well.
-            let go = go.and_then(Result::ok);
-            return Ok(TlsLibrary { offsets, internal, go, version: version_of(&image) });
-        }
+        let is_there = |family: &Family| family.known_by().iter().all(|f| offsets.get(*f).is_some());
+        let Some(family) = Family::ALL.into_iter().find(is_there) else { continue };
+        offsets.keep(family);
+        let version = version_of(&image, family);
+        let internal = match family {
+            Family::OpenSsl => {
+                // Its calls are those of a handle inside another's.
+                let imports = image.imports();
+                let passes_on = |f: Function| imports.values().any(|import| *import == f.symbol().as_bytes());
+                if passes_on(Function::GnutlsSend) || passes_on(Function::NssImport) {
+                    return Err(NotTls::Wrapper);
+                }
+                internal::find(&image, &tables, &mut offsets)
+            }
+            Family::GnuTls => {
+                gnutls(&image, &tables, &mut offsets);
+                Internal::none(NoInternal::NoExport)
+            }
+            Family::Nss => {
+                nss(&image, &tables, &mut offsets).map_err(NotTls::Nss)?;
+                Internal::none(NoInternal::NoExport)
+            }
+        };
+        // A Go program may contain a C library as well.
+        let go = go.and_then(Result::ok);
+        return Ok(TlsLibrary { family: Some(family), offsets, internal, go, version });
     }
     let go = go.ok_or(NotTls::NoSymbols)?.map_err(NotTls::Go)?;
     Ok(TlsLibrary {
+        family: None,
         offsets: Offsets::default(),
-        internal: Internal { read: Err(NoInternal::NoExport), write: Err(NoInternal::NoExport) },
+        internal: Internal::none(NoInternal::NoExport),
         version: Some(go::version(&image)),
         go: Some(go),
     })
+}
+
+/// Takes cheap places. gnutls_record_send is nothing but gnutls_record_send2, in most builds.
+fn gnutls<'d, R: ReadRef<'d>>(image: &Image<'d, R>, tables: &[Symbols<'d>], offsets: &mut Offsets) {
+    let Some(site) = Site::of(image, tables) else { return };
+    site.improve(offsets, &[]);
+    if offsets.get(Function::GnutlsSend2).is_some()
+        && site.only_jumps(Function::GnutlsSend, Function::GnutlsSend2)
+    {
+        offsets.drop(Function::GnutlsSend);
+    }
+}
+
+/// Adds the methods of the SSL layer, which have no names.
+fn nss<'d, R: ReadRef<'d>>(
+    image: &Image<'d, R>,
+    tables: &[Symbols<'d>],
+    offsets: &mut Offsets,
+) -> Result<(), NoMethods> {
+    let site = Site::of(image, tables).ok_or(NoMethods::Unreadable)?;
+    let methods = nss::methods(image, &site)?;
+    for (function, address) in &methods {
+        offsets.set(*function, image.file_offset(*address).ok_or(NoMethods::Unreadable)?);
+    }
+    site.improve(offsets, &methods);
+    Ok(())
 }
 
 /// File offsets of the functions of interest.
@@ -93,6 +143,11 @@ fn offsets<'d, R: ReadRef<'d>>(symbols: &Symbols<'d>, image: &Image<'d, R>) -> O
     offsets
 }
 
-fn version_of<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<String> {
-    version::scan(image.section(b".rodata")?.1)
+fn version_of<'d, R: ReadRef<'d>>(image: &Image<'d, R>, family: Family) -> Option<String> {
+    let constants = image.section(b".rodata")?.1;
+    match family {
+        Family::OpenSsl => version::scan(constants),
+        Family::GnuTls => version::behind(constants, b"Enabled GnuTLS ").map(|n| format!("GnuTLS {n}")),
+        Family::Nss => version::behind(constants, b"Version: NSS ").map(|n| format!("NSS {n}")),
+    }
 }

@@ -4,7 +4,7 @@ use super::code::Place;
 
 macro_rules! functions {
     ($($(#[$doc:meta])* $name:ident = $symbol:literal,)*) => {
-        /// A function that TLS libraries with OpenSSL's interface export.
+        /// A function of a TLS library: an export, or a method of NSS's SSL layer.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Function { $($(#[$doc])* $name,)* }
 
@@ -12,15 +12,15 @@ macro_rules! functions {
             /// All of them, in the order of their discriminants.
             pub const ALL: &'static [Function] = &[$(Function::$name,)*];
 
-            /// Its name in the symbol table.
+            /// Its name in the symbol table; of NSS's methods, that in the source.
             pub const fn symbol(self) -> &'static str {
                 match self { $(Function::$name => $symbol,)* }
             }
 
-            /// The function with this name.
+            /// The export with this name.
             pub fn from_symbol(name: &[u8]) -> Option<Function> {
                 // Most symbols of a process are rejected by the first bytes.
-                if !name.starts_with(b"SSL_") {
+                if !name.starts_with(b"SSL_") && !name.starts_with(b"gnutls_") {
                     return None;
                 }
                 $(if name == $symbol.as_bytes() { return Some(Function::$name); })*
@@ -77,11 +77,122 @@ functions! {
     SetConnectState = "SSL_set_connect_state",
     /// Declares this side the server.
     SetAcceptState = "SSL_set_accept_state",
+    /// Writes plaintext.
+    GnutlsSend = "gnutls_record_send",
+    /// Writes plaintext, padded.
+    GnutlsSend2 = "gnutls_record_send2",
+    /// Writes plaintext, padded; several records.
+    GnutlsSendRange = "gnutls_record_send_range",
+    /// Sends a file: through gnutls_record_send, or with kTLS through the kernel.
+    GnutlsSendFile = "gnutls_record_send_file",
+    /// From now on what is written stays in the library.
+    GnutlsCork = "gnutls_record_cork",
+    /// Sends what stayed.
+    GnutlsUncork = "gnutls_record_uncork",
+    /// Reads plaintext.
+    GnutlsRecv = "gnutls_record_recv",
+    /// Reads plaintext, and the record's number.
+    GnutlsRecvSeq = "gnutls_record_recv_seq",
+    /// Reads 0-RTT data.
+    GnutlsRecvEarly = "gnutls_record_recv_early_data",
+    /// Reads a record into a buffer of the library's own.
+    GnutlsRecvPacket = "gnutls_record_recv_packet",
+    /// Handshake.
+    GnutlsHandshake = "gnutls_handshake",
+    /// Sends close_notify.
+    GnutlsBye = "gnutls_bye",
+    /// Makes a handle.
+    GnutlsInit = "gnutls_init",
+    /// Frees a handle.
+    GnutlsDeinit = "gnutls_deinit",
+    /// Sets the server name that a client asks for.
+    GnutlsNameSet = "gnutls_server_name_set",
+    /// The server name that the client asked for.
+    GnutlsNameGet = "gnutls_server_name_get",
+    /// The negotiated application protocol.
+    GnutlsAlpn = "gnutls_alpn_get_selected_protocol",
+    /// Reads plaintext.
+    NssRead = "ssl_Read",
+    /// Reads plaintext; with a flag, without consuming it.
+    NssRecv = "ssl_Recv",
+    /// Writes plaintext.
+    NssWrite = "ssl_Write",
+    /// Writes plaintext.
+    NssSend = "ssl_Send",
+    /// Writes plaintext of several buffers, by ssl_Send.
+    NssWritev = "ssl_WriteV",
+    /// Sends close_notify and frees the handle.
+    NssClose = "ssl_Close",
+    /// Sends close_notify.
+    NssShutdown = "ssl_Shutdown",
+    /// Makes a handle.
+    NssImport = "SSL_ImportFD",
+    /// Declares this side client or server.
+    NssReset = "SSL_ResetHandshake",
+    /// Handshake.
+    NssForce = "SSL_ForceHandshake",
+    /// Sets the server name that a client asks for.
+    NssUrl = "SSL_SetURL",
+    /// The negotiated application protocol.
+    NssProto = "SSL_GetNextProto",
+}
+
+/// Libraries that have the same functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// OpenSSL, LibreSSL, BoringSSL and their like.
+    OpenSsl,
+    /// GnuTLS.
+    GnuTls,
+    /// Mozilla's Network Security Services.
+    Nss,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Family; 3] = [Family::OpenSsl, Family::GnuTls, Family::Nss];
+
+    /// What its makers call it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Family::OpenSsl => "OpenSSL",
+            Family::GnuTls => "GnuTLS",
+            Family::Nss => "NSS",
+        }
+    }
+
+    /// Exports by which a library of the family is known.
+    pub(super) const fn known_by(self) -> [Function; 2] {
+        match self {
+            Family::OpenSsl => [Function::Read, Function::Write],
+            Family::GnuTls => [Function::GnutlsRecv, Function::GnutlsSend],
+            Family::Nss => [Function::NssImport, Function::NssReset],
+        }
+    }
+}
+
+impl Function {
+    /// Which libraries have it.
+    pub const fn family(self) -> Family {
+        if (self as usize) < Function::GnutlsSend as usize {
+            Family::OpenSsl
+        } else if (self as usize) < Function::NssRead as usize {
+            Family::GnuTls
+        } else {
+            Family::Nss
+        }
+    }
 }
 
 /// Where functions lie: file offsets, as uprobes take them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offsets([Option<Place>; Function::ALL.len()]);
+
+impl Default for Offsets {
+    fn default() -> Offsets {
+        Offsets([None; Function::ALL.len()])
+    }
+}
 
 impl Offsets {
     /// File offset of the function's first instruction; `None` if the library lacks it.
@@ -96,6 +207,16 @@ impl Offsets {
 
     pub(super) fn set(&mut self, function: Function, offset: u64) {
         self.0[function as usize] = Some(Place::start(offset));
+    }
+
+    /// Leaves the function alone.
+    pub(super) fn drop(&mut self, function: Function) {
+        self.0[function as usize] = None;
+    }
+
+    /// Leaves all functions alone but those of a family.
+    pub(super) fn keep(&mut self, family: Family) {
+        Function::ALL.iter().filter(|f| f.family() != family).for_each(|f| self.drop(*f));
     }
 
     /// Takes the better places that are found.

@@ -29,9 +29,17 @@ pub enum NotTls {
     /// Headers or tables contradict each other, or are longer than what is read.
     #[error("damaged ELF file")]
     Damaged,
-    /// Neither symbol table defines both SSL_read and SSL_write.
-    #[error("defines no SSL_read and SSL_write (another TLS library, or stripped)")]
+    /// Neither symbol table defines the functions of a library that is known.
+    #[error(
+        "defines neither SSL_read and SSL_write nor GnuTLS's or NSS's functions (another TLS library, or stripped)"
+    )]
     NoSymbols,
+    /// It has OpenSSL's names, and hands everything to another library, which is probed itself.
+    #[error("passes all on to another TLS library")]
+    Wrapper,
+    /// It is NSS, but where it reads and writes is not found.
+    #[error("NSS, but {0}")]
+    Nss(super::nss::NoMethods),
     /// A Go program that cannot be probed.
     #[error("a Go program: {0}")]
     Go(NotGo),
@@ -162,6 +170,32 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         imports
     }
 
+    /// Places that the loader fills with an address, and what is put there.
+    pub(super) fn pointers(&self) -> HashMap<u64, Pointer<'d>> {
+        let mut pointers = HashMap::new();
+        let symbols = self.symbols(elf::SHT_DYNSYM);
+        for header in self.sections.iter().filter(|s| s.sh_type(self.endian) == elf::SHT_RELA) {
+            let table = || {
+                self.spend(header)?;
+                header.data_as_array::<Rela64<Endianness>, _>(self.endian, self.data).ok()
+            };
+            for entry in table().unwrap_or_default() {
+                let addend = entry.r_addend.get(self.endian) as u64;
+                let value = match entry.r_type(self.endian, false) {
+                    elf::R_X86_64_RELATIVE => Some(Pointer::Address(addend)),
+                    elf::R_X86_64_JUMP_SLOT | elf::R_X86_64_GLOB_DAT | elf::R_X86_64_64 => symbols
+                        .as_ref()
+                        .and_then(|symbols| symbols.pointer(entry.r_sym(self.endian, false), addend)),
+                    _ => None,
+                };
+                if let Some(value) = value {
+                    pointers.insert(entry.r_offset.get(self.endian), value);
+                }
+            }
+        }
+        pointers
+    }
+
     /// The symbol table of this kind.
     pub(super) fn symbols(&self, kind: elf::SectionType) -> Option<Symbols<'d>> {
         let header = self.sections.iter().find(|s| s.sh_type(self.endian) == kind)?;
@@ -171,6 +205,15 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         let strings = self.contents(self.sections.section(link).ok()?)?;
         Some(Symbols { endian: self.endian, table, strings })
     }
+}
+
+/// What stands at a place once the loader has filled it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pointer<'d> {
+    /// An address in the same file.
+    Address(u64),
+    /// The address of what another file defines under this name.
+    Import(&'d [u8]),
 }
 
 /// A symbol table.
@@ -195,6 +238,15 @@ impl<'d> Symbols<'d> {
     /// Name of the symbol with this number.
     fn name(&self, index: u32) -> Option<&'d [u8]> {
         self.name_of(self.table.get(index as usize)?)
+    }
+
+    /// Where the symbol with this number leads.
+    fn pointer(&self, index: u32, addend: u64) -> Option<Pointer<'d>> {
+        let symbol = self.table.get(index as usize)?;
+        if symbol.is_undefined(self.endian) {
+            return (addend == 0).then(|| self.name_of(symbol)).flatten().map(Pointer::Import);
+        }
+        Some(Pointer::Address(symbol.st_value(self.endian).wrapping_add(addend)))
     }
 
     fn name_of(&self, symbol: &'d Sym64<Endianness>) -> Option<&'d [u8]> {

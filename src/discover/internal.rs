@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindSection};
-use iced_x86::{Code, Decoder, DecoderOptions};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Register};
 use object::{ReadRef, elf};
 
 use super::code::{self, CODE_MAX, Place};
@@ -28,6 +28,12 @@ pub struct Internal {
     pub read: Result<Behind, NoInternal>,
     /// `ssl_write_internal`, which SSL_write and SSL_write_ex (or SSL_write_ex2) both call.
     pub write: Result<Behind, NoInternal>,
+}
+
+impl Internal {
+    pub(super) fn none(why: NoInternal) -> Internal {
+        Internal { read: Err(why), write: Err(why) }
+    }
 }
 
 /// A function behind exports.
@@ -69,12 +75,10 @@ pub(super) fn find<'d, R: ReadRef<'d>>(
     exports: &mut Offsets,
 ) -> Internal {
     if image.machine != elf::EM_X86_64 {
-        return Internal { read: Err(NoInternal::Machine), write: Err(NoInternal::Machine) };
+        return Internal::none(NoInternal::Machine);
     }
-    let Some(site) = Site::of(image, tables) else {
-        return Internal { read: Err(NoInternal::Unreadable), write: Err(NoInternal::Unreadable) };
-    };
-    exports.improve(|function| site.place(site.address_of(function.symbol())?));
+    let Some(site) = Site::of(image, tables) else { return Internal::none(NoInternal::Unreadable) };
+    site.improve(exports, &[]);
     // From 3.3 on, SSL_write_ex is a jump to SSL_write_ex2.
     let write_ex2 = site.address_of(Function::WriteEx2.symbol()).map(|_| Function::WriteEx2);
     let write_ex = write_ex2.unwrap_or(Function::WriteEx);
@@ -91,7 +95,8 @@ pub(super) fn find<'d, R: ReadRef<'d>>(
     }
 }
 
-struct Site<'a, 'd, R: ReadRef<'d>> {
+/// What is known of the code in a file.
+pub(super) struct Site<'a, 'd, R: ReadRef<'d>> {
     image: &'a Image<'d, R>,
     tables: &'a [Symbols<'d>],
     unwind: Unwind,
@@ -103,7 +108,11 @@ struct Site<'a, 'd, R: ReadRef<'d>> {
 type Callees = Result<BTreeSet<u64>, NoInternal>;
 
 impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
-    fn of(image: &'a Image<'d, R>, tables: &'a [Symbols<'d>]) -> Option<Self> {
+    /// `None`: there is no unwind table, or machine code of this processor is not decoded.
+    pub(super) fn of(image: &'a Image<'d, R>, tables: &'a [Symbols<'d>]) -> Option<Self> {
+        if image.machine != elf::EM_X86_64 {
+            return None;
+        }
         Some(Site {
             image,
             tables,
@@ -117,6 +126,60 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
     fn place(&self, address: u64) -> Option<Place> {
         let end = self.unwind.end_of(address)?;
         code::place(self.image, address..end, self.image.file_offset(address)?)
+    }
+
+    /// Takes better places for functions: of exports, and of those at addresses that are found otherwise.
+    pub(super) fn improve(&self, offsets: &mut Offsets, found: &[(Function, u64)]) {
+        offsets.improve(|function| {
+            let known = found.iter().find(|(f, _)| *f == function).map(|(_, address)| *address);
+            self.place(known.or_else(|| self.address_of(function.symbol()))?)
+        });
+    }
+
+    /// Whether an export does nothing but jump to another, with the same first three arguments.
+    pub(super) fn only_jumps(&self, from: Function, to: Function) -> bool {
+        use Register::{RDI, RDX, RSI, RSP};
+        let range = || {
+            let start = self.address_of(from.symbol())?;
+            let len = self.unwind.end_of(start)?.checked_sub(start).filter(|len| *len <= CODE_MAX)?;
+            Some((start, self.image.code(start, len)?))
+        };
+        let Some((start, code)) = range() else { return false };
+        let mut info = InstructionInfoFactory::new();
+        for instruction in &mut Decoder::with_ip(64, code, start, DecoderOptions::NONE) {
+            if matches!(instruction.code(), Code::Jmp_rel32_64 | Code::Jmp_rel8_64) {
+                let name = self.name_at(instruction.near_branch_target());
+                return name.as_deref() == Some(to.symbol().as_bytes());
+            }
+            let used = info.info(&instruction);
+            let harmless = instruction.flow_control() == FlowControl::Next
+                && !instruction.is_invalid()
+                && used.used_memory().is_empty()
+                && used
+                    .used_registers()
+                    .iter()
+                    .filter(|r| code::writes(r.access()))
+                    .all(|r| ![RDI, RSI, RDX, RSP].contains(&r.register().full_register()));
+            if !harmless {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// The executable section of ordinary code.
+    pub(super) fn text(&self) -> Range<u64> {
+        self.text.clone()
+    }
+
+    /// Where functions begin and end.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.unwind.0.iter().copied()
+    }
+
+    /// Name of the import whose address the loader puts at a place.
+    pub(super) fn import_in(&self, address: u64) -> Option<&'d [u8]> {
+        self.imports.get(&address).copied()
     }
 
     /// Proves that both exports are wrappers of the function at `address`; `jumps` may be one as well,
@@ -151,7 +214,7 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
     }
 
     /// Name of the function at an address, or of the import that a PLT entry there jumps to.
-    fn name_at(&self, address: u64) -> Option<Vec<u8>> {
+    pub(super) fn name_at(&self, address: u64) -> Option<Vec<u8>> {
         if self.text.contains(&address) {
             return self.functions().find(|(_, at)| *at == address).map(|(name, _)| name.to_vec());
         }
@@ -173,7 +236,7 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
         self.functions().find(|(name, _)| *name == symbol.as_bytes()).map(|(_, address)| address)
     }
 
-    fn is_function(&self, address: u64) -> bool {
+    pub(super) fn is_function(&self, address: u64) -> bool {
         self.text.contains(&address) && self.unwind.end_of(address).is_some()
     }
 

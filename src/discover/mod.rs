@@ -1,4 +1,4 @@
-//! Which files carry OpenSSL's functions or Go's, and where in them the functions lie.
+//! Which files carry the functions of a TLS library, or Go's, and where in them the functions lie.
 
 pub mod code;
 pub mod elf;
@@ -8,7 +8,9 @@ pub mod go;
 mod image;
 pub mod internal;
 pub mod maps;
+pub mod nss;
 pub mod process;
+mod stores;
 mod version;
 
 use std::collections::HashMap;
@@ -21,11 +23,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::elf::{NotTls, TlsLibrary};
+use self::function::Family;
 use self::maps::MappedFile;
 
 /// Most files whose classification is remembered; beyond it the memory starts anew.
 const CACHE_MAX: usize = 1 << 14;
-/// Folders whose `libssl.so*` are attached ahead, `*` standing for the multiarch name.
+/// Files that begin so are attached ahead, in these folders:
+const NAMES: [&str; 3] = ["libssl.so", "libgnutls.so", "libssl3.so"];
+/// `*` standing for the multiarch name.
 const FOLDERS: [&str; 8] = [
     "/lib",
     "/lib64",
@@ -171,7 +176,7 @@ impl Discovery {
         for mapped in &files {
             let Ok(file) = mapped.open(pid) else { continue };
             let key = FileKey::of(&file.metadata()?);
-            if self.classify(key, &file).is_err() {
+            if !self.classify(key, &file).is_ok_and(|library| library.family == Some(Family::OpenSsl)) {
                 continue;
             }
             let own = [mapped].into_iter();
@@ -203,13 +208,14 @@ impl Discovery {
         Ok(Found { library, key, mapped: None, path, version, file: Arc::new(file) })
     }
 
-    /// Every `libssl.so*` in the standard folders and those that the dynamic loader is told of.
+    /// Every `libssl.so*`, `libgnutls.so*` and `libssl3.so` in the standard folders and those that the dynamic loader is told of.
     pub fn installed(&mut self) -> Vec<Found> {
         let mut found: Vec<Found> = Vec::new();
         for folder in folders() {
             let Ok(entries) = folder.read_dir() else { continue };
             for entry in entries.flatten() {
-                if !entry.file_name().as_bytes().starts_with(b"libssl.so") {
+                let name = entry.file_name();
+                if !NAMES.iter().any(|known| name.as_bytes().starts_with(known.as_bytes())) {
                     continue;
                 }
                 match self.at(&entry.path()) {
@@ -236,7 +242,13 @@ impl Discovery {
 
 /// A shared libssl does not know its version: its libcrypto does.
 fn version_of(library: &TlsLibrary, crypto: impl FnOnce() -> Option<File>) -> String {
-    library.version.clone().or_else(|| elf::version(&crypto()?)).unwrap_or_default()
+    match library.family {
+        Some(Family::OpenSsl) => {
+            library.version.clone().or_else(|| elf::version(&crypto()?)).unwrap_or_default()
+        }
+        // Their names are no part of a path that tells them.
+        family => library.version.clone().unwrap_or_else(|| family.map_or("Go", Family::as_str).to_owned()),
+    }
 }
 
 /// Name of the libcrypto that goes with this libssl.

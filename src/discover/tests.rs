@@ -306,13 +306,18 @@ fn a_library_is_found_in_a_process_and_stays_attachable_after_it() {
 }
 
 #[test]
-fn every_openssl_installed_here_is_found_with_its_internal_functions() {
+fn every_library_installed_here_is_found_and_openssl_with_its_internal_functions() {
     let installed = Discovery::default().installed();
     if installed.is_empty() {
-        eprintln!("skipped: no libssl in the standard folders");
+        eprintln!("skipped: no TLS library in the standard folders");
     }
     for found in installed {
-        assert!(found.library.offsets.get(Function::DoHandshake).is_some(), "{found:?}");
+        let handshake = match found.library.family.unwrap() {
+            Family::OpenSsl => Function::DoHandshake,
+            Family::GnuTls => Function::GnutlsHandshake,
+            Family::Nss => Function::NssForce,
+        };
+        assert!(found.library.offsets.get(handshake).is_some(), "{found:?}");
         assert!(!found.version.is_empty(), "{found:?}");
         if found.version.starts_with("OpenSSL") && cfg!(target_arch = "x86_64") {
             assert!(found.library.internal.read.is_ok() && found.library.internal.write.is_ok(), "{found:?}");

@@ -23,19 +23,39 @@ pub(super) fn scan(constants: &[u8]) -> Option<String> {
     None
 }
 
+/// The number that ends with a space or the string, behind a text in the bytes.
+pub(super) fn behind<'c>(constants: &'c [u8], text: &[u8]) -> Option<&'c str> {
+    memmem::find_iter(constants, text).find_map(|at| number(constants.get(at + text.len()..)?, 2))
+}
+
 /// A version of three parts that ends with a space or the string: "OpenSSL 3.0 legacy provider"
 /// stands in OpenSSL too.
 fn number_at(bytes: &[u8]) -> Option<&str> {
+    number(bytes, 3)
+}
+
+fn number(bytes: &[u8], parts: usize) -> Option<&str> {
     let end = bytes.iter().take(VERSION_MAX).position(|b| matches!(b, 0 | b' '))?;
     let version = std::str::from_utf8(&bytes[..end]).ok()?;
     let good = version.starts_with(|c: char| c.is_ascii_digit())
         && version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~".contains(c));
-    (good && version.split('.').count() >= 3).then_some(version)
+    (good && version.split('.').count() >= parts).then_some(version)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::scan;
+    use super::{behind, scan};
+
+    #[test]
+    fn versions_behind_a_text() {
+        let text = b"Enabled GnuTLS %s\0Enabled GnuTLS 3.7.9 logging...\0";
+        assert_eq!(behind(text, b"Enabled GnuTLS "), Some("3.7.9"));
+        assert_eq!(behind(b"Version: NSS 3.87\0", b"Version: NSS "), Some("3.87"));
+        assert_eq!(behind(b"Version: NSS 3\0", b"Version: NSS "), None);
+        for end in 0..text.len() {
+            behind(&text[..end], b"Enabled GnuTLS ");
+        }
+    }
 
     #[test]
     fn version_texts() {

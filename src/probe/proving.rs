@@ -286,6 +286,18 @@ fn discard(links: Vec<libbpf_rs::Link>) {
 /// How a library's data is probed, a line for each function.
 pub fn described(found: &Found) -> Vec<String> {
     let internal = &found.library.internal;
+    let others = |function| {
+        matches!(
+            function,
+            Function::GnutlsRecv
+                | Function::GnutlsSend
+                | Function::GnutlsSend2
+                | Function::NssRead
+                | Function::NssRecv
+                | Function::NssWrite
+                | Function::NssSend
+        )
+    };
     let of = |function: Function| -> Option<&Result<Behind, NoInternal>> {
         match function {
             Function::Read | Function::ReadEx => Some(&internal.read),
@@ -294,6 +306,9 @@ pub fn described(found: &Found) -> Vec<String> {
         }
     };
     let line = |(function, place): (Function, Place)| {
+        if others(function) {
+            return Some(format!("{} of {}: {}", function.symbol(), found.path.display(), describe(place)));
+        }
         let behind = match of(function)? {
             Ok(behind) if behind.exports.contains(&function) => {
                 format!("on trial: {}", describe(behind.place))

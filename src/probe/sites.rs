@@ -60,6 +60,51 @@ fn of(function: Function) -> (t2p_site, Option<&'static str>, bool) {
             (t2p_site::T2P_SITE_CONNECT_STATE, Some("ssl_entry_connect_state"), false)
         }
         Function::SetAcceptState => (t2p_site::T2P_SITE_ACCEPT_STATE, Some("ssl_entry_accept_state"), false),
+        Function::GnutlsSend | Function::GnutlsSend2 => {
+            (t2p_site::T2P_SITE_GNUTLS_SEND, Some("ssl_entry_gnutls_send"), true)
+        }
+        Function::GnutlsSendRange => {
+            (t2p_site::T2P_SITE_GNUTLS_SEND_RANGE, Some("ssl_entry_gnutls_send_range"), true)
+        }
+        Function::GnutlsSendFile => {
+            (t2p_site::T2P_SITE_GNUTLS_SEND_FILE, Some("ssl_entry_gnutls_send_file"), true)
+        }
+        Function::GnutlsCork => (t2p_site::T2P_SITE_GNUTLS_CORK, Some("ssl_entry_gnutls_cork"), false),
+        Function::GnutlsUncork => (t2p_site::T2P_SITE_GNUTLS_UNCORK, Some("ssl_entry_gnutls_uncork"), true),
+        Function::GnutlsRecv | Function::GnutlsRecvSeq => {
+            (t2p_site::T2P_SITE_GNUTLS_RECV, Some("ssl_entry_gnutls_recv"), true)
+        }
+        Function::GnutlsRecvEarly => {
+            (t2p_site::T2P_SITE_GNUTLS_RECV_EARLY, Some("ssl_entry_gnutls_recv_early"), true)
+        }
+        Function::GnutlsRecvPacket => {
+            (t2p_site::T2P_SITE_GNUTLS_RECV_PACKET, Some("ssl_entry_gnutls_recv_packet"), true)
+        }
+        Function::GnutlsHandshake => {
+            (t2p_site::T2P_SITE_GNUTLS_HANDSHAKE, Some("ssl_entry_gnutls_handshake"), true)
+        }
+        Function::GnutlsBye => (t2p_site::T2P_SITE_GNUTLS_BYE, Some("ssl_entry_gnutls_bye"), true),
+        Function::GnutlsInit => (t2p_site::T2P_SITE_GNUTLS_INIT, Some("ssl_entry_gnutls_init"), true),
+        Function::GnutlsDeinit => (t2p_site::T2P_SITE_FREE, Some("ssl_entry_free"), false),
+        Function::GnutlsNameSet => {
+            (t2p_site::T2P_SITE_GNUTLS_NAME_SET, Some("ssl_entry_gnutls_name_set"), false)
+        }
+        Function::GnutlsNameGet => {
+            (t2p_site::T2P_SITE_GNUTLS_NAME_GET, Some("ssl_entry_gnutls_name_get"), true)
+        }
+        Function::GnutlsAlpn => (t2p_site::T2P_SITE_GNUTLS_ALPN, Some("ssl_entry_gnutls_alpn"), true),
+        Function::NssRead => (t2p_site::T2P_SITE_NSS_READ, Some("ssl_entry_nss_read"), true),
+        Function::NssRecv => (t2p_site::T2P_SITE_NSS_RECV, Some("ssl_entry_nss_recv"), true),
+        Function::NssWrite => (t2p_site::T2P_SITE_NSS_WRITE, Some("ssl_entry_nss_write"), true),
+        Function::NssSend => (t2p_site::T2P_SITE_NSS_SEND, Some("ssl_entry_nss_send"), true),
+        Function::NssWritev => (t2p_site::T2P_SITE_NSS_WRITEV, Some("ssl_entry_nss_writev"), true),
+        Function::NssClose => (t2p_site::T2P_SITE_NSS_CLOSE, Some("ssl_entry_nss_close"), false),
+        Function::NssShutdown => (t2p_site::T2P_SITE_NSS_SHUTDOWN, Some("ssl_entry_nss_shutdown"), true),
+        Function::NssImport => (t2p_site::T2P_SITE_NSS_IMPORT, None, true),
+        Function::NssReset => (t2p_site::T2P_SITE_NSS_RESET, Some("ssl_entry_nss_reset"), false),
+        Function::NssForce => (t2p_site::T2P_SITE_NSS_FORCE, Some("ssl_entry_nss_force"), true),
+        Function::NssUrl => (t2p_site::T2P_SITE_NSS_URL, Some("ssl_entry_nss_url"), false),
+        Function::NssProto => (t2p_site::T2P_SITE_NSS_PROTO, Some("ssl_entry_nss_proto"), true),
     }
 }
 
@@ -141,6 +186,7 @@ impl Programs {
             (Programs::Bulk, None) => "ssl_return_any",
             (_, Some(entry)) => entry,
             (_, None) if site.site == t2p_site::T2P_SITE_NEW => "ssl_return_of_new",
+            (_, None) if site.site == t2p_site::T2P_SITE_NSS_IMPORT => "ssl_return_of_import",
             (Programs::Each, None) => "ssl_return_of_call",
             (Programs::EachUnrolled, None) => "ssl_return_unrolled",
         }
@@ -158,7 +204,7 @@ impl Programs {
                     _ => ["ssl_return_unrolled", "go_return_unrolled"],
                 };
                 returns.contains(&program)
-                    || program == "ssl_return_of_new"
+                    || matches!(program, "ssl_return_of_new" | "ssl_return_of_import")
                     || program.starts_with("ssl_entry_")
                     || program.starts_with("go_entry_")
             }

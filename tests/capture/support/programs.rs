@@ -12,6 +12,11 @@ static BUILT: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
 
 /// A C program, compiled at its first use.
 pub fn compiled(name: &str) -> String {
+    compiled_with(name, &["-lssl", "-lcrypto", "-ldl", "-Wl,--as-needed"])
+}
+
+/// The same, with these libraries and options.
+pub fn compiled_with(name: &str, libraries: &[&str]) -> String {
     let mut built = BUILT.lock().unwrap_or_else(|e| e.into_inner());
     let built = built.get_or_insert_default();
     if let Some(path) = built.get(name) {
@@ -22,7 +27,7 @@ pub fn compiled(name: &str) -> String {
     run(Command::new("cc")
         .args(["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", &fresh])
         .arg(source(&format!("{name}.c")))
-        .args(["-lssl", "-lcrypto", "-ldl", "-Wl,--as-needed"]));
+        .args(libraries));
     std::fs::rename(fresh, &path).unwrap();
     built.insert(name.to_string(), path.clone());
     path

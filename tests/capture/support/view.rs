@@ -303,6 +303,7 @@ fn connection(packets: &[Packet], stream: usize) -> Connection {
     let comment = Comment::parse(&syn.comments);
     // A port of Wireshark's own is changed on the client's side too, and said so.
     let client = match comment.find("written_client") {
+        _ if comment.get("tuple") == "none" => syn.source,
         Some(_) if comment.get("role") == "client" => comment.local(),
         Some(_) => comment.remote(),
         None => syn.source,
