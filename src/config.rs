@@ -1,6 +1,7 @@
 //! What the user asked for, checked.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -13,13 +14,15 @@ pub enum Config {
     Replay(Replay),
     /// Put the Wireshark companion in place, or away.
     Companion(Companion),
+    /// Tell Wireshark of the interface that this program is.
+    Extcap(crate::extcap::Query),
 }
 
 /// See [`Config::Capture`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capture {
-    /// Where packets go.
-    pub output: Output,
+    /// Where packets go; `None`: they are only served.
+    pub output: Option<Output>,
     /// Whom to capture.
     pub targets: Targets,
     /// More libraries to probe.
@@ -46,6 +49,12 @@ pub struct Capture {
     pub fail_on_loss: bool,
     /// Whether each packet is written as soon as it is there.
     pub packet_buffered: bool,
+    /// What is to be said in comments.
+    pub comments: Comments,
+    /// Where to serve the capture to Wireshark.
+    pub serve: Option<SocketAddr>,
+    /// Wireshark runs this: nobody sees what a command writes, and the end may take no second.
+    pub for_wireshark: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }
@@ -63,6 +72,8 @@ pub struct Replay {
     pub fail_on_loss: bool,
     /// Whether the file has process blocks.
     pub process_blocks: bool,
+    /// What is to be said in comments.
+    pub comments: Comments,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }
@@ -128,6 +139,18 @@ pub enum Ports {
     Decode,
     /// As they were.
     Keep,
+}
+
+/// Which packets tell what is known of their connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Comments {
+    /// Each.
+    All,
+    /// The first of a connection, and those where there is something new.
+    #[default]
+    Syn,
+    /// None tells anything.
+    None,
 }
 
 /// How much to say on standard error.

@@ -16,6 +16,7 @@ pub mod companion;
 pub mod config;
 pub mod discover;
 pub mod event;
+pub mod extcap;
 pub mod failure;
 pub mod launch;
 pub mod losses;
