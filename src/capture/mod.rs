@@ -52,16 +52,15 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     if let Some(fd) = config.ready_fd {
         launch::keep_from_command(fd)?;
     }
-    let probe = setup::load(config)?;
+    let mut discovery = Discovery::default();
+    let found = setup::libraries(config, &mut discovery, &say)?;
+    let probe = setup::load(config, &found)?;
     say.detail(&format!(
         "sockets are followed by {}; probes attach {}",
         probe.backend(),
         if probe.bulk() { "in bulk" } else { "one by one" }
     ));
     probe.refused().iter().for_each(|r| say.detail(&format!("not taken: {r}")));
-
-    let mut discovery = Discovery::default();
-    let found = setup::libraries(config, &mut discovery, &say)?;
 
     let server = config.serve.map(|address| setup::listen(config, address, &say)).transpose()?;
 

@@ -25,7 +25,8 @@ const MEMORY_SMALL: u64 = 4 << 30;
 /// Bytes of one call that are captured. Half of the ring at most: see [`call_limit`].
 const CALL_LIMIT: u64 = 64 << 20;
 
-pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
+/// `found`: what is to be probed first of all.
+pub(super) fn load(config: &Capture, found: &[Found]) -> Result<Probe, Failure> {
     let ring_bytes = config.ring_size.unwrap_or_else(ring_bytes);
     let options = Options {
         backend: match config.backend {
@@ -47,6 +48,8 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
         snaplen: config.snaplen,
         ring_bytes,
         wake_for_each: config.packet_buffered,
+        // A process that runs and is none in Go will hardly become one.
+        go: !matches!(config.targets, Targets::Pids(_)) || found.iter().any(|f| f.library.go.is_some()),
         verbose: config.verbosity == Verbosity::Verbose,
     };
     Probe::load(&options).map_err(|error| match &error {
