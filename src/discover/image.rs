@@ -11,6 +11,7 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, 
 use object::{Endianness, ReadRef, SectionIndex};
 
 use super::go::NotGo;
+use super::likely::Likely;
 
 /// Most bytes of tables that are read from one file; a table beyond it counts as missing.
 const TABLES_MAX: u64 = 512 << 20;
@@ -18,7 +19,7 @@ const TABLES_MAX: u64 = 512 << 20;
 const HEADERS_MAX: u32 = 1 << 16;
 
 /// Why a file is not a TLS library that can be probed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotTls {
     /// Not an ELF file.
     #[error("not an ELF file")]
@@ -43,6 +44,9 @@ pub enum NotTls {
     /// A Go program that cannot be probed.
     #[error("a Go program: {0}")]
     Go(NotGo),
+    /// It carries TLS code that cannot be probed. Told by [`super::Discovery::explaining`] only.
+    #[error("{0}")]
+    Likely(Likely),
 }
 
 /// The parsed outline of a file.
@@ -203,7 +207,7 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         let table = header.data_as_array(self.endian, self.data).ok()?;
         let link = SectionIndex(usize::try_from(header.sh_link(self.endian)).ok()?);
         let strings = self.contents(self.sections.section(link).ok()?)?;
-        Some(Symbols { endian: self.endian, table, strings })
+        Some(Symbols { kind, endian: self.endian, table, strings })
     }
 }
 
@@ -218,6 +222,7 @@ pub(super) enum Pointer<'d> {
 
 /// A symbol table.
 pub(super) struct Symbols<'d> {
+    pub(super) kind: elf::SectionType,
     endian: Endianness,
     table: &'d [Sym64<Endianness>],
     strings: &'d [u8],

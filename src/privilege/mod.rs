@@ -1,9 +1,11 @@
 //! What this process may do, and on whose behalf it runs.
 
+mod survey;
 mod user;
 
 use std::fs;
 
+pub use self::survey::{Survey, survey};
 pub use self::user::{User, give_to, invoking_user, user_id};
 
 use crate::failure::{Exit, Failure};
