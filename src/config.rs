@@ -13,6 +13,8 @@ pub enum Config {
     Replay(Replay),
     /// Put the Wireshark companion in place, or away.
     Companion(Companion),
+    /// Say what can be captured.
+    Doctor(Doctor),
 }
 
 /// See [`Config::Capture`].
@@ -65,6 +67,15 @@ pub struct Replay {
     pub process_blocks: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
+}
+
+/// See [`Config::Doctor`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doctor {
+    /// Only these processes; empty: all.
+    pub pids: Vec<u32>,
+    /// For machines.
+    pub json: bool,
 }
 
 /// See [`Config::Companion`].

@@ -33,7 +33,7 @@ use crate::privilege;
 use crate::probe::{Target, clocks, raise_open_files};
 use crate::status::{self, Numbers, StatusLine};
 
-pub(crate) use self::setup::ports;
+pub(crate) use self::setup::{longest_call, ports, refusal};
 
 /// Runs a capture until it is told to end.
 ///

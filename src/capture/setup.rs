@@ -48,7 +48,12 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
         wake_for_each: config.packet_buffered,
         verbose: config.verbosity == Verbosity::Verbose,
     };
-    Probe::load(&options).map_err(|error| match &error {
+    Probe::load(&options).map_err(|error| refusal(&error))
+}
+
+/// What to tell the user when the kernel side cannot run.
+pub(crate) fn refusal(error: &ProbeError) -> Failure {
+    match error {
         ProbeError::NoBtf => Failure::new(
             Exit::Kernel,
             error.to_string(),
@@ -64,7 +69,14 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
             format!("leave --backend out, or choose one that works here: {others}"),
         ),
         ProbeError::Failed(..) => Failure::new(Exit::Kernel, error.to_string(), ""),
-    })
+    }
+}
+
+/// Bytes of the longest call that is captured whole, with the default ring.
+pub(crate) fn longest_call(has_loop: bool) -> u64 {
+    /// What the programs copy without `bpf_loop`.
+    const UNROLLED: u64 = 17 * 64_512;
+    if has_loop { call_limit(ring_bytes()) } else { UNROLLED }
 }
 
 fn ring_bytes() -> u32 {

@@ -25,7 +25,7 @@ pub enum NotTls {
     #[error("not an ELF file")]
     NotElf,
     /// For another processor, or a 32-bit file.
-    #[error("for another processor than this machine's")]
+    #[error("a 32-bit file, or for another processor")]
     OtherMachine,
     /// Headers or tables contradict each other, or are longer than what is read.
     #[error("damaged ELF file")]
@@ -47,6 +47,18 @@ pub enum NotTls {
     /// It carries TLS code that cannot be probed. Told by [`super::Discovery::explaining`] only.
     #[error("{0}")]
     Likely(Likely),
+}
+
+impl NotTls {
+    /// What would help; empty if nothing is known to.
+    pub fn help(&self) -> &'static str {
+        match self {
+            NotTls::Likely(likely) => likely.stack.help(),
+            NotTls::Go(NotGo::StackAbi) => "build it with Go 1.17 or later",
+            NotTls::OtherMachine => "use the 64-bit program",
+            _ => "",
+        }
+    }
 }
 
 /// The parsed outline of a file.

@@ -44,9 +44,9 @@ pub fn survey() -> Survey {
             Lockdown::Confidentiality => Some("confidentiality"),
             Lockdown::Unknown => None,
         },
-        seccomp: status.lines().any(|line| {
-            line.strip_prefix("Seccomp:").is_some_and(|mode| !matches!(mode.trim(), "" | "0"))
-        }),
+        seccomp: status
+            .lines()
+            .any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| !matches!(mode.trim(), "" | "0"))),
         release: facts.release,
         btf: facts.btf,
         settings: settings

@@ -40,7 +40,7 @@ use crate::event::{Clock, Ends, FileSeen, HandleKey, Library, LibraryId, Process
 
 pub use self::backend::Backend;
 pub use self::ended::Ended;
-pub use self::proving::{News, described};
+pub use self::proving::{News, described, note};
 pub use self::ring::{Record, Ring, Verdict, page_size};
 pub use self::survey::Survey;
 

@@ -11,8 +11,8 @@ use libbpf_rs::ProgramType;
 
 use super::sites::Programs;
 use super::{
-    BPF_FUNC_GET_ATTACH_COOKIE, BPF_FUNC_LOOP, Backend, Options, Probe, ProbeError, Refusal, is_not_permitted,
-    page_size, raise_memlock, why_missing,
+    BPF_FUNC_GET_ATTACH_COOKIE, BPF_FUNC_LOOP, Backend, Options, Probe, ProbeError, Refusal,
+    is_not_permitted, page_size, raise_memlock, why_missing,
 };
 
 /// What works.
@@ -55,7 +55,9 @@ impl Survey {
             let result = match Probe::try_load(&options(&[]), backend, first_way) {
                 Ok(_) => Ok(loops),
                 // What is attached one by one are other programs.
-                Err(Refusal::Bulk) if is_first => Probe::try_load(&options(&[]), backend, each).map(|_| false),
+                Err(Refusal::Bulk) if is_first => {
+                    Probe::try_load(&options(&[]), backend, each).map(|_| false)
+                }
                 Err(Refusal::Bulk) => Ok(false),
                 Err(refusal) => Err(refusal),
             };
