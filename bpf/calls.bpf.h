@@ -318,6 +318,8 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	len = call->len = moved(handle, call, returned);
 	if (call->site > T2P_SITE_BIO_READ && is_quiet(handle, call, returned))
 		call->flags |= CALL_QUIET;
+	if (handle->flags & HANDLE_PLAIN)
+		len = call->len = 0;
 	if (handle->flags & HANDLE_NOT_TCP) {
 		if (len)
 			count(T2P_COUNT_NOT_TCP, 1);

@@ -98,6 +98,8 @@ static __noinline s64 gnutls_moved(struct handle *handle, struct call *call, u64
 	case T2P_FN_SEND_PARTS:
 		/* Most or all was told by the calls inside it; what went past them, nobody saw. */
 		before = handle ? handle->write_end - call->count_at : 0;
+		if (call->site == T2P_SITE_NSS_WRITEV)
+			returned = (s64)(s32)returned;
 		return (s64)returned > (s64)before ? (s64)(returned - before) : 0;
 	}
 	return 0;
@@ -197,6 +199,7 @@ static __always_inline u64 nss_socket(u64 layer)
 #define NSS_LAYERS 4
 #define PR_MSG_PEEK 2
 #define PR_SHUTDOWN_RCV 0
+#define SSL_SECURITY 1
 
 /*
  * The same for a PRFileDesc with layers below. SSL's is known by what its sslSocket begins with: the
@@ -216,6 +219,37 @@ static __noinline u64 nss_find(u64 top)
 			return layer.secret;
 		at = layer.lower;
 	}
+	return 0;
+}
+
+/* SSL_ImportFD or ssl_Accept returns. The latter may have told the role of its new connection already. */
+static __noinline int nss_made(u64 layer)
+{
+	struct process *process = ready ? current_process() : NULL;
+	u64 address = process && layer ? nss_socket(layer) : 0;
+	struct handle *handle = address ? find_handle(process, address) : NULL;
+
+	if (!address)
+		return 0;
+	if (!handle || handle->read_end || handle->write_end)
+		handle = new_handle(process, address, 0, 0);
+	if (handle) {
+		handle->flags |= HANDLE_FRESH;
+		handle->refs = 1;
+	}
+	return 0;
+}
+
+/* SSL_OptionSet: a connection is plain until it is made one of TLS, for STARTTLS or behind a proxy. */
+static __noinline int nss_option_set(u64 address, u32 option, u32 on)
+{
+	struct process *process = ready && option == SSL_SECURITY ? current_process() : NULL;
+	struct handle *handle = process ? the_handle(process, address, T2P_FN_HANDSHAKE) : NULL;
+
+	if (handle && on)
+		handle->flags &= ~HANDLE_PLAIN;
+	else if (handle)
+		handle->flags |= HANDLE_PLAIN;
 	return 0;
 }
 

@@ -73,28 +73,24 @@ struct fact {
 	u8 direction;
 };
 
-static __always_inline void describe_fact(struct t2p_handle *record, struct handle *handle, struct fact *fact)
+/* What every fact of a handle tells; what it tells more is none. */
+static __always_inline void describe_handle(struct t2p_handle *record, struct handle *handle, u64 address)
 {
 	head(&record->head, T2P_HANDLE, handle->process, 0);
-	record->handle = fact->address;
+	record->handle = address;
 	record->generation = handle->generation;
 	record->time = bpf_ktime_get_ns();
 	record->read_end = handle->read_end;
 	record->write_end = handle->write_end;
-	record->other = fact->other;
-	record->other_generation = fact->other_generation;
-	record->call_seq = fact->call_seq;
-	record->direction = fact->direction;
-	record->text_len = 0;
-	/* Last: a record with it is whole. */
-	asm volatile("" ::: "memory");
-	record->fact = fact->fact;
 }
 
 static const struct t2p_handle no_record;
 
-/* The ring has no room for the end of a handle, without which nobody knows what its streams lack there. */
-static __noinline int keep_end(struct handle *handle, struct fact *fact)
+/*
+ * The ring has no room for the end of a handle, without which nobody knows what its streams lack there.
+ * The fact itself lies in the stack of the caller's caller, which the verifier of 7.3 does not let through.
+ */
+static __noinline int keep_end(struct handle *handle, u64 address)
 {
 	struct ended_key key = { .generation = handle->generation, .tgid = current_id() >> 32 };
 	struct t2p_handle *record;
@@ -103,7 +99,10 @@ static __noinline int keep_end(struct handle *handle, struct fact *fact)
 	record = bpf_map_lookup_elem(&ended, &key);
 	if (!record)
 		return 0;
-	describe_fact(record, handle, fact);
+	describe_handle(record, handle, address);
+	/* Last: a record with it is whole. */
+	asm volatile("" ::: "memory");
+	record->fact = T2P_FACT_FREE;
 	return 1;
 }
 
@@ -115,11 +114,17 @@ static __noinline int emit_fact(struct handle *handle, struct fact *fact)
 	long n;
 
 	if (!record) {
-		if (fact->fact != T2P_FACT_FREE || !keep_end(handle, fact))
+		if (fact->fact != T2P_FACT_FREE || !keep_end(handle, fact->address))
 			lost(handle->process, T2P_COUNT_FACT_LOST, 0);
 		return 0;
 	}
-	describe_fact(record, handle, fact);
+	describe_handle(record, handle, fact->address);
+	record->other = fact->other;
+	record->other_generation = fact->other_generation;
+	record->call_seq = fact->call_seq;
+	record->fact = fact->fact;
+	record->direction = fact->direction;
+	record->text_len = 0;
 	if (fact->text && len) {
 		asm volatile("" : "+r"(len));
 		if (len > T2P_TEXT_LEN)

@@ -203,6 +203,7 @@ struct handle {
 #define HANDLE_CLOSED 16384 /* Go: it goes when the last call on it returns */
 #define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
 #define HANDLE_CORKED 16384 /* what is sent stays in the library until it is uncorked */
+#define HANDLE_PLAIN 32768 /* NSS: the program has switched TLS off, and passes plain bytes through */
 
 struct socket_state {
 	u64 generation;
@@ -418,15 +419,18 @@ static __always_inline void count(u32 what, u64 n)
 		__sync_fetch_and_add(value, n);
 }
 
+/* Not by way of the stack, of which old kernels have too little here. */
+static const struct loss no_loss;
+
 /* Counts a loss under `reason`, in all and for the current process, whose generation is `process` (0: none). */
 __noinline int lost(u64 process, u32 reason, u64 bytes)
 {
 	struct loss_key key = { .process = process, .tgid = current_id() >> 32, .reason = reason };
-	struct loss none = {}, *loss = bpf_map_lookup_elem(&losses, &key);
+	struct loss *loss = bpf_map_lookup_elem(&losses, &key);
 
 	count(reason, 1);
 	if (!loss) {
-		bpf_map_update_elem(&losses, &key, &none, BPF_NOEXIST);
+		bpf_map_update_elem(&losses, &key, &no_loss, BPF_NOEXIST);
 		loss = bpf_map_lookup_elem(&losses, &key);
 	}
 	if (!loss) {

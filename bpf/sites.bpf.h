@@ -124,6 +124,10 @@ static __noinline int other_site_entered(u32 site, struct arguments *args)
 		args->function = T2P_FN_SHUTDOWN;
 		args->num = (u32)args->buf != PR_SHUTDOWN_RCV;
 		break;
+	case T2P_SITE_NSS_OPTION: /* which, value */
+		if (args->handle)
+			nss_option_set(args->handle, args->buf, args->num);
+		return 0;
 	case T2P_SITE_NSS_RESET: /* as server? */
 		if (args->handle)
 			role_told(args->handle, (u32)args->buf != 0);
@@ -151,7 +155,7 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 	u64 fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
 
 	args.handle = PT_REGS_PARM1(ctx);
-	if (site >= T2P_SITE_NSS_READ)
+	if (site >= T2P_SITE_NSS_READ && site <= T2P_SITE_NSS_PROTO)
 		args.handle = site <= T2P_SITE_NSS_SHUTDOWN ? nss_socket(args.handle) : nss_find(args.handle);
 	args.buf = second;
 	args.num = third;
@@ -258,7 +262,7 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 	if (site == T2P_SITE_NEW)
 		return handle_made(PT_REGS_RC(ctx));
 	if (site == T2P_SITE_NSS_IMPORT)
-		return handle_made(nss_socket(PT_REGS_RC(ctx)));
+		return nss_made(PT_REGS_RC(ctx));
 	if (!leave(ctx, site, &emission))
 		return 0;
 	if (emission.emit & EMIT_RESULT)

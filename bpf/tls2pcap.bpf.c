@@ -224,6 +224,7 @@ ENTRY(nss_send, T2P_SITE_NSS_SEND)
 ENTRY(nss_writev, T2P_SITE_NSS_WRITEV)
 ENTRY(nss_close, T2P_SITE_NSS_CLOSE)
 ENTRY(nss_shutdown, T2P_SITE_NSS_SHUTDOWN)
+ENTRY(nss_option, T2P_SITE_NSS_OPTION)
 ENTRY(nss_reset, T2P_SITE_NSS_RESET)
 ENTRY(nss_force, T2P_SITE_NSS_FORCE)
 ENTRY(nss_url, T2P_SITE_NSS_URL)
@@ -262,7 +263,7 @@ SEC("uretprobe")
 int ssl_return_of_import(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return handle_made(nss_socket(PT_REGS_RC(ctx)));
+	return nss_made(PT_REGS_RC(ctx));
 }
 
 /*

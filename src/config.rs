@@ -1,6 +1,7 @@
 //! What the user asked for, checked.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -15,13 +16,15 @@ pub enum Config {
     Companion(Companion),
     /// Say what can be captured.
     Doctor(Doctor),
+    /// Tell Wireshark of the interface that this program is.
+    Extcap(crate::extcap::Query),
 }
 
 /// See [`Config::Capture`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capture {
-    /// Where packets go.
-    pub output: Output,
+    /// Where packets go; `None`: they are only served.
+    pub output: Option<Output>,
     /// Whom to capture.
     pub targets: Targets,
     /// More libraries to probe.
@@ -48,6 +51,12 @@ pub struct Capture {
     pub fail_on_loss: bool,
     /// Whether each packet is written as soon as it is there.
     pub packet_buffered: bool,
+    /// What is to be said in comments.
+    pub comments: Comments,
+    /// Where to serve the capture to Wireshark.
+    pub serve: Option<SocketAddr>,
+    /// Wireshark runs this: nobody sees what a command writes, and the end may take no second.
+    pub for_wireshark: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }
@@ -65,6 +74,8 @@ pub struct Replay {
     pub fail_on_loss: bool,
     /// Whether the file has process blocks.
     pub process_blocks: bool,
+    /// What is to be said in comments.
+    pub comments: Comments,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
 }
@@ -139,6 +150,18 @@ pub enum Ports {
     Decode,
     /// As they were.
     Keep,
+}
+
+/// Which packets tell what is known of their connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Comments {
+    /// Each.
+    All,
+    /// The first of a connection, and those where there is something new.
+    #[default]
+    Syn,
+    /// None tells anything.
+    None,
 }
 
 /// How much to say on standard error.

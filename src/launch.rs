@@ -33,6 +33,9 @@ pub struct Options {
     /// Let the command's standard output go to standard error, since the capture goes to
     /// standard output.
     pub stdout_to_stderr: bool,
+    /// Descriptors of this process that are the command's standard input and output, and its
+    /// standard error.
+    pub aside: Option<(RawFd, RawFd)>,
 }
 
 /// A child that waits before exec. Dropped, or when this process dies, the child ends without
@@ -272,6 +275,7 @@ struct Plan {
     report: RawFd,
     user: Option<(libc::uid_t, libc::gid_t, Vec<libc::gid_t>)>,
     stdout_to_stderr: bool,
+    aside: Option<(RawFd, RawFd)>,
     /// What `argv` and `envp` point into.
     _strings: Vec<CString>,
 }
@@ -300,6 +304,7 @@ impl Plan {
             report: report.as_raw_fd(),
             user: options.user.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
             stdout_to_stderr: options.stdout_to_stderr,
+            aside: options.aside,
             // Moving a CString moves no bytes: the pointers stay good.
             _strings: args.into_iter().chain(env).collect(),
         })
@@ -339,6 +344,11 @@ impl Plan {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT);
             if self.stdout_to_stderr {
                 libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO);
+            }
+            if let Some((null, stderr)) = self.aside {
+                libc::dup2(null, libc::STDIN_FILENO);
+                libc::dup2(null, libc::STDOUT_FILENO);
+                libc::dup2(stderr, libc::STDERR_FILENO);
             }
             libc::execvpe(self.argv[0], self.argv.as_ptr(), self.envp.as_ptr());
             self.fail(Stage::Exec)

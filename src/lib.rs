@@ -17,6 +17,7 @@ pub mod config;
 pub mod discover;
 pub mod doctor;
 pub mod event;
+pub mod extcap;
 pub mod failure;
 pub mod launch;
 pub mod losses;

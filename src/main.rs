@@ -3,21 +3,32 @@
 use std::process::ExitCode;
 
 use tls2pcap::config::Config;
-use tls2pcap::{capture, cli, companion, doctor, replay, status};
+use tls2pcap::failure::{Exit, Failure};
+use tls2pcap::{capture, cli, companion, doctor, extcap, privilege, replay, status};
 
 fn main() -> ExitCode {
-    let result = match cli::parse(std::env::args_os()) {
-        Ok(Config::Capture(config)) => capture::run(&config),
-        Ok(Config::Replay(config)) => replay::run(&config),
-        Ok(Config::Companion(task)) => companion::run(task),
-        Ok(Config::Doctor(config)) => doctor::run(&config),
-        Err(stop) => return stop.report().into(),
+    privilege::lower();
+    let args: Vec<_> = std::env::args_os().collect();
+    let exit = match cli::parse(args.iter().cloned()) {
+        Ok(config) => match run(config) {
+            Ok(exit) => return exit.into(),
+            Err(failure) => {
+                status::say(&format!("tls2pcap: {failure}\n"));
+                failure.exit
+            }
+        },
+        Err(stop) => stop.report(),
     };
-    match result {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            status::say(&format!("tls2pcap: {failure}\n"));
-            failure.exit.into()
-        }
+    extcap::hang_up(&args);
+    exit.into()
+}
+
+fn run(config: Config) -> Result<Exit, Failure> {
+    match config {
+        Config::Capture(config) => capture::run(&config),
+        Config::Replay(config) => replay::run(&config),
+        Config::Companion(task) => companion::run(task),
+        Config::Doctor(config) => doctor::run(&config),
+        Config::Extcap(query) => extcap::answer(&query),
     }
 }

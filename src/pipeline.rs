@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::config::Comments;
 use crate::event::recording::{Player, Recorder};
 use crate::event::{Counters, Event, Missing, ProcessLoss, record};
 use crate::losses::{Losses, Shed};
@@ -31,6 +32,7 @@ pub struct Pipeline<W: Write> {
     synthesizer: Synthesizer,
     output: Output<W>,
     process_blocks: bool,
+    comments: Comments,
     now: WallTime,
     counters: Counters,
     by_process: Vec<ProcessLoss>,
@@ -58,6 +60,7 @@ impl<W: Write> Pipeline<W> {
             synthesizer: Synthesizer::new(ports),
             output: Output::Waiting(out),
             process_blocks: false,
+            comments: Comments::default(),
             now: 0,
             counters: Counters::default(),
             by_process: Vec::new(),
@@ -71,6 +74,11 @@ impl<W: Write> Pipeline<W> {
     pub fn with_process_blocks(mut self, wanted: bool) -> Pipeline<W> {
         self.process_blocks = wanted;
         self
+    }
+
+    /// See [`PcapngWriter::with_comments`].
+    pub fn with_comments(self, comments: Comments) -> Pipeline<W> {
+        Pipeline { comments, ..self }
     }
 
     /// Writes each packet as soon as it is there.
@@ -129,7 +137,8 @@ impl<W: Write> Pipeline<W> {
                 self.output = match std::mem::replace(&mut self.output, Output::Lost) {
                     Output::Waiting(out) => {
                         let writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
-                        let mut writer = writer.with_process_blocks(self.process_blocks);
+                        let mut writer =
+                            writer.with_process_blocks(self.process_blocks).with_comments(self.comments);
                         if self.unbuffered {
                             writer.unbuffered();
                         }

@@ -44,8 +44,9 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         )
     };
     let output = sink::Output::create(path).map_err(bad_output)?;
-    let mut pipeline =
-        Pipeline::new(output, ports(config.ports), None).with_process_blocks(config.process_blocks);
+    let mut pipeline = Pipeline::new(output, ports(config.ports), None)
+        .with_process_blocks(config.process_blocks)
+        .with_comments(config.comments);
     let damage = loop {
         match player.next_at() {
             Ok(Some(at)) => pipeline.record_within(player.records(), at).map_err(bad_output)?,

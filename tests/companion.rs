@@ -542,6 +542,40 @@ fn what_is_installed_loads_without_a_complaint() {
     }
 }
 
+/// Where each release looks for capture interfaces.
+#[test]
+fn the_interface_is_among_those_of_wireshark() {
+    let home = Home::new();
+    assert_eq!(home.tls2pcap(&["install"]).0, Some(0));
+    let nothing = home.path().join("nothing");
+    std::fs::create_dir(&nothing).unwrap();
+    for (release, tshark) in tsharks() {
+        let list = || {
+            let mut command = home.command(&tshark);
+            // 4.4 finds none at all where the folder of all users is absent.
+            command.env("WIRESHARK_EXTCAP_DIR", &nothing).arg("-D");
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        assert!(list().contains(". tls2pcap (TLS plaintext: this host)"), "{release}: {}", list());
+        let [old, new] = [".config/wireshark/extcap/tls2pcap", ".local/lib/wireshark/extcap/tls2pcap"]
+            .map(|link| home.path().join(link));
+        for link in [&old, &new] {
+            assert_eq!(std::fs::read_link(link).unwrap(), home.path().join("program"));
+        }
+        let mut told = home.command(&new);
+        told.args(["--extcap-interfaces", "--extcap-version=4.6"]);
+        let page = home.path().join(".local/share/tls2pcap/help.html");
+        assert!(lines(told)[0].ends_with(&format!("{{help=file://{}}}{{display=tls2pcap}}", page.display())));
+        assert!(page.is_file());
+    }
+    assert_eq!(home.tls2pcap(&["uninstall"]).0, Some(0));
+    for (release, tshark) in tsharks() {
+        let mut command = home.command(&tshark);
+        command.env("WIRESHARK_EXTCAP_DIR", &nothing).arg("-D");
+        assert!(!both(&command.output().unwrap()).contains("tls2pcap"), "{release}");
+    }
+}
+
 #[test]
 fn columns_show_the_process_without_the_plugin() {
     let home = Home::new();
@@ -572,19 +606,19 @@ fn install_and_uninstall_leave_what_the_user_changed() {
         };
         said.lines().filter_map(known).collect::<Vec<_>>()
     };
-    assert_eq!(words(&["status"]), ["absent"; 5]);
-    assert_eq!(words(&["install"]), ["installed"; 5]);
-    assert_eq!(words(&["install"]), ["up to date"; 5]);
-    assert_eq!(words(&["status"]), ["installed"; 5]);
+    assert_eq!(words(&["status"]), ["absent"; 8]);
+    assert_eq!(words(&["install"]), ["installed"; 8]);
+    assert_eq!(words(&["install"]), ["up to date"; 8]);
+    assert_eq!(words(&["status"]), ["installed"; 8]);
     let colors = home.path().join(".config/wireshark/profiles/tls2pcap/colorfilters");
     std::fs::write(&colors, "# mine\n").unwrap();
     assert_eq!(words(&["status"]).iter().filter(|word| **word == "changed").count(), 1);
     assert_eq!(words(&["install"]).iter().filter(|word| **word == "kept").count(), 1);
     let removed = words(&["uninstall"]);
-    assert_eq!(removed.iter().filter(|word| **word == "removed").count(), 4, "{removed:?}");
+    assert_eq!(removed.iter().filter(|word| **word == "removed").count(), 7, "{removed:?}");
     assert_eq!(std::fs::read_to_string(&colors).unwrap(), "# mine\n");
     assert_eq!(words(&["install", "--force"]).iter().filter(|word| **word == "updated").count(), 1);
-    assert_eq!(words(&["uninstall"]), ["removed"; 5]);
+    assert_eq!(words(&["uninstall"]), ["removed"; 8]);
     assert!(!home.path().join(".config/wireshark/profiles/tls2pcap").exists());
     assert!(!home.path().join(".local/share/tls2pcap").exists());
 }

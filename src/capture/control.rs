@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Say;
 use super::handover::Handover;
@@ -31,6 +31,9 @@ const WAITING_MAX: usize = 4096;
 /// Time between two readings of the losses by process.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a command that Wireshark runs may take to end when it is told to.
+const PATIENCE: Duration = Duration::from_millis(400);
+
 /// The control thread's belongings.
 pub(super) struct Control {
     pub(super) probe: Probe,
@@ -46,6 +49,8 @@ pub(super) struct Control {
     minders: Option<Minders>,
     /// How many losses were told by process, and when.
     told_losses: (u64, Instant),
+    /// Wireshark runs this: it waits for no command.
+    pub(super) for_wireshark: bool,
 }
 
 impl Control {
@@ -65,6 +70,7 @@ impl Control {
             ended: HashSet::new(),
             minders,
             told_losses: (0, Instant::now()),
+            for_wireshark: false,
         }
     }
 
@@ -132,7 +138,12 @@ impl Control {
         began: Instant,
     ) -> Result<Exit, Failure> {
         let mut kept_house = Instant::now();
+        // When the command is waited for no longer.
+        let mut patience: Option<Instant> = None;
         let result = loop {
+            if patience.is_some_and(|until| Instant::now() >= until) {
+                break Ok(Exit::Success);
+            }
             if kept_house.elapsed() >= CLOCK_INTERVAL {
                 kept_house = Instant::now();
                 self.keep_house();
@@ -146,12 +157,18 @@ impl Control {
                 }
                 Ok(Message::Signal(signal)) => match &running {
                     // The command decides when to end; a Ctrl-C it has heard itself.
+                    Some(running) if self.for_wireshark => {
+                        running.forward(SIGTERM);
+                        patience = patience.or(Some(Instant::now() + PATIENCE));
+                    }
                     Some(running) if signal != SIGINT => running.forward(signal),
                     Some(_) => {}
                     None => break Ok(Exit::Success),
                 },
                 Ok(Message::Ended) => {
-                    break running.as_mut().map_or(Ok(Exit::Success), status_of);
+                    let status = running.as_mut().map_or(Ok(Exit::Success), status_of);
+                    // It was told to end: how it did is no error.
+                    break if patience.is_some() { Ok(Exit::Success) } else { status };
                 }
                 Ok(Message::Writer(error)) => {
                     if let Some(line) = &mut line {
@@ -162,6 +179,11 @@ impl Control {
                         self.say.warn(&format!("writing failed, the capture ends: {error}"));
                     }
                     self.probe.set_ready(false);
+                    if let (true, Some(running)) = (self.for_wireshark, &running) {
+                        running.forward(SIGTERM);
+                        patience = patience.or(Some(Instant::now() + PATIENCE));
+                        continue;
+                    }
                     // The command goes on without us, and whatever it maps must not wait.
                     break match &mut running {
                         Some(running) => self.let_finish(heard, running),

@@ -5,6 +5,7 @@
 //! - The control thread (the caller's) does what must happen outside the stream: looks at new
 //!   files, asks /proc, hears signals, waits for the command.
 
+mod aside;
 mod control;
 mod handover;
 mod minders;
@@ -18,10 +19,11 @@ use std::time::Instant;
 
 use crossbeam_channel::bounded;
 
+use self::aside::Aside;
 use self::control::Control;
 use self::handover::Handover;
 use self::minders::Minders;
-use self::threads::{MESSAGES, listen_to_signals, spawn_ring, spawn_writer, watch};
+use self::threads::{MESSAGES, ReaderWatch, listen_to_signals, spawn_ring, spawn_writer, watch};
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::Discovery;
 use crate::event::Event;
@@ -31,6 +33,7 @@ use crate::launch::{self, Held};
 use crate::pipeline::Pipeline;
 use crate::privilege;
 use crate::probe::{Target, clocks, raise_open_files};
+use crate::sink;
 use crate::status::{self, Numbers, StatusLine};
 
 pub(crate) use self::setup::{longest_call, ports, refusal};
@@ -41,6 +44,7 @@ pub(crate) use self::setup::{longest_call, ports, refusal};
 /// A [`Failure`] for the user; what was captured before is in the file.
 pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let began = Instant::now();
+    privilege::raise();
     let allowed = privilege::check()?;
     let say = Say(config.verbosity);
     allowed.warnings.iter().for_each(|w| say.warn(w));
@@ -59,29 +63,37 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let mut discovery = Discovery::default();
     let found = setup::libraries(config, &mut discovery, &say)?;
 
+    let server = config.serve.map(|address| setup::listen(config, address, &say)).transpose()?;
+
     // First of all, so that a command that is not there costs no file.
+    let aside = config.for_wireshark.then(Aside::new).transpose()?;
     let held = match &config.targets {
-        Targets::Command(command) => Some(Held::spawn(
-            command,
-            &launch::Options {
+        Targets::Command(command) => Some(privilege::as_user(|| {
+            let options = launch::Options {
                 user: privilege::invoking_user(),
-                stdout_to_stderr: config.output == config::Output::Stdout,
-            },
-        )?),
+                stdout_to_stderr: config.output == Some(config::Output::Stdout),
+                aside: aside.as_ref().map(Aside::descriptors),
+            };
+            Held::spawn(command, &options)
+        })?),
         _ => None,
     };
+    let mut aside = aside.map(Aside::begin);
 
     // The command has been forked, and keeps the limit that it was given.
     raise_open_files();
-    let output = setup::open_output(config)?;
-    let recorder = setup::open_recorder(config)?;
+    let output = privilege::as_user(|| setup::open_output(config))?;
+    let recorder = privilege::as_user(|| setup::open_recorder(config))?;
 
-    let live = output.is_live();
+    let live = server.is_some() || output.as_ref().is_some_and(sink::Output::is_live);
+    let pipe = output.as_ref().and_then(sink::Output::pipe);
+    let output = sink::Fan { file: output, server };
     let handover = Arc::new(Handover::default());
     let (messages, heard) = bounded(MESSAGES);
     let numbers = Arc::new(Mutex::new(Numbers::default()));
-    let mut pipeline =
-        Pipeline::new(output, ports(config.ports), recorder).with_process_blocks(config.process_blocks);
+    let mut pipeline = Pipeline::new(output, ports(config.ports), recorder)
+        .with_process_blocks(config.process_blocks)
+        .with_comments(config.comments);
     if config.packet_buffered {
         pipeline = pipeline.unbuffered();
     }
@@ -91,6 +103,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
 
     let minders = held.as_ref().map(|held| Minders::new(held.pid()));
     let mut control = Control::new(probe, discovery, handover, say, minders);
+    control.for_wireshark = config.for_wireshark;
     // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
     // it is the same with all.
     let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids(_));
@@ -129,7 +142,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let ring = spawn_ring(&control.probe, live, handover, messages.clone(), Arc::clone(&stop))?;
     let ending = Arc::new(AtomicBool::new(false));
     listen_to_signals(messages.clone(), Arc::clone(&ending))?;
-    setup::tell_ready(config)?;
+    let reader = pipe.map(|pipe| ReaderWatch::new(pipe, messages.clone())).transpose()?;
+    privilege::as_user(|| setup::tell_ready(config))?;
     let running = held.map(Held::release).transpose()?;
     if let Some(running) = &running {
         watch(running, messages)?;
@@ -151,11 +165,17 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     control.see_out(&heard, &ring);
     let _ = ring.join();
     control.last_words();
+    // Wireshark looks for words when the pipe ends.
+    if let (Some(aside), Ok(Exit::Command(1..))) = (&mut aside, &end) {
+        aside.say();
+    }
+    // It holds the pipe open, and its end is to be that of the capture.
+    drop(reader);
     control.handover.end();
     let written = writer.join().map_err(|_| Failure::new(Exit::Io, "the writer thread failed", ""))?;
     let path = match &config.output {
-        config::Output::File(path) => Some(path.as_path()),
-        config::Output::Stdout => None,
+        Some(config::Output::File(path)) => Some(path.as_path()),
+        Some(config::Output::Stdout) | None => None,
     };
     let result = match written {
         Ok(numbers) => {
@@ -167,7 +187,11 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Err(error) => Err(setup::write_failure(config, &error)),
     };
     // Probes go last: the user need not wait for them to see the result.
-    drop(control.probe);
+    if config.for_wireshark {
+        control.probe.leave()
+    } else {
+        drop(control.probe)
+    }
     result
 }
 /// Says things on standard error, as the user wants.

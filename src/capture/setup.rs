@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
@@ -97,11 +98,11 @@ pub(super) fn libraries(
 ) -> Result<Vec<Found>, Failure> {
     let mut all = Vec::new();
     for path in &config.libraries {
-        all.push(discovery.at(path).map_err(|error| {
+        all.push(privilege::as_user(|| discovery.at(path)).map_err(|error| {
             Failure::new(
                 Exit::Usage,
                 format!("--lib {}: {error}", path.display()),
-                "name a library or program that has OpenSSL's functions, or a Go program",
+                "name a library that has the functions of OpenSSL, GnuTLS or NSS, or a program that holds one, or a Go program",
             )
         })?);
     }
@@ -146,14 +147,23 @@ fn no_library(pids: &[String], reasons: &str) -> Failure {
     let (who, has) = if pids.len() == 1 { ("process", "has") } else { ("processes", "have") };
     Failure::new(
         Exit::NoTarget,
-        format!("{who} {} {has} no TLS library that is known here (OpenSSL, Go){reasons}", pids.join(", ")),
+        format!(
+            "{who} {} {has} no TLS library that is known here (OpenSSL, GnuTLS, NSS, Go){reasons}",
+            pids.join(", ")
+        ),
         "if it loads one later, start it under the capture: tls2pcap -o FILE -- COMMAND\n\
-         if it has OpenSSL elsewhere, name that library or program: --lib PATH",
+         if it has one elsewhere, name that library or program: --lib PATH",
     )
 }
 
 fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<InProcess, Failure> {
-    match discovery.libraries_of(pid, None) {
+    let hidden = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    let may_look = || match std::fs::read_link(format!("/proc/{pid}/exe")) {
+        Err(error) if hidden(&error) => Err(error),
+        _ => Ok(()),
+    };
+    // Some kernels show no mappings, rather than an error, to who may not look at them.
+    match may_look().and_then(|()| discovery.libraries_of(pid, None)) {
         Ok(in_process) => Ok(in_process),
         Err(error) if Path::new(&format!("/proc/{pid}")).exists() => Err(Failure::new(
             Exit::NotPermitted,
@@ -168,14 +178,38 @@ fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<InProcess, Failure> {
     }
 }
 
-pub(super) fn open_output(config: &Capture) -> Result<sink::Output, Failure> {
+pub(super) fn open_output(config: &Capture) -> Result<Option<sink::Output>, Failure> {
     let path = match &config.output {
-        config::Output::File(path) => path.as_path(),
-        config::Output::Stdout => Path::new("-"),
+        Some(config::Output::File(path)) => path.as_path(),
+        Some(config::Output::Stdout) => Path::new("-"),
+        None => return Ok(None),
     };
     let output = sink::Output::create(path).map_err(|error| write_failure(config, &error))?;
     give_to_user(&output);
-    Ok(output)
+    Ok(Some(output))
+}
+
+/// Listens for clients, and waits for the first if the capture goes nowhere else.
+pub(super) fn listen(config: &Capture, address: SocketAddr, say: &Say) -> Result<sink::Server, Failure> {
+    let server = sink::Server::listen(address, say.0 > Verbosity::Quiet).map_err(|error| {
+        Failure::new(
+            Exit::Io,
+            format!("{address}: cannot be listened at: {error}"),
+            "choose another port with --pcap-over-ip",
+        )
+    })?;
+    let address = server.address();
+    if !address.ip().is_loopback() {
+        say.warn(&format!(
+            "whoever can reach {address} can read the plaintext: it is neither encrypted nor protected"
+        ));
+    }
+    let begins = if config.output.is_none() { "; the capture begins then" } else { "" };
+    say.warn(&format!("connect with: wireshark -k -i TCP@{address}{begins}"));
+    if config.output.is_none() {
+        server.wait_for_client();
+    }
+    Ok(server)
 }
 
 /// Under sudo the user is to be able to read what was asked for. A file that was there before keeps
@@ -193,10 +227,10 @@ pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {
         return recording_failure(path, error);
     }
     let (name, cure) = match &config.output {
-        config::Output::File(path) => {
+        Some(config::Output::File(path)) => {
             (path.display().to_string(), "choose another file with -o, or make room")
         }
-        config::Output::Stdout => {
+        Some(config::Output::Stdout) | None => {
             ("standard output".into(), "send it to a file or a program: tls2pcap -o - | wireshark -k -i -")
         }
     };

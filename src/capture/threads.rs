@@ -15,6 +15,7 @@ use super::reader::{Notice, Reader};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::pipeline::Pipeline;
+use crate::privilege;
 use crate::probe::Probe;
 use crate::sink;
 use crate::status::Numbers;
@@ -37,7 +38,7 @@ pub(super) enum Message {
 }
 
 pub(super) fn spawn_writer(
-    mut pipeline: Pipeline<sink::Output>,
+    mut pipeline: Pipeline<sink::Fan>,
     live: bool,
     handover: Arc<Handover>,
     messages: Sender<Message>,
@@ -45,9 +46,17 @@ pub(super) fn spawn_writer(
 ) -> JoinHandle<io::Result<Numbers>> {
     thread::spawn(move || {
         go_first();
+        privilege::lower();
         let mut told = Instant::now();
         let failed = loop {
-            let Some(batch) = handover.take() else { return pipeline.finish() };
+            let Some(batch) = handover.take() else {
+                let numbers = pipeline.numbers();
+                return match pipeline.finish() {
+                    // Who has seen enough misses nothing.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(numbers),
+                    result => result,
+                };
+            };
             if told.elapsed() >= CLOCK_INTERVAL {
                 told = Instant::now();
                 if let Ok(mut numbers) = numbers.lock() {
@@ -94,6 +103,7 @@ pub(super) fn spawn_ring(
     let reader = Reader { ring, handover, ended, clock_interval };
     Ok(thread::spawn(move || {
         go_first();
+        privilege::lower();
         reader.run(&stop, |notice| drop(messages.send(Message::Notice(notice))));
     }))
 }
@@ -127,6 +137,38 @@ pub(super) fn watch(running: &Running, messages: Sender<Message>) -> Result<(), 
         let _ = messages.send(Message::Ended);
     });
     Ok(())
+}
+
+/// Tells when nobody reads the pipe any more, even while nothing is written to it.
+#[derive(Debug)]
+pub(super) struct ReaderWatch {
+    thread: Option<JoinHandle<()>>,
+    /// Closed to end the watch.
+    end: Option<OwnedFd>,
+}
+
+impl ReaderWatch {
+    pub(super) fn new(pipe: OwnedFd, messages: Sender<Message>) -> Result<ReaderWatch, Failure> {
+        let (ended, end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+            .map_err(|e| Failure::new(Exit::Io, format!("the output cannot be watched: {e}"), ""))?;
+        let thread = thread::spawn(move || {
+            let of = |fd: &OwnedFd| libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
+            let mut polls = [of(&pipe), of(&ended)];
+            // SAFETY: valid pollfds, whose descriptors this thread owns.
+            while unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, -1) } < 1 {}
+            if polls[0].revents != 0 && polls[1].revents == 0 {
+                let _ = messages.send(Message::Writer(io::ErrorKind::BrokenPipe.into()));
+            }
+        });
+        Ok(ReaderWatch { thread: Some(thread), end: Some(end) })
+    }
+}
+
+impl Drop for ReaderWatch {
+    fn drop(&mut self) {
+        self.end = None;
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// The calling thread goes before ordinary ones, if that is permitted (CAP_SYS_NICE): beside many busy

@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Capture, Config, Output, Replay, Targets, Verbosity};
+use crate::extcap;
 use crate::failure::{Exit, Failure};
 use crate::privilege;
 
@@ -16,11 +18,11 @@ const ABOUT: &str = "Shows what programs really say over TLS, as a capture file 
 const LONG_ABOUT: &str = "\
 Shows what programs really say over TLS, as a capture file for Wireshark.
 
-The plaintext is taken where programs hand it to OpenSSL, together with the socket it goes
-through, and written as ordinary TCP packets (pcapng). Stock Wireshark decodes them: no keys,
-no proxy, no change to the program. Without -p, -u or a command, every program on this machine
-that uses OpenSSL is captured, those that start later too. The capture ends with Ctrl-C, or
-with the command.";
+The plaintext is taken where programs hand it to OpenSSL, GnuTLS or NSS, together with the socket
+it goes through, and written as ordinary TCP packets (pcapng). Stock Wireshark decodes them: no
+keys, no proxy, no change to the program. Without -p, -u or a command, every program on this
+machine that uses one of these libraries is captured, those that start later too. The capture ends
+with Ctrl-C, or with the command.";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -50,7 +52,7 @@ tls2pcap shows what programs really say over TLS, as a capture file for Wireshar
 
   sudo tls2pcap -o FILE -- COMMAND...   capture a command
   sudo tls2pcap -o FILE -p PID          capture a running process
-  sudo tls2pcap -o FILE                 capture every program that uses OpenSSL
+  sudo tls2pcap -o FILE                 capture every program that uses a TLS library
   tls2pcap --help                       all options, examples, exit status
 ";
 
@@ -99,6 +101,20 @@ struct Arguments {
     /// How server ports are written
     #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
     ports: Ports,
+
+    /// Which packets carry comments
+    ///
+    /// The fields tls2pcap.* of the Wireshark plugin are taken from them.
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "syn")]
+    comments: Comments,
+
+    /// Serve the capture to Wireshark at this TCP port: wireshark -k -i TCP@127.0.0.1:PORT
+    ///
+    /// Unencrypted, to whoever connects: so only to this machine, unless ADDR is given. With -o the
+    /// capture begins at once, without it with the first client. Who connects later sees the
+    /// connections that begin from then on.
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = serve_address)]
+    pcap_over_ip: Option<SocketAddr>,
 
     /// Write a block for each process, which Wireshark 4.6 shows as frame.darwin.process_info
     ///
@@ -188,6 +204,10 @@ enum Sub {
         #[arg(long)]
         process_blocks: bool,
 
+        /// Which packets carry comments
+        #[arg(long, value_enum, value_name = "WHICH", default_value = "syn")]
+        comments: Comments,
+
         /// Say nothing but errors
         #[arg(short, long)]
         quiet: bool,
@@ -207,7 +227,7 @@ enum Sub {
         json: bool,
     },
 
-    /// Put fields, a menu and a profile into Wireshark
+    /// Put fields, a menu, a profile and a capture interface into Wireshark
     ///
     /// They are installed for the user only; under sudo, for the user who called sudo.
     Wireshark {
@@ -218,7 +238,7 @@ enum Sub {
 
 #[derive(Subcommand)]
 enum CompanionTask {
-    /// Put Lua plugin and profile where Wireshark looks; files that were changed stay
+    /// Put Lua plugin, profile and interface where Wireshark looks; files that were changed stay
     Install {
         /// Overwrite files that were changed
         #[arg(long)]
@@ -230,7 +250,7 @@ enum CompanionTask {
         #[arg(long)]
         force: bool,
     },
-    /// Say what is installed, and where
+    /// Say what is installed, and where, and whether Wireshark may capture
     Status,
 }
 
@@ -262,6 +282,26 @@ enum Ports {
     Decode,
     /// As they were
     Keep,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Comments {
+    /// Each packet, with what is known of its connection
+    All,
+    /// The first of a connection, and those where something is missing, made up or learnt
+    Syn,
+    /// None: then the plugin knows only pid and name, and what is missing is not said where it is
+    None,
+}
+
+impl From<Comments> for config::Comments {
+    fn from(comments: Comments) -> Self {
+        match comments {
+            Comments::All => config::Comments::All,
+            Comments::Syn => config::Comments::Syn,
+            Comments::None => config::Comments::None,
+        }
+    }
 }
 
 impl From<Backend> for config::Backend {
@@ -327,15 +367,18 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
     if args.len() <= 1 {
         return Err(Stop(Reason::NoArguments));
     }
+    if extcap::is_call(&args) {
+        return for_wireshark(&args);
+    }
     let dashes = args.iter().any(|arg| arg == "--");
     let parsed = Arguments::command()
         .try_get_matches_from(args)
         .and_then(|matches| Arguments::from_arg_matches(&matches))
         .map_err(refusal)?;
     match parsed.sub {
-        Some(Sub::Replay { input, output, ports, fail_on_loss, process_blocks, quiet }) => {
+        Some(Sub::Replay { input, output, ports, fail_on_loss, process_blocks, comments, quiet }) => {
             let replay = replay(input, output, ports, fail_on_loss, quiet)?;
-            Ok(Config::Replay(Replay { process_blocks, ..replay }))
+            Ok(Config::Replay(Replay { process_blocks, comments: comments.into(), ..replay }))
         }
         Some(Sub::Wireshark { task }) => Ok(Config::Companion(task.into())),
         Some(Sub::Doctor { mut pids, json }) => {
@@ -344,6 +387,23 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
             Ok(Config::Doctor(config::Doctor { pids, json }))
         }
         None => Ok(Config::Capture(capture(parsed, dashes)?)),
+    }
+}
+
+/// A call by Wireshark, which shows the user what is said on standard error: one sentence.
+fn for_wireshark(args: &[OsString]) -> Result<Config, Stop> {
+    let line = match extcap::parse(args)? {
+        extcap::Call::Query(query) => return Ok(Config::Extcap(query)),
+        extcap::Call::Capture(line) => line,
+    };
+    match parse(line) {
+        Ok(Config::Capture(capture)) => Ok(Config::Capture(Capture { for_wireshark: true, ..capture })),
+        Err(Stop(Reason::Clap(error))) => {
+            let text = error.to_string();
+            let sentence = text.lines().next().unwrap_or_default();
+            Err(usage(sentence.trim_start_matches("error: "), "").into())
+        }
+        other => other,
     }
 }
 
@@ -379,6 +439,7 @@ fn replay(
         ports: ports.into(),
         fail_on_loss,
         process_blocks: false,
+        comments: config::Comments::default(),
         verbosity: verbosity(quiet, false),
     })
 }
@@ -390,14 +451,14 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
             "name a command to capture it; leave -- out to capture every program",
         ));
     }
-    let Some(output) = args.output else {
+    if args.output.is_none() && args.pcap_over_ip.is_none() {
         return Err(usage("no output file is given", "say -o FILE.pcapng, or -o - for standard output"));
-    };
+    }
     for (option, path) in [("--record", &args.record), ("--ready-file", &args.ready_file)] {
         if path.as_deref() == Some(Path::new("-")) {
             return Err(usage(format!("{option} cannot be standard output"), "give it the name of a file"));
         }
-        if path.as_ref() == Some(&output) {
+        if path.is_some() && *path == args.output {
             return Err(usage(format!("{option} and -o name the same file"), "give them different names"));
         }
     }
@@ -406,7 +467,10 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
     }
     Ok(Capture {
         targets: targets(args.pids, &args.users, args.command)?,
-        output: output_of(output),
+        output: args.output.map(output_of),
+        serve: args.pcap_over_ip,
+        comments: args.comments.into(),
+        for_wireshark: false,
         libraries: args.libraries,
         backend: args.backend.into(),
         ports: args.ports.into(),
@@ -483,6 +547,15 @@ fn ring_size(text: &str) -> Result<u32, String> {
         return Err(format!("less than a memory page, which is {}K", page >> 10));
     }
     u32::try_from(bytes).ok().filter(|bytes| *bytes <= 1 << 30).ok_or_else(|| "more than 1024 MiB".into())
+}
+
+/// Where to listen; a port alone is one of this machine's loopback.
+fn serve_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse() {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    text.parse()
+        .map_err(|_| "neither a port nor an address with a port, as 0.0.0.0:57012 or [::]:57012".into())
 }
 
 fn output_of(path: PathBuf) -> Output {

@@ -15,7 +15,7 @@ fn capture_of(line: &str) -> Capture {
 #[test]
 fn the_plainest_capture() {
     let expected = Capture {
-        output: Output::File("x.pcapng".into()),
+        output: Some(Output::File("x.pcapng".into())),
         targets: Targets::Everything,
         libraries: vec![],
         backend: config::Backend::Auto,
@@ -29,6 +29,9 @@ fn the_plainest_capture() {
         snaplen: None,
         fail_on_loss: false,
         packet_buffered: false,
+        comments: config::Comments::Syn,
+        serve: None,
+        for_wireshark: false,
         verbosity: Verbosity::Normal,
     };
     assert_eq!(capture_of("-o x.pcapng"), expected);
@@ -37,7 +40,7 @@ fn the_plainest_capture() {
 #[test]
 fn every_option_arrives() {
     let expected = Capture {
-        output: Output::Stdout,
+        output: Some(Output::Stdout),
         targets: Targets::Pids(vec![7, 9]),
         libraries: vec!["/a".into(), "/b".into()],
         backend: config::Backend::Tracepoint,
@@ -51,11 +54,24 @@ fn every_option_arrives() {
         snaplen: Some(96),
         fail_on_loss: true,
         packet_buffered: true,
+        comments: config::Comments::All,
+        serve: Some("127.0.0.1:57012".parse().unwrap()),
+        for_wireshark: false,
         verbosity: Verbosity::Verbose,
     };
     let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --backend tracepoint --ports keep --record r \
-                --ready-file f --ready-fd 3 --show-args --ring-size 128 -s 96 --fail-on-loss -U -v";
+                --ready-file f --ready-fd 3 --show-args --ring-size 128 -s 96 --fail-on-loss -U -v \
+                --comments all --pcap-over-ip 57012";
     assert_eq!(capture_of(line), expected);
+}
+
+#[test]
+fn a_capture_may_only_be_served() {
+    let of = |line| capture_of(line).serve.unwrap().to_string();
+    let only = capture_of("--pcap-over-ip 57012 -p 1");
+    assert_eq!(only.output, None);
+    assert_eq!(of("-o x --pcap-over-ip 0.0.0.0:1"), "0.0.0.0:1");
+    assert_eq!(of("-o x --pcap-over-ip [::1]:1"), "[::1]:1");
 }
 
 #[test]
@@ -84,9 +100,13 @@ fn replay() {
         ports: config::Ports::Keep,
         fail_on_loss: true,
         process_blocks: false,
+        comments: config::Comments::None,
         verbosity: Verbosity::Quiet,
     };
-    assert_eq!(parse_line("replay r -o x --ports keep --fail-on-loss -q").unwrap(), Config::Replay(expected));
+    assert_eq!(
+        parse_line("replay r -o x --ports keep --fail-on-loss --comments none -q").unwrap(),
+        Config::Replay(expected)
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The Wireshark companion: puts Lua plugin and profile where Wireshark looks for a user's own, and
+//! The Wireshark companion: puts Lua plugin, profile and capture interface where Wireshark looks for a user's own, and
 //! takes them away again. What the user changed is never overwritten.
 
 mod atomic;
@@ -18,7 +18,7 @@ use self::places::Places;
 use self::record::Record;
 use crate::config::Companion;
 use crate::failure::{Exit, Failure};
-use crate::privilege::{User, invoking_user};
+use crate::privilege::{Rights, User, invoking_user};
 
 const PLUGIN: &str = include_str!("../../wireshark/tls2pcap.lua");
 const PROFILE: [(&str, &str); 4] = [
@@ -27,6 +27,14 @@ const PROFILE: [(&str, &str); 4] = [
     ("dfilter_buttons", include_str!("../../wireshark/profile/dfilter_buttons")),
     ("profile_settings", include_str!("../../wireshark/profile/profile_settings")),
 ];
+
+/// What Wireshark opens for help on the interface.
+const HELP: &str = include_str!("../../wireshark/help.html");
+
+/// The page that helps with the capture interface, if it is installed.
+pub fn help_page() -> Option<PathBuf> {
+    Places::find(None).map(|places| places.help()).filter(|page| page.is_file())
+}
 
 /// Installs, removes, or says what is there.
 ///
@@ -43,6 +51,9 @@ pub fn run(task: Companion) -> Result<Exit, Failure> {
     let mut said = perform(task, &items(&places), &places)?;
     if task == Companion::Status {
         said.push_str(&releases());
+        if let Ok(program) = std::env::current_exe() {
+            said.push_str(&rights(&program, caller.as_ref()));
+        }
     }
     if matches!(task, Companion::Install { .. }) {
         said.push_str("Start Wireshark anew; from 4.4 on it changes to the profile tls2pcap by itself when a capture of tls2pcap\nis opened, before that it is chosen at the bottom right.\n");
@@ -78,12 +89,15 @@ fn items(places: &Places) -> Vec<Item> {
     let mut items = vec![Item::file(places.plugins().join("tls2pcap.lua"), PLUGIN)];
     let profile = places.profile();
     items.extend(PROFILE.map(|(name, contents)| Item::file(profile.join(name), contents)));
+    items.push(Item::file(places.help(), HELP));
+    // A program whose place nobody knows could not be led to.
+    items.extend(std::env::current_exe().iter().flat_map(|program| extcap_items(places, program)));
     items
 }
 
 /// Links to this program in the folders where Wireshark looks for capture interfaces: one for 4.0,
 /// one for later releases.
-pub fn extcap_items(places: &Places, program: &Path) -> Vec<Item> {
+fn extcap_items(places: &Places, program: &Path) -> Vec<Item> {
     let links = places.extcap().map(|folder| folder.join("tls2pcap"));
     links.map(|path| Item::Link { path, target: program.to_owned() }).into()
 }
@@ -168,6 +182,53 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
         format!("{}: {error}", path.display()),
         "make sure that you may write there, or set HOME or XDG_CONFIG_HOME as for Wireshark",
     )
+}
+
+/// Whether Wireshark may capture with this program, and how it may.
+fn rights(program: &Path, caller: Option<&User>) -> String {
+    if unistd::geteuid().is_root() {
+        return "rights       Wireshark may capture as root; as another user, ask for the status as that user\n".into();
+    }
+    let rights = match Rights::of(program) {
+        Ok(rights) => rights,
+        Err(error) => return format!("no rights    {}: {error}\n", program.display()),
+    };
+    let shown = program.display();
+    let mut said = String::new();
+    let may = rights.missing.is_empty() && !rights.nosuid && rights.runnable;
+    let _ = match &rights {
+        _ if may => writeln!(said, "rights       Wireshark may capture with {shown}"),
+        Rights { nosuid: true, .. } => writeln!(
+            said,
+            "no rights    {shown} is on a file system that is mounted with nosuid: put it elsewhere, as in /usr/local/bin"
+        ),
+        Rights { missing, .. } if !missing.is_empty() => {
+            writeln!(
+                said,
+                "no rights    Wireshark cannot capture with {shown}: it lacks {}",
+                missing.join(", ")
+            )
+        }
+        Rights { group, .. } => {
+            writeln!(said, "no rights    you may not run {shown}: only group {group} may")
+        }
+    };
+    let open = rights.missing.is_empty() && rights.by_all;
+    if open {
+        let _ = writeln!(said, "open         everybody on this machine may read all plaintext with {shown}");
+    }
+    if !may || open {
+        let name = caller.map(|user| user.name.clone()).filter(|name| !name.is_empty());
+        let name = name.unwrap_or_else(|| "\"$USER\"".to_owned());
+        let wanted = &rights.wanted;
+        let _ = writeln!(
+            said,
+            "So that a group may capture, without root (it may then read what any program says over TLS):\n    \
+             sudo groupadd -f wireshark\n    sudo chgrp wireshark {shown}\n    sudo chmod 750 {shown}\n    \
+             sudo setcap {wanted}=p {shown}\n    sudo usermod -aG wireshark {name}     # then log in anew"
+        );
+    }
+    said
 }
 
 /// The releases of Wireshark that are found, for people.

@@ -60,6 +60,11 @@ impl Places {
         [self.config.join("extcap"), self.home.join(".local/lib/wireshark/extcap")]
     }
 
+    /// Help for the capture interface.
+    pub(super) fn help(&self) -> PathBuf {
+        self.data.join("help.html")
+    }
+
     /// Our own record of what was installed.
     pub(super) fn record(&self) -> PathBuf {
         self.data.join("wireshark-installed")

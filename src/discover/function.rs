@@ -126,7 +126,11 @@ functions! {
     /// Sends close_notify.
     NssShutdown = "ssl_Shutdown",
     /// Makes a handle.
+    NssAccept = "ssl_Accept",
+    /// Makes a handle.
     NssImport = "SSL_ImportFD",
+    /// Among others, switches TLS on and off.
+    NssOption = "SSL_OptionSet",
     /// Declares this side client or server.
     NssReset = "SSL_ResetHandshake",
     /// Handshake.

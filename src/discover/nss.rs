@@ -25,11 +25,12 @@ const METHODS: [u64; 24] =
 /// Those that hold functions of NSPR, which have names.
 const NAMED: [(u64, &[u8]); 2] = [(22, b"PR_EmulateAcceptRead"), (30, b"PR_EmulateSendFile")];
 /// Those that are probed.
-const PROBED: [(u64, Function); 7] = [
+const PROBED: [(u64, Function); 8] = [
     (1, Function::NssClose),
     (2, Function::NssRead),
     (3, Function::NssWrite),
     (11, Function::NssWritev),
+    (13, Function::NssAccept),
     (16, Function::NssShutdown),
     (17, Function::NssRecv),
     (18, Function::NssSend),

@@ -18,6 +18,13 @@ pub fn processes() -> Vec<u32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// Name that the process has given itself; `None` if it is gone.
+pub fn name(pid: u32) -> Option<String> {
+    let name = read(pid, "comm", 64);
+    let name = name.strip_suffix(b"\n")?;
+    Some(text(name))
+}
+
 /// Path of the executable, arguments and container; what cannot be read stays empty. Arguments
 /// end at 64 KiB.
 pub fn process_facts(pid: u32) -> ProcessFacts {
@@ -32,11 +39,6 @@ pub fn process_facts(pid: u32) -> ProcessFacts {
 pub fn container(pid: u32) -> Option<Container> {
     let id = container_of(&text(&read(pid, "cgroup", CGROUP_MAX)))?;
     Some(Container::find(id, Path::new("/")))
-}
-
-/// Name of the process's main thread; empty if it is gone.
-pub fn name(pid: u32) -> String {
-    text(&read(pid, "comm", 64)).trim_end_matches('\n').to_owned()
 }
 
 /// Path of the executable; `None` for threads of the kernel.

@@ -1,11 +1,11 @@
-//! On real files: libraries compiled here, this machine's OpenSSL, and damaged copies.
+//! On real files: libraries compiled here, this machine's TLS libraries, and damaged copies.
 
 use std::io::{Seek, Write};
 use std::process::Command;
 
 use super::elf::{NotTls, classify, classify_data};
 use super::flow::Unproven;
-use super::function::Function;
+use super::function::{Family, Function};
 use super::internal::{Behind, NoInternal};
 use super::*;
 
@@ -305,6 +305,176 @@ fn a_library_is_found_in_a_process_and_stays_attachable_after_it() {
     assert!(discovery.libraries_of(u32::MAX, None).is_err());
 }
 
+/// A library in NSS's shape: the SSL layer's methods, in the order of prio.h, and what else exports.
+fn nss(fill: &str) -> String {
+    let names: Vec<String> = (1..=21).chain(23..=25).map(|index| format!("m{index}")).collect();
+    let methods: String = names
+        .iter()
+        .enumerate()
+        .map(|(number, name)| {
+            format!(
+                "static __attribute__((noinline, noipa)) int {name}(void *fd) {{ return fd ? {number} : -{number}; }}\n"
+            )
+        })
+        .collect();
+    let list = |from: usize| names[from..].join(", ");
+    format!(
+        r#"
+        typedef struct {{ int kind; void *methods[36]; }} Methods;
+        extern int PR_EmulateAcceptRead(void *), PR_EmulateSendFile(void *);
+        extern const Methods *PR_GetDefaultIOMethods(void);
+        {methods}
+        static const Methods table = {{ 4, {{ {first}, PR_EmulateAcceptRead, {last}, 0, 0, 0, 0, PR_EmulateSendFile }} }};
+        Methods combined;
+        {fill}
+        int SSL_ResetHandshake(void *fd, int server) {{ return server; }}
+        const char version[] = "Version: NSS 3.99.1";
+        "#,
+        first = names[..21].join(", "),
+        last = list(21),
+    )
+}
+
+/// Fills the table piece by piece, as NSS does; compilers make of it what they like.
+fn filled_by_code() -> String {
+    let lines: String = (0..25)
+        .filter(|index| *index != 21)
+        .map(|index| format!("combined.methods[{index}] = table.methods[{index}];"))
+        .collect();
+    format!(
+        "void *SSL_ImportFD(void *model, void *fd) {{ combined = *PR_GetDefaultIOMethods(); combined.kind = 4; {lines} \
+         combined.methods[21] = table.methods[21]; combined.methods[29] = table.methods[29]; return fd; }}"
+    )
+}
+
+const KEPT: &str =
+    "const Methods *volatile used = &table; void *SSL_ImportFD(void *model, void *fd) { return fd; }";
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn methods_of_nss_are_found_in_a_table_or_in_the_code_that_fills_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, (fill, option)) in [
+        (KEPT.to_owned(), "-O2"),
+        (filled_by_code(), "-O2"),
+        (filled_by_code(), "-O0"),
+        (filled_by_code(), "-O3"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let options = [&SHARED[..], &[option]].concat();
+        let file = compile(folder.path(), &format!("nss{number}.so"), &nss(&fill), &options);
+        let wanted = [
+            (Function::NssClose, "m1"),
+            (Function::NssRead, "m2"),
+            (Function::NssWrite, "m3"),
+            (Function::NssWritev, "m11"),
+            (Function::NssAccept, "m13"),
+            (Function::NssShutdown, "m16"),
+            (Function::NssRecv, "m17"),
+            (Function::NssSend, "m18"),
+        ]
+        .map(|(function, name)| (function, offset_by_nm(&file, name)));
+        strip(&file);
+        let library =
+            classify(&File::open(&file).unwrap()).unwrap_or_else(|e| panic!("{fill} {option}: {e}"));
+        assert_eq!((library.family, library.version.as_deref()), (Some(Family::Nss), Some("NSS 3.99.1")));
+        for (function, offset) in wanted {
+            assert_eq!(library.offsets.get(function), Some(offset), "{} {option}", function.symbol());
+        }
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_table_of_nss_that_is_not_certain_is_not_taken() {
+    use super::nss::NoMethods;
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |name: &str, source: &str| {
+        let file = compile(folder.path(), name, source, &SHARED);
+        strip(&file);
+        classify(&File::open(&file).unwrap()).unwrap_err()
+    };
+    let good = nss(KEPT);
+    // Another order, another kind, a method that is no function, one that stands twice.
+    let cases = [
+        ("m21, PR_EmulateAcceptRead", "PR_EmulateAcceptRead, m21"),
+        ("table = { 4,", "table = { 3,"),
+        ("{ m1, m2,", "{ m1, (char *)m2 + 1,"),
+        ("{ m1, m2, m3,", "{ m1, m2, m2,"),
+    ];
+    for (number, (from, to)) in cases.into_iter().enumerate() {
+        assert!(good.contains(from), "{from}");
+        let source = good.replacen(from, to, 1);
+        assert_eq!(refused(&format!("bad{number}.so"), &source), NotTls::Nss(NoMethods::None), "{to}");
+    }
+    let second = "static const Methods second = { 4, { m2, m1, m3, m4, m5, m6, m7, m8, m9, m10, m11, m12, m13, m14, m15, \
+                  m16, m17, m18, m19, m20, m21, PR_EmulateAcceptRead, m23, m24, m25, 0, 0, 0, 0, PR_EmulateSendFile } };\
+                  const Methods *volatile also = &second;";
+    let two = good.replace("Methods combined;", second);
+    assert_eq!(refused("two.so", &two), NotTls::Nss(NoMethods::Ambiguous(2)));
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_library_of_nss_that_is_cut_or_damaged_never_panics() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = compile(folder.path(), "lib.so", &nss(&filled_by_code()), &SHARED);
+    strip(&file);
+    let good = std::fs::read(&file).unwrap();
+    assert!(classify_data(&good[..]).is_ok());
+    for end in (0..good.len()).step_by(7) {
+        let _ = classify_data(&good[..end]);
+    }
+    let mut bad = good.clone();
+    for at in 0..good.len() {
+        for value in [0xff, good[at] ^ 0x80] {
+            bad[at] = value;
+            let _ = classify_data(&bad[..]);
+        }
+        bad[at] = good[at];
+    }
+}
+
+/// A library in GnuTLS's shape.
+fn gnutls(send: &str) -> String {
+    format!(
+        r#"
+        long gnutls_record_send2(void *s, const void *d, unsigned long n, unsigned long pad, unsigned f) {{
+            return s == d ? -1 : n + pad + f; }}
+        long gnutls_record_send(void *s, const void *d, unsigned long n) {{ {send} }}
+        long gnutls_record_recv(void *s, void *d, unsigned long n) {{ return s == d ? -1 : n; }}
+        const char text[] = "Enabled GnuTLS 3.9.1 logging...";
+        "#
+    )
+}
+
+#[test]
+fn gnutls_and_what_only_passes_on_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = |name: &str, send: &str| {
+        let file = compile(folder.path(), name, &gnutls(send), &SHARED);
+        strip(&file);
+        Discovery::default().at(&file).unwrap()
+    };
+    let jumps = library("jumps.so", "return gnutls_record_send2(s, d, n, 0, 0);");
+    assert_eq!((jumps.library.family, &jumps.version[..]), (Some(Family::GnuTls), "GnuTLS 3.9.1"));
+    let has = |found: &Found, function| found.library.offsets.get(function).is_some();
+    assert!(has(&jumps, Function::GnutlsRecv) && has(&jumps, Function::GnutlsSend2));
+    if cfg!(target_arch = "x86_64") {
+        assert!(!has(&jumps, Function::GnutlsSend), "one probe for both");
+    }
+    let more = library("more.so", "return gnutls_record_send2(s, d, n - 1, 0, 0);");
+    assert!(has(&more, Function::GnutlsSend), "what is more than a jump is probed itself");
+    let wrapper = r#"
+        extern long gnutls_record_send(void *, const void *, unsigned long);
+        int SSL_write(void *s, const void *b, int n) { return gnutls_record_send(s, b, n); }
+        int SSL_read(void *s, void *b, int n) { return 0; }"#;
+    let file = compile(folder.path(), "wrapper.so", wrapper, &SHARED);
+    assert_eq!(classify(&File::open(&file).unwrap()), Err(NotTls::Wrapper));
+}
+
 #[test]
 fn every_library_installed_here_is_found_and_openssl_with_its_internal_functions() {
     let installed = Discovery::default().installed();
@@ -312,6 +482,14 @@ fn every_library_installed_here_is_found_and_openssl_with_its_internal_functions
         eprintln!("skipped: no TLS library in the standard folders");
     }
     for found in installed {
+        let handshake = match found.library.family {
+            Some(Family::OpenSsl) => Function::DoHandshake,
+            Some(Family::GnuTls) => Function::GnutlsHandshake,
+            Some(Family::Nss) => Function::NssForce,
+            None => panic!("{found:?}"),
+        };
+        assert!(found.library.offsets.get(handshake).is_some(), "{found:?}");
+        assert!(found.version.contains('.'), "{found:?}");
         let handshake = match found.library.family.unwrap() {
             Family::OpenSsl => Function::DoHandshake,
             Family::GnuTls => Function::GnutlsHandshake,

@@ -164,7 +164,7 @@ impl Seen {
         let container = process::container(pid).map(|c| Container { id: c.id, name: c.name });
         self.processes.push(Process {
             pid,
-            name: process::name(pid),
+            name: process::name(pid).unwrap_or_default(),
             uid,
             user,
             exe: Some(exe),

@@ -21,6 +21,7 @@ use self::report::{BackEnd, FORMAT, Kernel, Privileges, Report, Tried, Verdict};
 /// # Errors
 /// A [`Failure`] for the user: standard output cannot be written.
 pub fn run(config: &Doctor) -> Result<Exit, Failure> {
+    privilege::raise();
     let allowed = privilege::check();
     let survey = match &allowed {
         Ok(_) => Survey::make().map_err(|error| capture::refusal(&error)),

@@ -1,10 +1,14 @@
 //! What this process may do, and on whose behalf it runs.
 
+mod capabilities;
+mod program;
 mod survey;
 mod user;
 
 use std::fs;
 
+pub use self::capabilities::{as_user, lower, raise};
+pub use self::program::Rights;
 pub use self::survey::{Survey, survey};
 pub use self::user::{User, give_to, invoking_user, user_id};
 
@@ -13,12 +17,15 @@ use crate::failure::{Exit, Failure};
 /// First kernel with what every part needs: the ring buffer and CAP_BPF.
 const OLDEST_KERNEL: (u32, u32) = (5, 8);
 
+/// First kernel that can probe one process in bulk.
+const BULK_BY_PROCESS: (u32, u32) = (6, 10);
+
 /// A capability, by its bit in `CapEff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Capability {
-    DacReadSearch = 2,
     SysPtrace = 19,
     SysAdmin = 21,
+    SysResource = 24,
     Perfmon = 38,
     Bpf = 39,
     CheckpointRestore = 40,
@@ -27,14 +34,26 @@ enum Capability {
 impl Capability {
     fn name(self) -> &'static str {
         match self {
-            Capability::DacReadSearch => "cap_dac_read_search",
             Capability::SysPtrace => "cap_sys_ptrace",
             Capability::SysAdmin => "cap_sys_admin",
+            Capability::SysResource => "cap_sys_resource",
             Capability::Perfmon => "cap_perfmon",
             Capability::Bpf => "cap_bpf",
             Capability::CheckpointRestore => "cap_checkpoint_restore",
         }
     }
+}
+
+/// What a program file needs so that whoever may run it can capture all processes. Kernels whose bulk
+/// attachment cannot be limited to a process need CAP_SYS_ADMIN for single probes, and before 5.11 BPF
+/// memory counts as locked.
+fn wanted(kernel: Option<(u32, u32)>) -> Vec<Capability> {
+    use Capability::*;
+    let mut wanted = vec![Bpf, Perfmon, SysPtrace, CheckpointRestore];
+    let before = |version| kernel.is_some_and(|kernel| kernel < version);
+    wanted.extend(before(BULK_BY_PROCESS).then_some(SysAdmin));
+    wanted.extend(before((5, 11)).then_some(SysResource));
+    wanted
 }
 
 /// How far the kernel protects itself from root.
@@ -138,13 +157,14 @@ fn judge(facts: &Facts) -> Result<Allowed, Failure> {
     let missing: Vec<_> =
         [Bpf, Perfmon].into_iter().filter(|c| !admin && !facts.has(*c)).map(Capability::name).collect();
     if !missing.is_empty() {
-        let wanted =
-            [Bpf, Perfmon, SysPtrace, DacReadSearch, CheckpointRestore].map(Capability::name).join(",");
+        let wanted = wanted(facts.kernel).into_iter().map(Capability::name).collect::<Vec<_>>().join(",");
         let cure = if facts.root {
             "root lacks these capabilities here, as in a container: start it with --privileged --pid=host, or run tls2pcap on the host"
                 .to_owned()
         } else {
-            format!("run it with sudo, or once: sudo setcap {wanted}+ep \"$(command -v tls2pcap)\"")
+            format!(
+                "run it with sudo; or give the program these capabilities: {wanted}\n`tls2pcap wireshark status` says how, for Wireshark and for a group"
+            )
         };
         return Err(Failure::new(
             Exit::NotPermitted,

@@ -19,7 +19,7 @@ mod skeleton {
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -152,6 +152,37 @@ impl Drop for Probe {
                 scope.spawn(move || drop(share));
             }
         });
+    }
+}
+
+impl Probe {
+    /// Leaves the detaching to a process that outlives this one by as long as it takes: up to seconds where
+    /// each probe is detached by itself. For the very end of this process.
+    pub fn leave(self) {
+        let Ok((parent_ended, held)) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC) else { return };
+        // SAFETY: the child calls nothing but what is async-signal-safe, and never returns.
+        match unsafe { libc::fork() } {
+            // SAFETY: numbers of descriptors, and one byte of this frame.
+            0 => unsafe {
+                libc::setsid();
+                // Whoever waits for their end must not wait for this process.
+                for fd in 0..3 {
+                    libc::close(fd);
+                }
+                libc::close(held.as_raw_fd());
+                let mut byte = 0u8;
+                while libc::read(parent_ended.as_raw_fd(), (&raw mut byte).cast(), 1) < 0
+                    && *libc::__errno_location() == libc::EINTR
+                {}
+                libc::_exit(0)
+            },
+            -1 => {}
+            _ => {
+                std::mem::forget(self);
+                // Open until this process has ended.
+                std::mem::forget(held);
+            }
+        }
     }
 }
 

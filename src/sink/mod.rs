@@ -1,7 +1,37 @@
-//! Files: [`pcapng`] makes the blocks, [`output`] is where they go.
+//! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] are where they go.
 
 pub mod output;
 pub mod pcapng;
+pub mod serve;
+
+use std::io::{self, Write};
 
 pub use output::Output;
 pub use pcapng::{Header, PcapngWriter};
+pub use serve::Server;
+
+/// All places to which a capture goes.
+#[derive(Debug)]
+pub struct Fan {
+    /// A file or pipe.
+    pub file: Option<Output>,
+    /// Clients, who never fail.
+    pub server: Option<Server>,
+}
+
+impl Write for Fan {
+    /// All of `blocks`, or an error.
+    fn write(&mut self, blocks: &[u8]) -> io::Result<usize> {
+        if let Some(server) = &self.server {
+            server.blocks(blocks);
+        }
+        match &mut self.file {
+            Some(file) => file.write(blocks),
+            None => Ok(blocks.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -75,6 +75,12 @@ impl Output {
     /// Whether somebody may read what is written while it is written: a pipe, not a regular file.
     pub fn is_live(&self) -> bool {
         self.file.metadata().is_ok_and(|metadata| !metadata.is_file())
+    }
+
+    /// The pipe that this writes to, if it is one.
+    pub fn pipe(&self) -> Option<OwnedFd> {
+        let pipe = self.file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
+        pipe.then(|| self.file.as_fd().try_clone_to_owned().ok())?
     }
 
     /// The file, if it did not exist before.

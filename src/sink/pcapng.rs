@@ -15,6 +15,7 @@ use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeade
 use pcap_file::pcapng::{Block, PcapNgBlock};
 use pcap_file::{DataLink, Endianness};
 
+use crate::config::Comments;
 use crate::event::{ProcessKey, Start};
 use crate::redact;
 use crate::synth::packet::{Packet, PacketDirection};
@@ -126,6 +127,7 @@ pub struct PcapngWriter<W: Write> {
     /// See [`FLUSH_AT`].
     flush_at: usize,
     process_blocks: bool,
+    comments: Comments,
     counts: Counts,
     /// A write failed, so that interfaces may be missing: nothing may follow.
     failed: bool,
@@ -157,6 +159,7 @@ impl<W: Write> PcapngWriter<W> {
             show_args,
             flush_at: FLUSH_AT,
             process_blocks: false,
+            comments: Comments::default(),
             counts: Counts::default(),
             failed: false,
         };
@@ -176,6 +179,11 @@ impl<W: Write> PcapngWriter<W> {
     pub fn with_process_blocks(mut self, wanted: bool) -> PcapngWriter<W> {
         self.process_blocks = wanted;
         self
+    }
+
+    /// Which packets carry comments.
+    pub fn with_comments(self, comments: Comments) -> PcapngWriter<W> {
+        PcapngWriter { comments, ..self }
     }
 
     /// What was written so far.
@@ -198,7 +206,17 @@ impl<W: Write> PcapngWriter<W> {
         let buffer = self.buffer.get_mut();
         let before = buffer.len();
         let process_block = (self.process_blocks && (id as usize) < INTERFACES_MAX).then_some(id);
-        packet_block(buffer, id, process_block, packet);
+        // Most packets have none of their own.
+        let (about, own) = match self.comments {
+            Comments::All if packet.comments.iter().all(|c| c != packet.about) => {
+                (packet.about, packet.comments)
+            }
+            Comments::All | Comments::Syn => ("", packet.comments),
+            Comments::None => ("", &[][..]),
+        };
+        let comments =
+            Some(about).filter(|c| !c.is_empty()).into_iter().chain(own.iter().map(String::as_str));
+        packet_block(buffer, id, process_block, packet, comments);
         self.counts.packets += 1;
         self.counts.bytes += (buffer.len() - before) as u64;
         if buffer.len() >= self.flush_at { self.flush() } else { Ok(()) }
@@ -388,9 +406,15 @@ fn process_block(buffer: &mut Vec<u8>, process: &Process) {
 /// Appends an Enhanced Packet Block.
 ///
 /// By hand: pcap-file takes a packet only as one slice, and has no name for option 8.
-fn packet_block(buffer: &mut Vec<u8>, interface: u32, process_block: Option<u32>, packet: &Packet<'_>) {
+fn packet_block<'a>(
+    buffer: &mut Vec<u8>,
+    interface: u32,
+    process_block: Option<u32>,
+    packet: &Packet<'_>,
+    comments: impl Iterator<Item = &'a str> + Clone,
+) {
     let captured = packet.headers.len() + packet.payload.len();
-    let comments = packet.comments.iter().map(|comment| cut(comment));
+    let comments = comments.map(cut);
     // Flags (8), queue (8), process and thread (12), end (4).
     let mut options =
         32 + if packet.dropped > 0 { 12 } else { 0 } + if process_block.is_some() { 8 } else { 0 };

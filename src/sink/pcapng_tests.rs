@@ -29,7 +29,36 @@ fn packet<'a>(process: &'a Arc<Process>, payload: &'a [u8], comments: &'a [Strin
         original_len: 1000,
         dropped: 3,
         comments,
+        about: "tls2pcap=1 conn=1 pid=7",
     }
+}
+
+#[test]
+fn comments_stand_on_the_packets_that_were_asked_for() {
+    let process = process(7);
+    let [opening, other] = ["tls2pcap=1 conn=1 pid=7", "tls2pcap=1 conn=1 sni=x"].map(str::to_owned);
+    let of = |which| {
+        let mut writer =
+            PcapngWriter::new(Vec::new(), &Header::default(), false).unwrap().with_comments(which);
+        for comments in [&[opening.clone()][..], &[], std::slice::from_ref(&other)] {
+            writer.packet(&packet(&process, b"x", comments)).unwrap();
+        }
+        let file = writer.finish(0, &[]).unwrap().0;
+        let comments = |block: Block<'_>| match block {
+            Block::EnhancedPacket(packet) => {
+                let comment = |o: &Epb<'_>| if let Epb::Comment(c) = o { Some(c.to_string()) } else { None };
+                Some(packet.options.iter().filter_map(comment).collect::<Vec<_>>())
+            }
+            _ => None,
+        };
+        read(&file).into_iter().filter_map(comments).collect::<Vec<_>>()
+    };
+    assert_eq!(of(Comments::Syn), [vec![opening.clone()], vec![], vec![other.clone()]]);
+    assert_eq!(
+        of(Comments::All),
+        [vec![opening.clone()], vec![opening.clone()], vec![opening.clone(), other.clone()]]
+    );
+    assert_eq!(of(Comments::None), [const { Vec::<String>::new() }; 3]);
 }
 
 /// Remembers each write.

@@ -88,6 +88,8 @@ pub(super) struct Flow {
     exchange: Exchange,
     /// Comments for the next packet.
     notes: Vec<String>,
+    /// The comment on the SYN.
+    about: String,
 }
 
 impl Flow {
@@ -124,6 +126,7 @@ impl Flow {
             http1: protocol == Some(Protocol::Http1),
             exchange: Exchange::default(),
             notes: Vec::new(),
+            about: String::new(),
         })
     }
 
@@ -179,6 +182,7 @@ impl Flow {
             original_len: u32::try_from(headers.len()).unwrap_or(0).saturating_add(advance),
             dropped,
             comments: &self.notes,
+            about: &self.about,
         });
         self.notes.clear();
         if due {
@@ -194,6 +198,7 @@ impl Flow {
 
     /// The handshake, with a comment on the SYN.
     pub(super) fn open(&mut self, comment: Comment, time: WallTime, stats: &mut Stats, out: &mut Out) {
+        self.about = comment.clone().into();
         self.note(comment, stats);
         self.control(Side::Client, Kind::Syn, time, out);
         self.control(Side::Server, Kind::Syn, time, out);

@@ -36,4 +36,6 @@ pub struct Packet<'a> {
     pub dropped: u64,
     /// Comments, one per line of Wireshark's "Packet comments".
     pub comments: &'a [String],
+    /// What was known of the connection when it opened: the comment on its SYN.
+    pub about: &'a str,
 }

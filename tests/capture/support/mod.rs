@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod comment;
+pub mod desk;
 pub mod gate;
 pub mod netns;
 pub mod nginx;

@@ -62,6 +62,11 @@ fn system_version() -> Option<String> {
 }
 
 impl Tshark {
+    /// The program.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn command(&self, file: &Path) -> Command {
         let mut command = Command::new(&self.path);
         // A folder that does not exist: no preferences, profiles or plugins of the user.

@@ -1,0 +1,149 @@
+//! The options of the interface. Each is one of the command line's, but for the command to run.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+
+use super::{processes, usage};
+use crate::failure::Failure;
+
+/// The command to run, as one text. On the command line it stands behind `--`.
+pub(super) const COMMAND: &str = "--command";
+
+/// An option as the dialog shows it.
+pub(super) struct Option_ {
+    /// Its name on the command line.
+    call: &'static str,
+    /// The tab it stands on.
+    group: &'static str,
+    /// What stands before it.
+    label: &'static str,
+    tooltip: &'static str,
+    kind: Kind,
+}
+
+enum Kind {
+    /// One of the processes that there are.
+    Process,
+    /// One of these: value, text. The first is the default.
+    Choice(&'static [(&'static str, &'static str)]),
+    Flag,
+    /// From 0, the default, to this.
+    Number(u32),
+    /// Text that fits this pattern; what is shown while it is empty.
+    Text(&'static str, &'static str),
+    /// A file that exists.
+    File,
+}
+
+use Kind::{Choice, File, Flag, Number, Process, Text};
+
+const WHOM: &str = "Whom";
+const PACKETS: &str = "Packets";
+const KERNEL: &str = "Kernel";
+
+const fn option(
+    call: &'static str,
+    group: &'static str,
+    label: &'static str,
+    kind: Kind,
+    tooltip: &'static str,
+) -> Option_ {
+    Option_ { call, group, label, tooltip, kind }
+}
+
+/// In the order of the dialog. Without one of the first three every program is captured.
+#[rustfmt::skip]
+const OPTIONS: [Option_; 9] = [
+    option("--pid", WHOM, "Process", Process, "Capture this process, not its children. Those with a TLS library are listed."),
+    option(COMMAND, WHOM, "Or run", Text(".*", "curl https://example.org/"), "Run this command and capture it and its children, from the first byte. It is no shell's: for pipes and variables say sh -c '…'. It ends with the capture."),
+    option("--uid", WHOM, "Or user", Text("^[A-Za-z0-9_.$-]*$", "name or number"), "Capture all processes of this user."),
+    option("--ports", PACKETS, "Server ports", Choice(&[("decode", "mapped, so that Wireshark decodes"), ("keep", "as they were")]), "443 becomes 80 and so on; the true port stands in the comment and in tls2pcap.server_port."),
+    option("--comments", PACKETS, "Comments", Choice(&[("syn", "on the first packet of a connection"), ("all", "on each packet"), ("none", "none")]), "What is known of process and connection. The fields tls2pcap.* are taken from them."),
+    option("--process-blocks", PACKETS, "Process blocks", Flag, "Wireshark 4.6 shows them as frame.darwin.process_info, without any plugin."),
+    option("--snaplen", PACKETS, "Bytes of each piece", Number(64_512), "Keep at most so many bytes of each piece of a call; 0 keeps all."),
+    option("--backend", KERNEL, "Sockets are followed by", Choice(&[("auto", "the first that works"), ("fentry", "fentry"), ("kprobe", "kprobes"), ("tracepoint", "typed tracepoints")]), "What the kernel has differs; auto finds out."),
+    option("--lib", KERNEL, "Library", File, "Probe this library or program too: for one that is not found by itself."),
+];
+
+impl Option_ {
+    pub(super) fn is_flag(&self) -> bool {
+        matches!(self.kind, Flag)
+    }
+}
+
+pub(super) fn find(call: &str) -> Option<&'static Option_> {
+    OPTIONS.iter().find(|option| option.call == call && call != COMMAND)
+}
+
+/// All options.
+pub(super) fn sentences() -> String {
+    let mut out = String::new();
+    for (number, option) in OPTIONS.iter().enumerate() {
+        let Option_ { call, group, label, tooltip, kind } = option;
+        let _ = write!(
+            out,
+            "arg {{number={number}}}{{call={call}}}{{display={label}}}{{tooltip={tooltip}}}{{group={group}}}"
+        );
+        let _ = match kind {
+            Process => writeln!(out, "{{type=selector}}{{reload=true}}{{placeholder=Look again}}"),
+            Choice(_) => writeln!(out, "{{type=selector}}"),
+            Flag => writeln!(out, "{{type=boolflag}}{{default=false}}"),
+            Number(max) => writeln!(out, "{{type=unsigned}}{{range=0,{max}}}{{default=0}}"),
+            Text(pattern, hint) => {
+                writeln!(out, "{{type=string}}{{validation={pattern}}}{{placeholder={hint}}}")
+            }
+            File => writeln!(out, "{{type=fileselect}}{{mustexist=true}}"),
+        };
+        match kind {
+            Process => processes(&mut out, number),
+            Choice(values) => {
+                for (index, (value, text)) in values.iter().enumerate() {
+                    sentence(&mut out, number, value, text, index == 0);
+                }
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+/// What there is to choose from for an option.
+pub(super) fn reload(name: &str) -> Result<String, Failure> {
+    let mut out = String::new();
+    for (number, option) in OPTIONS.iter().enumerate() {
+        if option.call.trim_start_matches('-') == name && matches!(option.kind, Process) {
+            processes(&mut out, number);
+            return Ok(out);
+        }
+    }
+    Err(usage(format!("'{name}' has no list that changes"), ""))
+}
+
+fn processes(out: &mut String, number: usize) {
+    sentence(out, number, "", "every program that uses TLS", true);
+    for candidate in processes::candidates() {
+        sentence(out, number, &candidate.pid.to_string(), &candidate.shown, false);
+    }
+}
+
+fn sentence(out: &mut String, number: usize, value: &str, text: &str, default: bool) {
+    // A process calls itself what it likes.
+    let text: String = text
+        .chars()
+        .map(|c| match c {
+            '{' => '(',
+            '}' => ')',
+            c if c.is_control() => '?',
+            c => c,
+        })
+        .collect();
+    let _ = writeln!(out, "value {{arg={number}}}{{value={value}}}{{display={text}}}{{default={default}}}");
+}
+
+/// A command line in its words, as a shell would see them.
+pub(super) fn words(line: &str) -> Result<Vec<OsString>, Failure> {
+    let words = shell_words::split(line).map_err(|_| {
+        usage(format!("the command has a quote that does not end: {line}"), "close it, or put a \\ before it")
+    })?;
+    Ok(words.into_iter().map(OsString::from).collect())
+}

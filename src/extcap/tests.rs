@@ -1,0 +1,106 @@
+use super::*;
+
+fn args(line: &[&str]) -> Vec<OsString> {
+    std::iter::once("tls2pcap").chain(line.iter().copied()).map(OsString::from).collect()
+}
+
+fn captured(more: &[&str]) -> Result<Vec<String>, Failure> {
+    let line = [&["--capture", "--extcap-interface", "tls2pcap", "--fifo", "/f"], more].concat();
+    match parse(&args(&line))? {
+        Call::Capture(line) => Ok(line.into_iter().map(|word| word.into_string().unwrap()).collect()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn calls_of_wireshark_are_told_from_those_of_people() {
+    for line in [&["--extcap-interfaces", "--extcap-version=4.4"][..], &["--capture"], &["--extcap-config"]] {
+        assert!(is_call(&args(line)), "{line:?}");
+    }
+    for line in
+        [&["-o", "x", "--", "sshdump", "--capture"][..], &["wireshark", "install"], &["-o", "--", "x"]]
+    {
+        assert!(!is_call(&args(line)), "{line:?}");
+    }
+}
+
+#[test]
+fn queries() {
+    let query = |line: &[&str]| parse(&args(line));
+    let on = |more: &[&'static str]| [&["--extcap-interface", "tls2pcap"], more].concat();
+    assert_eq!(query(&["--extcap-interfaces", "--extcap-version=4.0"]), Ok(Call::Query(Query::Interfaces)));
+    assert_eq!(query(&on(&["--extcap-dlts"])), Ok(Call::Query(Query::Links)));
+    assert_eq!(query(&on(&["--extcap-config"])), Ok(Call::Query(Query::Options)));
+    for line in [
+        ["--extcap-config", "--extcap-reload-option", "pid"],
+        ["--extcap-reload-option", "pid", "--extcap-config"],
+    ] {
+        assert_eq!(query(&on(&line)), Ok(Call::Query(Query::Reload("pid".into()))));
+    }
+    let filter = Query::Filter("tcp".into());
+    assert_eq!(query(&on(&["--extcap-capture-filter", "tcp"])), Ok(Call::Query(filter)));
+    assert!(objection("tcp").is_some() && objection(" ").is_none());
+    for line in
+        [&["--extcap-config"][..], &["--extcap-config", "--extcap-interface", "eth0"], &["--extcap-version"]]
+    {
+        assert_eq!(query(line).unwrap_err().exit, Exit::Usage, "{line:?}");
+    }
+}
+
+#[test]
+fn a_capture_has_the_options_of_the_command_line() {
+    let base = ["tls2pcap", "--quiet", "--output", "/f"];
+    assert_eq!(captured(&[]).unwrap(), base);
+    let line = ["--pid", "", "--command", "", "--snaplen", "96", "--process-blocks", "--ports=keep"];
+    let expected = [&base[..], &["--snaplen", "96", "--process-blocks", "--ports", "keep"]].concat();
+    assert_eq!(captured(&line).unwrap(), expected, "what is empty was not chosen");
+    let line = ["--command", "sh -c 'echo \"a b\"' x", "--extcap-capture-filter", ""];
+    assert_eq!(captured(&line).unwrap(), [&base[..], &["--", "sh", "-c", "echo \"a b\"", "x"]].concat());
+    for line in [
+        &["--record", "/x"][..],
+        &["--output", "/x"],
+        &["-p", "1"],
+        &["--pid"],
+        &["--command", "it's"],
+        &["--extcap-capture-filter", "tcp port 80"],
+        &["--fifo", ""],
+    ] {
+        assert_eq!(captured(line).unwrap_err().exit, Exit::Usage, "{line:?}");
+    }
+}
+
+/// Whatever the dialog passes on, the command line understands.
+#[test]
+fn every_default_is_understood() {
+    let mut line = vec!["--capture", "--extcap-interface", "tls2pcap", "--fifo", "/f", "--pid", "1"];
+    let sentences = options::sentences();
+    let value = |line: &str, key: &str| {
+        let (_, rest) = line.split_once(&format!("{{{key}="))?;
+        Some(rest.split_once('}')?.0.to_owned())
+    };
+    let mut calls = Vec::new();
+    for sentence in sentences.lines() {
+        if sentence.starts_with("arg ") {
+            calls.push((
+                value(sentence, "call").unwrap(),
+                value(sentence, "default"),
+                value(sentence, "type").unwrap(),
+            ));
+        } else if value(sentence, "default").as_deref() == Some("true") {
+            let number: usize = value(sentence, "arg").unwrap().parse().unwrap();
+            calls[number].1 = value(sentence, "value");
+        }
+    }
+    for (call, default, kind) in &calls {
+        match default {
+            Some(default) if !default.is_empty() && kind != "boolflag" => {
+                line.extend([call.as_str(), default])
+            }
+            _ if kind == "boolflag" => line.push(call),
+            _ => {}
+        }
+    }
+    assert!(line.len() > 12, "{line:?}");
+    let config = crate::cli::parse(args(&line)).unwrap();
+    assert!(matches!(config, crate::config::Config::Capture(c) if c.for_wireshark && c.process_blocks));
+}

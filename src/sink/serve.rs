@@ -1,0 +1,445 @@
+//! PCAP-over-IP: the capture as a stream that clients connect to.
+//!
+//! A client gets the file's header and all interfaces first. Who connects later gets the packets of
+//! connections that begin from then on, since half of a stream is not dissected. No client is ever
+//! waited for: one that falls behind is sent away, with a word on standard error.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use crate::status;
+
+/// Clients at once; one more is sent away.
+const CLIENTS_MAX: usize = 8;
+/// Bytes that may wait for a client.
+const BEHIND_MAX: usize = 32 << 20;
+/// Bytes of header and interfaces; beyond it there are no new clients.
+const START_MAX: usize = 16 << 20;
+/// Time between two looks whether a client is still there.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long clients may take for the rest at the end.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+const SECTION: u32 = 0x0a0d_0d0a;
+const INTERFACE: u32 = 1;
+const PACKET: u32 = 6;
+/// See `sink::pcapng`.
+const PROCESS: u32 = 0x8000_0001;
+/// `epb_queue`, which holds the connection's number.
+const OPTION_QUEUE: u16 = 6;
+
+/// Listens, and serves.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Header and interfaces so far.
+    start: Vec<u8>,
+    /// Highest number of a connection so far.
+    last: u32,
+    clients: Vec<Client>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Client {
+    peer: SocketAddr,
+    /// Connections up to this one began before it came.
+    after: u32,
+    blocks: Sender<Bytes>,
+    behind: Arc<AtomicUsize>,
+    stream: TcpStream,
+}
+
+impl Server {
+    /// Begins to listen. `tell`: of clients that come, go, and are sent away.
+    ///
+    /// # Errors
+    /// If the address cannot be had.
+    pub fn listen(address: SocketAddr, tell: bool) -> io::Result<Server> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared::default());
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || accept(&listener, &accepting, tell));
+        Ok(Server { address, shared })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until a client is there.
+    pub fn wait_for_client(&self) {
+        let state = self.shared.state();
+        drop(self.shared.changed.wait_while(state, |state| state.clients.is_empty()));
+    }
+
+    /// Passes whole blocks on.
+    pub fn blocks(&self, blocks: &[u8]) {
+        let mut state = self.shared.state();
+        let parts = parts(blocks);
+        // Shared by all who get all.
+        let mut whole: Option<Bytes> = None;
+        state.clients.retain(|client| {
+            let wanted = if parts.first_connection > client.after {
+                whole.get_or_insert_with(|| Bytes::copy_from_slice(blocks)).clone()
+            } else {
+                since(blocks, client.after)
+            };
+            client.take(wanted)
+        });
+        state.last = state.last.max(parts.last_connection);
+        for block in parts.start {
+            if state.start.len() <= START_MAX {
+                state.start.extend_from_slice(block);
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    /// Gives the clients a moment to take the rest.
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.ended = true;
+        let behind: Vec<_> = state.clients.iter().map(|client| Arc::clone(&client.behind)).collect();
+        let streams: Vec<_> = state.clients.drain(..).map(|client| client.stream).collect();
+        let waiting = |_: &mut State| behind.iter().any(|bytes| bytes.load(Ordering::Acquire) > 0);
+        drop(self.shared.changed.wait_timeout_while(state, FAREWELL, waiting));
+        for stream in streams {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whoever panicked has left a state that is whole.
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Client {
+    /// Whether it stays.
+    fn take(&self, blocks: Bytes) -> bool {
+        let len = blocks.len();
+        let behind = self.behind.fetch_add(len, Ordering::AcqRel) + len;
+        let stays = behind <= BEHIND_MAX && (len == 0 || self.blocks.send(blocks).is_ok());
+        if behind > BEHIND_MAX {
+            status::say(&format!("tls2pcap: {}: too slow, sent away\n", self.peer));
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+        stays
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>, tell: bool) {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            // Out of descriptors, perhaps: not again at once.
+            thread::sleep(LOOK);
+            continue;
+        };
+        if let Err(why) = welcome(stream, shared, tell)
+            && tell
+        {
+            status::say(&format!("tls2pcap: a client was sent away: {why}\n"));
+        }
+    }
+}
+
+fn welcome(stream: TcpStream, shared: &Arc<Shared>, tell: bool) -> io::Result<()> {
+    let peer = stream.peer_addr()?;
+    let writing = stream.try_clone()?;
+    let mut state = shared.state();
+    if state.ended || state.clients.len() >= CLIENTS_MAX || state.start.len() > START_MAX {
+        return Err(io::Error::other("there are too many clients or interfaces"));
+    }
+    let (sender, blocks) = unbounded();
+    let behind = Arc::new(AtomicUsize::new(0));
+    let client = Client { peer, after: state.last, blocks: sender, behind: Arc::clone(&behind), stream };
+    client.take(Bytes::copy_from_slice(&state.start));
+    state.clients.push(client);
+    drop(state);
+    shared.changed.notify_all();
+    let shared = Arc::clone(shared);
+    thread::spawn(move || {
+        serve(writing, &blocks, &behind, &shared);
+        // What is left is nobody's.
+        behind.store(0, Ordering::Release);
+        shared.state().clients.retain(|client| client.peer != peer);
+        shared.changed.notify_all();
+    });
+    if tell {
+        status::say(&format!("tls2pcap: {peer} is connected\n"));
+    }
+    Ok(())
+}
+
+/// Until the client or the capture ends.
+fn serve(mut stream: TcpStream, blocks: &Receiver<Bytes>, behind: &AtomicUsize, shared: &Shared) {
+    loop {
+        match blocks.recv_timeout(LOOK) {
+            Ok(bytes) => {
+                if stream.write_all(&bytes).is_err() {
+                    return;
+                }
+                if behind.fetch_sub(bytes.len(), Ordering::AcqRel) == bytes.len() {
+                    // With the lock, so that whoever waits does not miss it.
+                    drop(shared.state());
+                    shared.changed.notify_all();
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if is_closed(&mut stream) {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Whether the client has gone. What it says is thrown away.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut bytes = [0; 512];
+    if stream.set_nonblocking(true).is_err() {
+        return true;
+    }
+    let closed = match stream.read(&mut bytes) {
+        Ok(n) => n == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    };
+    stream.set_nonblocking(false).is_err() || closed
+}
+
+/// What stands in some blocks.
+struct Parts<'b> {
+    /// Header and interfaces.
+    start: Vec<&'b [u8]>,
+    /// Lowest and highest number of a connection; `u32::MAX` and 0 without packets.
+    first_connection: u32,
+    last_connection: u32,
+}
+
+fn parts(blocks: &[u8]) -> Parts<'_> {
+    let mut parts = Parts { start: Vec::new(), first_connection: u32::MAX, last_connection: 0 };
+    for (kind, block) in each(blocks) {
+        match kind {
+            SECTION | INTERFACE | PROCESS => parts.start.push(block),
+            _ => {
+                if let Some(connection) = connection(kind, block) {
+                    parts.first_connection = parts.first_connection.min(connection);
+                    parts.last_connection = parts.last_connection.max(connection);
+                }
+            }
+        }
+    }
+    parts
+}
+
+/// The blocks without packets of connections up to `after`.
+fn since(blocks: &[u8], after: u32) -> Bytes {
+    let wanted = each(blocks).filter(|(kind, block)| connection(*kind, block).is_none_or(|c| c > after));
+    wanted.flat_map(|(_, block)| block).copied().collect()
+}
+
+/// Each block with its type.
+fn each(mut blocks: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    std::iter::from_fn(move || {
+        let (kind, len) = (word(blocks, 0)?, word(blocks, 4)? as usize);
+        let (block, rest) = blocks.split_at_checked(len).filter(|_| len > 0)?;
+        blocks = rest;
+        Some((kind, block))
+    })
+}
+
+/// Number of a packet's connection; `None` for all other blocks.
+fn connection(kind: u32, block: &[u8]) -> Option<u32> {
+    if kind != PACKET {
+        return None;
+    }
+    let mut at = 28 + (word(block, 20)? as usize).next_multiple_of(4);
+    loop {
+        let head = word(block, at)?;
+        let (code, len) = (head as u16, (head >> 16) as usize);
+        match code {
+            OPTION_QUEUE => return word(block, at + 4),
+            0 => return None,
+            _ => at += 4 + len.next_multiple_of(4),
+        }
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::ProcessKey;
+    use crate::sink::{Header, PcapngWriter};
+    use crate::synth::packet::{Packet, PacketDirection};
+    use crate::track::segment::{ConnectionId, Process};
+
+    const LOOPBACK: &str = "127.0.0.1:0";
+
+    fn server() -> Arc<Server> {
+        Arc::new(Server::listen(LOOPBACK.parse().unwrap(), false).unwrap())
+    }
+
+    /// Returns when the server knows the client.
+    fn connect(server: &Server) -> TcpStream {
+        let before = server.shared.state().clients.len();
+        let stream = TcpStream::connect(server.address()).unwrap();
+        let few = |state: &mut State| state.clients.len() <= before;
+        drop(server.shared.changed.wait_while(server.shared.state(), few).unwrap());
+        stream
+    }
+
+    struct To(Arc<Server>);
+
+    impl Write for To {
+        fn write(&mut self, blocks: &[u8]) -> io::Result<usize> {
+            self.0.blocks(blocks);
+            Ok(blocks.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn packet(writer: &mut PcapngWriter<To>, pid: u32, connection: u64, payload: &[u8]) {
+        let key = ProcessKey { pid, generation: 1 };
+        let process = Arc::new(Process {
+            key,
+            comm: format!("p{pid}"),
+            exe: String::new(),
+            args: vec![],
+            uid: 0,
+            container: None,
+        });
+        let packet = Packet {
+            process: &process,
+            tid: pid,
+            connection: ConnectionId(connection),
+            time: 1,
+            direction: PacketDirection::Outbound,
+            headers: &[],
+            payload,
+            original_len: 0,
+            dropped: u64::from(pid == 2),
+            comments: &["a comment".to_owned()],
+            about: "",
+        };
+        writer.packet(&packet).unwrap();
+    }
+
+    fn rest(mut stream: TcpStream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn who_comes_late_gets_all_interfaces_and_whole_connections() {
+        let server = server();
+        let early = connect(&server);
+        let mut writer = PcapngWriter::new(To(Arc::clone(&server)), &Header::default(), false)
+            .unwrap()
+            .with_process_blocks(true);
+        packet(&mut writer, 1, 1, b"one");
+        packet(&mut writer, 2, 2, b"two");
+        writer.flush().unwrap();
+        let late = connect(&server);
+        packet(&mut writer, 1, 1, b"more of one");
+        packet(&mut writer, 2, 3, b"three");
+        packet(&mut writer, 3, 2, b"more of two");
+        writer.finish(9, &[]).unwrap();
+        drop(server);
+        let of = |bytes: &[u8]| {
+            each(bytes).map(|(kind, block)| (kind, connection(kind, block))).collect::<Vec<_>>()
+        };
+        let (early, late) = (rest(early), rest(late));
+        let [head, face, name, statistics] = [SECTION, INTERFACE, PROCESS, 5].map(|kind| (kind, None));
+        let packet = |connection| (PACKET, Some(connection));
+        let whole =
+            [head, face, name, packet(1), face, name, packet(2), packet(1), packet(3), face, name, packet(2)];
+        assert_eq!(of(&early), [&whole[..], &[statistics; 3]].concat());
+        let expected =
+            [head, face, name, face, name, packet(3), face, name, statistics, statistics, statistics];
+        assert_eq!(of(&late), expected);
+        assert_eq!(early.len(), each(&early).map(|(_, block)| block.len()).sum::<usize>(), "whole blocks");
+    }
+
+    #[test]
+    fn who_does_not_read_is_sent_away_and_stops_nobody() {
+        let server = server();
+        let (slow, fast) = (connect(&server), connect(&server));
+        let reading = thread::spawn(move || rest(fast).len());
+        let mut block = vec![0; 1 << 20];
+        block[..4].copy_from_slice(&99u32.to_le_bytes());
+        block[4..8].copy_from_slice(&(1u32 << 20).to_le_bytes());
+        let of = |port| move |client: &&Client| client.peer.port() == port;
+        let (slow_port, mut count) = (slow.local_addr().unwrap().port(), 0);
+        while server.shared.state().clients.iter().any(|client| of(slow_port)(&client)) {
+            // The one that reads is not to be overrun by a test.
+            let behind = |state: &mut State| {
+                let client = state.clients.iter().find(|client| !of(slow_port)(client));
+                client.is_some_and(|client| client.behind.load(Ordering::Acquire) > BEHIND_MAX / 2)
+            };
+            drop(server.shared.changed.wait_while(server.shared.state(), behind).unwrap());
+            server.blocks(&block);
+            count += 1;
+        }
+        assert!(count <= 64, "{count} MiB were kept for it");
+        drop(server);
+        assert_eq!(reading.join().unwrap(), count << 20);
+        drop(slow);
+    }
+
+    #[test]
+    fn too_many_are_sent_away_and_the_place_of_one_that_went_is_free() {
+        let server = server();
+        let mut clients: Vec<TcpStream> = (0..CLIENTS_MAX).map(|_| connect(&server)).collect();
+        assert_eq!(rest(TcpStream::connect(server.address()).unwrap()), b"");
+        drop(clients.pop());
+        let full = |state: &mut State| state.clients.len() == CLIENTS_MAX;
+        drop(server.shared.changed.wait_while(server.shared.state(), full).unwrap());
+        connect(&server);
+    }
+
+    #[test]
+    fn cut_blocks_are_no_blocks() {
+        let mut block = vec![0; 40];
+        block[..4].copy_from_slice(&PACKET.to_le_bytes());
+        block[4..8].copy_from_slice(&40u32.to_le_bytes());
+        block[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(connection(PACKET, &block), None);
+        for end in 0..block.len() {
+            assert_eq!(each(&block[..end]).count(), 0);
+        }
+    }
+}
