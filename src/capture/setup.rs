@@ -7,6 +7,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
 use super::Say;
+use super::reasons::Reasons;
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::process::processes;
 use crate::discover::{Discovery, Found, InProcess};
@@ -95,6 +96,7 @@ pub(super) fn libraries(
     config: &Capture,
     discovery: &mut Discovery,
     say: &Say,
+    reasons: &mut Reasons,
 ) -> Result<Vec<Found>, Failure> {
     let mut all = Vec::new();
     for path in &config.libraries {
@@ -109,20 +111,17 @@ pub(super) fn libraries(
     match &config.targets {
         Targets::Pids(pids) => {
             let mut without = Vec::new();
-            let mut reasons = Vec::new();
             for pid in pids {
                 let InProcess { found, unprobed, .. } = of_pid(*pid, discovery)?;
-                reasons.extend(unprobed.iter().map(|(path, why)| format!("; {}: {why}", path.display())));
+                unprobed.iter().for_each(|(path, why)| reasons.unprobed(*pid, path, why));
                 if found.is_empty() {
                     without.push(pid.to_string());
                 }
+                found.iter().for_each(|found| reasons.library(&found.path));
                 all.extend(found);
             }
             if all.is_empty() {
-                return Err(no_library(&without, &reasons.concat()));
-            }
-            for reason in reasons {
-                say.warn(reason.trim_start_matches("; "));
+                return Err(no_library(&without, &reasons.list()));
             }
             if config.libraries.is_empty() {
                 for pid in without {
