@@ -41,19 +41,26 @@ impl Reasons {
 
     /// A process carries TLS code that cannot be probed. Each file is told of once.
     pub(super) fn unprobed(&mut self, pid: u32, path: &Path, why: &NotTls) {
+        if let Some(text) = self.remember(pid, path, why) {
+            self.say(&text);
+        }
+    }
+
+    /// The same, to be said later; `None`: it is known already.
+    pub(super) fn remember(&mut self, pid: u32, path: &Path, why: &NotTls) -> Option<String> {
         let what = format!("{}: {why}", path.display());
         if self.unprobed.len() >= MAX || self.unprobed.iter().any(|(_, known)| *known == what) {
-            return;
+            return None;
         }
         let who = format!("{}[{pid}]", process::name(pid).unwrap_or_default());
         let help = why.help();
         let text = format!("not captured of {who}: {what}{}{help}", if help.is_empty() { "" } else { "; " });
-        if self.aloud {
-            self.say.warn(&text)
-        } else {
-            self.say.detail(&text)
-        }
         self.unprobed.push((who, what));
+        Some(text)
+    }
+
+    pub(super) fn say(&self, text: &str) {
+        if self.aloud { self.say.warn(text) } else { self.say.detail(text) }
     }
 
     /// A target has mapped a library that is probed.
@@ -62,11 +69,6 @@ impl Reasons {
         if self.libraries.len() < MAX && !self.libraries.contains(&path) {
             self.libraries.push(path);
         }
-    }
-
-    /// As it stands in an error: empty if there is none.
-    pub(super) fn list(&self) -> String {
-        self.unprobed.iter().map(|(who, what)| format!("\n{who}: {what}")).collect()
     }
 
     /// Why there was no connection, in lines. Of a capture of all programs nothing is known.

@@ -110,10 +110,11 @@ pub(super) fn libraries(
     }
     match &config.targets {
         Targets::Pids(pids) => {
-            let mut without = Vec::new();
+            let (mut without, mut not_captured) = (Vec::new(), Vec::new());
             for pid in pids {
                 let InProcess { found, unprobed, .. } = of_pid(*pid, discovery)?;
-                unprobed.iter().for_each(|(path, why)| reasons.unprobed(*pid, path, why));
+                let new = unprobed.iter().filter_map(|(path, why)| reasons.remember(*pid, path, why));
+                not_captured.extend(new);
                 if found.is_empty() {
                     without.push(pid.to_string());
                 }
@@ -121,8 +122,10 @@ pub(super) fn libraries(
                 all.extend(found);
             }
             if all.is_empty() {
-                return Err(no_library(&without, &reasons.list()));
+                let texts: Vec<String> = not_captured.iter().map(|text| format!("; {text}")).collect();
+                return Err(no_library(&without, &texts.concat()));
             }
+            not_captured.iter().for_each(|text| reasons.say(text));
             if config.libraries.is_empty() {
                 for pid in without {
                     say.warn(&format!("process {pid} has no TLS library; it is captured if it loads one"));

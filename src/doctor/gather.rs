@@ -52,13 +52,15 @@ pub(super) fn processes(pids: &[u32]) -> Seen {
             Err(_) => seen.gone.push(pid),
         }
     }
+    // Root is refused by what stands above it, and sudo is no cure for that.
+    let help = if geteuid().is_root() {
+        "even root may not (cap_sys_ptrace, a security module)"
+    } else {
+        "run it with sudo"
+    };
     let hidden = [
-        (others, "of other users", "run it with sudo"),
-        (
-            protected,
-            "protected from being looked into (setuid, file capabilities, not dumpable)",
-            "run it with sudo",
-        ),
+        (others, "of other users", help),
+        (protected, "that are protected from being looked into (setuid, not dumpable)", help),
     ];
     seen.hidden = hidden
         .into_iter()
