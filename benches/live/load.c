@@ -391,10 +391,9 @@ int main(int argc, char **argv)
 
 		for (unsigned int i = 0; i < connections; i++)
 			open_connection(&all[i], (uint64_t)round * connections + i, is_mem);
-		for (unsigned int i = 0; i < 2 * connections; i++) {
+		for (unsigned int i = 0; i < 2 * connections; i++)
 			ends[i] = (struct end){ .connection = &all[i / 2], .server = i % 2 };
-			if (is_mem && i)
-				continue;
+		for (unsigned int i = 0; i < (is_mem ? 1 : 2 * connections); i++) {
 			if (pthread_create(&ends[i].thread, NULL, is_mem ? run_mem : run_end, &ends[i]))
 				die("pthread_create");
 		}
