@@ -23,7 +23,9 @@ impl Told {
     fn by(words: &[&str], pids: &[u32]) -> Told {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).args(["doctor", "--json"]).stdin(Stdio::null());
-        pids.iter().for_each(|pid| drop(command.args(["-p", &pid.to_string()])));
+        for pid in pids {
+            command.args(["-p", &pid.to_string()]);
+        }
         let output = command.output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(error.is_empty(), "{error}");
@@ -179,9 +181,8 @@ fn a_stripped_program_with_openssl_inside() {
     assert_eq!((&library["captured"], &library["linked"]), (&false.into(), &"static".into()));
     assert!(library["reason"].as_str().unwrap().contains("stripped"), "{library:#}");
     assert!(library["help"].as_str().unwrap().contains("symbols"), "{library:#}");
-    assert!(library["version"].as_str().unwrap().starts_with("3."), "{library:#}");
 
-    let reason = "contains openssl 3.";
+    let reason = "contains openssl";
     test.capture().attach_in_vain(&[pid]).failed(5, &[reason]);
     let finished = test.capture().run(&["sh", "-c", &format!("echo | {program} >/dev/null; true")]).ok();
     let said = finished.stderr.to_lowercase();
@@ -219,6 +220,14 @@ fn processes_without_tls_and_without_life() {
     let told = Told::of(gone.id());
     assert_eq!(told.status, 5);
     assert!(told.report["verdict"]["reason"].as_str().unwrap().contains(&gone.id().to_string()));
+
+    // It looks for texts that it must not hold itself.
+    let own = Process::start(
+        Command::new(TLS2PCAP).args(["-q", "-o", "-", "--", "sleep", "1000"]),
+        test.path("own.err"),
+    );
+    assert_eq!(Told::of(own.pid()).process(own.pid())["libraries"], Value::Array(Vec::new()));
+    drop(own);
 
     let finished = test.capture().run(&["true"]).ok();
     assert!(finished.stderr.contains("mapped no TLS library"), "{}", finished.stderr);
