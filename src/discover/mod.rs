@@ -85,6 +85,11 @@ pub struct Found {
 }
 
 impl Found {
+    /// Whose TLS code it is, as its constants tell: a library with OpenSSL's functions may be another's.
+    pub fn makers(&self) -> Option<likely::Likely> {
+        likely::find(&self.file)
+    }
+
     /// Path that leads to the file as long as this value lives, whatever becomes of the process
     /// in which it was found and of the path there. For this process only.
     pub fn attach_path(&self) -> PathBuf {

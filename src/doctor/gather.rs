@@ -191,7 +191,11 @@ fn probed(found: &Found, exe: &str) -> Library {
     let library = &found.library;
     let (name, version) = match found.version.split_once(' ') {
         Some((name, version)) => (name.to_owned(), Some(version.to_owned())),
-        None if found.version.is_empty() => (library.family.map_or("Go", Family::as_str).to_owned(), None),
+        // BoringSSL and AWS-LC have no version to tell.
+        None if found.version.is_empty() => match found.makers() {
+            Some(makers) => (makers.stack.as_str().to_owned(), makers.version),
+            None => ("OpenSSL or a library with its functions".to_owned(), None),
+        },
         None => (found.version.clone(), None),
     };
     Library {
