@@ -6,6 +6,7 @@ use std::path::Path;
 use super::Say;
 use crate::config::Targets;
 use crate::discover::elf::NotTls;
+use crate::discover::go::NotGo;
 use crate::discover::process;
 
 /// Most reasons, and most libraries, that are remembered.
@@ -41,9 +42,9 @@ impl Reasons {
 
     /// A process carries TLS code that cannot be probed. Each file is told of once.
     pub(super) fn unprobed(&mut self, pid: u32, path: &Path, why: &NotTls) {
-        if let Some(text) = self.remember(pid, path, why) {
-            self.say(&text);
-        }
+        let Some(text) = self.remember(pid, path, why) else { return };
+        // Most of these have no TLS at all: it only counts if nothing is captured.
+        if *why == NotTls::Go(NotGo::NoTls) { self.say.detail(&text) } else { self.say(&text) }
     }
 
     /// The same, to be said later; `None`: it is known already.
@@ -94,7 +95,6 @@ impl Reasons {
 mod tests {
     use super::*;
     use crate::config::Verbosity;
-    use crate::discover::go::NotGo;
 
     fn of_command() -> Reasons {
         Reasons::new(&Targets::Command(vec!["x".into()]), Say(Verbosity::Quiet))

@@ -125,6 +125,10 @@ impl Seen {
                 "find it with: pgrep -a NAME",
             ));
         }
+        if let Some(hidden) = self.hidden.first().filter(|_| !pids.is_empty() && self.processes.is_empty()) {
+            let message = "the process that was asked for may not be looked into";
+            return Some(Failure::new(Exit::NotPermitted, message, hidden.help));
+        }
         let captured = |process: &Process| process.libraries.iter().any(|id| self.libraries[*id].captured);
         let asked: Vec<&Process> = self.processes.iter().filter(|p| pids.contains(&p.pid)).collect();
         if pids.is_empty() || asked.iter().any(|p| captured(p)) {
@@ -136,7 +140,7 @@ impl Seen {
         Some(Failure::new(
             Exit::NoTarget,
             format!("nothing that can be captured is in process {}", text(&mut pids.iter().copied())),
-            "",
+            "a library that it loads later is captured: tls2pcap -o FILE -- COMMAND",
         ))
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Capability, Facts, Lockdown};
+use super::{Capability, Facts, Lockdown, wanted};
 
 /// Privileges of this process, and what the kernel grants on top of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,13 +30,12 @@ pub fn survey() -> Survey {
     use Capability::*;
     let facts = Facts::read();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // CAP_SYS_ADMIN, the old way, stands for those that were taken out of it.
+    let has = |c| facts.has(c) || facts.has(SysAdmin) && matches!(c, Bpf | Perfmon | CheckpointRestore);
     let settings = ["perf_event_paranoid", "unprivileged_bpf_disabled"];
     Survey {
         uid: nix::unistd::geteuid().as_raw(),
-        // CAP_SYS_ADMIN, the old way, stands for all.
-        capabilities: [Bpf, Perfmon, SysPtrace, CheckpointRestore, SysAdmin]
-            .map(|c| (c.name(), facts.has(c) || facts.has(SysAdmin)))
-            .to_vec(),
+        capabilities: wanted(facts.kernel).into_iter().map(|c| (c.name(), has(c))).collect(),
         user_namespace: facts.user_namespace,
         lockdown: match facts.lockdown {
             Lockdown::None => Some("none"),
