@@ -33,6 +33,10 @@ pub struct Capture {
     pub backend: Backend,
     /// How server ports are written.
     pub ports: Ports,
+    /// What the plaintext stands in.
+    pub framing: Framing,
+    /// What stands in front of the IP packets.
+    pub link: Link,
     /// Whether the file has process blocks.
     pub process_blocks: bool,
     /// Where to record the events.
@@ -70,6 +74,10 @@ pub struct Replay {
     pub output: Output,
     /// How server ports are written.
     pub ports: Ports,
+    /// What the plaintext stands in.
+    pub framing: Framing,
+    /// What stands in front of the IP packets.
+    pub link: Link,
     /// Whether a loss shows in the exit status.
     pub fail_on_loss: bool,
     /// Whether the file has process blocks.
@@ -150,6 +158,26 @@ pub enum Ports {
     Decode,
     /// As they were.
     Keep,
+}
+
+/// What the plaintext stands in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// TCP.
+    #[default]
+    Plain,
+    /// Made-up TLS without encryption, where Wireshark takes it.
+    Tls,
+}
+
+/// What stands in front of the IP packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Link {
+    /// Nothing.
+    #[default]
+    Raw,
+    /// A made-up Ethernet header.
+    Ethernet,
 }
 
 /// Which packets tell what is known of their connection.

@@ -99,6 +99,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let numbers = Arc::new(Mutex::new(Numbers::default()));
     let mut pipeline = Pipeline::new(output, ports(config.ports), recorder)
         .with_process_blocks(config.process_blocks)
+        .with_carrier(config.framing.into())
+        .with_link(config.link.into())
         .with_comments(config.comments);
     if config.packet_buffered {
         pipeline = pipeline.unbuffered();

@@ -319,3 +319,21 @@ pub(crate) fn ports(ports: config::Ports) -> crate::synth::Ports {
         config::Ports::Keep => crate::synth::Ports::Keep,
     }
 }
+
+impl From<config::Framing> for crate::synth::Carrier {
+    fn from(framing: config::Framing) -> Self {
+        match framing {
+            config::Framing::Plain => crate::synth::Carrier::Plain,
+            config::Framing::Tls => crate::synth::Carrier::Tls,
+        }
+    }
+}
+
+impl From<config::Link> for crate::sink::Link {
+    fn from(link: config::Link) -> Self {
+        match link {
+            config::Link::Raw => crate::sink::Link::Raw,
+            config::Link::Ethernet => crate::sink::Link::Ethernet,
+        }
+    }
+}

@@ -23,6 +23,7 @@ mod loss;
 mod memory;
 mod nss;
 mod open;
+mod protocols;
 mod remote;
 mod rights;
 mod sites;
