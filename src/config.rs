@@ -14,6 +14,8 @@ pub enum Config {
     Replay(Replay),
     /// Put the Wireshark companion in place, or away.
     Companion(Companion),
+    /// Say what can be captured.
+    Doctor(Doctor),
     /// Tell Wireshark of the interface that this program is.
     Extcap(crate::extcap::Query),
 }
@@ -84,6 +86,15 @@ pub struct Replay {
     pub comments: Comments,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
+}
+
+/// See [`Config::Doctor`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doctor {
+    /// Only these processes; empty: all.
+    pub pids: Vec<u32>,
+    /// For machines.
+    pub json: bool,
 }
 
 /// See [`Config::Companion`].

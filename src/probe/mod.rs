@@ -9,6 +9,7 @@ mod layout;
 mod proving;
 mod ring;
 mod sites;
+mod survey;
 
 #[allow(missing_docs, unused_imports, clippy::all, clippy::undocumented_unsafe_blocks)]
 mod skeleton {
@@ -39,8 +40,9 @@ use crate::event::{Clock, Ends, FileSeen, HandleKey, Library, LibraryId, Process
 
 pub use self::backend::Backend;
 pub use self::ended::Ended;
-pub use self::proving::{News, described};
+pub use self::proving::{News, described, note};
 pub use self::ring::{Record, Ring, Verdict, page_size};
+pub use self::survey::Survey;
 
 /// What is captured, and how.
 #[derive(Clone, Debug)]
