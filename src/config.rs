@@ -17,7 +17,7 @@ pub enum Config {
     /// Say what can be captured.
     Doctor(Doctor),
     /// Tell Wireshark of the interface that this program is.
-    Extcap(crate::extcap::Query),
+    Extcap(Query),
 }
 
 /// See [`Config::Capture`].
@@ -202,4 +202,19 @@ pub enum Verbosity {
     Normal,
     /// Also what was found and what was not, and why.
     Verbose,
+}
+
+/// What Wireshark asks of an external capture interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// Which interfaces there are.
+    Interfaces,
+    /// The link types of the interface.
+    Links,
+    /// The options of the interface.
+    Options,
+    /// What there is to choose from for an option, now.
+    Reload(String),
+    /// Whether a capture filter can be honoured.
+    Filter(String),
 }
