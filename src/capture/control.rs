@@ -2,7 +2,6 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use super::Say;
 use super::handover::Handover;
 use super::minders::Minders;
 use super::reader::{Notice, RING_INTERVAL};
+use super::reasons::Reasons;
 use super::threads::{CLOCK_INTERVAL, Message};
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
@@ -28,9 +28,6 @@ use crate::status::{self, Numbers, StatusLine};
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
 /// tells of a process, or the name of a library.
 const WAITING_MAX: usize = 4096;
-
-/// Most files of which it is said that they cannot be probed.
-const TOLD_MAX: usize = 4096;
 
 /// Time between two readings of the losses by process.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,10 +48,10 @@ pub(super) struct Control {
     ended: HashSet<ProcessKey>,
     /// If there is a command.
     minders: Option<Minders>,
+    /// Why nothing is captured of targets.
+    pub(super) reasons: Reasons,
     /// How many losses were told by process, and when.
     told_losses: (u64, Instant),
-    /// Files of which it was said that they cannot be probed.
-    told: HashSet<PathBuf>,
     /// Wireshark runs this: it waits for no command.
     pub(super) for_wireshark: bool,
 }
@@ -66,6 +63,7 @@ impl Control {
         handover: Arc<Handover>,
         say: Say,
         minders: Option<Minders>,
+        reasons: Reasons,
     ) -> Control {
         Control {
             probe,
@@ -75,8 +73,8 @@ impl Control {
             say,
             ended: HashSet::new(),
             minders,
+            reasons,
             told_losses: (0, Instant::now()),
-            told: HashSet::new(),
             for_wireshark: false,
         }
     }
@@ -84,7 +82,7 @@ impl Control {
     pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
         match self.probe.attach(found) {
             Ok(Some(library)) => {
-                let symbols = &found.library.symbols;
+                let symbols = &found.library.named_by;
                 self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
                 if self.say.is_verbose() {
                     described(found).iter().for_each(|line| self.say.detail(line));
@@ -288,14 +286,9 @@ impl Control {
                 }
             }
             for (path, why) in &in_process.unprobed {
-                // It is seen again with each file that the process maps.
-                if self.told.len() >= TOLD_MAX || !self.told.insert(path.clone()) {
-                    continue;
-                }
-                let text = format!("{}: {why}", path.display());
-                // Of what the user asked for it is said aloud.
-                if file.stopped { self.say.warn(&text) } else { self.say.detail(&text) }
+                self.reasons.unprobed(file.pid, path, why);
             }
+            in_process.found.iter().for_each(|found| self.reasons.library(&found.path));
             for (path, error) in &in_process.unreadable {
                 self.say.detail(&format!("{}: not looked at: {error}", path.display()));
             }

@@ -12,28 +12,17 @@ use super::go::{self, Go};
 pub use super::image::NotTls;
 use super::image::{Image, Symbols};
 use super::internal::{self, Internal, NoInternal, Site};
+use super::likely;
 use super::nss::{self, NoMethods};
-use super::stack::{self, Stack};
 use super::version;
 
-/// Where the symbols of a library were found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SymbolsFrom {
-    /// In the file's own tables.
-    File,
-    /// In the mini debug info that is packed into the file.
-    MiniDebugInfo,
-    /// In a separate debug file.
-    DebugFile(PathBuf),
-}
-
 /// What is to be added to the file's name; nothing for its own tables.
-impl fmt::Display for SymbolsFrom {
+impl fmt::Display for NamedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SymbolsFrom::File => Ok(()),
-            SymbolsFrom::MiniDebugInfo => f.write_str(", by its mini debug info"),
-            SymbolsFrom::DebugFile(path) => write!(f, ", by the debug file {}", path.display()),
+            NamedBy::Dynamic | NamedBy::Full | NamedBy::Pclntab => Ok(()),
+            NamedBy::MiniDebugInfo => f.write_str(", by its mini debug info"),
+            NamedBy::DebugFile(path) => write!(f, ", by the debug file {}", path.display()),
         }
     }
 }
@@ -49,16 +38,31 @@ pub struct TlsLibrary {
     pub internal: Internal,
     /// File offsets of `BIO_write` and `BIO_read`, if they are in this file.
     pub bio: Option<(u64, u64)>,
-    /// Where its symbols were found.
-    pub symbols: SymbolsFrom,
     /// Go's own TLS, in a program that was written in Go.
     pub go: Option<Go>,
     /// Its version as far as this file tells, such as `OpenSSL 3.0.17`.
     pub version: Option<String>,
-    /// Of OpenSSL's family: which of them, as far as its source shows.
-    pub make: Option<Stack>,
+    /// Of OpenSSL's family, if its version is not known: which of them, as far as its source shows.
+    pub make: Option<&'static str>,
     /// Another TLS library in the same file, which cannot be probed.
     pub also: Option<NotTls>,
+    /// What named the functions.
+    pub named_by: NamedBy,
+}
+
+/// Where the places of functions come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedBy {
+    /// The symbols that other programs link to (`.dynsym`).
+    Dynamic,
+    /// The full symbol table (`.symtab`), which stripping removes.
+    Full,
+    /// Go's table of functions, which stays.
+    Pclntab,
+    /// The mini debug info that is packed into the file.
+    MiniDebugInfo,
+    /// A separate debug file.
+    DebugFile(PathBuf),
 }
 
 /// Reads the file's symbol tables; if they do not have what is looked for, those of its mini debug info and of
@@ -75,22 +79,18 @@ pub(super) fn classify_from<S: ReadCacheOps>(source: S, at: &Whereabouts) -> Res
     let data = ReadCache::new(source);
     let image = Image::parse(&data)?;
     match of_tables(&image, &own_tables(&image), true) {
-        Err(NotTls::NoSymbols) if stack::may_speak_tls(&image) => {}
+        Err(NotTls::NoSymbols) if likely::may_speak_tls(&image) => {}
         result => return result,
     }
     if let Some(library) = debug::embedded(&image).and_then(|inside| of_debug(&data, &inside[..], true)) {
-        return Ok(TlsLibrary { symbols: SymbolsFrom::MiniDebugInfo, ..library });
+        return Ok(TlsLibrary { named_by: NamedBy::MiniDebugInfo, ..library });
     }
     for (path, file) in at.debug_files(&image) {
         if let Some(library) = of_debug(&data, &ReadCache::new(file), false) {
-            return Ok(TlsLibrary { symbols: SymbolsFrom::DebugFile(path), ..library });
+            return Ok(TlsLibrary { named_by: NamedBy::DebugFile(path), ..library });
         }
     }
-    Err(match stack::recognise(&image) {
-        Some(rustls @ Stack::Rustls(_)) => NotTls::Rustls(rustls),
-        Some(stack) => NotTls::NoNames(stack),
-        None => NotTls::NoSymbols,
-    })
+    Err(NotTls::NoSymbols)
 }
 
 /// With the symbols of another file that was split off from this one, and may be `embedded` in it.
@@ -146,6 +146,7 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         }
         offsets.keep(family);
         let version = version_of(image, family);
+        let named_by = if symbols.kind == elf::SHT_DYNSYM { NamedBy::Dynamic } else { NamedBy::Full };
         let internal = match family {
             Family::OpenSsl => {
                 // Its calls are those of a handle inside another's.
@@ -168,11 +169,11 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         // A Go program may contain a C library as well.
         let go = go.and_then(Result::ok);
         let bio = tables.iter().find_map(|symbols| bio_in(image, symbols));
-        let symbols = SymbolsFrom::File;
-        let make = if family == Family::OpenSsl { stack::recognise(image) } else { None };
-        let also = stack::rustls(image).map(NotTls::Rustls);
+        let nameless = family == Family::OpenSsl && version.is_none();
+        let make = if nameless { likely::make(image) } else { None };
+        let also = likely::rustls(image).map(NotTls::Likely);
         let family = Some(family);
-        return Ok(TlsLibrary { family, offsets, internal, bio, symbols, go, version, make, also });
+        return Ok(TlsLibrary { family, offsets, internal, bio, go, version, make, also, named_by });
     }
     let go = go.ok_or(NotTls::NoSymbols)?.map_err(NotTls::Go)?;
     Ok(TlsLibrary {
@@ -180,11 +181,11 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         offsets: Offsets::default(),
         internal: Internal::none(NoInternal::NoExport),
         bio: None,
-        symbols: SymbolsFrom::File,
         version: Some(go::version(image)),
         make: None,
         also: None,
         go: Some(go),
+        named_by: NamedBy::Pclntab,
     })
 }
 

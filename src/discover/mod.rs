@@ -1,6 +1,7 @@
 //! Which files carry the functions of a TLS library, or Go's, and where in them the functions lie.
 
 pub mod code;
+mod container;
 pub mod debug;
 pub mod elf;
 pub mod flow;
@@ -8,10 +9,10 @@ pub mod function;
 pub mod go;
 mod image;
 pub mod internal;
+pub mod likely;
 pub mod maps;
 pub mod nss;
 pub mod process;
-pub mod stack;
 mod stores;
 mod version;
 
@@ -80,10 +81,17 @@ pub struct Found {
     pub path: PathBuf,
     /// Version, such as `OpenSSL 3.0.17`; empty if unknown.
     pub version: String,
+    /// Its path no longer leads to it: it was removed or replaced on disk.
+    pub deleted: bool,
     file: Arc<File>,
 }
 
 impl Found {
+    /// Whose TLS code it is, as its constants tell: a library with OpenSSL's functions may be another's.
+    pub fn makers(&self) -> Option<likely::Likely> {
+        likely::find(&self.file)
+    }
+
     /// Path that leads to the file as long as this value lives, whatever becomes of the process
     /// in which it was found and of the path there. For this process only.
     pub fn attach_path(&self) -> PathBuf {
@@ -121,13 +129,26 @@ pub struct InProcess {
     pub unprobed: Vec<(PathBuf, NotTls)>,
 }
 
+/// Whether a file of this name is, by its name, a library that is captured.
+pub fn has_known_name(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| NAMES.iter().any(|known| name.as_bytes().starts_with(known.as_bytes())))
+}
+
 /// Finds TLS libraries; remembers what it has looked at.
 #[derive(Debug, Default)]
 pub struct Discovery {
     seen: HashMap<FileKey, Result<Arc<TlsLibrary>, NotTls>>,
+    explains: bool,
 }
 
 impl Discovery {
+    /// From now on, looks for TLS code in files that cannot be probed, too: see [`NotTls::Likely`]. That
+    /// reads their constants.
+    pub fn explaining(self) -> Discovery {
+        Discovery { explains: true, ..self }
+    }
+
     /// TLS libraries that a process has mapped, its own program among them. `fresh`: inode of a
     /// file whose mapping has just begun.
     ///
@@ -150,13 +171,14 @@ impl Discovery {
             }
             let library = match self.classify(key, &file, &mapped.whereabouts(pid)) {
                 Ok(library) => library,
-                Err(why) if why.speaks_tls() => {
-                    result.unprobed.push((mapped.path.clone(), why));
+                Err(why) => {
+                    if is_worth_telling(&why, &mapped.path) {
+                        result.unprobed.push((mapped.path.clone(), why));
+                    }
                     continue;
                 }
-                Err(_) => continue,
             };
-            result.unprobed.extend(library.also.map(|why| (mapped.path.clone(), why)));
+            result.unprobed.extend(library.also.clone().map(|why| (mapped.path.clone(), why)));
             let crypto = || sibling(&files, mapped)?.open(pid).ok();
             result.found.push(Found {
                 version: version_of(&library, crypto),
@@ -164,6 +186,7 @@ impl Discovery {
                 key,
                 mapped: Some((mapped.device, mapped.inode)),
                 path: mapped.path.clone(),
+                deleted: mapped.deleted,
                 file: Arc::new(file),
             });
         }
@@ -219,7 +242,7 @@ impl Discovery {
             maps::open_regular(&path.with_file_name(name)).ok()
         };
         let version = version_of(&library, crypto);
-        Ok(Found { library, key, mapped: None, path, version, file: Arc::new(file) })
+        Ok(Found { library, key, mapped: None, path, version, deleted: false, file: Arc::new(file) })
     }
 
     /// Every `libssl.so*`, `libgnutls.so*` and `libssl3.so` in the standard folders and those that the dynamic loader is told of.
@@ -248,9 +271,24 @@ impl Discovery {
         if self.seen.len() >= CACHE_MAX {
             self.seen.clear();
         }
-        let result = elf::classify(file, at).map(Arc::new);
+        let mut result = elf::classify(file, at).map(Arc::new);
+        if self.explains
+            && let Err(NotTls::NoSymbols) = &result
+            && let Some(likely) = likely::find(file)
+        {
+            result = Err(NotTls::Likely(likely));
+        }
         self.seen.insert(key, result.clone());
         result
+    }
+}
+
+/// Whether a file that cannot be probed speaks TLS all the same.
+fn is_worth_telling(why: &NotTls, path: &Path) -> bool {
+    match why {
+        NotTls::Go(_) | NotTls::Nss(_) | NotTls::Likely(_) => true,
+        NotTls::OtherMachine | NotTls::Damaged | NotTls::NoSymbols => has_known_name(path),
+        NotTls::NotElf | NotTls::Wrapper => false,
     }
 }
 
@@ -259,7 +297,7 @@ fn version_of(library: &TlsLibrary, crypto: impl FnOnce() -> Option<File>) -> St
     match library.family {
         Some(Family::OpenSsl) => {
             let version = library.version.clone().or_else(|| elf::version(&crypto()?));
-            version.or_else(|| Some(library.make?.to_string())).unwrap_or_default()
+            version.or_else(|| Some(library.make?.to_owned())).unwrap_or_default()
         }
         // Their names are no part of a path that tells them.
         family => library.version.clone().unwrap_or_else(|| family.map_or("Go", Family::as_str).to_owned()),
