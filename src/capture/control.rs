@@ -82,7 +82,8 @@ impl Control {
     pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
         match self.probe.attach(found) {
             Ok(Some(library)) => {
-                self.say.detail(&format!("probed: {} ({})", library.path, library.version));
+                let symbols = &found.library.named_by;
+                self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
                 if self.say.is_verbose() {
                     described(found).iter().for_each(|line| self.say.detail(line));
                 }

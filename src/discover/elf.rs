@@ -1,14 +1,18 @@
 //! Whether an ELF file defines the functions of a TLS library, or Go's `crypto/tls`, and where.
 
+use std::fmt;
 use std::fs::File;
+use std::path::PathBuf;
 
-use object::{ReadCache, ReadRef, elf};
+use object::{ReadCache, ReadCacheOps, ReadRef, elf};
 
+use super::debug::{self, Whereabouts};
 use super::function::{Family, Function, Offsets};
 use super::go::{self, Go};
 pub use super::image::NotTls;
 use super::image::{Image, Symbols};
 use super::internal::{self, Internal, NoInternal, Site};
+use super::likely;
 use super::nss::{self, NoMethods};
 use super::version;
 
@@ -21,6 +25,8 @@ pub struct TlsLibrary {
     pub offsets: Offsets,
     /// OpenSSL's functions behind them.
     pub internal: Internal,
+    /// File offsets of `BIO_write` and `BIO_read`, if they are in this file.
+    pub bio: Option<(u64, u64)>,
     /// Go's own TLS, in a program that was written in Go.
     pub go: Option<Go>,
     /// Its version as far as this file tells, such as `OpenSSL 3.0.17`.
@@ -30,22 +36,69 @@ pub struct TlsLibrary {
 }
 
 /// Where the places of functions come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamedBy {
     /// The symbols that other programs link to (`.dynsym`).
     Dynamic,
     /// The full symbol table (`.symtab`), which stripping removes.
     Full,
+    /// The mini debug info that is packed into the file.
+    MiniDebugInfo,
+    /// A separate debug file.
+    DebugFile(PathBuf),
     /// Go's table of functions, which stays.
     Pclntab,
 }
 
-/// Reads the file's symbol tables.
+/// What is to be added to the file's name; nothing for its own tables.
+impl fmt::Display for NamedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NamedBy::Dynamic | NamedBy::Full | NamedBy::Pclntab => Ok(()),
+            NamedBy::MiniDebugInfo => f.write_str(", by its mini debug info"),
+            NamedBy::DebugFile(path) => write!(f, ", by the debug file {}", path.display()),
+        }
+    }
+}
+
+/// Reads the file's symbol tables; if they do not have what is looked for, those of its mini debug info and of
+/// the debug files that belong to it.
 ///
 /// # Errors
 /// [`NotTls`] says why the file cannot be probed; an unreadable file counts as damaged.
-pub fn classify(file: &File) -> Result<TlsLibrary, NotTls> {
-    classify_data(&ReadCache::new(file))
+pub fn classify(file: &File, at: &Whereabouts) -> Result<TlsLibrary, NotTls> {
+    classify_from(file, at)
+}
+
+/// As [`classify`], from any source of bytes.
+pub(super) fn classify_from<S: ReadCacheOps>(source: S, at: &Whereabouts) -> Result<TlsLibrary, NotTls> {
+    let data = ReadCache::new(source);
+    let image = Image::parse(&data)?;
+    match of_tables(&image, &own_tables(&image), true) {
+        Err(NotTls::NoSymbols) if likely::may_speak_tls(&image) => {}
+        result => return result,
+    }
+    if let Some(library) = debug::embedded(&image).and_then(|inside| of_debug(&data, &inside[..], true)) {
+        return Ok(TlsLibrary { named_by: NamedBy::MiniDebugInfo, ..library });
+    }
+    for (path, file) in at.debug_files(&image) {
+        if let Some(library) = of_debug(&data, &ReadCache::new(file), false) {
+            return Ok(TlsLibrary { named_by: NamedBy::DebugFile(path), ..library });
+        }
+    }
+    Err(NotTls::NoSymbols)
+}
+
+/// With the symbols of another file that was split off from this one, and may be `embedded` in it.
+fn of_debug<'d, R: ReadRef<'d>, S: ReadRef<'d>>(data: R, debug: S, embedded: bool) -> Option<TlsLibrary> {
+    let image = Image::parse(data).ok()?;
+    let debug = Image::parse(debug).ok()?;
+    let needs_no_id = embedded && debug.build_id().is_none();
+    if !needs_no_id && debug.build_id() != image.build_id() {
+        return None;
+    }
+    let tables = [debug.symbols(elf::SHT_SYMTAB)?];
+    of_tables(&image, &tables, false).ok()
 }
 
 /// Version that the file's constants tell, such as `OpenSSL 3.0.17`.
@@ -53,35 +106,42 @@ pub fn version(file: &File) -> Option<String> {
     version_of(&Image::parse(&ReadCache::new(file)).ok()?, Family::OpenSsl)
 }
 
-/// File offsets of `BIO_write` and `BIO_read`, through which OpenSSL gives and takes TLS records.
+/// File offsets of `BIO_write` and `BIO_read`, through which OpenSSL gives and takes TLS records, in a libcrypto.
 pub fn bio(file: &File) -> Option<(u64, u64)> {
     let data = ReadCache::new(file);
     let image = Image::parse(&data).ok()?;
-    [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(|kind| image.symbols(kind)).find_map(
-        |symbols| {
-            let offset = |wanted: &[u8]| {
-                let (_, address) = symbols.functions().find(|(name, _)| *name == wanted)?;
-                image.file_offset(address)
-            };
-            Some((offset(b"BIO_write")?, offset(b"BIO_read")?))
-        },
-    )
+    own_tables(&image).iter().find_map(|symbols| bio_in(&image, symbols))
 }
 
-/// As [`classify`], from any source of bytes.
-pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, NotTls> {
-    let image = Image::parse(data)?;
-    let go = go::find(&image);
-    // The dynamic table is what other programs link to, so it wins; a static program has only the
-    // other one.
-    let tables: Vec<_> =
-        [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(|kind| image.symbols(kind)).collect();
-    for symbols in &tables {
-        let mut offsets = offsets(symbols, &image);
+fn bio_in<'d, R: ReadRef<'d>>(image: &Image<'d, R>, symbols: &Symbols<'d>) -> Option<(u64, u64)> {
+    let offset = |wanted: &[u8]| {
+        let (_, address) = symbols.functions().find(|(name, _)| *name == wanted)?;
+        image.file_offset(address)
+    };
+    Some((offset(b"BIO_write")?, offset(b"BIO_read")?))
+}
+
+/// The dynamic table is what other programs link to, so it goes first; a static program has only the other one.
+pub(super) fn own_tables<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Vec<Symbols<'d>> {
+    [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(|kind| image.symbols(kind)).collect()
+}
+
+/// What these symbols tell of the file. `own`: they stand in the file itself.
+pub(super) fn of_tables<'d, R: ReadRef<'d>>(
+    image: &Image<'d, R>,
+    tables: &[Symbols<'d>],
+    own: bool,
+) -> Result<TlsLibrary, NotTls> {
+    let go = if own { go::find(image) } else { None };
+    for symbols in tables {
+        let mut offsets = offsets(symbols, image);
         let is_there = |family: &Family| family.known_by().iter().all(|f| offsets.get(*f).is_some());
         let Some(family) = Family::ALL.into_iter().find(is_there) else { continue };
+        if !own && !begin_functions(image, tables) {
+            continue;
+        }
         offsets.keep(family);
-        let version = version_of(&image, family);
+        let version = version_of(image, family);
         let named_by = if symbols.kind == elf::SHT_DYNSYM { NamedBy::Dynamic } else { NamedBy::Full };
         let internal = match family {
             Family::OpenSsl => {
@@ -91,30 +151,43 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
                 if passes_on(Function::GnutlsSend) || passes_on(Function::NssImport) {
                     return Err(NotTls::Wrapper);
                 }
-                internal::find(&image, &tables, &mut offsets)
+                internal::find(image, tables, &mut offsets)
             }
             Family::GnuTls => {
-                gnutls(&image, &tables, &mut offsets);
+                gnutls(image, tables, &mut offsets);
                 Internal::none(NoInternal::NoExport)
             }
             Family::Nss => {
-                nss(&image, &tables, &mut offsets).map_err(NotTls::Nss)?;
+                nss(image, tables, &mut offsets).map_err(NotTls::Nss)?;
                 Internal::none(NoInternal::NoExport)
             }
         };
         // A Go program may contain a C library as well.
         let go = go.and_then(Result::ok);
-        return Ok(TlsLibrary { family: Some(family), offsets, internal, go, version, named_by });
+        let bio = tables.iter().find_map(|symbols| bio_in(image, symbols));
+        return Ok(TlsLibrary { family: Some(family), offsets, internal, bio, go, version, named_by });
     }
     let go = go.ok_or(NotTls::NoSymbols)?.map_err(NotTls::Go)?;
     Ok(TlsLibrary {
         family: None,
         offsets: Offsets::default(),
         internal: Internal::none(NoInternal::NoExport),
-        version: Some(go::version(&image)),
+        bio: None,
+        version: Some(go::version(image)),
         go: Some(go),
         named_by: NamedBy::Pclntab,
     })
+}
+
+/// Whether all functions of interest begin where the unwind table says that functions begin, if the file has
+/// one: a probe elsewhere would end its program.
+fn begin_functions<'d, R: ReadRef<'d>>(image: &Image<'d, R>, tables: &[Symbols<'d>]) -> bool {
+    let Some(site) = Site::of(image, tables) else { return true };
+    let probed = |name: &[u8]| {
+        Function::from_symbol(name).is_some() || [&b"BIO_write"[..], b"BIO_read"].contains(&name)
+    };
+    let mut of_interest = tables.iter().flat_map(Symbols::functions).filter(|(name, _)| probed(name));
+    of_interest.all(|(_, address)| site.is_function(address))
 }
 
 /// Takes cheap places. gnutls_record_send is nothing but gnutls_record_send2, in most builds.

@@ -164,6 +164,19 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         Some(())
     }
 
+    /// What tells this build of the file from all others, if its linker wrote that.
+    pub(super) fn build_id(&self) -> Option<&'d [u8]> {
+        let header = self.header(b".note.gnu.build-id")?;
+        self.spend(header)?;
+        let mut notes = header.notes(self.endian, self.data).ok()??;
+        while let Some(note) = notes.next().ok()? {
+            if note.name() == elf::ELF_NOTE_GNU && note.n_type(self.endian) == elf::NT_GNU_BUILD_ID {
+                return Some(note.desc()).filter(|id| !id.is_empty());
+            }
+        }
+        None
+    }
+
     /// Places that the loader fills with the address of a function, and the function's name.
     pub(super) fn imports(&self) -> HashMap<u64, &'d [u8]> {
         let mut imports = HashMap::new();

@@ -142,6 +142,23 @@ const fn backwards<const N: usize>(text: &[u8; N]) -> [u8; N] {
     turned
 }
 
+/// Whether a file can speak TLS at all: the labels from which TLS 1.3 and 1.2 derive their keys.
+pub(super) fn may_speak_tls<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> bool {
+    const LABELS: [&[u8]; 2] = [&backwards(b"c hs traffic"), &backwards(b"master secret")];
+    LABELS.iter().any(|turned| {
+        let text: Vec<u8> = turned.iter().rev().copied().collect();
+        memmem::find(constants(image), &text).is_some()
+    })
+}
+
+fn constants<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> &'d [u8] {
+    let of_file = || {
+        let range = image.section_range(b".rodata")?;
+        (range.end - range.start <= CONSTANTS_MAX).then(|| image.section(b".rodata"))?.map(|(_, bytes)| bytes)
+    };
+    of_file().unwrap_or_default()
+}
+
 /// Looks for TLS code in a file that is no TLS library that is known.
 pub(super) fn find(file: &File) -> Option<Likely> {
     find_in(&ReadCache::new(file))
@@ -159,11 +176,7 @@ pub(super) fn find_in<'d, R: ReadRef<'d>>(data: R) -> Option<Likely> {
             };
             symbols.functions().find_map(|(name, _)| stack_of(name))
         });
-    let constants = || {
-        let range = image.section_range(b".rodata")?;
-        (range.end - range.start <= CONSTANTS_MAX).then(|| image.section(b".rodata"))?.map(|(_, bytes)| bytes)
-    };
-    let constants = constants().unwrap_or_default();
+    let constants = constants(&image);
     match by_function {
         Some(stack) => Some(Likely { stack, version: version_of(stack, constants) }),
         None => in_constants(constants),

@@ -8,6 +8,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::debug::Whereabouts;
+
 /// Longest /proc/PID/maps that is read, in bytes; a process with more mappings is seen in part.
 const MAPS_MAX: u64 = 64 << 20;
 /// Most different files that are told of one process.
@@ -122,11 +124,21 @@ impl MappedFile {
         }
         Ok(file)
     }
+
+    /// Where what belongs to the file can be looked for.
+    pub(super) fn whereabouts(&self, pid: u32) -> Whereabouts {
+        Whereabouts { root: root_of(pid), path: self.path.clone() }
+    }
+}
+
+/// The root folder of a process. It leads to this process's own if the two are the same.
+fn root_of(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/root"))
 }
 
 /// A path of a process, as this process can open it.
 pub(super) fn path_of(pid: u32, path: &Path) -> PathBuf {
-    let mut full = OsString::from(format!("/proc/{pid}/root"));
+    let mut full = root_of(pid).into_os_string();
     full.push(OsStr::from_bytes(path.as_os_str().as_bytes()));
     PathBuf::from(full)
 }

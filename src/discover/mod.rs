@@ -2,6 +2,7 @@
 
 pub mod code;
 mod container;
+pub mod debug;
 pub mod elf;
 pub mod flow;
 pub mod function;
@@ -12,7 +13,7 @@ pub mod likely;
 pub mod maps;
 pub mod nss;
 pub mod process;
-mod stores;
+pub mod stores;
 mod version;
 
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::debug::Whereabouts;
 use self::elf::{NotTls, TlsLibrary};
 use self::function::Family;
 use self::maps::MappedFile;
@@ -167,7 +169,7 @@ impl Discovery {
             if result.found.iter().any(|f| f.key == key) {
                 continue;
             }
-            let library = match self.classify(key, &file) {
+            let library = match self.classify(key, &file, &mapped.whereabouts(pid)) {
                 Ok(library) => library,
                 Err(why) => {
                     if is_worth_telling(&why, &mapped.path) {
@@ -200,15 +202,23 @@ impl Discovery {
         for mapped in &files {
             let Ok(file) = mapped.open(pid) else { continue };
             let key = FileKey::of(&file.metadata()?);
-            if !self.classify(key, &file).is_ok_and(|library| library.family == Some(Family::OpenSsl)) {
+            let Ok(library) = self.classify(key, &file, &mapped.whereabouts(pid)) else { continue };
+            if library.family != Some(Family::OpenSsl) {
                 continue;
             }
-            let own = [mapped].into_iter();
-            let near = files.iter().filter(|f| is_crypto_of(f, mapped));
-            let bio = own.chain(near).find_map(|candidate| {
-                let file = candidate.open(pid).ok()?;
-                let (write, read) = elf::bio(&file)?;
-                Some(Bio { write, read, path: candidate.path.clone(), file: Arc::new(file) })
+            let own = library.bio.map(|(write, read)| Bio {
+                write,
+                read,
+                path: mapped.path.clone(),
+                file: Arc::new(file),
+            });
+            let mut near = files.iter().filter(|f| is_crypto_of(f, mapped));
+            let bio = own.or_else(|| {
+                near.find_map(|candidate| {
+                    let file = candidate.open(pid).ok()?;
+                    let (write, read) = elf::bio(&file)?;
+                    Some(Bio { write, read, path: candidate.path.clone(), file: Arc::new(file) })
+                })
             });
             bios.extend(bio.filter(|new| !bios.iter().any(|known| known.path == new.path)));
         }
@@ -222,8 +232,10 @@ impl Discovery {
     pub fn at(&mut self, path: &Path) -> io::Result<Found> {
         let file = maps::open_regular(path)?;
         let key = FileKey::of(&file.metadata()?);
-        let library = self.classify(key, &file).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         let path = path.canonicalize()?;
+        let at = Whereabouts { root: PathBuf::from("/"), path: path.clone() };
+        let library =
+            self.classify(key, &file, &at).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         let crypto = || {
             let name = crypto_name(path.file_name()?.as_bytes())?;
             maps::open_regular(&path.with_file_name(name)).ok()
@@ -251,14 +263,14 @@ impl Discovery {
         found
     }
 
-    fn classify(&mut self, key: FileKey, file: &File) -> Result<Arc<TlsLibrary>, NotTls> {
+    fn classify(&mut self, key: FileKey, file: &File, at: &Whereabouts) -> Result<Arc<TlsLibrary>, NotTls> {
         if let Some(known) = self.seen.get(&key) {
             return known.clone();
         }
         if self.seen.len() >= CACHE_MAX {
             self.seen.clear();
         }
-        let mut result = elf::classify(file).map(Arc::new);
+        let mut result = elf::classify(file, at).map(Arc::new);
         if self.explains
             && let Err(NotTls::NoSymbols) = &result
             && let Some(likely) = likely::find(file)

@@ -3,11 +3,26 @@
 use std::io::{Seek, Write};
 use std::process::Command;
 
-use super::elf::{NotTls, classify, classify_data};
+use super::elf::{NamedBy, NotTls, TlsLibrary};
 use super::flow::Unproven;
 use super::function::{Family, Function};
 use super::internal::{Behind, NoInternal};
 use super::*;
+
+/// A file that stands alone.
+fn classify(file: &File) -> Result<TlsLibrary, NotTls> {
+    elf::classify(file, &alone())
+}
+
+/// By the tables in these bytes alone.
+fn classify_data(bytes: &[u8]) -> Result<TlsLibrary, NotTls> {
+    let image = image::Image::parse(bytes)?;
+    elf::of_tables(&image, &elf::own_tables(&image), true)
+}
+
+fn alone() -> Whereabouts {
+    Whereabouts { root: PathBuf::from("/"), path: PathBuf::from("/nowhere/x") }
+}
 
 /// Compiles C to a file in `folder`.
 fn compile(folder: &Path, name: &str, source: &str, options: &[&str]) -> PathBuf {
@@ -48,12 +63,17 @@ fn strip(file: &Path) {
     assert!(Command::new("strip").arg(file).status().expect("strip is needed").success());
 }
 
-/// File offset of a symbol, as binutils tell it.
-fn offset_by_nm(file: &Path, symbol: &str) -> u64 {
+/// Address of a symbol, as binutils tell it.
+fn address_by_nm(file: &Path, symbol: &str) -> u64 {
     let nm = Command::new("nm").arg(file).output().expect("nm is needed");
     let text = String::from_utf8(nm.stdout).unwrap();
     let line = text.lines().find(|l| l.ends_with(&format!(" {symbol}"))).expect(symbol);
-    let address = u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
+    u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap()
+}
+
+/// File offset of a symbol, as binutils tell it.
+fn offset_by_nm(file: &Path, symbol: &str) -> u64 {
+    let address = address_by_nm(file, symbol);
     let out = Command::new("readelf").args(["-lW"]).arg(file).output().expect("readelf is needed");
     let hex = |s: &str| u64::from_str_radix(s.trim_start_matches("0x"), 16).unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
@@ -501,4 +521,149 @@ fn every_library_installed_here_is_found_and_openssl_with_its_internal_functions
             assert!(found.library.internal.read.is_ok() && found.library.internal.write.is_ok(), "{found:?}");
         }
     }
+}
+
+/// A program in OpenSSL's shape, with the constants of one that speaks TLS.
+fn static_program(folder: &Path, options: &[&str]) -> PathBuf {
+    let source = library("")
+        + "const char label[] = \"c hs \" \"traffic\";
+        int main(void) { return SSL_read(0, 0, 1) + SSL_write(0, 0, 1); }";
+    compile(folder, "program", &source, &[&["-Wl,--build-id"], options].concat())
+}
+
+fn tool(words: &[&str]) {
+    let status = Command::new(words[0]).args(&words[1..]).status();
+    assert!(status.unwrap_or_else(|e| panic!("{words:?}: {e}")).success(), "{words:?}");
+}
+
+/// The program's build-id, as binutils tell it.
+fn build_id(file: &Path) -> String {
+    let out = Command::new("readelf").arg("-n").arg(file).output().expect("readelf is needed");
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.lines().find_map(|l| l.trim().strip_prefix("Build ID: ")).expect("a build-id").to_owned()
+}
+
+/// A stripped program, its debug file, and where `SSL_read` lies.
+fn split(folder: &Path, options: &[&str]) -> (PathBuf, PathBuf, u64) {
+    let program = static_program(folder, options);
+    let at = offset_by_nm(&program, "SSL_read");
+    let debug = folder.join("program.debug");
+    tool(&["objcopy", "--only-keep-debug", program.to_str().unwrap(), debug.to_str().unwrap()]);
+    strip(&program);
+    (program, debug, at)
+}
+
+#[test]
+fn symbols_in_a_debug_file_by_build_id_or_by_link() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("opt");
+    std::fs::create_dir(&folder).unwrap();
+    let (program, debug, offset) = split(&folder, &[]);
+    let at = |path: &str| Whereabouts { root: root.path().into(), path: path.into() };
+    let look = |at: &Whereabouts| elf::classify(&File::open(&program).unwrap(), at);
+    let unnamed = || Err(NotTls::NoSymbols);
+    assert_eq!(look(&at("/opt/program")), unnamed());
+
+    let id = build_id(&program);
+    let by_id = root.path().join(format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]));
+    std::fs::create_dir_all(by_id.parent().unwrap()).unwrap();
+    std::fs::copy(&debug, &by_id).unwrap();
+    let found = look(&at("/anywhere/else")).unwrap();
+    assert_eq!(found.offsets.get(Function::Read), Some(offset));
+    assert_eq!(found.named_by, NamedBy::DebugFile(by_id.clone()));
+    // Cut and damaged ones.
+    let good = std::fs::read(&by_id).unwrap();
+    for end in (0..good.len()).step_by(61) {
+        std::fs::write(&by_id, &good[..end]).unwrap();
+        assert_eq!(look(&at("/opt/program")), unnamed(), "cut at {end} of {}", good.len());
+    }
+    // That of another build.
+    let other = tempfile::tempdir().unwrap();
+    let (_, stranger, _) = split(other.path(), &["-O1"]);
+    std::fs::copy(&stranger, &by_id).unwrap();
+    assert_eq!(look(&at("/opt/program")), unnamed());
+    std::fs::remove_file(&by_id).unwrap();
+
+    let link = format!("--add-gnu-debuglink={}", debug.display());
+    tool(&["objcopy", &link, program.to_str().unwrap()]);
+    let places = ["opt/program.debug", "opt/.debug/program.debug", "usr/lib/debug/opt/program.debug"];
+    for place in places.map(|place| root.path().join(place)) {
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::rename(&debug, &place).unwrap();
+        let found = look(&at("/opt/program")).unwrap();
+        assert_eq!(found.offsets.get(Function::Read), Some(offset));
+        assert_eq!(found.named_by, NamedBy::DebugFile(place.clone()));
+        // One more byte, and the checksum does not agree.
+        File::options().append(true).open(&place).unwrap().write_all(b"x").unwrap();
+        assert_eq!(look(&at("/opt/program")), unnamed());
+        File::options().write(true).open(&place).unwrap().set_len(good.len() as u64).unwrap();
+        std::fs::rename(&place, &debug).unwrap();
+    }
+}
+
+/// Packs a file as mini debug info into the program.
+fn embed(program: &Path, inside: &Path) {
+    tool(&["xz", "-k", "-f", inside.to_str().unwrap()]);
+    let section = format!(".gnu_debugdata={}.xz", inside.display());
+    tool(&["objcopy", "--remove-section", ".gnu_debugdata", program.to_str().unwrap()]);
+    tool(&["objcopy", "--add-section", &section, program.to_str().unwrap()]);
+}
+
+#[test]
+fn symbols_in_mini_debug_info_and_damage_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, debug, offset) = split(folder.path(), &[]);
+    // As distributions do, without what only debuggers use.
+    tool(&["objcopy", "-S", "--keep-symbol=SSL_read", "--keep-symbol=SSL_write", debug.to_str().unwrap()]);
+    embed(&program, &debug);
+    let found = classify(&File::open(&program).unwrap()).unwrap();
+    assert_eq!(found.offsets.get(Function::Read), Some(offset));
+    assert_eq!(found.named_by, NamedBy::MiniDebugInfo);
+
+    let good = std::fs::read(&program).unwrap();
+    let packed = memchr::memmem::rfind(&good, b"\xfd7zXZ\0").expect("the section");
+    let end = packed + std::fs::metadata(debug.with_extension("debug.xz")).unwrap().len() as usize;
+    let mut bad = good.clone();
+    for at in packed..end {
+        for value in [0, 0xff, good[at] ^ 0x80, good[at] ^ 1] {
+            bad[at] = value;
+            // Either it is as it was, or refused: xz has checksums.
+            if let Ok(damaged) = elf::classify_from(io::Cursor::new(&bad), &alone()) {
+                assert_eq!(damaged.offsets, found.offsets, "byte {at} made {value}");
+            }
+        }
+        bad[at] = good[at];
+    }
+}
+
+#[test]
+fn mini_debug_info_that_swells_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, debug, _) = split(folder.path(), &[]);
+    // Good symbols, and 65 MiB behind them that pack to nearly nothing.
+    File::options().write(true).open(&debug).unwrap().set_len(debug::UNPACKED_MAX + 1).unwrap();
+    embed(&program, &debug);
+    let size = std::fs::metadata(&program).unwrap().len();
+    assert!(size < 1 << 20, "{size} bytes");
+    assert_eq!(classify(&File::open(&program).unwrap()), Err(NotTls::NoSymbols));
+}
+
+/// A probe between two functions, or in one, would end the program.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_debug_file_whose_functions_are_elsewhere_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, debug, _) = split(folder.path(), &[]);
+    let shifted = folder.path().join("shifted.debug");
+    // The same build-id, and one function that begins a byte later.
+    let (mut bytes, address) = (std::fs::read(&debug).unwrap(), address_by_nm(&debug, "SSL_write"));
+    let places: Vec<usize> = memchr::memmem::find_iter(&bytes, &address.to_le_bytes()).collect();
+    places.iter().for_each(|at| bytes[*at] += 1);
+    std::fs::write(&shifted, &bytes).unwrap();
+    assert_eq!(address_by_nm(&shifted, "SSL_write"), address + 1);
+    embed(&program, &shifted);
+    let refused = classify(&File::open(&program).unwrap());
+    assert_eq!(refused, Err(NotTls::NoSymbols));
+    embed(&program, &debug);
+    assert!(classify(&File::open(&program).unwrap()).is_ok());
 }

@@ -209,9 +209,11 @@ fn probed(found: &Found, exe: &str) -> Library {
         path: text(&found.path),
         deleted: found.deleted,
         linked: Some(linked(&found.path, exe)),
-        symbols: Some(match library.named_by {
+        symbols: Some(match &library.named_by {
             NamedBy::Dynamic => Symbols::Dynsym,
             NamedBy::Full => Symbols::Symtab,
+            NamedBy::MiniDebugInfo => Symbols::MiniDebugInfo,
+            NamedBy::DebugFile(_) => Symbols::DebugFile,
             NamedBy::Pclntab => Symbols::Pclntab,
         }),
         functions: functions(found),

@@ -90,6 +90,10 @@ pub enum Symbols {
     Dynsym,
     /// `.symtab`.
     Symtab,
+    /// `.gnu_debugdata`.
+    MiniDebugInfo,
+    /// A separate debug file.
+    DebugFile,
     /// Go's own table.
     Pclntab,
 }

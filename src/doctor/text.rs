@@ -70,7 +70,12 @@ fn section(out: &mut String, report: &Report, title: &str, mut libraries: Vec<&L
             Linked::Bundled => "bundled",
             Linked::Static => "static",
         }));
-        marks.extend(library.symbols.filter(|s| *s == Symbols::Symtab).map(|_| "full symbol table"));
+        marks.extend(library.symbols.and_then(|symbols| match symbols {
+            Symbols::Symtab => Some("full symbol table"),
+            Symbols::MiniDebugInfo => Some("by its mini debug info"),
+            Symbols::DebugFile => Some("by a separate debug file"),
+            Symbols::Dynsym | Symbols::Pclntab => None,
+        }));
         marks.extend(library.deleted.then_some("deleted, probed all the same"));
         if !marks.is_empty() {
             let _ = write!(head, "  ({})", marks.join(", "));

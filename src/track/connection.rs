@@ -241,7 +241,9 @@ impl Tracker {
         let kernel = bind.and_then(|b| b.role).map(|role| (role, RoleSource::Kernel));
         let tls = handle.tls_role.map(|role| (role, RoleSource::Tls));
         let (role, role_source) = kernel.or(tls).unwrap_or((guess_role(tuple), RoleSource::Guess));
-        let fresh = handle.bind.as_ref().map_or(handle.handshake, |b| b.fresh);
+        // Ciphertext may tell the socket after the first bytes have moved.
+        let late = |b: &Bind| b.source == TupleSource::Ciphertext && handle.handshake;
+        let fresh = handle.bind.as_ref().map_or(handle.handshake, |b| b.fresh || late(b));
         Some(Connection {
             id: stream.id,
             process: self.processes.get(handle.key.process),

@@ -237,6 +237,17 @@ fn without_a_socket_there_is_no_tuple_and_only_a_handshake_makes_a_start() {
 }
 
 #[test]
+fn a_socket_that_ciphertext_tells_late_leaves_the_start_as_it_is() {
+    let mut s = Scene::new();
+    let late = |h, time| Bind { fresh: false, source: TupleSource::Ciphertext, ..bind(h, 1, CLIENT, time) };
+    s.fact(handle(1, 8), 1, Fact::TlsRole(Role::Server)).bind(late(handle(1, 8), 2));
+    s.data(read(handle(1, 8), 0, 0, "x", 3));
+    s.bind(late(handle(1, 9), 4)).data(read(handle(1, 9), 0, 0, "x", 5));
+    assert!(s.connection(1).from_start);
+    assert!(!s.connection(2).from_start, "it was open before");
+}
+
+#[test]
 fn holes_have_their_exact_length_and_place() {
     let mut s = Scene::new();
     let h = handle(1, 8);

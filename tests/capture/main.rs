@@ -8,6 +8,7 @@
 //! to a command or to processes of the test.
 
 mod behind;
+mod bundled;
 mod calls;
 mod cli;
 mod doctor;
@@ -27,5 +28,6 @@ mod protocols;
 mod remote;
 mod rights;
 mod sites;
+mod r#static;
 mod support;
 mod topology;

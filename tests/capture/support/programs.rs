@@ -17,6 +17,11 @@ pub fn compiled(name: &str) -> String {
 
 /// The same, with these libraries and options.
 pub fn compiled_with(name: &str, libraries: &[&str]) -> String {
+    compiled_as(name, name, libraries)
+}
+
+/// The same, as a program of another name.
+pub fn compiled_as(name: &str, of: &str, libraries: &[&str]) -> String {
     let mut built = BUILT.lock().unwrap_or_else(|e| e.into_inner());
     let built = built.get_or_insert_default();
     if let Some(path) = built.get(name) {
@@ -26,7 +31,7 @@ pub fn compiled_with(name: &str, libraries: &[&str]) -> String {
     let fresh = format!("{path}.{}", std::process::id());
     run(Command::new("cc")
         .args(["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", &fresh])
-        .arg(source(&format!("{name}.c")))
+        .arg(source(&format!("{of}.c")))
         .args(libraries));
     std::fs::rename(fresh, &path).unwrap();
     built.insert(name.to_string(), path.clone());
