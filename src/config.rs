@@ -14,6 +14,8 @@ pub enum Config {
     Replay(Replay),
     /// Put the Wireshark companion in place, or away.
     Companion(Companion),
+    /// Say what can be captured.
+    Doctor(Doctor),
     /// Tell Wireshark of the interface that this program is.
     Extcap(crate::extcap::Query),
 }
@@ -31,6 +33,10 @@ pub struct Capture {
     pub backend: Backend,
     /// How server ports are written.
     pub ports: Ports,
+    /// What the plaintext stands in.
+    pub framing: Framing,
+    /// What stands in front of the IP packets.
+    pub link: Link,
     /// Whether the file has process blocks.
     pub process_blocks: bool,
     /// Where to record the events.
@@ -68,6 +74,10 @@ pub struct Replay {
     pub output: Output,
     /// How server ports are written.
     pub ports: Ports,
+    /// What the plaintext stands in.
+    pub framing: Framing,
+    /// What stands in front of the IP packets.
+    pub link: Link,
     /// Whether a loss shows in the exit status.
     pub fail_on_loss: bool,
     /// Whether the file has process blocks.
@@ -76,6 +86,15 @@ pub struct Replay {
     pub comments: Comments,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
+}
+
+/// See [`Config::Doctor`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doctor {
+    /// Only these processes; empty: all.
+    pub pids: Vec<u32>,
+    /// For machines.
+    pub json: bool,
 }
 
 /// See [`Config::Companion`].
@@ -139,6 +158,26 @@ pub enum Ports {
     Decode,
     /// As they were.
     Keep,
+}
+
+/// What the plaintext stands in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// TCP.
+    #[default]
+    Plain,
+    /// Made-up TLS without encryption, where Wireshark takes it.
+    Tls,
+}
+
+/// What stands in front of the IP packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Link {
+    /// Nothing.
+    #[default]
+    Raw,
+    /// A made-up Ethernet header.
+    Ethernet,
 }
 
 /// Which packets tell what is known of their connection.

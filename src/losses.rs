@@ -166,6 +166,11 @@ impl Losses {
         ]);
         for (reason, amount) in &mut total {
             amount.less(of_second(&summary.total, *reason));
+            // A hole that the kernel side did not count was made behind it.
+            let in_file = missing_for(*reason).map_or(0, |m| summary.total.missing.get(m));
+            if amount.bytes.is_some_and(|bytes| bytes < in_file) {
+                (amount.events, amount.bytes) = (amount.events.max(1), Some(in_file));
+            }
         }
         total.retain(|(reason, amount)| amount.events > 0 && amount.is_loss(*reason));
         let count = |index| counted(counters, index);
@@ -314,6 +319,15 @@ mod tests {
             (None, 3, of("tls2pcap=1 missing=300 reason=ring-full times=3")),
         ];
         assert_eq!(entries, expected);
+    }
+
+    #[test]
+    fn a_hole_in_the_file_is_a_loss_though_nobody_counted_it() {
+        let mut summary = Summary::default();
+        summary.total.missing.add(Missing::RingFull, 5488);
+        let losses = Losses::new(&counters(&[]), &[], &Shed::default(), &summary, &Stats::default(), 0);
+        let expected = [Loss { reason: Reason::RingFull, events: 1, bytes: Some(5488), by_process: vec![] }];
+        assert_eq!(losses.told(|_| String::new()).0, expected);
     }
 
     #[test]

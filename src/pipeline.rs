@@ -9,9 +9,9 @@ use crate::config::Comments;
 use crate::event::recording::{Player, Recorder};
 use crate::event::{Counters, Event, Missing, ProcessLoss, record};
 use crate::losses::{Losses, Shed};
-use crate::sink::{Header, PcapngWriter};
+use crate::sink::{Header, Link, PcapngWriter};
 use crate::status::Numbers;
-use crate::synth::{Ports, Synthesizer};
+use crate::synth::{Carrier, Ports, Synthesizer};
 use crate::track::segment::WallTime;
 use crate::track::summary::Summary;
 use crate::track::{Limits, Tracker};
@@ -32,6 +32,7 @@ pub struct Pipeline<W: Write> {
     synthesizer: Synthesizer,
     output: Output<W>,
     process_blocks: bool,
+    link: Link,
     comments: Comments,
     now: WallTime,
     counters: Counters,
@@ -60,6 +61,7 @@ impl<W: Write> Pipeline<W> {
             synthesizer: Synthesizer::new(ports),
             output: Output::Waiting(out),
             process_blocks: false,
+            link: Link::default(),
             comments: Comments::default(),
             now: 0,
             counters: Counters::default(),
@@ -73,6 +75,18 @@ impl<W: Write> Pipeline<W> {
     /// See [`PcapngWriter::with_process_blocks`].
     pub fn with_process_blocks(mut self, wanted: bool) -> Pipeline<W> {
         self.process_blocks = wanted;
+        self
+    }
+
+    /// See [`PcapngWriter::with_link`].
+    pub fn with_link(mut self, link: Link) -> Pipeline<W> {
+        self.link = link;
+        self
+    }
+
+    /// See [`Synthesizer::with_carrier`].
+    pub fn with_carrier(mut self, carrier: Carrier) -> Pipeline<W> {
+        self.synthesizer = self.synthesizer.with_carrier(carrier);
         self
     }
 
@@ -137,8 +151,8 @@ impl<W: Write> Pipeline<W> {
                 self.output = match std::mem::replace(&mut self.output, Output::Lost) {
                     Output::Waiting(out) => {
                         let writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
-                        let mut writer =
-                            writer.with_process_blocks(self.process_blocks).with_comments(self.comments);
+                        let writer = writer.with_process_blocks(self.process_blocks);
+                        let mut writer = writer.with_link(self.link).with_comments(self.comments);
                         if self.unbuffered {
                             writer.unbuffered();
                         }

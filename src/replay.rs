@@ -46,6 +46,8 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
     let output = sink::Output::create(path).map_err(bad_output)?;
     let mut pipeline = Pipeline::new(output, ports(config.ports), None)
         .with_process_blocks(config.process_blocks)
+        .with_carrier(config.framing.into())
+        .with_link(config.link.into())
         .with_comments(config.comments);
     let damage = loop {
         match player.next_at() {

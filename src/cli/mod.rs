@@ -66,7 +66,7 @@ tls2pcap shows what programs really say over TLS, as a capture file for Wireshar
     after_long_help = AFTER_HELP,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap wireshark install|uninstall|status"
+    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap doctor [-p PID] [--json]\n       tls2pcap wireshark install|uninstall|status"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -101,6 +101,14 @@ struct Arguments {
     /// How server ports are written
     #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
     ports: Ports,
+
+    /// What the plaintext stands in
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "plain")]
+    framing: Framing,
+
+    /// What stands in front of the IP packets
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "raw")]
+    link: Link,
 
     /// Which packets carry comments
     ///
@@ -196,6 +204,14 @@ enum Sub {
         #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
         ports: Ports,
 
+        /// What the plaintext stands in
+        #[arg(long, value_enum, value_name = "WHAT", default_value = "plain")]
+        framing: Framing,
+
+        /// What stands in front of the IP packets
+        #[arg(long, value_enum, value_name = "TYPE", default_value = "raw")]
+        link: Link,
+
         /// End with status 6 if something was lost
         #[arg(long)]
         fail_on_loss: bool,
@@ -211,6 +227,20 @@ enum Sub {
         /// Say nothing but errors
         #[arg(short, long)]
         quiet: bool,
+    },
+
+    /// Say which processes speak TLS, whether they can be captured, and why not
+    ///
+    /// Captures nothing. Ends with status 0 if a capture would work, 3 if privileges are missing, 4 if the
+    /// kernel lacks what is needed, 5 if a process given with -p is not there or cannot be captured.
+    Doctor {
+        /// Look at this process only; may be given several times
+        #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+        pids: Vec<u32>,
+
+        /// Write JSON, as docs/doctor.md describes it
+        #[arg(long)]
+        json: bool,
     },
 
     /// Put fields, a menu, a profile and a capture interface into Wireshark
@@ -268,6 +298,41 @@ enum Ports {
     Decode,
     /// As they were
     Keep,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Framing {
+    /// TCP, readable by any tool
+    Plain,
+    /// Made-up TLS without encryption on the true ports, with server name and ALPN; plain where
+    /// Wireshark would not decode that. Missing bytes are zeros
+    Tls,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Link {
+    /// Nothing
+    Raw,
+    /// A made-up Ethernet header: tcpdump reads files of several processes only so
+    Ethernet,
+}
+
+impl From<Framing> for config::Framing {
+    fn from(framing: Framing) -> Self {
+        match framing {
+            Framing::Plain => config::Framing::Plain,
+            Framing::Tls => config::Framing::Tls,
+        }
+    }
+}
+
+impl From<Link> for config::Link {
+    fn from(link: Link) -> Self {
+        match link {
+            Link::Raw => config::Link::Raw,
+            Link::Ethernet => config::Link::Ethernet,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -362,11 +427,27 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
         .and_then(|matches| Arguments::from_arg_matches(&matches))
         .map_err(refusal)?;
     match parsed.sub {
-        Some(Sub::Replay { input, output, ports, fail_on_loss, process_blocks, comments, quiet }) => {
+        Some(Sub::Replay {
+            input,
+            output,
+            ports,
+            framing,
+            link,
+            fail_on_loss,
+            process_blocks,
+            comments,
+            quiet,
+        }) => {
             let replay = replay(input, output, ports, fail_on_loss, quiet)?;
-            Ok(Config::Replay(Replay { process_blocks, comments: comments.into(), ..replay }))
+            let (framing, link, comments) = (framing.into(), link.into(), comments.into());
+            Ok(Config::Replay(Replay { framing, link, process_blocks, comments, ..replay }))
         }
         Some(Sub::Wireshark { task }) => Ok(Config::Companion(task.into())),
+        Some(Sub::Doctor { mut pids, json }) => {
+            pids.sort_unstable();
+            pids.dedup();
+            Ok(Config::Doctor(config::Doctor { pids, json }))
+        }
         None => Ok(Config::Capture(capture(parsed, dashes)?)),
     }
 }
@@ -418,6 +499,8 @@ fn replay(
         input,
         output: output_of(output),
         ports: ports.into(),
+        framing: config::Framing::Plain,
+        link: config::Link::Raw,
         fail_on_loss,
         process_blocks: false,
         comments: config::Comments::default(),
@@ -455,6 +538,8 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
         libraries: args.libraries,
         backend: args.backend.into(),
         ports: args.ports.into(),
+        framing: args.framing.into(),
+        link: args.link.into(),
         process_blocks: args.process_blocks,
         record: args.record,
         ready_file: args.ready_file,

@@ -20,6 +20,8 @@ fn the_plainest_capture() {
         libraries: vec![],
         backend: config::Backend::Auto,
         ports: config::Ports::Decode,
+        framing: config::Framing::Plain,
+        link: config::Link::Raw,
         process_blocks: false,
         record: None,
         ready_file: None,
@@ -45,6 +47,8 @@ fn every_option_arrives() {
         libraries: vec!["/a".into(), "/b".into()],
         backend: config::Backend::Tracepoint,
         ports: config::Ports::Keep,
+        framing: config::Framing::Tls,
+        link: config::Link::Ethernet,
         process_blocks: false,
         record: Some("r".into()),
         ready_file: Some("f".into()),
@@ -59,7 +63,8 @@ fn every_option_arrives() {
         for_wireshark: false,
         verbosity: Verbosity::Verbose,
     };
-    let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --backend tracepoint --ports keep --record r \
+    let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --backend tracepoint --ports keep --framing tls --link ethernet \
+                --record r \
                 --ready-file f --ready-fd 3 --show-args --ring-size 128 -s 96 --fail-on-loss -U -v \
                 --comments all --pcap-over-ip 57012";
     assert_eq!(capture_of(line), expected);
@@ -98,13 +103,18 @@ fn replay() {
         input: "r".into(),
         output: Output::File("x".into()),
         ports: config::Ports::Keep,
+        framing: config::Framing::Tls,
+        link: config::Link::Ethernet,
         fail_on_loss: true,
         process_blocks: false,
         comments: config::Comments::None,
         verbosity: Verbosity::Quiet,
     };
     assert_eq!(
-        parse_line("replay r -o x --ports keep --fail-on-loss --comments none -q").unwrap(),
+        parse_line(
+            "replay r -o x --ports keep --framing tls --link ethernet --fail-on-loss --comments none -q"
+        )
+        .unwrap(),
         Config::Replay(expected)
     );
 }

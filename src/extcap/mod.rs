@@ -2,7 +2,7 @@
 //!
 //! Wireshark asks for the interface, its options and the processes to choose from, each with a run of
 //! its own, and reads lines of `sentence {key=value}…` from standard output. A capture is then an
-//! ordinary one: its options are those of the command line, under the same names ([`options`]). Whatever
+//! ordinary one: its options are those of the command line, under the same names (`options`). Whatever
 //! stands on standard error is shown to the user as an error, so nothing else does.
 
 mod options;

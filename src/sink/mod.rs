@@ -1,11 +1,13 @@
 //! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] are where they go.
 
+mod link;
 pub mod output;
 pub mod pcapng;
 pub mod serve;
 
 use std::io::{self, Write};
 
+pub use link::Link;
 pub use output::Output;
 pub use pcapng::{Header, PcapngWriter};
 pub use serve::Server;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{self, Write};
 
+use pcap_file::Endianness;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption as Idb,
@@ -13,8 +14,8 @@ use pcap_file::pcapng::blocks::interface_statistics::{
 };
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption as Shb};
 use pcap_file::pcapng::{Block, PcapNgBlock};
-use pcap_file::{DataLink, Endianness};
 
+use super::link::Link;
 use crate::config::Comments;
 use crate::event::{ProcessKey, Start};
 use crate::redact;
@@ -127,6 +128,7 @@ pub struct PcapngWriter<W: Write> {
     /// See [`FLUSH_AT`].
     flush_at: usize,
     process_blocks: bool,
+    link: Link,
     comments: Comments,
     counts: Counts,
     /// A write failed, so that interfaces may be missing: nothing may follow.
@@ -159,6 +161,7 @@ impl<W: Write> PcapngWriter<W> {
             show_args,
             flush_at: FLUSH_AT,
             process_blocks: false,
+            link: Link::default(),
             comments: Comments::default(),
             counts: Counts::default(),
             failed: false,
@@ -178,6 +181,12 @@ impl<W: Write> PcapngWriter<W> {
     /// the blocks and then warns of each packet.
     pub fn with_process_blocks(mut self, wanted: bool) -> PcapngWriter<W> {
         self.process_blocks = wanted;
+        self
+    }
+
+    /// Sets the link type. To be called before the first packet.
+    pub fn with_link(mut self, link: Link) -> PcapngWriter<W> {
+        self.link = link;
         self
     }
 
@@ -216,7 +225,7 @@ impl<W: Write> PcapngWriter<W> {
         };
         let comments =
             Some(about).filter(|c| !c.is_empty()).into_iter().chain(own.iter().map(String::as_str));
-        packet_block(buffer, id, process_block, packet, comments);
+        packet_block(buffer, id, process_block, self.link, packet, comments);
         self.counts.packets += 1;
         self.counts.bytes += (buffer.len() - before) as u64;
         if buffer.len() >= self.flush_at { self.flush() } else { Ok(()) }
@@ -247,7 +256,7 @@ impl<W: Write> PcapngWriter<W> {
             };
             let description = Idb::IfDescription(clean(&description).into());
             let options = vec![Idb::IfName(clean(&name).into()), description, Idb::IfTsResol(9)];
-            self.block(InterfaceDescriptionBlock { linktype: DataLink::RAW, snaplen: SNAPLEN, options })?;
+            self.interface_block(options)?;
             let time = packet.time;
             self.statistics.push(Interface { first: time, last: time, packets: 0, dropped: 0 });
             if self.process_blocks && id < INTERFACES_MAX {
@@ -258,6 +267,10 @@ impl<W: Write> PcapngWriter<W> {
             }
         }
         Ok(number)
+    }
+
+    fn interface_block(&mut self, options: Vec<Idb<'_>>) -> io::Result<()> {
+        self.block(InterfaceDescriptionBlock { linktype: self.link.data_link(), snaplen: SNAPLEN, options })
     }
 
     fn block<'a>(&mut self, block: impl PcapNgBlock<'a>) -> io::Result<()> {
@@ -307,7 +320,7 @@ impl<W: Write> PcapngWriter<W> {
             let name = Idb::IfName("lost".into());
             let description = Idb::IfDescription("what was lost by processes without packets".into());
             let options = vec![name, description, Idb::IfTsResol(9)];
-            self.block(InterfaceDescriptionBlock { linktype: DataLink::RAW, snaplen: SNAPLEN, options })?;
+            self.interface_block(options)?;
             let id = u32::try_from(self.statistics.len()).map_err(io::Error::other)?;
             self.statistics.push(Interface { first: now, last: now, packets: 0, dropped: 0 });
             of_interface.insert(id, &rest);
@@ -410,10 +423,11 @@ fn packet_block<'a>(
     buffer: &mut Vec<u8>,
     interface: u32,
     process_block: Option<u32>,
+    link: Link,
     packet: &Packet<'_>,
     comments: impl Iterator<Item = &'a str> + Clone,
 ) {
-    let captured = packet.headers.len() + packet.payload.len();
+    let captured = link.len() + packet.headers.len() + packet.payload.len();
     let comments = comments.map(cut);
     // Flags (8), queue (8), process and thread (12), end (4).
     let mut options =
@@ -424,10 +438,11 @@ fn packet_block<'a>(
     buffer.reserve(total);
     let before = buffer.len();
     let (high, low) = ((packet.time >> 32) as u32, packet.time as u32);
-    let original = packet.original_len.max(number(captured));
+    let original = packet.original_len.saturating_add(number(link.len())).max(number(captured));
     for word in [BLOCK_PACKET, number(total), interface, high, low, number(captured), original] {
         buffer.extend_from_slice(&word.to_le_bytes());
     }
+    link.header(buffer, packet.headers);
     buffer.extend_from_slice(packet.headers);
     buffer.extend_from_slice(packet.payload);
     buffer.extend_from_slice(&[0; 3][..padding(captured)]);

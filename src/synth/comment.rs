@@ -15,7 +15,8 @@
 //! | key | value |
 //! |---|---|
 //! | `conn` | number of the connection in this capture; on every comment of a packet |
-//! | `pid` `tid` `comm` `exe` `uid` `container` | the captured process |
+//! | `pid` `tid` `comm` `exe` `uid` | the captured process |
+//! | `container` | its container's id, then its name if the runtime tells it |
 //! | `library` | TLS library: path, then its version if known |
 //! | `handle` | address of the TLS handle in the process, hexadecimal |
 //! | `fd` `inode` `cookie` `netns` | the socket |
@@ -26,14 +27,18 @@
 //! | `role_source` | `kernel` `tls` `guess` |
 //! | `layer_below` | the connection that carries this one |
 //! | `sni` `alpn` | handshake facts |
+//! | `framing` | where TLS was asked for: `tls`, or `plain` |
+//! | `framing_reason` | why plain: `port` (Wireshark takes no TLS there, or would take what is in it for another protocol) or `protocol` (it does not decode it in TLS on that port) |
+//! | `written_alpn` | the protocol name in made-up TLS, where none was learnt |
 //! | `proto` | what the bytes were recognised as; decides `written_server` |
 //! | `start` | when the handle was first seen: seconds since 1970 with nine decimals |
 //! | `from_start` | 1: seen from its first byte; 0: joined in progress |
 //! | `peer_pid` `peer_comm` `peer_exe` | the process at the other end, on the same host |
 //! | `missing` | bytes that are not in the file from here on, or `unknown`; in statistics: in all |
+//! | `filled` | inside TLS: so many zeros of plaintext are written for missing bytes, from this packet on |
 //! | `reason` | why |
 //! | `times` | in statistics: how often |
-//! | `synthetic` | the bytes of this packet are made up: `h2-preface`; in the place of missing ones, `h2-frame-header` (or what is missing of one), `websocket-frame-header`, `http1-head` and `http1-byte` |
+//! | `synthetic` | the bytes of this packet are made up: `h2-preface`; in the place of missing ones, `h2-frame-header` (or what is missing of one), `websocket-frame-header`, `http1-head` and `http1-byte`; inside TLS, where nothing takes the place of missing bytes, also `tls-handshake`, `http1-end` (what ends an interrupted head or body) and `http1-line-end` |
 //! | `already_written` | `h2-preface`: these bytes of the client stand earlier, made up |
 //! | `after_fin` | 1: bytes of a side that had said that it sends no more |
 

@@ -393,7 +393,9 @@ fn mqtt(b: &[u8]) -> Option<bool> {
 /// StartupMessage of protocol 3, or CancelRequest.
 fn postgres(b: &[u8]) -> Option<bool> {
     let (len, code) = (be32(b, 0)?, be32(b, 4)?);
-    Some((8..=10_000).contains(&len) && (code & !0xff == 0x0003_0000 || (code == 80_877_102 && len == 16)))
+    // A request of Kafka can begin like the first two numbers.
+    let named = code & !0xff == 0x0003_0000 && (len == 9 || b.get(8)?.is_ascii_lowercase());
+    Some((8..=10_000).contains(&len) && (named || code == 80_877_102 && len == 16))
 }
 
 /// HandshakeResponse41 after the SSLRequest.

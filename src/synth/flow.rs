@@ -16,9 +16,11 @@ use crate::track::segment::{Body, Connection, Payload, Process, Segment, Side, W
 
 mod messages;
 mod resync;
+mod tls;
 
 use messages::{Exchange, Messages};
 use resync::{Frames, Label};
+use tls::Tls;
 
 /// Where packets go.
 pub(super) type Out<'a> = dyn FnMut(Packet<'_>) + 'a;
@@ -86,6 +88,8 @@ pub(super) struct Flow {
     framing: Framing,
     http1: bool,
     exchange: Exchange,
+    /// All stands in records of TLS.
+    tls: Option<Box<Tls>>,
     /// Comments for the next packet.
     notes: Vec<String>,
     /// The comment on the SYN.
@@ -125,6 +129,7 @@ impl Flow {
             framing: Framing::Http2(Streams::default()),
             http1: protocol == Some(Protocol::Http1),
             exchange: Exchange::default(),
+            tls: None,
             notes: Vec::new(),
             about: String::new(),
         })
@@ -399,6 +404,9 @@ impl Flow {
         if missing == 0 {
             return self.packets(from, bytes, len, 0, at, out);
         }
+        if self.tls.is_some() {
+            return self.stretch_filled(from, stretch, at, stats, out);
+        }
         stats.missing_bytes = stats.missing_bytes.saturating_add(missing);
         let (before, cut) = bytes.split_at(bytes.len() / max * max);
         self.packets(from, before, before.len() as u64, 0, at, out);
@@ -416,7 +424,8 @@ impl Flow {
     /// The next packet says that bytes are missing behind it, or in it.
     fn label(&mut self, label: Label, stats: &mut Stats) {
         let comment = self.comment().with("missing", label.missing).with("reason", label.reason);
-        self.note(comment, stats);
+        let filled = self.tls.is_some().then_some(label.missing);
+        self.note(comment.with_some("filled", filled), stats);
     }
 
     /// Packets for `bytes` and what is missing behind them, `len` bytes in all.
@@ -429,6 +438,11 @@ impl Flow {
         at: At,
         out: &mut Out,
     ) {
+        if self.tls.is_some() {
+            return if len > 0 {
+                self.records(from, bytes, len, lost_records, at, out)
+            };
+        }
         let max = self.side(from).headers.max_payload();
         while len > 0 {
             let original = usize::try_from(len).map_or(max, |len| len.min(max));
@@ -452,6 +466,8 @@ impl Flow {
             // Whatever came before the capture is not there either: the comment will do, on the
             // next packet.
             self.note(comment, stats);
+        } else if self.tls.is_some() {
+            self.skip_filled(from, reason, at, stats, out);
         } else if self.preface.is_some() || self.exchange.is_websocket() {
             self.skipped(from, comment, lost_records, at, stats, out);
         } else {

@@ -58,6 +58,14 @@ impl Framing {
         }
     }
 
+    /// The frame that begins so carries data, in which zeros are no harm.
+    pub fn is_data(&self, begin: &[u8]) -> bool {
+        match self {
+            Framing::Http2(_) => begin.len() >= h2::HEADER && begin[3] == 0,
+            Framing::WebSocket => begin.len() >= websocket::header_len(begin),
+        }
+    }
+
     /// What the comment calls it.
     pub fn made_up_name(&self) -> &'static str {
         match self {

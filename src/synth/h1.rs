@@ -83,13 +83,11 @@ pub fn body(head: &[u8], request: Request) -> Body {
         _ => {}
     }
     let (mut length, mut coded) = (None, false);
-    for line in head.split(|b| *b == b'\n').skip(1) {
-        let mut parts = line.splitn(2, |b| *b == b':');
-        let (Some(name), Some(value)) = (parts.next(), parts.next()) else { continue };
+    for (name, value) in fields(head) {
         if name.eq_ignore_ascii_case(b"content-length") {
             length = std::str::from_utf8(value).ok().and_then(|value| value.trim().parse().ok());
         }
-        coded |= name.eq_ignore_ascii_case(b"transfer-encoding");
+        coded |= is_coding(name);
     }
     match length {
         _ if coded => Body::Open,
@@ -98,6 +96,23 @@ pub fn body(head: &[u8], request: Request) -> Body {
         None if status.is_none() => Body::Length(0),
         None => Body::Open,
     }
+}
+
+/// Names and values of a head.
+fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    head.split(|b| *b == b'\n').skip(1).filter_map(|line| {
+        let mut parts = line.splitn(2, |b| *b == b':');
+        Some((parts.next()?, parts.next()?))
+    })
+}
+
+fn is_coding(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"transfer-encoding")
+}
+
+/// The body that follows this head comes in chunks.
+pub fn is_chunked(head: &[u8]) -> bool {
+    fields(head).any(|(name, _)| is_coding(name))
 }
 
 /// A made-up head in front of `len` bytes that are a part of some

@@ -5,6 +5,7 @@
 //! in their headers, or, where nobody knows how much is missing, as a jump of [`SKIP_JUMP`] in the
 //! sequence numbers; a comment says how much and why.
 
+mod chunks;
 pub mod comment;
 mod detect;
 mod flow;
@@ -14,12 +15,14 @@ mod h2;
 pub mod packet;
 mod ports;
 mod synthesizer;
+mod tls;
 mod tuple;
 mod websocket;
 mod wire;
 
-pub use ports::{DATA_PORT, Ports};
+pub use ports::{DATA_PORT, Ports, is_owned};
 pub use synthesizer::Synthesizer;
+pub use tls::Carrier;
 pub use tuple::MADE_UP_SERVER;
 
 /// The longest that a connection's first bytes wait until their protocol is known, ns. Together
@@ -52,6 +55,10 @@ pub const NOTES_MAX: usize = 16;
 
 /// The longest hole that is written in its true length: it takes one packet for each 64 KiB.
 pub const HOLE_MAX: u64 = 1 << 30;
+
+/// The most zeros that are written for one hole inside TLS. Behind a longer one, what follows may not be
+/// dissected; none is longer in HTTP/2.
+pub const FILL_MAX: u64 = 16 << 20;
 
 /// Jump in the sequence numbers where the number of missing bytes is not known, or over
 /// [`HOLE_MAX`]. In a message of HTTP/1 that is known to be longer, it is more.

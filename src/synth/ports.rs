@@ -61,7 +61,7 @@ const TABLE: &[(u16, u16)] = &[
 fn decoding(protocol: Protocol) -> &'static [u16] {
     match protocol {
         Protocol::Http1 | Protocol::Http2 => HTTP,
-        Protocol::Tls => &[443, 465, 636, 853, 993, 995, 5061, 5671, 8883],
+        Protocol::Tls => TLS,
         Protocol::Smtp => &[25, 587],
         Protocol::Imap => &[143],
         Protocol::Pop3 => &[110],
@@ -105,7 +105,7 @@ pub struct Stream {
 /// The server port to write with [`Ports::Decode`].
 pub fn server_port(stream: Stream) -> u16 {
     let Stream { port, protocol, begins, from_start } = stream;
-    let table = || TABLE.iter().find(|(tls, _)| *tls == port).map(|(_, plain)| *plain);
+    let table = || plain_of(port);
     match protocol {
         // Its heuristic finds a message's beginning wherever no other dissector is asked first.
         Some(Protocol::Http1) if begins && !is_owned(port) => port,
@@ -129,9 +129,26 @@ pub fn server_port(stream: Stream) -> u16 {
 
 /// A dissector of Wireshark 4.0, 4.4 or 4.6 asks for this TCP port.
 pub fn is_owned(port: u16) -> bool {
-    let after = OWNED.partition_point(|(first, _)| *first <= port);
-    after > 0 && port <= OWNED[after - 1].1
+    within(OWNED, port)
 }
+
+fn within(ranges: &[(u16, u16)], port: u16) -> bool {
+    let after = ranges.partition_point(|(first, _)| *first <= port);
+    after > 0 && port <= ranges[after - 1].1
+}
+
+/// The plaintext port of the protocol whose TLS port this is.
+pub fn plain_of(port: u16) -> Option<u16> {
+    TABLE.iter().find(|(tls, _)| *tls == port).map(|(_, plain)| *plain)
+}
+
+/// Where TLS is taken for TLS in all three releases.
+pub fn is_tls(port: u16) -> bool {
+    !is_owned(port) || within(TAKES_TLS, port)
+}
+
+/// Where the TLS dissector of all three releases is asked first, and what it hands on is decoded.
+pub const TLS: &[u16] = &[443, 465, 636, 853, 993, 995, 5061, 5671, 8883];
 
 /// The union over the three releases, as ranges in order.
 #[rustfmt::skip]
@@ -176,14 +193,32 @@ const OWNED: &[(u16, u16)] = &[
     (48898, 48898), (57000, 57000),
 ];
 
+/// Those of them whose dissector is that of TLS in all three releases, or passes TLS on.
+#[rustfmt::skip]
+const TAKES_TLS: &[(u16, u16)] = &[
+    (104, 104), (143, 143), (199, 199), (324, 324), (443, 443), (465, 465), (473, 473), (636, 636),
+    (646, 646), (674, 674), (802, 802), (829, 829), (853, 853), (993, 993), (995, 995), (1300, 1300),
+    (1755, 1755), (1978, 1979), (1998, 1998), (2000, 2001), (2065, 2065), (2190, 2190), (2221, 2221),
+    (2424, 2424), (2427, 2427), (2443, 2443), (2501, 2501), (2641, 2641), (2727, 2727), (2855, 2855),
+    (3050, 3050), (3205, 3205), (3249, 3252), (3333, 3334), (3389, 3389), (3496, 3496), (3567, 3567),
+    (4058, 4058), (4224, 4224), (4321, 4321), (4369, 4369), (4661, 4663), (4737, 4737), (5061, 5061),
+    (5066, 5066), (5190, 5190), (5555, 5555), (5671, 5671), (5684, 5684), (5721, 5721), (5868, 5868),
+    (6075, 6075), (6666, 6666), (7890, 7890), (7900, 7900), (7930, 7930), (8004, 8004), (8010, 8010),
+    (8030, 8030), (8883, 8883), (9000, 9000), (9168, 9168), (9600, 9600), (9955, 9955), (9999, 10000),
+    (10050, 10051), (11207, 11207), (11210, 11210), (13819, 13819), (19999, 20000), (20256, 20256),
+    (22222, 22222), (27017, 27017), (30000, 30200),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn owned_ranges_are_in_order_and_disjoint() {
-        assert!(OWNED.iter().all(|(first, last)| first <= last));
-        assert!(OWNED.windows(2).all(|w| w[0].1 < w[1].0));
+        for ranges in [OWNED, TAKES_TLS] {
+            assert!(ranges.iter().all(|(first, last)| first <= last && is_owned(*first)));
+            assert!(ranges.windows(2).all(|w| w[0].1 < w[1].0));
+        }
         for port in [0, 22, 443, 6031, 30_000, 40_000, 57_000] {
             assert!(is_owned(port), "{port}");
         }

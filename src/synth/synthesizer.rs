@@ -11,13 +11,17 @@ use foldhash::HashMap;
 use super::comment::Comment;
 use super::detect::{self, Protocol, Verdict};
 use super::flow::{Flow, Out, with_peer};
-use super::ports::{Ports, Stream, is_owned, server_port};
+use super::ports::{Ports, Stream, TLS, is_owned, server_port};
+use super::tls::{self, Carrier, Handshake};
 use super::tuple::{Identity, Tuples, Written};
 use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TIME_UNKNOWN, HOLD_TOTAL, Stats};
 use crate::event::TupleSource;
 use crate::track::segment::{
     Body, Connection, ConnectionId, Payload, Process, Segment, Side, Tuple, WallTime,
 };
+
+/// The server's port where the true one is not known.
+const MADE_UP_PORT: u16 = 443;
 
 /// First bytes of a direction that are looked at.
 const PEEK: usize = 1024;
@@ -29,6 +33,7 @@ const PEEK: usize = 1024;
 /// [`HOLD_TIME`], [`HOLD_BYTES`], [`HOLD_SEGMENTS`] and [`HOLD_TOTAL`].
 pub struct Synthesizer {
     ports: Ports,
+    carrier: Carrier,
     live: HashMap<ConnectionId, State>,
     tuples: Tuples,
     /// Who waits, until when.
@@ -168,6 +173,7 @@ impl Synthesizer {
     pub fn new(ports: Ports) -> Synthesizer {
         Synthesizer {
             ports,
+            carrier: Carrier::default(),
             live: HashMap::default(),
             tuples: Tuples::default(),
             waiting: BTreeSet::new(),
@@ -175,6 +181,11 @@ impl Synthesizer {
             serial: 0,
             stats: Stats::default(),
         }
+    }
+
+    /// Sets what the plaintext stands in. To be called before the first segment.
+    pub fn with_carrier(self, carrier: Carrier) -> Synthesizer {
+        Synthesizer { carrier, ..self }
     }
 
     /// What was counted so far.
@@ -297,7 +308,8 @@ impl Synthesizer {
         self.held_bytes -= hold.bytes;
         self.waiting.remove(&(hold.until, id));
         let decision = hold.last_decision();
-        let written = self.tuple(&hold.connection, decision);
+        let framing = self.framing(&hold.connection, decision);
+        let written = self.tuple(&hold.connection, decision, framing == Framing::Tls);
         let Some(mut flow) = Flow::new(hold.connection.clone(), written, decision.protocol, self.serial)
         else {
             // Only for addresses of two families, which are never written.
@@ -305,15 +317,31 @@ impl Synthesizer {
         };
         self.serial = self.serial.wrapping_add(1);
         self.stats.connections += 1;
-        flow.open(hold.comment(written, decision.protocol), hold.since.unwrap_or(now), &mut self.stats, out);
+        let time = hold.since.unwrap_or(now);
+        flow.open(hold.comment(written, decision.protocol, framing), time, &mut self.stats, out);
+        if framing == Framing::Tls {
+            flow.handshake(hold.handshake(decision.protocol), time, &mut self.stats, out);
+        }
         self.live.insert(id, State::Written(Box::new(flow)));
         for segment in &hold.segments {
             self.segment(segment, out);
         }
     }
 
+    /// What the connection is written in.
+    fn framing(&self, connection: &Connection, decision: Decision) -> Framing {
+        let port = addresses(connection).map_or(MADE_UP_PORT, |truth| truth.server.port());
+        match self.carrier {
+            Carrier::Plain => Framing::Plain(None),
+            Carrier::Tls => match tls::decodes(port, decision.protocol) {
+                Ok(()) => Framing::Tls,
+                Err(why) => Framing::Plain(Some(why)),
+            },
+        }
+    }
+
     /// The addresses and ports to write.
-    fn tuple(&mut self, connection: &Connection, decision: Decision) -> Written {
+    fn tuple(&mut self, connection: &Connection, decision: Decision, tls: bool) -> Written {
         let Decision { protocol, begins } = decision;
         let truth = addresses(connection);
         let layered = connection.tuple_source == TupleSource::Layer;
@@ -321,12 +349,15 @@ impl Synthesizer {
         let Some(truth) = truth else {
             self.stats.tuples_made_up += 1;
             // There is no true port to keep.
-            let stream = Stream { port: 443, protocol, begins, from_start: true };
-            return self.tuples.make_up(server_port(stream), identity);
+            let stream = Stream { port: MADE_UP_PORT, protocol, begins, from_start: true };
+            let port = if tls { MADE_UP_PORT } else { server_port(stream) };
+            return self.tuples.make_up(port, identity);
         };
         let mut wish = truth;
         let mut avoid_owned = false;
-        if self.ports == Ports::Decode {
+        if tls {
+            avoid_owned = self.ports == Ports::Decode && !TLS.contains(&wish.server.port());
+        } else if self.ports == Ports::Decode {
             let port = truth.server.port();
             wish.server.set_port(server_port(Stream {
                 port,
@@ -382,8 +413,21 @@ impl Synthesizer {
 }
 
 impl Hold {
+    /// The name that is written though none was learnt: that of what was recognised.
+    fn made_up_alpn(&self, protocol: Option<Protocol>) -> Option<&'static str> {
+        protocol.filter(|_| self.alpn.is_none()).and_then(tls::alpn)
+    }
+
+    fn handshake(&self, protocol: Option<Protocol>) -> Handshake<'_> {
+        Handshake {
+            connection: self.connection.id,
+            server_name: self.server_name.as_deref(),
+            alpn: self.alpn.as_deref().or(self.made_up_alpn(protocol)),
+        }
+    }
+
     /// The comment of the SYN.
-    fn comment(&self, written: Written, protocol: Option<Protocol>) -> Comment {
+    fn comment(&self, written: Written, protocol: Option<Protocol>, framing: Framing) -> Comment {
         let connection = &self.connection;
         let process = &connection.process;
         // Only an introduced process has a name.
@@ -418,11 +462,40 @@ impl Hold {
             .with_some("sni", self.server_name.as_ref())
             .with_some("alpn", self.alpn.as_ref())
             .with_some("proto", protocol.map(Protocol::as_str))
+            .with_some("framing", framing.as_str())
+            .with_some("framing_reason", framing.reason())
+            .with_some("written_alpn", self.made_up_alpn(protocol).filter(|_| framing == Framing::Tls))
             .with("start", Seconds(connection.started))
             .with("from_start", u8::from(connection.from_start));
         match &self.peer {
             Some(peer) => with_peer(comment, peer),
             None => comment,
+        }
+    }
+}
+
+/// What a connection is written in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    /// TCP, though TLS was asked for if there is a reason.
+    Plain(Option<&'static str>),
+    Tls,
+}
+
+impl Framing {
+    /// For the comment, if it is not what was asked for by default.
+    fn as_str(self) -> Option<&'static str> {
+        match self {
+            Framing::Plain(None) => None,
+            Framing::Plain(Some(_)) => Some("plain"),
+            Framing::Tls => Some("tls"),
+        }
+    }
+
+    fn reason(self) -> Option<&'static str> {
+        match self {
+            Framing::Plain(reason) => reason,
+            Framing::Tls => None,
         }
     }
 }

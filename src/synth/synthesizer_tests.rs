@@ -527,7 +527,9 @@ fn any_sequence_of_segments_is_survived() {
     for seed in 0..60 {
         let mut random = Random(seed);
         let ports = random.pick(&[Ports::Decode, Ports::Keep]);
-        let mut synthesizer = Synthesizer::new(ports);
+        // Few: filling long holes takes long.
+        let carrier = if seed % 12 == 0 { Carrier::Tls } else { Carrier::Plain };
+        let mut synthesizer = Synthesizer::new(ports).with_carrier(carrier);
         let mut check = |packet: Packet<'_>| {
             let whole = packet.headers.len() + packet.payload.len();
             assert!(packet.original_len as usize >= whole && packet.original_len <= 65_575);

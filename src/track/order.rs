@@ -62,6 +62,7 @@ struct Partial {
     seq: u32,
     tid: u32,
     place: Monotonic,
+    returned: Monotonic,
     /// Offset of the call's end.
     end: u64,
 }
@@ -108,8 +109,11 @@ impl Progress {
             match same {
                 Some(next) if next.call_seq == partial.seq => return choice,
                 Some(_) => return Choice::LostRest,
-                // A thread's next record shows that its last call has sent all that it could.
-                None if other.is_some_and(|o| o.task.tid == partial.tid) => return Choice::LostRest,
+                // A thread's next record shows that its last call has sent all that it could. In Go what the
+                // same thread did before may have been another goroutine's, and be held for this very call.
+                None if other.is_some_and(|o| o.task.tid == partial.tid && o.returned > partial.returned) => {
+                    return Choice::LostRest;
+                }
                 // Its rest may still come: it is not declared lost.
                 None if force => {}
                 None => return Choice::Wait,
@@ -151,6 +155,7 @@ impl Progress {
             seq,
             tid: data.task.tid,
             place: place(data),
+            returned: data.returned,
             end: data.call_offset.saturating_add(data.call_len),
         });
         if direction == Direction::Write {
@@ -345,6 +350,15 @@ mod tests {
     fn what_awaits_nothing_goes_straight_through() {
         let log = run(&mut Order::default(), [write(0, 10), read(0, 30, None), write(1, 40)]);
         assert_eq!(log, "w0 |r0 |w1 ");
+    }
+
+    #[test]
+    fn a_thread_that_goes_on_with_another_goroutine_has_not_lost_the_rest_of_its_write() {
+        let mut of_writer = read(0, 20, Some(0));
+        of_writer.task.tid = write(0, 10).task.tid;
+        let mut order = Order::default();
+        let log = run(&mut order, [of_writer, chunk(write(0, 10), 0, 6), chunk(write(0, 10), 6, 4)]);
+        assert_eq!(log, "|w0.0 |w0.6 r0 ");
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl ByReason {
         REASONS.into_iter().zip(self.0).filter(|(_, n)| *n != 0)
     }
 
-    pub(super) fn add(&mut self, reason: Missing, n: u64) {
+    pub(crate) fn add(&mut self, reason: Missing, n: u64) {
         let sum = &mut self.0[reason as usize];
         *sum = sum.saturating_add(n);
     }

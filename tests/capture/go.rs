@@ -3,7 +3,8 @@
 use std::process::Command;
 
 use crate::support::programs::{Told, built_by_go, transcript};
-use crate::support::{Finished, Process, Test, assert_same_bytes, begin, gate};
+use crate::support::view::Packet;
+use crate::support::{Finished, Process, Test, assert_same_bytes, begin, gate, run};
 
 /// Connections that one program has open at once.
 const COUNT: usize = 40;
@@ -24,6 +25,7 @@ fn program(test: &Test, go: &str, more: &[&str]) -> Option<String> {
 /// there is no other.
 #[track_caller]
 fn assert_each_on_its_socket(finished: &Finished, text: &str, dir: &str, role: &str) {
+    assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
     let told = Told::all(text);
     assert_eq!(told.len(), COUNT, "{text}\n{}", finished.stderr);
     for (view, tshark) in finished.views() {
@@ -41,7 +43,7 @@ fn assert_each_on_its_socket(finished: &Finished, text: &str, dir: &str, role: &
             let comment = &connection.comment;
             assert_eq!(comment.get("tuple"), "same-call", "{told:?}");
             assert_eq!(comment.get("role"), role, "{told:?}");
-            assert_eq!(comment.number("fd"), told.fd.into(), "{told:?}");
+            assert_eq!(comment.number("fd"), u64::from(told.fd), "{told:?}");
             assert_eq!(comment.number("from_start"), 1, "{told:?}");
         }
     }
@@ -110,4 +112,152 @@ fn server_of_1_24() {
 #[test]
 fn server_of_the_newest() {
     forty_of_a_server(&begin!(), "go-sid", &[]);
+}
+
+/// A server of HTTP by net/http.
+fn http_server(test: &Test, program: &str) -> (Process, u16) {
+    let (cert, key) = test.certificate();
+    let mut command = Command::new(program);
+    command.args(["serve", &cert, &key]).envs(STRESS);
+    let mut server = Process::start(&mut command, test.path("server.err"));
+    let port = server.port();
+    (server, port)
+}
+
+/// Asks by net/http, twenty times at once; all that was asked and answered is in the file.
+fn twenty_requests(test: &Test, go: &str, more: &[&str], protocol: &str, proto: &str) {
+    const REQUESTS: usize = 20;
+    let Some(program) = program(test, go, more) else { return };
+    let (_server, port) = http_server(test, &program);
+    let dir = test.folder("bodies");
+    let base = format!("https://127.0.0.1:{port}");
+    let words = [&program, "get", &base, &dir, &REQUESTS.to_string(), protocol];
+    let finished = test.capture().run(&words).ok();
+    let mut bodies: Vec<Vec<u8>> =
+        (0..REQUESTS).map(|n| std::fs::read(format!("{dir}/{n}")).unwrap()).collect();
+    bodies.sort();
+    let text = finished.text();
+    let answers: Vec<Vec<&str>> =
+        text.lines().filter_map(|l| Some(l.strip_prefix("answer ")?.split(' ').collect())).collect();
+    assert_eq!(answers.len(), REQUESTS, "{text}");
+    for (view, tshark) in finished.views() {
+        for answer in &answers {
+            let [length, local, spoken] = answer[..] else { panic!("{answer:?}") };
+            assert_eq!(spoken, proto);
+            let remote = format!("127.0.0.1:{port}").parse().unwrap();
+            let connection = view.of(local.parse().unwrap(), remote);
+            let path = format!("/{length}");
+            assert!(connection.requests.iter().any(|(_, p)| *p == path), "no {path} on {local}");
+            assert_eq!(connection.comment.get("tuple"), "same-call");
+        }
+        assert_eq!(view.requests().len(), REQUESTS, "tshark {}", tshark.version);
+        assert_eq!(view.responses(), [200; REQUESTS], "tshark {}", tshark.version);
+        let objects = tshark.objects(&finished.file, &test.path("objects"));
+        for body in &bodies {
+            assert!(
+                objects.contains(body),
+                "tshark {} exports no body of {} bytes",
+                tshark.version,
+                body.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn http1_client() {
+    twenty_requests(&begin!(), "go-sid", &[], "h1", "HTTP/1.1");
+}
+
+#[test]
+fn http2_client_stripped() {
+    twenty_requests(&begin!(), "go-1.24", &["-ldflags=-s -w"], "h2", "HTTP/2.0");
+}
+
+#[test]
+fn http2_client_of_1_19() {
+    twenty_requests(&begin!(), "go-1.19", &[], "h2", "HTTP/2.0");
+}
+
+/// curl asks a Go server that is captured, over HTTP/1.1 and HTTP/2.
+#[test]
+fn curl_asks_a_server() {
+    let test = begin!();
+    let Some(program) = program(&test, "go-sid", &["-ldflags=-s -w"]) else { return };
+    let (server, port) = http_server(&test, &program);
+    let running = test.capture().attach(&[server.pid()]);
+    let (cert, _) = test.certificate();
+    let format = "%{local_ip}:%{local_port}";
+    let mut told = Vec::new();
+    let mut bodies = Vec::new();
+    for protocol in ["--http1.1", "--http2"] {
+        for length in [5, 300_000] {
+            let body = test.text("body");
+            let url = format!("https://127.0.0.1:{port}/{length}");
+            let mut curl = Command::new("curl");
+            curl.args(["-sS", protocol, "--cacert", &cert, "-w", format, "-o", &body, &url]);
+            let local = String::from_utf8(run(&mut curl)).unwrap();
+            told.push((local.parse().unwrap(), length));
+            bodies.push(std::fs::read(&body).unwrap());
+        }
+    }
+    bodies.sort();
+    let finished = running.stop().ok();
+    let own = format!("127.0.0.1:{port}").parse().unwrap();
+    // When curl has closed its socket, Go still sends its alert, and hears of a reset.
+    for (view, tshark) in finished.views_but(Packet::is_reset) {
+        for (client, length) in &told {
+            let connection = view.of(own, *client);
+            assert_eq!(connection.requests, [("GET".to_string(), format!("/{length}"))]);
+            assert_eq!(connection.responses, [200]);
+            assert_eq!(connection.comment.get("role"), "server");
+        }
+        assert_eq!(view.connections.len(), told.len(), "tshark {}", tshark.version);
+        let objects = tshark.objects(&finished.file, &test.path("objects"));
+        assert_eq!(objects, bodies, "tshark {}", tshark.version);
+    }
+}
+
+/// The connections are open, and the goroutines of the server block in their reads, before the capture begins.
+#[test]
+fn server_that_runs_already() {
+    let test = begin!();
+    let Some(program) = program(&test, "go-1.24", &[]) else { return };
+    let (mut server, port) = listener(&test, &program);
+    let dir = test.text("server");
+    let mut client = Command::new(&program);
+    client.args(["connect", &port.to_string(), &test.folder("client"), &COUNT.to_string(), "wait"]);
+    let mut client = Process::start(&mut client, test.path("client.err"));
+    client.line_after("all are open");
+    let running = test.capture().attach(&[server.pid()]);
+    client.go_on();
+    client.wait_ok();
+    server.wait_ok();
+    let told = Told::all(&server.rest().join("\n"));
+    let finished = running.stop().ok();
+    for (view, tshark) in finished.views_but(Packet::is_behind_jump) {
+        assert_eq!(view.connections.len(), COUNT, "tshark {}", tshark.version);
+        for told in &told {
+            let connection = view.of(told.local, told.remote);
+            let truth = transcript(&dir, "server", told.index);
+            // Before the capture: one byte and three were read, three written.
+            assert_same_bytes(&format!("server of {told:?}"), &connection.sent_by_server, &truth.sent[3..]);
+            // The read that was blocked is the first that the client sent afterwards: one byte.
+            assert_same_bytes(
+                &format!("client of {told:?}"),
+                &connection.sent_by_client,
+                &truth.received[5..],
+            );
+            assert_eq!(connection.comment.number("from_start"), 0);
+        }
+    }
+}
+
+/// Where arguments are on the stack it is said, and nothing is captured.
+#[test]
+fn program_of_1_15_is_not_probed() {
+    let test = begin!();
+    let Some(program) = program(&test, "go-1.15", &[]) else { return };
+    let (server, _) = http_server(&test, &program);
+    test.capture().attach_in_vain(&[server.pid()]).failed(5, &["built with go before 1.17"]);
 }

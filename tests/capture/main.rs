@@ -10,6 +10,7 @@
 mod behind;
 mod calls;
 mod cli;
+mod doctor;
 mod errors;
 mod extcap;
 mod files;
@@ -22,6 +23,7 @@ mod loss;
 mod memory;
 mod nss;
 mod open;
+mod protocols;
 mod remote;
 mod rights;
 mod sites;

@@ -4,7 +4,11 @@
 //! system's `tshark`. One that is absent is named as skipped; with `T2P_REQUIRE_ORACLES=1` that is
 //! a failure.
 
+mod link;
+mod matrix;
+mod ports;
 mod resync;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +18,7 @@ use bytes::Bytes;
 use tls2pcap::event::{HandleKey, Missing, ProcessKey, TupleSource};
 use tls2pcap::sink::pcapng::Statistics;
 use tls2pcap::sink::{Header, Output, PcapngWriter};
-use tls2pcap::synth::{DATA_PORT, HOLD_TIME, Ports, Synthesizer};
+use tls2pcap::synth::{Carrier, DATA_PORT, HOLD_TIME, Ports, Synthesizer};
 use tls2pcap::track::segment::{
     Body, Connection, ConnectionId, Payload, Process, RoleSource, Segment, Side, Tuple,
 };
@@ -100,11 +104,20 @@ fn connection(id: u64, client: &str, server: &str) -> Connection {
 
 impl Capture {
     fn new(name: &str, ports: Ports) -> Capture {
+        Capture::of(name, Synthesizer::new(ports))
+    }
+
+    /// With `--framing tls`.
+    fn in_tls(name: &str) -> Capture {
+        Capture::of(name, Synthesizer::new(Ports::Decode).with_carrier(Carrier::Tls))
+    }
+
+    fn of(name: &str, synthesizer: Synthesizer) -> Capture {
         let path = std::env::temp_dir().join(format!("tls2pcap-{name}-{}.pcapng", std::process::id()));
         let header = Header { application: "tls2pcap test".into(), ..Header::default() };
         let writer = PcapngWriter::new(Output::create(&path).unwrap(), &header, false).unwrap();
         Capture {
-            synthesizer: Synthesizer::new(ports),
+            synthesizer,
             writer: Some(writer),
             path,
             time: 1_700_000_000_000_000_000,

@@ -58,7 +58,7 @@ impl<'d> Table<'d> {
         })
     }
 
-    fn parse(bytes: &'d [u8]) -> Option<Table<'d>> {
+    pub(super) fn parse(bytes: &'d [u8]) -> Option<Table<'d>> {
         let layout = match bytes.first()? {
             0xfa => Layout::Addresses,
             0xf0 | 0xf1 => Layout::Relative,

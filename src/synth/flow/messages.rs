@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 
 use super::resync::{Frames, Label};
 use super::{At, Flow, Out, Stretch};
+use crate::synth::chunks::Chunks;
 use crate::synth::framing::Framing;
 use crate::synth::h1::{self, Body, Request};
 use crate::synth::{HELD_MAX, HOLE_MAX, SKIP_JUMP, Stats};
@@ -54,9 +55,12 @@ pub(super) struct Messages {
     held: Vec<u8>,
     /// The calls they came in, each with its end in `held`.
     calls: Vec<(usize, At)>,
+    /// Inside TLS, in a body with chunks.
+    chunks: Option<Chunks>,
+    in_tls: bool,
 }
 
-enum Place {
+pub(super) enum Place {
     /// Before a message, or in its head: what came of it.
     Head(Vec<u8>),
     /// So many bytes before the next message.
@@ -82,7 +86,7 @@ const BORDER: Place = Place::Head(Vec::new());
 impl Messages {
     pub(super) fn new(from_start: bool) -> Messages {
         let (place, room) = if from_start { (BORDER, None) } else { (Place::Lost, Some(Room::Beginning)) };
-        Messages { place, room, held: Vec::new(), calls: Vec::new() }
+        Messages { place, room, held: Vec::new(), calls: Vec::new(), chunks: None, in_tls: false }
     }
 
     pub(super) fn held(&self) -> usize {
@@ -91,6 +95,30 @@ impl Messages {
 
     pub(super) fn since(&self) -> Option<WallTime> {
         self.calls.first().map(|(_, at)| at.time)
+    }
+
+    /// Nothing is ever made up in the place of what is missing.
+    pub(super) fn within_tls(&mut self) {
+        self.room = None;
+        self.in_tls = true;
+    }
+
+    pub(super) fn chunks(&mut self) -> &mut Option<Chunks> {
+        &mut self.chunks
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// So many bytes are left of the body.
+    pub(super) fn body_left(&mut self, left: u64) {
+        self.place = if left > 0 { Place::Body(left) } else { BORDER };
+    }
+
+    /// Nobody knows where the next message begins; tells what was known before.
+    pub(super) fn lost(&mut self) -> Place {
+        std::mem::replace(&mut self.place, Place::Lost)
     }
 
     /// Where in what is held to begin a packet in which a line ends; `None` if nowhere.
@@ -105,12 +133,23 @@ impl Messages {
     fn walk(&mut self, side: Side, bytes: &[u8], exchange: &mut Exchange) -> Option<usize> {
         let mut begin = None;
         let mut at = 0;
-        if matches!(self.place, Place::Open | Place::Lost) && h1::begins(side, bytes) {
+        if matches!(self.place, Place::Open | Place::Lost) && self.chunks.is_none() && h1::begins(side, bytes)
+        {
             self.place = BORDER;
         }
         while at < bytes.len() && !exchange.upgraded {
             match &mut self.place {
-                Place::Open | Place::Lost | Place::Upgraded => return begin,
+                Place::Open | Place::Lost | Place::Upgraded => {
+                    let Some(chunks) = &mut self.chunks else { return begin };
+                    let (len, ends) = chunks.walk(&bytes[at..]);
+                    at += len;
+                    if !ends {
+                        return begin;
+                    }
+                    self.chunks = None;
+                    self.place = BORDER;
+                    begin = None;
+                }
                 Place::Body(left) => {
                     let n = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
                     at += n;
@@ -125,7 +164,9 @@ impl Messages {
                     // Most heads come whole: no more than they is copied.
                     let end = if before == 0 { h1::head_len(more) } else { None };
                     head.extend_from_slice(&more[..end.unwrap_or(more.len())]);
-                    let Some(len) = h1::head_len(head) else {
+                    // What came before was searched.
+                    let searched = before.saturating_sub(3);
+                    let Some(len) = h1::head_len(&head[searched..]).map(|len| searched + len) else {
                         let strange = before == 0 && more.len() > 16 && !h1::begins(side, more);
                         if head.len() >= h1::HEAD_MAX || strange {
                             self.place = Place::Open;
@@ -134,7 +175,9 @@ impl Messages {
                     };
                     at += len - before;
                     head.truncate(len);
+                    let chunked = self.in_tls && h1::is_chunked(head);
                     self.place = exchange.after(side, head);
+                    self.chunks = (chunked && matches!(self.place, Place::Open)).then(Chunks::default);
                     if let Place::Upgraded = self.place {
                         return Some(at);
                     }
@@ -155,7 +198,7 @@ impl Exchange {
     }
 
     /// A head went by.
-    fn after(&mut self, side: Side, head: &[u8]) -> Place {
+    pub(super) fn after(&mut self, side: Side, head: &[u8]) -> Place {
         if !h1::begins(side, head) {
             return Place::Open;
         }
@@ -255,7 +298,7 @@ impl Flow {
             Place::Head(head) if head.is_empty() => self.side(from).frames = Frames::new(true),
             _ => {
                 self.written_out(from, false, stats, out);
-                self.side(from).frames = Frames::lost();
+                self.side(from).frames = if self.tls.is_some() { Frames::new(false) } else { Frames::lost() };
             }
         }
         self.framed(from, stretch, at, stats, out);
@@ -271,6 +314,9 @@ impl Flow {
         stats: &mut Stats,
         out: &mut Out,
     ) {
+        if self.tls.is_some() {
+            return self.interrupted_filled(from, stretch, at, stats, out);
+        }
         let Stretch { bytes, len, reason, lost_records } = stretch;
         let hole = len - bytes.len() as u64;
         let max = self.side(from).headers.max_payload();
@@ -394,14 +440,25 @@ impl Flow {
             messages.calls.extend(last);
         }
         let cover = border && all > 0 && line.is_none();
+        let last = messages.calls.last().map(|(_, at)| *at);
         self.room_written(from, cover.then_some(all as u64), stats, out);
         self.held_written(from, all, stats, out);
+        if let Some(at) = last.filter(|_| cover && self.tls.is_some()) {
+            self.line_ended(from, at, stats, out);
+        }
     }
 
     /// Writes the end of a hole, with a made-up head if the message's rest behind it is known.
     fn room_written(&mut self, from: Side, rest: Option<u64>, stats: &mut Stats, out: &mut Out) {
+        let tls = self.tls.is_some();
         let messages = &mut self.side(from).messages;
-        let Some(room) = messages.room.take() else { return };
+        let Some(room) = messages.room.take() else {
+            let at = messages.calls.first().map(|(_, at)| *at);
+            if let Some(at) = at.filter(|_| tls && messages.held.starts_with(b"HTTP/")) {
+                self.byte_made_up(from, at, stats, out);
+            }
+            return;
+        };
         let size = h1::made_up(from, 0).len() as u64;
         let (len, at, labels) = match (room, messages.calls.first()) {
             (Room::Hole { len, at, labels }, _) => (len, at, labels),
@@ -425,10 +482,14 @@ impl Flow {
         // The rest of a request's first line would be taken for a response without end.
         if self.side(from).messages.held.starts_with(b"HTTP/") {
             self.packets(from, &[], len - 1, lost_records, at, out);
-            let comment = self.comment().with("synthetic", "http1-byte");
-            self.note(comment, stats);
-            return self.packets(from, b"~", 1, 0, at, out);
+            return self.byte_made_up(from, at, stats, out);
         }
         self.packets(from, &[], len, lost_records, at, out);
+    }
+
+    fn byte_made_up(&mut self, from: Side, at: At, stats: &mut Stats, out: &mut Out) {
+        let comment = self.comment().with("synthetic", "http1-byte");
+        self.note(comment, stats);
+        self.packets(from, b"~", 1, 0, at, out);
     }
 }

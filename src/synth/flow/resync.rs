@@ -38,7 +38,7 @@ pub(super) struct Frames {
 
 /// Where the next byte stands.
 #[derive(Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     /// In a frame's header, of which so many bytes came before.
     Header([u8; HEADER_MAX], usize),
     /// So many bytes before the next frame.
@@ -125,6 +125,31 @@ impl Frames {
         self.seeking = Some(Box::new(Seeking { room, header, border, held, calls, missing: 0, searched: 0 }));
     }
 
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// So many zeros go by, up to the end of the frame at most.
+    pub(super) fn walk_zeros(&mut self, mut count: u64, framing: &mut Framing) {
+        while count > 0 {
+            let n = match &mut self.place {
+                Place::Payload(left) => {
+                    let n = count.min(*left);
+                    *left -= n;
+                    n
+                }
+                _ => {
+                    self.walk(&[0], framing);
+                    1
+                }
+            };
+            count -= n;
+            if matches!(self.place, Place::Payload(0)) {
+                self.place = BORDER;
+            }
+        }
+    }
+
     fn held(&self) -> usize {
         self.seeking.as_ref().map_or(0, |seeking| seeking.held.len())
     }
@@ -134,7 +159,7 @@ impl Frames {
     }
 
     /// Walks over bytes; tells where in them the last frame begins, if it does not end in them.
-    fn walk(&mut self, bytes: &[u8], framing: &mut Framing) -> Option<usize> {
+    pub(super) fn walk(&mut self, bytes: &[u8], framing: &mut Framing) -> Option<usize> {
         let mut begin = None;
         let mut i = 0;
         while i < bytes.len() {
@@ -216,6 +241,7 @@ impl Flow {
             if self.side(from).frames.since().is_some() {
                 self.give_up(from, stats, out);
                 self.side(from).frames.place = Place::Unknown;
+                self.searches_on(from);
             }
         }
     }
@@ -280,6 +306,7 @@ impl Flow {
 
     fn hold(&mut self, from: Side, stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
         let Stretch { bytes, len, reason, lost_records } = stretch;
+        let tls = self.tls.is_some();
         let Some(seeking) = &mut self.side(from).frames.seeking else { return };
         seeking.held.extend_from_slice(bytes);
         let missing = len - bytes.len() as u64;
@@ -293,10 +320,19 @@ impl Flow {
         seeking.calls.push(Call { end: seeking.held.len(), at, hole });
         if seeking.held.len() >= HELD_MAX || seeking.calls.len() >= CALLS_MAX {
             // Better a frame that is too long than many that are none.
-            self.found(from, h2::MAX_FRAME - ROOM, (&[], None), stats, out);
+            let len = if tls { seeking.end() } else { h2::MAX_FRAME - ROOM };
+            self.found(from, len, (&[], None), stats, out);
             let frames = &mut self.side(from).frames;
             frames.place = Place::Unknown;
             frames.astray = true;
+            self.searches_on(from);
+        }
+    }
+
+    /// Inside TLS a header can be made up anywhere.
+    fn searches_on(&mut self, from: Side) {
+        if self.tls.is_some() {
+            self.side(from).frames.doubt();
         }
     }
 
@@ -311,6 +347,9 @@ impl Flow {
         out: &mut Out,
     ) {
         let Stretch { bytes, len, reason, lost_records } = stretch;
+        if self.tls.is_some() {
+            return self.broken_filled(from, stretch, begin, at, stats, out);
+        }
         let max = self.side(from).headers.max_payload();
         let hole = len - bytes.len() as u64;
         let begin = begin.filter(|begin| bytes.len() - begin < max);
@@ -361,6 +400,9 @@ impl Flow {
         stats: &mut Stats,
         out: &mut Out,
     ) {
+        if self.tls.is_some() {
+            return self.broken_filled(from, stretch, None, at, stats, out);
+        }
         let Stretch { len, reason, lost_records, .. } = stretch;
         stats.missing_bytes = stats.missing_bytes.saturating_add(len);
         let frames = &mut self.side(from).frames;

@@ -148,7 +148,9 @@ impl Tshark {
         for row in self.fields(file, "http2.data.data", &fields) {
             let values: Vec<Vec<&str>> = row.iter().map(|v| v.split('\x1f').collect()).collect();
             let frames = values[1].iter().zip(&values[2]).zip(&values[3]);
-            let with_data = frames.filter(|((kind, _), length)| **kind == "0" && **length != "0");
+            // The body stands with a stream's last frame, even if that is empty.
+            let all = values[1].iter().filter(|kind| **kind == "0").count() == values[4].len();
+            let with_data = frames.filter(|((kind, _), length)| **kind == "0" && (all || **length != "0"));
             for (((_, id), _), data) in with_data.zip(&values[4]) {
                 // With a stream's last frame, tshark shows the whole body that it put together.
                 bodies.insert((row[0].clone(), id.to_string()), super::view::unhex(data));
