@@ -9,11 +9,11 @@ use object::{ReadCache, ReadCacheOps, ReadRef, elf};
 use super::debug::{self, Whereabouts};
 use super::function::{Family, Function, Offsets};
 use super::go::{self, Go};
-pub use super::image::NotTls;
 use super::image::{Image, Symbols};
 use super::internal::{self, Internal, NoInternal, Site};
 use super::likely;
 use super::nss::{self, NoMethods};
+use super::reason::NotTls;
 use super::version;
 
 /// A file that defines a TLS library's functions: a shared library, or a program that contains it.

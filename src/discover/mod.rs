@@ -13,6 +13,7 @@ pub mod likely;
 pub mod maps;
 pub mod nss;
 pub mod process;
+pub mod reason;
 pub mod stores;
 mod version;
 
@@ -26,9 +27,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::debug::Whereabouts;
-use self::elf::{NotTls, TlsLibrary};
+use self::elf::TlsLibrary;
 use self::function::Family;
 use self::maps::MappedFile;
+use self::reason::NotTls;
 
 /// Most files whose classification is remembered; beyond it the memory starts anew.
 const CACHE_MAX: usize = 1 << 14;

@@ -3,7 +3,7 @@
 use std::io::{Seek, Write};
 use std::process::Command;
 
-use super::elf::{NamedBy, NotTls, TlsLibrary};
+use super::elf::{NamedBy, TlsLibrary};
 use super::flow::Unproven;
 use super::function::{Family, Function};
 use super::internal::{Behind, NoInternal};

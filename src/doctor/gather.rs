@@ -9,9 +9,10 @@ use nix::unistd::{Uid, User, geteuid};
 
 use super::report::{Container, Cost, Function, Hidden, Library, Linked, Process, Symbols};
 use crate::discover::code;
-use crate::discover::elf::{NamedBy, NotTls};
+use crate::discover::elf::NamedBy;
 use crate::discover::function::{self, Family};
 use crate::discover::go::NotGo;
+use crate::discover::reason::NotTls;
 use crate::discover::{Discovery, Found, InProcess, has_known_name, process};
 use crate::failure::{Exit, Failure};
 use crate::probe;

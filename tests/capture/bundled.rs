@@ -140,7 +140,7 @@ fn psycopg2_with_its_libssl() {
             let received = String::from_utf8_lossy(&connection.sent_by_server);
             assert!(received.contains(&format!("answer {:02} ", told.index).repeat(3000)), "{told:?}");
             assert_eq!(connection.comment.get("tuple"), "same-call");
-            assert_eq!(connection.comment.number("fd"), told.fd.into());
+            assert_eq!(connection.comment.number("fd"), u64::from(told.fd));
             let library = connection.comment.get("library");
             assert!(library.contains("psycopg2_binary.libs/libssl-"), "{library}");
             assert!(library.contains(" OpenSSL"), "{library}");

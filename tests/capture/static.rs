@@ -26,7 +26,7 @@ fn assert_each_on_its_socket(finished: &Finished, dir: &str, tuple: &str) {
             assert!(connection.finished, "{told:?} has no end");
             let comment = &connection.comment;
             assert_eq!(comment.get("tuple"), tuple, "{told:?}");
-            assert_eq!(comment.number("fd"), told.fd.into(), "{told:?}");
+            assert_eq!(comment.number("fd"), u64::from(told.fd), "{told:?}");
             assert_eq!(comment.number("from_start"), 1, "{told:?}");
         }
     }
