@@ -499,6 +499,38 @@ fn files_of_others_are_left_alone() {
 }
 
 #[test]
+fn damaged_comments_hide_no_packet() {
+    let home = with_plugin();
+    let mut scene = scene();
+    for (number, damaged) in
+        [(b" tid=107 ", b" tid=1.5 "), (b" tid=207 ", b" tid=1e9 "), (b" tid=307 ", b" tid=-07 ")]
+    {
+        let places: Vec<usize> =
+            (0..scene.len() - number.len()).filter(|at| scene[*at..].starts_with(number)).collect();
+        assert!(!places.is_empty());
+        for at in places {
+            scene[at..at + number.len()].copy_from_slice(damaged);
+        }
+    }
+    let file = home.write("damaged.pcapng", &scene);
+    let plain = Home::new();
+    for (release, tshark) in tsharks() {
+        let requests = |home| fields(home, &tshark, &file, &[], "http", &["http.request.uri"]);
+        assert!(requests(&home).len() > 7, "{release}");
+        let of = |home: &Home| {
+            let mut command = home.command(&tshark);
+            command.arg("-n").arg("-r").arg(&file);
+            lines(command)
+        };
+        assert_eq!(of(&home), of(&plain), "{release}");
+        assert_eq!(
+            fields(&home, &tshark, &file, &[], "tls2pcap.tid || !tls2pcap.pid", &["tls2pcap.tid"]),
+            [""; 0]
+        );
+    }
+}
+
+#[test]
 fn process_blocks_name_the_process_of_each_packet() {
     let home = Home::new();
     let file = home.write("scene.pcapng", &scene_with(true, Link::Raw));

@@ -77,6 +77,13 @@ local function unescape(value)
 	return (value:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end))
 end
 
+-- A whole number from 0 to `max`; nil for all else, of which a field would make an error.
+local function whole(text, max)
+	local number = text and text:match("^%d+$") and tonumber(text)
+	return number and number <= max and number or nil
+end
+local UINT16, UINT32, LENGTH = 65535, 4294967295, 9007199254740992
+
 -- The pairs of a comment; nil if it is not one of ours.
 local function parse(comment)
 	local rest = comment:match("^tls2pcap=1 (.*)")
@@ -87,7 +94,7 @@ local function parse(comment)
 end
 
 local function port_of(address)
-	return address and tonumber(address:match(":(%d+)$"))
+	return whole(address and address:match(":(%d+)$"), UINT16)
 end
 
 -- Addresses and ports, the same for both directions, and the bytes of payload; nil if this is not
@@ -126,7 +133,7 @@ local function learn(c, said)
 	for _, shown in ipairs(SHOWN) do
 		local key = shown[1]
 		local value = said[key]
-		if value and shown[3] then value = tonumber(value) end
+		if shown[3] then value = whole(value, UINT32) end
 		if value then c.known[key] = value end
 	end
 	if said.role then
@@ -167,9 +174,10 @@ local function first_look(tvb, pinfo, at)
 				note = note or {}
 				note.synthetic = said.synthetic or note.synthetic
 				if said.missing then
-					note.lost = (note.lost or 0) + (tonumber(said.missing) or 0)
+					local lost = whole(said.missing, LENGTH) or 0
+					note.lost = (note.lost or 0) + lost
 					note.reason = said.reason
-					if c then c.lost = (c.lost or 0) + (tonumber(said.missing) or 0) end
+					if c then c.lost = (c.lost or 0) + lost end
 				end
 			end
 		end
@@ -178,7 +186,7 @@ local function first_look(tvb, pinfo, at)
 		-- The SYN was cut off the file. The interface still names the process.
 		local comm, pid = (interface or ""):match("^(.*)%[(%d+)%]$")
 		if not pid then return end
-		c = new_connection({ comm = comm, pid = tonumber(pid) })
+		c = new_connection({ comm = comm, pid = whole(pid, UINT32) })
 	end
 	current[key] = c
 	of_frame[pinfo.number] = c
