@@ -14,8 +14,10 @@ pub enum Config {
     Replay(Replay),
     /// Put the Wireshark companion in place, or away.
     Companion(Companion),
+    /// Say what can be captured.
+    Doctor(Doctor),
     /// Tell Wireshark of the interface that this program is.
-    Extcap(crate::extcap::Query),
+    Extcap(Query),
 }
 
 /// See [`Config::Capture`].
@@ -84,6 +86,15 @@ pub struct Replay {
     pub comments: Comments,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
+}
+
+/// See [`Config::Doctor`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doctor {
+    /// Only these processes; empty: all.
+    pub pids: Vec<u32>,
+    /// For machines.
+    pub json: bool,
 }
 
 /// See [`Config::Companion`].
@@ -191,4 +202,19 @@ pub enum Verbosity {
     Normal,
     /// Also what was found and what was not, and why.
     Verbose,
+}
+
+/// What Wireshark asks of an external capture interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// Which interfaces there are.
+    Interfaces,
+    /// The link types of the interface.
+    Links,
+    /// The options of the interface.
+    Options,
+    /// What there is to choose from for an option, now.
+    Reload(String),
+    /// Whether a capture filter can be honoured.
+    Filter(String),
 }

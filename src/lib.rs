@@ -15,6 +15,7 @@ pub mod cli;
 pub mod companion;
 pub mod config;
 pub mod discover;
+pub mod doctor;
 pub mod event;
 pub mod extcap;
 pub mod failure;

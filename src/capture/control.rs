@@ -13,6 +13,7 @@ use super::Say;
 use super::handover::Handover;
 use super::minders::Minders;
 use super::reader::{Notice, RING_INTERVAL};
+use super::reasons::Reasons;
 use super::threads::{CLOCK_INTERVAL, Message};
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
@@ -47,6 +48,8 @@ pub(super) struct Control {
     ended: HashSet<ProcessKey>,
     /// If there is a command.
     minders: Option<Minders>,
+    /// Why nothing is captured of targets.
+    pub(super) reasons: Reasons,
     /// How many losses were told by process, and when.
     told_losses: (u64, Instant),
     /// Wireshark runs this: it waits for no command.
@@ -60,6 +63,7 @@ impl Control {
         handover: Arc<Handover>,
         say: Say,
         minders: Option<Minders>,
+        reasons: Reasons,
     ) -> Control {
         Control {
             probe,
@@ -69,6 +73,7 @@ impl Control {
             say,
             ended: HashSet::new(),
             minders,
+            reasons,
             told_losses: (0, Instant::now()),
             for_wireshark: false,
         }
@@ -280,10 +285,9 @@ impl Control {
                 }
             }
             for (path, why) in &in_process.unprobed {
-                let text = format!("{}: {why}", path.display());
-                // Of what the user asked for it is said aloud.
-                if file.stopped { self.say.warn(&text) } else { self.say.detail(&text) }
+                self.reasons.unprobed(file.pid, path, why);
             }
+            in_process.found.iter().for_each(|found| self.reasons.library(&found.path));
             for (path, error) in &in_process.unreadable {
                 self.say.detail(&format!("{}: not looked at: {error}", path.display()));
             }

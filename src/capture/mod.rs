@@ -10,6 +10,7 @@ mod control;
 mod handover;
 mod minders;
 mod reader;
+mod reasons;
 mod setup;
 mod threads;
 
@@ -23,6 +24,7 @@ use self::aside::Aside;
 use self::control::Control;
 use self::handover::Handover;
 use self::minders::Minders;
+use self::reasons::Reasons;
 use self::threads::{MESSAGES, ReaderWatch, listen_to_signals, spawn_ring, spawn_writer, watch};
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::Discovery;
@@ -36,7 +38,7 @@ use crate::probe::{Target, clocks, raise_open_files};
 use crate::sink;
 use crate::status::{self, Numbers, StatusLine};
 
-pub(crate) use self::setup::ports;
+pub(crate) use self::setup::{longest_call, ports, refusal};
 
 /// Runs a capture until it is told to end.
 ///
@@ -52,16 +54,19 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     if let Some(fd) = config.ready_fd {
         launch::keep_from_command(fd)?;
     }
-    let probe = setup::load(config)?;
+    let mut reasons = Reasons::new(&config.targets, say);
+    let mut discovery = Discovery::default();
+    if reasons.are_wanted() {
+        discovery = discovery.explaining();
+    }
+    let found = setup::libraries(config, &mut discovery, &say, &mut reasons)?;
+    let probe = setup::load(config, &found)?;
     say.detail(&format!(
         "sockets are followed by {}; probes attach {}",
         probe.backend(),
         if probe.bulk() { "in bulk" } else { "one by one" }
     ));
     probe.refused().iter().for_each(|r| say.detail(&format!("not taken: {r}")));
-
-    let mut discovery = Discovery::default();
-    let found = setup::libraries(config, &mut discovery, &say)?;
 
     let server = config.serve.map(|address| setup::listen(config, address, &say)).transpose()?;
 
@@ -104,7 +109,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     first.iter().filter_map(encode).for_each(|record| handover.put_record(&record));
 
     let minders = held.as_ref().map(|held| Minders::new(held.pid()));
-    let mut control = Control::new(probe, discovery, handover, say, minders);
+    let mut control = Control::new(probe, discovery, handover, say, minders, reasons);
     control.for_wireshark = config.for_wireshark;
     // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
     // it is the same with all.
@@ -183,6 +188,9 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Ok(numbers) => {
             if config.verbosity > Verbosity::Quiet {
                 status::say(&status::summary(&numbers, began.elapsed(), path));
+                if numbers.connections == 0 {
+                    status::say(&control.reasons.of_nothing());
+                }
             }
             end.map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost()))
         }

@@ -8,6 +8,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
 use super::Say;
+use super::reasons::Reasons;
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::process::processes;
 use crate::discover::{Discovery, Found, InProcess};
@@ -26,7 +27,8 @@ const MEMORY_SMALL: u64 = 4 << 30;
 /// Bytes of one call that are captured. Half of the ring at most: see [`call_limit`].
 const CALL_LIMIT: u64 = 64 << 20;
 
-pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
+/// `found`: what is to be probed first of all.
+pub(super) fn load(config: &Capture, found: &[Found]) -> Result<Probe, Failure> {
     let ring_bytes = config.ring_size.unwrap_or_else(ring_bytes);
     let options = Options {
         backend: match config.backend {
@@ -48,9 +50,16 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
         snaplen: config.snaplen,
         ring_bytes,
         wake_for_each: config.packet_buffered,
+        // A process that runs and is none in Go will hardly become one.
+        go: !matches!(config.targets, Targets::Pids(_)) || found.iter().any(|f| f.library.go.is_some()),
         verbose: config.verbosity == Verbosity::Verbose,
     };
-    Probe::load(&options).map_err(|error| match &error {
+    Probe::load(&options).map_err(|error| refusal(&error))
+}
+
+/// What to tell the user when the kernel side cannot run.
+pub(crate) fn refusal(error: &ProbeError) -> Failure {
+    match error {
         ProbeError::NoBtf => Failure::new(
             Exit::Kernel,
             error.to_string(),
@@ -66,7 +75,14 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
             format!("leave --backend out, or choose one that works here: {others}"),
         ),
         ProbeError::Failed(..) => Failure::new(Exit::Kernel, error.to_string(), ""),
-    })
+    }
+}
+
+/// Bytes of the longest call that is captured whole, with the default ring.
+pub(crate) fn longest_call(has_loop: bool) -> u64 {
+    /// What the programs copy without `bpf_loop`.
+    const UNROLLED: u64 = 17 * 64_512;
+    if has_loop { call_limit(ring_bytes()) } else { UNROLLED }
 }
 
 fn ring_bytes() -> u32 {
@@ -84,6 +100,7 @@ pub(super) fn libraries(
     config: &Capture,
     discovery: &mut Discovery,
     say: &Say,
+    reasons: &mut Reasons,
 ) -> Result<Vec<Found>, Failure> {
     let mut all = Vec::new();
     for path in &config.libraries {
@@ -97,22 +114,22 @@ pub(super) fn libraries(
     }
     match &config.targets {
         Targets::Pids(pids) => {
-            let mut without = Vec::new();
-            let mut reasons = Vec::new();
+            let (mut without, mut not_captured) = (Vec::new(), Vec::new());
             for pid in pids {
                 let InProcess { found, unprobed, .. } = of_pid(*pid, discovery)?;
-                reasons.extend(unprobed.iter().map(|(path, why)| format!("; {}: {why}", path.display())));
+                let new = unprobed.iter().filter_map(|(path, why)| reasons.remember(*pid, path, why));
+                not_captured.extend(new);
                 if found.is_empty() {
                     without.push(pid.to_string());
                 }
+                found.iter().for_each(|found| reasons.library(&found.path));
                 all.extend(found);
             }
             if all.is_empty() {
-                return Err(no_library(&without, &reasons.concat()));
+                let texts: Vec<String> = not_captured.iter().map(|text| format!("; {text}")).collect();
+                return Err(no_library(&without, &texts.concat()));
             }
-            for reason in reasons {
-                say.warn(reason.trim_start_matches("; "));
-            }
+            not_captured.iter().for_each(|text| reasons.say(text));
             if config.libraries.is_empty() {
                 for pid in without {
                     say.warn(&format!("process {pid} has no TLS library; it is captured if it loads one"));

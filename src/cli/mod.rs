@@ -66,7 +66,7 @@ tls2pcap shows what programs really say over TLS, as a capture file for Wireshar
     after_long_help = AFTER_HELP,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap wireshark install|uninstall|status"
+    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap doctor [-p PID] [--json]\n       tls2pcap wireshark install|uninstall|status"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -227,6 +227,20 @@ enum Sub {
         /// Say nothing but errors
         #[arg(short, long)]
         quiet: bool,
+    },
+
+    /// Say which processes speak TLS, whether they can be captured, and why not
+    ///
+    /// Captures nothing. Ends with status 0 if a capture would work, 3 if privileges are missing, 4 if the
+    /// kernel lacks what is needed, 5 if a process given with -p is not there or cannot be captured.
+    Doctor {
+        /// Look at this process only; may be given several times
+        #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+        pids: Vec<u32>,
+
+        /// Write JSON, as docs/doctor.md describes it
+        #[arg(long)]
+        json: bool,
     },
 
     /// Put fields, a menu, a profile and a capture interface into Wireshark
@@ -429,6 +443,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
             Ok(Config::Replay(Replay { framing, link, process_blocks, comments, ..replay }))
         }
         Some(Sub::Wireshark { task }) => Ok(Config::Companion(task.into())),
+        Some(Sub::Doctor { mut pids, json }) => {
+            pids.sort_unstable();
+            pids.dedup();
+            Ok(Config::Doctor(config::Doctor { pids, json }))
+        }
         None => Ok(Config::Capture(capture(parsed, dashes)?)),
     }
 }

@@ -25,6 +25,19 @@ pub struct TlsLibrary {
     pub go: Option<Go>,
     /// Its version as far as this file tells, such as `OpenSSL 3.0.17`.
     pub version: Option<String>,
+    /// What named the functions.
+    pub named_by: NamedBy,
+}
+
+/// Where the places of functions come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedBy {
+    /// The symbols that other programs link to (`.dynsym`).
+    Dynamic,
+    /// The full symbol table (`.symtab`), which stripping removes.
+    Full,
+    /// Go's table of functions, which stays.
+    Pclntab,
 }
 
 /// Reads the file's symbol tables.
@@ -69,6 +82,7 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
         let Some(family) = Family::ALL.into_iter().find(is_there) else { continue };
         offsets.keep(family);
         let version = version_of(&image, family);
+        let named_by = if symbols.kind == elf::SHT_DYNSYM { NamedBy::Dynamic } else { NamedBy::Full };
         let internal = match family {
             Family::OpenSsl => {
                 // Its calls are those of a handle inside another's.
@@ -90,7 +104,7 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
         };
         // A Go program may contain a C library as well.
         let go = go.and_then(Result::ok);
-        return Ok(TlsLibrary { family: Some(family), offsets, internal, go, version });
+        return Ok(TlsLibrary { family: Some(family), offsets, internal, go, version, named_by });
     }
     let go = go.ok_or(NotTls::NoSymbols)?.map_err(NotTls::Go)?;
     Ok(TlsLibrary {
@@ -99,6 +113,7 @@ pub(super) fn classify_data<'d, R: ReadRef<'d>>(data: R) -> Result<TlsLibrary, N
         internal: Internal::none(NoInternal::NoExport),
         version: Some(go::version(&image)),
         go: Some(go),
+        named_by: NamedBy::Pclntab,
     })
 }
 

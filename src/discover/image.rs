@@ -11,6 +11,7 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, 
 use object::{Endianness, ReadRef, SectionIndex};
 
 use super::go::NotGo;
+use super::likely::Likely;
 
 /// Most bytes of tables that are read from one file; a table beyond it counts as missing.
 const TABLES_MAX: u64 = 512 << 20;
@@ -18,13 +19,13 @@ const TABLES_MAX: u64 = 512 << 20;
 const HEADERS_MAX: u32 = 1 << 16;
 
 /// Why a file is not a TLS library that can be probed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotTls {
     /// Not an ELF file.
     #[error("not an ELF file")]
     NotElf,
     /// For another processor, or a 32-bit file.
-    #[error("for another processor than this machine's")]
+    #[error("a 32-bit file, or for another processor")]
     OtherMachine,
     /// Headers or tables contradict each other, or are longer than what is read.
     #[error("damaged ELF file")]
@@ -43,6 +44,21 @@ pub enum NotTls {
     /// A Go program that cannot be probed.
     #[error("a Go program: {0}")]
     Go(NotGo),
+    /// It carries TLS code that cannot be probed. Told by [`super::Discovery::explaining`] only.
+    #[error("{0}")]
+    Likely(Likely),
+}
+
+impl NotTls {
+    /// What would help; empty if nothing is known to.
+    pub fn help(&self) -> &'static str {
+        match self {
+            NotTls::Likely(likely) => likely.stack.help(),
+            NotTls::Go(NotGo::StackAbi) => "build it with Go 1.17 or later",
+            NotTls::OtherMachine => "use the 64-bit program",
+            _ => "",
+        }
+    }
 }
 
 /// The parsed outline of a file.
@@ -203,7 +219,7 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         let table = header.data_as_array(self.endian, self.data).ok()?;
         let link = SectionIndex(usize::try_from(header.sh_link(self.endian)).ok()?);
         let strings = self.contents(self.sections.section(link).ok()?)?;
-        Some(Symbols { endian: self.endian, table, strings })
+        Some(Symbols { kind, endian: self.endian, table, strings })
     }
 }
 
@@ -218,6 +234,7 @@ pub(super) enum Pointer<'d> {
 
 /// A symbol table.
 pub(super) struct Symbols<'d> {
+    pub(super) kind: elf::SectionType,
     endian: Endianness,
     table: &'d [Sym64<Endianness>],
     strings: &'d [u8],

@@ -1,12 +1,14 @@
 //! Which files carry the functions of a TLS library, or Go's, and where in them the functions lie.
 
 pub mod code;
+mod container;
 pub mod elf;
 pub mod flow;
 pub mod function;
 pub mod go;
 mod image;
 pub mod internal;
+pub mod likely;
 pub mod maps;
 pub mod nss;
 pub mod process;
@@ -77,10 +79,17 @@ pub struct Found {
     pub path: PathBuf,
     /// Version, such as `OpenSSL 3.0.17`; empty if unknown.
     pub version: String,
+    /// Its path no longer leads to it: it was removed or replaced on disk.
+    pub deleted: bool,
     file: Arc<File>,
 }
 
 impl Found {
+    /// Whose TLS code it is, as its constants tell: a library with OpenSSL's functions may be another's.
+    pub fn makers(&self) -> Option<likely::Likely> {
+        likely::find(&self.file)
+    }
+
     /// Path that leads to the file as long as this value lives, whatever becomes of the process
     /// in which it was found and of the path there. For this process only.
     pub fn attach_path(&self) -> PathBuf {
@@ -118,13 +127,26 @@ pub struct InProcess {
     pub unprobed: Vec<(PathBuf, NotTls)>,
 }
 
+/// Whether a file of this name is, by its name, a library that is captured.
+pub fn has_known_name(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| NAMES.iter().any(|known| name.as_bytes().starts_with(known.as_bytes())))
+}
+
 /// Finds TLS libraries; remembers what it has looked at.
 #[derive(Debug, Default)]
 pub struct Discovery {
     seen: HashMap<FileKey, Result<Arc<TlsLibrary>, NotTls>>,
+    explains: bool,
 }
 
 impl Discovery {
+    /// From now on, looks for TLS code in files that cannot be probed, too: see [`NotTls::Likely`]. That
+    /// reads their constants.
+    pub fn explaining(self) -> Discovery {
+        Discovery { explains: true, ..self }
+    }
+
     /// TLS libraries that a process has mapped, its own program among them. `fresh`: inode of a
     /// file whose mapping has just begun.
     ///
@@ -147,11 +169,12 @@ impl Discovery {
             }
             let library = match self.classify(key, &file) {
                 Ok(library) => library,
-                Err(why @ NotTls::Go(_)) => {
-                    result.unprobed.push((mapped.path.clone(), why));
+                Err(why) => {
+                    if is_worth_telling(&why, &mapped.path) {
+                        result.unprobed.push((mapped.path.clone(), why));
+                    }
                     continue;
                 }
-                Err(_) => continue,
             };
             let crypto = || sibling(&files, mapped)?.open(pid).ok();
             result.found.push(Found {
@@ -160,6 +183,7 @@ impl Discovery {
                 key,
                 mapped: Some((mapped.device, mapped.inode)),
                 path: mapped.path.clone(),
+                deleted: mapped.deleted,
                 file: Arc::new(file),
             });
         }
@@ -205,7 +229,7 @@ impl Discovery {
             maps::open_regular(&path.with_file_name(name)).ok()
         };
         let version = version_of(&library, crypto);
-        Ok(Found { library, key, mapped: None, path, version, file: Arc::new(file) })
+        Ok(Found { library, key, mapped: None, path, version, deleted: false, file: Arc::new(file) })
     }
 
     /// Every `libssl.so*`, `libgnutls.so*` and `libssl3.so` in the standard folders and those that the dynamic loader is told of.
@@ -234,9 +258,24 @@ impl Discovery {
         if self.seen.len() >= CACHE_MAX {
             self.seen.clear();
         }
-        let result = elf::classify(file).map(Arc::new);
+        let mut result = elf::classify(file).map(Arc::new);
+        if self.explains
+            && let Err(NotTls::NoSymbols) = &result
+            && let Some(likely) = likely::find(file)
+        {
+            result = Err(NotTls::Likely(likely));
+        }
         self.seen.insert(key, result.clone());
         result
+    }
+}
+
+/// Whether a file that cannot be probed speaks TLS all the same.
+fn is_worth_telling(why: &NotTls, path: &Path) -> bool {
+    match why {
+        NotTls::Go(_) | NotTls::Nss(_) | NotTls::Likely(_) => true,
+        NotTls::OtherMachine | NotTls::Damaged | NotTls::NoSymbols => has_known_name(path),
+        NotTls::NotElf | NotTls::Wrapper => false,
     }
 }
 

@@ -1,8 +1,10 @@
 //! What /proc tells of processes.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::path::Path;
 
+pub use super::container::Container;
 use crate::event::ProcessFacts;
 
 /// Longest command line that is read, in bytes.
@@ -26,14 +28,38 @@ pub fn name(pid: u32) -> Option<String> {
 /// Path of the executable, arguments and container; what cannot be read stays empty. Arguments
 /// end at 64 KiB.
 pub fn process_facts(pid: u32) -> ProcessFacts {
-    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| {
-        let path = path.to_string_lossy();
-        path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned()
-    });
+    let exe = executable(pid).ok().flatten();
     let args = read(pid, "cmdline", ARGS_MAX);
     let args = args.strip_suffix(b"\0").unwrap_or(&args);
     let args = if args.is_empty() { Vec::new() } else { args.split(|b| *b == 0).map(text).collect() };
-    ProcessFacts { exe, args, container: container_of(&text(&read(pid, "cgroup", CGROUP_MAX))) }
+    ProcessFacts { exe, args, container: container(pid).map(|container| container.text()) }
+}
+
+/// The container that a process runs in.
+pub fn container(pid: u32) -> Option<Container> {
+    let id = container_of(&text(&read(pid, "cgroup", CGROUP_MAX)))?;
+    Some(Container::find(id, Path::new("/")))
+}
+
+/// Path of the executable; `None` for threads of the kernel.
+///
+/// # Errors
+/// If the process is gone, or this one may not look into it.
+pub fn executable(pid: u32) -> io::Result<Option<String>> {
+    match std::fs::read_link(format!("/proc/{pid}/exe")) {
+        Ok(path) => {
+            let path = path.to_string_lossy();
+            Ok(Some(path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned()))
+        }
+        // A thread of the kernel has a folder, and no program.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                && Path::new(&format!("/proc/{pid}/stat")).exists() =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn read(pid: u32, name: &str, max: u64) -> Vec<u8> {

@@ -308,7 +308,7 @@ pub struct ProcessFacts {
     pub exe: Option<String>,
     /// All arguments.
     pub args: Vec<String>,
-    /// Container id, from the cgroup's path.
+    /// Container id, from the cgroup's path; then a space and its name, if that is known.
     pub container: Option<String>,
 }
 

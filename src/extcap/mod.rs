@@ -2,7 +2,7 @@
 //!
 //! Wireshark asks for the interface, its options and the processes to choose from, each with a run of
 //! its own, and reads lines of `sentence {key=value}…` from standard output. A capture is then an
-//! ordinary one: its options are those of the command line, under the same names ([`options`]). Whatever
+//! ordinary one: its options are those of the command line, under the same names (`options`). Whatever
 //! stands on standard error is shown to the user as an error, so nothing else does.
 
 mod options;
@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::companion;
+use crate::config::Query;
 use crate::failure::{Exit, Failure};
 use crate::privilege;
 
@@ -29,21 +30,6 @@ const LINK: u32 = 101;
 /// How often, and how long apart, a reader of the FIFO is looked for.
 const HANG_UP_TRIES: u32 = 80;
 const HANG_UP_PAUSE: Duration = Duration::from_millis(10);
-
-/// What Wireshark wants to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Query {
-    /// Which interfaces there are.
-    Interfaces,
-    /// The link types of the interface.
-    Links,
-    /// The options of the interface.
-    Options,
-    /// What there is to choose from for an option, now.
-    Reload(String),
-    /// Whether a capture filter can be honoured.
-    Filter(String),
-}
 
 /// What Wireshark calls for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,12 +2,14 @@
 
 mod capabilities;
 mod program;
+mod survey;
 mod user;
 
 use std::fs;
 
 pub use self::capabilities::{as_user, lower, raise};
 pub use self::program::Rights;
+pub use self::survey::{Survey, survey};
 pub use self::user::{User, give_to, invoking_user, user_id};
 
 use crate::failure::{Exit, Failure};

@@ -9,6 +9,7 @@ mod layout;
 mod proving;
 mod ring;
 mod sites;
+mod survey;
 
 #[allow(missing_docs, unused_imports, clippy::all, clippy::undocumented_unsafe_blocks)]
 mod skeleton {
@@ -39,8 +40,9 @@ use crate::event::{Clock, Ends, FileSeen, HandleKey, Library, LibraryId, Process
 
 pub use self::backend::Backend;
 pub use self::ended::Ended;
-pub use self::proving::{News, described};
+pub use self::proving::{News, described, note};
 pub use self::ring::{Record, Ring, Verdict, page_size};
+pub use self::survey::Survey;
 
 /// What is captured, and how.
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Wake the reader of the ring for each record, not when some have come together.
     pub wake_for_each: bool,
+    /// Load what Go programs need, which takes half of the time that loading takes.
+    pub go: bool,
     /// Show what libbpf has to say.
     pub verbose: bool,
 }
@@ -103,7 +107,9 @@ pub enum Target {
 }
 
 /// Names of programs that go into libraries begin with one of these.
-const IN_LIBRARY: [&str; 2] = ["ssl_", "go_"];
+const IN_LIBRARY: [&str; 2] = ["ssl_", IN_GO];
+/// Those that only Go programs need.
+const IN_GO: &str = "go_";
 /// Names of programs that are attached when the first process needs them begin so, or end so.
 const IN_BIO: &str = "bio_";
 const AT_RETURN: &str = "_tcp_recvmsg_return";
@@ -122,6 +128,8 @@ pub struct Probe {
     /// Why the back ends before it were not taken.
     refused: Vec<String>,
     programs: Programs,
+    /// What Go programs need is loaded.
+    go: bool,
     pids: Vec<u32>,
     /// Whether the kernel tells a program which library it was attached to (Linux 5.15).
     has_cookie: bool,
@@ -281,7 +289,7 @@ impl Probe {
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let in_library = is_in_library(&name);
-            if in_library && !programs.needs(&name)
+            if in_library && !(programs.needs(&name) && (options.go || !name.starts_with(IN_GO)))
                 || Backend::of_program(&name).is_some_and(|b| b != backend)
                 || name.starts_with("fentry_udpv6") && !has_ipv6
             {
@@ -297,6 +305,7 @@ impl Probe {
             backend,
             refused: Vec::new(),
             programs,
+            go: options.go,
             pids: options.pids.clone(),
             has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_GET_ATTACH_COOKIE).unwrap_or(false),
             libraries: HashMap::new(),
@@ -381,6 +390,9 @@ impl Probe {
         let pids: Vec<i32> =
             if self.pids.is_empty() { vec![-1] } else { self.pids.iter().map(|pid| *pid as i32).collect() };
         if found.library.go.is_some() {
+            if !self.go {
+                return Err(io::Error::other("it is in Go, which nothing was when the capture began").into());
+            }
             self.follow_goroutines();
         }
         let mut fresh = false;

@@ -19,7 +19,6 @@ use super::{Attached, Probe, await_programs, bytes_of, cookie, from_bytes, toget
 use crate::discover::Found;
 use crate::discover::code::{Cost, Place};
 use crate::discover::function::Function;
-use crate::discover::internal::{Behind, NoInternal};
 use crate::event::LibraryId;
 
 /// Calls of an export that must agree. Each moved data.
@@ -285,7 +284,6 @@ fn discard(links: Vec<libbpf_rs::Link>) {
 
 /// How a library's data is probed, a line for each function.
 pub fn described(found: &Found) -> Vec<String> {
-    let internal = &found.library.internal;
     let others = |function| {
         matches!(
             function,
@@ -298,27 +296,29 @@ pub fn described(found: &Found) -> Vec<String> {
                 | Function::NssSend
         )
     };
-    let of = |function: Function| -> Option<&Result<Behind, NoInternal>> {
-        match function {
-            Function::Read | Function::ReadEx => Some(&internal.read),
-            Function::Write | Function::WriteEx | Function::WriteEx2 => Some(&internal.write),
-            _ => None,
-        }
-    };
     let line = |(function, place): (Function, Place)| {
-        if others(function) {
-            return Some(format!("{} of {}: {}", function.symbol(), found.path.display(), describe(place)));
+        let head = format!("{} of {}: {}", function.symbol(), found.path.display(), describe(place));
+        match note(found, function) {
+            Some(note) => Some(format!("{head}; {note}")),
+            None => others(function).then_some(head),
         }
-        let behind = match of(function)? {
-            Ok(behind) if behind.exports.contains(&function) => {
-                format!("on trial: {}", describe(behind.place))
-            }
-            Ok(_) => "no other site: not shown to be a wrapper".into(),
-            Err(why) => format!("no other site: {why}"),
-        };
-        Some(format!("{} of {}: {}; {behind}", function.symbol(), found.path.display(), describe(place)))
     };
     found.library.offsets.places().filter_map(line).collect()
+}
+
+/// Whether there is a better site for one of OpenSSL's reads and writes, or why not.
+pub fn note(found: &Found, function: Function) -> Option<String> {
+    let internal = &found.library.internal;
+    let behind = match function {
+        Function::Read | Function::ReadEx => &internal.read,
+        Function::Write | Function::WriteEx | Function::WriteEx2 => &internal.write,
+        _ => return None,
+    };
+    Some(match behind {
+        Ok(behind) if behind.exports.contains(&function) => format!("on trial: {}", describe(behind.place)),
+        Ok(_) => "no other site: not shown to be a wrapper".into(),
+        Err(why) => format!("no other site: {why}"),
+    })
 }
 
 fn describe(place: Place) -> String {

@@ -15,7 +15,8 @@
 //! | key | value |
 //! |---|---|
 //! | `conn` | number of the connection in this capture; on every comment of a packet |
-//! | `pid` `tid` `comm` `exe` `uid` `container` | the captured process |
+//! | `pid` `tid` `comm` `exe` `uid` | the captured process |
+//! | `container` | its container's id, then its name if the runtime tells it |
 //! | `library` | TLS library: path, then its version if known |
 //! | `handle` | address of the TLS handle in the process, hexadecimal |
 //! | `fd` `inode` `cookie` `netns` | the socket |

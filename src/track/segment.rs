@@ -77,7 +77,7 @@ pub struct Process {
     pub args: Vec<String>,
     /// Effective user id.
     pub uid: u32,
-    /// Container id.
+    /// Container id, then a space and its name, if that is known.
     pub container: Option<String>,
 }
 

@@ -68,9 +68,9 @@ impl Exchanged {
                 assert_same_bytes(&format!("client of {told:?}"), &connection.sent_by_client, client);
                 assert_same_bytes(&format!("server of {told:?}"), &connection.sent_by_server, server);
                 assert_eq!(connection.client, opener);
-                assert_eq!(connection.comment.number("fd"), told.fd.into(), "{told:?}");
-                assert_eq!(connection.comment.number("pid"), told.pid.into(), "{told:?}");
-                assert_eq!(connection.comment.number("tid"), told.tid.into(), "{told:?}");
+                assert_eq!(connection.comment.number("fd"), u64::from(told.fd), "{told:?}");
+                assert_eq!(connection.comment.number("pid"), u64::from(told.pid), "{told:?}");
+                assert_eq!(connection.comment.number("tid"), u64::from(told.tid), "{told:?}");
                 assert!(connection.finished, "no FIN from both sides: {told:?}");
             }
             // The user's way to the bytes: Follow TCP Stream.
@@ -388,7 +388,7 @@ fn descriptor_and_inode_are_those_of_proc() {
     peer.wait_ok();
     for (view, _) in finished.views() {
         let comment = &view.of(told.local, told.remote).comment;
-        assert_eq!((comment.number("fd"), comment.number("inode")), (told.fd.into(), inode));
+        assert_eq!((comment.number("fd"), comment.number("inode")), (u64::from(told.fd), inode));
         assert_eq!(comment.get("tuple"), "same-call");
         assert_eq!(comment.number("uid"), 0);
         assert!(comment.get("exe").ends_with("/exchange"), "{comment:?}");

@@ -50,7 +50,7 @@ fn assert_true(finished: &Finished, dir: &str, role: &str, count: usize, tuples:
             assert_same_bytes(&format!("server of {told:?}"), &connection.sent_by_server, server);
             let comment = &connection.comment;
             assert!(tuples.contains(&comment.get("tuple")), "{} of {told:?}", comment.get("tuple"));
-            assert_eq!(comment.number("fd"), told.fd.into(), "{told:?}");
+            assert_eq!(comment.number("fd"), u64::from(told.fd), "{told:?}");
             assert_eq!(comment.number("from_start"), 1, "{told:?}");
             assert!(comment.get("library").contains(" GnuTLS 3."), "{}", comment.get("library"));
             assert!(connection.finished, "no FIN from both sides: {told:?}");

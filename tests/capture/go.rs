@@ -43,7 +43,7 @@ fn assert_each_on_its_socket(finished: &Finished, text: &str, dir: &str, role: &
             let comment = &connection.comment;
             assert_eq!(comment.get("tuple"), "same-call", "{told:?}");
             assert_eq!(comment.get("role"), role, "{told:?}");
-            assert_eq!(comment.number("fd"), told.fd.into(), "{told:?}");
+            assert_eq!(comment.number("fd"), u64::from(told.fd), "{told:?}");
             assert_eq!(comment.number("from_start"), 1, "{told:?}");
         }
     }

@@ -295,7 +295,7 @@ fn server_side(test: &Test, protocol: &str) {
             let connection = view.of(request.server, request.client);
             assert_eq!(connection.requests, [get(&request.uri)]);
             assert_eq!(connection.client, request.client, "curl opened the connection");
-            assert_eq!(connection.comment.number("pid"), worker.into());
+            assert_eq!(connection.comment.number("pid"), u64::from(worker));
             assert_eq!(connection.comment.get("comm"), "nginx");
         }
         let mut objects = tshark.objects(&finished.file, &test.path("objects"));

@@ -13,7 +13,8 @@ type Segment<'a> = (bool, u32, &'a str, &'a [u8]);
 
 const REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
-const COMMENT: &str = "tls2pcap=1 conn=1 pid=7 exe=/a%20b local=127.0.0.1:40000 remote=127.0.0.1:443";
+const COMMENT: &str =
+    "tls2pcap=1 conn=1 pid=7 exe=/a%20b local=127.0.0.1:40000 remote=127.0.0.1:443 tuple=same-call";
 
 /// A clean exchange.
 fn good<'a>() -> Vec<Segment<'a>> {

@@ -216,7 +216,8 @@ fn what_the_ring_refuses_is_told_to_the_byte() {
         assert_stream(connection, From::Client, &truth.sent);
         assert_same_bytes("server", &connection.sent_by_server, &truth.received);
         missing = truth.sent.len() - connection.sent_by_client.len();
-        let bytes = connection.holes.iter().filter(|h| h.reason == "ring-full").filter_map(|h| h.len).sum();
+        let bytes: usize =
+            connection.holes.iter().filter(|h| h.reason == "ring-full").filter_map(|h| h.len).sum();
         let told = lost_bytes(&finished, "the ring buffer was full");
         assert_eq!(told, bytes, "{}", finished.stderr);
         assert!(bytes > 0, "nothing was tested: {}", finished.stderr);

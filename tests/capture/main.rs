@@ -10,6 +10,7 @@
 mod behind;
 mod calls;
 mod cli;
+mod doctor;
 mod errors;
 mod extcap;
 mod files;

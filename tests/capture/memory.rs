@@ -28,7 +28,7 @@ fn assert_each_on_its_socket(finished: &Finished, text: &str, dir: &str, role: &
             assert_same_bytes(&format!("client of {told:?}"), &connection.sent_by_client, client);
             assert_same_bytes(&format!("server of {told:?}"), &connection.sent_by_server, server);
             assert_eq!(connection.comment.get("tuple"), "ciphertext", "{told:?}");
-            assert_eq!(connection.comment.number("fd"), told.fd.into(), "{told:?}");
+            assert_eq!(connection.comment.number("fd"), u64::from(told.fd), "{told:?}");
         }
     }
 }

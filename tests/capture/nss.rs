@@ -61,7 +61,7 @@ fn assert_true(finished: &Finished, dir: &str, role: &str, count: usize) {
             let comment = &connection.comment;
             assert_eq!(comment.get("tuple"), "same-call", "{told:?}");
             assert_eq!(comment.get("role"), role);
-            assert_eq!(comment.number("fd"), told.fd.into(), "{told:?}");
+            assert_eq!(comment.number("fd"), u64::from(told.fd), "{told:?}");
             assert_eq!(comment.number("from_start"), 1, "{told:?}");
             assert!(comment.get("library").contains(" NSS 3."), "{}", comment.get("library"));
             assert!(connection.finished, "no FIN from both sides: {told:?}");

@@ -39,7 +39,7 @@ fn keep_alive_http1_opened_before_the_capture() {
         assert_eq!(view.responses(), [200, 200], "tshark {}", tshark.version);
         assert_eq!(connection.client, told.local);
         assert_eq!(connection.comment.number("from_start"), 0);
-        assert_eq!(connection.comment.number("fd"), told.fd.into());
+        assert_eq!(connection.comment.number("fd"), u64::from(told.fd));
         let objects = tshark.objects(&finished.file, &test.path("objects"));
         assert!(objects.contains(&PAGE.as_bytes().to_vec()), "tshark {}", tshark.version);
     }

@@ -173,8 +173,8 @@ impl Judged<'_> {
             let told = self.told(name);
             let connection = self.view.of(told.local, told.remote);
             self.holds(connection, &transcript(&self.text(name), "client", 0));
-            assert_eq!(connection.comment.number("fd"), told.fd.into(), "{name}");
-            assert_eq!(connection.comment.number("pid"), told.pid.into(), "{name}");
+            assert_eq!(connection.comment.number("fd"), u64::from(told.fd), "{name}");
+            assert_eq!(connection.comment.number("pid"), u64::from(told.pid), "{name}");
             assert_eq!(connection.comment.get("tuple"), "same-call", "{name}");
         }
         self.long();

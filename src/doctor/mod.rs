@@ -1,0 +1,104 @@
+//! Which processes speak TLS, whether they can be captured, and if not, why.
+//!
+//! Nothing is captured: /proc and files are read, and [`crate::probe::Survey`] tries the kernel.
+
+mod gather;
+mod report;
+mod text;
+
+use std::io::{self, Write as _};
+
+use crate::capture;
+use crate::config::Doctor;
+use crate::failure::{Exit, Failure};
+use crate::privilege;
+use crate::probe::Survey;
+
+use self::report::{BackEnd, FORMAT, Kernel, Privileges, Report, Tried, Verdict};
+
+/// Says all on standard output. The status tells whether a capture would work.
+///
+/// # Errors
+/// A [`Failure`] for the user: standard output cannot be written.
+pub fn run(config: &Doctor) -> Result<Exit, Failure> {
+    privilege::raise();
+    let allowed = privilege::check();
+    let survey = match &allowed {
+        Ok(_) => Survey::make().map_err(|error| capture::refusal(&error)),
+        Err(failure) => Err(failure.clone()),
+    };
+    let found = gather::processes(&config.pids);
+    let mut verdict = Verdict { works: survey.is_ok(), ..Verdict::default() };
+    let failure = survey.as_ref().err().cloned().or_else(|| found.missing(&config.pids));
+    let exit = failure.as_ref().map_or(Exit::Success, |failure| failure.exit);
+    if let Some(failure) = failure {
+        verdict.reason = Some(failure.message);
+        verdict.help = Some(failure.cure).filter(|cure| !cure.is_empty());
+    }
+    verdict.exit = exit.code();
+    verdict.warnings = allowed.map(|allowed| allowed.warnings).unwrap_or_default();
+    let own = privilege::survey();
+    let report = Report {
+        format: FORMAT,
+        tls2pcap: env!("CARGO_PKG_VERSION"),
+        verdict,
+        kernel: kernel(&own, survey.ok().as_ref()),
+        privileges: privileges(&own),
+        libraries: found.libraries,
+        processes: found.processes,
+        hidden: found.hidden,
+    };
+    let said = if config.json {
+        let json = serde_json::to_string_pretty(&report);
+        json.map_err(|error| Failure::new(Exit::Io, format!("the report is no JSON: {error}"), ""))? + "\n"
+    } else {
+        text::render(&report)
+    };
+    match io::stdout().write_all(said.as_bytes()).and_then(|()| io::stdout().flush()) {
+        // A reader that has seen enough is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Io, format!("standard output cannot be written: {error}"), ""))
+        }
+        _ => Ok(exit),
+    }
+}
+
+fn kernel(own: &privilege::Survey, survey: Option<&Survey>) -> Kernel {
+    let setting =
+        |name: &str| own.settings.iter().find(|(known, _)| *known == name).map(|(_, text)| text.clone());
+    Kernel {
+        release: own.release.clone(),
+        btf: own.btf,
+        lockdown: own.lockdown,
+        perf_event_paranoid: setting("perf_event_paranoid"),
+        unprivileged_bpf_disabled: setting("unprivileged_bpf_disabled"),
+        tried: survey.map(|survey| Tried {
+            backend: survey.taken().map_or("", |backend| backend.as_str()),
+            backends: survey
+                .backends
+                .iter()
+                .map(|(backend, why_not)| BackEnd {
+                    name: backend.as_str(),
+                    works: why_not.is_none(),
+                    reason: why_not.clone(),
+                })
+                .collect(),
+            bulk: survey.bulk.0,
+            bulk_one_process: survey.bulk.1,
+            attach_cookies: survey.cookies,
+            bpf_loop: survey.loops,
+            call_limit: capture::longest_call(survey.loops),
+        }),
+    }
+}
+
+fn privileges(own: &privilege::Survey) -> Privileges {
+    let of = |has: bool| own.capabilities.iter().filter(move |(_, held)| *held == has).map(|(name, _)| *name);
+    Privileges {
+        uid: own.uid,
+        held: of(true).collect(),
+        missing: of(false).collect(),
+        user_namespace: own.user_namespace,
+        seccomp: own.seccomp,
+    }
+}
