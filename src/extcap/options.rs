@@ -148,3 +148,12 @@ pub(super) fn words(line: &str) -> Result<Vec<OsString>, Failure> {
     })?;
     Ok(words.into_iter().map(OsString::from).collect())
 }
+
+/// A command line without its arguments.
+pub(super) fn program(line: &str) -> String {
+    match shell_words::split(line).unwrap_or_default().as_slice() {
+        [program] => program.clone(),
+        [program, ..] => format!("{program} …"),
+        [] => String::new(),
+    }
+}
