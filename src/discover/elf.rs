@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use object::{ReadCache, ReadCacheOps, ReadRef, elf};
 
-use super::debug::{self, Whereabouts};
+use super::debug;
 use super::function::{Family, Function, Offsets};
 use super::go::{self, Go};
 use super::image::{Image, Symbols};
 use super::internal::{self, Internal, NoInternal, Site};
 use super::likely;
+use super::maps::Whereabouts;
 use super::nss::{self, NoMethods};
 use super::reason::NotTls;
 use super::version;

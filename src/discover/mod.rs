@@ -26,10 +26,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::debug::Whereabouts;
 use self::elf::TlsLibrary;
 use self::function::Family;
 use self::maps::MappedFile;
+use self::maps::Whereabouts;
 use self::reason::NotTls;
 
 /// Most files whose classification is remembered; beyond it the memory starts anew.

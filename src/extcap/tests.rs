@@ -62,6 +62,7 @@ fn a_capture_has_the_options_of_the_command_line() {
         &["-p", "1"],
         &["--pid"],
         &["--command", "it's"],
+        &["--command", "  "],
         &["--extcap-capture-filter", "tcp port 80"],
         &["--fifo", ""],
     ] {
