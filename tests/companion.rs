@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tempfile::TempDir;
 use tls2pcap::event::{HandleKey, Library, Missing, ProcessKey, TupleSource};
-use tls2pcap::sink::{Header, PcapngWriter};
+use tls2pcap::sink::{Header, Link, PcapngWriter};
 use tls2pcap::synth::{Ports, Synthesizer};
 use tls2pcap::track::segment::{
     Body, Connection, ConnectionId, Payload, Process, RoleSource, Segment, Side, Tuple,
@@ -247,13 +247,16 @@ fn process(pid: u32, comm: &str, container: Option<&str>) -> Arc<Process> {
 /// Three processes, one of them in the middle of the file; a server; losses; a server name that is
 /// learnt late; addresses that are used twice.
 fn scene() -> Vec<u8> {
-    scene_with(false)
+    scene_with(false, Link::Raw)
 }
 
-/// [`scene`], with process blocks or without.
-fn scene_with(process_blocks: bool) -> Vec<u8> {
+/// [`scene`], with process blocks or without, and with this in front of the packets.
+fn scene_with(process_blocks: bool, link: Link) -> Vec<u8> {
     let header = Header { application: "tls2pcap test".into(), ..Header::default() };
-    let writer = PcapngWriter::new(Vec::new(), &header, false).unwrap().with_process_blocks(process_blocks);
+    let writer = PcapngWriter::new(Vec::new(), &header, false)
+        .unwrap()
+        .with_process_blocks(process_blocks)
+        .with_link(link);
     let time = 1_700_000_000_000_000_000;
     let mut scene =
         Scene { synthesizer: Synthesizer::new(Ports::Decode), writer, time, offsets: HashMap::new() };
@@ -369,6 +372,29 @@ fn every_packet_tells_whose_it_is() {
 }
 
 #[test]
+fn fields_are_the_same_behind_ethernet() {
+    let home = with_plugin();
+    let [raw, ethernet] = [("raw", Link::Raw), ("ethernet", Link::Ethernet)]
+        .map(|(name, link)| home.write(&format!("{name}.pcapng"), &scene_with(false, link)));
+    let names = ["pid", "comm", "sni", "server_port", "lost", "lost.total", "synthetic"];
+    let names: Vec<String> = names.iter().map(|name| format!("tls2pcap.{name}")).collect();
+    let names: Vec<&str> = ["http.request.uri"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    for (release, tshark) in tsharks() {
+        for options in [&[][..], &["-2"]] {
+            let of = |file| fields(&home, &tshark, file, options, "frame", &names);
+            assert_eq!(of(&ethernet), of(&raw), "{release} {options:?}");
+        }
+        // What Wireshark shows of the packets themselves stays as it was.
+        let columns = |home: &Home| {
+            let mut command = home.command(&tshark);
+            command.arg("-n").arg("-r").arg(&ethernet);
+            lines(command)
+        };
+        assert_eq!(columns(&home), columns(&Home::new()), "{release}");
+    }
+}
+
+#[test]
 fn fields_survive_other_tools() {
     let (home, scene) = (with_plugin(), scene());
     let file = home.write("scene.pcapng", &scene);
@@ -473,9 +499,41 @@ fn files_of_others_are_left_alone() {
 }
 
 #[test]
+fn damaged_comments_hide_no_packet() {
+    let home = with_plugin();
+    let mut scene = scene();
+    for (number, damaged) in
+        [(b" tid=107 ", b" tid=1.5 "), (b" tid=207 ", b" tid=1e9 "), (b" tid=307 ", b" tid=-07 ")]
+    {
+        let places: Vec<usize> =
+            (0..scene.len() - number.len()).filter(|at| scene[*at..].starts_with(number)).collect();
+        assert!(!places.is_empty());
+        for at in places {
+            scene[at..at + number.len()].copy_from_slice(damaged);
+        }
+    }
+    let file = home.write("damaged.pcapng", &scene);
+    let plain = Home::new();
+    for (release, tshark) in tsharks() {
+        let requests = |home| fields(home, &tshark, &file, &[], "http", &["http.request.uri"]);
+        assert!(requests(&home).len() > 7, "{release}");
+        let of = |home: &Home| {
+            let mut command = home.command(&tshark);
+            command.arg("-n").arg("-r").arg(&file);
+            lines(command)
+        };
+        assert_eq!(of(&home), of(&plain), "{release}");
+        assert_eq!(
+            fields(&home, &tshark, &file, &[], "tls2pcap.tid || !tls2pcap.pid", &["tls2pcap.tid"]),
+            [""; 0]
+        );
+    }
+}
+
+#[test]
 fn process_blocks_name_the_process_of_each_packet() {
     let home = Home::new();
-    let file = home.write("scene.pcapng", &scene_with(true));
+    let file = home.write("scene.pcapng", &scene_with(true, Link::Raw));
     let plain = home.write("plain.pcapng", &scene());
     for (release, tshark) in tsharks() {
         let edited = home.path().join("edited.pcapng");

@@ -9,7 +9,7 @@
 -- No file pays for this but tls2pcap's own. A field extractor, or a registered post-dissector, would
 -- make Wireshark build a protocol tree of every packet of every file. So nothing is hooked while
 -- this is loaded; as a file is opened (`init`), its beginning is looked at, and only if it comes from
--- tls2pcap, a listener asks for the comments and a dissector is put before that of raw IP.
+-- tls2pcap, a listener asks for the comments and a dissector is put before those of raw IP and Ethernet.
 
 local proto = Proto("tls2pcap", "Captured process (tls2pcap)")
 
@@ -58,7 +58,8 @@ local SHOWN = {
 	{ "remote", field.remote }, { "tuple", field.tuple }, { "sni", field.sni }, { "alpn", field.alpn },
 	{ "peer_pid", field.peer_pid, true }, { "peer_comm", field.peer_comm },
 }
-local RAW_IP = (wtap_encaps or wtap).RAW_IP
+local RAW_IP, ETHERNET = (wtap_encaps or wtap).RAW_IP, (wtap_encaps or wtap).ETHERNET
+local ETHERNET_HEADER = 14
 
 -- Of the file that is open -------------------------------------------------------------------------
 
@@ -76,6 +77,13 @@ local function unescape(value)
 	return (value:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end))
 end
 
+-- A whole number from 0 to `max`; nil for all else, of which a field would make an error.
+local function whole(text, max)
+	local number = text and text:match("^%d+$") and tonumber(text)
+	return number and number <= max and number or nil
+end
+local UINT16, UINT32, LENGTH = 65535, 4294967295, 9007199254740992
+
 -- The pairs of a comment; nil if it is not one of ours.
 local function parse(comment)
 	local rest = comment:match("^tls2pcap=1 (.*)")
@@ -86,14 +94,15 @@ local function parse(comment)
 end
 
 local function port_of(address)
-	return address and tonumber(address:match(":(%d+)$"))
+	return whole(address and address:match(":(%d+)$"), UINT16)
 end
 
 -- Addresses and ports, the same for both directions, and the bytes of payload; nil if this is not
--- TCP, written as tls2pcap writes it: IPv6 without extension headers.
-local function look(tvb)
-	local len = tvb:len()
+-- TCP, written as tls2pcap writes it: IPv6 without extension headers. IP begins at `at`.
+local function look(tvb, at)
+	local len = tvb:len() - at
 	if len < 40 then return nil end
+	if at > 0 then tvb = tvb(at):tvb() end
 	local tcp, a, b, size
 	local version = tvb(0, 1):bitfield(0, 4)
 	if version == 4 and tvb(9, 1):uint() == 6 then
@@ -124,7 +133,7 @@ local function learn(c, said)
 	for _, shown in ipairs(SHOWN) do
 		local key = shown[1]
 		local value = said[key]
-		if value and shown[3] then value = tonumber(value) end
+		if shown[3] then value = whole(value, UINT32) end
 		if value then c.known[key] = value end
 	end
 	if said.role then
@@ -150,10 +159,10 @@ local function frame_facts()
 end
 
 -- The first time that a packet is seen with its comments.
-local function first_look(tvb, pinfo)
+local function first_look(tvb, pinfo, at)
 	local comments, interface = frame_facts()
 	if not comments then return end
-	local key, payload = look(tvb)
+	local key, payload = look(tvb, at)
 	if not key then return end
 	local c = current[key]
 	local note
@@ -165,9 +174,10 @@ local function first_look(tvb, pinfo)
 				note = note or {}
 				note.synthetic = said.synthetic or note.synthetic
 				if said.missing then
-					note.lost = (note.lost or 0) + (tonumber(said.missing) or 0)
+					local lost = whole(said.missing, LENGTH) or 0
+					note.lost = (note.lost or 0) + lost
 					note.reason = said.reason
-					if c then c.lost = (c.lost or 0) + (tonumber(said.missing) or 0) end
+					if c then c.lost = (c.lost or 0) + lost end
 				end
 			end
 		end
@@ -176,7 +186,7 @@ local function first_look(tvb, pinfo)
 		-- The SYN was cut off the file. The interface still names the process.
 		local comm, pid = (interface or ""):match("^(.*)%[(%d+)%]$")
 		if not pid then return end
-		c = new_connection({ comm = comm, pid = tonumber(pid) })
+		c = new_connection({ comm = comm, pid = whole(pid, UINT32) })
 	end
 	current[key] = c
 	of_frame[pinfo.number] = c
@@ -222,17 +232,29 @@ local function show(tree, c, note)
 end
 
 local encapsulations = DissectorTable.get("wtap_encap")
-local raw = encapsulations:get_dissector(RAW_IP)
+local raw, ethernet = encapsulations:get_dissector(RAW_IP), encapsulations:get_dissector(ETHERNET)
 
-function proto.dissector(tvb, pinfo, tree)
+-- Shows whose packet it is, and hands it on to who would have had it. IP begins at `at`.
+local function dissect(tvb, pinfo, tree, at, next_)
 	local number = pinfo.number
 	-- Two-pass reading comes here first without a protocol tree, so "seen" is not pinfo.visited.
-	if not of_frame[number] then first_look(tvb, pinfo) end
+	if not of_frame[number] then first_look(tvb, pinfo, at) end
 	local c = of_frame[number]
 	if c then show(tree, c, notes[number]) end
 	-- Where a packet is cut off, Wireshark has shown so before the error comes here.
-	pcall(raw.call, raw, tvb, pinfo, tree)
+	pcall(next_.call, next_, tvb, pinfo, tree)
 	return tvb:len()
+end
+
+function proto.dissector(tvb, pinfo, tree)
+	return dissect(tvb, pinfo, tree, 0, raw)
+end
+
+-- A packet does not tell which of the two it is, so there is one for each.
+local below = Proto("tls2pcap_ethernet", "Captured process (tls2pcap), Ethernet")
+
+function below.dissector(tvb, pinfo, tree)
+	return dissect(tvb, pinfo, tree, ETHERNET_HEADER, ethernet)
 end
 
 -- Whether it is a file of ours --------------------------------------------------------------------
@@ -304,11 +326,14 @@ local function hook(wanted)
 		-- Its filter is what makes Wireshark keep these fields of each packet.
 		listener = Listener.new("frame", "frame.comment || frame.interface_name")
 		encapsulations:add(RAW_IP, proto)
+		encapsulations:add(ETHERNET, below)
 	else
 		listener:remove()
 		listener = nil
 		encapsulations:remove(RAW_IP, proto)
 		encapsulations:add(RAW_IP, raw)
+		encapsulations:remove(ETHERNET, below)
+		encapsulations:add(ETHERNET, ethernet)
 	end
 end
 

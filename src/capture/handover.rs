@@ -110,11 +110,9 @@ impl Handover {
             return;
         }
         self.bytes.fetch_add(filling.new_bytes(), Ordering::Relaxed);
-        let new = filling.new_bytes() > 0;
         state.queue.push_back(filling.batch);
-        if new || state.ended {
-            self.filled.notify_one();
-        }
+        // Nothing new may be news all the same: while it was open, the writer found the queue empty.
+        self.filled.notify_one();
     }
 
     /// Hands one record over if there is room; says whether.
@@ -190,6 +188,8 @@ impl Handover {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::event::recording::Player;
 
@@ -244,6 +244,36 @@ mod tests {
         rooms.dedup();
         use Room::{Headers, None, Whole};
         assert_eq!(rooms, [Whole, Headers, None, Headers, Whole]);
+    }
+
+    /// Waits until this process's thread sleeps.
+    fn await_sleep(thread: &str) {
+        let stat = format!("/proc/self/task/{thread}/stat");
+        while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_batch_that_was_opened_for_nothing_wakes_the_writer() {
+        let handover = Arc::new(Handover::default());
+        assert!(handover.offer(b"one"));
+        let filling = handover.open();
+        let (tell, told) = std::sync::mpsc::channel();
+        let writer = {
+            let handover = Arc::clone(&handover);
+            std::thread::spawn(move || {
+                tell.send(nix::unistd::gettid().to_string()).unwrap();
+                let batch = handover.take().unwrap();
+                tell.send(format!("{:?}", records(&batch))).unwrap();
+            })
+        };
+        await_sleep(&told.recv().unwrap());
+        handover.put(filling);
+        let batch = told.recv_timeout(Duration::from_secs(10));
+        handover.end();
+        writer.join().unwrap();
+        assert_eq!(batch.as_deref(), Ok("[b\"one\"]"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::handover::{Handover, Room};
 use crate::event::record::{self, RawData};
 use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
-use crate::probe::{Ended, Record, Ring, Verdict, clocks};
+use crate::probe::{Ended, Record, Ring, Verdict, clocks, process_of};
 
 /// How long the ring is left alone when nothing wakes its reader.
 pub(super) const RING_INTERVAL: Duration = Duration::from_millis(10);
@@ -65,6 +65,12 @@ struct Aside {
     records: Vec<Vec<u8>>,
 }
 
+impl Aside {
+    fn take_of(&mut self, process: ProcessKey) -> Vec<Vec<u8>> {
+        self.records.extract_if(.., |record| process_of(record) == Some(process)).collect()
+    }
+}
+
 impl Reader {
     /// Reads until `stop` is set and the ring is empty.
     pub(super) fn run(mut self, stop: &AtomicBool, mut notice: impl FnMut(Notice)) {
@@ -75,7 +81,7 @@ impl Reader {
         let mut aside = Aside::default();
         let mut asked = Instant::now();
         loop {
-            let round = self.round(&mut shedding, &mut notices);
+            let round = self.round(&mut shedding, &mut aside, &mut notices);
             notices.drain(..).for_each(&mut notice);
             if self.tell(&mut aside) && (asked.elapsed() >= ENDED_INTERVAL || stopping) {
                 asked = Instant::now();
@@ -114,7 +120,7 @@ impl Reader {
         aside.records.is_empty()
     }
 
-    fn round(&mut self, shedding: &mut bool, notices: &mut Vec<Notice>) -> Round {
+    fn round(&mut self, shedding: &mut bool, aside: &mut Aside, notices: &mut Vec<Notice>) -> Round {
         let mut filling = self.handover.open();
         let mut round = Round::Empty;
         let size = self.ring.size();
@@ -135,8 +141,16 @@ impl Reader {
                 }
                 Some(data) => filling.add(record.first(data.record_len())),
                 None => {
+                    let notice = notice_of(record);
+                    let ended = if let Some(Notice::Exit(process)) = notice { Some(process) } else { None };
+                    if let Some(process) = ended {
+                        // After its end nothing can be said of its streams: so before, what they lack there.
+                        for end in aside.take_of(process).into_iter().chain(self.ended.of(process)) {
+                            filling.add((&end, &[]));
+                        }
+                    }
                     filling.add(record.first(record.len()));
-                    notices.extend(notice_of(record));
+                    notices.extend(notice.filter(|_| record.new || ended.is_some()));
                 }
             }
             if filling.is_full() {
@@ -150,7 +164,8 @@ impl Reader {
             // Whoever was stopped waits for the control thread, not for the disk.
             self.ring.look_ahead(|record| {
                 if data_of(record).is_none() {
-                    notices.extend(notice_of(record));
+                    // The table entries of a process that ended are needed until its record is taken.
+                    notices.extend(notice_of(record).filter(|notice| !matches!(notice, Notice::Exit(_))));
                 }
             });
         }
@@ -165,9 +180,6 @@ fn data_of(record: &Record<'_>) -> Option<RawData> {
 }
 
 fn notice_of(record: &Record<'_>) -> Option<Notice> {
-    if !record.new {
-        return None;
-    }
     let (first, second) = record.first(record.len());
     match record::decode(&Bytes::from([first, second].concat())).ok()? {
         Event::File(file) => Some(Notice::File(file)),

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::Say;
 use crate::config::Targets;
-use crate::discover::elf::NotTls;
 use crate::discover::go::NotGo;
 use crate::discover::process;
+use crate::discover::reason::NotTls;
 
 /// Most reasons, and most libraries, that are remembered.
 const MAX: usize = 16;

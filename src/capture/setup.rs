@@ -1,5 +1,6 @@
 //! From what the user asked for to what a capture needs: the kernel side, libraries, files.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use crate::event::recording::Recorder;
 use crate::failure::{Exit, Failure};
 use crate::pipeline::NotRecorded;
 use crate::probe::{Backend, Options, Probe, ProbeError, monotonic};
-use crate::{privilege, sink};
+use crate::{extcap, privilege, sink};
 
 /// Size of the ring unless the user says otherwise, and on machines with little memory.
 const RING_BYTES: u32 = 64 << 20;
@@ -299,7 +300,11 @@ pub(super) fn start(config: &Capture, probe: &Probe) -> Start {
 
 /// The command line as it stands in the file: the arguments of the command only if asked for.
 fn command_line(config: &Capture) -> String {
-    let args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if extcap::is_call(&args) {
+        return extcap::shown(&args);
+    }
+    let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
     let own = match &config.targets {
         Targets::Command(command) if !config.show_args => args.len() - command.len() + 1,
         _ => args.len(),

@@ -10,7 +10,7 @@ use lzma_rust2::XzReader;
 use object::{Endianness, ReadRef};
 
 use super::image::Image;
-use super::maps::open_regular;
+use super::maps::{Whereabouts, open_regular};
 
 /// Most bytes of mini debug info once it is unpacked.
 pub(super) const UNPACKED_MAX: u64 = 64 << 20;
@@ -20,15 +20,6 @@ const DICTIONARY_MAX: u32 = 128 << 10;
 const SUMMED_MAX: u64 = 2 << 30;
 /// Where separate debug files are kept.
 const FOLDER: &str = "usr/lib/debug";
-
-/// Where a file stands, so that what belongs to it can be looked for.
-#[derive(Clone, Debug)]
-pub struct Whereabouts {
-    /// Root folder in which the path holds, as this process can reach it.
-    pub root: PathBuf,
-    /// Path in there.
-    pub path: PathBuf,
-}
 
 impl Whereabouts {
     /// Separate debug files that belong to the file. The process's own root goes first, then this host's.

@@ -6,26 +6,16 @@ use std::path::PathBuf;
 
 use object::{ReadCache, ReadCacheOps, ReadRef, elf};
 
-use super::debug::{self, Whereabouts};
+use super::debug;
 use super::function::{Family, Function, Offsets};
 use super::go::{self, Go};
-pub use super::image::NotTls;
 use super::image::{Image, Symbols};
 use super::internal::{self, Internal, NoInternal, Site};
 use super::likely;
+use super::maps::Whereabouts;
 use super::nss::{self, NoMethods};
+use super::reason::NotTls;
 use super::version;
-
-/// What is to be added to the file's name; nothing for its own tables.
-impl fmt::Display for NamedBy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NamedBy::Dynamic | NamedBy::Full | NamedBy::Pclntab => Ok(()),
-            NamedBy::MiniDebugInfo => f.write_str(", by its mini debug info"),
-            NamedBy::DebugFile(path) => write!(f, ", by the debug file {}", path.display()),
-        }
-    }
-}
 
 /// A file that defines a TLS library's functions: a shared library, or a program that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,10 +32,6 @@ pub struct TlsLibrary {
     pub go: Option<Go>,
     /// Its version as far as this file tells, such as `OpenSSL 3.0.17`.
     pub version: Option<String>,
-    /// Of OpenSSL's family, if its version is not known: which of them, as far as its source shows.
-    pub make: Option<&'static str>,
-    /// Another TLS library in the same file, which cannot be probed.
-    pub also: Option<NotTls>,
     /// What named the functions.
     pub named_by: NamedBy,
 }
@@ -57,12 +43,23 @@ pub enum NamedBy {
     Dynamic,
     /// The full symbol table (`.symtab`), which stripping removes.
     Full,
-    /// Go's table of functions, which stays.
-    Pclntab,
     /// The mini debug info that is packed into the file.
     MiniDebugInfo,
     /// A separate debug file.
     DebugFile(PathBuf),
+    /// Go's table of functions, which stays.
+    Pclntab,
+}
+
+/// What is to be added to the file's name; nothing for its own tables.
+impl fmt::Display for NamedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NamedBy::Dynamic | NamedBy::Full | NamedBy::Pclntab => Ok(()),
+            NamedBy::MiniDebugInfo => f.write_str(", by its mini debug info"),
+            NamedBy::DebugFile(path) => write!(f, ", by the debug file {}", path.display()),
+        }
+    }
 }
 
 /// Reads the file's symbol tables; if they do not have what is looked for, those of its mini debug info and of
@@ -169,11 +166,7 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         // A Go program may contain a C library as well.
         let go = go.and_then(Result::ok);
         let bio = tables.iter().find_map(|symbols| bio_in(image, symbols));
-        let nameless = family == Family::OpenSsl && version.is_none();
-        let make = if nameless { likely::make(image) } else { None };
-        let also = likely::rustls(image).map(NotTls::Likely);
-        let family = Some(family);
-        return Ok(TlsLibrary { family, offsets, internal, bio, go, version, make, also, named_by });
+        return Ok(TlsLibrary { family: Some(family), offsets, internal, bio, go, version, named_by });
     }
     let go = go.ok_or(NotTls::NoSymbols)?.map_err(NotTls::Go)?;
     Ok(TlsLibrary {
@@ -182,8 +175,6 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         internal: Internal::none(NoInternal::NoExport),
         bio: None,
         version: Some(go::version(image)),
-        make: None,
-        also: None,
         go: Some(go),
         named_by: NamedBy::Pclntab,
     })

@@ -10,55 +10,20 @@ use object::elf::{self, FileHeader64, ProgramHeader64, Rela64, SectionHeader64, 
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
 use object::{Endianness, ReadRef, SectionIndex};
 
-use super::go::NotGo;
-use super::likely::Likely;
-
 /// Most bytes of tables that are read from one file; a table beyond it counts as missing.
 const TABLES_MAX: u64 = 512 << 20;
 /// Most section or program headers.
 const HEADERS_MAX: u32 = 1 << 16;
 
-/// Why a file is not a TLS library that can be probed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotTls {
+/// Why a file is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotImage {
     /// Not an ELF file.
-    #[error("not an ELF file")]
     NotElf,
     /// For another processor, or a 32-bit file.
-    #[error("a 32-bit file, or for another processor")]
     OtherMachine,
     /// Headers or tables contradict each other, or are longer than what is read.
-    #[error("damaged ELF file")]
     Damaged,
-    /// Neither symbol table defines the functions of a library that is known.
-    #[error(
-        "defines neither SSL_read and SSL_write nor GnuTLS's or NSS's functions (another TLS library, or stripped)"
-    )]
-    NoSymbols,
-    /// It has OpenSSL's names, and hands everything to another library, which is probed itself.
-    #[error("passes all on to another TLS library")]
-    Wrapper,
-    /// It is NSS, but where it reads and writes is not found.
-    #[error("NSS, but {0}")]
-    Nss(super::nss::NoMethods),
-    /// A Go program that cannot be probed.
-    #[error("a Go program: {0}")]
-    Go(NotGo),
-    /// It carries TLS code that cannot be probed. Told by [`super::Discovery::explaining`] only.
-    #[error("{0}")]
-    Likely(Likely),
-}
-
-impl NotTls {
-    /// What would help; empty if nothing is known to.
-    pub fn help(&self) -> &'static str {
-        match self {
-            NotTls::Likely(likely) => likely.stack.help(),
-            NotTls::Go(NotGo::StackAbi) => "build it with Go 1.17 or later",
-            NotTls::OtherMachine => "use the 64-bit program",
-            _ => "",
-        }
-    }
 }
 
 /// The parsed outline of a file.
@@ -76,14 +41,14 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
     /// Reads the headers.
     ///
     /// # Errors
-    /// [`NotTls`], if it is not an ELF file of this machine.
-    pub(super) fn parse(data: R) -> Result<Self, NotTls> {
-        let ident = data.read_bytes_at(0, 16).map_err(|()| NotTls::NotElf)?;
+    /// [`NotImage`], if it is not an ELF file of this machine.
+    pub(super) fn parse(data: R) -> Result<Self, NotImage> {
+        let ident = data.read_bytes_at(0, 16).map_err(|()| NotImage::NotElf)?;
         if !ident.starts_with(&elf::ELFMAG) {
-            return Err(NotTls::NotElf);
+            return Err(NotImage::NotElf);
         }
         let header = FileHeader64::<Endianness>::parse(data)
-            .map_err(|_| if ident[4] == 1 { NotTls::OtherMachine } else { NotTls::Damaged })?;
+            .map_err(|_| if ident[4] == 1 { NotImage::OtherMachine } else { NotImage::Damaged })?;
         let outline = || -> object::Result<Option<Self>> {
             let endian = header.endian()?;
             if header.shnum(endian, data)? > HEADERS_MAX || header.phnum(endian, data)? > HEADERS_MAX {
@@ -94,7 +59,7 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             let sections = header.sections(endian, data)?;
             Ok(Some(Image { data, budget: Cell::new(TABLES_MAX), endian, machine, segments, sections }))
         };
-        let image = outline().ok().flatten().ok_or(NotTls::Damaged)?;
+        let image = outline().ok().flatten().ok_or(NotImage::Damaged)?;
         let native = match std::env::consts::ARCH {
             "x86_64" => elf::EM_X86_64,
             "aarch64" => elf::EM_AARCH64,
@@ -103,7 +68,7 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             "s390x" => elf::EM_S390,
             _ => elf::EM_NONE,
         };
-        if image.machine != native { Err(NotTls::OtherMachine) } else { Ok(image) }
+        if image.machine != native { Err(NotImage::OtherMachine) } else { Ok(image) }
     }
 
     /// File offset of the code at this virtual address.

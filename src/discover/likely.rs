@@ -82,9 +82,6 @@ impl Stack {
         match self {
             Stack::Java => "Java's own TLS (JSSE) is not captured",
             Stack::Other => "its TLS code is of a library that is not recognised",
-            Stack::Rustls => {
-                "not captured, since its connections move in memory and nothing tells them apart for sure"
-            }
             _ if self.is_known() => "the names of its functions are stripped",
             _ => "this library is not captured yet",
         }
@@ -94,7 +91,7 @@ impl Stack {
     pub const fn help(self) -> &'static str {
         match self {
             _ if self.is_known() => {
-                "install its debug symbols, or use a build with symbols (not stripped), or one that loads a shared library"
+                "use a build with symbols (not stripped), or one that loads a shared library"
             }
             Stack::Java => "use a provider that calls OpenSSL, as netty-tcnative",
             _ => "",
@@ -145,37 +142,21 @@ const fn backwards<const N: usize>(text: &[u8; N]) -> [u8; N] {
     turned
 }
 
-/// Labels by which TLS 1.3 and 1.2 derive keys, backwards: nothing that speaks TLS can do without.
-const LABELS: [&[u8]; 2] = [&backwards(b"c hs traffic"), &backwards(b"master secret")];
-
-/// Whether there may be TLS code in a file, of whichever age.
+/// Whether a file can speak TLS at all: the labels from which TLS 1.3 and 1.2 derive their keys.
 pub(super) fn may_speak_tls<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> bool {
-    let constants = constants(image);
+    const LABELS: [&[u8]; 2] = [&backwards(b"c hs traffic"), &backwards(b"master secret")];
     LABELS.iter().any(|turned| {
-        let label: Vec<u8> = turned.iter().rev().copied().collect();
-        memmem::find(constants, &label).is_some()
+        let text: Vec<u8> = turned.iter().rev().copied().collect();
+        memmem::find(constants(image), &text).is_some()
     })
 }
 
-/// Which library of OpenSSL's family it is.
-pub(super) fn make<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<&'static str> {
-    let stack = in_constants(constants(image))?.stack;
-    (stack.is_known() && stack != Stack::GnuTls).then_some(stack.as_str())
-}
-
-/// rustls, beside another library.
-pub(super) fn rustls<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Likely> {
-    let constants = constants(image);
-    let (turned, stack) = TEXTS.iter().find(|(_, stack)| *stack == Stack::Rustls)?;
-    let text: Vec<u8> = turned.iter().rev().copied().collect();
-    Finder::new(&text).find_iter(constants).find_map(|at| judge(*stack, constants, at, text.len()))
-}
-
 fn constants<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> &'d [u8] {
-    let range = image.section_range(b".rodata");
-    let short = range.is_some_and(|range| range.end - range.start <= CONSTANTS_MAX);
-    let section = if short { image.section(b".rodata") } else { None };
-    section.map_or(&[], |(_, bytes)| bytes)
+    let of_file = || {
+        let range = image.section_range(b".rodata")?;
+        (range.end - range.start <= CONSTANTS_MAX).then(|| image.section(b".rodata"))?.map(|(_, bytes)| bytes)
+    };
+    of_file().unwrap_or_default()
 }
 
 /// Looks for TLS code in a file that is no TLS library that is known.
@@ -280,7 +261,7 @@ mod tests {
             (b"Enabled GnuTLS 3.7.9 logging...\0", Some(format!("contains GnuTLS 3.7.9: {stripped}"))),
             (
                 b"/x/rustls-pemfile-2.1.0/src/lib.rs/x/rustls-0.23.37/src/conn.rs",
-                Some(format!("contains rustls 0.23.37: {}", Stack::Rustls.why())),
+                Some("contains rustls 0.23.37: this library is not captured yet".into()),
             ),
             (b"/rustls-native-certs-0.7.0/src/lib.rs/rustls-", None),
             (

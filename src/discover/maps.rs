@@ -8,12 +8,19 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::debug::Whereabouts;
-
 /// Longest /proc/PID/maps that is read, in bytes; a process with more mappings is seen in part.
 const MAPS_MAX: u64 = 64 << 20;
 /// Most different files that are told of one process.
 const FILES_MAX: usize = 4096;
+
+/// Where a file stands, so that what belongs to it can be looked for.
+#[derive(Clone, Debug)]
+pub struct Whereabouts {
+    /// Root folder in which the path holds, as this process can reach it.
+    pub root: PathBuf,
+    /// Path in there.
+    pub path: PathBuf,
+}
 
 /// A file that a process has mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,8 @@ pub mod likely;
 pub mod maps;
 pub mod nss;
 pub mod process;
-mod stores;
+pub mod reason;
+pub mod stores;
 mod version;
 
 use std::collections::HashMap;
@@ -25,10 +26,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::debug::Whereabouts;
-use self::elf::{NotTls, TlsLibrary};
+use self::elf::TlsLibrary;
 use self::function::Family;
 use self::maps::MappedFile;
+use self::maps::Whereabouts;
+use self::reason::NotTls;
 
 /// Most files whose classification is remembered; beyond it the memory starts anew.
 const CACHE_MAX: usize = 1 << 14;
@@ -178,7 +180,6 @@ impl Discovery {
                     continue;
                 }
             };
-            result.unprobed.extend(library.also.clone().map(|why| (mapped.path.clone(), why)));
             let crypto = || sibling(&files, mapped)?.open(pid).ok();
             result.found.push(Found {
                 version: version_of(&library, crypto),
@@ -296,8 +297,7 @@ fn is_worth_telling(why: &NotTls, path: &Path) -> bool {
 fn version_of(library: &TlsLibrary, crypto: impl FnOnce() -> Option<File>) -> String {
     match library.family {
         Some(Family::OpenSsl) => {
-            let version = library.version.clone().or_else(|| elf::version(&crypto()?));
-            version.or_else(|| Some(library.make?.to_owned())).unwrap_or_default()
+            library.version.clone().or_else(|| elf::version(&crypto()?)).unwrap_or_default()
         }
         // Their names are no part of a path that tells them.
         family => library.version.clone().unwrap_or_else(|| family.map_or("Go", Family::as_str).to_owned()),

@@ -3,7 +3,7 @@
 use std::io::{Seek, Write};
 use std::process::Command;
 
-use super::elf::{NamedBy, NotTls, TlsLibrary};
+use super::elf::{NamedBy, TlsLibrary};
 use super::flow::Unproven;
 use super::function::{Family, Function};
 use super::internal::{Behind, NoInternal};
@@ -561,8 +561,8 @@ fn symbols_in_a_debug_file_by_build_id_or_by_link() {
     let (program, debug, offset) = split(&folder, &[]);
     let at = |path: &str| Whereabouts { root: root.path().into(), path: path.into() };
     let look = |at: &Whereabouts| elf::classify(&File::open(&program).unwrap(), at);
-    let named = NotTls::NoSymbols;
-    assert_eq!(look(&at("/opt/program")), Err(named.clone()));
+    let unnamed = || Err(NotTls::NoSymbols);
+    assert_eq!(look(&at("/opt/program")), unnamed());
 
     let id = build_id(&program);
     let by_id = root.path().join(format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]));
@@ -575,13 +575,13 @@ fn symbols_in_a_debug_file_by_build_id_or_by_link() {
     let good = std::fs::read(&by_id).unwrap();
     for end in (0..good.len()).step_by(61) {
         std::fs::write(&by_id, &good[..end]).unwrap();
-        assert_eq!(look(&at("/opt/program")), Err(named.clone()), "cut at {end} of {}", good.len());
+        assert_eq!(look(&at("/opt/program")), unnamed(), "cut at {end} of {}", good.len());
     }
     // That of another build.
     let other = tempfile::tempdir().unwrap();
     let (_, stranger, _) = split(other.path(), &["-O1"]);
     std::fs::copy(&stranger, &by_id).unwrap();
-    assert_eq!(look(&at("/opt/program")), Err(named.clone()));
+    assert_eq!(look(&at("/opt/program")), unnamed());
     std::fs::remove_file(&by_id).unwrap();
 
     let link = format!("--add-gnu-debuglink={}", debug.display());
@@ -595,20 +595,10 @@ fn symbols_in_a_debug_file_by_build_id_or_by_link() {
         assert_eq!(found.named_by, NamedBy::DebugFile(place.clone()));
         // One more byte, and the checksum does not agree.
         File::options().append(true).open(&place).unwrap().write_all(b"x").unwrap();
-        assert_eq!(look(&at("/opt/program")), Err(named.clone()));
+        assert_eq!(look(&at("/opt/program")), unnamed());
         File::options().write(true).open(&place).unwrap().set_len(good.len() as u64).unwrap();
         std::fs::rename(&place, &debug).unwrap();
     }
-}
-
-#[test]
-fn rustls_beside_openssl_is_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let both = library("")
-        + "const char text[] = \"/x/rustls-0.21.0/src/\"; int main(void) { return SSL_read(0, 0, 1) + SSL_write(0, 0, 1); }";
-    let file = compile(folder.path(), "both", &both, &[]);
-    let also = classify(&File::open(file).unwrap()).unwrap().also;
-    assert!(also.unwrap().to_string().contains("rustls 0.21.0"));
 }
 
 /// Packs a file as mini debug info into the program.

@@ -9,9 +9,10 @@ use nix::unistd::{Uid, User, geteuid};
 
 use super::report::{Container, Cost, Function, Hidden, Library, Linked, Process, Symbols};
 use crate::discover::code;
-use crate::discover::elf::{NamedBy, NotTls};
+use crate::discover::elf::NamedBy;
 use crate::discover::function::{self, Family};
 use crate::discover::go::NotGo;
+use crate::discover::reason::NotTls;
 use crate::discover::{Discovery, Found, InProcess, has_known_name, process};
 use crate::failure::{Exit, Failure};
 use crate::probe;
@@ -212,9 +213,9 @@ fn probed(found: &Found, exe: &str) -> Library {
         symbols: Some(match &library.named_by {
             NamedBy::Dynamic => Symbols::Dynsym,
             NamedBy::Full => Symbols::Symtab,
-            NamedBy::Pclntab => Symbols::Pclntab,
             NamedBy::MiniDebugInfo => Symbols::MiniDebugInfo,
             NamedBy::DebugFile(_) => Symbols::DebugFile,
+            NamedBy::Pclntab => Symbols::Pclntab,
         }),
         functions: functions(found),
         cost: cost_of(found),

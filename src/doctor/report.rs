@@ -90,12 +90,12 @@ pub enum Symbols {
     Dynsym,
     /// `.symtab`.
     Symtab,
-    /// Go's own table.
-    Pclntab,
     /// `.gnu_debugdata`.
     MiniDebugInfo,
     /// A separate debug file.
     DebugFile,
+    /// Go's own table.
+    Pclntab,
 }
 
 /// What a probe costs at each hit.

@@ -72,8 +72,8 @@ fn section(out: &mut String, report: &Report, title: &str, mut libraries: Vec<&L
         }));
         marks.extend(library.symbols.and_then(|symbols| match symbols {
             Symbols::Symtab => Some("full symbol table"),
-            Symbols::MiniDebugInfo => Some("symbols in mini debug info"),
-            Symbols::DebugFile => Some("symbols in a debug file"),
+            Symbols::MiniDebugInfo => Some("by its mini debug info"),
+            Symbols::DebugFile => Some("by a separate debug file"),
             Symbols::Dynsym | Symbols::Pclntab => None,
         }));
         marks.extend(library.deleted.then_some("deleted, probed all the same"));

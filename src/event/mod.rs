@@ -399,7 +399,7 @@ pub enum Event {
     Counters(Counters),
     /// What the kernel side counted as lost by process; it replaces the one before.
     Losses(Vec<ProcessLoss>),
-    /// At the end: how far a handle that still lives has come.
+    /// At the end of the capture, or of the process: how far a handle that still lives has come.
     Final(HandleKey, Ends),
     /// The capture is over.
     Stop(Monotonic),

@@ -47,6 +47,23 @@ pub fn is_call(args: &[OsString]) -> bool {
     args.iter().skip(1).take_while(ours).any(names)
 }
 
+/// The arguments for people, without those of the command to run, which may hold secrets.
+pub fn shown(args: &[OsString]) -> String {
+    let inline = format!("{}=", options::COMMAND);
+    let mut before = OsStr::new("");
+    let mut words = Vec::new();
+    for arg in args {
+        let text = arg.to_string_lossy();
+        words.push(match text.strip_prefix(&inline) {
+            _ if before == options::COMMAND => options::program(&text),
+            Some(line) => inline.clone() + &options::program(line),
+            None => text.into_owned(),
+        });
+        before = arg;
+    }
+    words.join(" ")
+}
+
 /// What is called for.
 ///
 /// # Errors

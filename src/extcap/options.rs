@@ -146,5 +146,18 @@ pub(super) fn words(line: &str) -> Result<Vec<OsString>, Failure> {
     let words = shell_words::split(line).map_err(|_| {
         usage(format!("the command has a quote that does not end: {line}"), "close it, or put a \\ before it")
     })?;
+    // Without a command every program would be captured, which is not what was meant.
+    if words.is_empty() && !line.is_empty() {
+        return Err(usage("the command is blank".into(), "name one, or leave the field empty"));
+    }
     Ok(words.into_iter().map(OsString::from).collect())
+}
+
+/// A command line without its arguments.
+pub(super) fn program(line: &str) -> String {
+    match shell_words::split(line).unwrap_or_default().as_slice() {
+        [program] => program.clone(),
+        [program, ..] => format!("{program} …"),
+        [] => String::new(),
+    }
 }

@@ -62,6 +62,7 @@ fn a_capture_has_the_options_of_the_command_line() {
         &["-p", "1"],
         &["--pid"],
         &["--command", "it's"],
+        &["--command", "  "],
         &["--extcap-capture-filter", "tcp port 80"],
         &["--fifo", ""],
     ] {
@@ -103,4 +104,24 @@ fn every_default_is_understood() {
     assert!(line.len() > 12, "{line:?}");
     let config = crate::cli::parse(args(&line)).unwrap();
     assert!(matches!(config, crate::config::Config::Capture(c) if c.for_wireshark && c.process_blocks));
+}
+
+#[test]
+fn arguments_of_the_command_are_not_shown() {
+    let long = "curl -u alice:hunter2 -H 'X: a' -H 'X: b' -H 'X: c' -H 'X: d' https://example.org/";
+    let start = "tls2pcap --capture --fifo /f";
+    for (line, expected) in [
+        (&["--command", long][..], "--command curl …"),
+        (
+            &["--command", long, "--ports", "keep", "--snaplen", "16"],
+            "--command curl … --ports keep --snaplen 16",
+        ),
+        (&[&format!("--command={long}"), "--ports", "keep"], "--command=curl … --ports keep"),
+        (&["--command", "true", "--ports", "keep"], "--command true --ports keep"),
+        (&["--command", "an 'open hunter2", "--ports", "keep"], "--command  --ports keep"),
+        (&["--pid", "17"], "--pid 17"),
+    ] {
+        let line = [&["--capture", "--fifo", "/f"], line].concat();
+        assert_eq!(shown(&args(&line)), format!("{start} {expected}"));
+    }
 }

@@ -1,31 +1,82 @@
-//! The ends of handles for which the ring had no room.
+//! How far handles came of which the ring does not say it, because it had no room.
 
 use std::io;
 
 use bytes::Bytes;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapImpl};
 
-use crate::event::record::decode;
+use super::skeleton::types;
+use super::{bytes_of, from_bytes};
+use crate::event::record::{Counter, decode, encode};
+use crate::event::{Ends, Event, HandleKey, ProcessKey};
 
-/// What the kernel side kept instead of putting it into the ring. At most 1024; what is beyond that is
-/// counted as lost.
-pub struct Ended(MapHandle);
+/// The ends of handles that the kernel side kept instead of putting them into the ring (at most 1024; what
+/// is beyond that is counted as lost), and the handles that end with their process.
+pub struct Ended {
+    kept: MapHandle,
+    handles: MapHandle,
+    losses: MapHandle,
+}
 
 impl Ended {
-    pub(super) fn new(map: &MapImpl<'_>) -> io::Result<Ended> {
-        MapHandle::try_from(map).map(Ended).map_err(io::Error::other)
+    pub(super) fn new(kept: &MapImpl<'_>, handles: &MapImpl<'_>, losses: &MapImpl<'_>) -> io::Result<Ended> {
+        let handle = |map: &MapImpl<'_>| MapHandle::try_from(map).map_err(io::Error::other);
+        Ok(Ended { kept: handle(kept)?, handles: handle(handles)?, losses: handle(losses)? })
     }
 
     /// Takes out all records that are there. Each is one of the ring's, and belongs behind all that the
     /// ring holds at this moment.
     pub fn take(&self) -> Vec<Vec<u8>> {
+        self.take_if(|_| true)
+    }
+
+    /// What is to be known of a process's handles before it ends, in records: how far they came, if the ring
+    /// refused some of their bytes. To be asked when its end stands in the ring and all before that is taken.
+    pub fn of(&self, process: ProcessKey) -> Vec<Vec<u8>> {
+        let mut records = self.take_if(|of| of == process);
+        let reason = Counter::RingFull as u32;
+        let key = types::loss_key { process: process.generation, tgid: process.pid, reason };
+        if matches!(self.losses.lookup(bytes_of(&key), MapFlags::ANY), Ok(Some(_))) {
+            let ends = ends(&self.handles).filter(|(handle, _)| handle.process == process);
+            records.extend(
+                ends.filter_map(|(handle, ends)| Some(encode(&Event::Final(handle, ends))?.to_vec())),
+            );
+        }
+        records
+    }
+
+    fn take_if(&self, wanted: impl Fn(ProcessKey) -> bool) -> Vec<Vec<u8>> {
         let taken = |key: Vec<u8>| {
-            let record = self.0.lookup(&key, MapFlags::ANY).ok().flatten()?;
+            let record = self.kept.lookup(&key, MapFlags::ANY).ok().flatten()?;
             // The kernel side enters it first, and writes it then; what is not whole yet cannot be decoded.
-            let is_whole = decode(&Bytes::copy_from_slice(&record)).is_ok();
-            (is_whole && self.0.delete(&key).is_ok()).then_some(record)
+            let is_wanted = process_of(&record).is_some_and(&wanted);
+            (is_wanted && self.kept.delete(&key).is_ok()).then_some(record)
         };
-        let keys: Vec<Vec<u8>> = self.0.keys().collect();
+        let keys: Vec<Vec<u8>> = self.kept.keys().collect();
         keys.into_iter().filter_map(taken).collect()
     }
+}
+
+/// Whose handle a record of one is about; `None` if it is none of a handle.
+pub fn process_of(record: &[u8]) -> Option<ProcessKey> {
+    match decode(&Bytes::copy_from_slice(record)) {
+        Ok(Event::Handle(fact)) => Some(fact.handle.process),
+        _ => None,
+    }
+}
+
+/// How far each handle has come that is in the kernel side's table.
+pub(super) fn ends(handles: &impl MapCore) -> impl Iterator<Item = (HandleKey, Ends)> {
+    /// Entries that one system call brings.
+    const BATCH: u32 = 1024;
+    let entries = handles.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY).into_iter().flatten();
+    entries.filter_map(|(key, value)| {
+        let key: types::handle_key = from_bytes(&key)?;
+        let handle: types::handle = from_bytes(&value)?;
+        let process = ProcessKey { pid: key.tgid, generation: handle.process };
+        Some((
+            HandleKey { process, address: key.address, generation: handle.generation },
+            Ends { read: handle.read_end, write: handle.write_end },
+        ))
+    })
 }

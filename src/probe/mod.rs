@@ -39,7 +39,7 @@ use crate::discover::{FileKey, Found};
 use crate::event::{Clock, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
-pub use self::ended::Ended;
+pub use self::ended::{Ended, process_of};
 pub use self::proving::{News, described, note};
 pub use self::ring::{Record, Ring, Verdict, page_size};
 pub use self::survey::Survey;
@@ -502,20 +502,7 @@ impl Probe {
 
     /// How far each handle has come that still lives.
     pub fn ends(&self) -> Vec<(HandleKey, Ends)> {
-        let handles = &self.skeleton.maps.handles;
-        handles
-            .keys()
-            .filter_map(|key| {
-                let value = handles.lookup(&key, MapFlags::ANY).ok().flatten()?;
-                let key: types::handle_key = from_bytes(&key)?;
-                let handle: types::handle = from_bytes(&value)?;
-                let process = ProcessKey { pid: key.tgid, generation: handle.process };
-                Some((
-                    HandleKey { process, address: key.address, generation: handle.generation },
-                    Ends { read: handle.read_end, write: handle.write_end },
-                ))
-            })
-            .collect()
+        ended::ends(&self.skeleton.maps.handles).collect()
     }
 
     /// Gives back the table entries of processes that have ended.
@@ -552,12 +539,13 @@ impl Probe {
         }
     }
 
-    /// The ends of handles that the ring had no room for; goes with its reader.
+    /// How far handles came of which the ring does not say it; goes with its reader.
     ///
     /// # Errors
     /// If no descriptor can be had.
     pub fn ended(&self) -> io::Result<Ended> {
-        Ended::new(&self.skeleton.maps.ended)
+        let maps = &self.skeleton.maps;
+        Ended::new(&maps.ended, &maps.handles, &maps.losses)
     }
 
     /// A reader of the ring, to be moved to a thread of its own.

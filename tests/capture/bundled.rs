@@ -158,9 +158,9 @@ fn grpcio_is_named_with_the_reason() {
     let words = [&python, &source("bundled.py"), "grpc", &nginx.site.cert, &target];
     let finished = test.capture().run(&words).ok();
     let said = finished.stderr.lines().filter(|line| line.contains("contains BoringSSL")).collect::<Vec<_>>();
-    // When it is found, and again at the end since nothing was captured.
-    assert_eq!(said.len(), 2, "{}", finished.stderr);
-    assert!(said[0].contains("/grpc/_cython/cygrpc.") && said[0].contains("stripped"), "{}", said[0]);
+    assert!(!said.is_empty(), "{}", finished.stderr);
+    let why = "contains BoringSSL: the names of its functions are stripped";
+    assert!(said[0].contains("/grpc/_cython/cygrpc.") && said[0].contains(why), "{}", said[0]);
 }
 
 fn postgresql_programs() -> Option<PathBuf> {

@@ -85,6 +85,10 @@ fn a_command_is_run_as_the_user_with_the_options_given_and_nothing_to_inherit() 
         capture.wait_ok();
         assert!(desk.wait_until_gone() < SOON);
         assert!(!capture.stderr().contains("extcap pipe"), "{release}: {}", capture.stderr());
+        // The command's arguments may hold secrets.
+        let bytes = fs::read(&file).unwrap();
+        let has = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+        assert!(has(b"--command sh \xe2\x80\xa6 ") && !has(b"echo unseen"), "{release}");
         assert_eq!(fs::read(desk.home.join("page")).unwrap().len(), crate::support::nginx::PAGE.len());
         let status = fs::read_to_string(desk.home.join("status")).unwrap();
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {

@@ -240,6 +240,25 @@ fn what_the_ring_refuses_is_told_to_the_byte() {
     assert_eq!(lines(&replayed.stderr), lines(&finished.stderr));
 }
 
+/// A program that ends without freeing its handle, and whose last bytes the ring refused, in all likelihood.
+#[test]
+fn what_is_lost_before_the_process_ends_has_its_place() {
+    let test = begin!();
+    let (mut peer, port) = exchange_server(&test, "z");
+    let dir = test.folder("client");
+    let ops = format!("{} X", ["w:1400"; 3000].join(" "));
+    let words = [vec![compiled("exchange")], connect("127.0.0.1", port, &dir, &ops)].concat();
+    let finished = test.capture().args(&["--ring-size", "4K"]).run(&words);
+    peer.wait_ok();
+    let truth = transcript(&dir, "client", 0);
+    for (view, _) in finished.views() {
+        let connection = view.only();
+        assert_stream(connection, From::Client, &truth.sent);
+        let missing = truth.sent.len() - connection.sent_by_client.len();
+        assert_eq!(lost_bytes(&finished, "the ring buffer was full"), missing, "{}", finished.stderr);
+    }
+}
+
 fn replay(recording: &str, out: &Path) -> Finished {
     let output = std::process::Command::new(crate::support::capture::TLS2PCAP)
         .args(["replay", "--fail-on-loss", recording, "-o"])
