@@ -32,6 +32,10 @@ pub struct TlsLibrary {
     pub go: Option<Go>,
     /// Its version as far as this file tells, such as `OpenSSL 3.0.17`.
     pub version: Option<String>,
+    /// Of OpenSSL's family, if its version is not known: which of them, as far as its source shows.
+    pub make: Option<&'static str>,
+    /// Another TLS library in the same file, which cannot be probed.
+    pub also: Option<NotTls>,
     /// What named the functions.
     pub named_by: NamedBy,
 }
@@ -166,7 +170,11 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         // A Go program may contain a C library as well.
         let go = go.and_then(Result::ok);
         let bio = tables.iter().find_map(|symbols| bio_in(image, symbols));
-        return Ok(TlsLibrary { family: Some(family), offsets, internal, bio, go, version, named_by });
+        let nameless = family == Family::OpenSsl && version.is_none();
+        let make = if nameless { likely::make(image) } else { None };
+        let also = likely::rustls(image).map(NotTls::Likely);
+        let family = Some(family);
+        return Ok(TlsLibrary { family, offsets, internal, bio, go, version, make, also, named_by });
     }
     let go = go.ok_or(NotTls::NoSymbols)?.map_err(NotTls::Go)?;
     Ok(TlsLibrary {
@@ -175,6 +183,8 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         internal: Internal::none(NoInternal::NoExport),
         bio: None,
         version: Some(go::version(image)),
+        make: None,
+        also: None,
         go: Some(go),
         named_by: NamedBy::Pclntab,
     })

@@ -82,6 +82,9 @@ impl Stack {
         match self {
             Stack::Java => "Java's own TLS (JSSE) is not captured",
             Stack::Other => "its TLS code is of a library that is not recognised",
+            Stack::Rustls => {
+                "not captured, since its connections move in memory and nothing tells them apart for sure"
+            }
             _ if self.is_known() => "the names of its functions are stripped",
             _ => "this library is not captured yet",
         }
@@ -91,7 +94,7 @@ impl Stack {
     pub const fn help(self) -> &'static str {
         match self {
             _ if self.is_known() => {
-                "use a build with symbols (not stripped), or one that loads a shared library"
+                "install its debug symbols, or use a build with symbols (not stripped), or one that loads a shared library"
             }
             Stack::Java => "use a provider that calls OpenSSL, as netty-tcnative",
             _ => "",
@@ -149,6 +152,20 @@ pub(super) fn may_speak_tls<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> bool {
         let text: Vec<u8> = turned.iter().rev().copied().collect();
         memmem::find(constants(image), &text).is_some()
     })
+}
+
+/// Which library of OpenSSL's family it is.
+pub(super) fn make<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<&'static str> {
+    let stack = in_constants(constants(image))?.stack;
+    (stack.is_known() && stack != Stack::GnuTls).then_some(stack.as_str())
+}
+
+/// rustls, beside another library.
+pub(super) fn rustls<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Likely> {
+    let constants = constants(image);
+    let (turned, stack) = TEXTS.iter().find(|(_, stack)| *stack == Stack::Rustls)?;
+    let text: Vec<u8> = turned.iter().rev().copied().collect();
+    Finder::new(&text).find_iter(constants).find_map(|at| judge(*stack, constants, at, text.len()))
 }
 
 fn constants<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> &'d [u8] {
@@ -261,7 +278,7 @@ mod tests {
             (b"Enabled GnuTLS 3.7.9 logging...\0", Some(format!("contains GnuTLS 3.7.9: {stripped}"))),
             (
                 b"/x/rustls-pemfile-2.1.0/src/lib.rs/x/rustls-0.23.37/src/conn.rs",
-                Some("contains rustls 0.23.37: this library is not captured yet".into()),
+                Some(format!("contains rustls 0.23.37: {}", Stack::Rustls.why())),
             ),
             (b"/rustls-native-certs-0.7.0/src/lib.rs/rustls-", None),
             (

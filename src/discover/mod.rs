@@ -180,6 +180,7 @@ impl Discovery {
                     continue;
                 }
             };
+            result.unprobed.extend(library.also.clone().map(|why| (mapped.path.clone(), why)));
             let crypto = || sibling(&files, mapped)?.open(pid).ok();
             result.found.push(Found {
                 version: version_of(&library, crypto),
@@ -297,7 +298,8 @@ fn is_worth_telling(why: &NotTls, path: &Path) -> bool {
 fn version_of(library: &TlsLibrary, crypto: impl FnOnce() -> Option<File>) -> String {
     match library.family {
         Some(Family::OpenSsl) => {
-            library.version.clone().or_else(|| elf::version(&crypto()?)).unwrap_or_default()
+            let version = library.version.clone().or_else(|| elf::version(&crypto()?));
+            version.or_else(|| Some(library.make?.to_owned())).unwrap_or_default()
         }
         // Their names are no part of a path that tells them.
         family => library.version.clone().unwrap_or_else(|| family.map_or("Go", Family::as_str).to_owned()),

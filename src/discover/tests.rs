@@ -601,6 +601,16 @@ fn symbols_in_a_debug_file_by_build_id_or_by_link() {
     }
 }
 
+#[test]
+fn rustls_beside_openssl_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let both = library("")
+        + "const char text[] = \"/x/rustls-0.21.0/src/\"; int main(void) { return SSL_read(0, 0, 1) + SSL_write(0, 0, 1); }";
+    let file = compile(folder.path(), "both", &both, &[]);
+    let also = classify(&File::open(file).unwrap()).unwrap().also;
+    assert!(also.unwrap().to_string().contains("rustls 0.21.0"));
+}
+
 /// Packs a file as mini debug info into the program.
 fn embed(program: &Path, inside: &Path) {
     tool(&["xz", "-k", "-f", inside.to_str().unwrap()]);
