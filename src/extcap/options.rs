@@ -148,7 +148,7 @@ pub(super) fn words(line: &str) -> Result<Vec<OsString>, Failure> {
     })?;
     // Without a command every program would be captured, which is not what was meant.
     if words.is_empty() && !line.is_empty() {
-        return Err(usage("the command is blank".into(), "name one, or leave the field empty"));
+        return Err(usage("the command is blank", "name one, or leave the field empty"));
     }
     Ok(words.into_iter().map(OsString::from).collect())
 }
