@@ -471,7 +471,7 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emis
 }
 
 /* The handle's last reference goes. */
-static __always_inline void handle_freed(u64 address)
+static __noinline int handle_freed(u64 address)
 {
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
 	struct handle_key key = { .address = fact.address, .tgid = current_id() >> 32 };
@@ -479,30 +479,32 @@ static __always_inline void handle_freed(u64 address)
 	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
 
 	if (!handle)
-		return;
+		return 0;
 	if (handle->refs > 1) {
 		handle->refs--;
-		return;
+		return 0;
 	}
 	emit_fact(handle, &fact);
 	bpf_map_delete_elem(&handles, &key);
+	return 0;
 }
 
 /* SSL_clear: the handle is used again, for another connection; unless the library itself calls it. */
-static __always_inline void handle_cleared(struct pt_regs *ctx)
+static __noinline int handle_cleared(u64 address)
 {
 	u64 id = current_id();
-	struct fact fact = { .address = PT_REGS_PARM1(ctx), .fact = T2P_FACT_FREE };
+	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
 	struct process *process = ready ? current_process() : NULL;
 	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 
 	if (!handle || (!handle->read_end && !handle->write_end))
-		return;
+		return 0;
 	if (thread && thread->depth)
-		return;
+		return 0;
 	emit_fact(handle, &fact);
 	new_handle(process, fact.address, HANDLE_FRESH, handle->refs);
+	return 0;
 }
 
 /* The thread ends: a call that it was in may have moved bytes, which the socket then shows. */

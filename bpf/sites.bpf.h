@@ -118,8 +118,7 @@ static __noinline int other_site_entered(u32 site, struct arguments *args)
 		args->function = T2P_FN_NSS_WRITE;
 		break;
 	case T2P_SITE_NSS_CLOSE:
-		handle_freed(args->handle);
-		return 0;
+		return handle_freed(args->handle);
 	case T2P_SITE_NSS_SHUTDOWN: /* which side */
 		args->function = T2P_FN_SHUTDOWN;
 		args->num = (u32)args->buf != PR_SHUTDOWN_RCV;
@@ -225,13 +224,11 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 		args.function = FN_ALPN;
 		break;
 	case T2P_SITE_FREE:
-		handle_freed(args.handle);
-		return 0;
+		return handle_freed(args.handle);
 	case T2P_SITE_UP_REF:
 		return reference_taken(ctx);
 	case T2P_SITE_CLEAR:
-		handle_cleared(ctx);
-		return 0;
+		return handle_cleared(args.handle);
 	case T2P_SITE_CTRL:
 		return ctrl_called(ctx);
 	case T2P_SITE_CONNECT_STATE:

@@ -224,6 +224,9 @@ impl Probe {
                 match Probe::try_load(options, backend, programs) {
                     Ok(probe) => return Ok(Some(probe)),
                     Err(Refusal::Bulk) => {}
+                    // The verifier refuses the programs for bulk attachment, which are larger than the others.
+                    Err(Refusal::Backend(error))
+                        if programs == Programs::Bulk && has_code(&error, libc::EACCES) => {}
                     Err(Refusal::Backend(error)) => {
                         refused.push((backend, error));
                         break;
