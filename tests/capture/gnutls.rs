@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::each::assert_each_on_its_socket;
 use crate::support::nginx::{BIG, Nginx, PAGE, big_file};
-use crate::support::programs::{Told, compiled_with, exchange_server, transcript};
+use crate::support::programs::{compiled_with, exchange_server, transcript};
 use crate::support::view::{From, Packet};
 use crate::support::{Finished, Process, Test, assert_same_bytes, begin, gate, run, until};
 
@@ -33,29 +34,13 @@ fn has(test: &Test, program: &str) -> bool {
 /// Each connection that the program told of stands in the file with its own bytes and its own socket.
 #[track_caller]
 fn assert_true(finished: &Finished, dir: &str, role: &str, count: usize, tuples: &[&str]) {
-    let text = finished.text();
-    let told = Told::all(&text);
-    assert_eq!(told.len(), count, "{text}");
-    assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
-    for (view, tshark) in finished.views() {
-        assert_eq!(view.connections.len(), count, "tshark {}", tshark.version);
-        for told in &told {
-            let connection = view.of(told.local, told.remote);
-            let truth = transcript(dir, role, told.index);
-            let (client, server) = match role {
-                "client" => (&truth.sent, &truth.received),
-                _ => (&truth.received, &truth.sent),
-            };
-            assert_same_bytes(&format!("client of {told:?}"), &connection.sent_by_client, client);
-            assert_same_bytes(&format!("server of {told:?}"), &connection.sent_by_server, server);
-            let comment = &connection.comment;
-            assert!(tuples.contains(&comment.get("tuple")), "{} of {told:?}", comment.get("tuple"));
-            assert_eq!(comment.number("fd"), u64::from(told.fd), "{told:?}");
-            assert_eq!(comment.number("from_start"), 1, "{told:?}");
-            assert!(comment.get("library").contains(" GnuTLS 3."), "{}", comment.get("library"));
-            assert!(connection.finished, "no FIN from both sides: {told:?}");
-        }
-    }
+    assert_each_on_its_socket(finished, dir, role, count, |told, connection| {
+        let comment = &connection.comment;
+        assert!(tuples.contains(&comment.get("tuple")), "{} of {told:?}", comment.get("tuple"));
+        assert_eq!(comment.number("from_start"), 1, "{told:?}");
+        assert!(comment.get("library").contains(" GnuTLS 3."), "{}", comment.get("library"));
+        assert!(connection.finished, "no FIN from both sides: {told:?}");
+    });
 }
 
 /// Captures a client that does `ops` on each of `count` connections at once, against OpenSSL.

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::support::each::assert_each_on_its_socket;
 use crate::support::programs::{Told, built_by_go, transcript};
 use crate::support::view::Packet;
 use crate::support::{Finished, Process, Test, assert_same_bytes, begin, gate, run};
@@ -21,32 +22,16 @@ fn program(test: &Test, go: &str, more: &[&str]) -> Option<String> {
     program
 }
 
-/// Each connection that the program told of stands in the file with its own bytes and its socket, and
-/// there is no other.
+/// Each connection that the program told of stands in the file with its own bytes and its own socket, whole.
 #[track_caller]
-fn assert_each_on_its_socket(finished: &Finished, text: &str, dir: &str, role: &str) {
-    assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
-    let told = Told::all(text);
-    assert_eq!(told.len(), COUNT, "{text}\n{}", finished.stderr);
-    for (view, tshark) in finished.views() {
-        assert_eq!(view.connections.len(), COUNT, "tshark {}", tshark.version);
-        for told in &told {
-            let connection = view.of(told.local, told.remote);
-            let truth = transcript(dir, role, told.index);
-            let (client, server) = match role {
-                "client" => (&truth.sent, &truth.received),
-                _ => (&truth.received, &truth.sent),
-            };
-            assert_same_bytes(&format!("client of {told:?}"), &connection.sent_by_client, client);
-            assert_same_bytes(&format!("server of {told:?}"), &connection.sent_by_server, server);
-            assert!(connection.finished, "{told:?} has no end");
-            let comment = &connection.comment;
-            assert_eq!(comment.get("tuple"), "same-call", "{told:?}");
-            assert_eq!(comment.get("role"), role, "{told:?}");
-            assert_eq!(comment.number("fd"), u64::from(told.fd), "{told:?}");
-            assert_eq!(comment.number("from_start"), 1, "{told:?}");
-        }
-    }
+fn assert_true(finished: &Finished, dir: &str, role: &str) {
+    assert_each_on_its_socket(finished, dir, role, COUNT, |told, connection| {
+        let comment = &connection.comment;
+        assert!(connection.finished, "{told:?} has no end");
+        assert_eq!(comment.get("tuple"), "same-call", "{told:?}");
+        assert_eq!(comment.get("role"), role, "{told:?}");
+        assert_eq!(comment.number("from_start"), 1, "{told:?}");
+    });
 }
 
 fn listener(test: &Test, program: &str) -> (Process, u16) {
@@ -66,7 +51,7 @@ fn forty_of_a_client(test: &Test, go: &str, more: &[&str]) {
     let finished =
         STRESS.iter().fold(test.capture(), |c, (name, value)| c.variable(name, value)).run(&words).ok();
     server.wait_ok();
-    assert_each_on_its_socket(&finished, &finished.text(), &dir, "client");
+    assert_true(&finished, &dir, "client");
 }
 
 fn forty_of_a_server(test: &Test, go: &str, more: &[&str]) {
@@ -81,7 +66,7 @@ fn forty_of_a_server(test: &Test, go: &str, more: &[&str]) {
     client.args(["connect", &port.to_string(), &test.folder("client"), &COUNT.to_string()]);
     Process::start(&mut client, test.path("client.err")).wait_ok();
     let finished = running.finish().ok();
-    assert_each_on_its_socket(&finished, &finished.text(), &dir, "server");
+    assert_true(&finished, &dir, "server");
 }
 
 #[test]

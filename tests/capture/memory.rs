@@ -5,32 +5,20 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::process::Command;
 
-use crate::support::programs::{PYTHON, Told, exchange_server, python_server, source, transcript};
+use crate::support::each::assert_each_on_its_socket;
+use crate::support::programs::{PYTHON, exchange_server, python_server, source};
 use crate::support::{Finished, Process, Test, assert_same_bytes, begin, gate};
 
 /// Connections that one event loop has open at once.
 const COUNT: usize = 40;
 
-/// Each connection that the program told of stands in the file with its own bytes and its socket.
+/// Each connection that the program told of stands in the file with its own bytes and its socket, known by its
+/// records.
 #[track_caller]
-fn assert_each_on_its_socket(finished: &Finished, text: &str, dir: &str, role: &str) {
-    let told = Told::all(text);
-    assert_eq!(told.len(), COUNT, "{text}");
-    for (view, tshark) in finished.views() {
-        assert_eq!(view.connections.len(), COUNT, "tshark {}", tshark.version);
-        for told in &told {
-            let connection = view.of(told.local, told.remote);
-            let truth = transcript(dir, role, told.index);
-            let (client, server) = match role {
-                "client" => (&truth.sent, &truth.received),
-                _ => (&truth.received, &truth.sent),
-            };
-            assert_same_bytes(&format!("client of {told:?}"), &connection.sent_by_client, client);
-            assert_same_bytes(&format!("server of {told:?}"), &connection.sent_by_server, server);
-            assert_eq!(connection.comment.get("tuple"), "ciphertext", "{told:?}");
-            assert_eq!(connection.comment.number("fd"), u64::from(told.fd), "{told:?}");
-        }
-    }
+fn assert_true(finished: &Finished, dir: &str, role: &str) {
+    assert_each_on_its_socket(finished, dir, role, COUNT, |told, connection| {
+        assert_eq!(connection.comment.get("tuple"), "ciphertext", "{told:?}");
+    });
 }
 
 /// A server for [`COUNT`] connections.
@@ -47,7 +35,7 @@ fn asyncio_client() {
     let words = [PYTHON, &script, "connect", &port.to_string(), &COUNT.to_string(), &dir];
     let finished = test.capture().run(&words).ok();
     server.wait_ok();
-    assert_each_on_its_socket(&finished, &finished.text(), &dir, "client");
+    assert_true(&finished, &dir, "client");
 }
 
 #[test]
@@ -63,7 +51,7 @@ fn asyncio_server() {
     client.args([&script, "connect", &port.to_string(), &COUNT.to_string(), &test.folder("client")]);
     Process::start(&mut client, test.path("client.err")).wait_ok();
     let finished = running.finish().ok();
-    assert_each_on_its_socket(&finished, &finished.text(), &dir, "server");
+    assert_true(&finished, &dir, "server");
 }
 
 /// The connections are open before the capture begins.
@@ -120,5 +108,5 @@ fn node_client() {
     let finished = test.capture().run(&words).ok();
     server.wait_ok();
     assert_eq!(heard.join().unwrap().lines().count(), COUNT);
-    assert_each_on_its_socket(&finished, &finished.text(), &dir, "client");
+    assert_true(&finished, &dir, "client");
 }

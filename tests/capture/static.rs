@@ -3,33 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::programs::{Told, compiled_as, connect, exchange_server, transcript};
-use crate::support::{Finished, Test, assert_same_bytes, begin, gate, run};
+use crate::support::each::assert_each_on_its_socket;
+use crate::support::programs::{compiled_as, connect, exchange_server};
+use crate::support::{Finished, Test, begin, gate, run};
 
 /// Connections that one program has open at once.
 const COUNT: usize = 40;
 
-/// Each connection that the program told of stands in the file with its own bytes and its socket, and
-/// there is no other.
+/// Each connection that the program told of stands in the file with its own bytes and its own socket, whole.
 #[track_caller]
-fn assert_each_on_its_socket(finished: &Finished, dir: &str, tuple: &str) {
-    let text = finished.text();
-    let told = Told::all(&text);
-    assert_eq!(told.len(), COUNT, "{text}\n{}", finished.stderr);
-    for (view, tshark) in finished.views() {
-        assert_eq!(view.connections.len(), COUNT, "tshark {}", tshark.version);
-        for told in &told {
-            let connection = view.of(told.local, told.remote);
-            let truth = transcript(dir, "client", told.index);
-            assert_same_bytes(&format!("client of {told:?}"), &connection.sent_by_client, &truth.sent);
-            assert_same_bytes(&format!("server of {told:?}"), &connection.sent_by_server, &truth.received);
-            assert!(connection.finished, "{told:?} has no end");
-            let comment = &connection.comment;
-            assert_eq!(comment.get("tuple"), tuple, "{told:?}");
-            assert_eq!(comment.number("fd"), u64::from(told.fd), "{told:?}");
-            assert_eq!(comment.number("from_start"), 1, "{told:?}");
-        }
-    }
+fn assert_true(finished: &Finished, dir: &str, tuple: &str) {
+    assert_each_on_its_socket(finished, dir, "client", COUNT, |told, connection| {
+        let comment = &connection.comment;
+        assert!(connection.finished, "{told:?} has no end");
+        assert_eq!(comment.get("tuple"), tuple, "{told:?}");
+        assert_eq!(comment.number("from_start"), 1, "{told:?}");
+    });
 }
 
 /// A copy of the program `exchange` that contains OpenSSL; `None`, with a report, where it cannot be built.
@@ -80,7 +69,7 @@ fn captured_as(test: &Test, command: &[&str], inside: &str, dir: &str) {
     let finished = test.capture().run(&words).ok();
     server.wait_ok();
     assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
-    assert_each_on_its_socket(&finished, dir, "same-call");
+    assert_true(&finished, dir, "same-call");
     for (view, _) in finished.views() {
         let library = view.connections[0].comment.get("library").to_owned();
         // Of a program in a root of its own, the path as this process sees it.

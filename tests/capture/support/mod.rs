@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod comment;
 pub mod desk;
+pub mod each;
 pub mod gate;
 pub mod netns;
 pub mod nginx;
