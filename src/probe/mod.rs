@@ -3,6 +3,7 @@
 
 mod backend;
 mod bio;
+mod clock;
 mod counts;
 mod ended;
 mod layout;
@@ -36,9 +37,10 @@ use self::sites::{Group, Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
-use crate::event::{Clock, Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
+use crate::event::{Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
 
 pub use self::backend::Backend;
+pub use self::clock::{clocks, monotonic, realtime};
 pub use self::ended::{Ended, process_of};
 pub use self::proving::{News, described, note};
 pub use self::ring::{Record, Ring, Verdict, page_size};
@@ -668,32 +670,6 @@ pub fn raise_open_files() {
             libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         }
     }
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC`.
-pub fn monotonic() -> u64 {
-    clock(libc::CLOCK_MONOTONIC)
-}
-
-/// Nanoseconds since 1970, `CLOCK_REALTIME`.
-pub fn realtime() -> u64 {
-    clock(libc::CLOCK_REALTIME)
-}
-
-/// Both clocks at one moment.
-pub fn clocks() -> Clock {
-    // The realtime of the middle of two monotonic readings.
-    let before = monotonic();
-    let realtime = realtime();
-    let after = monotonic();
-    Clock { monotonic: before + (after - before) / 2, realtime }
-}
-
-fn clock(which: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a valid pointer; these clocks always exist.
-    unsafe { libc::clock_gettime(which, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// The bytes of a plain C struct of a map.
