@@ -169,7 +169,7 @@ fn http2_client_of_1_19() {
 fn curl_asks_a_server() {
     let test = begin!();
     let Some(program) = program(&test, "go-sid", &["-ldflags=-s -w"]) else { return };
-    let (server, port) = http_server(&test, &program);
+    let (mut server, port) = http_server(&test, &program);
     let running = test.capture().attach(&[server.pid()]);
     let (cert, _) = test.certificate();
     let format = "%{local_ip}:%{local_port}";
@@ -187,6 +187,8 @@ fn curl_asks_a_server() {
         }
     }
     bodies.sort();
+    server.go_on();
+    server.wait_ok();
     let finished = running.stop().ok();
     let own = format!("127.0.0.1:{port}").parse().unwrap();
     // When curl has closed its socket, Go still sends its alert, and hears of a reset.
@@ -199,7 +201,7 @@ fn curl_asks_a_server() {
         }
         assert_eq!(view.connections.len(), told.len(), "tshark {}", tshark.version);
         let objects = tshark.objects(&finished.file, &test.path("objects"));
-        assert_eq!(objects, bodies, "tshark {}", tshark.version);
+        assert!(objects == bodies, "tshark {} shows other bodies in {:?}", tshark.version, finished.file);
     }
 }
 
