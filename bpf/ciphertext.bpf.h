@@ -71,7 +71,9 @@ static __always_inline struct process *process_without_socket(void)
 	u32 tgid = current_id() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
-	return process && (process->flags & (PROCESS_NO_SOCKET | PROCESS_WATCHED)) ? process : NULL;
+	return process && (process->flags & (PROCESS_NO_SOCKET | PROCESS_WATCHED | PROCESS_RUSTLS)) ?
+		       process :
+		       NULL;
 }
 
 /* ---- At the socket ---- */
@@ -80,8 +82,14 @@ struct user_vector {
 	u64 base, len;
 };
 
-/* What the current system call sends or has received: the first of its buffers. */
-static __noinline int syscall_buffer(struct user_vector *buffer)
+struct user_buffers {
+	struct user_vector first;
+	u64 vector; /* where all are described; 0: there is one */
+	u64 count;
+};
+
+/* What the current system call sends or has received. */
+static __noinline int syscall_buffer(struct user_buffers *buffers)
 {
 	struct pt_regs *regs = syscall_regs();
 	u64 second, third, vector = 0;
@@ -99,6 +107,7 @@ static __noinline int syscall_buffer(struct user_vector *buffer)
 		break;
 	case 46: case 47: /* sendmsg, recvmsg */
 		bpf_probe_read_user(&vector, sizeof(vector), (void *)second + 16); /* msg_iov */
+		bpf_probe_read_user(&third, sizeof(third), (void *)second + 24); /* msg_iovlen */
 		break;
 	default:
 		return 0;
@@ -115,14 +124,17 @@ static __noinline int syscall_buffer(struct user_vector *buffer)
 		break;
 	case 211: case 212:
 		bpf_probe_read_user(&vector, sizeof(vector), (void *)second + 16);
+		bpf_probe_read_user(&third, sizeof(third), (void *)second + 24);
 		break;
 	default:
 		return 0;
 	}
 #endif
-	buffer->base = second;
-	buffer->len = third;
-	return !vector || !bpf_probe_read_user(buffer, sizeof(*buffer), (void *)vector);
+	buffers->first.base = second;
+	buffers->first.len = third;
+	buffers->vector = vector;
+	buffers->count = third;
+	return !vector || !bpf_probe_read_user(&buffers->first, sizeof(buffers->first), (void *)vector);
 }
 
 static __always_inline s32 syscall_fd(void)
@@ -132,6 +144,23 @@ static __always_inline s32 syscall_fd(void)
 #else
 	return BPF_CORE_READ(syscall_regs(), orig_x0);
 #endif
+}
+
+/* From now on the socket is that of a side of rustls, in the place of the one with the key before. */
+static __always_inline void note_side(u64 address, struct record_socket *through)
+{
+	struct socket_state *state = bpf_map_lookup_elem(&sockets, &through->sock);
+	u32 direction = address & T2P_HANDLE_WRITES ? T2P_WRITE : T2P_READ;
+
+	if (!state || state->generation != through->generation)
+		return;
+	state->tgid = current_id() >> 32;
+	if (state->sides[direction] == address)
+		return;
+	if (state->before[direction])
+		bury(state->before[direction], state->generation, state->tgid);
+	state->before[direction] = state->sides[direction];
+	state->sides[direction] = address;
 }
 
 /* The handle's records go through this socket. */
@@ -147,28 +176,39 @@ static __noinline int bind_by_record(struct process *process, struct handle *han
 	process->idle = 0;
 	handle->sock = through->sock;
 	handle->sock_generation = through->generation;
+	if (address & T2P_HANDLE_SIDE)
+		note_side(address, through);
 	return emit_bind(handle, address, through->fd, T2P_TUPLE_CIPHERTEXT);
 }
 
-/* The program sends. */
-static __noinline int sent(struct sock *sk)
+/* An address as a number, which is all that global functions take. */
+static __always_inline u64 number(void *address)
+{
+	u64 number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &address);
+	return number;
+}
+
+/* The program sends what stands here. Global, like the next: the verifier walks it once. */
+__noinline int sent_record(u64 sk, u64 base, u64 len)
 {
 	struct process *process = process_without_socket();
+	struct record_socket through = { .sock = sk };
 	struct record_handle *from;
-	struct record_socket through = { .sock = (u64)sk };
-	struct user_vector buffer;
 	struct record_key key;
 	struct handle *handle;
 
-	if (!process || !is_protocol(sk, IPPROTO_TCP) || !syscall_buffer(&buffer) ||
-	    !record_key_at(&key, buffer.base, buffer.len))
+	if (!process || !record_key_at(&key, base, len))
 		return 0;
 	from = bpf_map_lookup_elem(&records_out, &key);
-	if (!from || !from->address)
+	if (!from)
 		return 0;
-	handle = find_handle(process, from->address);
+	if (process->outgoing)
+		__sync_fetch_and_add(&process->outgoing, -1);
+	handle = from->address ? find_handle(process, from->address) : NULL;
 	if (handle && handle->generation == from->generation) {
-		through.generation = socket_generation((u64)sk, process->generation);
+		through.generation = socket_generation(sk, process->generation);
 		through.fd = syscall_fd();
 		bind_by_record(process, handle, from->address, &through);
 	}
@@ -176,27 +216,101 @@ static __noinline int sent(struct sock *sk)
 	return 0;
 }
 
-/* The program has received `len` bytes. */
-static __noinline int received(struct sock *sk, u64 len)
+/* The program has received what stands here. */
+__noinline int received_record(u64 sk, u64 base, u64 len)
 {
 	struct process *process = process_without_socket();
-	struct record_socket through = { .sock = (u64)sk }, *before;
-	struct user_vector buffer;
+	struct record_socket through = { .sock = sk }, *before;
 	struct record_key key;
 
-	if (!process || !is_protocol(sk, IPPROTO_TCP) || !syscall_buffer(&buffer))
+	if (!process || !record_key_at(&key, base, len))
 		return 0;
-	if (len > buffer.len)
-		len = buffer.len;
-	if (!record_key_at(&key, buffer.base, len))
-		return 0;
-	through.generation = socket_generation((u64)sk, process->generation);
+	through.generation = socket_generation(sk, process->generation);
 	through.fd = syscall_fd();
 	before = bpf_map_lookup_elem(&records_in, &key);
 	if (before && (before->sock != through.sock || before->generation != through.generation))
 		through.sock = 0;
 	if (through.generation)
 		bpf_map_update_elem(&records_in, &key, &through, BPF_ANY);
+	return 0;
+}
+
+/* So many records of one system call are looked at, of programs with rustls. */
+#define RECORDS_WALKED 16
+
+/* Goes on to the next record in a buffer. 0: there is none. */
+static __noinline int next_record(struct user_vector *at)
+{
+	u8 bytes[RECORD_HEADER];
+	u64 len;
+
+	if (at->len < RECORD_HEADER || bpf_probe_read_user(bytes, sizeof(bytes), (void *)at->base) || bytes[1] != 3)
+		return 0;
+	len = RECORD_HEADER + (bytes[3] << 8 | bytes[4]);
+	if (len >= at->len)
+		return 0;
+	at->base += len;
+	at->len -= len;
+	return 1;
+}
+
+/* rustls sends its records each from a buffer of its own; programs may put them into one. */
+static __noinline int sent_more(u64 sk, struct user_buffers *buffers)
+{
+	struct user_vector at = buffers->first;
+
+	for (u64 i = 1; i < RECORDS_WALKED; i++) {
+		if (!buffers->vector || buffers->count == 1) {
+			if (!next_record(&at))
+				break;
+		} else if (i >= buffers->count ||
+			   bpf_probe_read_user(&at, sizeof(at), (void *)buffers->vector + i * sizeof(at))) {
+			break;
+		}
+		sent_record(sk, at.base, at.len);
+	}
+	return 0;
+}
+
+static __noinline int received_more(u64 sk, struct user_vector *at)
+{
+	for (u64 i = 1; i < RECORDS_WALKED; i++) {
+		if (!next_record(at))
+			break;
+		received_record(sk, at->base, at->len);
+	}
+	return 0;
+}
+
+/* The program sends. */
+static __noinline int sent(struct sock *sk)
+{
+	struct process *process = process_without_socket();
+	struct user_buffers buffers;
+	u64 socket = number(sk);
+
+	if (!process || !is_protocol(sk, IPPROTO_TCP) || !syscall_buffer(&buffers))
+		return 0;
+	sent_record(socket, buffers.first.base, buffers.first.len);
+	if (process->outgoing)
+		sent_more(socket, &buffers);
+	return 0;
+}
+
+/* The program has received `len` bytes. */
+static __noinline int received(struct sock *sk, u64 len)
+{
+	struct process *process = process_without_socket();
+	struct user_buffers buffers;
+	u64 socket = number(sk);
+
+	if (!process || !is_protocol(sk, IPPROTO_TCP) || !syscall_buffer(&buffers))
+		return 0;
+	if (len < buffers.first.len)
+		buffers.first.len = len;
+	received_record(socket, buffers.first.base, buffers.first.len);
+	if (process->flags & PROCESS_RUSTLS)
+		received_more(socket, &buffers.first);
 	return 0;
 }
 

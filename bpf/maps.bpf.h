@@ -186,6 +186,9 @@ struct handle {
 	u32 ahead; /* bytes told that the next sends offer once more */
 	u32 record_max; /* the most that one send takes; 0: not known */
 	u32 pad;
+	/* rustls, see rustls.bpf.h: */
+	u64 next_seq; /* number of the next record */
+	u64 print; /* of the key */
 };
 #define HANDLE_FRESH 1 /* seen since its SSL_new or its handshake */
 #define HANDLE_CLIENT 2 /* the TLS role is told */
@@ -207,6 +210,10 @@ struct handle {
 
 struct socket_state {
 	u64 generation;
+	u64 sides[2]; /* addresses of the handles of rustls that have it now, by direction; 0: none */
+	u64 before[2]; /* the ones that they have followed, whose end is not told yet */
+	u32 tgid; /* whose they are */
+	u32 pad;
 };
 
 /* A process that is captured, or is known to be none of ours. */
@@ -214,6 +221,8 @@ struct process {
 	u64 generation;
 	u32 flags;
 	u32 idle; /* calls of its BIO functions since one told a socket */
+	u32 outgoing; /* of rustls: records in `records_out` that were not seen at a socket */
+	u32 pad;
 };
 #define PROCESS_TARGET 1
 #define PROCESS_FOLLOW 2 /* its children are captured too */
@@ -224,6 +233,7 @@ struct process {
 #define PROCESS_WATCHED 64 /* its BIO functions are probed ahead, in case it has such handles */
 #define PROCESS_IDLE 256 /* its BIO functions were called many times, and told nothing new */
 #define PROCESS_SOCKET 128 /* some of its handles use their sockets themselves */
+#define PROCESS_RUSTLS 512 /* it uses rustls, which encrypts into memory */
 
 /* The first bytes of the body of a TLS record that no other record begins with. */
 #define RECORD_BODY 24
@@ -242,6 +252,33 @@ struct record_socket {
 	u64 sock; /* 0: it came through two sockets */
 	u64 generation;
 	s32 fd;
+	u32 pad;
+};
+
+/* A call of rustls in progress. */
+struct rustls_call {
+	u64 sp; /* at entry */
+	u64 handle;
+	u64 entered;
+	u64 seq; /* number of the record among those of its key */
+	u64 result; /* where the result is put */
+	u64 buf; /* what is to be encrypted, or the body of the record that is decrypted */
+	u64 len;
+	u64 parts; /* what is to be encrypted stands in slices: where they are; 0: at `buf` */
+	u64 count; /* so many slices */
+	u64 start; /* of their bytes, those from here on */
+	u32 library;
+	u8 kind; /* enum t2p_rustls */
+	u8 type; /* of the record's content, RUSTLS_*; of TLS 1.3 when it is decrypted: not known yet */
+	u8 understood; /* the arguments are what they are taken for */
+	u8 pad;
+};
+
+/* The handles of rustls that had a socket which is closed. */
+struct grave {
+	u64 address;
+	u64 sock_generation;
+	u32 tgid;
 	u32 pad;
 };
 
@@ -340,6 +377,21 @@ struct receiving {
 	u32 copied; /* copied_seq before the read */
 	u32 pad;
 };
+
+/* tgid << 32 | tid → the call of rustls that the thread is in. LRU: a return may be missed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, struct rustls_call);
+} rustls_calls SEC(".maps");
+
+/* Nobody says when rustls drops a key. A program may go on with what it has received before: so the last ones stay. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1024);
+	__type(value, struct grave);
+} graves SEC(".maps");
 
 /* tgid << 32 | tid → the read(2) of a socket that the thread is in. LRU: a return may be missed. */
 struct {

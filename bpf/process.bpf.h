@@ -128,7 +128,7 @@ static __always_inline void process_execed(void)
 	bpf_map_delete_elem(&threads, &id);
 	emit_exit(process);
 	process->generation = bpf_ktime_get_ns();
-	process->flags &= ~(PROCESS_TOLD | PROCESS_NO_SOCKET);
+	process->flags &= ~(PROCESS_TOLD | PROCESS_NO_SOCKET | PROCESS_RUSTLS);
 	if (!targets_only) {
 		/* It may run as another user now. */
 		process->flags &= ~(PROCESS_TARGET | PROCESS_IGNORED);

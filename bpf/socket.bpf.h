@@ -244,6 +244,24 @@ static __always_inline u64 socket_generation(u64 sk, u64 process)
 	return new.generation;
 }
 
+/* The handles of rustls that had this socket go, once so many others have lost theirs that they are idle. */
+static __noinline int bury(u64 address, u64 generation, u32 tgid)
+{
+	struct grave grave = { .address = address, .sock_generation = generation, .tgid = tgid };
+	struct handle_key key = {};
+	struct handle *handle;
+	struct grave old;
+
+	if (!address || !bpf_map_push_elem(&graves, &grave, 0) || bpf_map_pop_elem(&graves, &old))
+		return 0;
+	key.address = old.address;
+	key.tgid = old.tgid;
+	handle = bpf_map_lookup_elem(&handles, &key);
+	if (handle && handle->sock_generation == old.sock_generation)
+		bpf_map_delete_elem(&handles, &key);
+	return bpf_map_push_elem(&graves, &grave, 0);
+}
+
 /* A socket ended, or begins anew at an address that was used before. */
 static __always_inline void socket_state_changed(struct sock *sk, int state)
 {
@@ -257,6 +275,10 @@ static __always_inline void socket_state_changed(struct sock *sk, int state)
 	if (!known)
 		return;
 	generation = known->generation;
+	for (int i = T2P_READ; i <= T2P_WRITE; i++) {
+		bury(known->sides[i], generation, known->tgid);
+		bury(known->before[i], generation, known->tgid);
+	}
 	bpf_map_delete_elem(&sockets, &key);
 	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
 	if (!record) {

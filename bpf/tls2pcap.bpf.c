@@ -5,6 +5,7 @@
  *
  *   sites.bpf.h    the functions of a TLS library that are probed
  *   go.bpf.h       the same for Go's crypto/tls
+ *   rustls.bpf.h   the same for rustls
  *   calls.bpf.h    TLS calls, from entry to return
  *   gnutls.bpf.h   what is peculiar to GnuTLS and NSS
  *   stack.bpf.h    the calls that a thread is in
@@ -18,6 +19,7 @@
  *   kernel.bpf.h   the kernel's types and differences
  */
 #include "go.bpf.h"
+#include "rustls.bpf.h"
 #include "sites.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
@@ -308,6 +310,43 @@ int go_return_unrolled(struct pt_regs *ctx)
 	return go_left(ctx, attach_cookie(ctx) & 0xff, 0);
 }
 
+/* rustls: the entry notes which function it is. */
+
+SEC("uprobe")
+int rustls_any_entry(struct pt_regs *ctx)
+{
+	PLAIN_STACK(ctx);
+	return rustls_entered(ctx, (attach_cookie(ctx) & 0xff) - T2P_SITE_RUSTLS);
+}
+
+#define RUSTLS_ENTRY(NAME, KIND)                                                               \
+	SEC("uprobe")                                                                          \
+	int rustls_entry_##NAME(struct pt_regs *ctx)                                           \
+	{                                                                                      \
+		PLAIN_STACK(ctx);                                                              \
+		return rustls_entered(ctx, KIND);                                              \
+	}
+
+RUSTLS_ENTRY(read, 0)
+RUSTLS_ENTRY(write, T2P_RUSTLS_WRITES)
+RUSTLS_ENTRY(read_gcm, T2P_RUSTLS_GCM)
+RUSTLS_ENTRY(write_gcm, T2P_RUSTLS_GCM | T2P_RUSTLS_WRITES)
+RUSTLS_ENTRY(read_chacha, T2P_RUSTLS_CHACHA)
+RUSTLS_ENTRY(write_chacha, T2P_RUSTLS_CHACHA | T2P_RUSTLS_WRITES)
+RUSTLS_ENTRY(read_owned, T2P_RUSTLS_OWNED)
+RUSTLS_ENTRY(write_owned, T2P_RUSTLS_OWNED | T2P_RUSTLS_WRITES)
+RUSTLS_ENTRY(read_owned_gcm, T2P_RUSTLS_OWNED | T2P_RUSTLS_GCM)
+RUSTLS_ENTRY(write_owned_gcm, T2P_RUSTLS_OWNED | T2P_RUSTLS_GCM | T2P_RUSTLS_WRITES)
+RUSTLS_ENTRY(read_owned_chacha, T2P_RUSTLS_OWNED | T2P_RUSTLS_CHACHA)
+RUSTLS_ENTRY(write_owned_chacha, T2P_RUSTLS_OWNED | T2P_RUSTLS_CHACHA | T2P_RUSTLS_WRITES)
+
+SEC("uretprobe")
+int rustls_return(struct pt_regs *ctx)
+{
+	PLAIN_STACK(ctx);
+	return rustls_left(ctx);
+}
+
 /* Only in processes that encrypt into memory, one by one in each: others pay nothing. */
 
 SEC("uprobe")
@@ -403,4 +442,5 @@ struct t2p_exit *type_exit;
 struct t2p_file *type_file;
 struct t2p_no_socket *type_no_socket;
 enum t2p_site type_site;
+enum t2p_rustls type_rustls;
 enum t2p_counter type_counter;

@@ -118,8 +118,26 @@ enum t2p_site {
 	T2P_SITE_GO_CLOSE_NOTIFY,
 	T2P_SITE_GO_CLIENT,
 	T2P_SITE_GO_SERVER,
+	/* rustls: this and up to 15 more, as enum t2p_rustls says. */
+	T2P_SITE_RUSTLS = 96,
 	T2P_SITE_SELF = 255, /* tls2pcap's own, to see what the kernel's probes do */
 };
+
+/* What is added to T2P_SITE_RUSTLS: which function it is, and of which rustls. */
+enum t2p_rustls {
+	T2P_RUSTLS_WRITES = 1, /* it encrypts a record; else it decrypts one */
+	T2P_RUSTLS_GCM = 2, /* of TLS 1.2: AES-GCM */
+	T2P_RUSTLS_CHACHA = 4, /* of TLS 1.2: ChaCha20-Poly1305; neither: of TLS 1.3 */
+	T2P_RUSTLS_OWNED = 8, /* before 0.23: records are vectors of their own */
+	T2P_RUSTLS_MAX = 16,
+};
+
+/*
+ * Set in a handle's address if it stands for one direction only of a connection, as far as one key goes (rustls).
+ * The handles of one connection have the same socket. No address of a program has these bits.
+ */
+#define T2P_HANDLE_SIDE (1ULL << 63)
+#define T2P_HANDLE_WRITES (1ULL << 62) /* which direction that is */
 
 enum t2p_direction {
 	T2P_READ = 0,
@@ -214,7 +232,7 @@ struct t2p_head {
 /* Bytes of a TLS call, or the fact that they are missing. `captured` bytes of payload follow. */
 struct t2p_data {
 	struct t2p_head head;
-	unsigned long long handle; /* address of the SSL, gnutls_session_t or sslSocket */
+	unsigned long long handle; /* address of the SSL, gnutls_session_t or sslSocket; see T2P_HANDLE_SIDE */
 	unsigned long long generation; /* tells handles at one address apart */
 	unsigned long long entered;
 	unsigned long long returned;

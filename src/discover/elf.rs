@@ -15,12 +15,13 @@ use super::likely;
 use super::maps::Whereabouts;
 use super::nss::{self, NoMethods};
 use super::reason::NotTls;
+use super::rustls::{self, Rustls};
 use super::version;
 
 /// A file that defines a TLS library's functions: a shared library, or a program that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsLibrary {
-    /// Whose functions they are; `None`: there are only Go's own.
+    /// Whose functions they are; `None`: there are only those of Go or rustls.
     pub family: Option<Family>,
     /// The functions.
     pub offsets: Offsets,
@@ -30,6 +31,8 @@ pub struct TlsLibrary {
     pub bio: Option<(u64, u64)>,
     /// Go's own TLS, in a program that was written in Go.
     pub go: Option<Go>,
+    /// rustls, in a program that contains it.
+    pub rustls: Option<Rustls>,
     /// Its version as far as this file tells, such as `OpenSSL 3.0.17`.
     pub version: Option<String>,
     /// Of OpenSSL's family, if its version is not known: which of them, as far as its source shows.
@@ -138,6 +141,7 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
     own: bool,
 ) -> Result<TlsLibrary, NotTls> {
     let go = if own { go::find(image) } else { None };
+    let rustls = rustls::find(image, tables);
     for symbols in tables {
         let mut offsets = offsets(symbols, image);
         let is_there = |family: &Family| family.known_by().iter().all(|f| offsets.get(*f).is_some());
@@ -172,21 +176,38 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         let bio = tables.iter().find_map(|symbols| bio_in(image, symbols));
         let nameless = family == Family::OpenSsl && version.is_none();
         let make = if nameless { likely::make(image) } else { None };
-        let also = likely::rustls(image).map(NotTls::Likely);
+        let (rustls, also) = match rustls {
+            Some(Ok(rustls)) => (Some(rustls), None),
+            Some(Err(why)) => (None, Some(NotTls::Rustls(why))),
+            None => (None, likely::rustls(image).map(NotTls::Likely)),
+        };
         let family = Some(family);
-        return Ok(TlsLibrary { family, offsets, internal, bio, go, version, make, also, named_by });
+        return Ok(TlsLibrary { family, offsets, internal, bio, go, rustls, version, make, also, named_by });
     }
-    let go = go.ok_or(NotTls::NoSymbols)?.map_err(NotTls::Go)?;
+    let (go, rustls) = match (go, rustls) {
+        (Some(Ok(go)), rustls) => (Some(go), rustls.and_then(Result::ok)),
+        (_, Some(rustls)) => (None, Some(rustls.map_err(NotTls::Rustls)?)),
+        (Some(Err(why)), None) => return Err(NotTls::Go(why)),
+        (None, None) => return Err(NotTls::NoSymbols),
+    };
+    let version_of = |rustls: &Rustls| match &rustls.version {
+        Some(version) => format!("rustls {version}"),
+        None => "rustls".to_owned(),
+    };
     Ok(TlsLibrary {
         family: None,
         offsets: Offsets::default(),
         internal: Internal::none(NoInternal::NoExport),
         bio: None,
-        version: Some(go::version(image)),
+        version: Some(match &rustls {
+            Some(rustls) if go.is_none() => version_of(rustls),
+            _ => go::version(image),
+        }),
         make: None,
         also: None,
-        go: Some(go),
-        named_by: NamedBy::Pclntab,
+        named_by: if go.is_some() { NamedBy::Pclntab } else { NamedBy::Full },
+        go,
+        rustls,
     })
 }
 

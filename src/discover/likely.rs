@@ -74,7 +74,12 @@ impl Stack {
 
     /// Whether tls2pcap knows the functions of this library, so that only their names are missing.
     const fn is_known(self) -> bool {
-        matches!(self, Stack::OpenSsl | Stack::LibreSsl | Stack::BoringSsl | Stack::AwsLc | Stack::GnuTls)
+        self.is_of_openssl() || matches!(self, Stack::GnuTls | Stack::Rustls)
+    }
+
+    /// Whether it has OpenSSL's functions.
+    const fn is_of_openssl(self) -> bool {
+        matches!(self, Stack::OpenSsl | Stack::LibreSsl | Stack::BoringSsl | Stack::AwsLc)
     }
 
     /// Why it is not captured.
@@ -82,9 +87,6 @@ impl Stack {
         match self {
             Stack::Java => "Java's own TLS (JSSE) is not captured",
             Stack::Other => "its TLS code is of a library that is not recognised",
-            Stack::Rustls => {
-                "not captured, since its connections move in memory and nothing tells them apart for sure"
-            }
             _ if self.is_known() => "the names of its functions are stripped",
             _ => "this library is not captured yet",
         }
@@ -93,6 +95,7 @@ impl Stack {
     /// What would help; empty if nothing is known to.
     pub const fn help(self) -> &'static str {
         match self {
+            Stack::Rustls => "use a build with symbols (strip = false or \"debuginfo\" in its profile)",
             _ if self.is_known() => {
                 "install its debug symbols, or use a build with symbols (not stripped), or one that loads a shared library"
             }
@@ -157,7 +160,7 @@ pub(super) fn may_speak_tls<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> bool {
 /// Which library of OpenSSL's family it is.
 pub(super) fn make<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<&'static str> {
     let stack = in_constants(constants(image))?.stack;
-    (stack.is_known() && stack != Stack::GnuTls).then_some(stack.as_str())
+    stack.is_of_openssl().then_some(stack.as_str())
 }
 
 /// rustls, beside another library.
@@ -166,6 +169,21 @@ pub(super) fn rustls<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Likely>
     let (turned, stack) = TEXTS.iter().find(|(_, stack)| *stack == Stack::Rustls)?;
     let text: Vec<u8> = turned.iter().rev().copied().collect();
     Finder::new(&text).find_iter(constants).find_map(|at| judge(*stack, constants, at, text.len()))
+}
+
+/// Versions of rustls that the file contains, as names of source files tell; each once.
+pub(super) fn rustls_versions<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Vec<String> {
+    let constants = constants(image);
+    let Some((turned, stack)) = TEXTS.iter().find(|(_, stack)| *stack == Stack::Rustls) else {
+        return Vec::new();
+    };
+    let text: Vec<u8> = turned.iter().rev().copied().collect();
+    let mut versions: Vec<String> = Vec::new();
+    for at in Finder::new(&text).find_iter(constants) {
+        let version = judge(*stack, constants, at, text.len()).and_then(|likely| likely.version);
+        versions.extend(version.filter(|new| !versions.contains(new)));
+    }
+    versions
 }
 
 fn constants<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> &'d [u8] {

@@ -14,6 +14,7 @@ pub mod maps;
 pub mod nss;
 pub mod process;
 pub mod reason;
+pub mod rustls;
 pub mod stores;
 mod version;
 
@@ -288,7 +289,7 @@ impl Discovery {
 /// Whether a file that cannot be probed speaks TLS all the same.
 fn is_worth_telling(why: &NotTls, path: &Path) -> bool {
     match why {
-        NotTls::Go(_) | NotTls::Nss(_) | NotTls::Likely(_) => true,
+        NotTls::Go(_) | NotTls::Nss(_) | NotTls::Rustls(_) | NotTls::Likely(_) => true,
         NotTls::OtherMachine | NotTls::Damaged | NotTls::NoSymbols => has_known_name(path),
         NotTls::NotElf | NotTls::Wrapper => false,
     }

@@ -4,6 +4,7 @@ use super::go::NotGo;
 use super::image::NotImage;
 use super::likely::Likely;
 use super::nss::NoMethods;
+use super::rustls::NotRustls;
 
 /// Why a file is not a TLS library that can be probed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,9 @@ pub enum NotTls {
     /// A Go program that cannot be probed.
     #[error("a Go program: {0}")]
     Go(NotGo),
+    /// It contains rustls, which cannot be probed.
+    #[error("{0}")]
+    Rustls(NotRustls),
     /// It carries TLS code that cannot be probed. Told by [`super::Discovery::explaining`] only.
     #[error("{0}")]
     Likely(Likely),

@@ -239,7 +239,13 @@ fn functions(found: &Found) -> Vec<Function> {
             n => format!("and {n} returns"),
         }),
     });
-    exports.chain(go).collect()
+    let rustls = found.library.rustls.iter().flat_map(|rustls| &rustls.places).map(|place| Function {
+        name: place.name.clone(),
+        offset: place.entry,
+        cost: Cost::Unknown,
+        note: None,
+    });
+    exports.chain(go).chain(rustls).collect()
 }
 
 /// The dearest of those that most data goes through.

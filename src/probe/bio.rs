@@ -35,16 +35,21 @@ impl Probe {
                 )?);
             }
         }
+        self.follow_ciphertext();
+        self.bios.insert(process, links);
+        Ok(())
+    }
+
+    /// From now on records are looked at where they go through sockets.
+    pub(super) fn follow_ciphertext(&mut self) {
         if self.received.is_none() && self.backend != Backend::Tracepoint {
             // Without it, records that a program receives bind nothing; those that it sends do.
             let name = format!("{}{}", self.backend.as_str(), AT_RETURN);
             self.received = self.program(&name).attach().ok();
         }
-        self.bios.insert(process, links);
         let bss = self.skeleton.maps.bss_data.as_deref_mut().expect("the object has variables");
         // SAFETY: as in `set_ready`.
         unsafe { std::ptr::from_mut(&mut bss.ciphertext_wanted).write_volatile(1) };
-        Ok(())
     }
 
     /// Probes the BIO functions of a target ahead, so that connections which it has already are known

@@ -33,7 +33,7 @@ use libbpf_rs::{
 };
 
 use self::proving::Trial;
-use self::sites::{Group, Programs, Site, sites};
+use self::sites::{Group, Kind, Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
@@ -67,6 +67,8 @@ pub struct Options {
     pub wake_for_each: bool,
     /// Load what Go programs need, which takes half of the time that loading takes.
     pub go: bool,
+    /// The same for programs with rustls.
+    pub rustls: bool,
     /// Show what libbpf has to say.
     pub verbose: bool,
 }
@@ -109,9 +111,11 @@ pub enum Target {
 }
 
 /// Names of programs that go into libraries begin with one of these.
-const IN_LIBRARY: [&str; 2] = ["ssl_", IN_GO];
+const IN_LIBRARY: [&str; 3] = ["ssl_", IN_GO, IN_RUSTLS];
 /// Those that only Go programs need.
 const IN_GO: &str = "go_";
+/// Those that only programs with rustls need.
+const IN_RUSTLS: &str = "rustls_";
 /// Names of programs that are attached when the first process needs them begin so, or end so.
 const IN_BIO: &str = "bio_";
 const AT_RETURN: &str = "_tcp_recvmsg_return";
@@ -132,6 +136,8 @@ pub struct Probe {
     programs: Programs,
     /// What Go programs need is loaded.
     go: bool,
+    /// The same of rustls.
+    rustls: bool,
     pids: Vec<u32>,
     /// Whether the kernel tells a program which library it was attached to (Linux 5.15).
     has_cookie: bool,
@@ -294,7 +300,9 @@ impl Probe {
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let in_library = is_in_library(&name);
-            if in_library && !(programs.needs(&name) && (options.go || !name.starts_with(IN_GO)))
+            if in_library && !(programs.needs(&name)
+                && (options.go || !name.starts_with(IN_GO))
+                && (options.rustls || !name.starts_with(IN_RUSTLS)))
                 || Backend::of_program(&name).is_some_and(|b| b != backend)
                 || name.starts_with("fentry_udpv6") && !has_ipv6
             {
@@ -311,6 +319,7 @@ impl Probe {
             refused: Vec::new(),
             programs,
             go: options.go,
+            rustls: options.rustls,
             pids: options.pids.clone(),
             has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_GET_ATTACH_COOKIE).unwrap_or(false),
             libraries: HashMap::new(),
@@ -349,7 +358,7 @@ impl Probe {
             site: t2p_site::T2P_SITE_SELF,
             offset,
             entry: Some("ssl_any_entry"),
-            go: false,
+            kind: Kind::C,
             group: Group::Base,
         };
         let pid = if self.pids.is_empty() { -1 } else { i32::try_from(std::process::id())? };
@@ -400,6 +409,14 @@ impl Probe {
             }
             self.follow_goroutines();
         }
+        if found.library.rustls.is_some() {
+            if !self.rustls {
+                return Err(
+                    io::Error::other("it uses rustls, which nothing did when the capture began").into()
+                );
+            }
+            self.follow_ciphertext();
+        }
         let mut fresh = false;
         for pid in pids {
             if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
@@ -437,7 +454,7 @@ impl Probe {
             (_, [site]) => {
                 let options = UprobeOpts {
                     cookie: if self.has_cookie { cookie(site.site, id) } else { 0 },
-                    retprobe: site.entry.is_none() && !site.go,
+                    retprobe: site.is_return_probe(),
                     ..UprobeOpts::default()
                 };
                 let program = self.program(self.programs.name(site));
@@ -460,7 +477,7 @@ impl Probe {
         let options = UprobeMultiOpts {
             offsets: sites.iter().map(|s| s.offset as usize).collect(),
             cookies: sites.iter().map(|s| cookie(s.site, id)).collect(),
-            retprobe: sites.iter().any(|s| s.entry.is_none() && !s.go),
+            retprobe: sites.iter().any(Site::is_return_probe),
             ..UprobeMultiOpts::default()
         };
         let name = sites.first().map_or("ssl_any_entry", |site| self.programs.name(site));
@@ -581,7 +598,7 @@ fn is_in_library(program: &str) -> bool {
 
 /// Which neighbours are attached at once.
 fn together(programs: Programs) -> impl FnMut(&Site, &Site) -> bool {
-    let kind = |site: &Site| (site.group, site.go, site.entry.is_some());
+    let kind = |site: &Site| (site.group, site.kind, site.entry.is_some());
     move |a, b| programs == Programs::Bulk && kind(a) == kind(b)
 }
 

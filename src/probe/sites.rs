@@ -1,11 +1,12 @@
 //! Which program goes where in a library.
 
-use super::skeleton::types::t2p_site;
+use super::skeleton::types::{t2p_rustls, t2p_site};
 use crate::discover::code::Place;
 use crate::discover::elf::TlsLibrary;
 use crate::discover::function::Function;
 use crate::discover::go::GoFunction;
 use crate::discover::internal::Behind;
+use crate::discover::rustls::{Protection, RustlsFunction};
 
 /// What is attached and taken away together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +28,27 @@ pub(super) struct Site {
     pub offset: u64,
     /// The program for this entry where each entry has its own; `None`: this is a return.
     pub entry: Option<&'static str>,
-    /// Of a Go program: a return is an instruction, and not what the kernel makes of an entry.
-    pub go: bool,
+    /// Whose it is.
+    pub kind: Kind,
     pub group: Group,
+}
+
+/// Which programs of `bpf/` are for a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Those for libraries in C.
+    C,
+    /// Those for Go: a return is an instruction, and not what the kernel makes of an entry.
+    Go,
+    /// Those for rustls.
+    Rustls,
+}
+
+impl Site {
+    /// The kernel probes it where the function returns.
+    pub fn is_return_probe(&self) -> bool {
+        self.entry.is_none() && self.kind != Kind::Go
+    }
 }
 
 /// How a function is probed: the program for its entry where each entry has its own; whether its
@@ -128,8 +147,8 @@ pub(super) fn sites(library: &TlsLibrary) -> Vec<Site> {
     let mut add = |site, place: Place, entry: Option<&'static str>, at_return: bool, group| {
         // A return is where its entry is: the stack pointer is the same.
         let offset = place.offset;
-        sites.extend(at_return.then_some(Site { site, offset, entry: None, go: false, group }));
-        sites.extend(entry.map(|_| Site { site, offset, entry, go: false, group }));
+        sites.extend(at_return.then_some(Site { site, offset, entry: None, kind: Kind::C, group }));
+        sites.extend(entry.map(|_| Site { site, offset, entry, kind: Kind::C, group }));
     };
     for (site, behind) in behind(library) {
         let entry = match site {
@@ -145,11 +164,16 @@ pub(super) fn sites(library: &TlsLibrary) -> Vec<Site> {
     }
     for place in library.go.iter().flat_map(|go| &go.places) {
         let (site, entry) = of_go(place.function);
-        let of = |offset, entry| Site { site, offset, entry, go: true, group: Group::Base };
+        let of = |offset, entry| Site { site, offset, entry, kind: Kind::Go, group: Group::Base };
         sites.extend(place.returns.iter().map(|at| of(*at, None)));
         sites.push(of(place.entry, Some(entry)));
     }
-    sites.sort_by_key(|site| (site.group != Group::Internal, site.go, site.entry.is_some()));
+    for place in library.rustls.iter().flat_map(|rustls| &rustls.places) {
+        let (site, entry) = of_rustls(place.function);
+        let of = |entry| Site { site, offset: place.entry, entry, kind: Kind::Rustls, group: Group::Base };
+        sites.extend([of(None), of(Some(entry))]);
+    }
+    sites.sort_by_key(|site| (site.group != Group::Internal, site.kind, site.entry.is_some()));
     sites
 }
 
@@ -163,6 +187,31 @@ fn of_go(function: GoFunction) -> (t2p_site, &'static str) {
         GoFunction::Client => (t2p_site::T2P_SITE_GO_CLIENT, "go_entry_client"),
         GoFunction::Server => (t2p_site::T2P_SITE_GO_SERVER, "go_entry_server"),
     }
+}
+
+/// As `of`, for a function of rustls.
+fn of_rustls(function: RustlsFunction) -> (t2p_site, &'static str) {
+    let RustlsFunction { encrypts, protection, owned } = function;
+    let entry = match (owned, protection, encrypts) {
+        (false, Protection::Tls13, false) => "rustls_entry_read",
+        (false, Protection::Tls13, true) => "rustls_entry_write",
+        (false, Protection::Tls12Gcm, false) => "rustls_entry_read_gcm",
+        (false, Protection::Tls12Gcm, true) => "rustls_entry_write_gcm",
+        (false, Protection::Tls12ChaCha, false) => "rustls_entry_read_chacha",
+        (false, Protection::Tls12ChaCha, true) => "rustls_entry_write_chacha",
+        (true, Protection::Tls13, false) => "rustls_entry_read_owned",
+        (true, Protection::Tls13, true) => "rustls_entry_write_owned",
+        (true, Protection::Tls12Gcm, false) => "rustls_entry_read_owned_gcm",
+        (true, Protection::Tls12Gcm, true) => "rustls_entry_write_owned_gcm",
+        (true, Protection::Tls12ChaCha, false) => "rustls_entry_read_owned_chacha",
+        (true, Protection::Tls12ChaCha, true) => "rustls_entry_write_owned_chacha",
+    };
+    let is = |flag: t2p_rustls, set: bool| if set { flag.0 } else { 0 };
+    let kind = is(t2p_rustls::T2P_RUSTLS_WRITES, encrypts)
+        | is(t2p_rustls::T2P_RUSTLS_GCM, protection == Protection::Tls12Gcm)
+        | is(t2p_rustls::T2P_RUSTLS_CHACHA, protection == Protection::Tls12ChaCha)
+        | is(t2p_rustls::T2P_RUSTLS_OWNED, owned);
+    (t2p_site(t2p_site::T2P_SITE_RUSTLS.0 + kind), entry)
 }
 
 /// Which programs of `bpf/tls2pcap.bpf.c` probe libraries: it depends on the kernel.
@@ -180,9 +229,11 @@ impl Programs {
     /// Name of the program for a site.
     pub fn name(self, site: &Site) -> &'static str {
         match (self, site.entry) {
-            (Programs::Bulk, Some(_)) if site.go => "go_any_entry",
-            (Programs::Bulk | Programs::Each, None) if site.go => "go_return",
-            (Programs::EachUnrolled, None) if site.go => "go_return_unrolled",
+            (Programs::Bulk, Some(_)) if site.kind == Kind::Go => "go_any_entry",
+            (Programs::Bulk | Programs::Each, None) if site.kind == Kind::Go => "go_return",
+            (Programs::EachUnrolled, None) if site.kind == Kind::Go => "go_return_unrolled",
+            (Programs::Bulk, Some(_)) if site.kind == Kind::Rustls => "rustls_any_entry",
+            (_, None) if site.kind == Kind::Rustls => "rustls_return",
             (Programs::Bulk, Some(_)) => "ssl_any_entry",
             (Programs::Bulk, None) => "ssl_return_any",
             (_, Some(entry)) => entry,
@@ -198,6 +249,7 @@ impl Programs {
         match self {
             Programs::Bulk => {
                 matches!(program, "ssl_any_entry" | "ssl_return_any" | "go_any_entry" | "go_return")
+                    || matches!(program, "rustls_any_entry" | "rustls_return")
             }
             Programs::Each | Programs::EachUnrolled => {
                 let returns = match self {
@@ -205,9 +257,10 @@ impl Programs {
                     _ => ["ssl_return_unrolled", "go_return_unrolled"],
                 };
                 returns.contains(&program)
-                    || matches!(program, "ssl_return_of_new" | "ssl_return_of_import")
+                    || matches!(program, "ssl_return_of_new" | "ssl_return_of_import" | "rustls_return")
                     || program.starts_with("ssl_entry_")
                     || program.starts_with("go_entry_")
+                    || program.starts_with("rustls_entry_")
             }
         }
     }

@@ -103,6 +103,7 @@ fn options(pids: &[u32]) -> Options {
         ring_bytes: u32::try_from(page_size()).unwrap_or(4096),
         wake_for_each: false,
         go: true,
+        rustls: true,
         verbose: false,
     }
 }

@@ -48,6 +48,7 @@ mod process;
 mod random;
 mod second;
 pub mod segment;
+mod sides;
 mod slot;
 mod stream;
 pub mod summary;

@@ -12,6 +12,7 @@ use super::order::{self, Step};
 use super::pair::{Ends, PER_TUPLE};
 use super::process::Processes;
 use super::segment::{Process, Segment};
+use super::sides::Sides;
 use super::slot::Slot;
 use super::stream::{First, Item, Out};
 use super::summary::{Anomalies, Bounds, Summary, Traffic};
@@ -49,6 +50,9 @@ pub struct Tracker {
     pub(super) opening: usize,
     pub(super) bounds: Bounds,
     pub(super) anomalies: Anomalies,
+    sides: Sides,
+    /// What `sides` makes of an event; kept for its room.
+    heard: Vec<Event>,
     stopped: bool,
 }
 
@@ -76,6 +80,8 @@ impl Tracker {
             opening: 0,
             bounds: Bounds::default(),
             anomalies: Anomalies::default(),
+            sides: Sides::default(),
+            heard: Vec::new(),
             stopped: false,
         }
     }
@@ -83,9 +89,18 @@ impl Tracker {
     /// Takes the next event and gives the segments that follow from it. After [`Event::Stop`]
     /// nothing follows any more.
     pub fn event(&mut self, event: Event, out: &mut impl FnMut(Segment)) {
-        if !self.stopped {
-            self.take(event, out);
+        if self.stopped {
+            return;
         }
+        if self.sides.is_idle(&event) {
+            self.take(event, out);
+            return;
+        }
+        let now = time_of(&event).map_or(self.now, |time| time.max(self.now));
+        let mut heard = std::mem::take(&mut self.heard);
+        self.sides.take(event, now, &self.limits, &mut heard);
+        heard.drain(..).for_each(|event| self.take(event, out));
+        self.heard = heard;
     }
 
     /// Everything counted so far. It walks all handles: for once a second, not for each event.
