@@ -146,21 +146,29 @@ static __always_inline s32 syscall_fd(void)
 #endif
 }
 
+static const struct socket_sides no_sides;
+
 /* From now on the socket is that of a side of rustls, in the place of the one with the key before. */
-static __always_inline void note_side(u64 address, struct record_socket *through)
+static __noinline int note_side(u64 address, u64 sock, u64 generation)
 {
-	struct socket_state *state = bpf_map_lookup_elem(&sockets, &through->sock);
+	struct socket_sides *sides = bpf_map_lookup_elem(&socket_sides, &sock);
 	u32 direction = address & T2P_HANDLE_WRITES ? T2P_WRITE : T2P_READ;
 
-	if (!state || state->generation != through->generation)
-		return;
-	state->tgid = current_id() >> 32;
-	if (state->sides[direction] == address)
-		return;
-	if (state->before[direction])
-		bury(state->before[direction], state->generation, state->tgid);
-	state->before[direction] = state->sides[direction];
-	state->sides[direction] = address;
+	if (!sides || sides->generation != generation) {
+		bpf_map_update_elem(&socket_sides, &sock, &no_sides, BPF_ANY);
+		sides = bpf_map_lookup_elem(&socket_sides, &sock);
+		if (!sides)
+			return 0;
+		sides->generation = generation;
+		sides->tgid = current_id() >> 32;
+	}
+	if (sides->now[direction] == address)
+		return 0;
+	if (sides->before[direction])
+		bury(sides->before[direction], generation, sides->tgid);
+	sides->before[direction] = sides->now[direction];
+	sides->now[direction] = address;
+	return 0;
 }
 
 /* The handle's records go through this socket. */
@@ -177,7 +185,7 @@ static __noinline int bind_by_record(struct process *process, struct handle *han
 	handle->sock = through->sock;
 	handle->sock_generation = through->generation;
 	if (address & T2P_HANDLE_SIDE)
-		note_side(address, through);
+		note_side(address, through->sock, through->generation);
 	return emit_bind(handle, address, through->fd, T2P_TUPLE_CIPHERTEXT);
 }
 

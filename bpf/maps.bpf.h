@@ -210,7 +210,12 @@ struct handle {
 
 struct socket_state {
 	u64 generation;
-	u64 sides[2]; /* addresses of the handles of rustls that have it now, by direction; 0: none */
+};
+
+/* The handles of rustls that have a socket, by direction; 0: none. */
+struct socket_sides {
+	u64 generation; /* of the socket */
+	u64 now[2];
 	u64 before[2]; /* the ones that they have followed, whose end is not told yet */
 	u32 tgid; /* whose they are */
 	u32 pad;
@@ -385,6 +390,14 @@ struct {
 	__type(key, u64);
 	__type(value, struct rustls_call);
 } rustls_calls SEC(".maps");
+
+/* struct sock address → handles of rustls. LRU: those of one that is forgotten go with their process. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, struct socket_sides);
+} socket_sides SEC(".maps");
 
 /* Nobody says when rustls drops a key. A program may go on with what it has received before: so the last ones stay. */
 struct {

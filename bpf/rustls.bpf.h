@@ -399,16 +399,16 @@ static __noinline int rustls_encrypted(struct process *process, struct handle *h
 /* The key before this one in its direction is done: its end is told. */
 static __noinline int rustls_settle(struct process *process, struct handle *handle, u64 address)
 {
-	struct socket_state *state = handle->sock ? bpf_map_lookup_elem(&sockets, &handle->sock) : NULL;
+	struct socket_sides *sides = handle->sock ? bpf_map_lookup_elem(&socket_sides, &handle->sock) : NULL;
 	u32 direction = address & T2P_HANDLE_WRITES ? T2P_WRITE : T2P_READ;
 	struct handle_key key = { .tgid = current_id() >> 32 };
 	struct fact fact = { .fact = T2P_FACT_FREE };
 	struct handle *before;
 
-	if (!state || state->sides[direction] != address || !state->before[direction])
+	if (!sides || sides->now[direction] != address || !sides->before[direction])
 		return 0;
-	key.address = state->before[direction];
-	state->before[direction] = 0;
+	key.address = sides->before[direction];
+	sides->before[direction] = 0;
 	before = find_handle(process, key.address);
 	if (!before || before->sock != handle->sock || before->sock_generation != handle->sock_generation)
 		return 0;

@@ -218,7 +218,9 @@ static __noinline int emit_bind(struct handle *handle, u64 address, s32 fd_hint,
 	bind->remote_isn = BPF_CORE_READ(tp, rcv_nxt) - (u32)BPF_CORE_READ(tp, bytes_received) - 1;
 	bind->fd = find_fd(socket, fd_hint);
 	bind->tuple_source = source;
-	bind->fresh = (handle->flags & HANDLE_FRESH) && !handle->read_end && !handle->write_end;
+	/* What a key has moved before is told all the same. */
+	bind->fresh = (handle->flags & HANDLE_FRESH) &&
+		      (address & T2P_HANDLE_SIDE || (!handle->read_end && !handle->write_end));
 	fill_tuple(bind, sk);
 	bpf_ringbuf_submit(bind, wake());
 	handle->flags |= HANDLE_BIND_TOLD;
@@ -262,6 +264,19 @@ static __noinline int bury(u64 address, u64 generation, u32 tgid)
 	return bpf_map_push_elem(&graves, &grave, 0);
 }
 
+static __noinline int bury_sides(u64 sock)
+{
+	struct socket_sides *sides = bpf_map_lookup_elem(&socket_sides, &sock);
+
+	if (!sides)
+		return 0;
+	for (int i = T2P_READ; i <= T2P_WRITE; i++) {
+		bury(sides->now[i], sides->generation, sides->tgid);
+		bury(sides->before[i], sides->generation, sides->tgid);
+	}
+	return bpf_map_delete_elem(&socket_sides, &sock);
+}
+
 /* A socket ended, or begins anew at an address that was used before. */
 static __always_inline void socket_state_changed(struct sock *sk, int state)
 {
@@ -275,10 +290,7 @@ static __always_inline void socket_state_changed(struct sock *sk, int state)
 	if (!known)
 		return;
 	generation = known->generation;
-	for (int i = T2P_READ; i <= T2P_WRITE; i++) {
-		bury(known->sides[i], generation, known->tgid);
-		bury(known->before[i], generation, known->tgid);
-	}
+	bury_sides(key);
 	bpf_map_delete_elem(&sockets, &key);
 	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
 	if (!record) {

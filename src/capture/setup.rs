@@ -52,7 +52,8 @@ pub(super) fn load(config: &Capture, found: &[Found]) -> Result<Probe, Failure> 
         wake_for_each: config.packet_buffered,
         // A process that runs and is none in Go will hardly become one.
         go: !matches!(config.targets, Targets::Pids(_)) || found.iter().any(|f| f.library.go.is_some()),
-        rustls: !matches!(config.targets, Targets::Pids(_)) || found.iter().any(|f| f.library.rustls.is_some()),
+        rustls: !matches!(config.targets, Targets::Pids(_))
+            || found.iter().any(|f| f.library.rustls.is_some()),
         verbose: config.verbosity == Verbosity::Verbose,
     };
     Probe::load(&options).map_err(|error| refusal(&error))

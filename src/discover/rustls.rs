@@ -56,7 +56,9 @@ pub struct Rustls {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotRustls {
     /// Which version it is, the names of source files in the program tell.
-    #[error("which version of rustls it contains is not known, or is not among those that are captured (0.21 to 0.23)")]
+    #[error(
+        "which version of rustls it contains is not known, or is not among those that are captured (0.21 to 0.23)"
+    )]
     Version,
     /// Its ciphers are of a library that is not known.
     #[error("its rustls encrypts by {0}, which is not captured")]
@@ -149,7 +151,9 @@ fn judge<'d, R: ReadRef<'d>>(
     all: Vec<(Named, String, u64)>,
 ) -> Result<Rustls, NotRustls> {
     let versions = likely::rustls_versions(image);
-    let minor = |n: &str| versions.iter().any(|v| v.strip_prefix("0.").is_some_and(|v| v.split('.').next() == Some(n)));
+    let minor = |n: &str| {
+        versions.iter().any(|v| v.strip_prefix("0.").is_some_and(|v| v.split('.').next() == Some(n)))
+    };
     let site = Site::of(image, tables);
     let mut places: Vec<RustlsPlace> = Vec::new();
     for (named, name, address) in all {

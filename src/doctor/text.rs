@@ -310,7 +310,7 @@ mod tests {
             version: Some("0.23.37".into()),
             path: "/opt/agent".into(),
             linked: Some(Linked::Static),
-            reason: Some("this library is not captured yet".into()),
+            reason: Some("the names of its functions are stripped".into()),
             ..Library::default()
         };
         let dear = Library {
@@ -375,7 +375,7 @@ A capture works here.
 
 NOT CAPTURED
   rustls 0.23.37  /opt/agent  (static)
-    this library is not captured yet
+    the names of its functions are stripped
       agent[10] root
 
 CAPTURED

@@ -300,9 +300,10 @@ impl Probe {
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let in_library = is_in_library(&name);
-            if in_library && !(programs.needs(&name)
-                && (options.go || !name.starts_with(IN_GO))
-                && (options.rustls || !name.starts_with(IN_RUSTLS)))
+            if in_library
+                && !(programs.needs(&name)
+                    && (options.go || !name.starts_with(IN_GO))
+                    && (options.rustls || !name.starts_with(IN_RUSTLS)))
                 || Backend::of_program(&name).is_some_and(|b| b != backend)
                 || name.starts_with("fentry_udpv6") && !has_ipv6
             {

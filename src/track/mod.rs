@@ -9,6 +9,8 @@
 //!   without bytes and of the exact length. What comes twice is left out.
 //! - **Opening** (`connection`): what [`segment::Connection`] tells never changes, so the first segments
 //!   wait until /proc has told of the process, but not for long: a live capture must be readable.
+//! - **Sides** (`sides`): handles of rustls stand for one direction and one key each. Those of one socket become
+//!   one handle before anything else hears of them.
 //! - **Pairs** (`pair`): of two ends on one host, the first to carry bytes is written, until it ends.
 //!   What the other moves is counted, not written, also after that.
 //! - **End**: a handle's connection ends with the handle, with its process, with the capture, a

@@ -27,6 +27,7 @@ mod open;
 mod protocols;
 mod remote;
 mod rights;
+mod rustls;
 mod sites;
 mod r#static;
 mod support;

@@ -60,6 +60,27 @@ pub fn built_by_go(go: &str, name: &str, more: &[&str]) -> Option<String> {
     Some(path)
 }
 
+/// A program that is a crate in fixtures/programs, with more arguments for `cargo build`. `None`: the crates that
+/// it needs, which tests/oracles brings, are not there.
+pub fn built_by_cargo(name: &str, more: &[&str]) -> Option<String> {
+    let tool = super::gate::cached_tool("cargo-crates")?;
+    let mut built = BUILT.lock().unwrap_or_else(|e| e.into_inner());
+    let built = built.get_or_insert_default();
+    let key = format!("{name} {}", more.join(" "));
+    if let Some(path) = built.get(&key) {
+        return Some(path.clone());
+    }
+    // Other programs may build it at the same time, with other options: cargo has them wait for each other.
+    let target = format!("{}/crates/{}", env!("CARGO_TARGET_TMPDIR"), more.join("").replace('/', "-"));
+    run(Command::new(tool)
+        .args(["build", "--quiet", "--release", "--locked", "--offline", "--target-dir", &target])
+        .args(["--manifest-path", &source(&format!("{name}/Cargo.toml"))])
+        .args(more));
+    let path = format!("{target}/release/{}", name.replace('.', "-"));
+    built.insert(key, path.clone());
+    Some(path)
+}
+
 /// Path of a file in fixtures/programs.
 pub fn source(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs").join(name);

@@ -1,0 +1,214 @@
+//! Programs with rustls, of several releases, in one thread with all their connections open at once.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::each::assert_each_on_its_socket;
+use crate::support::programs::{Told, built_by_cargo, transcript};
+use crate::support::{Finished, Process, Test, assert_same_bytes, begin, gate, run};
+
+/// Connections that one program has open at once.
+const COUNT: usize = 40;
+
+/// `fixtures/programs/NAME`; `None`, with a report, where its crates are missing.
+fn program(test: &Test, name: &str, more: &[&str]) -> Option<String> {
+    let program = built_by_cargo(name, more);
+    if program.is_none() {
+        gate::skipped(&test.name, "the crates are not there: run tests/oracles", "T2P_REQUIRE_ORACLES");
+    }
+    program
+}
+
+/// Each connection that the program told of stands in the file with its own bytes and its own socket, whole.
+#[track_caller]
+fn assert_true(finished: &Finished, dir: &str, role: &str) {
+    assert_each_on_its_socket(finished, dir, role, COUNT, |told, connection| {
+        let comment = &connection.comment;
+        assert!(connection.finished, "{told:?} has no end");
+        assert_eq!(comment.get("tuple"), "ciphertext", "{told:?}");
+        assert_eq!(comment.get("role"), role, "{told:?}");
+        assert_eq!(comment.number("from_start"), 1, "{told:?}");
+    });
+}
+
+fn words<'w>(test: &Test, program: &'w str, options: &[&'w str]) -> Vec<String> {
+    let (cert, key) = test.certificate();
+    let own = [program, "listen", &cert, &key, &test.folder("server"), &COUNT.to_string()].map(String::from);
+    own.into_iter().chain(options.iter().map(ToString::to_string)).collect()
+}
+
+fn listener(test: &Test, program: &str, options: &[&str]) -> (Process, u16) {
+    let words = words(test, program, options);
+    let mut server = Process::start(Command::new(&words[0]).args(&words[1..]), test.path("server.err"));
+    let port = server.port();
+    (server, port)
+}
+
+fn client_words(program: &str, port: u16, dir: &str, options: &[&str]) -> Vec<String> {
+    let own = [program, "connect", &port.to_string(), dir, &COUNT.to_string()].map(String::from);
+    own.into_iter().chain(options.iter().map(ToString::to_string)).collect()
+}
+
+/// The program is captured as a client, then as a server.
+fn forty(test: &Test, name: &str, more: &[&str], options: &[&str]) {
+    let Some(program) = program(test, name, more) else { return };
+    forty_of_a_client(test, &program, options);
+    let mut running = test.capture().start(&words(test, &program, options));
+    let port = running.process.port();
+    let client = client_words(&program, port, &test.folder("client"), options);
+    Process::start(Command::new(&client[0]).args(&client[1..]), test.path("client.err")).wait_ok();
+    assert_true(&running.finish().ok(), &test.folder("server"), "server");
+}
+
+fn forty_of_a_client(test: &Test, program: &str, options: &[&str]) {
+    let (mut server, port) = listener(test, program, options);
+    let dir = test.folder("client");
+    let finished = test.capture().run(&client_words(program, port, &dir, options)).ok();
+    server.wait_ok();
+    assert_true(&finished, &dir, "client");
+}
+
+#[test]
+fn forty_of_0_23_that_change_keys() {
+    forty(&begin!(), "rustls-0.23", &["--features", "ring"], &["tls13", "rekey"]);
+}
+
+#[test]
+fn forty_of_0_23_with_tls_1_2() {
+    forty(&begin!(), "rustls-0.23", &["--features", "ring"], &["tls12"]);
+}
+
+#[test]
+fn forty_of_0_23_with_chacha() {
+    let test = begin!();
+    for version in ["tls12", "tls13"] {
+        forty(&test, "rustls-0.23", &["--features", "ring"], &[version, "chacha"]);
+    }
+}
+
+#[test]
+fn forty_of_0_22() {
+    let test = begin!();
+    for version in ["tls12", "tls13"] {
+        forty(&test, "rustls-0.22", &[], &[version]);
+    }
+}
+
+#[test]
+fn forty_of_0_21() {
+    let test = begin!();
+    for options in [&["tls12"][..], &["tls13"], &["tls12", "chacha"]] {
+        forty(&test, "rustls-0.21", &[], options);
+    }
+}
+
+/// The connections are open before the capture begins.
+#[test]
+fn server_that_runs_already() {
+    let test = begin!();
+    let Some(program) = program(&test, "rustls-0.23", &["--features", "ring"]) else { return };
+    let (mut server, port) = listener(&test, &program, &["tls13"]);
+    let dir = test.text("server");
+    let client = client_words(&program, port, &test.folder("client"), &["tls13", "wait"]);
+    let mut client = Process::start(Command::new(&client[0]).args(&client[1..]), test.path("client.err"));
+    client.line_after("all are open");
+    let running = test.capture().attach(&[server.pid()]);
+    client.go_on();
+    client.wait_ok();
+    server.wait_ok();
+    let told = Told::all(&server.rest().join("\n"));
+    let finished = running.stop().ok();
+    for (view, tshark) in finished.views() {
+        assert_eq!(view.connections.len(), COUNT, "tshark {}", tshark.version);
+        for told in &told {
+            let connection = view.of(told.local, told.remote);
+            let truth = transcript(&dir, "server", told.index);
+            // Before the capture: one byte and three were read, three written.
+            assert_same_bytes(&format!("server of {told:?}"), &connection.sent_by_server, &truth.sent[3..]);
+            assert_same_bytes(
+                &format!("client of {told:?}"),
+                &connection.sent_by_client,
+                &truth.received[4..],
+            );
+            assert_eq!(connection.comment.get("tuple"), "ciphertext");
+            assert_eq!(connection.comment.number("from_start"), 0);
+        }
+    }
+}
+
+/// curl asks a server that is captured, twice on each connection.
+#[test]
+fn curl_asks_a_server() {
+    let test = begin!();
+    let Some(program) = program(&test, "rustls-0.23", &["--features", "ring"]) else { return };
+    let (cert, key) = test.certificate();
+    let mut server =
+        Process::start(Command::new(&program).args(["serve", &cert, &key]), test.path("server.err"));
+    let port = server.port();
+    let running = test.capture().attach(&[server.pid()]);
+    let mut told = Vec::new();
+    let mut bodies = Vec::new();
+    for lengths in [[5, 300_000], [70_000, 1]] {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--http1.1", "--cacert", &cert, "-w", "%{local_ip}:%{local_port}\n"]);
+        let files = lengths.map(|length| test.text(&format!("body.{length}")));
+        for (length, file) in lengths.iter().zip(&files) {
+            curl.args(["-o", file, &format!("https://127.0.0.1:{port}/{length}")]);
+        }
+        let text = String::from_utf8(run(&mut curl)).unwrap();
+        let local: Vec<&str> = text.lines().collect();
+        assert_eq!(local[0], local[1], "curl opened two connections");
+        told.push((local[0].parse().unwrap(), lengths));
+        bodies.extend(files.iter().map(|file| std::fs::read(file).unwrap()));
+    }
+    bodies.sort();
+    server.go_on();
+    server.wait_ok();
+    let finished = running.stop().ok();
+    let own = format!("127.0.0.1:{port}").parse().unwrap();
+    for (view, tshark) in finished.views() {
+        for (client, lengths) in &told {
+            let connection = view.of(own, *client);
+            let asked = lengths.map(|length| ("GET".to_string(), format!("/{length}")));
+            assert_eq!(connection.requests, asked);
+            assert_eq!(connection.responses, [200, 200]);
+            assert_eq!(connection.comment.get("role"), "server");
+        }
+        assert_eq!(view.connections.len(), told.len(), "tshark {}", tshark.version);
+        let objects = tshark.objects(&finished.file, &test.path("objects"));
+        assert!(objects == bodies, "tshark {} shows other bodies in {:?}", tshark.version, finished.file);
+    }
+}
+
+fn tool(words: &[&str]) {
+    run(Command::new(words[0]).args(&words[1..]));
+}
+
+/// A copy of the program, and of that without symbols the debug file.
+fn split(test: &Test, program: &str) -> (String, String) {
+    let (copy, debug) = (test.text("program"), test.text("program.debug"));
+    std::fs::copy(program, Path::new(&copy)).unwrap();
+    tool(&["objcopy", "--only-keep-debug", &copy, &debug]);
+    tool(&["strip", &copy]);
+    (copy, debug)
+}
+
+#[test]
+fn symbols_in_a_debug_file() {
+    let test = begin!();
+    let Some(program) = program(&test, "rustls-0.23", &["--features", "ring"]) else { return };
+    let (copy, debug) = split(&test, &program);
+    tool(&["objcopy", &format!("--add-gnu-debuglink={debug}"), &copy]);
+    forty_of_a_client(&test, &copy, &["tls13"]);
+}
+
+/// A program without symbols is named, with its version and the reason.
+#[test]
+fn stripped_program_is_named() {
+    let test = begin!();
+    let Some(program) = program(&test, "rustls-0.23", &["--features", "ring"]) else { return };
+    let (copy, _) = split(&test, &program);
+    let (server, _) = listener(&test, &copy, &["tls13"]);
+    let why = ["contains rustls 0.23.", "the names of its functions are stripped"];
+    test.capture().attach_in_vain(&[server.pid()]).failed(5, &why);
+}
