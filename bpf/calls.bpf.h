@@ -514,6 +514,7 @@ static __always_inline void thread_exited(void)
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct process *process;
 
+	bpf_map_delete_elem(&rustls_calls, &id);
 	if (!thread)
 		return;
 	process = ready && thread->depth ? current_process() : NULL;

@@ -189,6 +189,31 @@ static __noinline int bind_by_record(struct process *process, struct handle *han
 	return emit_bind(handle, address, through->fd, T2P_TUPLE_CIPHERTEXT);
 }
 
+static const u64 no_outgoing;
+
+static __noinline int count_outgoing(s64 change)
+{
+	u32 tgid = current_id() >> 32;
+	u64 *count = bpf_map_lookup_elem(&outgoing, &tgid);
+
+	if (!count) {
+		bpf_map_update_elem(&outgoing, &tgid, &no_outgoing, BPF_NOEXIST);
+		count = bpf_map_lookup_elem(&outgoing, &tgid);
+	}
+	/* A count that is too high costs a look, no more. */
+	if (count && (change > 0 || *count))
+		__sync_fetch_and_add(count, change);
+	return 0;
+}
+
+static __always_inline int has_outgoing(void)
+{
+	u32 tgid = current_id() >> 32;
+	u64 *count = bpf_map_lookup_elem(&outgoing, &tgid);
+
+	return count && *count;
+}
+
 /* An address as a number, which is all that global functions take. */
 static __always_inline u64 number(void *address)
 {
@@ -212,8 +237,8 @@ __noinline int sent_record(u64 sk, u64 base, u64 len)
 	from = bpf_map_lookup_elem(&records_out, &key);
 	if (!from)
 		return 0;
-	if (process->outgoing)
-		__sync_fetch_and_add(&process->outgoing, -1);
+	if (from->address & T2P_HANDLE_SIDE)
+		count_outgoing(-1);
 	handle = from->address ? find_handle(process, from->address) : NULL;
 	if (handle && handle->generation == from->generation) {
 		through.generation = socket_generation(sk, process->generation);
@@ -300,7 +325,7 @@ static __noinline int sent(struct sock *sk)
 	if (!process || !is_protocol(sk, IPPROTO_TCP) || !syscall_buffer(&buffers))
 		return 0;
 	sent_record(socket, buffers.first.base, buffers.first.len);
-	if (process->outgoing)
+	if ((process->flags & PROCESS_RUSTLS) && has_outgoing())
 		sent_more(socket, &buffers);
 	return 0;
 }

@@ -226,8 +226,6 @@ struct process {
 	u64 generation;
 	u32 flags;
 	u32 idle; /* calls of its BIO functions since one told a socket */
-	u32 outgoing; /* of rustls: records in `records_out` that were not seen at a socket */
-	u32 pad;
 };
 #define PROCESS_TARGET 1
 #define PROCESS_FOLLOW 2 /* its children are captured too */
@@ -277,6 +275,8 @@ struct rustls_call {
 	u8 type; /* of the record's content, RUSTLS_*; of TLS 1.3 when it is decrypted: not known yet */
 	u8 understood; /* the arguments are what they are taken for */
 	u8 pad;
+	u64 seen; /* bytes in the slices that were looked at */
+	struct t2p_data data;
 };
 
 /* The handles of rustls that had a socket which is closed. */
@@ -383,13 +383,21 @@ struct receiving {
 	u32 pad;
 };
 
-/* tgid << 32 | tid → the call of rustls that the thread is in. LRU: a return may be missed. */
+/* tgid << 32 | tid → the call of rustls that the thread is in. Goes with the thread at the latest. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
 	__type(key, u64);
 	__type(value, struct rustls_call);
 } rustls_calls SEC(".maps");
+
+/* tgid → records of rustls in `records_out` that were not seen at a socket. LRU: then they are looked for in vain. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u32);
+	__type(value, u64);
+} outgoing SEC(".maps");
 
 /* struct sock address → handles of rustls. LRU: those of one that is forgotten go with their process. */
 struct {

@@ -131,6 +131,11 @@ static __noinline int rustls_incoming(struct rustls_call *call, u64 message)
 	return 0;
 }
 
+static __always_inline u64 rustls_handle(u64 self, u32 kind)
+{
+	return self | T2P_HANDLE_SIDE | (kind & T2P_RUSTLS_WRITES ? T2P_HANDLE_WRITES : 0);
+}
+
 /* Tells keys apart that were at one address. */
 static __noinline u64 rustls_print(u64 self)
 {
@@ -192,7 +197,7 @@ static __noinline int rustls_bind_incoming(struct process *process, struct handl
 }
 
 /* A record that was encrypted will go through a socket. */
-static __noinline int rustls_await_socket(struct process *process, struct handle *handle, struct rustls_call *call, u64 body)
+static __noinline int rustls_await_socket(struct handle *handle, struct rustls_call *call, u64 body)
 {
 	struct record_handle is = { .address = call->handle, .generation = handle->generation };
 	struct record_key key;
@@ -201,36 +206,42 @@ static __noinline int rustls_await_socket(struct process *process, struct handle
 	if (rustls_has_socket(handle) || !record_key(&key, RECORD_APPLICATION << 16 | (u16)len, body, len))
 		return 0;
 	if (!bpf_map_update_elem(&records_out, &key, &is, BPF_ANY))
-		__sync_fetch_and_add(&process->outgoing, 1);
+		count_outgoing(1);
 	return 0;
 }
+
+static const struct rustls_call no_rustls_call;
 
 /* An encrypting (or decrypting) function begins. */
 static __noinline int rustls_entered(struct pt_regs *ctx, u32 kind)
 {
 	struct process *process = ready ? current_process() : NULL;
 	u64 id = current_id(), self = RUSTLS_SELF(ctx);
-	struct rustls_call call = {};
+	struct rustls_call *call;
 	struct handle *handle;
 
 	if (!process)
 		return 0;
 	process->flags |= PROCESS_RUSTLS;
-	call.sp = PT_REGS_SP(ctx);
-	call.handle = self | T2P_HANDLE_SIDE | (kind & T2P_RUSTLS_WRITES ? T2P_HANDLE_WRITES : 0);
-	call.entered = bpf_ktime_get_ns();
-	call.seq = RUSTLS_SEQ(ctx);
-	call.result = RUSTLS_RESULT(ctx);
-	call.library = attach_cookie(ctx) >> 8;
-	call.kind = kind;
+	bpf_map_update_elem(&rustls_calls, &id, &no_rustls_call, BPF_ANY);
+	call = bpf_map_lookup_elem(&rustls_calls, &id);
+	if (!call)
+		return call_lost(process->generation, rustls_handle(self, kind),
+				 kind & T2P_RUSTLS_WRITES ? T2P_FN_WRITE : T2P_FN_READ, T2P_COUNT_THREADS_FULL);
+	call->sp = PT_REGS_SP(ctx);
+	call->handle = rustls_handle(self, kind);
+	call->entered = bpf_ktime_get_ns();
+	call->seq = RUSTLS_SEQ(ctx);
+	call->result = RUSTLS_RESULT(ctx);
+	call->library = attach_cookie(ctx) >> 8;
+	call->kind = kind;
 	if (kind & T2P_RUSTLS_WRITES)
-		rustls_outgoing(&call, RUSTLS_MESSAGE(ctx));
+		rustls_outgoing(call, RUSTLS_MESSAGE(ctx));
 	else
-		rustls_incoming(&call, RUSTLS_MESSAGE(ctx));
-	handle = rustls_side(process, &call, rustls_print(self));
-	if (handle && call.understood && !(kind & T2P_RUSTLS_WRITES))
-		rustls_bind_incoming(process, handle, &call);
-	bpf_map_update_elem(&rustls_calls, &id, &call, BPF_ANY);
+		rustls_incoming(call, RUSTLS_MESSAGE(ctx));
+	handle = rustls_side(process, call, rustls_print(self));
+	if (handle && call->understood && !(kind & T2P_RUSTLS_WRITES))
+		rustls_bind_incoming(process, handle, call);
 	return 0;
 }
 
@@ -273,30 +284,26 @@ static __noinline int rustls_is_content(struct rustls_call *call, u64 len)
 static __noinline s64 rustls_decrypted(struct rustls_call *call)
 {
 	u64 words[RUSTLS_RESULT_WORDS];
-	u64 known = call->len - rustls_adds(call->kind);
+	u64 known = call->len - rustls_adds(call->kind), len = ~0ULL;
 
 	if (bpf_probe_read_user(words, sizeof(words), (void *)call->result))
 		return -1;
-	for (int i = 0; i + 1 < RUSTLS_RESULT_WORDS; i++) {
-		u64 len = words[i + 1];
-
-		if (words[i] == call->buf && i + 2 < RUSTLS_RESULT_WORDS && len >= call->len && len < 2 * ADDRESS_MIN)
-			len = words[i + 2]; /* that was the capacity */
-		else if (words[i] != call->buf)
-			continue;
-		if (call->kind & (T2P_RUSTLS_GCM | T2P_RUSTLS_CHACHA)) {
-			if (len == known && known <= RECORD_PLAIN_MAX)
-				return len;
-		} else if (len <= RECORD_PLAIN_MAX && rustls_is_content(call, len)) {
-			return len;
-		}
-	}
-	return -1;
+	/* Behind the address its length, or the capacity, which is no less than the record, and the length. */
+	for (int i = 0; i + 2 < RUSTLS_RESULT_WORDS; i++)
+		if (words[i] == call->buf && len == ~0ULL)
+			len = words[i + 1] < call->len ? words[i + 1] : words[i + 2];
+	if (len > RECORD_PLAIN_MAX)
+		return -1;
+	if (call->kind & (T2P_RUSTLS_GCM | T2P_RUSTLS_CHACHA))
+		return len == known ? (s64)len : -1;
+	return rustls_is_content(call, len) ? (s64)len : -1;
 }
 
 /* Moves the stream of one side on. */
-static __noinline int rustls_describe(struct handle *handle, struct rustls_call *call, u64 len, struct t2p_data *data)
+static __noinline int rustls_describe(struct handle *handle, struct rustls_call *call, u64 len)
 {
+	struct t2p_data *data = &call->data;
+
 	head(&data->head, T2P_DATA, handle->process, call->library);
 	data->handle = call->handle;
 	data->generation = handle->generation;
@@ -325,42 +332,41 @@ static __noinline int rustls_describe(struct handle *handle, struct rustls_call 
 	return 0;
 }
 
-/* How far slices are told. */
-struct rustls_parts {
-	u64 before; /* bytes in the slices that were looked at */
-	u64 start; /* of all bytes, those from here on */
-	u64 end;
-};
-
-/* Tells what stands in the next slice. */
-static __noinline int rustls_part(struct t2p_data *data, u64 at, struct rustls_parts *parts)
+/* Tells what stands in the next slice of the current thread's call. Global: the verifier walks it once. 1: that is all. */
+__noinline int rustls_part(u64 index)
 {
-	u64 from, to, before = parts->before;
+	u64 id = current_id(), from, to, before, end;
+	struct rustls_call *call = bpf_map_lookup_elem(&rustls_calls, &id);
 	struct user_vector slice;
 
-	if (bpf_probe_read_user(&slice, sizeof(slice), (void *)at))
+	if (!call || index >= call->count ||
+	    bpf_probe_read_user(&slice, sizeof(slice), (void *)call->parts + index * sizeof(slice)))
 		return 1;
-	parts->before = before + slice.len;
-	from = parts->start > before ? parts->start - before : 0;
-	to = parts->end - before < slice.len ? parts->end - before : slice.len;
+	before = call->seen;
+	end = call->start + call->len;
+	call->seen = before + slice.len;
+	from = call->start > before ? call->start - before : 0;
+	to = end - before < slice.len ? end - before : slice.len;
 	if (from < to && to - from <= RECORD_PLAIN_MAX) {
-		data->chunk_len = to - from;
-		emit_chunk(data, slice.base + from, wanted(to - from));
-		data->chunk_offset += to - from;
+		call->data.chunk_len = to - from;
+		emit_chunk(&call->data, slice.base + from, wanted(to - from));
+		call->data.chunk_offset += to - from;
 	}
-	return parts->before >= parts->end;
+	return call->seen >= end;
 }
 
-static __noinline int rustls_emit_parts(struct t2p_data *data, struct rustls_call *call)
+static __always_inline int rustls_emit(struct rustls_call *call, u64 len)
 {
-	struct rustls_parts parts = { .start = call->start, .end = call->start + call->len };
+	struct t2p_data *data = &call->data;
 
+	if (!call->parts || !(call->kind & T2P_RUSTLS_WRITES))
+		return emit_chunk(data, call->buf, wanted(len));
 	for (u64 i = 0; i < RUSTLS_PARTS; i++) {
-		if (i >= call->count || rustls_part(data, call->parts + i * sizeof(struct user_vector), &parts))
+		if (rustls_part(i))
 			break;
 	}
-	if (data->chunk_offset < call->len)
-		emit_missing(data, call->len - data->chunk_offset, T2P_MISSING_LIMIT, T2P_COUNT_LIMIT);
+	if (data->chunk_offset < len)
+		emit_missing(data, len - data->chunk_offset, T2P_MISSING_LIMIT, T2P_COUNT_LIMIT);
 	return 0;
 }
 
@@ -375,7 +381,8 @@ static __noinline int rustls_tell_end(struct handle *handle, struct rustls_call 
 	return 0;
 }
 
-static __noinline int rustls_encrypted(struct process *process, struct handle *handle, struct rustls_call *call, struct t2p_data *data)
+/* The same of an encrypting one. */
+static __noinline int rustls_encrypted(struct process *process, struct handle *handle, struct rustls_call *call)
 {
 	u64 prefix = call->kind & T2P_RUSTLS_OWNED ? 0 : RECORD_HEADER, vector = 0;
 
@@ -387,12 +394,12 @@ static __noinline int rustls_encrypted(struct process *process, struct handle *h
 		call_lost(process->generation, call->handle, T2P_FN_WRITE, T2P_COUNT_UNFINISHED);
 		return 0;
 	}
-	rustls_await_socket(process, handle, call, vector + prefix);
+	rustls_await_socket(handle, call, vector + prefix);
 	if (call->type == RUSTLS_ALERT)
 		rustls_tell_end(handle, call);
 	if (call->type != RUSTLS_DATA || !call->len)
 		return 0;
-	rustls_describe(handle, call, call->len, data);
+	rustls_describe(handle, call, call->len);
 	return 1;
 }
 
@@ -417,40 +424,39 @@ static __noinline int rustls_settle(struct process *process, struct handle *hand
 	return bpf_map_delete_elem(&handles, &key);
 }
 
+/* A decrypting function returns. 1: what it describes is to be emitted. */
+static __noinline int rustls_opened(struct handle *handle, struct rustls_call *call)
+{
+	s64 len = call->understood ? rustls_decrypted(call) : -1;
+
+	/* An error decrypts nothing, and is no record: the next one has its number. */
+	if (len < 0)
+		return 0;
+	handle->next_seq = call->seq + 1;
+	if (!len || call->type != RUSTLS_DATA)
+		return 0;
+	rustls_describe(handle, call, len);
+	return 1;
+}
+
 /* An encrypting or decrypting function returns. */
 static __always_inline int rustls_left(struct pt_regs *ctx)
 {
 	u64 id = current_id();
+	u32 tgid = id >> 32;
 	struct rustls_call *call = ready ? bpf_map_lookup_elem(&rustls_calls, &id) : NULL;
-	struct process *process = call ? current_process() : NULL;
-	struct t2p_data data = {};
+	struct process *process = call ? bpf_map_lookup_elem(&processes, &tgid) : NULL;
 	struct handle *handle;
-	s64 len;
 
 	if (!process || call->sp != PT_REGS_SP(ctx) - RETURN_POPS)
 		return 0;
 	handle = find_handle(process, call->handle);
-	if (handle)
+	if (handle) {
 		rustls_settle(process, handle, call->handle);
-	if (!handle) {
-		if (call->type == RUSTLS_DATA && call->understood)
-			lost(process->generation, T2P_COUNT_HANDLES_FULL, call->len);
-	} else if (call->kind & T2P_RUSTLS_WRITES) {
-		if (rustls_encrypted(process, handle, call, &data)) {
-			if (call->parts)
-				rustls_emit_parts(&data, call);
-			else
-				emit_chunk(&data, call->buf, wanted(call->len));
-		}
-	} else if (call->understood) {
-		/* An error decrypts nothing, and is no record: the next one has its number. */
-		len = rustls_decrypted(call);
-		if (len >= 0)
-			handle->next_seq = call->seq + 1;
-		if (len > 0 && call->type == RUSTLS_DATA) {
-			rustls_describe(handle, call, len, &data);
-			emit_chunk(&data, call->buf, wanted(len));
-		}
+		if (call->kind & T2P_RUSTLS_WRITES ? rustls_encrypted(process, handle, call) : rustls_opened(handle, call))
+			rustls_emit(call, call->data.call_len);
+	} else if (call->type == RUSTLS_DATA && call->understood) {
+		lost(process->generation, T2P_COUNT_HANDLES_FULL, call->len);
 	}
 	bpf_map_delete_elem(&rustls_calls, &id);
 	return 0;
