@@ -181,7 +181,15 @@ impl Discovery {
                 }
             };
             result.unprobed.extend(library.also.clone().map(|why| (mapped.path.clone(), why)));
-            let crypto = || sibling(&files, mapped)?.open(pid).ok();
+            let crypto = || match sibling(&files, mapped) {
+                Some(crypto) => crypto.open(pid).ok(),
+                // The loader maps it later.
+                None if !mapped.deleted => {
+                    let name = crypto_name(mapped.path.file_name()?.as_bytes())?;
+                    maps::open_regular(&maps::path_of(pid, &mapped.path.with_file_name(name))).ok()
+                }
+                None => None,
+            };
             result.found.push(Found {
                 version: version_of(&library, crypto),
                 library,
