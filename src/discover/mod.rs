@@ -37,9 +37,10 @@ const CACHE_MAX: usize = 1 << 14;
 /// Files that begin so are attached ahead, in these folders:
 const NAMES: [&str; 3] = ["libssl.so", "libgnutls.so", "libssl3.so"];
 /// `*` standing for the multiarch name.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "/lib",
     "/lib64",
+    "/lib/*-linux-gnu",
     "/usr/lib",
     "/usr/lib64",
     "/usr/lib/*-linux-gnu",
