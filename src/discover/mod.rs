@@ -14,6 +14,7 @@ pub mod maps;
 pub mod nss;
 pub mod process;
 pub mod reason;
+pub mod returns;
 pub mod stores;
 mod version;
 
@@ -92,6 +93,14 @@ impl Found {
     /// Whose TLS code it is, as its constants tell: a library with OpenSSL's functions may be another's.
     pub fn makers(&self) -> Option<likely::Likely> {
         likely::find(&self.file)
+    }
+
+    /// File offsets of the RET instructions that end the functions at these file offsets.
+    ///
+    /// # Errors
+    /// For each function by itself: why they are not known.
+    pub fn returns(&self, functions: &[u64]) -> Vec<Result<Vec<u64>, returns::Unclear>> {
+        returns::find(&*self.file, functions)
     }
 
     /// Path that leads to the file as long as this value lives, whatever becomes of the process
