@@ -281,6 +281,7 @@ impl Control {
     fn look_at(&mut self, file: &FileSeen) {
         // A process that is gone, or whose mappings are hidden, has no library to probe.
         if let Ok(in_process) = self.discovery.libraries_of(file.pid, Some(file.inode)) {
+            self.mind_coroutines();
             for found in &in_process.found {
                 if let Err(failure) = self.attach(found) {
                     self.say.warn(&failure.to_string());
@@ -337,6 +338,15 @@ impl Control {
         }
         if seen.stopped {
             self.let_go(pid);
+        }
+    }
+
+    /// Takes return probes away if there are programs that these would harm.
+    pub(super) fn mind_coroutines(&mut self) {
+        if self.discovery.has_seen_switcher()
+            && let Err(error) = self.probe.avoid_return_probes()
+        {
+            self.say.warn(&format!("calls of coroutines are not captured: {error:#}"));
         }
     }
 

@@ -34,7 +34,7 @@ use crate::failure::{Exit, Failure};
 use crate::launch::{self, Held};
 use crate::pipeline::Pipeline;
 use crate::privilege;
-use crate::probe::{Target, clocks, raise_open_files};
+use crate::probe::{Target, clocks, may_choose_returns, raise_open_files};
 use crate::sink;
 use crate::status::{self, Numbers, StatusLine};
 
@@ -58,6 +58,9 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let mut discovery = Discovery::default();
     if reasons.are_wanted() {
         discovery = discovery.explaining();
+    }
+    if !may_choose_returns() {
+        discovery = discovery.noticing_switchers();
     }
     let found = setup::libraries(config, &mut discovery, &say, &mut reasons)?;
     let probe = setup::load(config, &found)?;
@@ -114,6 +117,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
     // it is the same with all.
     let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids(_));
+    control.mind_coroutines();
     let (mut attached, mut refused) = (0, None);
     for library in &found {
         match control.attach(library) {

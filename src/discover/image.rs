@@ -242,6 +242,13 @@ impl<'d> Symbols<'d> {
             .filter_map(|symbol| Some((self.name_of(symbol)?, symbol.st_value(self.endian))))
     }
 
+    /// All names, and whether the file defines what they stand for.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&'d [u8], bool)> + '_ {
+        self.table
+            .iter()
+            .filter_map(|symbol| Some((self.name_of(symbol)?, !symbol.is_undefined(self.endian))))
+    }
+
     /// Name of the symbol with this number.
     fn name(&self, index: u32) -> Option<&'d [u8]> {
         self.name_of(self.table.get(index as usize)?)

@@ -40,7 +40,7 @@ impl Probe {
                 )?);
             }
             // A return probe would do harm on other stacks.
-            let only_writes = read_in_session || self.stacks.contains_key(&process);
+            let only_writes = read_in_session || self.by_returns;
             for (program, offset) in sites.into_iter().skip(if only_writes { READ_APART.len() } else { 0 }) {
                 let options =
                     UprobeOpts { retprobe: program.starts_with("bio_return"), ..UprobeOpts::default() };

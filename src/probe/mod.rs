@@ -39,6 +39,7 @@ use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
 use crate::event::{Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
+use crate::privilege::version;
 
 pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
@@ -149,6 +150,8 @@ pub struct Probe {
     received: Option<Link>,
     /// Probes of return instructions, by process: see `stacks`.
     stacks: HashMap<ProcessKey, stacks::Followed>,
+    /// There are no return probes: see [`Probe::avoid_return_probes`].
+    by_returns: bool,
     /// So many of the links, the first, do not depend on a library.
     own_links: usize,
 }
@@ -208,8 +211,6 @@ struct Attached {
     id: LibraryId,
     /// With each, which group it belongs to, and whether it is anything but return probes.
     links: Vec<(Group, bool, Link)>,
-    /// Return instructions are probed, and nothing is by return probes.
-    by_returns: bool,
 }
 
 impl Probe {
@@ -229,7 +230,7 @@ impl Probe {
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
         let ways: &[Programs] = match has_loop {
-            true if has_sessions() => &[Programs::Session, Programs::Bulk, each],
+            true if may_choose_returns() => &[Programs::Session, Programs::Bulk, each],
             true => &[Programs::Bulk, each],
             false => &[each],
         };
@@ -338,6 +339,7 @@ impl Probe {
             bios: HashMap::new(),
             received: None,
             stacks: HashMap::new(),
+            by_returns: false,
             own_links: 0,
         };
         for program in probe.skeleton.object().progs_mut() {
@@ -428,8 +430,10 @@ impl Probe {
             if known.is_none() && !fresh {
                 self.begin_trial(found, id);
             }
-            let mut attached =
-                Attached { found: found.clone(), pid, id, links: Vec::new(), by_returns: false };
+            let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
+            if self.by_returns {
+                self.exchange(&mut attached)?;
+            }
             for run in sites(&found.library, self.programs).chunk_by(together(self.programs)) {
                 if self.is_wanted(id, run[0].group) {
                     self.attach_run(&mut attached, run)?;
@@ -454,7 +458,7 @@ impl Probe {
         let path = attached.found.attach_path();
         let id = self.cookie_of(attached.id);
         let is_return_probe = self.programs.is_return_probe(&run[0]);
-        if is_return_probe && attached.by_returns {
+        if is_return_probe && self.by_returns {
             return Ok(());
         }
         let link = match (self.programs, run) {
@@ -610,11 +614,10 @@ const COOKIE_RETURN: u64 = 1 << 62;
 const COOKIE_ENTRY_ONLY: u64 = 1 << 63;
 
 /// Whether one program can see entry and return and choose at each entry (Linux 6.13).
-fn has_sessions() -> bool {
+pub fn may_choose_returns() -> bool {
     const SINCE: (u32, u32) = (6, 13);
-    let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") else { return false };
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
-    numbers.next().zip(numbers.next()).is_some_and(|version| version >= SINCE)
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    version(&release).is_some_and(|version| version >= SINCE)
 }
 
 /// Returns when no program runs any more that began before.

@@ -113,7 +113,7 @@ impl Probe {
         let trial = self.trials.iter().find(|t| t.id == id);
         match group {
             Group::Base => true,
-            Group::Internal => trial.is_some_and(|t| !t.condemned),
+            Group::Internal => !self.by_returns && trial.is_some_and(|t| !t.condemned),
             Group::Export(function) => !trial.is_some_and(|t| {
                 !t.condemned && t.exports.iter().any(|e| e.function == function && e.state == State::Gone)
             }),

@@ -34,7 +34,7 @@ pub type Unfollowed = (String, String, Unclear);
 
 impl Probe {
     /// Probes the return instructions of a process's TLS libraries. Where the kernel cannot be told at each
-    /// entry to leave the return alone, return probes of these libraries go, in all processes.
+    /// entry to leave the return alone, all return probes go.
     ///
     /// # Errors
     /// If a probe cannot be attached.
@@ -54,20 +54,15 @@ impl Probe {
             followed.ids.insert(id);
             let (returns, not) = self.returns_of(found);
             unclear.extend(not);
-            result = match self.programs {
-                Programs::Session => self.add_returns(process, found, id, &returns, &mut followed),
-                _ => self.convert(process, id, &returns),
-            };
+            if self.programs == Programs::Session {
+                result = self.add_returns(process, found, id, &returns, &mut followed);
+            }
             if result.is_err() {
                 break;
             }
         }
-        if self.programs != Programs::Session {
-            // They have return probes.
-            self.bios.remove(&process);
-        }
         self.stacks.insert(process, followed);
-        result.map(|()| unclear)
+        result.and_then(|()| self.avoid_return_probes()).map(|()| unclear)
     }
 
     /// Whether processes with coroutines use a library: they need its exports, since where the functions behind
@@ -124,34 +119,40 @@ impl Probe {
         (returns, unclear)
     }
 
-    /// Probes return instructions of a library in the place of its return probes.
-    fn convert(
-        &mut self,
-        process: ProcessKey,
-        id: LibraryId,
-        returns: &[Return],
-    ) -> Result<(), libbpf_rs::Error> {
+    /// Where the kernel cannot be told at each entry to leave the return alone: sets no return probes any more, and
+    /// takes those away that there are. To be called before a program with coroutines runs, or as soon as
+    /// it is known for one.
+    ///
+    /// # Errors
+    /// If a probe cannot be attached.
+    pub fn avoid_return_probes(&mut self) -> Result<(), libbpf_rs::Error> {
+        if self.programs == Programs::Session || self.by_returns {
+            return Ok(());
+        }
+        self.by_returns = true;
+        self.bios.clear();
         let mut all = std::mem::take(&mut self.attached);
-        let is_of =
-            |a: &&mut Attached| a.id == id && !a.by_returns && [-1, process.pid as i32].contains(&a.pid);
-        let result = all.iter_mut().filter(is_of).try_for_each(|attached| self.exchange(attached, returns));
+        let result = all.iter_mut().try_for_each(|attached| self.exchange(attached));
         self.attached = all;
-        // Where they return is seldom known.
-        self.acquit(id);
+        for id in self.libraries.values().copied().collect::<Vec<_>>() {
+            // Where they return is seldom known.
+            self.acquit(id);
+        }
         result
     }
 
-    fn exchange(&self, attached: &mut Attached, returns: &[Return]) -> Result<(), libbpf_rs::Error> {
+    /// Probes return instructions of a library, and takes its return probes away.
+    pub(super) fn exchange(&self, attached: &mut Attached) -> Result<(), libbpf_rs::Error> {
+        let (returns, _) = self.returns_of(&attached.found);
         let path = attached.found.attach_path();
         let id = self.cookie_of(attached.id);
-        attached.by_returns = true;
         if self.programs == Programs::Bulk {
             for run in returns.chunk_by(|a, b| a.group == b.group) {
                 let link = self.attach_returns(attached.pid, &path, run, id)?;
                 attached.links.extend(link.map(|link| (run[0].group, true, link)));
             }
         } else {
-            for at in returns {
+            for at in &returns {
                 let (site, offset, group) = (at.site, at.offset, at.group);
                 let site = Site { site, offset, entry: None, go: false, group, alone: false };
                 let options = UprobeOpts {
