@@ -323,7 +323,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 			count(T2P_COUNT_NOT_TCP, 1);
 	} else if (len > 0) {
 		emit = describe_bytes(handle, call, len, data);
-		if (handle->flags & (data->direction ? HANDLE_LOST_WRITE : HANDLE_LOST_READ))
+		if (handle->lost[data->direction ? T2P_WRITE : T2P_READ])
 			emit |= EMIT_LOST;
 	} else if (len < 0) {
 		emit = EMIT_UNKNOWN;
@@ -478,9 +478,11 @@ static __noinline int handle_freed(u64 address)
 
 	if (!handle)
 		return 0;
-	if (handle->refs > 1) {
-		handle->refs--;
-		return 0;
+	if (handle->refs) {
+		/* Two may be here at once: whoever comes last sees none left. */
+		__sync_fetch_and_add(&handle->refs, -1);
+		if (*(volatile u32 *)&handle->refs)
+			return 0;
 	}
 	emit_fact(handle, &fact);
 	bpf_map_delete_elem(&handles, &key);

@@ -199,8 +199,14 @@ struct handle {
 	u32 pending; /* bytes that are told already of a send that is to be called again */
 	u32 ahead; /* bytes told that the next sends offer once more */
 	u32 record_max; /* the most that one send takes; 0: not known */
-	u32 pad;
+	/* By direction: a lost call is still to be told, the ring had no room. Each written by one thread at a time. */
+	u8 lost[2];
+	u16 pad;
 };
+/*
+ * Flags. A thread that reads and one that writes may set two at once, and one of them gets lost: there is no
+ * atomic OR before Linux 5.12. So nothing hangs on a flag but whether something is told once more.
+ */
 #define HANDLE_FRESH 1 /* seen since its SSL_new or its handshake */
 #define HANDLE_CLIENT 2 /* the TLS role is told */
 #define HANDLE_SERVER 4
@@ -212,8 +218,6 @@ struct handle {
 #define HANDLE_READ 256 /* a read was seen, so that nothing can be blocked since before */
 #define HANDLE_NOT_TCP 512 /* QUIC or DTLS: never written as TCP */
 #define HANDLE_BIND_TOLD 1024
-#define HANDLE_LOST_READ 2048 /* a lost call is still to be told: the ring had no room */
-#define HANDLE_LOST_WRITE 4096
 #define HANDLE_CLOSED 16384 /* Go: it goes when the last call on it returns */
 #define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
 #define HANDLE_CORKED 16384 /* what is sent stays in the library until it is uncorked */

@@ -40,7 +40,7 @@ static __noinline int reference_taken(struct pt_regs *ctx)
 	struct handle *handle = process ? find_handle(process, PT_REGS_PARM1(ctx)) : NULL;
 
 	if (handle && handle->refs)
-		handle->refs++;
+		__sync_fetch_and_add(&handle->refs, 1);
 	return 0;
 }
 

@@ -390,7 +390,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task, int before, struct linux_binprm *program)
 {
-	process_execed();
+	process_execed(before);
 	file_mapped(BPF_CORE_READ(program, file));
 	return 0;
 }

@@ -427,7 +427,7 @@ impl Probe {
             if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
                 continue;
             }
-            if known.is_none() && !fresh {
+            if known.is_none() && !fresh && !self.by_returns {
                 self.begin_trial(found, id);
             }
             let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
@@ -561,6 +561,7 @@ impl Probe {
         let (goroutines, threads) = (&self.skeleton.maps.goroutines, &self.skeleton.maps.threads);
         forget_calls(goroutines, ended, |key| Some(from_bytes::<types::goroutine_key>(key)?.tgid));
         forget_calls(threads, ended, pid_of_stack);
+        forget_threads(threads, ended);
     }
 
     /// How far handles came of which the ring does not say it; goes with its reader.
@@ -594,6 +595,22 @@ fn forget_calls(map: &impl MapCore, ended: &HashSet<ProcessKey>, pid_of: impl Fn
     for key in stale {
         // Gone already is as good.
         let _ = map.delete(&key);
+    }
+}
+
+/// Takes out threads that are no more and whose end was not seen: those that called exec and were not the first
+/// of their process get another number.
+fn forget_threads(threads: &impl MapCore, ended: &HashSet<ProcessKey>) {
+    let pids: HashSet<u32> = ended.iter().map(|process| process.pid).collect();
+    let is_gone = |key: &Vec<u8>| {
+        let Some(key) = key.first_chunk().map(|key| u64::from_ne_bytes(*key)) else { return false };
+        let (pid, tid) = ((key >> 32) as u32, key as u32);
+        key >> 63 == 0 && pids.contains(&pid) && !Path::new(&format!("/proc/{pid}/task/{tid}")).exists()
+    };
+    let stale: Vec<Vec<u8>> = threads.keys().filter(is_gone).collect();
+    for key in stale {
+        // Gone already is as good.
+        let _ = threads.delete(&key);
     }
 }
 
