@@ -243,6 +243,7 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site, u32 other
 		if (!other_site_entered(site, &args))
 			return 0;
 	}
+	args.function = unknown(args.function);
 	return enter(ctx, &args);
 }
 
@@ -263,6 +264,7 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, u64 sp, int 
 		return nss_made(PT_REGS_RC(ctx));
 	if (!leave(ctx, site, sp, &emission))
 		return 0;
+	emission.emit = unknown(emission.emit);
 	if (emission.emit & EMIT_RESULT)
 		return tell_result(emission.call, PT_REGS_RC(ctx));
 	if (internal_of(emission.call->function) || is_internal(emission.call->function))
