@@ -72,9 +72,11 @@ pub fn run(task: Companion) -> Result<Exit, Failure> {
 /// no link in their folders leads root astray.
 fn become_user(user: &User) -> Result<(), Failure> {
     let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    // For good: nothing here needs root any more.
     unistd::setgroups(&groups)
-        .and_then(|()| unistd::setegid(Gid::from_raw(user.gid)))
-        .and_then(|()| unistd::seteuid(Uid::from_raw(user.uid)))
+        .and_then(|()| unistd::setresgid(gid, gid, gid))
+        .and_then(|()| unistd::setresuid(uid, uid, uid))
         .map_err(|error| {
             Failure::new(
                 Exit::NotPermitted,
