@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use crate::lives::library;
 use crate::support::each::assert_each_on_its_socket;
 use crate::support::programs::{compiled, exchange_server};
 use crate::support::{Process, Test, begin};
@@ -17,11 +18,21 @@ fn clients(test: &Test, coroutines: usize, threads: usize) -> (Process, Vec<Stri
     (server, [head.to_vec(), numbers.to_vec(), pairs.to_vec()].concat(), count)
 }
 
+/// A folder with an OpenSSL of the test's own: return probes of whoever else uses the system's would kill the program.
+fn own_openssl(test: &Test) -> String {
+    let folder = test.folder("lib");
+    for name in ["libssl.so.3", "libcrypto.so.3"] {
+        std::fs::copy(library(name), format!("{folder}/{name}")).unwrap();
+    }
+    folder
+}
+
 /// All that they move is in the file, from the first byte.
 #[track_caller]
 fn assert_followed(test: &Test, coroutines: usize, threads: usize) {
     let (mut server, words, count) = clients(test, coroutines, threads);
-    let mut running = test.capture().args(&["-v"]).start(&words);
+    let mut running =
+        test.capture().variable("LD_LIBRARY_PATH", &own_openssl(test)).args(&["-v"]).start(&words);
     running.process.go_on();
     let finished = running.finish().ok();
     server.wait_ok();
@@ -50,7 +61,7 @@ fn a_process_that_runs_already_lives() {
     let test = begin!();
     let (mut server, words, _) = clients(&test, 10, 2);
     let mut command = Command::new(&words[0]);
-    command.args(&words[1..]);
+    command.args(&words[1..]).env("LD_LIBRARY_PATH", own_openssl(&test));
     let mut program = Process::start(&mut command, test.path("program.err"));
     while program.line() != "ready" {}
     let running = test.capture().args(&["-v"]).attach(&[program.pid()]);
