@@ -11,11 +11,9 @@
 #include "stack.bpf.h"
 #include "gnutls.bpf.h"
 
-static const struct thread no_thread;
-
 static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 {
-	u64 id = current_id(), place, sp, address;
+	u64 place, sp = PT_REGS_SP(ctx), address;
 	u32 reason = T2P_COUNT_UNFINISHED;
 	struct process *process;
 	struct thread *thread;
@@ -29,29 +27,24 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 		return 0;
 	address = args->handle;
 	args->library = attach_cookie(ctx) >> 8;
-	thread = bpf_map_lookup_elem(&threads, &id);
+	thread = calls_for(process, sp, args->other_stack);
 	if (!thread) {
-		bpf_map_update_elem(&threads, &id, &no_thread, BPF_NOEXIST);
-		thread = bpf_map_lookup_elem(&threads, &id);
-		if (!thread) {
-			/* Otherwise an export has counted it, mostly. */
-			if (!is_internal(args->function) ||
-			    verdict_of(args->library, args->site) == VERDICT_TAKEN)
-				call_lost(process->generation, address, args->function,
-					  T2P_COUNT_THREADS_FULL);
-			return 0;
-		}
+		/* Otherwise an export has counted it, mostly. */
+		if (!is_internal(args->function) || verdict_of(args->library, args->site) == VERDICT_TAKEN)
+			call_lost(process->generation, address, args->function, T2P_COUNT_THREADS_FULL);
+		return 0;
 	}
-	sp = PT_REGS_SP(ctx);
 	place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
 	if (place > PLACE_NONE) {
 		forget_dead(process, thread);
 		place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
 	}
 	if (is_internal(args->function)) {
-		if (place == PLACE_NONE)
+		/* On another stack its return may not be seen: the export, if it is probed, is what counts. */
+		if (place == PLACE_NONE && !args->other_stack)
 			place = inner_entered(thread, args, sp, address);
-		else if (!internal_counts(args->library, args->site, find_handle(process, address) != NULL))
+		else if (place != PLACE_NONE &&
+			 !internal_counts(args->library, args->site, find_handle(process, address) != NULL))
 			return 0;
 	}
 	place = unknown(place);
@@ -81,7 +74,12 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	call->site = args->site;
 	call->flags = 0;
 	call->go = 0;
+	call->returns_to = 0;
 	thread->depth = place + 1;
+	if (args->other_stack) {
+		bpf_probe_read_user(&call->returns_to, sizeof(u64), (void *)sp);
+		tell_other_stack(process);
+	}
 	if (is_write(args->function)) {
 		handle = the_handle(process, address, args->function);
 		if (handle)
@@ -286,7 +284,7 @@ static __noinline int check_socket(struct process *process, struct call *call)
 	head(&record->head, T2P_NO_SOCKET, process->generation, call->library);
 	record->time = bpf_ktime_get_ns();
 	record->stopped = (process->flags & PROCESS_STOP) && !bpf_send_signal_thread(SIGSTOP);
-	record->reserved = 0;
+	record->other_stack = 0;
 	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
 	return 0;
 }
@@ -328,7 +326,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 			count(T2P_COUNT_NOT_TCP, 1);
 	} else if (len > 0) {
 		emit = describe_bytes(handle, call, len, data);
-		if (handle->flags & (data->direction ? HANDLE_LOST_WRITE : HANDLE_LOST_READ))
+		if (handle->lost[data->direction ? T2P_WRITE : T2P_READ])
 			emit |= EMIT_LOST;
 	} else if (len < 0) {
 		emit = EMIT_UNKNOWN;
@@ -433,13 +431,13 @@ static __noinline u64 place_left(struct thread *thread, u64 sp, u32 site, u64 re
 }
 
 /*
- * The return of whatever function: which one, its entry has noted. 1: what `emission` says is left
- * to do, by the program, because kernels differ in how they loop.
+ * The return of whatever function that began at `sp`: which one, its entry has noted. 1: what `emission`
+ * says is left to do, by the program, because kernels differ in how they loop.
  */
-static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emission)
+static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emission *emission)
 {
-	u64 id = current_id(), sp = PT_REGS_SP(ctx) - RETURN_POPS, i;
-	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+	struct thread *thread = calls_at(sp);
+	u64 i;
 	struct process *process;
 	struct call *call;
 
@@ -483,9 +481,11 @@ static __noinline int handle_freed(u64 address)
 
 	if (!handle)
 		return 0;
-	if (handle->refs > 1) {
-		handle->refs--;
-		return 0;
+	if (handle->refs) {
+		/* Two may be here at once: whoever comes last sees none left. */
+		__sync_fetch_and_add(&handle->refs, -1);
+		if (*(volatile u32 *)&handle->refs)
+			return 0;
 	}
 	emit_fact(handle, &fact);
 	bpf_map_delete_elem(&handles, &key);
@@ -493,13 +493,12 @@ static __noinline int handle_freed(u64 address)
 }
 
 /* SSL_clear: the handle is used again, for another connection; unless the library itself calls it. */
-static __noinline int handle_cleared(u64 address)
+static __noinline int handle_cleared(u64 address, u64 sp)
 {
-	u64 id = current_id();
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
 	struct process *process = ready ? current_process() : NULL;
 	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
-	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+	struct thread *thread = calls_at(sp);
 
 	if (!handle || (!handle->read_end && !handle->write_end))
 		return 0;

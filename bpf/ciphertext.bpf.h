@@ -401,10 +401,9 @@ static __noinline struct handle *handle_in_call(struct process *process, struct 
 	return handle;
 }
 
-static __always_inline struct thread *thread_in_call(void)
+static __always_inline struct thread *thread_in_call(u64 sp)
 {
-	u64 id = current_id();
-	struct thread *thread = ready ? bpf_map_lookup_elem(&threads, &id) : NULL;
+	struct thread *thread = ready ? calls_at(sp) : NULL;
 
 	return thread && thread->depth ? thread : NULL;
 }
@@ -421,7 +420,7 @@ static __always_inline void bio_called(struct process *process)
 /* BIO_write: a record leaves the library. */
 static __noinline int bio_written(struct pt_regs *ctx)
 {
-	struct thread *thread = thread_in_call();
+	struct thread *thread = thread_in_call(PT_REGS_SP(ctx));
 	struct process *process = thread ? process_without_socket() : NULL;
 	struct record_handle is = {}, *before;
 	struct record_key key;
@@ -448,7 +447,7 @@ static __noinline int bio_written(struct pt_regs *ctx)
 /* BIO_read begins. */
 static __noinline int bio_read_entered(struct pt_regs *ctx)
 {
-	struct thread *thread = thread_in_call();
+	struct thread *thread = thread_in_call(PT_REGS_SP(ctx));
 
 	if (thread && process_without_socket()) {
 		thread->bio_sp = PT_REGS_SP(ctx);
@@ -460,9 +459,9 @@ static __noinline int bio_read_entered(struct pt_regs *ctx)
 /* BIO_read returns: the library has a record, or its header. */
 static __noinline int bio_read_left(struct pt_regs *ctx)
 {
-	struct thread *thread = thread_in_call();
-	struct process *process = thread ? process_without_socket() : NULL;
 	u64 sp = PT_REGS_SP(ctx) - RETURN_POPS;
+	struct thread *thread = thread_in_call(sp);
+	struct process *process = thread ? process_without_socket() : NULL;
 	struct record_socket through;
 	struct record_socket *found;
 	struct record_key key;

@@ -157,7 +157,6 @@ static __noinline int tell_role(struct handle *handle, u64 address, u32 server)
 /* Tells that a call moved bytes of which nothing is known; later, if the ring has no room now. */
 static __noinline int tell_lost(struct handle *handle, u64 address, u32 writing, u32 reason)
 {
-	u32 flag = writing ? HANDLE_LOST_WRITE : HANDLE_LOST_READ;
 	struct fact fact = {
 		.address = address,
 		.fact = T2P_FACT_CALL_LOST,
@@ -165,10 +164,7 @@ static __noinline int tell_lost(struct handle *handle, u64 address, u32 writing,
 		.call_seq = reason,
 	};
 
-	if (emit_fact(handle, &fact))
-		handle->flags &= ~flag;
-	else
-		handle->flags |= flag;
+	handle->lost[writing ? T2P_WRITE : T2P_READ] = !emit_fact(handle, &fact);
 	return 0;
 }
 

@@ -148,6 +148,7 @@ struct uprobes_state {
 
 struct mm_struct {
 	unsigned long arg_start, arg_end;
+	unsigned long start_stack;
 	struct file *exe_file;
 	struct uprobes_state uprobes_state;
 };
@@ -198,8 +199,17 @@ struct pid {
 	struct upid numbers[1];
 };
 
+struct vm_area_struct {
+	unsigned long vm_start, vm_end;
+};
+
+struct thread_struct {
+	unsigned long fsbase;
+};
+
 struct task_struct {
 	int pid, tgid;
+	struct thread_struct thread;
 	struct pid *thread_pid;
 	struct task_struct *group_leader, *real_parent;
 	struct signal_struct *signal;
@@ -277,6 +287,17 @@ struct vm_unmapped_area_info;
 #define RETURN_POPS 0
 #define THREAD_SIZE 16384
 #endif
+
+/* Whether a program of entry and return sees the latter. Linux 7.0 gave it an argument. */
+extern _Bool bpf_session_is_return___before(void) __ksym __weak;
+extern _Bool bpf_session_is_return___with(void *ctx) __ksym __weak;
+
+static __always_inline int session_is_return(void *ctx)
+{
+	if (bpf_ksym_exists(bpf_session_is_return___with))
+		return bpf_session_is_return___with(ctx);
+	return bpf_session_is_return___before();
+}
 
 /* The registers that the current task brought into its system call. */
 static __always_inline struct pt_regs *syscall_regs(void)

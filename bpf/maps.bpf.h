@@ -28,6 +28,9 @@ volatile u32 ciphertext_wanted;
 /* Set once a Go program is probed: see go.bpf.h. */
 volatile u32 go_wanted;
 
+/* Set once a call was seen on a stack that is not its thread's own: see stack.bpf.h. */
+volatile u32 stacks_wanted;
+
 /* Set once all probes are attached: a stream begins with a call that begins after this. */
 volatile u32 ready;
 
@@ -52,6 +55,14 @@ struct {
 	__type(value, u32);
 } nowhere_single SEC(".maps");
 
+/* The same, for programs that see entry and return. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} nowhere_session SEC(".maps");
+
 /*
  * Stands at the beginning of every program of a uprobe. From Linux 6.13 on the verifier gives programs
  * of this type a stack per CPU, although those of uprobes are preempted: two tasks on one CPU would
@@ -63,6 +74,7 @@ struct {
 		if (never)                                                                     \
 			bpf_tail_call(ctx, &map, 0);                                           \
 	} while (0)
+#define PLAIN_STACK_SESSION(ctx) PLAIN_STACK_BY(ctx, nowhere_session)
 #define PLAIN_STACK(ctx) PLAIN_STACK_BY(ctx, nowhere)
 #define PLAIN_STACK_SINGLE(ctx) PLAIN_STACK_BY(ctx, nowhere_single)
 
@@ -129,6 +141,7 @@ struct call {
 	u8 flags;
 	u8 site; /* enum t2p_site */
 	u8 go; /* GO_*; 0: the library is none of Go's */
+	u64 returns_to; /* of a call on another stack than the thread's own: the address; else 0 */
 };
 #define CALL_CONFLICT 1 /* more than one TCP socket was used */
 #define CALL_UDP 2 /* a UDP socket was used */
@@ -146,15 +159,16 @@ struct call {
 #define GO_RETURNS_TO(call) ((call)->inner_sp) /* the address that it returns to */
 #define GO_MARK(call) ((call)->inner_count_at) /* the handle's `copied` at entry */
 
-/* The calls of one thread, or of one goroutine, outermost first. */
+/* The calls of one thread, of one goroutine, or on one stack, outermost first. */
 struct thread {
 	u64 depth;
-	u64 process; /* of a goroutine: generation of its process */
+	u64 process; /* of a goroutine or a stack: generation of its process; of a thread: 0 */
 	u64 todo, done; /* bytes of the call that just returned: to be emitted, and emitted */
 	u64 bio_sp; /* a BIO_read in progress inside a TLS call; 0: none */
 	u64 bio_buf;
 	u32 bio_header; /* the last one read the first five bytes of a record: its length and type */
 	u32 pad;
+	u64 own_low, own_high; /* bounds of the thread's own stack, as far as they are known */
 	struct call calls[CALL_DEPTH];
 };
 
@@ -185,11 +199,17 @@ struct handle {
 	u32 pending; /* bytes that are told already of a send that is to be called again */
 	u32 ahead; /* bytes told that the next sends offer once more */
 	u32 record_max; /* the most that one send takes; 0: not known */
-	u32 pad;
+	/* By direction: a lost call is still to be told, the ring had no room. Each written by one thread at a time. */
+	u8 lost[2];
+	u16 pad;
 	/* rustls, see rustls.bpf.h: */
 	u64 next_seq; /* number of the next record */
 	u64 print; /* of the key */
 };
+/*
+ * Flags. A thread that reads and one that writes may set two at once, and one of them gets lost: there is no
+ * atomic OR before Linux 5.12. So nothing hangs on a flag but whether something is told once more.
+ */
 #define HANDLE_FRESH 1 /* seen since its SSL_new or its handshake */
 #define HANDLE_CLIENT 2 /* the TLS role is told */
 #define HANDLE_SERVER 4
@@ -201,8 +221,6 @@ struct handle {
 #define HANDLE_READ 256 /* a read was seen, so that nothing can be blocked since before */
 #define HANDLE_NOT_TCP 512 /* QUIC or DTLS: never written as TCP */
 #define HANDLE_BIND_TOLD 1024
-#define HANDLE_LOST_READ 2048 /* a lost call is still to be told: the ring had no room */
-#define HANDLE_LOST_WRITE 4096
 #define HANDLE_CLOSED 16384 /* Go: it goes when the last call on it returns */
 #define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
 #define HANDLE_CORKED 16384 /* what is sent stays in the library until it is uncorked */
@@ -235,8 +253,9 @@ struct process {
 #define PROCESS_NO_SOCKET 32 /* some of its handles encrypt into memory; user space knows it */
 #define PROCESS_WATCHED 64 /* its BIO functions are probed ahead, in case it has such handles */
 #define PROCESS_IDLE 256 /* its BIO functions were called many times, and told nothing new */
+#define PROCESS_STACKS 512 /* it makes calls on other stacks than its threads' own; user space knows it */
 #define PROCESS_SOCKET 128 /* some of its handles use their sockets themselves */
-#define PROCESS_RUSTLS 512 /* it uses rustls, which encrypts into memory */
+#define PROCESS_RUSTLS 1024 /* it uses rustls, which encrypts into memory */
 
 /* The first bytes of the body of a TLS record that no other record begins with. */
 #define RECORD_BODY 24
@@ -324,7 +343,10 @@ struct {
 	__uint(max_entries, 16 << 20);
 } ring SEC(".maps");
 
-/* tgid << 32 | tid → calls in progress. Entries live as long as their thread: no churn on each call. */
+/*
+ * tgid << 32 | tid → calls in progress. Entries live as long as their thread: no churn on each call. And stacks
+ * that are no thread's own (stack_key) → the same, as long as there are any.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);

@@ -116,8 +116,11 @@ static __noinline int emit_exit(struct process *process)
 	return 0;
 }
 
-/* After exec it is another program: its handles and calls are gone, its arguments are new. */
-static __always_inline void process_execed(void)
+/*
+ * After exec it is another program: its handles and calls are gone, its arguments are new. `before`: the
+ * thread's number until now, if it was not the first of its process, as the initial pid namespace has it.
+ */
+static __always_inline void process_execed(u32 before)
 {
 	u64 id = current_id();
 	u32 tgid = id >> 32;
@@ -125,6 +128,9 @@ static __always_inline void process_execed(void)
 
 	if (!process)
 		return;
+	bpf_map_delete_elem(&threads, &id);
+	/* In another namespace user space finds it, once the process has ended. */
+	id = (u64)tgid << 32 | before;
 	bpf_map_delete_elem(&threads, &id);
 	emit_exit(process);
 	process->generation = bpf_ktime_get_ns();

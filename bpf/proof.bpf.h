@@ -120,7 +120,7 @@ struct arguments {
 	u32 function;
 	u32 site;
 	u32 library;
-	u32 pad;
+	u32 other_stack; /* it was called on a stack that is not its thread's own */
 };
 
 /*
@@ -194,6 +194,8 @@ static __noinline int compare(struct call *call)
 
 	if (flags & CALL_PENDING)
 		testify(library, site, PENDING, -1);
+	if (call->returns_to)
+		return 0; /* see enter */
 	if (!(flags & CALL_INNER_WRONG)) {
 		if (is_internal(call->function))
 			return 0;

@@ -325,7 +325,7 @@ static __noinline int rustls_describe(struct handle *handle, struct rustls_call 
 		data->call_seq = handle->read_seq++;
 		handle->read_end += len;
 	}
-	if (handle->flags & (data->direction ? HANDLE_LOST_WRITE : HANDLE_LOST_READ))
+	if (handle->lost[data->direction ? T2P_WRITE : T2P_READ])
 		tell_lost(handle, call->handle, data->direction, T2P_COUNT_UNFINISHED);
 	count(T2P_COUNT_CALLS, 1);
 	count(T2P_COUNT_BYTES, len);

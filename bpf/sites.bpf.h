@@ -40,7 +40,7 @@ static __noinline int reference_taken(struct pt_regs *ctx)
 	struct handle *handle = process ? find_handle(process, PT_REGS_PARM1(ctx)) : NULL;
 
 	if (handle && handle->refs)
-		handle->refs++;
+		__sync_fetch_and_add(&handle->refs, 1);
 	return 0;
 }
 
@@ -146,8 +146,8 @@ static __noinline int other_site_entered(u32 site, struct arguments *args)
 	return args->handle != 0;
 }
 
-/* A probed function begins. */
-static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
+/* A probed function begins. `other_stack`: not on its thread's own. */
+static __always_inline int site_entered(struct pt_regs *ctx, u32 site, u32 other_stack)
 {
 	struct arguments args = {};
 	u64 second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx);
@@ -160,6 +160,7 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 	args.num = third;
 	args.count_at = fourth;
 	args.site = site;
+	args.other_stack = other_stack;
 	switch (site) {
 	case T2P_SITE_READ:
 		args.function = T2P_FN_READ;
@@ -228,7 +229,7 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 	case T2P_SITE_UP_REF:
 		return reference_taken(ctx);
 	case T2P_SITE_CLEAR:
-		return handle_cleared(args.handle);
+		return handle_cleared(args.handle, PT_REGS_SP(ctx));
 	case T2P_SITE_CTRL:
 		return ctrl_called(ctx);
 	case T2P_SITE_CONNECT_STATE:
@@ -252,8 +253,8 @@ static __always_inline int site_writes_parts(u32 site)
 	return site == T2P_SITE_NSS_WRITEV;
 }
 
-/* A probed function returns. `has_loop`: a constant, see emit_call. */
-static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop)
+/* A probed function that began at `sp` returns. `has_loop`: a constant, see emit_call. */
+static __always_inline int site_left(struct pt_regs *ctx, u32 site, u64 sp, int has_loop)
 {
 	struct emission emission = {};
 
@@ -261,7 +262,7 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 		return handle_made(PT_REGS_RC(ctx));
 	if (site == T2P_SITE_NSS_IMPORT)
 		return nss_made(PT_REGS_RC(ctx));
-	if (!leave(ctx, site, &emission))
+	if (!leave(ctx, site, sp, &emission))
 		return 0;
 	emission.emit = unknown(emission.emit);
 	if (emission.emit & EMIT_RESULT)
@@ -278,7 +279,35 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
 	if (is_write(emission.call->function))
 		write_over(emission.call, !emission.data.call_len);
+	if (emission.thread->process && !emission.thread->depth)
+		forget_stack(emission.call->sp);
 	return 0;
+}
+
+/* Of an attach cookie: this is a return instruction. */
+#define COOKIE_RETURN (1ULL << 62)
+/* The return of this function is of no interest. */
+#define COOKIE_ENTRY_ONLY (1ULL << 63)
+
+/* Whether a call that is followed began at `sp`. */
+static __noinline int is_call_at(u64 sp)
+{
+	struct thread *thread = calls_at(sp);
+
+	for (u64 i = 0; thread && i < CALL_DEPTH; i++)
+		if (i < thread->depth && thread->calls[i].sp == sp)
+			return 1;
+	return 0;
+}
+
+/* Where the function began that returns here: a return probe is hit behind the return, others at it. */
+static __always_inline u64 began_at(struct pt_regs *ctx)
+{
+	u64 sp = PT_REGS_SP(ctx);
+
+	if (HAS_HELPER(get_attach_cookie) ? attach_cookie(ctx) & COOKIE_RETURN : is_call_at(sp))
+		return sp;
+	return sp - RETURN_POPS;
 }
 
 #endif

@@ -6,7 +6,7 @@
 #ifndef TLS2PCAP_SOCKET_H
 #define TLS2PCAP_SOCKET_H
 
-#include "emit.bpf.h"
+#include "stack.bpf.h"
 
 /* Does an IPv4 or IPv6 socket have this protocol? */
 static __always_inline int is_protocol(struct sock *sk, u32 protocol)
@@ -71,6 +71,16 @@ static __noinline struct call *call_of_goroutine(struct pt_regs *regs, u32 tgid)
 #endif
 }
 
+/* The calls on the stack that a system call is made on, which is that of `thread` or another. */
+static __noinline struct thread *calls_of_syscall(struct thread *thread, u64 sp)
+{
+	struct thread *calls = calls_on_stack(sp);
+
+	if (calls)
+		return calls;
+	return thread && thread->own_low <= sp && sp < thread->own_high ? thread : NULL;
+}
+
 /*
  * The current thread uses a socket. If a TLS call is in progress, it is the innermost one's.
  * `copied` is the socket's copied_seq before the read.
@@ -82,9 +92,11 @@ static __always_inline void socket_used_in_call(struct sock *sk, int reading, u3
 	struct pt_regs *regs;
 	struct call *call = NULL;
 
-	if ((!thread || !thread->depth) && !go_wanted)
+	if ((!thread || !thread->depth) && !go_wanted && !stacks_wanted)
 		return;
 	regs = syscall_regs();
+	if (stacks_wanted)
+		thread = calls_of_syscall(thread, BPF_CORE_READ(regs, sp));
 	if (thread)
 		call = call_in_progress(thread, BPF_CORE_READ(regs, sp));
 	if (!call && go_wanted)

@@ -8,9 +8,196 @@
 
 #include "handles.bpf.h"
 
+#define EBUSY 16
+
+static const struct thread no_thread;
+
+/*
+ * Coroutines have stacks of their own. Linux takes the returns of one thread to come in the reverse order of
+ * the calls, and return probes kill a program in which they do not: so a call on such a stack is followed
+ * to its return instruction instead (COOKIE_RETURN), and no return probe is set on it where the kernel lets
+ * us choose (Linux 6.13). A thread's own stack is that of the process, for its first thread, and else the
+ * mapping at whose end its thread pointer lies: all threading libraries place them so.
+ */
+#define MAIN_STACK (64ULL << 20) /* nothing else is mapped so near below the first thread's stack */
+#define THREAD_STACK (8ULL << 20) /* where mappings cannot be looked up: the usual size */
+
+struct bounds {
+	u64 low, high;
+};
+
+static __always_inline int is_within(struct bounds *bounds, u64 sp)
+{
+	return bounds->low <= sp && sp < bounds->high;
+}
+
+/* Whether the current thread is its process's first, and `sp` is on the stack of the process. */
+static __always_inline int on_main_stack(u64 sp, struct bounds *own)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	if (BPF_CORE_READ(task, group_leader) != task)
+		return 0;
+	own->high = BPF_CORE_READ(task, mm, start_stack);
+	own->low = own->high - MAIN_STACK;
+	return is_within(own, sp);
+}
+
+static __always_inline u64 thread_pointer(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, thread.fsbase);
+}
+
+static __always_inline struct thread *current_thread(void)
+{
+	u64 id = current_id();
+
+	return bpf_map_lookup_elem(&threads, &id);
+}
+
+static long note_bounds(struct task_struct *task, struct vm_area_struct *area, struct bounds *bounds)
+{
+	bounds->low = area->vm_start;
+	bounds->high = area->vm_end;
+	return 0;
+}
+
+/* Whether the current thread runs on another stack than its own. Needs bpf_find_vma (Linux 5.17). */
+__noinline int on_other_stack(u64 sp)
+{
+#if defined(__TARGET_ARCH_x86)
+	struct thread *thread = current_thread();
+	struct bounds own = {};
+	u64 pointer;
+	long error;
+
+	if (thread && thread->own_low <= sp && sp < thread->own_high)
+		return 0;
+	if (!on_main_stack(sp, &own)) {
+		pointer = thread_pointer();
+		own.low = own.high = 0;
+		error = bpf_find_vma(bpf_get_current_task_btf(), sp, note_bounds, &own, 0);
+		/* Somebody else changes the mappings just now. */
+		if (error == -EBUSY)
+			return sp >= pointer || pointer - sp >= THREAD_STACK;
+		if (!is_within(&own, sp) || !is_within(&own, pointer) || sp >= pointer)
+			return 1;
+		own.high = pointer;
+	}
+	if (thread) {
+		thread->own_low = own.low;
+		thread->own_high = own.high;
+	}
+#endif
+	return 0;
+}
+
+/* The same, as far as distances tell. */
+__noinline int seems_on_other_stack(u64 sp)
+{
+#if defined(__TARGET_ARCH_x86)
+	struct bounds own = {};
+	u64 pointer;
+
+	if (on_main_stack(sp, &own))
+		return 0;
+	pointer = thread_pointer();
+	return sp >= pointer || pointer - sp >= THREAD_STACK;
+#else
+	return 0;
+#endif
+}
+
+/*
+ * A stack that is no thread's own goes by where its outermost call began. What is called inside that, and
+ * its system calls, are at most so far below it; another stack is further away, since OpenSSL alone needs
+ * as much.
+ */
+#define STACK_REACH 13 /* bits; within it and the next as large */
+
+/* Its key in `threads`: addresses have 47 bits, pids 22. */
+static __always_inline u64 stack_key(u64 sp)
+{
+	return 1ULL << 63 | current_id() >> 32 << (47 - STACK_REACH) | (sp & ((1ULL << 47) - 1)) >> STACK_REACH;
+}
+
+/* The calls in progress on the stack that `sp` is on, if it is no thread's own. */
+static __noinline struct thread *calls_on_stack(u64 sp)
+{
+	u64 key = stack_key(sp);
+	struct thread *calls = bpf_map_lookup_elem(&threads, &key);
+
+	if (calls && calls->depth)
+		return calls;
+	key++;
+	calls = bpf_map_lookup_elem(&threads, &key);
+	return calls && calls->depth ? calls : NULL;
+}
+
+/* The calls that the current thread is in, on the stack that `sp` is on. */
+static __noinline struct thread *calls_at(u64 sp)
+{
+	struct thread *calls = stacks_wanted ? calls_on_stack(sp) : NULL;
+
+	return calls ?: current_thread();
+}
+
+/* Where a call that begins at `sp` is to be noted. `other`: that is no thread's own stack. */
+static __noinline struct thread *calls_for(struct process *process, u64 sp, u32 other)
+{
+	u64 key = other ? stack_key(sp) : current_id();
+	struct thread *calls = other ? calls_on_stack(sp) : bpf_map_lookup_elem(&threads, &key);
+
+	if (calls && (!other || calls->process == process->generation))
+		return calls;
+	bpf_map_update_elem(&threads, &key, &no_thread, other ? BPF_ANY : BPF_NOEXIST);
+	calls = bpf_map_lookup_elem(&threads, &key);
+	if (calls && other)
+		calls->process = process->generation;
+	return calls;
+}
+
+/* The outermost call of a stack is over, and began at `sp`. */
+static __noinline int forget_stack(u64 sp)
+{
+	u64 key = stack_key(sp);
+
+	return bpf_map_delete_elem(&threads, &key);
+}
+
+/*
+ * The process makes calls on stacks that are no thread's own. Says so once; the command's own tree waits
+ * until their returns are probed.
+ */
+static __noinline int tell_other_stack(struct process *process)
+{
+	struct t2p_no_socket *record;
+
+	stacks_wanted = 1;
+	if (process->flags & PROCESS_STACKS)
+		return 0;
+	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	if (!record) {
+		/* The next call says it. */
+		count(T2P_COUNT_FACT_LOST, 1);
+		return 0;
+	}
+	process->flags |= PROCESS_STACKS;
+	head(&record->head, T2P_NO_SOCKET, process->generation, 0);
+	record->time = bpf_ktime_get_ns();
+	record->stopped = (process->flags & PROCESS_STOP) && !bpf_send_signal_thread(SIGSTOP);
+	record->other_stack = 1;
+	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
+	return 0;
+}
+
 /* A call that stands in the thread's stack will not be seen to return. */
 static __always_inline int drop_call(struct process *process, struct call *call, u32 reason)
 {
+	if (call->returns_to && reason == T2P_COUNT_UNFINISHED)
+		reason = T2P_COUNT_OTHER_STACK;
 	if (call->flags & CALL_PENDING)
 		testify(call->library, call->site, PENDING, -1);
 	if (!export_gone(call->library, call->site, call->function, call->flags))
@@ -33,7 +220,7 @@ static __noinline int drop_calls(struct process *process, struct thread *thread,
  * through the kernel's own page, and so says its place on the stack. If the function was left by longjmp,
  * its caller's next call writes over that place.
  */
-__noinline int can_return(u64 sp)
+__noinline int can_return(u64 sp, u64 returns_to)
 {
 #if defined(__TARGET_ARCH_x86)
 	struct task_struct *task = (void *)bpf_get_current_task();
@@ -41,8 +228,8 @@ __noinline int can_return(u64 sp)
 
 	if (bpf_core_field_exists(struct xol_area, vaddr))
 		page = BPF_CORE_READ(task, mm, uprobes_state.xol_area, vaddr);
-	if (page && !bpf_probe_read_user(&place, sizeof(place), (void *)sp))
-		return place == page;
+	if ((page || returns_to) && !bpf_probe_read_user(&place, sizeof(place), (void *)sp))
+		return (page && place == page) || (returns_to && place == returns_to);
 #endif
 	return 1;
 }
@@ -75,7 +262,7 @@ static __noinline int forget_dead(struct process *process, struct thread *thread
 	for (u64 i = 0; i < CALL_DEPTH; i++) {
 		if (i >= thread->depth)
 			break;
-		if (!can_return(thread->calls[i].sp)) {
+		if (!can_return(thread->calls[i].sp, thread->calls[i].returns_to)) {
 			drop_call(process, &thread->calls[i], T2P_COUNT_UNFINISHED);
 			continue;
 		}
@@ -116,7 +303,7 @@ static __noinline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 addres
 			return i;
 		if (call->sp == sp && call->handle == address) {
 			/* The same call once more, unless it is one after another: then the kernel awaits the first. */
-			if (call->ip == ip && !is_awaited(sp)) {
+			if (call->ip == ip && !call->returns_to && !is_awaited(sp)) {
 				count(T2P_COUNT_TWICE, 1);
 				thread->depth = i;
 				return i;
@@ -132,7 +319,7 @@ static __noinline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 addres
 		if (call->sp <= sp)
 			return i;
 		if (call->handle == address && is_part_of(function, call->function))
-			return can_return(call->sp) ? PLACE_NONE : PLACE_DEAD;
+			return can_return(call->sp, call->returns_to) ? PLACE_NONE : PLACE_DEAD;
 	}
 	return PLACE_DEEP;
 }

@@ -171,7 +171,7 @@ SEC("uprobe")
 int ssl_any_entry(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_entered(ctx, attach_cookie(ctx) & 0xff);
+	return site_entered(ctx, attach_cookie(ctx) & 0xff, on_other_stack(PT_REGS_SP(ctx)));
 }
 
 #define ENTRY(NAME, SITE)                                                                      \
@@ -179,7 +179,7 @@ int ssl_any_entry(struct pt_regs *ctx)
 	int ssl_entry_##NAME(struct pt_regs *ctx)                                              \
 	{                                                                                      \
 		PLAIN_STACK(ctx);                                                              \
-		return site_entered(ctx, SITE);                                                \
+		return site_entered(ctx, SITE, seems_on_other_stack(PT_REGS_SP(ctx)));                                                \
 	}
 
 ENTRY(read, T2P_SITE_READ)
@@ -236,14 +236,14 @@ SEC("uretprobe")
 int ssl_return_any(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_left(ctx, attach_cookie(ctx) & 0xff, 1);
+	return site_left(ctx, attach_cookie(ctx) & 0xff, began_at(ctx), 1);
 }
 
 SEC("uretprobe")
 int ssl_return_of_call(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_left(ctx, attach_cookie(ctx) & 0xff, 1);
+	return site_left(ctx, attach_cookie(ctx) & 0xff, began_at(ctx), 1);
 }
 
 /* For kernels without bpf_loop (before Linux 5.17), which refuse the two above. */
@@ -251,7 +251,7 @@ SEC("uretprobe")
 int ssl_return_unrolled(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_left(ctx, attach_cookie(ctx) & 0xff, 0);
+	return site_left(ctx, attach_cookie(ctx) & 0xff, began_at(ctx), 0);
 }
 
 SEC("uretprobe")
@@ -266,6 +266,53 @@ int ssl_return_of_import(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
 	return nss_made(PT_REGS_RC(ctx));
+}
+
+/*
+ * From Linux 6.13 on one program serves entry and return, and says at each entry whether the return is to be
+ * probed.
+ */
+
+#define NO_RETURN_PROBE 1
+
+SEC("uprobe.session")
+int ssl_session(struct pt_regs *ctx)
+{
+	u64 cookie = attach_cookie(ctx), sp = PT_REGS_SP(ctx);
+	u32 other_stack = 0;
+	int leaves = 0;
+
+	PLAIN_STACK_SESSION(ctx);
+	if (session_is_return(ctx)) {
+		leaves = 1;
+		sp -= RETURN_POPS;
+	} else {
+		other_stack = on_other_stack(sp);
+		leaves = !!(cookie & COOKIE_RETURN);
+		/* On the thread's own it has a return probe. */
+		if (leaves && !other_stack)
+			return NO_RETURN_PROBE;
+	}
+	if (leaves) {
+		site_left(ctx, cookie & 0xff, sp, 1);
+		return NO_RETURN_PROBE;
+	}
+	site_entered(ctx, cookie & 0xff, other_stack);
+	return other_stack || (cookie & COOKIE_ENTRY_ONLY) ? NO_RETURN_PROBE : 0;
+}
+
+SEC("uprobe.session")
+int bio_session_read(struct pt_regs *ctx)
+{
+	PLAIN_STACK_SESSION(ctx);
+	if (session_is_return(ctx)) {
+		bio_read_left(ctx);
+		return 0;
+	}
+	if (on_other_stack(PT_REGS_SP(ctx)))
+		return NO_RETURN_PROBE;
+	bio_read_entered(ctx);
+	return 0;
 }
 
 /*
@@ -382,7 +429,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task, int before, struct linux_binprm *program)
 {
-	process_execed();
+	process_execed(before);
 	file_mapped(BPF_CORE_READ(program, file));
 	return 0;
 }

@@ -216,6 +216,7 @@ enum t2p_counter {
 	T2P_COUNT_MISSED_RUNS,
 	T2P_COUNT_MISSED_SOCKET_RUNS,
 	T2P_COUNT_LOSSES_FULL, /* losses that are counted in all, but not for their process */
+	T2P_COUNT_OTHER_STACK, /* reads and writes on a stack where their return was not probed yet, or cannot be */
 	T2P_COUNT_MAX,
 };
 
@@ -327,12 +328,14 @@ struct t2p_exit {
 /*
  * A process makes TLS calls that use no socket: it encrypts into memory and sends later. Its BIO
  * functions are to be probed, so that the records tell which socket they go through.
+ * Or it makes TLS calls on a stack that is not its thread's own, where return probes are no good: its
+ * return instructions are to be probed.
  */
 struct t2p_no_socket {
 	struct t2p_head head;
 	unsigned long long time;
 	unsigned int stopped; /* 1: the process was sent SIGSTOP and waits for SIGCONT */
-	unsigned int reserved;
+	unsigned int other_stack; /* 1: the latter */
 };
 
 /* A file that was never seen before is mapped by, or executed as, a process of interest. */

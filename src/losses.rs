@@ -12,7 +12,7 @@ use crate::synth::comment::Comment;
 use crate::track::summary::{Summary, Traffic};
 
 /// What the kernel side counts as lost: where it counts events, and bytes if it knows them.
-const COUNTED: [(Reason, Counter, Option<Counter>); 12] = [
+const COUNTED: [(Reason, Counter, Option<Counter>); 13] = [
     (Reason::RingFull, Counter::RingFull, Some(Counter::RingFullBytes)),
     (Reason::FactLost, Counter::FactLost, None),
     (Reason::Unreadable, Counter::Unreadable, Some(Counter::UnreadableBytes)),
@@ -21,6 +21,7 @@ const COUNTED: [(Reason, Counter, Option<Counter>); 12] = [
     (Reason::Unfinished, Counter::Unfinished, None),
     (Reason::Depth, Counter::Depth, None),
     (Reason::ThreadsFull, Counter::ThreadsFull, None),
+    (Reason::OtherStack, Counter::OtherStack, None),
     (Reason::HandlesFull, Counter::HandlesFull, None),
     (Reason::ProcessesFull, Counter::ProcessesFull, None),
     (Reason::SocketsFull, Counter::SocketsFull, None),

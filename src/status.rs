@@ -79,6 +79,8 @@ pub enum Reason {
     Depth,
     /// The table of threads was full.
     ThreadsFull,
+    /// Calls on stacks where their return was not probed.
+    OtherStack,
     /// A table of handles was full.
     HandlesFull,
     /// The table of processes was full.
@@ -109,6 +111,7 @@ impl Reason {
             Reason::Unfinished => "unfinished-call",
             Reason::Depth => "nested-call",
             Reason::ThreadsFull => "threads-full",
+            Reason::OtherStack => "other-stack",
             Reason::HandlesFull => "handles-full",
             Reason::ProcessesFull => "processes-full",
             Reason::SocketsFull => "sockets-full",
@@ -138,6 +141,7 @@ impl Reason {
             Reason::Unfinished => ("call", "calls", "the return was not seen"),
             Reason::Depth => ("call", "calls", "nested too deep"),
             Reason::ThreadsFull => ("call", "calls", "too many threads in TLS calls at once"),
+            Reason::OtherStack => ("call", "calls", "made by coroutines before their returns were probed"),
             Reason::HandlesFull => ("call", "calls", "too many TLS handles at once"),
             Reason::ProcessesFull => ("call", "calls", "too many processes at once"),
             Reason::SocketsFull => ("call", "calls", "too many sockets at once, the addresses are not known"),
@@ -171,6 +175,7 @@ impl Reason {
             | Reason::Sendfile
             | Reason::Unfinished
             | Reason::Depth
+            | Reason::OtherStack
             | Reason::Late
             | Reason::MissedRuns => None,
         }

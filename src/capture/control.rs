@@ -156,6 +156,7 @@ impl Control {
             }
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look_at(&file),
+                Ok(Message::Notice(Notice::NoSocket(seen))) if seen.other_stack => self.follow_stacks(&seen),
                 Ok(Message::Notice(Notice::NoSocket(seen))) => self.probe_bio(&seen),
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
@@ -280,6 +281,7 @@ impl Control {
     fn look_at(&mut self, file: &FileSeen) {
         // A process that is gone, or whose mappings are hidden, has no library to probe.
         if let Ok(in_process) = self.discovery.libraries_of(file.pid, Some(file.inode)) {
+            self.mind_coroutines();
             for found in &in_process.found {
                 if let Err(failure) = self.attach(found) {
                     self.say.warn(&failure.to_string());
@@ -315,6 +317,36 @@ impl Control {
         });
         if seen.stopped {
             self.let_go(pid);
+        }
+    }
+
+    /// A process makes TLS calls on stacks of coroutines, where return probes do harm or none are.
+    fn follow_stacks(&mut self, seen: &NoSocket) {
+        let pid = seen.process.pid;
+        // A process that is gone has nothing to follow.
+        let found = self.discovery.libraries_of(pid, None).map(|p| p.found).unwrap_or_default();
+        match self.probe.follow_stacks(seen.process, &found) {
+            Ok(unclear) => {
+                self.say.detail(&format!("process {pid} has coroutines: probed the returns of its TLS library"));
+                for (symbol, path, why) in unclear {
+                    self.say.detail(&format!("{symbol} of {path}: its calls by coroutines are not followed: {why}"));
+                }
+            }
+            Err(error) => self.say.warn(&format!(
+                "process {pid} has coroutines; their TLS calls are not captured: probes cannot be attached: {error:#}"
+            )),
+        }
+        if seen.stopped {
+            self.let_go(pid);
+        }
+    }
+
+    /// Takes return probes away if there are programs that these would harm.
+    pub(super) fn mind_coroutines(&mut self) {
+        if self.discovery.has_seen_switcher()
+            && let Err(error) = self.probe.avoid_return_probes()
+        {
+            self.say.warn(&format!("calls of coroutines are not captured: {error:#}"));
         }
     }
 

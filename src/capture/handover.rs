@@ -133,6 +133,11 @@ impl Handover {
         }
     }
 
+    /// Bytes that are handed over and not written yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Whether there is no room for payload.
     pub(super) fn is_full(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) >= WHOLE_MAX

@@ -25,7 +25,7 @@ use self::control::Control;
 use self::handover::Handover;
 use self::minders::Minders;
 use self::reasons::Reasons;
-use self::threads::{MESSAGES, ReaderWatch, listen_to_signals, spawn_ring, spawn_writer, watch};
+use self::threads::{MESSAGES, ReaderWatch, Waiting, listen_to_signals, spawn_ring, spawn_writer, watch};
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::Discovery;
 use crate::event::Event;
@@ -34,7 +34,7 @@ use crate::failure::{Exit, Failure};
 use crate::launch::{self, Held};
 use crate::pipeline::Pipeline;
 use crate::privilege;
-use crate::probe::{Target, clocks, raise_open_files};
+use crate::probe::{Target, clocks, may_choose_returns, raise_open_files};
 use crate::sink;
 use crate::status::{self, Numbers, StatusLine};
 
@@ -58,6 +58,9 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let mut discovery = Discovery::default();
     if reasons.are_wanted() {
         discovery = discovery.explaining();
+    }
+    if !may_choose_returns() {
+        discovery = discovery.noticing_switchers();
     }
     let found = setup::libraries(config, &mut discovery, &say, &mut reasons)?;
     let probe = setup::load(config, &found)?;
@@ -114,6 +117,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
     // it is the same with all.
     let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids(_));
+    control.mind_coroutines();
     let (mut attached, mut refused) = (0, None);
     for library in &found {
         match control.attach(library) {
@@ -148,7 +152,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let handover = Arc::clone(&control.handover);
     let ring = spawn_ring(&control.probe, live, handover, messages.clone(), Arc::clone(&stop))?;
     let ending = Arc::new(AtomicBool::new(false));
-    listen_to_signals(messages.clone(), Arc::clone(&ending))?;
+    listen_to_signals(messages.clone(), Arc::clone(&ending), Arc::clone(&control.handover))?;
+    let has_reader = pipe.is_some() && !config.for_wireshark && config.verbosity > Verbosity::Quiet;
     let reader = pipe.map(|pipe| ReaderWatch::new(pipe, messages.clone())).transpose()?;
     privilege::as_user(|| setup::tell_ready(config))?;
     let running = held.map(Held::release).transpose()?;
@@ -167,6 +172,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     // No call that returns from now on is captured, and nobody is stopped any more; what is in the
     // ring is read to its end, and whoever was stopped goes on.
     ending.store(true, Ordering::Release);
+    let waiting = has_reader.then(Waiting::for_reader);
     control.probe.set_ready(false);
     stop.store(true, Ordering::Release);
     control.see_out(&heard, &ring);
@@ -180,6 +186,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     drop(reader);
     control.handover.end();
     let written = writer.join().map_err(|_| Failure::new(Exit::Io, "the writer thread failed", ""))?;
+    drop(waiting);
     let path = match &config.output {
         Some(config::Output::File(path)) => Some(path.as_path()),
         Some(config::Output::Stdout) | None => None,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::handover::Handover;
@@ -18,7 +18,7 @@ use crate::pipeline::Pipeline;
 use crate::privilege;
 use crate::probe::Probe;
 use crate::sink;
-use crate::status::Numbers;
+use crate::status::{self, Numbers};
 
 /// Messages to the control thread. When it lags so far behind, the ring thread waits for it:
 /// whoever was stopped must be let go on.
@@ -27,6 +27,8 @@ pub(super) const MESSAGES: usize = 1024;
 pub(super) const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// The same if somebody reads along: what waits for a time does not wait much longer.
 const CLOCK_INTERVAL_LIVE: Duration = Duration::from_millis(25);
+/// How long whoever reads the capture may take for its end before that is said.
+const READER_PATIENCE: Duration = Duration::from_secs(1);
 /// What the control thread hears.
 pub(super) enum Message {
     Notice(Notice),
@@ -109,19 +111,48 @@ pub(super) fn spawn_ring(
 }
 
 /// `ending`: the capture is asked to end, which may wait for whoever reads the output. Who asks again
-/// does not want to wait.
-pub(super) fn listen_to_signals(messages: Sender<Message>, ending: Arc<AtomicBool>) -> Result<(), Failure> {
+/// does not want to wait, and is told what is not written.
+pub(super) fn listen_to_signals(
+    messages: Sender<Message>,
+    ending: Arc<AtomicBool>,
+    handover: Arc<Handover>,
+) -> Result<(), Failure> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| Failure::new(Exit::Io, format!("signals cannot be handled: {e}"), ""))?;
     thread::spawn(move || {
         for signal in signals.forever() {
             if ending.load(Ordering::Acquire) {
+                status::say(&format!(
+                    "tls2pcap: given up: the end of the capture is not written, at least {} bytes of it\n",
+                    handover.waiting()
+                ));
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
             let _ = messages.send(Message::Signal(signal));
         }
     });
     Ok(())
+}
+
+/// Says what is waited for, if that takes long.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    _end: Sender<()>,
+}
+
+impl Waiting {
+    /// For whoever reads standard output or a pipe, until this is dropped.
+    pub(super) fn for_reader() -> Waiting {
+        let (_end, ended) = bounded(0);
+        thread::spawn(move || {
+            if ended.recv_timeout(READER_PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                status::say(
+                    "tls2pcap: waiting for whoever reads the capture to take the rest; press Ctrl-C again to give up\n",
+                );
+            }
+        });
+        Waiting { _end }
+    }
 }
 
 /// Tells when the command ends.

@@ -153,11 +153,11 @@ struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = ring_size)]
     ring_size: Option<u32>,
 
-    /// Keep at most this many bytes of each piece of a call; 0 keeps all
+    /// Keep at most this many bytes (with a K, KiB) of each piece of a call; 0 keeps all
     ///
     /// A call is captured in pieces of up to 64,512 bytes, each of which becomes a packet. What is left
     /// out keeps its room in the sequence numbers, and does not count as lost.
-    #[arg(short, long, value_name = "BYTES", default_value_t = 0)]
+    #[arg(short, long, value_name = "BYTES", default_value = "0", value_parser = snaplen)]
     snaplen: u32,
 
     /// End with status 6 if something is lost
@@ -595,6 +595,17 @@ fn user_id(name: &str) -> Result<u32, Failure> {
     privilege::user_id(name).ok_or_else(|| {
         usage(format!("-u {name}: there is no user of this name"), "give a user's name or number")
     })
+}
+
+/// Bytes to keep.
+fn snaplen(text: &str) -> Result<u32, String> {
+    let (digits, shift) = match (text.strip_suffix(['K', 'k']), text.strip_suffix(['M', 'm'])) {
+        (Some(digits), _) => (digits, 10),
+        (_, Some(digits)) => (digits, 20),
+        _ => (text, 0),
+    };
+    let number: u32 = digits.parse().map_err(|_| "not a number of bytes, as 256 or 1K".to_owned())?;
+    u32::try_from(u64::from(number) << shift).map_err(|_| "more than any call has".to_owned())
 }
 
 /// Bytes of a ring.

@@ -80,6 +80,15 @@ fn a_capture_may_only_be_served() {
 }
 
 #[test]
+fn lengths_to_keep() {
+    let length = |text| capture_of(&format!("-o x --snaplen {text}")).snaplen;
+    assert_eq!(["0", "96", "1k", "2M"].map(length), [None, Some(96), Some(1024), Some(2 << 20)]);
+    for text in ["1G", "-1", "k", "4096M"] {
+        assert!(parse(["tls2pcap", "-o", "x", "-s", text].map(Into::into)).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn ring_sizes() {
     let size = |text| capture_of(&format!("-o x --ring-size {text}")).ring_size;
     for (text, bytes) in [("64K", 64 << 10), ("512k", 512 << 10), ("1", 1 << 20), ("8M", 8 << 20)] {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +75,7 @@ impl Item {
                 let there = fs::read_link(path)?;
                 if there == *target {
                     Found::Same
-                } else if there.file_name() == path.file_name() {
+                } else if record.knows(path, there.as_os_str().as_bytes()) {
                     // To a tls2pcap in another place.
                     Found::Older
                 } else {
@@ -85,10 +86,11 @@ impl Item {
         })
     }
 
-    /// Has the record know what was written. A link tells by itself what it is.
+    /// Has the record know what was written, or where a link leads.
     pub(super) fn note_in(&self, record: &mut Record) {
-        if let Item::File { path, contents } = self {
-            record.note(path, contents.as_bytes());
+        match self {
+            Item::File { path, contents } => record.note(path, contents.as_bytes()),
+            Item::Link { path, target } => record.note(path, target.as_os_str().as_bytes()),
         }
     }
 

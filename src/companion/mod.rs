@@ -48,14 +48,14 @@ pub fn run(task: Companion) -> Result<Exit, Failure> {
     let places = Places::find(caller.as_ref()).ok_or_else(|| {
         Failure::new(Exit::Io, "your home folder is not known", "set HOME to an absolute path")
     })?;
-    let mut said = perform(task, &items(&places), &places)?;
+    let (mut said, failed) = perform(task, &items(&places), &places);
     if task == Companion::Status {
         said.push_str(&releases());
         if let Ok(program) = std::env::current_exe() {
             said.push_str(&rights(&program, caller.as_ref()));
         }
     }
-    if matches!(task, Companion::Install { .. }) {
+    if matches!(task, Companion::Install { .. }) && failed.is_none() {
         said.push_str("Start Wireshark anew; from 4.4 on it changes to the profile tls2pcap by itself when a capture of tls2pcap\nis opened, before that it is chosen at the bottom right.\n");
         if unistd::geteuid().is_root() {
             said.push_str(
@@ -65,16 +65,18 @@ pub fn run(task: Companion) -> Result<Exit, Failure> {
     }
     // Nobody is left to tell that standard output is closed.
     let _ = io::stdout().write_all(said.as_bytes());
-    Ok(Exit::Success)
+    failed.map_or(Ok(Exit::Success), Err)
 }
 
 /// From here on everything is done with the rights of whoever called sudo: files are theirs, and
 /// no link in their folders leads root astray.
 fn become_user(user: &User) -> Result<(), Failure> {
     let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    // For good: nothing here needs root any more.
     unistd::setgroups(&groups)
-        .and_then(|()| unistd::setegid(Gid::from_raw(user.gid)))
-        .and_then(|()| unistd::seteuid(Uid::from_raw(user.uid)))
+        .and_then(|()| unistd::setresgid(gid, gid, gid))
+        .and_then(|()| unistd::setresuid(uid, uid, uid))
         .map_err(|error| {
             Failure::new(
                 Exit::NotPermitted,
@@ -102,12 +104,15 @@ fn extcap_items(places: &Places, program: &Path) -> Vec<Item> {
     links.map(|path| Item::Link { path, target: program.to_owned() }).into()
 }
 
-/// Does the task for all items; what there is to say.
-fn perform(task: Companion, items: &[Item], places: &Places) -> Result<String, Failure> {
-    let mut record = Record::read(places.record()).map_err(|error| failed(&places.record(), &error))?;
+/// Does the task for all items; what there is to say, and what failed first: one that fails keeps no other.
+fn perform(task: Companion, items: &[Item], places: &Places) -> (String, Option<Failure>) {
+    let mut record = match Record::read(places.record()) {
+        Ok(record) => record,
+        Err(error) => return (String::new(), Some(failed(&places.record(), &error))),
+    };
     let mut said = String::new();
     let mut changed = false;
-    let mut all = Ok(());
+    let mut first = None;
     for item in items {
         match one(task, item, &mut record) {
             Ok((word, kept)) => {
@@ -115,16 +120,17 @@ fn perform(task: Companion, items: &[Item], places: &Places) -> Result<String, F
                 let _ = writeln!(said, "{word:<12} {}", item.path().display());
             }
             Err(error) => {
-                all = Err(failed(item.path(), &error));
-                break;
+                let _ = writeln!(said, "{:<12} {}: {error}", "failed", item.path().display());
+                first.get_or_insert_with(|| failed(item.path(), &error));
             }
         }
     }
-    if task != Companion::Status {
-        // Also after an error: what was done is done.
-        record.write().map_err(|error| failed(&places.record(), &error))?;
+    // Also after an error: what was done is done.
+    if task != Companion::Status
+        && let Err(error) = record.write()
+    {
+        first.get_or_insert_with(|| failed(&places.record(), &error));
     }
-    all?;
     if matches!(task, Companion::Uninstall { .. }) {
         // Stays if there is anything else in it, such as Wireshark's own list of recent things.
         if std::fs::remove_dir(places.profile()).is_err() && places.profile().exists() {
@@ -142,7 +148,7 @@ fn perform(task: Companion, items: &[Item], places: &Places) -> Result<String, F
             "Files that were changed after they were installed, or are not tls2pcap's, stay{cure}."
         );
     }
-    Ok(said)
+    (said, first)
 }
 
 /// Does the task for one item; a word for it, and whether it is kept because somebody changed it.

@@ -12,7 +12,8 @@ fn folder() -> Folder {
 
 impl Folder {
     fn run(&self, task: Companion, items: &[Item]) -> Vec<String> {
-        let said = perform(task, items, &self.1).unwrap();
+        let (said, failed) = perform(task, items, &self.1);
+        assert!(failed.is_none(), "{failed:?}");
         said.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
     }
 }
@@ -67,8 +68,29 @@ fn what_is_no_plain_file_is_the_users() {
     assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    assert!(perform(Companion::Install { force: true }, &items, &folder.1).is_err());
-    assert_eq!(fs::read_dir(folder.0.path()).unwrap().count(), 1, "nothing is left lying about");
+    // What fails keeps no other from being installed.
+    let other = folder.0.path().join("other");
+    let items = [&items[..], &[Item::file(other.clone(), "y")]].concat();
+    let (said, failed) = perform(Companion::Install { force: true }, &items, &folder.1);
+    assert!(failed.is_some() && said.starts_with("failed "), "{said}");
+    assert_eq!(fs::read_to_string(other).unwrap(), "y");
+    let there = fs::read_dir(folder.0.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(
+        !there.into_iter().any(|name| name.to_string_lossy().ends_with(".new")),
+        "nothing is left lying about"
+    );
+}
+
+#[test]
+fn a_link_that_the_user_made_stays() {
+    let folder = folder();
+    let items = extcap_items(&folder.1, Path::new("/usr/bin/tls2pcap"));
+    let path = items[0].path();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/opt/own/tls2pcap", path).unwrap();
+    assert_eq!(folder.run(INSTALL, &items)[..2], ["kept", "installed"]);
+    assert_eq!(fs::read_link(path).unwrap(), Path::new("/opt/own/tls2pcap"));
+    assert_eq!(folder.run(UNINSTALL, &items)[..2], ["kept", "removed"]);
 }
 
 #[test]

@@ -114,6 +114,28 @@ pub fn version(file: &File) -> Option<String> {
     version_of(&Image::parse(&ReadCache::new(file)).ok()?, Family::OpenSsl)
 }
 
+/// Whether a file has or uses functions that go over to another stack, as coroutines do. Who brings such code
+/// of its own, without a name, is not recognised.
+pub fn switches_stacks(file: &File) -> bool {
+    /// Of the C library: who uses them counts.
+    const USED: [&[u8]; 1] = [b"swapcontext"];
+    /// Of libraries for coroutines: who has them counts, too.
+    const KNOWN: [&[u8]; 7] = [
+        b"jump_fcontext",
+        b"ontop_fcontext",
+        b"bthread_jump_fcontext",
+        b"coctx_swap",
+        b"coro_transfer",
+        b"acosw",
+        b"fiber_switchContext",
+    ];
+    let data = ReadCache::new(file);
+    let Ok(image) = Image::parse(&data) else { return false };
+    own_tables(&image).iter().any(|symbols| {
+        symbols.names().any(|(name, is_defined)| KNOWN.contains(&name) || !is_defined && USED.contains(&name))
+    })
+}
+
 /// File offsets of `BIO_write` and `BIO_read`, through which OpenSSL gives and takes TLS records, in a libcrypto.
 pub fn bio(file: &File) -> Option<(u64, u64)> {
     let data = ReadCache::new(file);

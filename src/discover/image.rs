@@ -86,6 +86,18 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         })
     }
 
+    /// Virtual address of the code at this file offset.
+    pub(super) fn address_of(&self, offset: u64) -> Option<u64> {
+        let executable = |s: &&ProgramHeader64<Endianness>| {
+            s.p_type(self.endian) == elf::PT_LOAD && s.p_flags(self.endian).0 & elf::PF_X.0 != 0
+        };
+        self.segments.iter().filter(executable).find_map(|segment| {
+            let within = offset.checked_sub(segment.p_offset(self.endian))?;
+            let is_there = within < segment.p_filesz(self.endian);
+            is_there.then(|| segment.p_vaddr(self.endian).checked_add(within)).flatten()
+        })
+    }
+
     /// The machine code of the function at `address`.
     pub(super) fn code(&self, address: u64, len: u64) -> Option<&'d [u8]> {
         self.data.read_bytes_at(self.file_offset(address)?, len).ok()
@@ -228,6 +240,13 @@ impl<'d> Symbols<'d> {
             .iter()
             .filter(defined)
             .filter_map(|symbol| Some((self.name_of(symbol)?, symbol.st_value(self.endian))))
+    }
+
+    /// All names, and whether the file defines what they stand for.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&'d [u8], bool)> + '_ {
+        self.table
+            .iter()
+            .filter_map(|symbol| Some((self.name_of(symbol)?, !symbol.is_undefined(self.endian))))
     }
 
     /// Name of the symbol with this number.

@@ -14,6 +14,7 @@ pub mod maps;
 pub mod nss;
 pub mod process;
 pub mod reason;
+pub mod returns;
 pub mod rustls;
 pub mod stores;
 mod version;
@@ -38,9 +39,10 @@ const CACHE_MAX: usize = 1 << 14;
 /// Files that begin so are attached ahead, in these folders:
 const NAMES: [&str; 3] = ["libssl.so", "libgnutls.so", "libssl3.so"];
 /// `*` standing for the multiarch name.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "/lib",
     "/lib64",
+    "/lib/*-linux-gnu",
     "/usr/lib",
     "/usr/lib64",
     "/usr/lib/*-linux-gnu",
@@ -95,6 +97,14 @@ impl Found {
         likely::find(&self.file)
     }
 
+    /// File offsets of the RET instructions that end the functions at these file offsets.
+    ///
+    /// # Errors
+    /// For each function by itself: why they are not known.
+    pub fn returns(&self, functions: &[u64]) -> Vec<Result<Vec<u64>, returns::Unclear>> {
+        returns::find(&*self.file, functions)
+    }
+
     /// Path that leads to the file as long as this value lives, whatever becomes of the process
     /// in which it was found and of the path there. For this process only.
     pub fn attach_path(&self) -> PathBuf {
@@ -143,6 +153,9 @@ pub fn has_known_name(path: &Path) -> bool {
 pub struct Discovery {
     seen: HashMap<FileKey, Result<Arc<TlsLibrary>, NotTls>>,
     explains: bool,
+    /// Files that were looked at for functions that switch stacks, and whether they have any.
+    switchers: Option<HashMap<FileKey, bool>>,
+    has_seen_switcher: bool,
 }
 
 impl Discovery {
@@ -150,6 +163,28 @@ impl Discovery {
     /// reads their constants.
     pub fn explaining(self) -> Discovery {
         Discovery { explains: true, ..self }
+    }
+
+    /// From now on, looks for programs that may have coroutines: see [`Discovery::has_seen_switcher`].
+    pub fn noticing_switchers(self) -> Discovery {
+        Discovery { switchers: Some(HashMap::new()), ..self }
+    }
+
+    /// Whether a process that was looked at can switch stacks, as far as names of functions tell.
+    pub fn has_seen_switcher(&self) -> bool {
+        self.has_seen_switcher
+    }
+
+    fn is_switcher(&mut self, key: FileKey, file: &File, path: &Path) -> bool {
+        let Some(switchers) = &mut self.switchers else { return false };
+        // OpenSSL's jobs never switch inside of what is probed.
+        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"libcrypto")) {
+            return false;
+        }
+        if switchers.len() >= CACHE_MAX {
+            switchers.clear();
+        }
+        *switchers.entry(key).or_insert_with(|| elf::switches_stacks(file))
     }
 
     /// TLS libraries that a process has mapped, its own program among them. `fresh`: inode of a
@@ -160,6 +195,7 @@ impl Discovery {
     pub fn libraries_of(&mut self, pid: u32, fresh: Option<u64>) -> io::Result<InProcess> {
         let files = maps::mapped_files(pid, fresh)?;
         let mut result = InProcess::default();
+        let mut switches = false;
         for mapped in &files {
             let open = mapped.open(pid).and_then(|file| Ok((FileKey::of(&file.metadata()?), file)));
             let (key, file) = match open {
@@ -172,6 +208,7 @@ impl Discovery {
             if result.found.iter().any(|f| f.key == key) {
                 continue;
             }
+            switches |= self.is_switcher(key, &file, &mapped.path);
             let library = match self.classify(key, &file, &mapped.whereabouts(pid)) {
                 Ok(library) => library,
                 Err(why) => {
@@ -182,7 +219,15 @@ impl Discovery {
                 }
             };
             result.unprobed.extend(library.also.clone().map(|why| (mapped.path.clone(), why)));
-            let crypto = || sibling(&files, mapped)?.open(pid).ok();
+            let crypto = || match sibling(&files, mapped) {
+                Some(crypto) => crypto.open(pid).ok(),
+                // The loader maps it later.
+                None if !mapped.deleted => {
+                    let name = crypto_name(mapped.path.file_name()?.as_bytes())?;
+                    maps::open_regular(&maps::path_of(pid, &mapped.path.with_file_name(name))).ok()
+                }
+                None => None,
+            };
             result.found.push(Found {
                 version: version_of(&library, crypto),
                 library,
@@ -193,6 +238,7 @@ impl Discovery {
                 file: Arc::new(file),
             });
         }
+        self.has_seen_switcher |= switches && (fresh.is_some() || !result.found.is_empty());
         Ok(result)
     }
 

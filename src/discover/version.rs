@@ -5,7 +5,8 @@ use memchr::memmem;
 /// Longest version that is believed, in bytes.
 const VERSION_MAX: usize = 40;
 
-/// The first text such as `OpenSSL 3.0.17 1 Jul 2025` in the bytes, without its date.
+/// The first text such as `OpenSSL 3.0.17 1 Jul 2025` in the bytes, without its date; else one such as
+/// `AWS-LC 5.12.0`.
 pub(super) fn scan(constants: &[u8]) -> Option<String> {
     for at in memmem::find_iter(constants, b"SSL ") {
         let number = at + 4;
@@ -15,12 +16,23 @@ pub(super) fn scan(constants: &[u8]) -> Option<String> {
             continue;
         };
         let Some(version) = number_at(&constants[number..]) else { continue };
-        // BoringSSL calls itself "OpenSSL 1.1.1 (compatible; BoringSSL)".
+        // BoringSSL calls itself "OpenSSL 1.1.1 (compatible; BoringSSL)", and AWS-LC did so too.
         let rest = &constants[number + version.len()..];
-        let boring = rest.starts_with(b" (compatible; BoringSSL");
-        return Some(if boring { "BoringSSL".to_owned() } else { format!("{name} {version}") });
+        if rest.starts_with(b" (compatible; BoringSSL") {
+            return Some("BoringSSL".to_owned());
+        }
+        if rest.starts_with(b" (compatible; AWS-LC") {
+            return aws_lc(rest).or_else(|| Some("AWS-LC".to_owned()));
+        }
+        return Some(format!("{name} {version}"));
     }
-    None
+    aws_lc(constants)
+}
+
+fn aws_lc(constants: &[u8]) -> Option<String> {
+    memmem::find_iter(constants, b"AWS-LC ")
+        .find_map(|at| number_at(&constants[at + 7..]))
+        .map(|number| format!("AWS-LC {number}"))
 }
 
 /// The number that ends with a space or the string, behind a text in the bytes.
@@ -28,14 +40,14 @@ pub(super) fn behind<'c>(constants: &'c [u8], text: &[u8]) -> Option<&'c str> {
     memmem::find_iter(constants, text).find_map(|at| number(constants.get(at + text.len()..)?, 2))
 }
 
-/// A version of three parts that ends with a space or the string: "OpenSSL 3.0 legacy provider"
+/// A version of three parts that ends with a space, a bracket or the string: "OpenSSL 3.0 legacy provider"
 /// stands in OpenSSL too.
 fn number_at(bytes: &[u8]) -> Option<&str> {
     number(bytes, 3)
 }
 
 fn number(bytes: &[u8], parts: usize) -> Option<&str> {
-    let end = bytes.iter().take(VERSION_MAX).position(|b| matches!(b, 0 | b' '))?;
+    let end = bytes.iter().take(VERSION_MAX).position(|b| matches!(b, 0 | b' ' | b')'))?;
     let version = std::str::from_utf8(&bytes[..end]).ok()?;
     let good = version.starts_with(|c: char| c.is_ascii_digit())
         && version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~".contains(c));
@@ -59,7 +71,7 @@ mod tests {
 
     #[test]
     fn version_texts() {
-        let cases: [(&[u8], Option<&str>); 8] = [
+        let cases: [(&[u8], Option<&str>); 11] = [
             (b"\0OpenSSL 3.0.17 1 Jul 2025\0", Some("OpenSSL 3.0.17")),
             (b"OpenSSL 1.1.1w  11 Sep 2023\0", Some("OpenSSL 1.1.1w")),
             (
@@ -68,6 +80,9 @@ mod tests {
             ),
             (b"LibreSSL 3.8.2\0", Some("LibreSSL 3.8.2")),
             (b"OpenSSL 1.1.1 (compatible; BoringSSL)\0", Some("BoringSSL")),
+            (b"OpenSSL 1.1.1 (compatible; AWS-LC 1.50.1)\0", Some("AWS-LC 1.50.1")),
+            (b"OpenSSL 1.1.1 (compatible; AWS-LC FIPS)\0", Some("AWS-LC")),
+            (b"AWS-LC KEM method\0AWS-LC 5.12.0\0", Some("AWS-LC 5.12.0")),
             (b"NoSSL 1.2.3 \0", None),
             (b"OpenSSL 3.0.17", None),
             (b"SSL 1", None),

@@ -196,7 +196,7 @@ fn probed(found: &Found, exe: &str) -> Library {
     let library = &found.library;
     let (name, version) = match found.version.split_once(' ') {
         Some((name, version)) => (name.to_owned(), Some(version.to_owned())),
-        // BoringSSL and AWS-LC have no version to tell.
+        // BoringSSL has no version to tell.
         None if found.version.is_empty() => match found.makers() {
             Some(makers) => (makers.stack.as_str().to_owned(), makers.version),
             None => ("OpenSSL or a library with its functions".to_owned(), None),

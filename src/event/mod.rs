@@ -88,6 +88,8 @@ pub enum Missing {
     ThreadsFull,
     /// The output did not take the bytes as fast as they came.
     WriterBehind,
+    /// The call was made on a stack that is not its thread's own, where its return was not probed.
+    OtherStack,
 }
 
 impl Missing {
@@ -104,6 +106,7 @@ impl Missing {
             Missing::Depth => "nested-call",
             Missing::ThreadsFull => "threads-full",
             Missing::WriterBehind => "writer-behind",
+            Missing::OtherStack => "other-stack",
         }
     }
 }
@@ -385,7 +388,7 @@ pub enum Event {
     Exit(ProcessKey, Monotonic),
     /// A file was mapped for the first time: of interest to discovery only.
     File(FileSeen),
-    /// A process encrypts into memory: its sockets are learnt later.
+    /// A process encrypts into memory: its sockets are learnt later. Or it calls on other stacks.
     NoSocket(NoSocket),
     /// First event: how the capture was started.
     Start(Start),
@@ -405,7 +408,8 @@ pub enum Event {
     Stop(Monotonic),
 }
 
-/// A process makes TLS calls that use no socket, as programs do that encrypt into memory and send later.
+/// A process makes TLS calls that use no socket, as programs do that encrypt into memory and send later; or
+/// calls on stacks that are not its threads' own, as coroutines do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoSocket {
     /// Which.
@@ -416,6 +420,8 @@ pub struct NoSocket {
     pub time: Monotonic,
     /// The process was stopped and waits for SIGCONT.
     pub stopped: bool,
+    /// It is the latter.
+    pub other_stack: bool,
 }
 
 /// A file was mapped or executed that was not seen before.

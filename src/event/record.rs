@@ -44,6 +44,7 @@ pub enum Counter {
     MissedRuns,
     MissedSocketRuns,
     LossesFull,
+    OtherStack,
 }
 
 /// Record types (`enum t2p_type`; from 64 on they are user space's).
@@ -154,7 +155,7 @@ raw!(
 );
 raw!(
     /// `struct t2p_no_socket`.
-    RawNoSocket { head: RawHead, time: u64, stopped: u32, reserved: u32 }
+    RawNoSocket { head: RawHead, time: u64, stopped: u32, other_stack: u32 }
 );
 
 /// `enum t2p_missing`; from here on the reasons are user space's.
@@ -374,6 +375,7 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 library: head.library,
                 time: raw.time,
                 stopped: raw.stopped != 0,
+                other_stack: raw.other_stack != 0,
             })
         }
         kind::START..=kind::LOSSES => {
@@ -492,6 +494,7 @@ fn why_lost(counter: u32) -> Missing {
     match counter {
         n if n == Counter::Depth as u32 => Missing::Depth,
         n if n == Counter::ThreadsFull as u32 => Missing::ThreadsFull,
+        n if n == Counter::OtherStack as u32 => Missing::OtherStack,
         _ => Missing::Unfinished,
     }
 }

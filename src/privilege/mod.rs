@@ -136,7 +136,8 @@ fn lockdown(text: &str) -> Lockdown {
 }
 
 /// `6.1.0-56-cloud-amd64` is (6, 1).
-fn version(release: &str) -> Option<(u32, u32)> {
+/// Major and minor number of a kernel's release.
+pub(crate) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }

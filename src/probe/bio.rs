@@ -1,9 +1,10 @@
 //! Probes of the BIO functions, in processes that encrypt into memory: see `bpf/ciphertext.bpf.h`.
 
-use libbpf_rs::{MapCore, MapFlags, UprobeOpts};
+use libbpf_rs::{MapCore, MapFlags, UprobeMultiOpts, UprobeOpts};
 
+use super::sites::Programs;
 use super::skeleton::types;
-use super::{AT_RETURN, Backend, Probe, bytes_of, from_bytes};
+use super::{AT_RETURN, Backend, Probe, READ_APART, bytes_of, from_bytes};
 use crate::discover::Bio;
 use crate::event::ProcessKey;
 
@@ -23,7 +24,24 @@ impl Probe {
             // The return first: an entry that is seen has its return probed.
             let sites =
                 [("bio_return_read", bio.read), ("bio_entry_read", bio.read), ("bio_entry_write", bio.write)];
-            for (program, offset) in sites {
+            let read_in_session = self.programs == Programs::Session;
+            if read_in_session {
+                let options = UprobeMultiOpts {
+                    offsets: vec![bio.read as usize],
+                    session: true,
+                    ..UprobeMultiOpts::default()
+                };
+                let program = self.program("bio_session_read");
+                links.push(program.attach_uprobe_multi_with_opts(
+                    process.pid as i32,
+                    bio.attach_path(),
+                    "",
+                    options,
+                )?);
+            }
+            // A return probe would do harm on other stacks.
+            let only_writes = read_in_session || self.by_returns;
+            for (program, offset) in sites.into_iter().skip(if only_writes { READ_APART.len() } else { 0 }) {
                 let options =
                     UprobeOpts { retprobe: program.starts_with("bio_return"), ..UprobeOpts::default() };
                 let program = self.program(program);

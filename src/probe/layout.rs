@@ -100,7 +100,7 @@ same_layout!(
 );
 same_layout!(RawExit = t2p_exit { head, time });
 same_layout!(RawFile = t2p_file { head, time, inode, device, stopped });
-same_layout!(RawNoSocket = t2p_no_socket { head, time, stopped });
+same_layout!(RawNoSocket = t2p_no_socket { head, time, stopped, other_stack });
 
 macro_rules! same_counters {
     ($($counter:ident = $c:ident),* $(,)?) => {
@@ -134,4 +134,5 @@ same_counters!(
     MissedRuns = T2P_COUNT_MISSED_RUNS,
     MissedSocketRuns = T2P_COUNT_MISSED_SOCKET_RUNS,
     LossesFull = T2P_COUNT_LOSSES_FULL,
+    OtherStack = T2P_COUNT_OTHER_STACK,
 );

@@ -6,10 +6,12 @@ mod bio;
 mod clock;
 mod counts;
 mod ended;
+mod forget;
 mod layout;
 mod proving;
 mod ring;
 mod sites;
+mod stacks;
 mod survey;
 
 #[allow(missing_docs, unused_imports, clippy::all, clippy::undocumented_unsafe_blocks)]
@@ -17,7 +19,7 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/tls2pcap.skel.rs"));
 }
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
@@ -38,6 +40,7 @@ use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
 use crate::event::{Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
+use crate::privilege::version;
 
 pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
@@ -118,6 +121,10 @@ const IN_GO: &str = "go_";
 const IN_RUSTLS: &str = "rustls_";
 /// Names of programs that are attached when the first process needs them begin so, or end so.
 const IN_BIO: &str = "bio_";
+/// Those that see entry and return.
+const IN_SESSION: &str = "session";
+/// What one of those stands for.
+const READ_APART: [&str; 2] = ["bio_entry_read", "bio_return_read"];
 const AT_RETURN: &str = "_tcp_recvmsg_return";
 /// There from Linux 4.17 on, if the kernel has kprobes.
 const KPROBE_EVENTS: &str = "/sys/bus/event_source/devices/kprobe";
@@ -148,6 +155,10 @@ pub struct Probe {
     /// Probes of the BIO functions, by process.
     bios: HashMap<ProcessKey, Vec<Link>>,
     received: Option<Link>,
+    /// Probes of return instructions, by process: see `stacks`.
+    stacks: HashMap<ProcessKey, stacks::Followed>,
+    /// There are no return probes: see [`Probe::avoid_return_probes`].
+    by_returns: bool,
     /// So many of the links, the first, do not depend on a library.
     own_links: usize,
 }
@@ -205,7 +216,7 @@ struct Attached {
     found: Found,
     pid: i32,
     id: LibraryId,
-    /// With each, which group it belongs to, and whether it is of entries.
+    /// With each, which group it belongs to, and whether it is anything but return probes.
     links: Vec<(Group, bool, Link)>,
 }
 
@@ -225,7 +236,11 @@ impl Probe {
         // A program that was loaded for bulk attachment attaches in no other way.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
-        let ways: &[Programs] = if has_loop { &[Programs::Bulk, each] } else { &[each] };
+        let ways: &[Programs] = match has_loop {
+            true if may_choose_returns() => &[Programs::Session, Programs::Bulk, each],
+            true => &[Programs::Bulk, each],
+            false => &[each],
+        };
         let mut refused = Vec::new();
         let mut try_backend = |backend| {
             for &programs in ways {
@@ -233,8 +248,7 @@ impl Probe {
                     Ok(probe) => return Ok(Some(probe)),
                     Err(Refusal::Bulk) => {}
                     // The verifier refuses the programs for bulk attachment, which are larger than the others.
-                    Err(Refusal::Backend(error))
-                        if programs == Programs::Bulk && has_code(&error, libc::EACCES) => {}
+                    Err(Refusal::Backend(error)) if programs.in_bulk() && has_code(&error, libc::EACCES) => {}
                     Err(Refusal::Backend(error)) => {
                         refused.push((backend, error));
                         break;
@@ -309,7 +323,13 @@ impl Probe {
             {
                 program.set_autoload(false);
             }
-            if in_library && programs == Programs::Bulk {
+            let in_session = programs == Programs::Session;
+            if name.contains(IN_SESSION) != in_session
+                && (name.contains(IN_SESSION) || READ_APART.contains(&&*name))
+            {
+                program.set_autoload(false);
+            }
+            if in_library && !name.contains(IN_SESSION) && programs.in_bulk() {
                 program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
             }
         }
@@ -329,6 +349,8 @@ impl Probe {
             links: Vec::new(),
             bios: HashMap::new(),
             received: None,
+            stacks: HashMap::new(),
+            by_returns: false,
             own_links: 0,
         };
         for program in probe.skeleton.object().progs_mut() {
@@ -345,7 +367,7 @@ impl Probe {
             }
         }
         probe.own_links = probe.links.len();
-        if programs == Programs::Bulk && !probe.attaches_in_bulk().unwrap_or(false) {
+        if programs.in_bulk() && !probe.attaches_in_bulk().unwrap_or(false) {
             return Err(Refusal::Bulk);
         }
         Ok(probe)
@@ -361,6 +383,7 @@ impl Probe {
             entry: Some("ssl_any_entry"),
             kind: Kind::C,
             group: Group::Base,
+            alone: true,
         };
         let pid = if self.pids.is_empty() { -1 } else { i32::try_from(std::process::id())? };
         let _link = self.attach_bulk(pid, Path::new("/proc/self/exe"), &[site], 0)?;
@@ -385,7 +408,7 @@ impl Probe {
 
     /// Whether uprobes are attached in bulk (uprobe.multi, Linux 6.6).
     pub fn bulk(&self) -> bool {
-        self.programs == Programs::Bulk
+        self.programs.in_bulk()
     }
 
     fn program(&self, name: &str) -> ProgramMut<'_> {
@@ -423,11 +446,14 @@ impl Probe {
             if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
                 continue;
             }
-            if known.is_none() && !fresh {
+            if known.is_none() && !fresh && !self.by_returns {
                 self.begin_trial(found, id);
             }
             let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
-            for run in sites(&found.library).chunk_by(together(self.programs)) {
+            if self.by_returns {
+                self.exchange(&mut attached)?;
+            }
+            for run in sites(&found.library, self.programs).chunk_by(together(self.programs)) {
                 if self.is_wanted(id, run[0].group) {
                     self.attach_run(&mut attached, run)?;
                 }
@@ -450,12 +476,18 @@ impl Probe {
     fn attach_run(&self, attached: &mut Attached, run: &[Site]) -> Result<(), libbpf_rs::Error> {
         let path = attached.found.attach_path();
         let id = self.cookie_of(attached.id);
+        let is_return_probe = self.programs.is_return_probe(&run[0]);
+        // Nothing yields inside the functions of rustls.
+        let is_rustls = run[0].kind == Kind::Rustls;
+        if is_return_probe && self.by_returns && !is_rustls {
+            return Ok(());
+        }
         let link = match (self.programs, run) {
-            (Programs::Bulk, _) => self.attach_bulk(attached.pid, &path, run, id)?,
+            (Programs::Bulk | Programs::Session, _) => self.attach_bulk(attached.pid, &path, run, id)?,
             (_, [site]) => {
                 let options = UprobeOpts {
                     cookie: if self.has_cookie { cookie(site.site, id) } else { 0 },
-                    retprobe: site.is_return_probe(),
+                    retprobe: is_return_probe,
                     ..UprobeOpts::default()
                 };
                 let program = self.program(self.programs.name(site));
@@ -463,7 +495,7 @@ impl Probe {
             }
             _ => unreachable!("one by one"),
         };
-        attached.links.push((run[0].group, run[0].entry.is_some(), link));
+        attached.links.push((run[0].group, !is_return_probe || is_rustls, link));
         Ok(())
     }
 
@@ -475,10 +507,13 @@ impl Probe {
         sites: &[Site],
         id: LibraryId,
     ) -> Result<Link, libbpf_rs::Error> {
+        let of_session = self.programs == Programs::Session;
+        let entry_only = |site: &Site| if site.alone && of_session { COOKIE_ENTRY_ONLY } else { 0 };
         let options = UprobeMultiOpts {
             offsets: sites.iter().map(|s| s.offset as usize).collect(),
-            cookies: sites.iter().map(|s| cookie(s.site, id)).collect(),
-            retprobe: sites.iter().any(Site::is_return_probe),
+            cookies: sites.iter().map(|s| cookie(s.site, id) | entry_only(s)).collect(),
+            retprobe: sites.iter().any(|s| self.programs.is_return_probe(s)),
+            session: of_session && sites.iter().any(|s| s.kind == Kind::C),
             ..UprobeMultiOpts::default()
         };
         let name = sites.first().map_or("ssl_any_entry", |site| self.programs.name(site));
@@ -528,40 +563,6 @@ impl Probe {
         ended::ends(&self.skeleton.maps.handles).collect()
     }
 
-    /// Gives back the table entries of processes that have ended.
-    pub fn forget(&mut self, ended: &HashSet<ProcessKey>) {
-        self.bios.retain(|process, _| !ended.contains(process));
-        let handles = &self.skeleton.maps.handles;
-        let of_ended = |key: &Vec<u8>| {
-            let value = handles.lookup(key, MapFlags::ANY).ok().flatten()?;
-            let handle: types::handle = from_bytes(&value)?;
-            let pid = from_bytes::<types::handle_key>(key)?.tgid;
-            ended.contains(&ProcessKey { pid, generation: handle.process }).then_some(())
-        };
-        let stale: Vec<Vec<u8>> = handles.keys().filter(|key| of_ended(key).is_some()).collect();
-        for key in stale {
-            // Gone already is as good.
-            let _ = handles.delete(&key);
-        }
-        self.forget_goroutines(ended);
-    }
-
-    /// Those that were in a call when their process ended.
-    fn forget_goroutines(&self, ended: &HashSet<ProcessKey>) {
-        let goroutines = &self.skeleton.maps.goroutines;
-        let of_ended = |key: &Vec<u8>| {
-            let value = goroutines.lookup(key, MapFlags::ANY).ok().flatten()?;
-            let thread: types::thread = from_bytes(&value)?;
-            let pid = from_bytes::<types::goroutine_key>(key)?.tgid;
-            ended.contains(&ProcessKey { pid, generation: thread.process }).then_some(())
-        };
-        let stale: Vec<Vec<u8>> = goroutines.keys().filter(|key| of_ended(key).is_some()).collect();
-        for key in stale {
-            // Gone already is as good.
-            let _ = goroutines.delete(&key);
-        }
-    }
-
     /// How far handles came of which the ring does not say it; goes with its reader.
     ///
     /// # Errors
@@ -586,6 +587,18 @@ fn cookie(site: t2p_site, library: LibraryId) -> u64 {
     u64::from(library) << 8 | u64::from(site.0)
 }
 
+/// Of an attach cookie: the site is a return instruction; see `bpf/sites.bpf.h`.
+const COOKIE_RETURN: u64 = 1 << 62;
+/// The return of this function is of no interest.
+const COOKIE_ENTRY_ONLY: u64 = 1 << 63;
+
+/// Whether one program can see entry and return and choose at each entry (Linux 6.13).
+pub fn may_choose_returns() -> bool {
+    const SINCE: (u32, u32) = (6, 13);
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    version(&release).is_some_and(|version| version >= SINCE)
+}
+
 /// Returns when no program runs any more that began before.
 fn await_programs() {
     // SAFETY: a plain system call. Kernels that refuse it (nohz_full) leave that to chance.
@@ -599,8 +612,10 @@ fn is_in_library(program: &str) -> bool {
 
 /// Which neighbours are attached at once.
 fn together(programs: Programs) -> impl FnMut(&Site, &Site) -> bool {
-    let kind = |site: &Site| (site.group, site.kind, site.entry.is_some());
-    move |a, b| programs == Programs::Bulk && kind(a) == kind(b)
+    let kind = move |site: &Site| (site.group, site.kind, programs.is_return_probe(site));
+    move |a, b| {
+        programs.in_bulk() && a.kind == b.kind && kind(a) == kind(b) && programs.name(a) == programs.name(b)
+    }
 }
 
 /// Whether the kernel itself, without its modules, has this function.

@@ -113,7 +113,7 @@ impl Probe {
         let trial = self.trials.iter().find(|t| t.id == id);
         match group {
             Group::Base => true,
-            Group::Internal => trial.is_some_and(|t| !t.condemned),
+            Group::Internal => !self.by_returns && trial.is_some_and(|t| !t.condemned),
             Group::Export(function) => !trial.is_some_and(|t| {
                 !t.condemned && t.exports.iter().any(|e| e.function == function && e.state == State::Gone)
             }),
@@ -169,7 +169,7 @@ impl Probe {
                         verdict = true;
                     }
                     // Taken before this round, so every program that still counts for the export is done.
-                    State::Taken if seen.pending <= 0 => {
+                    State::Taken if seen.pending <= 0 && !self.has_coroutines(trial.id) => {
                         trial.exports[index].state = State::Gone;
                         links.extend(self.take_links(trial.id, Group::Export(function)));
                         news.push(News::Detail(format!(
@@ -191,7 +191,7 @@ impl Probe {
     }
 
     /// The internal functions of a library are not what they were taken for.
-    fn condemn(&mut self, trial: &mut Trial) -> News {
+    pub(super) fn condemn(&mut self, trial: &mut Trial) -> News {
         let mut late = false;
         for export in trial.exports.iter_mut().filter(|e| e.state != State::Probed) {
             late = true;
@@ -227,6 +227,15 @@ impl Probe {
         if late { News::Warning(text) } else { News::Detail(text) }
     }
 
+    /// A library's internal functions are of no use any more, for whatever reason.
+    pub(super) fn acquit(&mut self, id: LibraryId) {
+        let mut trials = std::mem::take(&mut self.trials);
+        for trial in trials.iter_mut().filter(|t| t.id == id && !t.condemned) {
+            self.condemn(trial);
+        }
+        self.trials = trials;
+    }
+
     fn judge(&self, id: LibraryId, site: t2p_site, verdict: u32) -> bool {
         let key = cookie(site, self.cookie_of(id)).to_ne_bytes();
         self.skeleton.maps.verdicts.update(&key, &verdict.to_ne_bytes(), MapFlags::ANY).is_ok()
@@ -236,8 +245,10 @@ impl Probe {
         let mut all = std::mem::take(&mut self.attached);
         let result = all.iter_mut().filter(|a| a.id == id).try_for_each(|attached| {
             let group = Group::Export(function);
-            let of_export: Vec<_> =
-                sites(&attached.found.library).into_iter().filter(|s| s.group == group).collect();
+            let of_export: Vec<_> = sites(&attached.found.library, self.programs)
+                .into_iter()
+                .filter(|s| s.group == group)
+                .collect();
             of_export.chunk_by(together(self.programs)).try_for_each(|run| self.attach_run(attached, run))
         });
         self.attached = all;

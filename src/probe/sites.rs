@@ -31,6 +31,8 @@ pub(super) struct Site {
     /// Whose it is.
     pub kind: Kind,
     pub group: Group,
+    /// Nothing else is probed of its function.
+    pub alone: bool,
 }
 
 /// Which programs of `bpf/` are for a probe.
@@ -42,13 +44,6 @@ pub(super) enum Kind {
     Go,
     /// Those for rustls.
     Rustls,
-}
-
-impl Site {
-    /// The kernel probes it where the function returns.
-    pub fn is_return_probe(&self) -> bool {
-        self.entry.is_none() && self.kind != Kind::Go
-    }
 }
 
 /// How a function is probed: the program for its entry where each entry has its own; whether its
@@ -142,13 +137,17 @@ pub(super) fn behind(library: &TlsLibrary) -> impl Iterator<Item = (t2p_site, &B
 
 /// Every probe of a library, in the order in which they are attached: an entry that is seen has its
 /// return probed, and an export whose call is seen has the internal function inside it probed.
-pub(super) fn sites(library: &TlsLibrary) -> Vec<Site> {
+pub(super) fn sites(library: &TlsLibrary, programs: Programs) -> Vec<Site> {
     let mut sites = Vec::new();
     let mut add = |site, place: Place, entry: Option<&'static str>, at_return: bool, group| {
         // A return is where its entry is: the stack pointer is the same.
         let offset = place.offset;
-        sites.extend(at_return.then_some(Site { site, offset, entry: None, kind: Kind::C, group }));
-        sites.extend(entry.map(|_| Site { site, offset, entry, kind: Kind::C, group }));
+        let alone = entry.is_none() || !at_return;
+        let of = |entry| Site { site, offset, entry, kind: Kind::C, group, alone };
+        // A session is both in one.
+        let is_needed = at_return && (entry.is_none() || programs != Programs::Session);
+        sites.extend(is_needed.then(|| Site { alone: false, ..of(None) }));
+        sites.extend(entry.map(|_| of(entry)));
     };
     for (site, behind) in behind(library) {
         let entry = match site {
@@ -164,13 +163,21 @@ pub(super) fn sites(library: &TlsLibrary) -> Vec<Site> {
     }
     for place in library.go.iter().flat_map(|go| &go.places) {
         let (site, entry) = of_go(place.function);
-        let of = |offset, entry| Site { site, offset, entry, kind: Kind::Go, group: Group::Base };
+        let of =
+            |offset, entry| Site { site, offset, entry, kind: Kind::Go, group: Group::Base, alone: false };
         sites.extend(place.returns.iter().map(|at| of(*at, None)));
         sites.push(of(place.entry, Some(entry)));
     }
     for place in library.rustls.iter().flat_map(|rustls| &rustls.places) {
         let (site, entry) = of_rustls(place.function);
-        let of = |entry| Site { site, offset: place.entry, entry, kind: Kind::Rustls, group: Group::Base };
+        let of = |entry| Site {
+            site,
+            offset: place.entry,
+            entry,
+            kind: Kind::Rustls,
+            group: Group::Base,
+            alone: false,
+        };
         sites.extend([of(None), of(Some(entry))]);
     }
     sites.sort_by_key(|site| (site.group != Group::Internal, site.kind, site.entry.is_some()));
@@ -217,6 +224,8 @@ fn of_rustls(function: RustlsFunction) -> (t2p_site, &'static str) {
 /// Which programs of `bpf/tls2pcap.bpf.c` probe libraries: it depends on the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Programs {
+    /// One program for all functions, which sees entry and return (Linux 6.13).
+    Session,
     /// Two programs for all functions, attached in bulk with cookies (Linux 6.6).
     Bulk,
     /// A program for each entry and one for the return of calls.
@@ -229,11 +238,14 @@ impl Programs {
     /// Name of the program for a site.
     pub fn name(self, site: &Site) -> &'static str {
         match (self, site.entry) {
-            (Programs::Bulk, Some(_)) if site.kind == Kind::Go => "go_any_entry",
-            (Programs::Bulk | Programs::Each, None) if site.kind == Kind::Go => "go_return",
+            (Programs::Bulk | Programs::Session, Some(_)) if site.kind == Kind::Go => "go_any_entry",
+            (Programs::Bulk | Programs::Session | Programs::Each, None) if site.kind == Kind::Go => {
+                "go_return"
+            }
             (Programs::EachUnrolled, None) if site.kind == Kind::Go => "go_return_unrolled",
-            (Programs::Bulk, Some(_)) if site.kind == Kind::Rustls => "rustls_any_entry",
+            (Programs::Bulk | Programs::Session, Some(_)) if site.kind == Kind::Rustls => "rustls_any_entry",
             (_, None) if site.kind == Kind::Rustls => "rustls_return",
+            (Programs::Session, _) => "ssl_session",
             (Programs::Bulk, Some(_)) => "ssl_any_entry",
             (Programs::Bulk, None) => "ssl_return_any",
             (_, Some(entry)) => entry,
@@ -244,9 +256,28 @@ impl Programs {
         }
     }
 
+    /// Whether many sites are attached at once.
+    pub fn in_bulk(self) -> bool {
+        matches!(self, Programs::Session | Programs::Bulk)
+    }
+
+    /// Whether a site is a return probe by itself, which changes the return address on the stack.
+    pub fn is_return_probe(self, site: &Site) -> bool {
+        site.entry.is_none()
+            && match site.kind {
+                Kind::C => self != Programs::Session,
+                Kind::Go => false,
+                Kind::Rustls => true,
+            }
+    }
+
     /// Whether a program has to be loaded.
     pub fn needs(self, program: &str) -> bool {
         match self {
+            Programs::Session => {
+                matches!(program, "ssl_session" | "go_any_entry" | "go_return")
+                    || matches!(program, "rustls_any_entry" | "rustls_return")
+            }
             Programs::Bulk => {
                 matches!(program, "ssl_any_entry" | "ssl_return_any" | "go_any_entry" | "go_return")
                     || matches!(program, "rustls_any_entry" | "rustls_return")

@@ -6,6 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -197,11 +198,15 @@ fn welcome(stream: TcpStream, shared: &Arc<Shared>, tell: bool) -> io::Result<()
 
 /// Until the client or the capture ends.
 fn serve(mut stream: TcpStream, blocks: &Receiver<Bytes>, behind: &AtomicUsize, shared: &Shared) {
+    let mut listening = Listening::Perhaps { has_bytes: false };
     loop {
         match blocks.recv_timeout(LOOK) {
             Ok(bytes) => {
                 if stream.write_all(&bytes).is_err() {
                     return;
+                }
+                if let Listening::Perhaps { has_bytes } = &mut listening {
+                    *has_bytes |= !bytes.is_empty();
                 }
                 if behind.fetch_sub(bytes.len(), Ordering::AcqRel) == bytes.len() {
                     // With the lock, so that whoever waits does not miss it.
@@ -210,16 +215,41 @@ fn serve(mut stream: TcpStream, blocks: &Receiver<Bytes>, behind: &AtomicUsize, 
                 }
             }
             Err(RecvTimeoutError::Timeout) => {
-                if is_closed(&mut stream) {
-                    return;
-                }
+                listening = match (is_closed(&mut stream), listening) {
+                    (false, before) => before,
+                    // It says nothing more, but may listen: if it does not, what is sent now comes back.
+                    (true, Listening::Perhaps { has_bytes: true }) if stream.write_all(&EMPTY).is_ok() => {
+                        Listening::Only
+                    }
+                    (true, Listening::Only) if !is_reset(&stream) => Listening::Only,
+                    _ => return,
+                };
             }
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
-/// Whether the client has gone. What it says is thrown away.
+/// What a client still does.
+#[derive(Clone, Copy)]
+enum Listening {
+    /// It has not said that it says no more.
+    Perhaps { has_bytes: bool },
+    /// It has.
+    Only,
+}
+
+/// A block of names, with none in it: readers pass over it.
+const EMPTY: [u8; 16] = [4, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0];
+
+/// Whether what was sent last came back.
+fn is_reset(stream: &TcpStream) -> bool {
+    let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one valid pollfd, whose descriptor the stream owns.
+    unsafe { libc::poll(&mut poll, 1, 0) == 1 && poll.revents & (libc::POLLERR | libc::POLLHUP) != 0 }
+}
+
+/// Whether the client has closed its side. What it says is thrown away.
 fn is_closed(stream: &mut TcpStream) -> bool {
     let mut bytes = [0; 512];
     if stream.set_nonblocking(true).is_err() {
@@ -429,6 +459,36 @@ mod tests {
         let full = |state: &mut State| state.clients.len() == CLIENTS_MAX;
         drop(server.shared.changed.wait_while(server.shared.state(), full).unwrap());
         connect(&server);
+    }
+
+    #[test]
+    fn who_says_no_more_is_served_on_and_who_has_gone_leaves_a_place() {
+        let server = server();
+        let (mut half, gone) = (connect(&server), connect(&server));
+        let mut writer = PcapngWriter::new(To(Arc::clone(&server)), &Header::default(), false).unwrap();
+        packet(&mut writer, 1, 1, b"one");
+        writer.flush().unwrap();
+        half.shutdown(Shutdown::Write).unwrap();
+        // It has taken all there was, so that its end is no reset.
+        let mut begin = [0; 64];
+        (&gone).read_exact(&mut begin).unwrap();
+        drop(gone);
+        let both = |state: &mut State| state.clients.len() == 2;
+        drop(server.shared.changed.wait_while(server.shared.state(), both).unwrap());
+        // A block without names says that its side is known to be closed.
+        let mut bytes = Vec::new();
+        while !each(&bytes).any(|(_, block)| block == EMPTY) {
+            let mut more = [0; 512];
+            let n = half.read(&mut more).unwrap();
+            assert_ne!(n, 0, "it was sent away");
+            bytes.extend_from_slice(&more[..n]);
+        }
+        packet(&mut writer, 1, 2, b"two");
+        writer.finish(9, &[]).unwrap();
+        drop(server);
+        bytes.extend(rest(half));
+        let packets = each(&bytes).filter_map(|(kind, block)| connection(kind, block));
+        assert_eq!(packets.collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]

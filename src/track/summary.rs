@@ -3,7 +3,7 @@
 use crate::event::{Missing, ProcessKey};
 
 /// All reasons, in the order of their declaration.
-const REASONS: [Missing; 10] = [
+const REASONS: [Missing; 11] = [
     Missing::RingFull,
     Missing::Unreadable,
     Missing::Limit,
@@ -14,6 +14,7 @@ const REASONS: [Missing; 10] = [
     Missing::Depth,
     Missing::ThreadsFull,
     Missing::WriterBehind,
+    Missing::OtherStack,
 ];
 
 /// A number for each reason why bytes are missing.

@@ -177,7 +177,10 @@ impl Tracker {
                 slots.sort_unstable();
                 slots.into_iter().for_each(|(_, slot)| self.end(slot, Ending::Gone, time, out));
             }
-            Event::NoSocket(seen) => self.processes.without_socket(seen.process, &mut self.bounds),
+            Event::NoSocket(seen) if !seen.other_stack => {
+                self.processes.without_socket(seen.process, &mut self.bounds);
+            }
+            Event::NoSocket(_) => {}
             Event::File(_) | Event::Start(_) | Event::Counters(_) | Event::Losses(_) => {}
         }
     }

@@ -16,6 +16,8 @@ use nix::unistd::mkfifo;
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 
+use nix::sys::signal::Signal;
+
 use crate::support::capture::Running;
 use crate::support::process::PATIENCE;
 use crate::support::programs::{compiled, connect, exchange_server, transcript};
@@ -301,4 +303,24 @@ fn packet_buffered_needs_no_tick() {
     let test = begin!();
     let took = seen_at_once(&test, &["-U"]);
     assert!(took[0] < Duration::from_millis(50) && took[3] < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn who_waits_for_a_reader_is_told_and_may_give_up() {
+    let test = begin!();
+    let slow = Slow::new(&test);
+    let (_server, port) = exchange_server(&test, "r:1000000 w:10 S");
+    let ops = connect("127.0.0.1", port, &test.folder("client"), "w:1000000 r:10 S");
+    let running = test.capture().output(&slow.path).start(&[vec![compiled("exchange")], ops].concat());
+    until("that it waits to be said", || {
+        running.process.stderr().contains("press Ctrl-C again to give up").then_some(())
+    });
+    running.process.signal(Signal::SIGINT);
+    let finished = running.finish();
+    assert_eq!(finished.status, 128 + Signal::SIGINT as i32, "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains("given up: the end of the capture is not written"),
+        "{}",
+        finished.stderr
+    );
 }

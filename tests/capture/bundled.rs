@@ -1,4 +1,4 @@
-//! Real programs that bring a TLS library along: packages of PyPI, and Node.
+//! Real programs of many connections: clients of Python, packages of PyPI that bring a TLS library along, and Node.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::nginx::Nginx;
-use crate::support::programs::{Told, source};
+use crate::support::programs::{PYTHON, Told, source};
 use crate::support::view::Packet;
 use crate::support::{Finished, Process, Test, begin, gate, run, until};
 
@@ -65,6 +65,61 @@ fn logged(nginx: &Nginx) -> Vec<(String, SocketAddr, SocketAddr)> {
     nginx.site.logged(2 * COUNT).into_iter().map(|l| (l.uri, l.client, l.server)).collect()
 }
 
+/// What the program told of its requests.
+fn told(finished: &Finished) -> Vec<(String, SocketAddr, SocketAddr)> {
+    let text = finished.text();
+    let seen = text.lines().filter_map(|line| {
+        let (path, rest) = line.strip_prefix("request ")?.split_once(" local=")?;
+        let (local, remote) = rest.split_once(" remote=")?;
+        Some((path.to_owned(), local.parse().unwrap(), remote.parse().unwrap()))
+    });
+    seen.collect()
+}
+
+/// Captures a client of clients.py, which uses the system's OpenSSL.
+fn python_client(name: &str, tuple: &str) {
+    let test = begin!();
+    let import = Command::new(PYTHON).args(["-I", "-c", &format!("import {name}")]).output();
+    if !import.is_ok_and(|output| output.status.success()) {
+        return gate::skipped(&test.name, &format!("python3-{name} is not installed"), "T2P_REQUIRE_TOOLS");
+    }
+    let nginx = Nginx::start(&test);
+    let url = format!("https://localhost:{}", nginx.site.address.port());
+    // -I: what is beside the script is no module.
+    let words = [PYTHON, "-I", &source("clients.py"), name, &nginx.site.cert, &url, &COUNT.to_string()];
+    let finished = test.capture().run(&words).ok();
+    let mut told = told(&finished);
+    assert_each_on_its_socket(&finished, &told, tuple);
+    let mut logged = logged(&nginx);
+    told.sort();
+    logged.sort();
+    assert_eq!(told, logged, "what the program told and what nginx saw");
+    for (view, _) in finished.views() {
+        for connection in &view.connections {
+            let index = connection.requests[0].1.rsplit('-').next().unwrap();
+            let body = format!("what client {index} has to send\n").repeat(1000);
+            let sent = String::from_utf8_lossy(&connection.sent_by_client);
+            assert!(
+                sent.ends_with(&format!("\r\n\r\n{body}")),
+                "{}: {} bytes",
+                connection.client,
+                sent.len()
+            );
+            assert_eq!(connection.comment.get("sni"), "localhost");
+        }
+    }
+}
+
+#[test]
+fn python_requests() {
+    python_client("requests", "same-call");
+}
+
+#[test]
+fn python_aiohttp_on_one_event_loop() {
+    python_client("aiohttp", "ciphertext");
+}
+
 #[test]
 fn curl_cffi_with_its_boringssl() {
     let test = begin!();
@@ -107,13 +162,7 @@ fn node_http2_server() {
     client.args([&script, "connect", &port, &cert, &count]);
     Process::start(&mut client, test.path("client.err")).wait_ok();
     let finished = running.finish().ok();
-    let text = finished.text();
-    let seen = text.lines().filter_map(|line| {
-        let (path, rest) = line.strip_prefix("request ")?.split_once(" local=")?;
-        let (local, remote) = rest.split_once(" remote=")?;
-        Some((path.to_owned(), local.parse().unwrap(), remote.parse().unwrap()))
-    });
-    assert_each_on_its_socket(&finished, &seen.collect::<Vec<_>>(), "ciphertext");
+    assert_each_on_its_socket(&finished, &told(&finished), "ciphertext");
 }
 
 #[test]

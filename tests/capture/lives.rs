@@ -13,7 +13,7 @@ use crate::support::view::{FIN, Packet};
 use crate::support::{Process, Test, assert_same_bytes, begin, gate, until};
 
 /// Where the dynamic linker finds a library.
-fn library(name: &str) -> String {
+pub fn library(name: &str) -> String {
     let output = Command::new("sh").args(["-c", "PATH=$PATH:/sbin ldconfig -p"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let line = text.lines().find(|l| l.trim_start().starts_with(name)).unwrap();

@@ -11,6 +11,7 @@ mod behind;
 mod bundled;
 mod calls;
 mod cli;
+mod coroutines;
 mod doctor;
 mod errors;
 mod extcap;

@@ -197,3 +197,75 @@ fn selfserv() {
         assert!(connection.sent_by_server.ends_with(&body), "the body that curl got");
     }
 }
+
+/// Nothing but `localhost` is reached, and nothing is asked that a page did not ask for.
+const FIREFOX_PREFERENCES: &str = r#"
+user_pref("app.normandy.enabled", false);
+user_pref("app.update.enabled", false);
+user_pref("browser.aboutwelcome.enabled", false);
+user_pref("browser.preonboarding.enabled", false);
+user_pref("browser.shell.checkDefaultBrowser", false);
+user_pref("browser.startup.homepage_override.mstone", "ignore");
+user_pref("datareporting.policy.dataSubmissionEnabled", false);
+user_pref("extensions.getAddons.cache.enabled", false);
+user_pref("network.captive-portal-service.enabled", false);
+user_pref("network.connectivity-service.enabled", false);
+user_pref("network.proxy.type", 1);
+user_pref("network.proxy.http", "127.0.0.1");
+user_pref("network.proxy.http_port", 9);
+user_pref("network.proxy.ssl", "127.0.0.1");
+user_pref("network.proxy.ssl_port", 9);
+user_pref("network.proxy.no_proxies_on", "localhost");
+user_pref("security.OCSP.enabled", 0);
+user_pref("termsofuse.bypassNotification", true);
+"#;
+
+/// A browser with an NSS of its own, and its HTTP/2.
+#[test]
+fn firefox() {
+    let test = begin!();
+    let Some(program) =
+        ["firefox-esr", "firefox"].into_iter().find(|p| Path::new("/usr/bin").join(p).exists())
+    else {
+        return gate::skipped(
+            &test.name,
+            "Firefox is not installed (tests/setup browser)",
+            "T2P_REQUIRE_FIREFOX",
+        );
+    };
+    let nginx = Nginx::start(&test);
+    let address = nginx.site.address;
+    let profile = test.folder("profile");
+    std::fs::write(format!("{profile}/user.js"), FIREFOX_PREFERENCES).unwrap();
+    let fingerprint = run(Command::new("openssl").args([
+        "x509",
+        "-noout",
+        "-fingerprint",
+        "-sha256",
+        "-in",
+        &nginx.site.cert,
+    ]));
+    let fingerprint = String::from_utf8(fingerprint).unwrap();
+    let (_, fingerprint) = fingerprint.trim().split_once('=').unwrap();
+    let trusted = format!("localhost:{}:\tOID.2.16.840.1.101.3.4.2.1\t{fingerprint}\t\n", address.port());
+    std::fs::write(format!("{profile}/cert_override.txt"), trusted).unwrap();
+    let url = format!("https://localhost:{}/page.html", address.port());
+    let picture = test.text("page.png");
+    let words = [program, "--headless", "--no-remote", "--profile", &profile, "--screenshot", &picture, &url];
+    let finished = test.capture().variable("HOME", &test.folder("home")).run(&words).ok();
+    assert!(Path::new(&picture).exists(), "{finished:?}");
+    assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
+    let logged = nginx.site.logged(1);
+    assert_eq!((&*logged[0].uri, &*logged[0].protocol), ("/page.html", "HTTP/2.0"));
+    for (view, tshark) in finished.views_but(Packet::is_reset) {
+        let connection = view.of(logged[0].client, logged[0].server);
+        let comment = &connection.comment;
+        assert_eq!(connection.requests[0], ("GET".into(), "/page.html".into()), "tshark {}", tshark.version);
+        assert_eq!(connection.responses[0], 200);
+        assert_eq!((comment.get("sni"), comment.get("alpn")), ("localhost", "h2"));
+        assert_eq!((comment.get("tuple"), comment.get("role")), ("same-call", "client"));
+        assert!(comment.get("library").contains(" NSS 3."), "{}", comment.get("library"));
+        let objects = tshark.objects(&finished.file, &test.path("objects"));
+        assert!(objects.iter().any(|object| object == PAGE.as_bytes()), "the page is not among the objects");
+    }
+}

@@ -170,47 +170,96 @@ fn exports_are_taken_over_in_a_running_process() {
 
 /// A release of OpenSSL that tests/oracles fetches, with its own loader if it needs one.
 fn release(test: &Test, name: &str, library: &str) -> Option<Talk> {
-    let Some(program) = gate::cached_tool(&format!("openssl-{name}")) else {
-        let why = format!("openssl-{name} not found (run tests/oracles)");
+    let Some(program) = gate::cached_tool(name) else {
+        let why = format!("{name} not found (run tests/oracles)");
         gate::skipped(&test.name, &why, "T2P_REQUIRE_ORACLES");
         return None;
     };
     let cache = program.parent().and_then(Path::parent).unwrap();
-    let libraries = cache.join(format!("suites/openssl-{name}/usr/lib/x86_64-linux-gnu"));
+    let libraries = cache.join(format!("suites/{name}/usr/lib/x86_64-linux-gnu"));
     let path = |file: &str| libraries.join(file).to_str().unwrap().to_string();
     let mut talk = Talk::through(libraries.join(library));
-    if library.ends_with(".so.1.1") {
+    match library {
         // Older than this system's loader, which loads it.
-        talk.crypto = path("libcrypto.so.1.1");
-    } else {
-        talk.loader = vec![path("ld-linux-x86-64.so.2"), "--library-path".into(), path("")];
+        "libssl.so.1.1" => talk.crypto = path("libcrypto.so.1.1"),
+        "libssl.so.1.0.2" | "libssl.so" => {
+            talk.loader = vec!["env".into(), format!("LD_LIBRARY_PATH={}", path(""))];
+        }
+        _ => talk.loader = vec![path("ld-linux-x86-64.so.2"), "--library-path".into(), path("")],
     }
     Some(talk)
 }
 
-fn on_release(test: &Test, name: &str, library: &str, site: &str) {
+/// What the handles tell of themselves: the library's version, the side, server name and protocol.
+#[track_caller]
+fn assert_told(finished: &Finished, told: &[Told], version: &str) {
+    for (view, _) in finished.views() {
+        for told in told {
+            let comment = &of(&view, told).comment;
+            let library = comment.get("library");
+            assert!(library.split_once(' ').is_some_and(|(_, v)| v.starts_with(version)), "{library}");
+            let side = if comment.local() == told.local { "client" } else { "server" };
+            assert_eq!(comment.get("role"), side);
+            assert_eq!(comment.get("tuple"), "same-call");
+            assert_eq!(comment.get("sni"), format!("server-{}", told.index));
+            assert_eq!(comment.get("alpn"), format!("chosen-{}", told.index));
+        }
+    }
+}
+
+fn on_release(test: &Test, name: &str, library: &str, version: &str, site: &str) {
     let Some(talk) = release(test, name, library) else { return };
     let (finished, told) = talk.captured(test, proven(4));
     assert_whole(test, &finished, &told);
+    assert_told(&finished, &told, version);
     let said = talk.said(&finished.stderr);
     let at = said.iter().filter(|l| l.contains(" proven ") && l.contains(site)).count();
     assert_eq!(at, 4, "{said:?}");
 }
 
+/// The same, where nothing behind the exports can be proven: they are probed themselves.
+fn on_exports(test: &Test, name: &str, library: &str, functions: &'static str, version: &str) {
+    let Some(talk) = release(test, name, library) else { return };
+    let talk = Talk { functions, ..talk };
+    let (finished, told) =
+        talk.captured(test, |said| untried(said) || talk.functions == "plain" && said.len() >= 2);
+    assert_whole(test, &finished, &told);
+    assert_told(&finished, &told, version);
+    let said = talk.said(&finished.stderr);
+    assert!(!said.iter().any(|l| l.contains("on trial")), "{said:?}");
+}
+
+/// What is behind SSL_read and SSL_write is called by pointer.
+#[test]
+fn openssl_1_0_2() {
+    on_exports(&begin!(), "openssl-1.0.2", "libssl.so.1.0.2", "plain", "OpenSSL 1.0.2");
+}
+
 #[test]
 fn openssl_1_1_1() {
-    on_release(&begin!(), "1.1.1", "libssl.so.1.1", ": cheap site +");
+    on_release(&begin!(), "openssl-1.1.1", "libssl.so.1.1", "OpenSSL 1.1.1", ": cheap site +");
 }
 
 #[test]
 fn openssl_3_5() {
-    on_release(&begin!(), "3.5", "libssl.so.3", ": cheap site +");
+    on_release(&begin!(), "openssl-3.5", "libssl.so.3", "OpenSSL 3.5.", ": cheap site +");
 }
 
 /// The internal functions of 3.6 begin with an instruction that is single-stepped, as the exports do.
 #[test]
 fn openssl_of_debian_sid() {
-    on_release(&begin!(), "sid", "libssl.so.3", " site +");
+    on_release(&begin!(), "openssl-sid", "libssl.so.3", "OpenSSL 3.", " site +");
+}
+
+/// Behind SSL_read and SSL_write there is more than one way.
+#[test]
+fn openssl_4() {
+    on_exports(&begin!(), "openssl-4", "libssl.so.4", "both", "OpenSSL 4.");
+}
+
+#[test]
+fn aws_lc() {
+    on_exports(&begin!(), "aws-lc", "libssl.so", "both", "AWS-LC ");
 }
 
 /// A Python package that brings its own OpenSSL.

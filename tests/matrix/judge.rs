@@ -244,7 +244,28 @@ impl Judged<'_> {
         self.nothing_lost();
         self.http(&log[1..2], Vec::new());
         assert_eq!(log[1].uri, "/echo/user");
-        assert_eq!(self.view.only().comment.number("uid"), 1000);
+        assert_eq!(self.view.connections.len(), 4);
+        assert!(self.view.connections.iter().all(|c| c.comment.number("uid") == 1000));
+
+        // A program never seen before is whole, and so is the second of a library. What the first one of it says
+        // before the library is probed may be missing, and nothing says that it were there.
+        for name in ["brief", "new", "again"] {
+            let (told, truth) = (self.told(name), transcript(&self.text(name), "client", 0));
+            let connection = self.view.of(told.local, told.remote);
+            let from_start = connection.comment.number("from_start");
+            if name == "new" && connection.sent_by_client.len() < truth.sent.len() {
+                assert_same_bytes("what was written later", &connection.sent_by_client, &truth.sent[50..]);
+                assert_same_bytes("what was read", &connection.sent_by_server, &truth.received);
+                assert_eq!(from_start, 0);
+            } else {
+                self.holds(connection, &truth);
+                assert!(from_start == 1 || name == "new", "{name}");
+            }
+            assert_eq!(connection.comment.get("tuple"), "same-call", "{name}");
+            let library = connection.comment.find("library");
+            let is_new = library.is_none_or(|l| l.starts_with("/opt/new/") == (name != "brief"));
+            assert!(is_new, "{name}: {library:?}");
+        }
     }
 
     /// Each request that nginx logged stands on the connection that nginx logged, with one answer;

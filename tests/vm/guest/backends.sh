@@ -93,6 +93,24 @@ for backend; do
 		as_user="/usr/bin/setpriv --reuid 1000 --regid 1000 --clear-groups --"
 		$as_user curl -sS --http2 --cacert $cert -o /dev/null https://127.0.0.1/echo/user || die "curl as a user: $?"
 		fetch --http1.1 https://127.0.0.1/echo/root
+		# A program that was never seen before, then a library, which speaks before it is probed and after, and again.
+		mkdir -p /opt/new
+		cp /usr/local/bin/exchange /opt/new/brief
+		cp "$libssl" /opt/new/libssl.so.3
+		mkdir -p "$o/new" "$o/again"
+		listen brief r:50 w:50 S / r:50 w:50 r:60 w:60 S / r:50 w:50 S
+		chmod 777 "$o/brief" "$o/new" "$o/again"
+		$as_user /opt/new/brief connect 127.0.0.1 "$port" --dir "$o/brief" w:50 r:50 S >"$o/brief/told" || die "brief: $?"
+		mkfifo /tmp/new
+		exec 8<>/tmp/new
+		LD_LIBRARY_PATH=/opt/new $as_user exchange connect 127.0.0.1 "$port" --dir "$o/new" w:50 i r:50 w:60 r:60 S </tmp/new >"$o/new/told" &
+		new=$!
+		await "the new library to be probed" grep -q 'probed: /opt/new/libssl.so.3' "$o/user.err"
+		await "the first write" grep -q waiting "$o/new/told"
+		echo >&8
+		wait $new || die "new: $?"
+		exec 8>&-
+		LD_LIBRARY_PATH=/opt/new $as_user exchange connect 127.0.0.1 "$port" --dir "$o/again" w:50 r:50 S >"$o/again/told" || die "again: $?"
 		stop user
 	fi
 
