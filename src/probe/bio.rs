@@ -1,6 +1,8 @@
 //! Probes of the BIO functions, in processes that encrypt into memory: see `bpf/ciphertext.bpf.h`.
 
-use libbpf_rs::{MapCore, MapFlags, UprobeOpts};
+use std::path::Path;
+
+use libbpf_rs::{Link, MapCore, MapFlags, UprobeOpts};
 
 use super::skeleton::types;
 use super::{AT_RETURN, Backend, Probe, bytes_of, from_bytes};
@@ -12,7 +14,24 @@ const PROCESS_WATCHED: u32 = 64;
 const PROCESS_SOCKET: u32 = 128;
 const PROCESS_IDLE: u32 = 256;
 
+/// Which program goes where. The return first: an entry that is seen has its return probed.
+pub(super) fn programs((write, read): (u64, u64)) -> [(&'static str, u64); 3] {
+    [("bio_return_read", read), ("bio_entry_read", read), ("bio_entry_write", write)]
+}
+
 impl Probe {
+    /// Attaches one of [`programs`], in one process or in all (-1).
+    pub(super) fn attach_at(
+        &self,
+        program: &str,
+        pid: i32,
+        path: &Path,
+        offset: u64,
+    ) -> Result<Link, libbpf_rs::Error> {
+        let options = UprobeOpts { retprobe: program.starts_with("bio_return"), ..UprobeOpts::default() };
+        self.program(program).attach_uprobe_with_opts(pid, path, offset as usize, options)
+    }
+
     /// Probes the BIO functions of a process that encrypts into memory, in that process only.
     ///
     /// # Errors
@@ -20,19 +39,9 @@ impl Probe {
     pub fn attach_bio(&mut self, process: ProcessKey, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
         let mut links = Vec::new();
         for bio in bios {
-            // The return first: an entry that is seen has its return probed.
-            let sites =
-                [("bio_return_read", bio.read), ("bio_entry_read", bio.read), ("bio_entry_write", bio.write)];
+            let sites = programs((bio.write, bio.read));
             for (program, offset) in sites {
-                let options =
-                    UprobeOpts { retprobe: program.starts_with("bio_return"), ..UprobeOpts::default() };
-                let program = self.program(program);
-                links.push(program.attach_uprobe_with_opts(
-                    process.pid as i32,
-                    bio.attach_path(),
-                    offset as usize,
-                    options,
-                )?);
+                links.push(self.attach_at(program, process.pid as i32, &bio.attach_path(), offset)?);
             }
         }
         if self.received.is_none() && self.backend != Backend::Tracepoint {

@@ -7,6 +7,7 @@ mod clock;
 mod counts;
 mod ended;
 mod layout;
+mod probation;
 mod proving;
 mod ring;
 mod sites;
@@ -32,6 +33,7 @@ use libbpf_rs::{
     UprobeOpts,
 };
 
+use self::probation::Probation;
 use self::proving::Trial;
 use self::sites::{Group, Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
@@ -138,6 +140,7 @@ pub struct Probe {
     libraries: HashMap<FileKey, LibraryId>,
     attached: Vec<Attached>,
     trials: Vec<Trial>,
+    probations: Vec<Probation>,
     links: Vec<Link>,
     /// Probes of the BIO functions, by process.
     bios: HashMap<ProcessKey, Vec<Link>>,
@@ -316,6 +319,7 @@ impl Probe {
             libraries: HashMap::new(),
             attached: Vec::new(),
             trials: Vec::new(),
+            probations: Vec::new(),
             links: Vec::new(),
             bios: HashMap::new(),
             received: None,
@@ -408,6 +412,7 @@ impl Probe {
             if known.is_none() && !fresh {
                 self.begin_trial(found, id);
             }
+            self.begin_probation(found, id, pid)?;
             let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
             for run in sites(&found.library).chunk_by(together(self.programs)) {
                 if self.is_wanted(id, run[0].group) {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, MemorySize, OpKind, Register,
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, MemorySize, OpKind,
+    Register,
 };
 use memchr::memmem::Finder;
 use object::ReadRef;
@@ -91,7 +92,8 @@ impl Raises {
         let mut users: BTreeSet<(u64, u64)> = BTreeSet::new();
         let ranges: Vec<(u64, u64)> = site.ranges().collect();
         for at in memchr::memchr_iter(0x8d, code) {
-            let Some([modrm, x @ ..]) = code.get(at + 1..at + 6).and_then(|b| <&[u8; 5]>::try_from(b).ok()) else {
+            let Some([modrm, x @ ..]) = code.get(at + 1..at + 6).and_then(|b| <&[u8; 5]>::try_from(b).ok())
+            else {
                 continue;
             };
             if modrm & 0xc7 != 5 {
@@ -275,7 +277,10 @@ impl<'a> Body<'a> {
             let previous = at.checked_sub(1)?;
             let falls = matches!(
                 self.instructions[previous].flow_control(),
-                FlowControl::Next | FlowControl::ConditionalBranch | FlowControl::Call | FlowControl::IndirectCall
+                FlowControl::Next
+                    | FlowControl::ConditionalBranch
+                    | FlowControl::Call
+                    | FlowControl::IndirectCall
             );
             before.extend(falls.then_some(previous));
             for index in before {
@@ -327,7 +332,8 @@ impl<'a> Body<'a> {
         let mut seen = BTreeSet::new();
         let mut todo = vec![(0, [false; 6])];
         while let Some((at, mut gone)) = todo.pop() {
-            let Some(i) = self.instructions.get(at).filter(|_| seen.len() < PATHS_MAX && seen.insert((at, gone)))
+            let Some(i) =
+                self.instructions.get(at).filter(|_| seen.len() < PATHS_MAX && seen.insert((at, gone)))
             else {
                 continue;
             };
@@ -370,9 +376,8 @@ fn reads(access: iced_x86::OpAccess) -> bool {
 
 /// What an instruction writes to a register: `None`: nothing; `Some(None)`: nothing that is known.
 fn written(i: &Instruction, register: Register) -> Option<Option<u32>> {
-    let is_target = i.op_count() > 0
-        && i.op0_kind() == OpKind::Register
-        && i.op0_register().full_register() == register;
+    let is_target =
+        i.op_count() > 0 && i.op0_kind() == OpKind::Register && i.op0_register().full_register() == register;
     match i.code() {
         Code::Mov_r32_imm32 | Code::Mov_rm32_imm32 | Code::Mov_r64_imm64 | Code::Mov_rm64_imm32
             if is_target =>
