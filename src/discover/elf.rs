@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use object::{ReadCache, ReadCacheOps, ReadRef, elf};
 
-use super::boring;
+use super::boring::{self, NoEntries};
 use super::debug;
 use super::function::{Family, Function, Offsets};
 use super::go::{self, Go};
@@ -113,6 +113,8 @@ fn of_code<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<TlsLibrary, NotTl
             also: likely::rustls(image).map(NotTls::Likely),
             named_by: NamedBy::Code,
         }),
+        // Texts alone.
+        Err(NoEntries::NotUsed) => Err(NotTls::NoSymbols),
         Err(why) => Err(NotTls::Likely(Likely { stack, version: None, unfound: Some(why) })),
     }
 }

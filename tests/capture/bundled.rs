@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::nginx::Nginx;
-use crate::support::programs::{Told, source};
+use crate::support::programs::{Told, compiled_as, source};
 use crate::support::view::Packet;
 use crate::support::{Finished, Process, Test, begin, gate, run, until};
 
@@ -256,6 +256,57 @@ fn grpcio_client_of_an_older_release() {
 #[test]
 fn grpcio_server_of_an_older_release() {
     grpc_server(older_python);
+}
+
+/// Rust programs that contain BoringSSL, built by clang.
+#[test]
+fn primp_with_its_boringssl() {
+    let test = begin!();
+    let Some(python) = older_python(&test) else { return };
+    let nginx = Nginx::start(&test);
+    let url = format!("https://localhost:{}", nginx.site.address.port());
+    let words = [&python, &source("bundled.py"), "primp", &nginx.site.cert, &url, &COUNT.to_string()];
+    let finished = test.capture().args(&["-v"]).run(&words).ok();
+    assert!(finished.stderr.contains("primp.abi3.so (BoringSSL), by its code"), "{}", finished.stderr);
+    assert_each_on_its_socket(&finished, &logged(&nginx), "same-call");
+}
+
+/// What looks like BoringSSL's functions, but tells more bytes than its records can carry, is not taken at its word.
+#[test]
+fn functions_that_contradict_their_records() {
+    let test = begin!();
+    let program = compiled_as("boring-less", "boring", &["-s", "-DLESS=40"]);
+    let mut running = test.capture().start(&[&program]);
+    until("the contradiction to be said", || {
+        running.process.go_on();
+        let said = running.process.stderr();
+        said.contains("does not agree with its TLS records; it is not captured any more").then_some(())
+    });
+    running.process.close_stdin();
+    let finished = running.finish().ok();
+    for (view, _) in finished.views() {
+        assert!(view.connections.iter().all(|c| c.sent_by_client.is_empty() && c.sent_by_server.is_empty()));
+    }
+}
+
+/// The same program with records as they should be: all it writes is captured, though it has no socket.
+#[test]
+fn functions_that_agree_with_their_records() {
+    let test = begin!();
+    let program = compiled_as("boring-true", "boring", &["-s"]);
+    let mut running = test.capture().args(&["-v"]).start(&[&program]);
+    for _ in 0..40 {
+        running.process.go_on();
+    }
+    running.process.close_stdin();
+    let finished = running.finish().ok();
+    let texts: String = (0..40).map(|i| format!("{i:100}")).collect();
+    assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
+    for (view, _) in finished.views() {
+        assert_eq!(view.connections.len(), 1);
+        let written = [&view.connections[0].sent_by_client, &view.connections[0].sent_by_server];
+        assert!(written.iter().any(|sent| **sent == texts.as_bytes()));
+    }
 }
 
 /// Where the code does not say what is looked for, that is told, and nothing else happens.

@@ -60,6 +60,9 @@ pub enum NoEntries {
     /// No unwind table, or longer code than is searched.
     #[error("unwind table or code cannot be read")]
     Unreadable,
+    /// No code uses the name of the library's main source file.
+    #[error("no code in it raises its errors")]
+    NotUsed,
     /// The names of source files are there, and no code uses them as errors do.
     #[error("no code in it raises errors of {0}")]
     NoErrors(&'static str),

@@ -115,7 +115,8 @@ impl Raises {
             .collect();
         for (source, _, name) in SOURCES {
             if !functions.iter().any(|f| f.reasons.iter().any(|(s, _)| *s == source)) {
-                return Err(NoEntries::NoErrors(name));
+                let is_main = source == Source::Library;
+                return Err(if is_main { NoEntries::NotUsed } else { NoEntries::NoErrors(name) });
             }
         }
         Ok(Raises(functions.into_iter().map(|f| (f.address, f)).collect()))
