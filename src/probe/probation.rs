@@ -126,7 +126,8 @@ impl Probe {
         if !gone.is_empty() {
             await_programs();
             discard(gone);
-            self.want_records(probations.iter().any(|p| matches!(p.state, State::Running(_))));
+            // While probes of the condemned are still going, their calls are looked at.
+            self.want_records(probations.iter().any(|p| !matches!(p.state, State::Proven)));
         }
         self.probations = probations;
         news
