@@ -55,6 +55,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 		else if (!internal_counts(args->library, args->site, find_handle(process, address) != NULL))
 			return 0;
 	}
+	place = unknown(place);
 	if (place == PLACE_NONE)
 		return 0;
 	if (place > PLACE_NONE) {
@@ -63,6 +64,8 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 		reason = T2P_COUNT_DEPTH;
 	}
 	drop_calls(process, thread, place, reason);
+	/* Or the compiler, which knows more of it than the verifier, takes the bound away. */
+	asm volatile("" : "+r"(place));
 	call = &thread->calls[place & (CALL_DEPTH - 1)];
 	call->sp = sp;
 	call->ip = PT_REGS_IP(ctx);
@@ -446,18 +449,20 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emis
 	/* Once the capture is over the streams rest: user space reads where they end. */
 	if (!thread || !ready)
 		return 0;
-	i = place_left(thread, sp, site, PT_REGS_RC(ctx));
+	i = unknown(place_left(thread, sp, site, PT_REGS_RC(ctx)));
 	if (i >= CALL_DEPTH)
 		return 0; /* part of a call that is followed already, or not a call of ours */
 	process = current_process();
 	if (!process)
 		return 0;
+	asm volatile("" : "+r"(i)); /* as in enter */
 	call = &thread->calls[i & (CALL_DEPTH - 1)];
 	drop_calls(process, thread, i + 1, T2P_COUNT_UNFINISHED);
 	thread->depth = i;
+	emission->thread = thread;
+	emission->call = call;
 	if (call->function > FN_ALPN) {
 		emission->emit = EMIT_RESULT;
-		emission->call = call;
 		return 1;
 	}
 	if (!uses_socket(call->function)) {
@@ -467,9 +472,7 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, struct emission *emis
 	emission->emit = finish(process, call, PT_REGS_RC(ctx), &emission->data);
 	check_socket(process, call);
 	if (i > 0)
-		note_layer(process, &thread->calls[i - 1], call);
-	emission->thread = thread;
-	emission->call = call;
+		note_layer(process, &thread->calls[(i - 1) & (CALL_DEPTH - 1)], call);
 	return 1;
 }
 

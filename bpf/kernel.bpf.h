@@ -286,4 +286,14 @@ static __always_inline struct pt_regs *syscall_regs(void)
 	return BPF_CORE_READ(task, stack) + THREAD_SIZE - sizeof(struct pt_regs);
 }
 
+/*
+ * The verifier walks what follows once for each value that it knows. Of what a global function returns it
+ * knows nothing.
+ */
+__noinline u64 unknown(u64 value)
+{
+	asm volatile("" : "+r"(value));
+	return value;
+}
+
 #endif

@@ -242,6 +242,7 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site)
 		if (!other_site_entered(site, &args))
 			return 0;
 	}
+	args.function = unknown(args.function);
 	return enter(ctx, &args);
 }
 
@@ -262,6 +263,7 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, int has_loop
 		return nss_made(PT_REGS_RC(ctx));
 	if (!leave(ctx, site, &emission))
 		return 0;
+	emission.emit = unknown(emission.emit);
 	if (emission.emit & EMIT_RESULT)
 		return tell_result(emission.call, PT_REGS_RC(ctx));
 	if (internal_of(emission.call->function) || is_internal(emission.call->function))

@@ -16,8 +16,6 @@ use crate::tool::Running;
 use crate::{Bench, Case, Res, Run, With, peers, soak};
 
 const MIB: f64 = 1_048_576.0;
-/// Messages before those that are timed: two seconds, in which the cheap sites are tried.
-const WARM_UP: &str = "-w 800";
 
 /// Measures the goals whose names begin with `only`.
 pub fn rows(bench: &Bench, only: &str, soak: f64) -> Res<Vec<Row>> {
@@ -40,7 +38,7 @@ pub fn rows(bench: &Bench, only: &str, soak: f64) -> Res<Vec<Row>> {
         for (size, messages, of_exports, of_internal) in
             [(512, 20_000, 0.35, 1.5), (1400, 20_000, 0.4, 1.5), (16_384, 6_000, 0.75, 2.0)]
         {
-            let case = Case::new("mem", size, bench.scaled(messages)).with(WARM_UP.into());
+            let case = Case::new("mem", size, bench.scaled(messages)).warm();
             let turns = turns(bench, &bench.load, &case, &[Place::Exports, Place::Internal])?;
             add(vec![
                 turns.ratio("G1", &case, "an empty entry+return pair on the exports", 1, of_exports),
@@ -50,7 +48,7 @@ pub fn rows(bench: &Bench, only: &str, soak: f64) -> Res<Vec<Row>> {
     }
     if wanted(&["G3"]) {
         for (size, messages, most) in [(512, 10_000, 1.2), (1400, 10_000, 1.2), (16_384, 6_000, 1.4)] {
-            let case = Case::new("mem", size, bench.scaled(messages)).with(WARM_UP.into());
+            let case = Case::new("mem", size, bench.scaled(messages)).warm();
             let turns = turns(bench, &bench.exports_only, &case, &[Place::Exports])?;
             add(vec![turns.ratio(
                 "G3",
@@ -62,7 +60,7 @@ pub fn rows(bench: &Bench, only: &str, soak: f64) -> Res<Vec<Row>> {
         }
     }
     if wanted(&["G4"]) {
-        let case = Case::new("pingpong", 1400, bench.scaled(20_000)).with(format!("-a {WARM_UP}"));
+        let case = Case::new("pingpong", 1400, bench.scaled(20_000)).warm().with("-a".into());
         add(turns(bench, &bench.load, &case, &[])?.pingpong(&case));
     }
     if wanted(&["G5", "G7"]) {

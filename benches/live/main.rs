@@ -104,9 +104,14 @@ impl Case {
         Case { mode, size, messages, more: String::new() }
     }
 
+    /// Before the messages that are timed come two seconds of others, in which the cheap sites are tried.
+    fn warm(self) -> Case {
+        self.with("-w 800".into())
+    }
+
     /// With more arguments.
     fn with(self, more: String) -> Case {
-        Case { more, ..self }
+        Case { more: self.more + " " + &more, ..self }
     }
 
     /// How many ends of a connection a capture shows: both only if no socket tells that they are one.
