@@ -126,26 +126,35 @@ static __noinline int records_received(struct handle *handle, u64 address, u64 f
 	return 0;
 }
 
-/* A call on probation moved so many bytes. Returns how many count; -1: some were moved that do not. */
-static __noinline s64 on_probation(struct handle *handle, struct call *call, s64 len)
+/*
+ * A call of a function whose cookie is `site`, on the handle at `address`, moved `len` bytes, of `num` at most.
+ * Returns how many count; -1: some were moved that do not. A global function: the verifier walks it once, not for
+ * each way that leads here.
+ */
+__noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 len)
 {
-	u64 key = (u64)call->library << 8 | PROBATION_EVIDENCE | call->site;
-	u32 writing = is_write(call->function);
+	struct process process = { .generation = generation };
+	u64 key = site | PROBATION_EVIDENCE;
+	u32 writing = (site & 0xff) == T2P_SITE_WRITE;
 	struct record_flow *flow;
 	struct record_way *way;
 	struct evidence *seen;
+	struct handle *handle;
 	u32 records;
 
-	if (verdict_of(call->library, call->site) != VERDICT_PROBATION)
+	if (!probation_wanted || len <= 0)
+		return len;
+	if (verdict_of(site >> 8, site & 0xff) != VERDICT_PROBATION)
 		return len;
 	seen = bpf_map_lookup_elem(&evidence, &key);
-	flow = flow_of(handle, call->handle);
+	handle = find_handle(&process, address);
+	flow = handle ? flow_of(handle, address) : NULL;
 	if (!seen || !flow || seen->disagreed)
 		return -1;
 	way = writing ? &flow->write : &flow->read;
 	records = way->records;
 	way->records = 0;
-	if (len > call->num || (writing ? handle->write_end : handle->read_end) + len > way->end) {
+	if ((u64)len > num || (writing ? handle->write_end : handle->read_end) + len > way->end) {
 		__sync_fetch_and_add(&seen->disagreed, 1);
 		return -1;
 	}
