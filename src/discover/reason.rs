@@ -31,7 +31,8 @@ pub enum NotTls {
     /// A Go program that cannot be probed.
     #[error("a Go program: {0}")]
     Go(NotGo),
-    /// It carries TLS code that cannot be probed. Told by [`super::Discovery::explaining`] only.
+    /// It carries TLS code that cannot be probed. Told by [`super::Discovery::explaining`], and where functions were
+    /// looked for in the code.
     #[error("{0}")]
     Likely(Likely),
 }
