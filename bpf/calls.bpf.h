@@ -10,6 +10,7 @@
 #include "socket.bpf.h"
 #include "stack.bpf.h"
 #include "gnutls.bpf.h"
+#include "probation.bpf.h"
 
 static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 {
@@ -317,6 +318,9 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	check_unseen_read(handle, call);
 	/* Not earlier: the verifier would walk all that follows once for each case. */
 	len = call->len = moved(handle, call, returned);
+	if (call->site == T2P_SITE_READ || call->site == T2P_SITE_WRITE)
+		len = call->len = on_probation(process->generation, call->handle,
+					       (u64)call->library << 8 | call->site, call->num, len);
 	if (call->site > T2P_SITE_BIO_READ && is_quiet(handle, call, returned))
 		call->flags |= CALL_QUIET;
 	if (handle->flags & HANDLE_PLAIN)

@@ -11,11 +11,9 @@
 
 #include "calls.bpf.h"
 
-#define RECORD_HEADER 5
 /* A body that is shorter may be that of another record too. */
 #define RECORD_BODY_MIN 16
 #define RECORD_HANDSHAKE 22
-#define RECORD_APPLICATION 23
 
 /*
  * A record's header: type << 16 | length of its body. 0: it is none that tells anything. The
@@ -417,6 +415,19 @@ static __always_inline void bio_called(struct process *process)
 		process->flags |= PROCESS_IDLE;
 }
 
+/* For probation.bpf.h: `len` bytes at `from` go through the BIO of the call that the thread is in. */
+static __noinline int records_passed(struct thread *thread, u64 sp, u64 from, u32 len, u32 writing)
+{
+	struct call *call = call_in_progress(thread, sp);
+	struct process *process = call && uses_socket(call->function) ? current_process() : NULL;
+	struct handle *handle = process ? the_handle(process, call->handle, call->function) : NULL;
+
+	if (!handle)
+		return 0;
+	return writing ? records_sent(handle, call->handle, from, len) :
+			 records_received(handle, call->handle, from, len);
+}
+
 /* BIO_write: a record leaves the library. */
 static __noinline int bio_written(struct pt_regs *ctx)
 {
@@ -427,6 +438,8 @@ static __noinline int bio_written(struct pt_regs *ctx)
 	struct handle *handle;
 	struct call *call;
 
+	if (thread && probation_wanted)
+		records_passed(thread, PT_REGS_SP(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 1);
 	if (!process)
 		return 0;
 	bio_called(process);
@@ -449,7 +462,7 @@ static __noinline int bio_read_entered(struct pt_regs *ctx)
 {
 	struct thread *thread = thread_in_call(PT_REGS_SP(ctx));
 
-	if (thread && process_without_socket()) {
+	if (thread && (probation_wanted || process_without_socket())) {
 		thread->bio_sp = PT_REGS_SP(ctx);
 		thread->bio_buf = PT_REGS_PARM2(ctx);
 	}
@@ -472,10 +485,15 @@ static __noinline int bio_read_left(struct pt_regs *ctx)
 	struct call *call;
 	u32 header;
 
-	if (!process || thread->bio_sp != sp)
+	if (!thread || thread->bio_sp != sp)
+		return 0;
+	/* The same function may be probed twice. */
+	thread->bio_sp = 0;
+	if (probation_wanted && len > 0)
+		records_passed(thread, sp, thread->bio_buf, len, 0);
+	if (!process)
 		return 0;
 	bio_called(process);
-	thread->bio_sp = 0;
 	header = thread->bio_header;
 	if (len <= 0)
 		return 0;

@@ -25,6 +25,9 @@ const volatile u64 snaplen = ~0ULL; /* bytes of one record that are captured; no
 /* Set once some process is to be told by its ciphertext: see ciphertext.bpf.h. */
 volatile u32 ciphertext_wanted;
 
+/* Set while functions that were found in code have to prove themselves: see probation.bpf.h. */
+volatile u32 probation_wanted;
+
 /* Set once a Go program is probed: see go.bpf.h. */
 volatile u32 go_wanted;
 
@@ -318,6 +321,7 @@ struct evidence {
 #define VERDICT_NONE 0
 #define VERDICT_TAKEN 1
 #define VERDICT_CONDEMNED 2
+#define VERDICT_PROBATION 3 /* of a read or write that was found in code: see probation.bpf.h */
 
 /* What a process lost for one reason. */
 struct loss_key {
@@ -475,6 +479,31 @@ struct {
 	__type(key, u64);
 	__type(value, u32);
 } verdicts SEC(".maps");
+
+/* The application records that a handle gave to its BIO, or took from it. */
+struct record_way {
+	u64 end; /* the stream has come no farther than here */
+	u32 records; /* since the last call that moved bytes */
+	u32 body; /* length of the last one's body */
+};
+
+struct record_flow {
+	u64 generation; /* of the handle */
+	struct record_way read;
+	struct record_way write;
+	u64 last; /* some bytes of the last record that left */
+	u32 left; /* bytes of the record that is being read */
+	u32 have; /* bytes of its header */
+	u8 header[16];
+};
+
+/* Handles → their records, while a library is on probation. LRU: of one that is forgotten less is known. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct handle_key);
+	__type(value, struct record_flow);
+} flows SEC(".maps");
 
 struct ended_key {
 	u64 generation;

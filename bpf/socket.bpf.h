@@ -230,9 +230,10 @@ static __noinline int emit_bind(struct handle *handle, u64 address, s32 fd_hint,
 	bind->remote_isn = BPF_CORE_READ(tp, rcv_nxt) - (u32)BPF_CORE_READ(tp, bytes_received) - 1;
 	bind->fd = find_fd(socket, fd_hint);
 	bind->tuple_source = source;
-	/* What a key has moved before is told all the same. */
+	/* A record of its own cannot be that of a connection that the handle had before. */
 	bind->fresh = (handle->flags & HANDLE_FRESH) &&
-		      (address & T2P_HANDLE_SIDE || (!handle->read_end && !handle->write_end));
+		      ((!handle->read_end && !handle->write_end) || (source == T2P_TUPLE_CIPHERTEXT && handle->refs) ||
+		       (address & T2P_HANDLE_SIDE));
 	fill_tuple(bind, sk);
 	bpf_ringbuf_submit(bind, wake());
 	handle->flags |= HANDLE_BIND_TOLD;

@@ -11,6 +11,7 @@
  *   stack.bpf.h    the calls that a thread is in
  *   handles.bpf.h  handles, and the facts that are told of them
  *   proof.bpf.h    whether an internal function may stand for the exports before it
+ *   probation.bpf.h   whether functions without names are what they were taken for
  *   ciphertext.bpf.h   the sockets of handles that encrypt into memory
  *   socket.bpf.h   sockets, whatever the mechanism
  *   process.bpf.h  targets, new files
@@ -394,7 +395,7 @@ int rustls_return(struct pt_regs *ctx)
 	return rustls_left(ctx);
 }
 
-/* Only in processes that encrypt into memory, one by one in each: others pay nothing. */
+/* Only in processes that encrypt into memory and in libraries on probation: others pay nothing. */
 
 SEC("uprobe")
 int bio_entry_write(struct pt_regs *ctx)

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use object::{ReadCache, ReadCacheOps, ReadRef, elf};
 
+use super::boring::{self, NoEntries};
 use super::debug;
 use super::function::{Family, Function, Offsets};
 use super::go::{self, Go};
 use super::image::{Image, Symbols};
 use super::internal::{self, Internal, NoInternal, Site};
-use super::likely;
+use super::likely::{self, Likely};
 use super::maps::Whereabouts;
 use super::nss::{self, NoMethods};
 use super::reason::NotTls;
@@ -56,6 +57,8 @@ pub enum NamedBy {
     DebugFile(PathBuf),
     /// Go's table of functions, which stays.
     Pclntab,
+    /// Nothing: they were found in the code, and have to prove themselves.
+    Code,
 }
 
 /// What is to be added to the file's name; nothing for its own tables.
@@ -63,6 +66,7 @@ impl fmt::Display for NamedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NamedBy::Dynamic | NamedBy::Full | NamedBy::Pclntab => Ok(()),
+            NamedBy::Code => f.write_str(", by its code"),
             NamedBy::MiniDebugInfo => f.write_str(", by its mini debug info"),
             NamedBy::DebugFile(path) => write!(f, ", by the debug file {}", path.display()),
         }
@@ -94,7 +98,29 @@ pub(super) fn classify_from<S: ReadCacheOps>(source: S, at: &Whereabouts) -> Res
             return Ok(TlsLibrary { named_by: NamedBy::DebugFile(path), ..library });
         }
     }
-    Err(NotTls::NoSymbols)
+    of_code(&image)
+}
+
+/// By its code alone, of the libraries whose functions can be found there.
+fn of_code<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<TlsLibrary, NotTls> {
+    let stack = likely::boring(image).ok_or(NotTls::NoSymbols)?;
+    match boring::find(image) {
+        Ok(found) => Ok(TlsLibrary {
+            family: Some(Family::OpenSsl),
+            offsets: found.offsets,
+            internal: Internal::none(NoInternal::NoExport),
+            bio: Some(found.bio),
+            go: None,
+            rustls: None,
+            version: None,
+            make: Some(stack.as_str()),
+            also: likely::rustls(image).map(NotTls::Likely),
+            named_by: NamedBy::Code,
+        }),
+        // Texts alone.
+        Err(NoEntries::NotUsed) => Err(NotTls::NoSymbols),
+        Err(why) => Err(NotTls::Likely(Likely { stack, version: None, unfound: Some(why) })),
+    }
 }
 
 /// With the symbols of another file that was split off from this one, and may be `embedded` in it.

@@ -9,6 +9,7 @@ use std::fs::File;
 use memchr::memmem::{self, Finder};
 use object::{ReadCache, ReadRef, elf};
 
+use super::boring::NoEntries;
 use super::image::Image;
 use super::version;
 
@@ -22,6 +23,16 @@ pub struct Likely {
     pub stack: Stack,
     /// Its version as its makers write it, if it is known: `0.23.37`.
     pub version: Option<String>,
+    /// Why its functions are not found in its code, where that was tried.
+    pub unfound: Option<NoEntries>,
+}
+
+impl Likely {
+    /// Why it is not captured.
+    pub fn why(&self) -> String {
+        let why = self.stack.why();
+        self.unfound.map_or_else(|| why.to_owned(), |unfound| format!("{why}, and {unfound}"))
+    }
 }
 
 /// Whose TLS code.
@@ -112,7 +123,7 @@ impl fmt::Display for Likely {
             Some(version) => write!(f, "contains {name} {version}")?,
             None => write!(f, "contains {name}")?,
         }
-        write!(f, ": {}", self.stack.why())
+        write!(f, ": {}", self.why())
     }
 }
 
@@ -161,6 +172,12 @@ pub(super) fn may_speak_tls<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> bool {
 pub(super) fn make<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<&'static str> {
     let stack = in_constants(constants(image))?.stack;
     stack.is_of_openssl().then_some(stack.as_str())
+}
+
+/// BoringSSL or AWS-LC.
+pub(super) fn boring<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Stack> {
+    let stack = in_constants(constants(image))?.stack;
+    matches!(stack, Stack::BoringSsl | Stack::AwsLc).then_some(stack)
 }
 
 /// rustls, beside another library.
@@ -213,7 +230,7 @@ pub(super) fn find_in<'d, R: ReadRef<'d>>(data: R) -> Option<Likely> {
         });
     let constants = constants(&image);
     match by_function {
-        Some(stack) => Some(Likely { stack, version: version_of(stack, constants) }),
+        Some(stack) => Some(Likely { stack, version: version_of(stack, constants), unfound: None }),
         None => in_constants(constants),
     }
 }
@@ -240,16 +257,16 @@ fn judge(stack: Stack, constants: &[u8], at: usize, len: usize) -> Option<Likely
         // Without its number it is the text of a program that looks for it.
         Stack::GnuTls => {
             let version = number(constants.get(at + len..)?, b' ')?;
-            return Some(Likely { stack, version: Some(version.to_owned()) });
+            return Some(Likely { stack, version: Some(version.to_owned()), unfound: None });
         }
         // The crates about rustls are called rustls-something.
         Stack::Rustls => {
             let version = number(constants.get(at + len..)?, b'/')?;
-            return Some(Likely { stack, version: Some(version.to_owned()) });
+            return Some(Likely { stack, version: Some(version.to_owned()), unfound: None });
         }
         _ => stack,
     };
-    Some(Likely { stack, version: version_of(stack, constants) })
+    Some(Likely { stack, version: version_of(stack, constants), unfound: None })
 }
 
 fn version_of(stack: Stack, constants: &[u8]) -> Option<String> {

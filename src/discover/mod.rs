@@ -1,5 +1,6 @@
 //! Which files carry the functions of a TLS library, or Go's, and where in them the functions lie.
 
+pub mod boring;
 pub mod code;
 mod container;
 pub mod debug;

@@ -35,7 +35,8 @@ pub enum NotTls {
     /// It contains rustls, which cannot be probed.
     #[error("{0}")]
     Rustls(NotRustls),
-    /// It carries TLS code that cannot be probed. Told by [`super::Discovery::explaining`] only.
+    /// It carries TLS code that cannot be probed. Told by [`super::Discovery::explaining`], and where functions were
+    /// looked for in the code.
     #[error("{0}")]
     Likely(Likely),
 }

@@ -216,6 +216,7 @@ fn probed(found: &Found, exe: &str) -> Library {
             NamedBy::MiniDebugInfo => Symbols::MiniDebugInfo,
             NamedBy::DebugFile(_) => Symbols::DebugFile,
             NamedBy::Pclntab => Symbols::Pclntab,
+            NamedBy::Code => Symbols::Code,
         }),
         functions: functions(found),
         cost: cost_of(found),
@@ -281,9 +282,7 @@ impl From<code::Cost> for Cost {
 
 fn unprobed(path: &Path, why: &NotTls, exe: &str) -> Library {
     let (name, version, reason) = match why {
-        NotTls::Likely(likely) => {
-            (likely.stack.as_str().to_owned(), likely.version.clone(), likely.stack.why().to_owned())
-        }
+        NotTls::Likely(likely) => (likely.stack.as_str().to_owned(), likely.version.clone(), likely.why()),
         NotTls::Go(why) => ("Go".to_owned(), None, why.to_string()),
         NotTls::Nss(why) => ("NSS".to_owned(), None, why.to_string()),
         _ => (by_name(path).to_owned(), None, why.to_string()),

@@ -96,6 +96,8 @@ pub enum Symbols {
     DebugFile,
     /// Go's own table.
     Pclntab,
+    /// Nothing: its code.
+    Code,
 }
 
 /// What a probe costs at each hit.

@@ -74,6 +74,7 @@ fn section(out: &mut String, report: &Report, title: &str, mut libraries: Vec<&L
             Symbols::Symtab => Some("full symbol table"),
             Symbols::MiniDebugInfo => Some("by its mini debug info"),
             Symbols::DebugFile => Some("by a separate debug file"),
+            Symbols::Code => Some("stripped, by its code"),
             Symbols::Dynsym | Symbols::Pclntab => None,
         }));
         marks.extend(library.deleted.then_some("deleted, probed all the same"));

@@ -1,10 +1,12 @@
 //! Probes of the BIO functions, in processes that encrypt into memory: see `bpf/ciphertext.bpf.h`.
 
-use libbpf_rs::{MapCore, MapFlags, UprobeMultiOpts, UprobeOpts};
+use std::path::Path;
+
+use libbpf_rs::{Link, MapCore, MapFlags, UprobeMultiOpts, UprobeOpts};
 
 use super::sites::Programs;
 use super::skeleton::types;
-use super::{AT_RETURN, Backend, Probe, READ_APART, bytes_of, from_bytes};
+use super::{AT_RETURN, Backend, Probe, bytes_of, from_bytes};
 use crate::discover::Bio;
 use crate::event::ProcessKey;
 
@@ -14,6 +16,45 @@ const PROCESS_SOCKET: u32 = 128;
 const PROCESS_IDLE: u32 = 256;
 
 impl Probe {
+    /// Probes BIO_write and BIO_read, at these offsets of a file, in one process or in all (-1).
+    ///
+    /// # Errors
+    /// If a probe cannot be attached.
+    pub(super) fn attach_records(
+        &self,
+        pid: i32,
+        path: &Path,
+        (write, read): (u64, u64),
+    ) -> Result<Vec<Link>, libbpf_rs::Error> {
+        let mut links = Vec::new();
+        if self.programs == Programs::Session {
+            let options =
+                UprobeMultiOpts { offsets: vec![read as usize], session: true, ..UprobeMultiOpts::default() };
+            let program = self.program("bio_session_read");
+            links.push(program.attach_uprobe_multi_with_opts(pid, path, "", options)?);
+        } else if !self.by_returns {
+            // The return first: an entry that is seen has its return probed. It would do harm on other stacks.
+            for program in ["bio_return_read", "bio_entry_read"] {
+                let options =
+                    UprobeOpts { retprobe: program.starts_with("bio_return"), ..UprobeOpts::default() };
+                links.push(self.program(program).attach_uprobe_with_opts(
+                    pid,
+                    path,
+                    read as usize,
+                    options,
+                )?);
+            }
+        }
+        let options = UprobeOpts::default();
+        links.push(self.program("bio_entry_write").attach_uprobe_with_opts(
+            pid,
+            path,
+            write as usize,
+            options,
+        )?);
+        Ok(links)
+    }
+
     /// Probes the BIO functions of a process that encrypts into memory, in that process only.
     ///
     /// # Errors
@@ -21,37 +62,8 @@ impl Probe {
     pub fn attach_bio(&mut self, process: ProcessKey, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
         let mut links = Vec::new();
         for bio in bios {
-            // The return first: an entry that is seen has its return probed.
-            let sites =
-                [("bio_return_read", bio.read), ("bio_entry_read", bio.read), ("bio_entry_write", bio.write)];
-            let read_in_session = self.programs == Programs::Session;
-            if read_in_session {
-                let options = UprobeMultiOpts {
-                    offsets: vec![bio.read as usize],
-                    session: true,
-                    ..UprobeMultiOpts::default()
-                };
-                let program = self.program("bio_session_read");
-                links.push(program.attach_uprobe_multi_with_opts(
-                    process.pid as i32,
-                    bio.attach_path(),
-                    "",
-                    options,
-                )?);
-            }
-            // A return probe would do harm on other stacks.
-            let only_writes = read_in_session || self.by_returns;
-            for (program, offset) in sites.into_iter().skip(if only_writes { READ_APART.len() } else { 0 }) {
-                let options =
-                    UprobeOpts { retprobe: program.starts_with("bio_return"), ..UprobeOpts::default() };
-                let program = self.program(program);
-                links.push(program.attach_uprobe_with_opts(
-                    process.pid as i32,
-                    bio.attach_path(),
-                    offset as usize,
-                    options,
-                )?);
-            }
+            let offsets = (bio.write, bio.read);
+            links.append(&mut self.attach_records(process.pid as i32, &bio.attach_path(), offsets)?);
         }
         self.follow_ciphertext();
         self.bios.insert(process, links);

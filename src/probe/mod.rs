@@ -8,6 +8,7 @@ mod counts;
 mod ended;
 mod forget;
 mod layout;
+mod probation;
 mod proving;
 mod ring;
 mod sites;
@@ -34,6 +35,7 @@ use libbpf_rs::{
     UprobeOpts,
 };
 
+use self::probation::Probation;
 use self::proving::Trial;
 use self::sites::{Group, Kind, Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
@@ -151,6 +153,7 @@ pub struct Probe {
     libraries: HashMap<FileKey, LibraryId>,
     attached: Vec<Attached>,
     trials: Vec<Trial>,
+    probations: Vec<Probation>,
     links: Vec<Link>,
     /// Probes of the BIO functions, by process.
     bios: HashMap<ProcessKey, Vec<Link>>,
@@ -346,6 +349,7 @@ impl Probe {
             libraries: HashMap::new(),
             attached: Vec::new(),
             trials: Vec::new(),
+            probations: Vec::new(),
             links: Vec::new(),
             bios: HashMap::new(),
             received: None,
@@ -449,6 +453,7 @@ impl Probe {
             if known.is_none() && !fresh && !self.by_returns {
                 self.begin_trial(found, id);
             }
+            self.begin_probation(found, id, pid)?;
             let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
             if self.by_returns {
                 self.exchange(&mut attached)?;

@@ -123,11 +123,11 @@ impl Probe {
     /// Acts on what the kernel side has found out. To be called now and then; never waits for
     /// probes to go.
     pub fn settle(&mut self) -> Vec<News> {
-        let mut news = Vec::new();
-        if self.trials.is_empty() {
-            return news;
+        if self.trials.is_empty() && self.probations.is_empty() {
+            return Vec::new();
         }
         let evidence = self.evidence();
+        let mut news = self.end_probations(&evidence);
         let mut trials = std::mem::take(&mut self.trials);
         let of = |probe: &Probe, trial: &Trial, site| -> evidence {
             evidence.get(&cookie(site, probe.cookie_of(trial.id))).copied().unwrap_or_default()
@@ -236,7 +236,7 @@ impl Probe {
         self.trials = trials;
     }
 
-    fn judge(&self, id: LibraryId, site: t2p_site, verdict: u32) -> bool {
+    pub(super) fn judge(&self, id: LibraryId, site: t2p_site, verdict: u32) -> bool {
         let key = cookie(site, self.cookie_of(id)).to_ne_bytes();
         self.skeleton.maps.verdicts.update(&key, &verdict.to_ne_bytes(), MapFlags::ANY).is_ok()
     }
@@ -256,7 +256,7 @@ impl Probe {
     }
 
     /// Those of entries first: an entry that is seen has its return probed.
-    fn take_links(&mut self, id: LibraryId, group: Group) -> Vec<libbpf_rs::Link> {
+    pub(super) fn take_links(&mut self, id: LibraryId, group: Group) -> Vec<libbpf_rs::Link> {
         let mut taken: Vec<_> = self
             .attached
             .iter_mut()
@@ -287,7 +287,7 @@ impl Trial {
 }
 
 /// Detaches; the kernel takes its time for that.
-fn discard(links: Vec<libbpf_rs::Link>) {
+pub(super) fn discard(links: Vec<libbpf_rs::Link>) {
     if !links.is_empty() {
         thread::spawn(move || drop(links));
     }

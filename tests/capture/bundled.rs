@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::nginx::Nginx;
-use crate::support::programs::{PYTHON, Told, source};
+use crate::support::programs::{PYTHON, Told, compiled_as, source};
 use crate::support::view::Packet;
 use crate::support::{Finished, Process, Test, begin, gate, run, until};
 
@@ -15,7 +15,16 @@ const COUNT: usize = 40;
 
 /// Python with the packages; `None`, with a report, where it is missing.
 fn python(test: &Test) -> Option<String> {
-    let python = gate::cached_tool("python-wheels").map(|path| path.to_str().unwrap().to_owned());
+    python_with(test, "python-wheels")
+}
+
+/// The same with older packages.
+fn older_python(test: &Test) -> Option<String> {
+    python_with(test, "python-wheels-older")
+}
+
+fn python_with(test: &Test, name: &str) -> Option<String> {
+    let python = gate::cached_tool(name).map(|path| path.to_str().unwrap().to_owned());
     if python.is_none() {
         let why = "packages of PyPI are not there: run tests/oracles";
         gate::skipped(&test.name, why, "T2P_REQUIRE_ORACLES");
@@ -35,13 +44,24 @@ fn has_node(test: &Test) -> bool {
 /// it, with its answer, and on no other.
 #[track_caller]
 fn assert_each_on_its_socket(finished: &Finished, seen: &[(String, SocketAddr, SocketAddr)], tuple: &str) {
+    assert_each_but(finished, seen, tuple, |_| false);
+}
+
+/// The same, where tshark may find fault with some packets.
+#[track_caller]
+fn assert_each_but(
+    finished: &Finished,
+    seen: &[(String, SocketAddr, SocketAddr)],
+    tuple: &str,
+    but: fn(&Packet) -> bool,
+) {
     let mut paths: BTreeMap<(SocketAddr, SocketAddr), Vec<&str>> = BTreeMap::new();
     for (path, local, remote) in seen {
         paths.entry((*local, *remote)).or_default().push(path);
     }
     assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
     assert_eq!(paths.len(), COUNT, "connections that were seen");
-    for (view, tshark) in finished.views() {
+    for (view, tshark) in finished.views_but(but) {
         assert_eq!(view.connections.len(), COUNT, "tshark {}", tshark.version);
         for ((local, remote), paths) in &paths {
             let connection = view.of(*local, *remote);
@@ -67,13 +87,7 @@ fn logged(nginx: &Nginx) -> Vec<(String, SocketAddr, SocketAddr)> {
 
 /// What the program told of its requests.
 fn told(finished: &Finished) -> Vec<(String, SocketAddr, SocketAddr)> {
-    let text = finished.text();
-    let seen = text.lines().filter_map(|line| {
-        let (path, rest) = line.strip_prefix("request ")?.split_once(" local=")?;
-        let (local, remote) = rest.split_once(" remote=")?;
-        Some((path.to_owned(), local.parse().unwrap(), remote.parse().unwrap()))
-    });
-    seen.collect()
+    finished.text().lines().filter_map(request).collect()
 }
 
 /// Captures a client of clients.py, which uses the system's OpenSSL.
@@ -197,19 +211,182 @@ fn psycopg2_with_its_libssl() {
     }
 }
 
-/// grpcio's BoringSSL has no symbols at all: that is said, and nothing else happens.
+/// A line of a server about a request: the path, its own address and the client's.
+fn request(line: &str) -> Option<(String, SocketAddr, SocketAddr)> {
+    let (path, rest) = line.strip_prefix("request ")?.split_once(" local=")?;
+    let (local, remote) = rest.split_once(" remote=")?;
+    Some((path.to_owned(), local.parse().unwrap(), remote.parse().unwrap()))
+}
+
+/// All answers of a gRPC server stand on the connection on which they were asked for; what was asked, too. The
+/// library is known by its code alone.
+#[track_caller]
+fn assert_all_was_said(finished: &Finished, seen: &[(String, SocketAddr, SocketAddr)]) {
+    for (view, _) in finished.views_but(Packet::is_reset) {
+        for (path, local, remote) in seen {
+            let connection = view.of(*local, *remote);
+            let said = |all: &[u8], text: &str| {
+                assert!(memchr::memmem::find(all, text.as_bytes()).is_some(), "{text} is missing");
+            };
+            let is_one = path.starts_with("/echo/one-");
+            if is_one {
+                said(&connection.sent_by_client, &format!("question of {path}"));
+            }
+            for part in 0..if is_one { 1 } else { 5 } {
+                let text = format!("part {part} of you asked for {path}");
+                said(&connection.sent_by_server, &format!("{text:.<3000}"));
+            }
+            let library = connection.comment.get("library");
+            assert!(
+                library.contains("/grpc/_cython/cygrpc.") && library.ends_with(" BoringSSL"),
+                "{library}"
+            );
+        }
+    }
+}
+
+fn grpc_client(python: fn(&Test) -> Option<String>) {
+    let test = begin!();
+    let Some(python) = python(&test) else { return };
+    let (cert, key) = test.certificate();
+    let (script, calls) = (source("rpc.py"), (2 * COUNT).to_string());
+    let mut server = Command::new(&python);
+    server.args([&script, "listen", &cert, &key, &calls]);
+    let mut server = Process::start(&mut server, test.path("server.err"));
+    let port = server.port().to_string();
+    let words = [&python, &script, "connect", &port, &cert, &COUNT.to_string()];
+    let finished = test.capture().args(&["-v"]).run(&words).ok();
+    let lines = server.rest();
+    server.wait_ok();
+    let seen: Vec<_> =
+        lines.iter().filter_map(|l| request(l)).map(|(p, server, client)| (p, client, server)).collect();
+    // Both ends close at once, and with that each other's GOAWAY unread.
+    assert_each_but(&finished, &seen, "ciphertext", Packet::is_reset);
+    assert_all_was_said(&finished, &seen);
+    let proven = "SSL_read and SSL_write proven after";
+    assert!(finished.stderr.contains(proven), "{}", finished.stderr);
+}
+
+fn grpc_server(python: fn(&Test) -> Option<String>) {
+    let test = begin!();
+    let Some(python) = python(&test) else { return };
+    let (cert, key) = test.certificate();
+    let (script, calls) = (source("rpc.py"), (2 * COUNT).to_string());
+    let mut running = test.capture().start(&[&python, &script, "listen", &cert, &key, &calls]);
+    let port = running.process.port().to_string();
+    let mut client = Command::new(&python);
+    client.args([&script, "connect", &port, &cert, &COUNT.to_string()]);
+    Process::start(&mut client, test.path("client.err")).wait_ok();
+    let finished = running.finish().ok();
+    let seen: Vec<_> = finished.text().lines().filter_map(request).collect();
+    // Both ends close at once, and with that each other's GOAWAY unread.
+    assert_each_but(&finished, &seen, "ciphertext", Packet::is_reset);
+    assert_all_was_said(&finished, &seen);
+}
+
+/// grpcio's BoringSSL has no symbols at all.
 #[test]
-fn grpcio_is_named_with_the_reason() {
+fn grpcio_client() {
+    grpc_client(python);
+}
+
+#[test]
+fn grpcio_server() {
+    grpc_server(python);
+}
+
+/// Built from BoringSSL's sources of years ago.
+#[test]
+fn grpcio_client_of_an_older_release() {
+    grpc_client(older_python);
+}
+
+#[test]
+fn grpcio_server_of_an_older_release() {
+    grpc_server(older_python);
+}
+
+/// Rust programs that contain BoringSSL, built by clang.
+#[test]
+fn primp_with_its_boringssl() {
+    let test = begin!();
+    let Some(python) = older_python(&test) else { return };
+    let nginx = Nginx::start(&test);
+    let url = format!("https://localhost:{}", nginx.site.address.port());
+    let words = [&python, &source("bundled.py"), "primp", &nginx.site.cert, &url, &COUNT.to_string()];
+    let finished = test.capture().args(&["-v"]).run(&words).ok();
+    assert!(finished.stderr.contains("primp.abi3.so (BoringSSL), by its code"), "{}", finished.stderr);
+    assert_each_on_its_socket(&finished, &logged(&nginx), "same-call");
+}
+
+/// What looks like BoringSSL's functions, but tells more bytes than its records can carry, is not taken at its word.
+#[test]
+fn functions_that_contradict_their_records() {
+    let test = begin!();
+    let program = compiled_as("boring-less", "boring", &["-s", "-DLESS=40"]);
+    let mut running = test.capture().start(&[&program]);
+    until("the contradiction to be said", || {
+        running.process.go_on();
+        let said = running.process.stderr();
+        said.contains("does not agree with its TLS records; it is not captured any more").then_some(())
+    });
+    running.process.close_stdin();
+    let finished = running.finish().ok();
+    for (view, _) in finished.views() {
+        assert!(view.connections.iter().all(|c| c.sent_by_client.is_empty() && c.sent_by_server.is_empty()));
+    }
+}
+
+/// The same program with records as they should be: all it writes is captured, though it has no socket.
+#[test]
+fn functions_that_agree_with_their_records() {
+    let test = begin!();
+    let program = compiled_as("boring-true", "boring", &["-s"]);
+    let mut running = test.capture().args(&["-v"]).start(&[&program]);
+    for _ in 0..40 {
+        running.process.go_on();
+    }
+    running.process.close_stdin();
+    let finished = running.finish().ok();
+    let texts: String = (0..40).map(|i| format!("{i:100}")).collect();
+    assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
+    for (view, _) in finished.views() {
+        assert_eq!(view.connections.len(), 1);
+        let written = [&view.connections[0].sent_by_client, &view.connections[0].sent_by_server];
+        assert!(written.iter().any(|sent| **sent == texts.as_bytes()));
+    }
+}
+
+/// Where the code does not say what is looked for, that is told, and nothing else happens.
+#[test]
+fn grpcio_that_cannot_be_understood_is_named_with_the_reason() {
     let test = begin!();
     let Some(python) = python(&test) else { return };
     let nginx = Nginx::start(&test);
     let target = format!("localhost:{}", nginx.site.address.port());
-    let words = [&python, &source("bundled.py"), "grpc", &nginx.site.cert, &target];
+    let asked = run(Command::new(&python).args(["-c", "import grpc; print(grpc.__path__[0])"]));
+    let package = test.folder("changed");
+    run(Command::new("cp").arg("-r").arg(String::from_utf8(asked).unwrap().trim()).arg(&package));
+    let folder = Path::new(&package).join("grpc/_cython");
+    let mut files = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let library = files.find(|path| path.to_string_lossy().ends_with(".so")).unwrap();
+    let mut bytes = std::fs::read(&library).unwrap();
+    let name = b"/s3_pkt.cc\0";
+    let at = memchr::memmem::find(&bytes, name).expect("the name of a source file");
+    bytes[at + 1] = b'x';
+    std::fs::write(&library, bytes).unwrap();
+    let script = source("bundled.py");
+    let inner = format!(
+        "import sys; sys.path.insert(0, {package:?}); sys.argv.insert(1, 'grpc'); exec(open({script:?}).read())"
+    );
+    let words = [&python, "-c", &inner, &nginx.site.cert, &target];
     let finished = test.capture().run(&words).ok();
-    let said = finished.stderr.lines().filter(|line| line.contains("contains BoringSSL")).collect::<Vec<_>>();
-    assert!(!said.is_empty(), "{}", finished.stderr);
-    let why = "contains BoringSSL: the names of its functions are stripped";
-    assert!(said[0].contains("/grpc/_cython/cygrpc.") && said[0].contains(why), "{}", said[0]);
+    let why = "contains BoringSSL: the names of its functions are stripped, and no code in it raises errors of its s3_pkt";
+    let said = finished.stderr.lines().find(|line| line.contains("contains BoringSSL")).unwrap_or_default();
+    assert!(said.contains("/grpc/_cython/cygrpc.") && said.contains(why), "{}", finished.stderr);
+    for (view, _) in finished.views() {
+        assert!(view.connections.is_empty());
+    }
 }
 
 fn postgresql_programs() -> Option<PathBuf> {

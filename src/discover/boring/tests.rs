@@ -1,0 +1,89 @@
+//! On a program in BoringSSL's shape, with and without what tells its functions.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::super::elf::{NamedBy, own_tables};
+use super::super::maps::Whereabouts;
+use super::super::reason::NotTls;
+use super::*;
+
+fn compile(folder: &Path, options: &[&str]) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs/boring.c");
+    let out = folder.join("program");
+    let status = Command::new("cc")
+        .args(["-O2", "-w", "-fPIE", "-pie", "-o"])
+        .args([&out, &source])
+        .args(options)
+        .status();
+    assert!(status.expect("a C compiler is needed").success());
+    out
+}
+
+/// What is found in a program of these options, and where its symbols are, which the search does not see.
+fn found(options: &[&str]) -> Result<(), NoEntries> {
+    let folder = tempfile::tempdir().unwrap();
+    let data = std::fs::read(compile(folder.path(), options)).unwrap();
+    let image = Image::parse(&data[..]).ok().unwrap();
+    let entries = find(&image)?;
+    let tables = own_tables(&image);
+    let offset = |name: &str| {
+        let mut all = tables.iter().flat_map(|table| table.functions());
+        image.file_offset(all.find(|(n, _)| *n == name.as_bytes()).unwrap().1).unwrap()
+    };
+    for (function, place) in entries.offsets.places() {
+        let name = if function == Function::Free { "end" } else { function.symbol() };
+        assert_eq!(place.function, offset(name), "{name}");
+    }
+    assert_eq!(entries.offsets.places().count(), 6);
+    assert_eq!(entries.bio, (offset("BIO_write"), offset("BIO_read")));
+    Ok(())
+}
+
+#[test]
+fn functions_are_found_where_they_are() {
+    for options in [&["-O1"][..], &["-O2"], &["-O2", "-fno-omit-frame-pointer"], &["-O3", "-fcf-protection"]]
+    {
+        assert_eq!(found(options), Ok(()), "{options:?}");
+    }
+}
+
+#[test]
+fn what_is_not_certain_is_not_taken() {
+    assert_eq!(found(&["-DTWICE"]), Err(NoEntries::Ambiguous("SSL_write", 2)));
+    assert_eq!(found(&["-DWITHOUT_RETRY"]), Err(NoEntries::Missing("tls_write_app_data")));
+    assert_eq!(found(&["-DWITHOUT_READ"]), Err(NoEntries::Missing("SSL_read")));
+    assert_eq!(found(&["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"]), Err(NoEntries::NotUsed));
+}
+
+#[test]
+fn a_stripped_program_is_known_by_its_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = Whereabouts { root: "/".into(), path: "/nowhere/x".into() };
+    let program = compile(folder.path(), &["-s"]);
+    let library = super::super::elf::classify(&File::open(&program).unwrap(), &at).unwrap();
+    assert_eq!((library.named_by, library.make), (NamedBy::Code, Some("BoringSSL")));
+    let program = compile(folder.path(), &["-s", "-DTWICE"]);
+    let why = super::super::elf::classify(&File::open(&program).unwrap(), &at).unwrap_err();
+    assert!(matches!(why, NotTls::Likely(_)));
+    assert_eq!(
+        why.to_string(),
+        "contains BoringSSL: the names of its functions are stripped, and 2 functions in it could be SSL_write"
+    );
+}
+
+#[test]
+fn damaged_files_do_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = std::fs::read(compile(folder.path(), &["-s"])).unwrap();
+    for step in [1, 7, 64] {
+        for from in (0..data.len()).step_by(997 * step) {
+            let mut damaged = data.clone();
+            damaged.iter_mut().skip(from).step_by(step).take(64).for_each(|byte| *byte ^= 0x55);
+            if let Ok(image) = Image::parse(&damaged[..]) {
+                let _ = find(&image);
+            }
+        }
+    }
+}
