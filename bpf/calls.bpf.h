@@ -77,10 +77,10 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	call->go = 0;
 	call->returns_to = 0;
 	thread->depth = place + 1;
-	if (args->other_stack) {
+	if (args->other_stack || by_returns)
 		bpf_probe_read_user(&call->returns_to, sizeof(u64), (void *)sp);
+	if (args->other_stack)
 		tell_other_stack(process);
-	}
 	if (is_write(args->function)) {
 		handle = the_handle(process, address, args->function);
 		if (handle)
@@ -284,7 +284,7 @@ static __noinline int check_socket(struct process *process, struct call *call)
 	process->flags |= PROCESS_NO_SOCKET;
 	head(&record->head, T2P_NO_SOCKET, process->generation, call->library);
 	record->time = bpf_ktime_get_ns();
-	record->stopped = (process->flags & PROCESS_STOP) && !bpf_send_signal_thread(SIGSTOP);
+	record->stopped = (process->flags & PROCESS_STOP) && stop_process();
 	record->other_stack = 0;
 	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
 	return 0;

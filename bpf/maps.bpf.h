@@ -34,6 +34,9 @@ volatile u32 go_wanted;
 /* Set once a call was seen on a stack that is not its thread's own: see stack.bpf.h. */
 volatile u32 stacks_wanted;
 
+/* Set when no function of a TLS library has a return probe any more, but probes on its return instructions. */
+volatile u32 by_returns;
+
 /* Set once all probes are attached: a stream begins with a call that begins after this. */
 volatile u32 ready;
 
@@ -144,7 +147,7 @@ struct call {
 	u8 flags;
 	u8 site; /* enum t2p_site */
 	u8 go; /* GO_*; 0: the library is none of Go's */
-	u64 returns_to; /* of a call on another stack than the thread's own: the address; else 0 */
+	u64 returns_to; /* of a call that has no return probe: the address; else 0 */
 };
 #define CALL_CONFLICT 1 /* more than one TCP socket was used */
 #define CALL_UDP 2 /* a UDP socket was used */
@@ -363,6 +366,14 @@ struct goroutine_key {
 	u32 tgid;
 	u32 pad;
 };
+
+/* Processes of the command that wait for user space: who else is stopped has stopped by itself. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u32); /* tgid */
+	__type(value, u32);
+} stopped SEC(".maps");
 
 /* Goroutines → calls in progress. An entry lives as long as these: the kernel does not see goroutines end. */
 struct {

@@ -5,6 +5,17 @@
 
 #include "emit.bpf.h"
 
+/* The current process waits until user space lets it go. 1: it will. */
+__noinline int stop_process(void)
+{
+	u32 tgid = current_id() >> 32, one = 1;
+
+	/* Before the signal: whoever sees the process stopped sees why. */
+	bpf_map_update_elem(&stopped, &tgid, &one, BPF_ANY);
+	/* To this thread: sent to the process, another thread might stop first and this one go on. */
+	return !bpf_send_signal_thread(SIGSTOP);
+}
+
 static __always_inline int uid_wanted(void)
 {
 	u32 uid = (u32)bpf_get_current_uid_gid();
@@ -134,7 +145,7 @@ static __always_inline void process_execed(u32 before)
 	bpf_map_delete_elem(&threads, &id);
 	emit_exit(process);
 	process->generation = bpf_ktime_get_ns();
-	process->flags &= ~(PROCESS_TOLD | PROCESS_NO_SOCKET | PROCESS_RUSTLS);
+	process->flags &= ~(PROCESS_TOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_RUSTLS);
 	if (!targets_only) {
 		/* It may run as another user now. */
 		process->flags &= ~(PROCESS_TARGET | PROCESS_IGNORED);
@@ -182,8 +193,7 @@ static __always_inline void file_mapped(struct file *file)
 	record->time = bpf_ktime_get_ns();
 	record->inode = key.inode;
 	record->device = key.device;
-	/* To this thread: sent to the process, another thread might stop first and this one go on. */
-	record->stopped = stop && !bpf_send_signal_thread(SIGSTOP);
+	record->stopped = stop && stop_process();
 	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
 }
 

@@ -78,7 +78,8 @@ static __noinline struct thread *calls_of_syscall(struct thread *thread, u64 sp)
 
 	if (calls)
 		return calls;
-	return thread && thread->own_low <= sp && sp < thread->own_high ? thread : NULL;
+	/* Bounds that are not known yet are those of a thread that has called on its own stack only, or nearly. */
+	return thread && (!thread->own_high || (thread->own_low <= sp && sp < thread->own_high)) ? thread : NULL;
 }
 
 /*

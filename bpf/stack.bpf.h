@@ -187,7 +187,7 @@ static __noinline int tell_other_stack(struct process *process)
 	process->flags |= PROCESS_STACKS;
 	head(&record->head, T2P_NO_SOCKET, process->generation, 0);
 	record->time = bpf_ktime_get_ns();
-	record->stopped = (process->flags & PROCESS_STOP) && !bpf_send_signal_thread(SIGSTOP);
+	record->stopped = (process->flags & PROCESS_STOP) && stop_process();
 	record->other_stack = 1;
 	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
 	return 0;
@@ -200,7 +200,8 @@ static __always_inline int drop_call(struct process *process, struct call *call,
 		reason = T2P_COUNT_OTHER_STACK;
 	if (call->flags & CALL_PENDING)
 		testify(call->library, call->site, PENDING, -1);
-	if (!export_gone(call->library, call->site, call->function, call->flags))
+	/* Without a return probe what is inside it has not told anything either. */
+	if (call->returns_to || !export_gone(call->library, call->site, call->function, call->flags))
 		call_lost(process->generation, call->handle, call->function, reason);
 	return 0;
 }

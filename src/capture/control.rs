@@ -22,7 +22,7 @@ use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::losses;
-use crate::probe::{News, Probe, Target, clocks, described, is_denied, monotonic};
+use crate::probe::{News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
@@ -156,7 +156,12 @@ impl Control {
             }
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look_at(&file),
-                Ok(Message::Notice(Notice::NoSocket(seen))) if seen.other_stack => self.follow_stacks(&seen),
+                Ok(Message::Notice(Notice::NoSocket(seen))) if seen.other_stack => {
+                    self.follow_stacks(seen.process);
+                    if seen.stopped {
+                        self.let_go(seen.process.pid);
+                    }
+                }
                 Ok(Message::Notice(Notice::NoSocket(seen))) => self.probe_bio(&seen),
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
@@ -291,6 +296,9 @@ impl Control {
                 self.reasons.unprobed(file.pid, path, why);
             }
             in_process.found.iter().for_each(|found| self.reasons.library(&found.path));
+            if let Some(process) = self.probe.with_stacks(file.pid) {
+                self.follow_stacks(process);
+            }
             for (path, error) in &in_process.unreadable {
                 self.say.detail(&format!("{}: not looked at: {error}", path.display()));
             }
@@ -321,32 +329,35 @@ impl Control {
     }
 
     /// A process makes TLS calls on stacks of coroutines, where return probes do harm or none are.
-    fn follow_stacks(&mut self, seen: &NoSocket) {
-        let pid = seen.process.pid;
+    fn follow_stacks(&mut self, process: ProcessKey) {
+        let pid = process.pid;
         // A process that is gone has nothing to follow.
         let found = self.discovery.libraries_of(pid, None).map(|p| p.found).unwrap_or_default();
-        match self.probe.follow_stacks(seen.process, &found) {
+        match self.probe.follow_stacks(process, &found) {
             Ok(unclear) => {
                 self.say.detail(&format!("process {pid} has coroutines: probed the returns of its TLS library"));
-                for (symbol, path, why) in unclear {
-                    self.say.detail(&format!("{symbol} of {path}: its calls by coroutines are not followed: {why}"));
-                }
+                self.tell_unfollowed(unclear);
             }
             Err(error) => self.say.warn(&format!(
                 "process {pid} has coroutines; their TLS calls are not captured: probes cannot be attached: {error:#}"
             )),
         }
-        if seen.stopped {
-            self.let_go(pid);
+    }
+
+    fn tell_unfollowed(&self, functions: Vec<Unfollowed>) {
+        for (symbol, path, why) in functions {
+            self.say.detail(&format!("{symbol} of {path}: its calls by coroutines are not followed: {why}"));
         }
     }
 
     /// Takes return probes away if there are programs that these would harm.
     pub(super) fn mind_coroutines(&mut self) {
-        if self.discovery.has_seen_switcher()
-            && let Err(error) = self.probe.avoid_return_probes()
-        {
-            self.say.warn(&format!("calls of coroutines are not captured: {error:#}"));
+        if !self.discovery.has_seen_switcher() {
+            return;
+        }
+        match self.probe.avoid_return_probes() {
+            Ok(unclear) => self.tell_unfollowed(unclear),
+            Err(error) => self.say.warn(&format!("calls of coroutines are not captured: {error:#}")),
         }
     }
 
@@ -361,6 +372,7 @@ impl Control {
         if let Some(minders) = &self.minders {
             minders.watch_those_of(pid);
         }
+        self.probe.end_stop(pid);
         // SAFETY: a plain system call. The pid is that of a process that the kernel side
         // stopped because it belongs to the command; it stays stopped until this.
         unsafe { libc::kill(pid as i32, libc::SIGCONT) };

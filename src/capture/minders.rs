@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::probe::Stops;
+
 /// How long after the capture's stop a minder's is taken for its consequence.
 const WATCH: Duration = Duration::from_secs(1);
 /// Time between two looks at the minders that are watched.
@@ -33,10 +35,11 @@ struct Minder {
 }
 
 impl Minders {
-    /// `command`: pid of the command; only it and its children can be minders.
-    pub(super) fn new(command: u32) -> Minders {
+    /// `command`: pid of the command; only it and its children can be minders. `stops`: who is stopped for
+    /// the capture, and goes on when that lets it.
+    pub(super) fn new(command: u32, stops: Stops) -> Minders {
         let (watched, receiver) = sync_channel(WATCHED_MAX);
-        thread::spawn(move || watch(&receiver));
+        thread::spawn(move || watch(&receiver, &stops));
         Minders { command, watched }
     }
 
@@ -57,7 +60,7 @@ impl Minders {
     }
 }
 
-fn watch(receiver: &Receiver<Vec<Minder>>) {
+fn watch(receiver: &Receiver<Vec<Minder>>, stops: &Stops) {
     let mut watched: Vec<(Minder, Instant)> = Vec::new();
     loop {
         let received = if watched.is_empty() {
@@ -77,7 +80,7 @@ fn watch(receiver: &Receiver<Vec<Minder>>) {
         let now = Instant::now();
         watched.retain(|(minder, until)| {
             let Some(stat) = stat(minder.pid).filter(|stat| stat.start == minder.start) else { return false };
-            if stat.stopped {
+            if stat.stopped && !stops.has(minder.pid) {
                 let _ = kill(Pid::from_raw(minder.pid.cast_signed()), Signal::SIGCONT);
             }
             now < *until

@@ -111,7 +111,12 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let first = [Event::Start(setup::start(config, &probe)), Event::Clock(clocks())];
     first.iter().filter_map(encode).for_each(|record| handover.put_record(&record));
 
-    let minders = held.as_ref().map(|held| Minders::new(held.pid()));
+    let stops =
+        |e| Failure::new(Exit::Io, format!("the table of stopped processes cannot be kept open: {e}"), "");
+    let minders = match &held {
+        Some(held) => Some(Minders::new(held.pid(), probe.stops().map_err(stops)?)),
+        None => None,
+    };
     let mut control = Control::new(probe, discovery, handover, say, minders, reasons);
     control.for_wireshark = config.for_wireshark;
     // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
@@ -152,7 +157,12 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let handover = Arc::clone(&control.handover);
     let ring = spawn_ring(&control.probe, live, handover, messages.clone(), Arc::clone(&stop))?;
     let ending = Arc::new(AtomicBool::new(false));
-    listen_to_signals(messages.clone(), Arc::clone(&ending), Arc::clone(&control.handover))?;
+    listen_to_signals(
+        messages.clone(),
+        Arc::clone(&ending),
+        Arc::clone(&control.handover),
+        config.for_wireshark,
+    )?;
     let has_reader = pipe.is_some() && !config.for_wireshark && config.verbosity > Verbosity::Quiet;
     let reader = pipe.map(|pipe| ReaderWatch::new(pipe, messages.clone())).transpose()?;
     privilege::as_user(|| setup::tell_ready(config))?;

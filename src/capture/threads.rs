@@ -111,21 +111,24 @@ pub(super) fn spawn_ring(
 }
 
 /// `ending`: the capture is asked to end, which may wait for whoever reads the output. Who asks again
-/// does not want to wait, and is told what is not written.
+/// does not want to wait, and is told what is not written; Wireshark does so as a matter of course.
 pub(super) fn listen_to_signals(
     messages: Sender<Message>,
     ending: Arc<AtomicBool>,
     handover: Arc<Handover>,
+    for_wireshark: bool,
 ) -> Result<(), Failure> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| Failure::new(Exit::Io, format!("signals cannot be handled: {e}"), ""))?;
     thread::spawn(move || {
         for signal in signals.forever() {
             if ending.load(Ordering::Acquire) {
-                status::say(&format!(
-                    "tls2pcap: given up: the end of the capture is not written, at least {} bytes of it\n",
-                    handover.waiting()
-                ));
+                if !for_wireshark {
+                    status::say(&format!(
+                        "tls2pcap: given up: the end of the capture is not written, at least {} bytes of it\n",
+                        handover.waiting()
+                    ));
+                }
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
             let _ = messages.send(Message::Signal(signal));

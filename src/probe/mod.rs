@@ -13,6 +13,7 @@ mod proving;
 mod ring;
 mod sites;
 mod stacks;
+mod stops;
 mod survey;
 
 #[allow(missing_docs, unused_imports, clippy::all, clippy::undocumented_unsafe_blocks)]
@@ -49,6 +50,8 @@ pub use self::clock::{clocks, monotonic, realtime};
 pub use self::ended::{Ended, process_of};
 pub use self::proving::{News, described, note};
 pub use self::ring::{Record, Ring, Verdict, page_size};
+pub use self::stacks::Unfollowed;
+pub use self::stops::Stops;
 pub use self::survey::Survey;
 
 /// What is captured, and how.

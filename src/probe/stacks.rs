@@ -9,14 +9,13 @@ use libbpf_rs::{Link, UprobeMultiOpts, UprobeOpts};
 use super::sites::{Group, Kind, Programs, Site, sites};
 use super::skeleton::types::t2p_site;
 use super::{Attached, COOKIE_RETURN, Probe, cookie};
+use crate::discover::Found;
 use crate::discover::returns::Unclear;
-use crate::discover::{FileKey, Found};
 use crate::event::{LibraryId, ProcessKey};
 
 /// What is followed so in a process.
 #[derive(Default)]
 pub(super) struct Followed {
-    libraries: HashSet<FileKey>,
     ids: HashSet<LibraryId>,
     /// In this process only. They last as long as it is known.
     links: Vec<Link>,
@@ -47,22 +46,30 @@ impl Probe {
         let mut followed = self.stacks.remove(&process).unwrap_or_default();
         let mut result = Ok(());
         for found in found {
-            if !followed.libraries.insert(found.key) {
+            // One that is not probed yet is followed when it is.
+            let Some(id) = self.libraries.get(&found.key).copied() else { continue };
+            if !followed.ids.insert(id) {
                 continue;
             }
-            let Some(id) = self.libraries.get(&found.key).copied() else { continue };
-            followed.ids.insert(id);
             let (returns, not) = self.returns_of(found);
             unclear.extend(not);
             if self.programs == Programs::Session {
                 result = self.add_returns(process, found, id, &returns, &mut followed);
             }
             if result.is_err() {
+                followed.ids.remove(&id);
                 break;
             }
         }
         self.stacks.insert(process, followed);
-        result.and_then(|()| self.avoid_return_probes()).map(|()| unclear)
+        result?;
+        unclear.extend(self.avoid_return_probes()?);
+        Ok(unclear)
+    }
+
+    /// The process of this pid, if it has coroutines.
+    pub fn with_stacks(&self, pid: u32) -> Option<ProcessKey> {
+        self.stacks.keys().find(|process| process.pid == pid).copied()
     }
 
     /// Whether processes with coroutines use a library: they need its exports, since where the functions behind
@@ -122,29 +129,38 @@ impl Probe {
 
     /// Where the kernel cannot be told at each entry to leave the return alone: sets no return probes any more, and
     /// takes those away that there are. To be called before a program with coroutines runs, or as soon as
-    /// it is known for one.
+    /// it is known for one. Returns the functions whose calls are not followed any more.
     ///
     /// # Errors
     /// If a probe cannot be attached.
-    pub fn avoid_return_probes(&mut self) -> Result<(), libbpf_rs::Error> {
+    pub fn avoid_return_probes(&mut self) -> Result<Vec<Unfollowed>, libbpf_rs::Error> {
         if self.programs == Programs::Session || self.by_returns {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.by_returns = true;
+        if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
+            // SAFETY: as in `set_ready`.
+            unsafe { std::ptr::from_mut(&mut bss.by_returns).write_volatile(1) };
+        }
         self.bios.clear();
         let mut all = std::mem::take(&mut self.attached);
-        let result = all.iter_mut().try_for_each(|attached| self.exchange(attached));
+        let mut unclear = Vec::new();
+        let result = all.iter_mut().try_for_each(|attached| {
+            unclear.extend(self.exchange(attached)?);
+            Ok(())
+        });
         self.attached = all;
         for id in self.libraries.values().copied().collect::<Vec<_>>() {
             // Where they return is seldom known.
             self.acquit(id);
         }
-        result
+        result.map(|()| unclear)
     }
 
-    /// Probes return instructions of a library, and takes its return probes away.
-    pub(super) fn exchange(&self, attached: &mut Attached) -> Result<(), libbpf_rs::Error> {
-        let (returns, _) = self.returns_of(&attached.found);
+    /// Probes return instructions of a library, and takes its return probes away. Returns the functions whose
+    /// calls are not followed any more.
+    pub(super) fn exchange(&self, attached: &mut Attached) -> Result<Vec<Unfollowed>, libbpf_rs::Error> {
+        let (returns, unclear) = self.returns_of(&attached.found);
         let path = attached.found.attach_path();
         let id = self.cookie_of(attached.id);
         if self.programs == Programs::Bulk {
@@ -167,7 +183,7 @@ impl Probe {
             }
         }
         attached.links.retain(|(_, is_no_return_probe, _)| *is_no_return_probe);
-        Ok(())
+        Ok(unclear)
     }
 
     fn attach_returns(

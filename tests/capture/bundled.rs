@@ -306,17 +306,28 @@ fn grpcio_server_of_an_older_release() {
     grpc_server(older_python);
 }
 
-/// Rust programs that contain BoringSSL, built by clang.
-#[test]
-fn primp_with_its_boringssl() {
-    let test = begin!();
-    let Some(python) = older_python(&test) else { return };
-    let nginx = Nginx::start(&test);
+/// Rust programs that contain BoringSSL, built by clang. `before`: words before those of the program.
+fn primp(test: &Test, before: &[&str]) {
+    let Some(python) = older_python(test) else { return };
+    let nginx = Nginx::start(test);
     let url = format!("https://localhost:{}", nginx.site.address.port());
-    let words = [&python, &source("bundled.py"), "primp", &nginx.site.cert, &url, &COUNT.to_string()];
+    let program = [&python, &source("bundled.py"), "primp", &nginx.site.cert, &url, &COUNT.to_string()];
+    let words: Vec<&str> = before.iter().copied().chain(program).collect();
     let finished = test.capture().args(&["-v"]).run(&words).ok();
     assert!(finished.stderr.contains("primp.abi3.so (BoringSSL), by its code"), "{}", finished.stderr);
     assert_each_on_its_socket(&finished, &logged(&nginx), "same-call");
+}
+
+#[test]
+fn primp_with_its_boringssl() {
+    primp(&begin!(), &[]);
+}
+
+/// That a child of the process was stopped a moment before does not let the process go before its library,
+/// which takes long to look at, is probed.
+#[test]
+fn primp_in_a_process_that_just_had_a_child() {
+    primp(&begin!(), &["/bin/sh", "-c", "/bin/true; exec \"$@\"", "sh"]);
 }
 
 /// What looks like BoringSSL's functions, but tells more bytes than its records can carry, is not taken at its word.
