@@ -133,7 +133,8 @@ static __noinline int records_received(struct handle *handle, u64 address, u64 f
  */
 __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 len)
 {
-	struct process process = { .generation = generation };
+	struct process *process;
+	u32 tgid = current_id() >> 32;
 	u64 key = site | PROBATION_EVIDENCE;
 	u32 writing = (site & 0xff) == T2P_SITE_WRITE;
 	struct record_flow *flow;
@@ -146,8 +147,17 @@ __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 
 		return len;
 	if (verdict_of(site >> 8, site & 0xff) != VERDICT_PROBATION)
 		return len;
+	process = bpf_map_lookup_elem(&processes, &tgid);
+	if (!process || process->generation != generation)
+		return -1;
+	/*
+	 * What BIO_read gets on other stacks is not seen, and a record may come in there and be read here: of such a
+	 * process the reads are neither held against it nor believed.
+	 */
+	if (!writing && (process->flags & PROCESS_STACKS))
+		return -1;
 	seen = bpf_map_lookup_elem(&evidence, &key);
-	handle = find_handle(&process, address);
+	handle = find_handle(process, address);
 	flow = handle ? flow_of(handle, address) : NULL;
 	if (!seen || !flow || seen->disagreed)
 		return -1;

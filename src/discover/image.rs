@@ -12,6 +12,8 @@ use object::{Endianness, ReadRef, SectionIndex};
 
 /// Most bytes of tables that are read from one file; a table beyond it counts as missing.
 const TABLES_MAX: u64 = 512 << 20;
+/// Most places of [`Image::pointers`]; Chrome has about a million.
+const POINTERS_MAX: usize = 7 << 18;
 /// Most section or program headers.
 const HEADERS_MAX: u32 = 1 << 16;
 
@@ -176,7 +178,7 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         imports
     }
 
-    /// Places that the loader fills with an address, and what is put there.
+    /// Places that the loader fills with an address, and what is put there; none if they are too many.
     pub(super) fn pointers(&self) -> HashMap<u64, Pointer<'d>> {
         let mut pointers = HashMap::new();
         let symbols = self.symbols(elf::SHT_DYNSYM);
@@ -196,6 +198,9 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
                 };
                 if let Some(value) = value {
                     pointers.insert(entry.r_offset.get(self.endian), value);
+                    if pointers.len() > POINTERS_MAX {
+                        return HashMap::new();
+                    }
                 }
             }
         }

@@ -456,17 +456,21 @@ impl Probe {
             if known.is_none() && !fresh && !self.by_returns {
                 self.begin_trial(found, id);
             }
-            self.begin_probation(found, id, pid)?;
-            let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
-            if self.by_returns {
-                self.exchange(&mut attached)?;
-            }
-            for run in sites(&found.library, self.programs).chunk_by(together(self.programs)) {
-                if self.is_wanted(id, run[0].group) {
-                    self.attach_run(&mut attached, run)?;
+            match self.attach_in(found, id, pid) {
+                Ok(attached) => self.attached.push(attached),
+                Err(error) => {
+                    self.abandon_probation(found, id, pid);
+                    if known.is_none() {
+                        // The number goes to the next library.
+                        let gone: Vec<Attached> = self.attached.extract_if(.., |a| a.id == id).collect();
+                        for Attached { pid, links, .. } in gone {
+                            drop(links);
+                            self.abandon_probation(found, id, pid);
+                        }
+                    }
+                    return Err(error);
                 }
             }
-            self.attached.push(attached);
             fresh = true;
         }
         if !fresh {
@@ -478,6 +482,21 @@ impl Probe {
             path: found.path.to_string_lossy().into_owned(),
             version: found.version.clone(),
         }))
+    }
+
+    /// Probes a library in one process, or in all (-1).
+    fn attach_in(&mut self, found: &Found, id: LibraryId, pid: i32) -> Result<Attached, libbpf_rs::Error> {
+        self.begin_probation(found, id, pid)?;
+        let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
+        if self.by_returns {
+            self.exchange(&mut attached)?;
+        }
+        for run in sites(&found.library, self.programs).chunk_by(together(self.programs)) {
+            if self.is_wanted(id, run[0].group) {
+                self.attach_run(&mut attached, run)?;
+            }
+        }
+        Ok(attached)
     }
 
     /// Attaches sites that are attached together.

@@ -21,6 +21,10 @@ const NONE: u32 = 0;
 const PROBATION: u32 = 3;
 /// `PROBATION_EVIDENCE` of `bpf/probation.bpf.h`.
 const EVIDENCE: u64 = 128;
+/// Why it is condemned.
+const WRONG: &str = "its functions are not what they were taken for";
+const NO_RETURNS: &str = "its functions have no names, and to check what is found needs return probes, which do harm to \
+                          programs with coroutines before Linux 6.13";
 const SITES: [t2p_site; 2] = [t2p_site::T2P_SITE_READ, t2p_site::T2P_SITE_WRITE];
 
 /// A library whose functions were found in its code.
@@ -31,19 +35,20 @@ pub(super) struct Probation {
 }
 
 enum State {
-    /// Each call is held against the records, which these probes see.
-    Running(Vec<Link>),
+    /// Each call is held against the records, which these probes see: of a process, or of all (-1).
+    Running(Vec<(i32, Link)>),
     /// Its calls are taken as they are.
     Proven,
-    /// It is not probed any more.
-    Condemned,
+    /// It is not probed any more, for this reason.
+    Condemned(&'static str),
 }
 
 impl Probe {
     /// Before a library is probed whose functions were found in its code.
     ///
     /// # Errors
-    /// If what they tell cannot be checked.
+    /// If what they tell cannot be checked. Then [`Probe::abandon_probation`] is due, and as well if the library
+    /// cannot be probed after all.
     pub(super) fn begin_probation(
         &mut self,
         found: &Found,
@@ -59,8 +64,9 @@ impl Probe {
         }
         let known = self.probations.iter().position(|p| p.id == id);
         match known.map(|at| &self.probations[at].state) {
-            Some(State::Condemned) => return other("its functions are not what they were taken for"),
+            Some(State::Condemned(why)) => return other(why),
             Some(State::Proven) => return Ok(()),
+            _ if self.by_returns => return other(NO_RETURNS),
             Some(State::Running(_)) => {}
             None => {
                 for site in SITES {
@@ -77,15 +83,66 @@ impl Probe {
             }
         }
         let links = self.attach_records(pid, &found.attach_path(), bio)?;
+        let links = links.into_iter().map(|link| (pid, link));
         match known.map(|at| &mut self.probations[at].state) {
             Some(State::Running(all)) => all.extend(links),
             _ => {
                 let path = found.path.to_string_lossy().into_owned();
-                self.probations.push(Probation { id, path, state: State::Running(links) });
+                self.probations.push(Probation { id, path, state: State::Running(links.collect()) });
             }
         }
         self.want_records(true);
         Ok(())
+    }
+
+    /// A library could not be probed in a process (-1: in all): undoes what [`Probe::begin_probation`] did for it. Its
+    /// other probes there must be gone.
+    pub(super) fn abandon_probation(&mut self, found: &Found, id: LibraryId, pid: i32) {
+        if found.library.bio.is_none() || found.library.named_by != NamedBy::Code || !self.has_cookie {
+            return;
+        }
+        let known = self.probations.iter().position(|p| p.id == id);
+        match known.map(|at| &mut self.probations[at].state) {
+            Some(State::Proven | State::Condemned(_)) => return,
+            Some(State::Running(links)) => {
+                links.retain(|(of, _)| *of != pid);
+                if !links.is_empty() {
+                    return;
+                }
+            }
+            None => {}
+        }
+        self.probations.retain(|p| p.id != id);
+        // What still runs must not find that nothing is checked.
+        await_programs();
+        for site in SITES {
+            // There may be none.
+            let _ = self.skeleton.maps.verdicts.delete(&cookie(site, id).to_ne_bytes());
+            let _ = self.skeleton.maps.evidence.delete(&(cookie(site, id) | EVIDENCE).to_ne_bytes());
+        }
+        self.want_records(self.probations.iter().any(|p| !matches!(p.state, State::Proven)));
+    }
+
+    /// Return probes are forbidden from now on, without which nothing can be checked: what is not proven
+    /// yet is not captured any more. To be called after the other libraries' return probes were exchanged. When it
+    /// returns the probes are gone.
+    pub(super) fn end_probations_without_returns(&mut self) -> Vec<News> {
+        let mut news = Vec::new();
+        let mut gone = Vec::new();
+        let mut probations = std::mem::take(&mut self.probations);
+        for probation in probations.iter_mut().filter(|p| !matches!(p.state, State::Proven)) {
+            gone.append(&mut self.take_links(probation.id, Group::Base));
+            if let State::Running(links) = &mut probation.state {
+                gone.extend(links.drain(..).map(|(_, link)| link));
+                probation.state = State::Condemned(NO_RETURNS);
+                news.push(News::Warning(format!(
+                    "{}: {NO_RETURNS}; it is not captured any more",
+                    probation.path
+                )));
+            }
+        }
+        self.probations = probations;
+        news
     }
 
     /// Acts on what the kernel side has found out.
@@ -100,8 +157,8 @@ impl Probe {
             if read.disagreed > 0 || write.disagreed > 0 {
                 // The verdict stays: calls that are still on their way are not told.
                 gone.append(&mut self.take_links(probation.id, Group::Base));
-                gone.append(links);
-                probation.state = State::Condemned;
+                gone.extend(links.drain(..).map(|(_, link)| link));
+                probation.state = State::Condemned(WRONG);
                 news.push(News::Warning(format!(
                     "{}: what looks like SSL_read and SSL_write in its code does not agree with its TLS records; \
                      it is not captured any more",
@@ -111,7 +168,7 @@ impl Probe {
                 && write.agreed >= CALLS
                 && SITES.iter().all(|site| self.judge(probation.id, *site, NONE))
             {
-                gone.append(links);
+                gone.extend(links.drain(..).map(|(_, link)| link));
                 probation.state = State::Proven;
                 news.push(News::Detail(format!(
                     "{}: SSL_read and SSL_write proven after {} and {} calls",

@@ -50,6 +50,8 @@ const MAKES: u64 = 8;
 const ENDS: u64 = 16;
 /// The last place that may be that of writing.
 const PLACE_MAX: u64 = 256;
+/// Tables that may hold a function; each protocol has one.
+const TABLES_MAX: usize = 16;
 
 /// Why the functions were not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +62,9 @@ pub enum NoEntries {
     /// No unwind table, or longer code than is searched.
     #[error("unwind table or code cannot be read")]
     Unreadable,
+    /// Far more than any library has.
+    #[error("more code in it uses the names of its source files than is searched")]
+    TooMuch,
     /// No code uses the name of the library's main source file.
     #[error("no code in it raises its errors")]
     NotUsed,
@@ -125,12 +130,17 @@ impl<'d, R: ReadRef<'d>> Search<'_, 'd, R> {
         let library = |reasons: &'static [u32]| self.raises.raising(Source::Library, reasons);
 
         let writes = self.writes_records()?;
-        let held_at: Vec<u64> =
-            pointers.filter(|(_, to)| *to == Pointer::Address(writes)).map(|(at, _)| at).collect();
+        let held = pointers.filter(|(_, to)| *to == Pointer::Address(writes)).map(|(at, _)| at);
+        let held_at: Vec<u64> = held.take(TABLES_MAX + 1).collect();
+        if held_at.len() > TABLES_MAX {
+            return Err(NoEntries::Ambiguous("its table of methods", held_at.len()));
+        }
         let both = || library(&[UNINITIALIZED, SSL_HANDSHAKE_FAILURE]);
+        let bases = held_at.iter().flat_map(|at| (0..=PLACE_MAX).step_by(8).map(move |place| (*at, place)));
+        let all: Vec<(u64, u64)> =
+            bases.filter_map(|(at, place)| Some((place, self.table(at, place)?))).collect();
         let tables = |f: &Raiser| -> Vec<u64> {
-            let bases = held_at.iter().flat_map(|at| f.places.iter().map(move |place| (*at, *place)));
-            bases.filter_map(|(at, place)| self.table(at, place)).collect()
+            all.iter().filter(|(place, _)| f.places.contains(place)).map(|(_, base)| *base).collect()
         };
         let write = one("SSL_write", both().filter(|f| !tables(f).is_empty()))?;
         let table = match tables(write)[..] {

@@ -1,5 +1,6 @@
 //! Which functions raise which errors: `ERR_put_error(library, 0, reason, file, line)`.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use iced_x86::{
@@ -12,7 +13,7 @@ use object::ReadRef;
 use super::super::code::{CODE_MAX, writes};
 use super::super::image::Image;
 use super::super::internal::Site;
-use super::NoEntries;
+use super::{NoEntries, PLACE_MAX};
 
 /// Longest code that is searched for references, in bytes; Chrome's has about 200 MiB.
 const TEXT_MAX: u64 = 256 << 20;
@@ -20,6 +21,14 @@ const TEXT_MAX: u64 = 256 << 20;
 const STEPS_MAX: usize = 64;
 /// Steps of the walk that looks for the arguments of a function.
 const PATHS_MAX: usize = 4096;
+/// Places that may hold a name of a source file.
+const FILES_MAX: usize = 4096;
+/// Functions that may use them; the libraries have some hundreds.
+const USERS_MAX: usize = 1 << 14;
+/// Most code of theirs that is decoded, in bytes; the libraries have less than one MiB.
+const DECODED_MAX: u64 = 16 << 20;
+/// Instructions that may be looked at in all, each time that one is.
+const LOOKS_MAX: u64 = 1 << 22;
 /// Longest path of a source file.
 const PATH_MAX: usize = 512;
 
@@ -58,7 +67,7 @@ pub(super) struct Raiser {
     reasons: BTreeSet<(Source, u32)>,
     /// Functions that it calls, or jumps to.
     pub(super) calls: BTreeSet<u64>,
-    /// Displacements of the calls through a table.
+    /// Displacements of the calls through a table, up to `PLACE_MAX`.
     pub(super) places: BTreeSet<u64>,
     /// It writes to memory that is not its stack frame.
     pub(super) writes_memory: bool,
@@ -104,15 +113,12 @@ impl Raises {
             if files.contains_key(&target) {
                 let before = ranges.partition_point(|(start, _)| *start <= address);
                 users.extend(before.checked_sub(1).map(|i| ranges[i]).filter(|(_, end)| address < *end));
+                if users.len() > USERS_MAX {
+                    return Err(NoEntries::TooMuch);
+                }
             }
         }
-        let functions: Vec<Raiser> = users
-            .into_iter()
-            .filter_map(|(start, end)| {
-                let len = end.checked_sub(start).filter(|len| *len <= CODE_MAX)?;
-                raiser(image.code(start, len)?, start, &files)
-            })
-            .collect();
+        let functions = raisers(users, |start, len| image.code(start, len), &files)?;
         for (source, _, name) in SOURCES {
             if !functions.iter().any(|f| f.reasons.iter().any(|(s, _)| *s == source)) {
                 let is_main = source == Source::Library;
@@ -137,6 +143,32 @@ impl Raises {
     }
 }
 
+/// Those of the functions, in order, that raise errors. What overlaps the one before it is no function.
+fn raisers<'d>(
+    ranges: impl IntoIterator<Item = (u64, u64)>,
+    code: impl Fn(u64, u64) -> Option<&'d [u8]>,
+    files: &HashMap<u64, Source>,
+) -> Result<Vec<Raiser>, NoEntries> {
+    let looks = Cell::new(LOOKS_MAX);
+    let (mut decoded, mut last_end) = (0, 0);
+    let mut raisers = Vec::new();
+    for (start, end) in ranges {
+        let Some(len) = end.checked_sub(start).filter(|len| *len <= CODE_MAX && start >= last_end) else {
+            continue;
+        };
+        last_end = end;
+        decoded += len;
+        if decoded > DECODED_MAX {
+            return Err(NoEntries::TooMuch);
+        }
+        raisers.extend(code(start, len).and_then(|code| raiser(code, start, files, &looks)));
+        if looks.get() == 0 {
+            return Err(NoEntries::TooMuch);
+        }
+    }
+    Ok(raisers)
+}
+
 /// Addresses of the names of the source files.
 fn files<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<HashMap<u64, Source>, NoEntries> {
     let (start, constants) = image.section(b".rodata").ok_or(NoEntries::Unreadable)?;
@@ -148,21 +180,24 @@ fn files<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<HashMap<u64, Source
             for at in Finder::new(&name).find_iter(constants) {
                 let path = &constants[at.saturating_sub(PATH_MAX)..at];
                 let len = path.iter().rev().take_while(|b| b.is_ascii_graphic() || **b == b' ').count();
-                files.insert(start + (at - len) as u64, source);
+                files.insert(start.checked_add((at - len) as u64).ok_or(NoEntries::Unreadable)?, source);
+                if files.len() > FILES_MAX {
+                    return Err(NoEntries::TooMuch);
+                }
             }
         }
     }
     Ok(files)
 }
 
-/// What a function of this code does.
-fn raiser(code: &[u8], start: u64, files: &HashMap<u64, Source>) -> Option<Raiser> {
+/// What a function of this code does, if it raises errors. Takes what it looks at off `looks`.
+fn raiser(code: &[u8], start: u64, files: &HashMap<u64, Source>, looks: &Cell<u64>) -> Option<Raiser> {
     let instructions: Vec<Instruction> =
         Decoder::with_ip(64, code, start, DecoderOptions::NONE).into_iter().collect();
     if instructions.iter().any(Instruction::is_invalid) {
         return None;
     }
-    let body = Body::new(&instructions, start, start + code.len() as u64);
+    let body = Body::new(&instructions, start, start + code.len() as u64, looks);
     let mut found = Raiser { address: start, ..Raiser::default() };
     for (index, i) in instructions.iter().enumerate() {
         match i.code() {
@@ -186,12 +221,16 @@ fn raiser(code: &[u8], start: u64, files: &HashMap<u64, Source>) -> Option<Raise
             Code::Call_rm64 | Code::Jmp_rm64
                 if i.op0_kind() == OpKind::Memory
                     && i.memory_base().is_gpr64()
-                    && i.memory_index() == Register::None =>
+                    && i.memory_index() == Register::None
+                    && i.memory_displacement64() <= PLACE_MAX =>
             {
                 found.places.insert(i.memory_displacement64());
             }
             _ => {}
         }
+    }
+    if found.reasons.is_empty() {
+        return None;
     }
     found.writes_memory = body.writes_memory();
     let taken = body.arguments();
@@ -206,11 +245,12 @@ struct Body<'a> {
     range: std::ops::Range<u64>,
     /// From where instructions are branched to, by index.
     branches: HashMap<usize, Vec<usize>>,
+    looks: &'a Cell<u64>,
 }
 
 impl<'a> Body<'a> {
-    fn new(instructions: &'a [Instruction], start: u64, end: u64) -> Self {
-        let mut body = Body { instructions, range: start..end, branches: HashMap::new() };
+    fn new(instructions: &'a [Instruction], start: u64, end: u64, looks: &'a Cell<u64>) -> Self {
+        let mut body = Body { instructions, range: start..end, branches: HashMap::new(), looks };
         for (from, i) in instructions.iter().enumerate() {
             if matches!(i.flow_control(), FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch)
                 && let Some(to) = body.index_of(i.near_branch_target())
@@ -219,6 +259,12 @@ impl<'a> Body<'a> {
             }
         }
         body
+    }
+
+    /// Whether so many more instructions may be looked at.
+    fn look(&self, count: usize) -> bool {
+        self.looks.set(self.looks.get().saturating_sub(count as u64));
+        self.looks.get() > 0
     }
 
     fn contains(&self, address: u64) -> bool {
@@ -250,6 +296,9 @@ impl<'a> Body<'a> {
         let mut value = None;
         let mut at = through + 1;
         while at != call {
+            if !self.look(1) {
+                return BTreeSet::new();
+            }
             let i = &self.instructions[at];
             if let Some(written) = written(i, register) {
                 value = Some(written);
@@ -275,6 +324,9 @@ impl<'a> Body<'a> {
         let mut todo = vec![at];
         while let Some(at) = todo.pop() {
             let mut before: Vec<usize> = self.branches.get(&at).cloned().unwrap_or_default();
+            if !self.look(before.len() + 1) {
+                return None;
+            }
             let previous = at.checked_sub(1)?;
             let falls = matches!(
                 self.instructions[previous].flow_control(),
@@ -333,9 +385,8 @@ impl<'a> Body<'a> {
         let mut seen = BTreeSet::new();
         let mut todo = vec![(0, [false; 6])];
         while let Some((at, mut gone)) = todo.pop() {
-            let Some(i) =
-                self.instructions.get(at).filter(|_| seen.len() < PATHS_MAX && seen.insert((at, gone)))
-            else {
+            let is_new = |seen: &mut BTreeSet<_>| seen.len() < PATHS_MAX && seen.insert((at, gone));
+            let Some(i) = self.instructions.get(at).filter(|_| self.look(1) && is_new(&mut seen)) else {
                 continue;
             };
             let is_zeroing = matches!(i.code(), Code::Xor_r32_rm32 | Code::Xor_rm32_r32)

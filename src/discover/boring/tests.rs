@@ -87,3 +87,52 @@ fn damaged_files_do_no_harm() {
         }
     }
 }
+
+/// What is found in the program with more in it, in assembly.
+fn found_with(more: &str) -> Result<(), NoEntries> {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("more.s");
+    std::fs::write(&source, format!("{more}\n.section .note.GNU-stack,\"\",@progbits\n")).unwrap();
+    found(&[source.to_str().unwrap()])
+}
+
+#[test]
+fn what_is_searched_is_bounded() {
+    const NAME: &str = ".section .rodata\nname: .asciz \"x/ssl/ssl_lib.cc\"\n.text\n";
+    let functions = |count: u32, len: u32| {
+        let function = format!(
+            ".cfi_startproc\nlea name(%rip), %rcx\n.skip {}, 0x90\n.cfi_endproc",
+            len.checked_sub(7).unwrap()
+        );
+        format!("{NAME}.rept {count}\n{function}\n.endr")
+    };
+    assert_eq!(found_with(&functions(1000, 64)), Ok(()));
+    assert_eq!(found_with(&functions(1100, 1 << 14)), Err(NoEntries::TooMuch));
+    assert_eq!(found_with(&functions(17_000, 16)), Err(NoEntries::TooMuch));
+    let names = "name: .rept 5000\n.asciz \"ssl/ssl_lib.cc\"\n.endr";
+    assert_eq!(found_with(&format!(".section .rodata\n{names}")), Err(NoEntries::TooMuch));
+    let branches = ".rept 1500\nmov $1, %edx\njmp 1f\n.endr\n1:\n.rept 50\nlea name(%rip), %rcx\n.endr\n\
+                    mov $16, %edi\ncall BIO_read@plt";
+    let functions = format!(".rept 70\n.cfi_startproc\n{branches}\n.cfi_endproc\n.endr");
+    assert_eq!(found_with(&format!("{NAME}{functions}")), Err(NoEntries::TooMuch));
+}
+
+#[test]
+fn a_method_that_stands_everywhere_is_not_taken() {
+    let tables =
+        |count: u32| format!(".section .data.rel.ro,\"aw\"\n.rept {count}\n.quad write_app_data\n.endr");
+    assert_eq!(found_with(&tables(10)), Ok(()));
+    assert_eq!(found_with(&tables(1000)), Err(NoEntries::Ambiguous("its table of methods", 17)));
+}
+
+#[test]
+fn addresses_at_the_end_of_all_do_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut data = std::fs::read(compile(folder.path(), &["-s"])).unwrap();
+    let word = |data: &[u8], at: usize| u64::from_le_bytes(*data[at..].first_chunk().unwrap());
+    let address = Image::parse(&data[..]).ok().unwrap().section(b".rodata").unwrap().0;
+    let sections = usize::try_from(word(&data, 40)).unwrap();
+    let header = (sections..).step_by(64).find(|header| word(&data, header + 16) == address).unwrap();
+    data[header + 16..header + 24].copy_from_slice(&(u64::MAX - 8).to_le_bytes());
+    assert_eq!(find(&Image::parse(&data[..]).ok().unwrap()), Err(NoEntries::Unreadable));
+}
