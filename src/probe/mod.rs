@@ -165,6 +165,8 @@ pub struct Probe {
     stacks: HashMap<ProcessKey, stacks::Followed>,
     /// There are no return probes: see [`Probe::avoid_return_probes`].
     by_returns: bool,
+    /// What [`Probe::settle`] is to tell.
+    unsaid: Vec<News>,
     /// So many of the links, the first, do not depend on a library.
     own_links: usize,
 }
@@ -358,6 +360,7 @@ impl Probe {
             received: None,
             stacks: HashMap::new(),
             by_returns: false,
+            unsaid: Vec::new(),
             own_links: 0,
         };
         for program in probe.skeleton.object().progs_mut() {

@@ -127,7 +127,8 @@ impl Probe {
             return Vec::new();
         }
         let evidence = self.evidence();
-        let mut news = self.end_probations(&evidence);
+        let mut news = std::mem::take(&mut self.unsaid);
+        news.extend(self.end_probations(&evidence));
         let mut trials = std::mem::take(&mut self.trials);
         let of = |probe: &Probe, trial: &Trial, site| -> evidence {
             evidence.get(&cookie(site, probe.cookie_of(trial.id))).copied().unwrap_or_default()

@@ -150,6 +150,8 @@ impl Probe {
             Ok(())
         });
         self.attached = all;
+        let news = self.end_probations_without_returns();
+        self.unsaid.extend(news);
         for id in self.libraries.values().copied().collect::<Vec<_>>() {
             // Where they return is seldom known.
             self.acquit(id);
