@@ -570,6 +570,14 @@ fn process_blocks_name_the_process_of_each_packet() {
                 lines(command).pop().unwrap().split(',').nth(1).unwrap().to_owned()
             };
             assert_eq!(count(&file), count(&plain), "{release}");
+            if let Some(mergecap) = program("mergecap", release) {
+                let merged = home.path().join("merged.pcapng");
+                let mut command = home.command(&mergecap);
+                command.arg("-w").arg(&merged).arg(&file).arg(&plain);
+                lines(command);
+                let packets = |file: &Path| count(file).parse::<usize>().unwrap();
+                assert_eq!(packets(&merged), 2 * packets(&plain), "{release}");
+            }
         }
     }
 }
