@@ -261,7 +261,7 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 static __noinline int check_socket(struct process *process, struct call *call)
 {
 	struct handle *handle;
-	struct t2p_no_socket *record;
+	struct t2p_noted_no_socket *note;
 
 	if (call->sock || call->below || (call->flags & (CALL_UDP | CALL_QUIET)))
 		return 0;
@@ -274,19 +274,19 @@ static __noinline int check_socket(struct process *process, struct call *call)
 	handle->flags |= HANDLE_NO_SOCKET;
 	if ((process->flags & PROCESS_NO_SOCKET) || call->site > T2P_SITE_BIO_READ)
 		return 0;
-	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
-	if (!record) {
+	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
+	if (!note) {
 		/* The handle's next call says it. */
 		handle->flags &= ~HANDLE_NO_SOCKET;
-		count(T2P_COUNT_FACT_LOST, 1);
-		return 0;
+		return lost(process->generation, T2P_COUNT_NOTICE_LOST, 0);
 	}
 	process->flags |= PROCESS_NO_SOCKET;
-	head(&record->head, T2P_NO_SOCKET, process->generation, call->library);
-	record->time = bpf_ktime_get_ns();
-	record->stopped = (process->flags & PROCESS_STOP) && stop_process();
-	record->other_stack = 0;
-	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
+	head(&note->no_socket.head, T2P_NO_SOCKET, process->generation, call->library);
+	note->no_socket.time = bpf_ktime_get_ns();
+	note->no_socket.stopped = (process->flags & PROCESS_STOP) && stop_process();
+	note->no_socket.other_stack = 0;
+	note->place = place_in_ring();
+	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
 	return 0;
 }
 

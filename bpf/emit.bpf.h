@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * The only code that touches the ring. Payload is read from the program straight into the
+ * The ring, and what is common to its records. Payload is read from the program straight into the
  * reserved record: a scratch buffer in between can be overwritten by another process on
  * preemptible kernels.
  */
@@ -30,6 +30,12 @@ static __always_inline u64 wake(void)
 	/* Two may do so at once; that is one too many. */
 	woken_at = now;
 	return BPF_RB_FORCE_WAKEUP;
+}
+
+/* Where the next record of the ring will stand: what is put into `notices` now has its place before that. */
+static __always_inline u64 place_in_ring(void)
+{
+	return bpf_ringbuf_query(&ring, BPF_RB_PROD_POS);
 }
 
 static __always_inline void head(struct t2p_head *h, u16 type, u64 process, u32 library)

@@ -12,6 +12,7 @@
 
 #define CALL_DEPTH 4
 #define UIDS_MAX 16
+#define NOTICES_BYTES (64 << 10)
 
 /* Set before loading. */
 const volatile u32 targets_only; /* 1: only processes that are in the map already; 0: all */
@@ -259,9 +260,10 @@ struct process {
 #define PROCESS_NO_SOCKET 32 /* some of its handles encrypt into memory; user space knows it */
 #define PROCESS_WATCHED 64 /* its BIO functions are probed ahead, in case it has such handles */
 #define PROCESS_IDLE 256 /* its BIO functions were called many times, and told nothing new */
-#define PROCESS_STACKS 512 /* it makes calls on other stacks than its threads' own; user space knows it */
+#define PROCESS_STACKS 512 /* it makes calls on other stacks than its threads' own */
 #define PROCESS_SOCKET 128 /* some of its handles use their sockets themselves */
 #define PROCESS_RUSTLS 1024 /* it uses rustls, which encrypts into memory */
+#define PROCESS_STACKS_TOLD 2048 /* user space knows that it makes calls on other stacks */
 
 /* The first bytes of the body of a TLS record that no other record begins with. */
 #define RECORD_BODY 24
@@ -349,6 +351,12 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 16 << 20);
 } ring SEC(".maps");
+
+/* What user space must act on, on its way there: see struct t2p_noted_file. Room for a thousand files. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, NOTICES_BYTES);
+} notices SEC(".maps");
 
 /*
  * tgid << 32 | tid → calls in progress. Entries live as long as their thread: no churn on each call. And stacks

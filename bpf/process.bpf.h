@@ -28,20 +28,42 @@ static __always_inline int uid_wanted(void)
 	return 0;
 }
 
-/* Introduces the current process to user space. */
-static __noinline int emit_process(struct process *process)
+/*
+ * Room to introduce the current process. Its record is longer than most of data: while the ring is full there is
+ * room for these now and then, but hardly for that. Half of the other ring is for files only.
+ */
+static __always_inline struct t2p_process *room_for_process(void)
+{
+	struct t2p_process *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	struct t2p_noted_process *note;
+
+	if (record || bpf_ringbuf_query(&notices, BPF_RB_AVAIL_DATA) > NOTICES_BYTES / 2)
+		return record;
+	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
+	if (!note)
+		return NULL;
+	note->place = place_in_ring();
+	return &note->process;
+}
+
+/* Introduces the current process to user space. A global function: the verifier walks it once. */
+__noinline int emit_process(void)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct t2p_process *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+	u32 tgid = current_id() >> 32;
+	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct t2p_process *record;
 	unsigned long start, end;
 	const unsigned char *name;
 	u64 len;
 	long n;
 
-	if (!record) {
-		lost(process->generation, T2P_COUNT_FACT_LOST, 0);
+	if (!process)
 		return 0;
-	}
+	record = room_for_process();
+	if (!record)
+		/* The next call introduces it. */
+		return lost(process->generation, T2P_COUNT_FACT_LOST, 0);
 	head(&record->head, T2P_PROCESS, process->generation, 0);
 	record->time = bpf_ktime_get_ns();
 	record->start_time = BPF_CORE_READ(task, group_leader, start_boottime);
@@ -90,7 +112,7 @@ static __always_inline struct process *current_process(void)
 	if (!(process->flags & PROCESS_TARGET))
 		return NULL;
 	if (!(process->flags & PROCESS_TOLD))
-		emit_process(process);
+		emit_process();
 	return process;
 }
 
@@ -145,7 +167,8 @@ static __always_inline void process_execed(u32 before)
 	bpf_map_delete_elem(&threads, &id);
 	emit_exit(process);
 	process->generation = bpf_ktime_get_ns();
-	process->flags &= ~(PROCESS_TOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_RUSTLS);
+	process->flags &= ~(PROCESS_TOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_STACKS_TOLD |
+			    PROCESS_RUSTLS);
 	if (!targets_only) {
 		/* It may run as another user now. */
 		process->flags &= ~(PROCESS_TARGET | PROCESS_IGNORED);
@@ -173,7 +196,7 @@ static __always_inline void file_mapped(struct file *file)
 	u32 tgid = current_id() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 	struct file_key key = {};
-	struct t2p_file *record;
+	struct t2p_noted_file *note;
 	u32 stop;
 
 	if (targets_only && !process)
@@ -184,17 +207,18 @@ static __always_inline void file_mapped(struct file *file)
 		return;
 	/* Only while somebody is there to let it go on. */
 	stop = ready && process && (process->flags & PROCESS_STOP);
-	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
-	if (!record) {
-		count(T2P_COUNT_FACT_LOST, 1);
+	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
+	if (!note) {
+		lost(process ? process->generation : 0, T2P_COUNT_NOTICE_LOST, 0);
 		return;
 	}
-	head(&record->head, T2P_FILE, process ? process->generation : 0, 0);
-	record->time = bpf_ktime_get_ns();
-	record->inode = key.inode;
-	record->device = key.device;
-	record->stopped = stop && stop_process();
-	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
+	head(&note->file.head, T2P_FILE, process ? process->generation : 0, 0);
+	note->file.time = bpf_ktime_get_ns();
+	note->file.inode = key.inode;
+	note->file.device = key.device;
+	note->file.stopped = stop && stop_process();
+	note->place = place_in_ring();
+	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
 }
 
 #endif

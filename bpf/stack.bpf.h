@@ -173,23 +173,23 @@ static __noinline int forget_stack(u64 sp)
  */
 static __noinline int tell_other_stack(struct process *process)
 {
-	struct t2p_no_socket *record;
+	struct t2p_noted_no_socket *note;
 
 	stacks_wanted = 1;
-	if (process->flags & PROCESS_STACKS)
-		return 0;
-	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
-	if (!record) {
-		/* The next call says it. */
-		count(T2P_COUNT_FACT_LOST, 1);
-		return 0;
-	}
 	process->flags |= PROCESS_STACKS;
-	head(&record->head, T2P_NO_SOCKET, process->generation, 0);
-	record->time = bpf_ktime_get_ns();
-	record->stopped = (process->flags & PROCESS_STOP) && stop_process();
-	record->other_stack = 1;
-	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
+	if (process->flags & PROCESS_STACKS_TOLD)
+		return 0;
+	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
+	if (!note)
+		/* The next call says it. */
+		return lost(process->generation, T2P_COUNT_NOTICE_LOST, 0);
+	process->flags |= PROCESS_STACKS_TOLD;
+	head(&note->no_socket.head, T2P_NO_SOCKET, process->generation, 0);
+	note->no_socket.time = bpf_ktime_get_ns();
+	note->no_socket.stopped = (process->flags & PROCESS_STOP) && stop_process();
+	note->no_socket.other_stack = 1;
+	note->place = place_in_ring();
+	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
 	return 0;
 }
 

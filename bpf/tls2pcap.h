@@ -217,6 +217,7 @@ enum t2p_counter {
 	T2P_COUNT_MISSED_SOCKET_RUNS,
 	T2P_COUNT_LOSSES_FULL, /* losses that are counted in all, but not for their process */
 	T2P_COUNT_OTHER_STACK, /* reads and writes on a stack where their return was not probed yet, or cannot be */
+	T2P_COUNT_NOTICE_LOST, /* records refused by the ring of notices: nobody acts on them */
 	T2P_COUNT_MAX,
 };
 
@@ -345,6 +346,26 @@ struct t2p_file {
 	unsigned long long inode;
 	unsigned int device; /* s_dev as the kernel keeps it: major << 20 | minor */
 	unsigned int stopped; /* 1: the process was sent SIGSTOP and waits for SIGCONT */
+};
+
+/*
+ * What user space must act on comes through a ring of its own, so that payload takes no room from it. There
+ * `place` follows the record: the position in the other ring where it would stand.
+ */
+struct t2p_noted_file {
+	struct t2p_file file;
+	unsigned long long place;
+};
+
+struct t2p_noted_no_socket {
+	struct t2p_no_socket no_socket;
+	unsigned long long place;
+};
+
+/* For want of room in the other ring. */
+struct t2p_noted_process {
+	struct t2p_process process;
+	unsigned long long place;
 };
 
 #endif

@@ -12,9 +12,10 @@ use crate::synth::comment::Comment;
 use crate::track::summary::{Summary, Traffic};
 
 /// What the kernel side counts as lost: where it counts events, and bytes if it knows them.
-const COUNTED: [(Reason, Counter, Option<Counter>); 13] = [
+const COUNTED: [(Reason, Counter, Option<Counter>); 14] = [
     (Reason::RingFull, Counter::RingFull, Some(Counter::RingFullBytes)),
     (Reason::FactLost, Counter::FactLost, None),
+    (Reason::NoticeLost, Counter::NoticeLost, None),
     (Reason::Unreadable, Counter::Unreadable, Some(Counter::UnreadableBytes)),
     (Reason::CallLimit, Counter::Limit, Some(Counter::LimitBytes)),
     (Reason::Sendfile, Counter::Sendfile, Some(Counter::SendfileBytes)),

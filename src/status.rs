@@ -65,6 +65,8 @@ pub enum Reason {
     WriterBehind,
     /// Records without payload that the ring refused.
     FactLost,
+    /// What the ring of notices refused: a new file that is mapped, or a process that needs other probes.
+    NoticeLost,
     /// The program's buffer could not be read.
     Unreadable,
     /// Calls longer than the longest that is captured.
@@ -104,6 +106,7 @@ impl Reason {
             Reason::RingFull => "ring-full",
             Reason::WriterBehind => "writer-behind",
             Reason::FactLost => "ring-full-facts",
+            Reason::NoticeLost => "not-looked-at",
             Reason::Unreadable => "unreadable",
             Reason::CallLimit => "call-limit",
             Reason::Sendfile => "sendfile",
@@ -132,6 +135,11 @@ impl Reason {
             Reason::FactLost => {
                 ("record of a connection", "records of connections", "the ring buffer was full")
             }
+            Reason::NoticeLost => (
+                "new file or process",
+                "new files or processes",
+                "more came at once than could be looked at, so TLS libraries may not be probed",
+            ),
             Reason::Unreadable => ("data record", "data records", "the program's memory could not be read"),
             Reason::CallLimit => ("call", "calls", "longer than the longest call that is captured"),
             Reason::Sendfile => {
@@ -158,6 +166,7 @@ impl Reason {
             Reason::RingFull | Reason::FactLost => {
                 Some("use a larger --ring-size, or capture less with -p or -u")
             }
+            Reason::NoticeLost => Some("name the library or program with --lib"),
             Reason::WriterBehind => {
                 Some("write to a faster disk or reader, or capture less with -p, -u or -s")
             }

@@ -1,22 +1,26 @@
 //! The ring thread: takes records out of the ring, and picks out what the control thread must know at
 //! once.
 //!
+//! What that must act upon comes through a ring of its own, which is read first and at once: whoever was stopped
+//! waits for it. Its records are kept until the place among the others is reached where each stands.
+//!
 //! It never waits for the writer. When there is no room for payload in the hand-over, records stay in
 //! the ring, while that is less than half full; they are only looked at. Then payload is given up, from
 //! the oldest record on, until three quarters of the ring are free: a few long holes are better than
 //! many short ones. Only when there is no room for headers either does the ring fill up, and the
 //! kernel side counts what it refuses.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::handover::{Handover, Room};
+use super::handover::{Filling, Handover, Room};
 use crate::event::record::{self, RawData};
 use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
-use crate::probe::{Ended, Record, Ring, Verdict, clocks, process_of};
+use crate::probe::{Ended, Record, Rings, Verdict, clocks, is_before, process_of};
 
 /// How long the ring is left alone when nothing wakes its reader.
 pub(super) const RING_INTERVAL: Duration = Duration::from_millis(10);
@@ -24,6 +28,10 @@ pub(super) const RING_INTERVAL: Duration = Duration::from_millis(10);
 const ENDED_INTERVAL: Duration = Duration::from_millis(100);
 /// How long it is left alone while records stay in it because the hand-over is full.
 const STUCK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Records of the ring of notices that wait for their place. Beyond it those of files, which nobody behind needs, are
+/// not handed over, and others stay in that ring.
+const NOTED_MAX: usize = 4096;
 
 /// What the control thread must act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +55,12 @@ enum Round {
     Full,
     /// The hand-over is full: records stay where they are.
     Stuck,
+    /// A notice is being written, and what stands behind it must not go first.
+    Early,
 }
 
 pub(super) struct Reader {
-    pub(super) ring: Ring,
+    pub(super) rings: Rings,
     pub(super) handover: Arc<Handover>,
     pub(super) ended: Ended,
     /// Time between two clock samples.
@@ -71,6 +81,23 @@ impl Aside {
     }
 }
 
+/// Records of the ring of notices, in the order of the places where they would stand in the other.
+#[derive(Default)]
+struct Noted(VecDeque<(usize, Vec<u8>)>);
+
+impl Noted {
+    fn add(&mut self, place: usize, record: Vec<u8>) {
+        let at = self.0.partition_point(|(before, _)| !is_before(place, *before));
+        self.0.insert(at, (place, record));
+    }
+
+    /// Hands those over that stand before a position.
+    fn tell_before(&mut self, position: usize, filling: &mut Filling) {
+        let due = self.0.partition_point(|(place, _)| !is_before(position, *place));
+        self.0.drain(..due).for_each(|(_, record)| filling.add((&record, &[])));
+    }
+}
+
 impl Reader {
     /// Reads until `stop` is set and the ring is empty.
     pub(super) fn run(mut self, stop: &AtomicBool, mut notice: impl FnMut(Notice)) {
@@ -79,15 +106,16 @@ impl Reader {
         let mut shedding = false;
         let mut notices = Vec::new();
         let mut aside = Aside::default();
+        let mut noted = Noted::default();
         let mut asked = Instant::now();
         loop {
-            let round = self.round(&mut shedding, &mut aside, &mut notices);
+            let round = self.round(&mut shedding, &mut aside, &mut noted, &mut notices);
             notices.drain(..).for_each(&mut notice);
             if self.tell(&mut aside) && (asked.elapsed() >= ENDED_INTERVAL || stopping) {
                 asked = Instant::now();
                 // In this order: what is in the ring when they are taken stands before them.
                 let records = self.ended.take();
-                aside = Aside { until: self.ring.written(), records };
+                aside = Aside { until: self.rings.records.written(), records };
                 self.tell(&mut aside);
             }
             // Who is behind needs no samples to know that time passes.
@@ -98,12 +126,13 @@ impl Reader {
                 }
             }
             // The last read must begin after the stop: records come between a read and this.
-            if round == Round::Empty && stopping && aside.records.is_empty() {
+            if round == Round::Empty && stopping && aside.records.is_empty() && noted.0.is_empty() {
                 return;
             }
             stopping = stop.load(Ordering::Acquire);
             match round {
-                Round::Empty => self.ring.wait(RING_INTERVAL),
+                Round::Empty => self.rings.wait(RING_INTERVAL),
+                Round::Early => self.rings.wait(STUCK_INTERVAL),
                 Round::Stuck => self.handover.wait_for_room(Room::Whole, STUCK_INTERVAL),
                 Round::Full => {}
             }
@@ -112,7 +141,7 @@ impl Reader {
 
     /// Hands over what came aside, if its turn has come; whether nothing is left of it.
     fn tell(&self, aside: &mut Aside) -> bool {
-        let is_due = self.ring.taken().wrapping_sub(aside.until) as isize >= 0;
+        let is_due = !is_before(self.rings.records.taken(), aside.until);
         if is_due {
             let left = aside.records.iter().position(|record| !self.handover.offer(record));
             aside.records.drain(..left.unwrap_or(aside.records.len()));
@@ -120,17 +149,53 @@ impl Reader {
         aside.records.is_empty()
     }
 
-    fn round(&mut self, shedding: &mut bool, aside: &mut Aside, notices: &mut Vec<Notice>) -> Round {
+    /// Reads the ring of notices; whether all was there that was begun.
+    fn hear(&mut self, noted: &mut Noted, notices: &mut Vec<Notice>) -> bool {
+        let ring = &mut self.rings.notices;
+        let begun = ring.written();
+        ring.take(begun, |record| {
+            let Some((bytes, place)) = record.split_place() else { return Verdict::Taken };
+            let notice = notice_of(&bytes);
+            let is_full = noted.0.len() >= NOTED_MAX;
+            let is_needed = !matches!(notice, Some(Notice::File(_)));
+            if is_full && is_needed {
+                return Verdict::Left;
+            }
+            notices.extend(notice.filter(|_| record.new));
+            if !is_full {
+                noted.add(place, bytes);
+            }
+            Verdict::Taken
+        });
+        ring.look_ahead(|record| {
+            notices.extend(record.split_place().and_then(|(bytes, _)| notice_of(&bytes)));
+        });
+        ring.has_seen(begun)
+    }
+
+    fn round(
+        &mut self,
+        shedding: &mut bool,
+        aside: &mut Aside,
+        noted: &mut Noted,
+        notices: &mut Vec<Notice>,
+    ) -> Round {
+        // In this order: whatever stands before here and behind a notice is taken after that.
+        let until = self.rings.records.written();
+        if !self.hear(noted, notices) {
+            return Round::Early;
+        }
         let mut filling = self.handover.open();
         let mut round = Round::Empty;
-        let size = self.ring.size();
-        self.ring.take(|record| {
+        let size = self.rings.records.size();
+        self.rings.records.take(until, |record| {
             let room = self.handover.room(&filling);
             *shedding = room != Room::Whole && record.waiting >= if *shedding { size / 4 } else { size / 2 };
             if room == Room::None || room == Room::Headers && !*shedding {
                 round = Round::Stuck;
                 return Verdict::Left;
             }
+            noted.tell_before(record.at, &mut filling);
             match data_of(record) {
                 Some(data) if *shedding => {
                     let (shed, rest) = data.shed();
@@ -141,7 +206,7 @@ impl Reader {
                 }
                 Some(data) => filling.add(record.first(data.record_len())),
                 None => {
-                    let notice = notice_of(record);
+                    let notice = notice_in(record);
                     let ended = if let Some(Notice::Exit(process)) = notice { Some(process) } else { None };
                     if let Some(process) = ended {
                         // After its end nothing can be said of its streams: so before, what they lack there.
@@ -159,13 +224,16 @@ impl Reader {
             }
             Verdict::Taken
         });
+        if round == Round::Empty && self.handover.room(&filling) != Room::None {
+            noted.tell_before(self.rings.records.taken(), &mut filling);
+        }
         self.handover.put(filling);
         if round == Round::Stuck {
             // Whoever was stopped waits for the control thread, not for the disk.
-            self.ring.look_ahead(|record| {
+            self.rings.records.look_ahead(|record| {
                 if data_of(record).is_none() {
                     // The table entries of a process that ended are needed until its record is taken.
-                    notices.extend(notice_of(record).filter(|notice| !matches!(notice, Notice::Exit(_))));
+                    notices.extend(notice_in(record).filter(|notice| !matches!(notice, Notice::Exit(_))));
                 }
             });
         }
@@ -179,13 +247,45 @@ fn data_of(record: &Record<'_>) -> Option<RawData> {
     RawData::of(&head[..len])
 }
 
-fn notice_of(record: &Record<'_>) -> Option<Notice> {
+fn notice_in(record: &Record<'_>) -> Option<Notice> {
     let (first, second) = record.first(record.len());
-    match record::decode(&Bytes::from([first, second].concat())).ok()? {
+    notice_of(&[first, second].concat())
+}
+
+fn notice_of(record: &[u8]) -> Option<Notice> {
+    match record::decode(&Bytes::copy_from_slice(record)).ok()? {
         Event::File(file) => Some(Notice::File(file)),
         Event::NoSocket(process) => Some(Notice::NoSocket(process)),
         Event::Process(process) => Some(Notice::Process(process.key)),
         Event::Exit(key, _) => Some(Notice::Exit(key)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::recording::Player;
+
+    #[test]
+    fn notices_go_to_their_places_however_they_come() {
+        let mut noted = Noted::default();
+        // Positions wrap.
+        for (place, record) in [(0, "c"), (usize::MAX - 7, "a"), (16, "e"), (usize::MAX - 7, "b"), (8, "d")] {
+            noted.add(place, record.into());
+        }
+        let handover = Handover::default();
+        let mut filling = handover.open();
+        noted.tell_before(usize::MAX - 15, &mut filling);
+        filling.add((b"before", &[]));
+        noted.tell_before(usize::MAX - 7, &mut filling);
+        filling.add((b"first", &[]));
+        noted.tell_before(8, &mut filling);
+        filling.add((b"second", &[]));
+        handover.put(filling);
+        let mut player = Player::batch(handover.take().unwrap());
+        let records: Vec<Bytes> = std::iter::from_fn(|| player.next_record().unwrap()).collect();
+        assert_eq!(records, ["before", "a", "b", "first", "c", "d", "second"]);
+        assert_eq!(noted.0.len(), 1);
     }
 }

@@ -93,8 +93,8 @@ pub(super) fn spawn_ring(
     messages: Sender<Message>,
     stop: Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>, Failure> {
-    let mapped = probe.ring().and_then(|ring| Ok((ring, probe.ended()?)));
-    let (ring, ended) = mapped.map_err(|e| {
+    let mapped = probe.rings().and_then(|rings| Ok((rings, probe.ended()?)));
+    let (rings, ended) = mapped.map_err(|e| {
         Failure::new(
             Exit::Kernel,
             format!("the ring buffer cannot be mapped: {e}"),
@@ -102,7 +102,7 @@ pub(super) fn spawn_ring(
         )
     })?;
     let clock_interval = if live { CLOCK_INTERVAL_LIVE } else { CLOCK_INTERVAL };
-    let reader = Reader { ring, handover, ended, clock_interval };
+    let reader = Reader { rings, handover, ended, clock_interval };
     Ok(thread::spawn(move || {
         go_first();
         privilege::lower();

@@ -45,6 +45,7 @@ pub enum Counter {
     MissedSocketRuns,
     LossesFull,
     OtherStack,
+    NoticeLost,
 }
 
 /// Record types (`enum t2p_type`; from 64 on they are user space's).

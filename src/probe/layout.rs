@@ -102,6 +102,13 @@ same_layout!(RawExit = t2p_exit { head, time });
 same_layout!(RawFile = t2p_file { head, time, inode, device, stopped });
 same_layout!(RawNoSocket = t2p_no_socket { head, time, stopped, other_stack });
 
+// Behind a record of the ring of notices stands its place.
+const _: () = {
+    assert!(size_of::<types::t2p_noted_file>() == size_of::<record::RawFile>() + size_of::<u64>());
+    assert!(size_of::<types::t2p_noted_no_socket>() == size_of::<record::RawNoSocket>() + size_of::<u64>());
+    assert!(size_of::<types::t2p_noted_process>() == size_of::<record::RawProcess>() + size_of::<u64>());
+};
+
 macro_rules! same_counters {
     ($($counter:ident = $c:ident),* $(,)?) => {
         const _: () = { $(assert!(record::Counter::$counter as u32 == types::t2p_counter::$c.0);)* };
@@ -135,4 +142,5 @@ same_counters!(
     MissedSocketRuns = T2P_COUNT_MISSED_SOCKET_RUNS,
     LossesFull = T2P_COUNT_LOSSES_FULL,
     OtherStack = T2P_COUNT_OTHER_STACK,
+    NoticeLost = T2P_COUNT_NOTICE_LOST,
 );

@@ -49,7 +49,7 @@ pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
 pub use self::ended::{Ended, process_of};
 pub use self::proving::{News, described, note};
-pub use self::ring::{Record, Ring, Verdict, page_size};
+pub use self::ring::{Record, Rings, Verdict, is_before, page_size};
 pub use self::stacks::Unfollowed;
 pub use self::stops::Stops;
 pub use self::survey::Survey;
@@ -602,13 +602,16 @@ impl Probe {
         Ended::new(&maps.ended, &maps.handles, &maps.losses)
     }
 
-    /// A reader of the ring, to be moved to a thread of its own.
+    /// A reader of the rings, to be moved to a thread of its own.
     ///
     /// # Errors
-    /// If the ring cannot be mapped.
-    pub fn ring(&self) -> io::Result<Ring> {
-        let map = &self.skeleton.maps.ring;
-        Ring::new(map.as_fd().try_clone_to_owned()?, map.max_entries() as usize)
+    /// If they cannot be mapped.
+    pub fn rings(&self) -> io::Result<Rings> {
+        let (ring, notices) = (&self.skeleton.maps.ring, &self.skeleton.maps.notices);
+        Rings::new(
+            (ring.as_fd(), ring.max_entries() as usize),
+            (notices.as_fd(), notices.max_entries() as usize),
+        )
     }
 }
 

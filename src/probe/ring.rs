@@ -1,11 +1,11 @@
-//! Reads the ring.
+//! Reads the rings: the one with the records, and the one with what user space must act on.
 //!
 //! Not by libbpf, which gives a record back to the kernel as soon as it was seen: here one can look at
 //! records that are left where they are. Also the data is mapped once, not twice, which halves the
 //! memory that is charged to us. What the kernel promises is in its `Documentation/bpf/ringbuf.rst`.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -27,7 +27,48 @@ pub fn page_size() -> usize {
     size.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
 }
 
-/// A reader of the ring. Lives in one thread.
+/// Both rings. Lives in one thread.
+pub struct Rings {
+    /// All that is captured.
+    pub records: Ring,
+    /// What user space must act on. Each record is followed by its place among the others: see
+    /// [`Record::split_place`].
+    pub notices: Ring,
+    waker: Epoll,
+}
+
+impl Rings {
+    /// `records` and `notices`: the maps, and how many bytes of records each has room for.
+    pub(super) fn new(
+        records: (BorrowedFd<'_>, usize),
+        notices: (BorrowedFd<'_>, usize),
+    ) -> io::Result<Rings> {
+        // By edge: what counts is that the kernel woke us, not that there is something to read.
+        let waker = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        for (map, _) in [records, notices] {
+            waker.add(map, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
+        }
+        Ok(Rings {
+            records: Ring::new(records.0, records.1)?,
+            notices: Ring::new(notices.0, notices.1)?,
+            waker,
+        })
+    }
+
+    /// Waits until the kernel wakes us or the interval is over.
+    pub fn wait(&self, interval: Duration) {
+        let interval = EpollTimeout::try_from(interval).unwrap_or(EpollTimeout::ZERO);
+        // A signal ends the wait early, which is harmless.
+        let _ = self.waker.wait(&mut [EpollEvent::empty()], interval);
+    }
+}
+
+/// Which of two positions comes first.
+pub fn is_before(position: usize, other: usize) -> bool {
+    (position.wrapping_sub(other) as isize) < 0
+}
+
+/// A reader of one ring.
 pub struct Ring {
     /// The page with the reader's position, which we write.
     reader: MmapRaw,
@@ -35,7 +76,6 @@ pub struct Ring {
     kernel: MmapRaw,
     page: usize,
     size: usize,
-    waker: Epoll,
     /// Where the next record to take begins. Positions count up for ever.
     next: usize,
     /// Up to where records were looked at.
@@ -52,6 +92,8 @@ pub struct Record<'a> {
     pub new: bool,
     /// Bytes in the ring from this record on.
     pub waiting: usize,
+    /// Where it stands. Positions count up for ever.
+    pub at: usize,
 }
 
 /// What becomes of a record.
@@ -84,6 +126,16 @@ impl Record<'_> {
         first.len() + second.len()
     }
 
+    /// A record of the ring of notices: its bytes, and the position in the other ring where it would stand. `None`: it
+    /// is shorter than a position.
+    pub fn split_place(&self) -> Option<(Vec<u8>, usize)> {
+        let (first, second) = self.parts;
+        let mut bytes = [first, second].concat();
+        let place = u64::from_ne_bytes(*bytes.last_chunk()?);
+        bytes.truncate(bytes.len() - size_of::<u64>());
+        Some((bytes, place as usize))
+    }
+
     /// Its first `n` bytes, or all: in one piece, or in two.
     pub fn first(&self, n: usize) -> (&[u8], &[u8]) {
         let (first, second) = self.parts;
@@ -94,15 +146,12 @@ impl Record<'_> {
 
 impl Ring {
     /// A reader of the ring that `map` is, which has room for `size` bytes of records.
-    pub(super) fn new(map: OwnedFd, size: usize) -> io::Result<Ring> {
+    fn new(map: BorrowedFd<'_>, size: usize) -> io::Result<Ring> {
         let page = page_size();
         let reader = MmapOptions::new().len(page).map_raw(map.as_raw_fd())?;
         let kernel =
             MmapOptions::new().offset(page as u64).len(page + size).map_raw_read_only(map.as_raw_fd())?;
-        // By edge: what counts is that the kernel woke us, not that there is something to read.
-        let waker = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        waker.add(map.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
-        let mut ring = Ring { reader, kernel, page, size, waker, next: 0, seen: 0, given_back: 0 };
+        let mut ring = Ring { reader, kernel, page, size, next: 0, seen: 0, given_back: 0 };
         ring.next = ring.position().load(Ordering::Acquire);
         (ring.seen, ring.given_back) = (ring.next, ring.next);
         Ok(ring)
@@ -111,13 +160,6 @@ impl Ring {
     /// Room for records, in bytes.
     pub fn size(&self) -> usize {
         self.size
-    }
-
-    /// Waits until the kernel wakes us or the interval is over.
-    pub fn wait(&self, interval: Duration) {
-        let interval = EpollTimeout::try_from(interval).unwrap_or(EpollTimeout::ZERO);
-        // A signal ends the wait early, which is harmless.
-        let _ = self.waker.wait(&mut [EpollEvent::empty()], interval);
     }
 
     /// Where the next record to take begins. Positions count up for ever.
@@ -130,16 +172,18 @@ impl Ring {
         self.end().load(Ordering::Acquire)
     }
 
-    /// Gives the records that are there to `use_record`, in order, until it leaves some.
-    pub fn take(&mut self, mut use_record: impl FnMut(&Record<'_>) -> Verdict) {
+    /// Gives the records that are there before the position `until` to `use_record`, in order, until it leaves some.
+    pub fn take(&mut self, until: usize, mut use_record: impl FnMut(&Record<'_>) -> Verdict) {
         let often = GIVE_BACK.min(self.size / 4);
-        while let Some((record, end)) = self.record_at(self.next) {
+        while is_before(self.next, until)
+            && let Some((record, end)) = self.record_at(self.next)
+        {
             let verdict = record.map_or(Verdict::Taken, |record| use_record(&record));
             if verdict == Verdict::Left {
                 break;
             }
             self.next = end;
-            if end.wrapping_sub(self.seen) as isize > 0 {
+            if is_before(self.seen, end) {
                 self.seen = end;
             }
             if self.next.wrapping_sub(self.given_back) >= often {
@@ -160,6 +204,11 @@ impl Ring {
             }
             self.seen = end;
         }
+    }
+
+    /// Whether all records before a position were looked at.
+    pub fn has_seen(&self, until: usize) -> bool {
+        !is_before(self.seen, until)
     }
 
     fn give_back(&mut self) {
@@ -184,8 +233,9 @@ impl Ring {
         let end = at.wrapping_add((HEADER + len).next_multiple_of(8));
         let record = (length & DISCARDED == 0).then(|| Record {
             parts: self.bytes(at.wrapping_add(HEADER), len),
-            new: at.wrapping_sub(self.seen) as isize >= 0,
+            new: !is_before(at, self.seen),
             waiting,
+            at,
         });
         Some((record, end))
     }

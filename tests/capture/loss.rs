@@ -104,7 +104,7 @@ fn a_buffer_that_cannot_be_read_is_a_hole_of_its_length() {
 
 /// The bytes that are there stand at their places, and what is missing is told.
 #[track_caller]
-fn assert_stream(connection: &Connection, from: From, truth: &[u8]) {
+pub fn assert_stream(connection: &Connection, from: From, truth: &[u8]) {
     let length: usize = connection.turns.iter().filter(|turn| turn.0 == from).map(|turn| turn.1).sum();
     assert_eq!(length, truth.len(), "the stream has its true length");
     let told: usize = connection.holes.iter().filter(|h| h.from == from).filter_map(|h| h.len).sum();

@@ -12,6 +12,7 @@ mod bundled;
 mod calls;
 mod cli;
 mod coroutines;
+mod crowded;
 mod doctor;
 mod errors;
 mod extcap;
