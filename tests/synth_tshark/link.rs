@@ -66,7 +66,7 @@ fn other_tools_read_it() {
             let copy = format!("{file}.copy");
             if run(&format!("editcap{version}"), &[file, &copy]).is_some() {
                 let both = format!("{file}.both");
-                if run("mergecap", &["-w", &both, file, &copy]).is_some() {
+                if run(&format!("mergecap{version}"), &["-w", &both, file, &copy]).is_some() {
                     let text = run("capinfos", &["-Mcr", &both]).unwrap();
                     assert!(text.trim().ends_with(&(2 * packets).to_string()), "{text}");
                     std::fs::remove_file(both).unwrap();
