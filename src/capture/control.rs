@@ -182,6 +182,16 @@ impl Control {
                     // It was told to end: how it did is no error.
                     break if patience.is_some() { Ok(Exit::Success) } else { status };
                 }
+                Ok(Message::Gone { pid, left }) => {
+                    self.probe.remove_target(pid);
+                    if let Some(line) = &mut line {
+                        line.clear();
+                    }
+                    self.say.warn(&format!("process {pid} has ended"));
+                    if left == 0 {
+                        break Ok(Exit::Success);
+                    }
+                }
                 Ok(Message::Writer(error)) => {
                     if let Some(line) = &mut line {
                         line.clear();

@@ -8,6 +8,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
 use super::Say;
+use super::given::{Given, no_process};
 use super::reasons::Reasons;
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::process::processes;
@@ -178,11 +179,7 @@ fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<InProcess, Failure> {
             format!("the mappings of process {pid} cannot be read: {error}"),
             "run it with sudo",
         )),
-        Err(_) => Err(Failure::new(
-            Exit::NoTarget,
-            format!("there is no process {pid}"),
-            "find it with: pgrep -a NAME",
-        )),
+        Err(_) => Err(no_process(pid)),
     }
 }
 
@@ -198,7 +195,12 @@ pub(super) fn open_output(config: &Capture) -> Result<Option<sink::Output>, Fail
 }
 
 /// Listens for clients, and waits for the first if the capture goes nowhere else.
-pub(super) fn listen(config: &Capture, address: SocketAddr, say: &Say) -> Result<sink::Server, Failure> {
+pub(super) fn listen(
+    config: &Capture,
+    address: SocketAddr,
+    given: &Given,
+    say: &Say,
+) -> Result<sink::Server, Failure> {
     let server = sink::Server::listen(address, say.0 > Verbosity::Quiet).map_err(|error| {
         Failure::new(
             Exit::Io,
@@ -215,7 +217,9 @@ pub(super) fn listen(config: &Capture, address: SocketAddr, say: &Say) -> Result
     let begins = if config.output.is_none() { "; the capture begins then" } else { "" };
     say.warn(&format!("connect with: wireshark -k -i TCP@{address}{begins}"));
     if config.output.is_none() {
-        server.wait_for_client();
+        while !server.wait_for_client() {
+            given.gone().map_or(Ok(()), Err)?;
+        }
     }
     Ok(server)
 }

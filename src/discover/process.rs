@@ -9,6 +9,8 @@ use crate::event::ProcessFacts;
 
 /// Longest command line that is read, in bytes.
 const ARGS_MAX: u64 = 64 << 10;
+/// Bytes of /proc/PID/status that are read.
+const STATUS_MAX: u64 = 4 << 10;
 /// Longest /proc/PID/cgroup that is read, in bytes.
 const CGROUP_MAX: u64 = 64 << 10;
 
@@ -23,6 +25,13 @@ pub fn name(pid: u32) -> Option<String> {
     let name = read(pid, "comm", 64);
     let name = name.strip_suffix(b"\n")?;
     Some(text(name))
+}
+
+/// The process that a thread belongs to, if that has another number.
+pub fn process_of_thread(tid: u32) -> Option<u32> {
+    let status = text(&read(tid, "status", STATUS_MAX));
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())?;
+    (process != tid).then_some(process)
 }
 
 /// Path of the executable, arguments and container; what cannot be read stays empty. Arguments

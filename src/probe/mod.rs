@@ -563,6 +563,16 @@ impl Probe {
         self.skeleton.maps.processes.update(&pid.to_ne_bytes(), bytes_of(&process), MapFlags::ANY)
     }
 
+    /// Captures this process no more: it has ended.
+    pub fn remove_target(&mut self, pid: u32) {
+        // What is attached for one that is no more fails for all; without any it would be for everybody.
+        if self.pids.len() > 1 {
+            self.pids.retain(|known| *known != pid);
+        }
+        // Gone already is as good.
+        let _ = self.skeleton.maps.processes.delete(&pid.to_ne_bytes());
+    }
+
     /// This file has been looked at: whoever maps it next need not wait.
     pub fn mark_seen(&self, file: &FileSeen) {
         let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };

@@ -171,7 +171,7 @@ fn program_killed_inside_a_long_write() {
 }
 
 /// A client that has shaken hands and waits for a line before it talks.
-fn waiting_client(test: &Test, name: &str, port: u16) -> (Process, Told) {
+pub fn waiting_client(test: &Test, name: &str, port: u16) -> (Process, Told) {
     let mut command = Command::new(compiled("exchange"));
     command.args(connect("127.0.0.1", port, &test.folder(name), "i w:10 r:20 S"));
     let mut client = Process::start(&mut command, test.path(&format!("{name}.err")));
@@ -206,6 +206,40 @@ fn two_clients(test: Test, captured: usize) {
 #[test]
 fn one_of_two_targets_ends() {
     two_clients(begin!(), 2);
+}
+
+/// Nobody has to end the capture, which has all that they said.
+#[test]
+fn the_end_of_all_processes_given_ends_the_capture() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "--threads 2 r:10 w:20 S");
+    let mut clients = ["client0", "client1"].map(|name| waiting_client(&test, name, port));
+    let mut running = test.capture().attach(&clients.each_ref().map(|(_, told)| told.pid));
+    let ended = |told: &Told| format!("tls2pcap: process {} has ended\n", told.pid);
+    let [(first, first_told), (second, second_told)] = &mut clients;
+    first.go_on();
+    until("the end of the first to be said", || {
+        running.process.stderr().contains(&ended(first_told)).then_some(())
+    });
+    first.wait_ok();
+    assert!(running.process.ended().is_none(), "one process is left");
+    second.go_on();
+    // It is not waited for before the capture has ended.
+    let finished = running.finish().ok();
+    second.wait_ok();
+    server.wait_ok();
+    for told in [first_told, second_told] {
+        assert_eq!(finished.stderr.matches(&ended(told)).count(), 1, "{}", finished.stderr);
+    }
+    for (view, _) in finished.views() {
+        assert_eq!(view.connections.len(), 2);
+        for (n, (_, told)) in clients.iter().enumerate() {
+            let truth = transcript(&test.text(&format!("client{n}")), "client", 0);
+            let connection = view.of(told.local, told.remote);
+            assert_same_bytes("client", &connection.sent_by_client, &truth.sent);
+            assert_same_bytes("server", &connection.sent_by_server, &truth.received);
+        }
+    }
 }
 
 #[test]
