@@ -46,6 +46,8 @@ pub(super) struct Control {
     say: Say,
     /// Processes that ended and whose table entries are to be given back.
     ended: HashSet<ProcessKey>,
+    /// Processes of whose BIO functions it was told that they are probed.
+    told_of_bios: HashSet<ProcessKey>,
     /// If there is a command.
     minders: Option<Minders>,
     /// Why nothing is captured of targets.
@@ -72,6 +74,7 @@ impl Control {
             waiting: VecDeque::new(),
             say,
             ended: HashSet::new(),
+            told_of_bios: HashSet::new(),
             minders,
             reasons,
             told_losses: (0, Instant::now()),
@@ -165,6 +168,7 @@ impl Control {
                 Ok(Message::Notice(Notice::NoSocket(seen))) => self.probe_bio(&seen),
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
+                    self.told_of_bios.remove(&key);
                     self.ended.insert(key);
                 }
                 Ok(Message::Signal(signal)) => match &running {
@@ -324,15 +328,20 @@ impl Control {
             self.probe.attach_bio(seen.process, &bios).map_err(|e| format!("{e:#}"))?;
             Ok(paths.join(", "))
         });
-        self.say.detail(&match result {
-            Ok(paths) if paths.is_empty() => {
-                format!("process {pid} encrypts into memory, and its library has no BIO functions to probe")
-            }
-            Ok(paths) => format!("process {pid} encrypts into memory: probed the BIO functions of {paths}"),
-            Err(error) => {
-                format!("process {pid} encrypts into memory; its BIO functions cannot be probed: {error}")
-            }
-        });
+        // They may go and come again.
+        let is_news = self.told_of_bios.insert(seen.process);
+        match result {
+            Ok(_) if !is_news => {}
+            Ok(paths) if paths.is_empty() => self.say.detail(&format!(
+                "process {pid} encrypts into memory, and its library has no BIO functions to probe"
+            )),
+            Ok(paths) => self
+                .say
+                .detail(&format!("process {pid} encrypts into memory: probed the BIO functions of {paths}")),
+            Err(error) => self.say.detail(&format!(
+                "process {pid} encrypts into memory; its BIO functions cannot be probed: {error}"
+            )),
+        }
         if seen.stopped {
             self.let_go(pid);
         }

@@ -15,6 +15,7 @@ mod sites;
 mod stacks;
 mod stops;
 mod survey;
+mod words;
 
 #[allow(missing_docs, unused_imports, clippy::all, clippy::undocumented_unsafe_blocks)]
 mod skeleton {
@@ -77,7 +78,7 @@ pub struct Options {
     pub go: bool,
     /// The same for programs with rustls.
     pub rustls: bool,
-    /// Show what libbpf has to say.
+    /// Show what libbpf has to say if nothing can be loaded.
     pub verbose: bool,
 }
 
@@ -234,13 +235,20 @@ impl Probe {
     /// # Errors
     /// [`ProbeError`]; nothing stays loaded.
     pub fn load(options: &Options) -> Result<Probe, ProbeError> {
+        words::listen(options.verbose);
+        let result = Probe::load_some_way(options);
+        let said = words::end();
+        if result.is_err() {
+            crate::status::say(&said);
+        }
+        result
+    }
+
+    fn load_some_way(options: &Options) -> Result<Probe, ProbeError> {
         if !Path::new("/sys/kernel/btf/vmlinux").exists() {
             return Err(ProbeError::NoBtf);
         }
         raise_memlock();
-        libbpf_rs::set_print(
-            options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| crate::status::say(&text))),
-        );
         // A program that was loaded for bulk attachment attaches in no other way.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
