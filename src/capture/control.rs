@@ -84,16 +84,18 @@ impl Control {
 
     pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
         match self.probe.attach(found) {
-            Ok(Some(library)) => {
-                let symbols = &found.library.named_by;
-                self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
-                if self.say.is_verbose() {
-                    described(found).iter().for_each(|line| self.say.detail(line));
+            Ok((library, unclear)) => {
+                if let Some(library) = library {
+                    let symbols = &found.library.named_by;
+                    self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
+                    if self.say.is_verbose() {
+                        described(found).iter().for_each(|line| self.say.detail(line));
+                    }
+                    self.tell(Event::Library(library));
                 }
-                self.tell(Event::Library(library));
+                self.tell_unfollowed(unclear);
                 Ok(())
             }
-            Ok(None) => Ok(()),
             Err(error) => {
                 let denied = is_denied(&error);
                 Err(Failure::new(

@@ -434,12 +434,12 @@ impl Probe {
         programs.find(|p| p.name() == name).expect("the object has every program that is named here")
     }
 
-    /// Probes a library: in the processes of [`Options::pids`], or in all. `None`: it was probed
-    /// already.
+    /// Probes a library: in the processes of [`Options::pids`], or in all. Returns it, if it is new, and the
+    /// functions whose calls by coroutines are not followed.
     ///
     /// # Errors
     /// If a probe cannot be attached; those of this library that were are taken away again.
-    pub fn attach(&mut self, found: &Found) -> Result<Option<Library>, libbpf_rs::Error> {
+    pub fn attach(&mut self, found: &Found) -> Result<(Option<Library>, Vec<Unfollowed>), libbpf_rs::Error> {
         let next = self.libraries.len() as LibraryId + 1;
         let known = self.libraries.get(&found.key).copied();
         let id = known.unwrap_or(next);
@@ -459,7 +459,7 @@ impl Probe {
             }
             self.follow_ciphertext();
         }
-        let mut fresh = false;
+        let (mut fresh, mut unclear) = (false, Vec::new());
         for pid in pids {
             if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
                 continue;
@@ -468,7 +468,11 @@ impl Probe {
                 self.begin_trial(found, id);
             }
             match self.attach_in(found, id, pid) {
-                Ok(attached) => self.attached.push(attached),
+                Ok((attached, not)) => {
+                    self.attached.push(attached);
+                    // The same in each process.
+                    unclear = not;
+                }
                 Err(error) => {
                     self.abandon_probation(found, id, pid);
                     if known.is_none() {
@@ -485,29 +489,33 @@ impl Probe {
             fresh = true;
         }
         if !fresh {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
         self.libraries.insert(found.key, id);
-        Ok(known.is_none().then(|| Library {
+        let library = known.is_none().then(|| Library {
             id,
             path: found.path.to_string_lossy().into_owned(),
             version: found.version.clone(),
-        }))
+        });
+        Ok((library, unclear))
     }
 
     /// Probes a library in one process, or in all (-1).
-    fn attach_in(&mut self, found: &Found, id: LibraryId, pid: i32) -> Result<Attached, libbpf_rs::Error> {
+    fn attach_in(
+        &mut self,
+        found: &Found,
+        id: LibraryId,
+        pid: i32,
+    ) -> Result<(Attached, Vec<Unfollowed>), libbpf_rs::Error> {
         self.begin_probation(found, id, pid)?;
         let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
-        if self.by_returns {
-            self.exchange(&mut attached)?;
-        }
+        let unclear = if self.by_returns { self.exchange(&mut attached)? } else { Vec::new() };
         for run in sites(&found.library, self.programs).chunk_by(together(self.programs)) {
             if self.is_wanted(id, run[0].group) {
                 self.attach_run(&mut attached, run)?;
             }
         }
-        Ok(attached)
+        Ok((attached, unclear))
     }
 
     /// Attaches sites that are attached together.
