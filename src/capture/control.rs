@@ -82,9 +82,11 @@ impl Control {
         }
     }
 
-    pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
+    /// Probes a library; whether that is done only now.
+    pub(super) fn attach(&mut self, found: &Found) -> Result<bool, Failure> {
         match self.probe.attach(found) {
             Ok((library, unclear)) => {
+                let is_new = library.is_some();
                 if let Some(library) = library {
                     let symbols = &found.library.named_by;
                     self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
@@ -94,7 +96,7 @@ impl Control {
                     self.tell(Event::Library(library));
                 }
                 self.tell_unfollowed(unclear);
-                Ok(())
+                Ok(is_new)
             }
             Err(error) => {
                 let denied = is_denied(&error);
@@ -304,14 +306,17 @@ impl Control {
         if let Ok(in_process) = self.discovery.libraries_of(file.pid, Some(file.inode)) {
             self.mind_coroutines();
             for found in &in_process.found {
-                if let Err(failure) = self.attach(found) {
-                    self.say.warn(&failure.to_string());
+                match self.attach(found) {
+                    Ok(is_new) => self.reasons.library(&found.path, is_new && !file.stopped),
+                    Err(failure) => {
+                        self.reasons.not_attached(file.pid, &found.path);
+                        self.say.warn(&failure.to_string());
+                    }
                 }
             }
             for (path, why) in &in_process.unprobed {
                 self.reasons.unprobed(file.pid, path, why);
             }
-            in_process.found.iter().for_each(|found| self.reasons.library(&found.path));
             if let Some(process) = self.probe.with_stacks(file.pid) {
                 self.follow_stacks(process);
             }

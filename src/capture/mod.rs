@@ -132,7 +132,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let (mut attached, mut refused) = (0, None);
     for library in &found {
         match control.attach(library) {
-            Ok(()) => attached += 1,
+            Ok(_) => attached += 1,
             Err(failure) if must => return Err(given.gone().unwrap_or(failure)),
             Err(failure) => {
                 say.warn(&failure.to_string());
@@ -215,7 +215,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
             if config.verbosity > Verbosity::Quiet {
                 status::say(&status::summary(&numbers, began.elapsed(), path));
                 if numbers.connections == 0 {
-                    status::say(&control.reasons.of_nothing());
+                    status::say(&control.reasons.of_nothing(numbers.has_lost()));
                 }
             }
             end.map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost()))

@@ -125,7 +125,7 @@ pub(super) fn libraries(
                 if found.is_empty() {
                     without.push(pid.to_string());
                 }
-                found.iter().for_each(|found| reasons.library(&found.path));
+                found.iter().for_each(|found| reasons.library(&found.path, false));
                 all.extend(found);
             }
             if all.is_empty() {

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::programs::{
-    Told, blocks_in_read, blocks_in_write, compiled, connect, exchange_server, transcript,
+    PYTHON, Told, blocks_in_read, blocks_in_write, compiled, connect, exchange_server, transcript,
 };
 use crate::support::view::{FIN, Packet};
 use crate::support::{Process, Test, assert_same_bytes, begin, gate, until};
@@ -46,6 +46,37 @@ fn library_that_is_new_and_loaded_late() {
         assert!(connection.comment.get("library").contains(&dir), "{:?}", connection.comment);
         assert_eq!(connection.comment.number("from_start"), 1);
     }
+}
+
+/// What no data was seen in is said, and of a library that a process did not wait for, no more than is known.
+#[test]
+fn what_is_said_of_libraries_without_data() {
+    let test = begin!();
+    let copy = test.text("libssl.so.3");
+    std::fs::copy(library("libssl.so.3"), &copy).unwrap();
+    let script = "import ctypes, sys\n\
+                  for path in sys.argv[1:]:\n    \
+                      ctypes.CDLL(path)\n    \
+                      print('port 0', flush=True)\n    \
+                      sys.stdin.readline()";
+    let first = library("libssl.so.3");
+    let mut command = Command::new(PYTHON);
+    command.args(["-I", "-c", script, &first, &copy]);
+    let mut process = Process::start(&mut command, test.path("loader.err"));
+    process.port();
+    let running = test.capture().args(&["-v"]).attach(&[process.pid()]);
+    process.go_on();
+    process.port();
+    until("the copy to be probed", || {
+        running.process.stderr().contains(&format!("probed: {copy} ")).then_some(())
+    });
+    process.go_on();
+    process.wait_ok();
+    let stderr = running.finish().ok().stderr;
+    let first = std::fs::canonicalize(first).unwrap();
+    assert!(stderr.contains(&format!("note: no TLS data was seen in {}\n", first.display())), "{stderr}");
+    let late = format!("note: no TLS data was seen in {copy}, from a moment after it was loaded: ");
+    assert!(stderr.contains(&late), "{stderr}");
 }
 
 /// As in a container: a path that only the program sees, on a file system that lies over another.
