@@ -302,8 +302,17 @@ impl Control {
 
     /// A process maps a file for the first time: it may be a TLS library.
     fn look_at(&mut self, file: &FileSeen) {
-        // A process that is gone, or whose mappings are hidden, has no library to probe.
-        if let Ok(in_process) = self.discovery.libraries_of(file.pid, Some(file.inode)) {
+        let looked = self.discovery.libraries_of(file.pid, Some(file.inode));
+        // A process that is gone has nothing to probe, but who maps the file next has. Outside of this
+        // process's pid namespace (pid 0) none can ever be looked at.
+        if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            if file.stopped {
+                self.let_go(file.pid);
+            }
+            return;
+        }
+        // One whose mappings are hidden has no library to probe either.
+        if let Ok(in_process) = looked {
             self.mind_coroutines();
             for found in &in_process.found {
                 match self.attach(found) {

@@ -11,7 +11,7 @@ use super::Say;
 use super::given::{Given, no_process};
 use super::reasons::Reasons;
 use crate::config::{self, Capture, Targets, Verbosity};
-use crate::discover::process::processes;
+use crate::discover::process::{self, processes};
 use crate::discover::{Discovery, Found, InProcess};
 use crate::event::Start;
 use crate::event::recording::Recorder;
@@ -174,7 +174,7 @@ fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<InProcess, Failure> {
     // Some kernels show no mappings, rather than an error, to who may not look at them.
     match may_look().and_then(|()| discovery.libraries_of(pid, None)) {
         Ok(in_process) => Ok(in_process),
-        Err(error) if Path::new(&format!("/proc/{pid}")).exists() => Err(Failure::new(
+        Err(error) if !process::is_gone(pid) => Err(Failure::new(
             Exit::NotPermitted,
             format!("the mappings of process {pid} cannot be read: {error}"),
             "run it with sudo",

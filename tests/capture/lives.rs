@@ -6,6 +6,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::support::process::children;
 use crate::support::programs::{
     PYTHON, Told, blocks_in_read, blocks_in_write, compiled, connect, exchange_server, transcript,
 };
@@ -45,6 +46,44 @@ fn library_that_is_new_and_loaded_late() {
         assert_same_bytes("server", &connection.sent_by_server, &truth.sent);
         assert!(connection.comment.get("library").contains(&dir), "{:?}", connection.comment);
         assert_eq!(connection.comment.number("from_start"), 1);
+    }
+}
+
+/// A process is killed while it waits for a library to be looked at: that of the next is looked at.
+#[test]
+fn library_whose_first_user_is_gone_too_soon() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "r:5 w:40 z S");
+    let (known, copy, fresh) = (library("libssl.so.3"), test.text("libssl.so.3"), test.text("fresh"));
+    std::fs::copy(&known, &copy).unwrap();
+    std::fs::copy("/bin/true", &fresh).unwrap();
+    let load = format!("{PYTHON} -I -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])'");
+    // When the fresh program goes on, the one before it was looked at.
+    let script = format!(
+        "{load} {known}; echo begin; read line; {load} {copy}; echo killed; {fresh}; \
+         {late} {copy} 127.0.0.1 {port} hello",
+        late = compiled("late")
+    );
+    let mut running = test.capture().start(&["sh", "-c", &script]);
+    running.process.line_after("begin");
+    let shell = children(running.process.pid())[0];
+    running.process.signal(Signal::SIGSTOP);
+    running.process.go_on();
+    let loader = until("the loader to wait", || {
+        let loader = *children(shell).first()?;
+        let stat = std::fs::read_to_string(format!("/proc/{loader}/stat")).ok()?;
+        let maps = std::fs::read_to_string(format!("/proc/{loader}/maps")).ok()?;
+        (stat.contains(") T ") && maps.contains("python")).then_some(loader)
+    });
+    kill(Pid::from_raw(loader as i32), Signal::SIGKILL).unwrap();
+    running.process.line_after("killed");
+    running.process.signal(Signal::SIGCONT);
+    let finished = running.finish().ok();
+    server.wait_ok();
+    for (view, _) in finished.views() {
+        let connection = view.only();
+        assert_same_bytes("client", &connection.sent_by_client, b"hello");
+        assert!(connection.comment.get("library").contains(&copy), "{:?}", connection.comment);
     }
 }
 
