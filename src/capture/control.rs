@@ -15,6 +15,7 @@ use super::minders::Minders;
 use super::reader::{Notice, RING_INTERVAL};
 use super::reasons::Reasons;
 use super::threads::{CLOCK_INTERVAL, Message};
+use super::vain::InVain;
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
 use crate::event::record::encode;
@@ -54,6 +55,7 @@ pub(super) struct Control {
     pub(super) reasons: Reasons,
     /// How many losses were told by process, and when.
     told_losses: (u64, Instant),
+    in_vain: InVain,
     /// Wireshark runs this: it waits for no command.
     pub(super) for_wireshark: bool,
 }
@@ -78,6 +80,7 @@ impl Control {
             minders,
             reasons,
             told_losses: (0, Instant::now()),
+            in_vain: InVain::default(),
             for_wireshark: false,
         }
     }
@@ -239,6 +242,9 @@ impl Control {
     /// What is to be done now and then.
     fn keep_house(&mut self) {
         self.probe.stop_watching();
+        while let Some(file) = self.in_vain.next_rested(Instant::now()) {
+            self.probe.mark_unseen(&file);
+        }
         if !self.ended.is_empty() {
             self.probe.forget(&std::mem::take(&mut self.ended));
         }
@@ -303,9 +309,12 @@ impl Control {
     /// A process maps a file for the first time: it may be a TLS library.
     fn look_at(&mut self, file: &FileSeen) {
         let looked = self.discovery.libraries_of(file.pid, Some(file.inode));
-        // A process that is gone has nothing to probe, but who maps the file next has. Outside of this
-        // process's pid namespace (pid 0) none can ever be looked at.
+        // A process that is gone or has unmapped the file has nothing to probe, but who maps it next has.
+        // Outside of this process's pid namespace (pid 0) none can ever be looked at.
         if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            if self.in_vain.count(file, Instant::now()) {
+                self.probe.mark_seen(file);
+            }
             if file.stopped {
                 self.let_go(file.pid);
             }

@@ -14,6 +14,7 @@ mod reader;
 mod reasons;
 mod setup;
 mod threads;
+mod vain;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};

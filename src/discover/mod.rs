@@ -192,9 +192,13 @@ impl Discovery {
     /// file whose mapping has just begun.
     ///
     /// # Errors
-    /// If the process is gone (`NotFound`) or its mappings may not be read.
+    /// If the process is gone or has the fresh file not mapped any more (`NotFound`), or its mappings may
+    /// not be read.
     pub fn libraries_of(&mut self, pid: u32, fresh: Option<u64>) -> io::Result<InProcess> {
         match maps::mapped_files(pid, fresh) {
+            Ok(files) if fresh.is_some_and(|inode| !files.is_empty() && !maps::is_among(&files, inode)) => {
+                Err(io::Error::new(io::ErrorKind::NotFound, "the file is not mapped any more"))
+            }
             Ok(files) if !files.is_empty() => self.libraries_among(&files, pid, fresh.is_some()),
             _ if process::is_gone(pid) => Err(gone()),
             other => other.map(|_| InProcess::default()),

@@ -596,6 +596,13 @@ impl Probe {
         let _ = self.skeleton.maps.files.update(bytes_of(&key), &1u32.to_ne_bytes(), MapFlags::ANY);
     }
 
+    /// This file is to be looked at again when it is mapped the next time.
+    pub fn mark_unseen(&self, file: &FileSeen) {
+        let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
+        // Forgotten already is as good.
+        let _ = self.skeleton.maps.files.delete(bytes_of(&key));
+    }
+
     /// Opens (or shuts) the gate: only calls that begin and return while it is open are captured, and
     /// processes are stopped only then. Once this returns the kernel side acts on it.
     pub fn set_ready(&mut self, ready: bool) {
