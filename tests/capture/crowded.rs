@@ -145,3 +145,31 @@ fn a_program_with_coroutines_is_followed() {
     server.wait_ok();
     assert_whole(&finished, pid, &second, 3, "same-call");
 }
+
+/// The other ring has its end too: a thousand files at once, while nobody looks.
+#[test]
+fn who_was_not_looked_at_is_told() {
+    const SCRIPT: &str = "import mmap, sys\nprint('ready', flush=True)\nsys.stdin.readline()\n\
+        for n in range(1500):\n with open(f'{sys.argv[1]}/{n}', 'wb+') as f:\n  f.write(b'x')\n  f.flush()\n  \
+        mmap.mmap(f.fileno(), 1).close()\nprint('done', flush=True)\nsys.stdin.readline()";
+    let test = begin!();
+    let mut command = Command::new(PYTHON);
+    command.args(["-I", "-c", SCRIPT, &test.folder("files")]);
+    command.env("LD_PRELOAD", library("libssl.so.3"));
+    let mut program = Process::start(&mut command, test.path("program.err"));
+    program.line_after("ready");
+    let running = test.capture().args(&["--fail-on-loss"]).attach(&[program.pid()]);
+    running.process.signal(Signal::SIGSTOP);
+    until("tls2pcap to stop", || is_stopped(running.process.pid()).then_some(()));
+    program.go_on();
+    program.line_after("done");
+    running.process.signal(Signal::SIGCONT);
+    let finished = running.stop();
+    program.go_on();
+    program.wait_ok();
+    assert_eq!(finished.status, 6, "{}", finished.stderr);
+    let who = format!("[{}] ", program.pid());
+    for words in ["new files or processes: more came at once than", "with --lib)", &who] {
+        assert!(finished.stderr.contains(words), "{}", finished.stderr);
+    }
+}
