@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use crate::lives::library;
-use crate::loss::assert_stream;
+use crate::loss::{assert_stream, replay};
 use crate::support::programs::{
     PYTHON, Told, compiled, connect, exchange_server, listen, source, transcript,
 };
@@ -36,8 +36,15 @@ fn behind_a_full_ring(test: &Test, folder: &str, before: &str, second: &str) -> 
     let mut server = Process::start(&mut server, test.path("full-server.err"));
     let dir = test.folder("full");
     let fills = connect("127.0.0.1", server.port(), &dir, &format!("w:10 i {writes} i r:10 S")).join(" ");
+    let recording = test.text("full.t2p");
     let script = format!("{before} && {} {fills} && echo second $$ && exec {second}", compiled("exchange"));
-    let capture = test.capture().variable("LD_LIBRARY_PATH", folder).args(&["--ring-size", "16K", "-v"]);
+    let capture = test.capture().variable("LD_LIBRARY_PATH", folder).args(&[
+        "--ring-size",
+        "16K",
+        "-v",
+        "--record",
+        &recording,
+    ]);
     let mut running = capture.start(&["sh", "-c", &script]);
     let mut told = None;
     let told = loop {
@@ -71,6 +78,10 @@ fn behind_a_full_ring(test: &Test, folder: &str, before: &str, second: &str) -> 
         assert_stream(full, From::Server, &truth.received);
         assert!(full.holes.iter().any(|hole| hole.reason == "ring-full"), "{}", finished.stderr);
     }
+    // Notices stand in the recording, each at its place.
+    let again = test.path("again.pcapng");
+    replay(&recording, &again);
+    assert!(fs::read(again).unwrap() == fs::read(file).unwrap(), "the replay differs from what was captured");
     (finished, pid)
 }
 

@@ -259,7 +259,8 @@ fn what_is_lost_before_the_process_ends_has_its_place() {
     }
 }
 
-fn replay(recording: &str, out: &Path) -> Finished {
+/// A recording, replayed to a file.
+pub fn replay(recording: &str, out: &Path) -> Finished {
     let output = std::process::Command::new(crate::support::capture::TLS2PCAP)
         .args(["replay", "--fail-on-loss", recording, "-o"])
         .arg(out)
