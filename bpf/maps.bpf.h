@@ -263,7 +263,7 @@ struct process {
 #define PROCESS_STACKS 512 /* it makes calls on other stacks than its threads' own */
 #define PROCESS_SOCKET 128 /* some of its handles use their sockets themselves */
 #define PROCESS_RUSTLS 1024 /* it uses rustls, which encrypts into memory */
-#define PROCESS_STACKS_TOLD 2048 /* user space knows that it makes calls on other stacks */
+#define PROCESS_STACKS_TOLD 4096 /* user space knows that it makes calls on other stacks */
 
 /* The first bytes of the body of a TLS record that no other record begins with. */
 #define RECORD_BODY 24
