@@ -48,7 +48,7 @@ use crate::privilege::version;
 
 pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
-pub use self::ended::{Ended, process_of};
+pub use self::ended::{Ended, exit_of, process_of};
 pub use self::proving::{News, described, note};
 pub use self::ring::{Record, Ring, Verdict, page_size};
 pub use self::stacks::Unfollowed;
