@@ -84,8 +84,6 @@ static __always_inline void describe_handle(struct t2p_handle *record, struct ha
 	record->write_end = handle->write_end;
 }
 
-static const struct t2p_handle no_record;
-
 /*
  * The ring has no room for the end of a handle, without which nobody knows what its streams lack there.
  * The fact itself lies in the stack of the caller's caller, which the verifier of 7.3 does not let through.

@@ -262,6 +262,7 @@ struct process {
 #define PROCESS_IDLE 256 /* its BIO functions were called many times, and told nothing new */
 #define PROCESS_STACKS 512 /* it makes calls on other stacks than its threads' own */
 #define PROCESS_SOCKET 128 /* some of its handles use their sockets themselves */
+#define PROCESS_UNTOLD 2048 /* the ring had no room to tell of it */
 #define PROCESS_RUSTLS 1024 /* it uses rustls, which encrypts into memory */
 #define PROCESS_STACKS_TOLD 4096 /* user space knows that it makes calls on other stacks */
 
@@ -527,10 +528,15 @@ struct {
 struct ended_key {
 	u64 generation;
 	u32 tgid;
-	u32 pad;
+	u32 is_process;
 };
 
-/* Ends of handles for whose record the ring had no room. User space takes them out. */
+static const struct t2p_handle no_record;
+
+/*
+ * Ends of handles, and of processes (struct t2p_exit), for whose record the ring had no room. User space
+ * takes them out.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);

@@ -61,9 +61,11 @@ __noinline int emit_process(void)
 	if (!process)
 		return 0;
 	record = room_for_process();
-	if (!record)
+	if (!record) {
 		/* The next call introduces it. */
+		process->flags |= PROCESS_UNTOLD;
 		return lost(process->generation, T2P_COUNT_FACT_LOST, 0);
+	}
 	head(&record->head, T2P_PROCESS, process->generation, 0);
 	record->time = bpf_ktime_get_ns();
 	record->start_time = BPF_CORE_READ(task, group_leader, start_boottime);
@@ -131,16 +133,35 @@ static __always_inline void process_forked(struct task_struct *parent, struct ta
 		count(T2P_COUNT_PROCESSES_FULL, 1);
 }
 
-/* Tells user space that a process that it knows is no more. */
+/* The ring has no room for the end of a process, without which its handles stay in the table. */
+static __noinline int keep_exit(struct process *process)
+{
+	struct ended_key key = { .generation = process->generation, .tgid = current_id() >> 32, .is_process = 1 };
+	struct t2p_exit *record;
+
+	bpf_map_update_elem(&ended, &key, &no_record, BPF_NOEXIST);
+	record = bpf_map_lookup_elem(&ended, &key);
+	if (!record)
+		return 0;
+	head(&record->head, 0, process->generation, 0);
+	record->time = bpf_ktime_get_ns();
+	/* Last: a record with it is whole. */
+	asm volatile("" ::: "memory");
+	record->head.type = T2P_EXIT;
+	return 1;
+}
+
+/* Tells user space that a process that it knows, or has handles of, is no more. */
 static __noinline int emit_exit(struct process *process)
 {
 	struct t2p_exit *record;
 
-	if (!(process->flags & PROCESS_TOLD))
+	if (!(process->flags & (PROCESS_TOLD | PROCESS_UNTOLD)))
 		return 0;
 	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
 	if (!record) {
-		lost(process->generation, T2P_COUNT_FACT_LOST, 0);
+		if (!keep_exit(process))
+			lost(process->generation, T2P_COUNT_FACT_LOST, 0);
 		return 0;
 	}
 	head(&record->head, T2P_EXIT, process->generation, 0);
@@ -167,7 +188,7 @@ static __always_inline void process_execed(u32 before)
 	bpf_map_delete_elem(&threads, &id);
 	emit_exit(process);
 	process->generation = bpf_ktime_get_ns();
-	process->flags &= ~(PROCESS_TOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_STACKS_TOLD |
+	process->flags &= ~(PROCESS_TOLD | PROCESS_UNTOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_STACKS_TOLD |
 			    PROCESS_RUSTLS);
 	if (!targets_only) {
 		/* It may run as another user now. */

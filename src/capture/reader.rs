@@ -20,11 +20,11 @@ use bytes::Bytes;
 use super::handover::{Filling, Handover, Room};
 use crate::event::record::{self, RawData};
 use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
-use crate::probe::{Ended, Record, Rings, Verdict, clocks, is_before, process_of};
+use crate::probe::{Ended, Record, Rings, Verdict, clocks, exit_of, is_before, process_of};
 
 /// How long the ring is left alone when nothing wakes its reader.
 pub(super) const RING_INTERVAL: Duration = Duration::from_millis(10);
-/// Time between two looks for ends of handles that the ring had no room for.
+/// Time between two looks for ends of handles and processes that the ring had no room for.
 const ENDED_INTERVAL: Duration = Duration::from_millis(100);
 /// How long it is left alone while records stay in it because the hand-over is full.
 const STUCK_INTERVAL: Duration = Duration::from_millis(2);
@@ -67,7 +67,7 @@ pub(super) struct Reader {
     pub(super) clock_interval: Duration,
 }
 
-/// Ends of handles that came by another way than the ring, to be told when the ring has been read up
+/// Ends of handles and processes that came by another way than the ring, to be told when the ring has been read up
 /// to a position.
 #[derive(Default)]
 struct Aside {
@@ -118,13 +118,14 @@ impl Reader {
         loop {
             let round = self.round(&mut shedding, &mut aside, &mut noted, &mut notices);
             notices.drain(..).for_each(&mut notice);
-            if self.tell(&mut aside, &noted) && (asked.elapsed() >= ENDED_INTERVAL || stopping) {
+            if self.tell(&mut aside, &noted, &mut notices) && (asked.elapsed() >= ENDED_INTERVAL || stopping)
+            {
                 asked = Instant::now();
                 // In this order: what is in the ring when they are taken stands before them.
                 let records = self.ended.take();
                 let (until, heard) = (self.rings.records.written(), self.rings.notices.written());
                 aside = Aside { until, heard, records };
-                self.tell(&mut aside, &noted);
+                self.tell(&mut aside, &noted, &mut notices);
             }
             // Who is behind needs no samples to know that time passes.
             if sampled.elapsed() >= self.clock_interval && !self.handover.is_full() {
@@ -148,13 +149,14 @@ impl Reader {
     }
 
     /// Hands over what came aside, if its turn has come; whether nothing is left of it.
-    fn tell(&self, aside: &mut Aside, noted: &Noted) -> bool {
+    fn tell(&self, aside: &mut Aside, noted: &Noted, notices: &mut Vec<Notice>) -> bool {
         let is_due = !is_before(self.rings.records.taken(), aside.until)
             && self.rings.notices.has_seen(aside.heard)
             && noted.is_told_before(aside.until);
         if is_due {
             let left = aside.records.iter().position(|record| !self.handover.offer(record));
-            aside.records.drain(..left.unwrap_or(aside.records.len()));
+            let told = aside.records.drain(..left.unwrap_or(aside.records.len()));
+            notices.extend(told.filter_map(|record| exit_of(&record)).map(Notice::Exit));
         }
         aside.records.is_empty()
     }

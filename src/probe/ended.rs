@@ -1,4 +1,4 @@
-//! How far handles came of which the ring does not say it, because it had no room.
+//! Ends of handles and processes of which the ring does not tell, because it had no room.
 
 use std::io;
 
@@ -10,8 +10,8 @@ use super::{bytes_of, from_bytes};
 use crate::event::record::{Counter, decode, encode};
 use crate::event::{Ends, Event, HandleKey, ProcessKey};
 
-/// The ends of handles that the kernel side kept instead of putting them into the ring (at most 1024; what
-/// is beyond that is counted as lost), and the handles that end with their process.
+/// The ends of handles and processes that the kernel side kept instead of putting them into the ring (at most
+/// 1024; what is beyond that is counted as lost), and the handles that end with their process.
 pub struct Ended {
     kept: MapHandle,
     handles: MapHandle,
@@ -27,29 +27,42 @@ impl Ended {
     /// Takes out all records that are there. Each is one of the ring's, and belongs behind all that the
     /// ring holds at this moment.
     pub fn take(&self) -> Vec<Vec<u8>> {
-        self.take_if(|_| true)
+        // In this order: what was kept of the handles of a process was kept before its end.
+        let exits = self.take_if(|record| exit_of(record).is_some());
+        let mut records = self.take_if(|record| exit_of(record).is_none());
+        for exit in exits {
+            records.extend(exit_of(&exit).iter().flat_map(|process| self.finals(*process)));
+            records.push(exit);
+        }
+        records
     }
 
     /// What is to be known of a process's handles before it ends, in records: how far they came, if the ring
     /// refused some of their bytes. To be asked when its end stands in the ring and all before that is taken.
     pub fn of(&self, process: ProcessKey) -> Vec<Vec<u8>> {
-        let mut records = self.take_if(|of| of == process);
-        let reason = Counter::RingFull as u32;
-        let key = types::loss_key { process: process.generation, tgid: process.pid, reason };
-        if matches!(self.losses.lookup(bytes_of(&key), MapFlags::ANY), Ok(Some(_))) {
-            let ends = ends(&self.handles).filter(|(handle, _)| handle.process == process);
-            records.extend(
-                ends.filter_map(|(handle, ends)| Some(encode(&Event::Final(handle, ends))?.to_vec())),
-            );
-        }
+        let mut records = self.take_if(|record| process_of(record) == Some(process));
+        records.extend(self.finals(process));
         records
     }
 
-    fn take_if(&self, wanted: impl Fn(ProcessKey) -> bool) -> Vec<Vec<u8>> {
+    fn finals(&self, process: ProcessKey) -> Vec<Vec<u8>> {
+        let reason = Counter::RingFull as u32;
+        let key = types::loss_key { process: process.generation, tgid: process.pid, reason };
+        if !matches!(self.losses.lookup(bytes_of(&key), MapFlags::ANY), Ok(Some(_))) {
+            return Vec::new();
+        }
+        let ends = ends(&self.handles).filter(|(handle, _)| handle.process == process);
+        ends.filter_map(|(handle, ends)| Some(encode(&Event::Final(handle, ends))?.to_vec())).collect()
+    }
+
+    fn take_if(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         let taken = |key: Vec<u8>| {
-            let record = self.kept.lookup(&key, MapFlags::ANY).ok().flatten()?;
+            let mut record = self.kept.lookup(&key, MapFlags::ANY).ok().flatten()?;
+            if from_bytes::<types::ended_key>(&key)?.is_process != 0 {
+                record.truncate(size_of::<types::t2p_exit>());
+            }
             // The kernel side enters it first, and writes it then; what is not whole yet cannot be decoded.
-            let is_wanted = process_of(&record).is_some_and(&wanted);
+            let is_wanted = process_of(&record).is_some() && wanted(&record);
             (is_wanted && self.kept.delete(&key).is_ok()).then_some(record)
         };
         let keys: Vec<Vec<u8>> = self.kept.keys().collect();
@@ -57,10 +70,19 @@ impl Ended {
     }
 }
 
-/// Whose handle a record of one is about; `None` if it is none of a handle.
+/// Whose end, or the end of whose handle, a record is about; `None` if it is none of either.
 pub fn process_of(record: &[u8]) -> Option<ProcessKey> {
     match decode(&Bytes::copy_from_slice(record)) {
         Ok(Event::Handle(fact)) => Some(fact.handle.process),
+        Ok(Event::Exit(process, _)) => Some(process),
+        _ => None,
+    }
+}
+
+/// Of which process it is the end.
+pub fn exit_of(record: &[u8]) -> Option<ProcessKey> {
+    match decode(&Bytes::copy_from_slice(record)) {
+        Ok(Event::Exit(process, _)) => Some(process),
         _ => None,
     }
 }

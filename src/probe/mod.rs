@@ -48,7 +48,7 @@ use crate::privilege::version;
 
 pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
-pub use self::ended::{Ended, process_of};
+pub use self::ended::{Ended, exit_of, process_of};
 pub use self::proving::{News, described, note};
 pub use self::ring::{Record, Rings, Verdict, is_before, page_size};
 pub use self::stacks::Unfollowed;
@@ -98,6 +98,8 @@ pub enum ProbeError {
         backend: Backend,
         /// What it lacks, and what it says.
         reason: String,
+        /// Whether it has none such, rather than refuse what is there.
+        lacking: bool,
         /// Names of those that work.
         others: String,
     },
@@ -238,7 +240,13 @@ impl Probe {
         words::listen(options.verbose);
         let result = Probe::load_some_way(options);
         let said = words::end();
-        if result.is_err() {
+        // Else our own words tell all there is.
+        if let Err(
+            ProbeError::NoBackend(_)
+            | ProbeError::Failed(..)
+            | ProbeError::BackendMissing { lacking: false, .. },
+        ) = result
+        {
             crate::status::say(&said);
         }
         result
@@ -283,7 +291,8 @@ impl Probe {
             match try_backend(backend)? {
                 Some(_) if asked.is_some_and(|a| a != backend) => others.push(backend.as_str()),
                 Some(mut probe) => {
-                    probe.refused = refused.iter().map(|(b, e)| format!("{b}: {e:#}")).collect();
+                    probe.refused =
+                        refused.iter().map(|(b, e)| format!("{b}: {}", why_missing(*b, e))).collect();
                     return Ok(probe);
                 }
                 None => {}
@@ -291,7 +300,8 @@ impl Probe {
         }
         if let (Some(backend), false) = (asked, others.is_empty()) {
             let reason = refused.first().map_or_else(String::new, |(_, e)| why_missing(backend, e));
-            return Err(ProbeError::BackendMissing { backend, reason, others: others.join(", ") });
+            let lacking = refused.first().is_some_and(|(_, e)| is_lacking(e));
+            return Err(ProbeError::BackendMissing { backend, reason, lacking, others: others.join(", ") });
         }
         let reasons: Vec<String> = refused.iter().map(|(b, e)| format!("{b}: {e:#}")).collect();
         let reasons = reasons.join("; ");
@@ -716,10 +726,13 @@ fn has_code(error: &libbpf_rs::Error, code: i32) -> bool {
 
 /// Why a back end does not work where others do.
 fn why_missing(backend: Backend, error: &libbpf_rs::Error) -> String {
+    format!("{} {}: {error:#}", if is_lacking(error) { "it has no" } else { "it needs" }, backend.needs())
+}
+
+fn is_lacking(error: &libbpf_rs::Error) -> bool {
     /// The kernel's own ENOTSUPP, which is no number of libc.
     const ENOTSUPP: i32 = 524;
-    let lacks = [libc::EPERM, libc::ENOENT, libc::EOPNOTSUPP, ENOTSUPP].iter().any(|c| has_code(error, *c));
-    format!("{} {}: {error:#}", if lacks { "it has no" } else { "it needs" }, backend.needs())
+    [libc::EPERM, libc::ENOENT, libc::EOPNOTSUPP, ENOTSUPP].iter().any(|c| has_code(error, *c))
 }
 
 /// A function of our own that a probe can be tried on.

@@ -126,6 +126,7 @@ fn a_server_with_the_system_s_openssl() {
     let finished = test.capture().args(&["-v"]).run(&["true"]).ok();
     let line = format!("sockets are followed by {}", taken["name"].as_str().unwrap());
     assert!(finished.stderr.contains(&line), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("libbpf:"), "{}", finished.stderr);
 
     let text = run(Command::new(TLS2PCAP).args(["doctor", "-p", &pid.to_string()]));
     let text = String::from_utf8(text).unwrap();

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use libbpf_rs::{MapCore, MapHandle};
+use nix::sys::signal::Signal;
+
 use crate::support::capture::Capture;
 use crate::support::nginx::{Nginx, PAGE};
 use crate::support::programs::{Told, Transcript, compiled, connect, exchange_server, transcript};
 use crate::support::view::{Connection, From, Hole};
-use crate::support::{Finished, Test, assert_same_bytes, begin, tshark};
+use crate::support::{Finished, Test, assert_same_bytes, begin, tshark, until};
 
 /// A finished capture of the program `leap` doing `client`; an uncaptured server did `server`.
 fn leap(test: &Test, capture: Capture, client: &str, server: &str) -> (Finished, Transcript) {
@@ -257,6 +260,48 @@ fn what_is_lost_before_the_process_ends_has_its_place() {
         let missing = truth.sent.len() - connection.sent_by_client.len();
         assert_eq!(lost_bytes(&finished, "the ring buffer was full"), missing, "{}", finished.stderr);
     }
+}
+
+/// The kernel side's table of handles of a running capture.
+fn handles_of(capture: u32) -> MapHandle {
+    let folder = std::fs::read_dir(format!("/proc/{capture}/fdinfo")).unwrap();
+    let texts = folder.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let id = |text: String| text.lines().find_map(|line| line.strip_prefix("map_id:")?.trim().parse().ok());
+    let mut maps = texts.filter_map(id).filter_map(|id| MapHandle::from_map_id(id).ok());
+    maps.find(|map| map.name() == "handles").expect("a table of handles")
+}
+
+/// Nobody reads the ring when processes end. They are heard of all the same, and nothing of them stays.
+#[test]
+fn ends_of_processes_that_the_ring_refuses() {
+    const COUNT: usize = 8;
+    let test = begin!();
+    let (mut peer, port) = exchange_server(&test, &format!("--times {COUNT} z"));
+    let client = |n: usize, ops: &str| {
+        let dir = test.folder(&format!("client{n}"));
+        [vec![compiled("exchange")], connect("127.0.0.1", port, &dir, ops)].concat().join(" ")
+    };
+    // The first fills the ring. The next is not heard of when it begins, and all ends that the rest of the ring has room for are few.
+    let first = client(0, &format!("w:10 i {} {} X", ["w:1000"; 300].join(" "), ["w:1"; 50].join(" ")));
+    let others: Vec<String> = (1..COUNT).map(|n| client(n, "w:10 X")).collect();
+    let script = format!("{first}; {}; echo over; read line", others.join("; "));
+    let mut running = test.capture().args(&["--ring-size", "4K"]).start(&["sh", "-c", &script]);
+    running.process.line_after("waiting");
+    let handles = handles_of(running.process.pid());
+    running.process.signal(Signal::SIGSTOP);
+    running.process.go_on();
+    running.process.line_after("over");
+    assert_eq!(handles.keys().count(), COUNT, "they ended without freeing their handles");
+    running.process.signal(Signal::SIGCONT);
+    until("the handles to be given back", || (handles.keys().count() == 0).then_some(()));
+    let (file, tshark) = (test.path("out.pcapng"), tshark::any());
+    until("the end of the connection", || {
+        (tshark.count_so_far(&file, "tcp.flags.fin == 1") >= 2).then_some(())
+    });
+    running.process.go_on();
+    let finished = running.finish().ok();
+    peer.wait_ok();
+    assert!(lost_bytes(&finished, "the ring buffer was full") > 290_000, "{}", finished.stderr);
 }
 
 /// A recording, replayed to a file.

@@ -6,8 +6,8 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use crate::support::each::assert_each_on_its_socket;
-use crate::support::programs::{PYTHON, exchange_server, python_server, source};
-use crate::support::{Finished, Process, Test, assert_same_bytes, begin, gate};
+use crate::support::programs::{PYTHON, exchange_server, has_node, python_server, source};
+use crate::support::{Finished, Process, Test, assert_same_bytes, begin};
 
 /// Connections that one event loop has open at once.
 const COUNT: usize = 40;
@@ -91,8 +91,8 @@ fn asyncio_server_that_runs_already() {
 #[test]
 fn node_client() {
     let test = begin!();
-    if Command::new("node").arg("--version").output().is_err() {
-        return gate::skipped(&test.name, "Node is not installed", "T2P_REQUIRE_TOOLS");
+    if !has_node(&test, 12) {
+        return;
     }
     let (mut server, port) = server(&test);
     let plain = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -117,7 +117,7 @@ fn the_end_of_the_process_ends_what_is_served() {
     let test = begin!();
     let (mut server, port) = exchange_server(&test, "--times 2 r:10 w:20 S");
     for is_seen in [false, true] {
-        let (mut client, told) = waiting_client(&test, &format!("client {is_seen}"), port);
+        let (mut client, told) = waiting_client(&test, &format!("client-{is_seen}"), port);
         let ready = test.path("ready");
         let mut command = Command::new(TLS2PCAP);
         command
@@ -142,7 +142,7 @@ fn the_end_of_the_process_ends_what_is_served() {
         client.wait_ok();
         let file = test.path("served.pcapng");
         fs::write(&file, served).unwrap();
-        let truth = transcript(&test.text(&format!("client {is_seen}")), "client", 0);
+        let truth = transcript(&test.text(&format!("client-{is_seen}")), "client", 0);
         for tshark in tshark::oracles() {
             let view = tshark.read(&file);
             let connection = view.only();

@@ -156,6 +156,20 @@ pub fn connect(host: &str, port: u16, dir: &str, ops: &str) -> Vec<String> {
     head.split(' ').chain(ops.split_whitespace()).map(String::from).collect()
 }
 
+/// Whether there is a Node of this release or a later one; else it is reported.
+pub fn has_node(test: &Test, oldest: u32) -> bool {
+    let said = Command::new("node").arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    let release = said.strip_prefix('v').and_then(|said| said.split('.').next()?.parse::<u32>().ok());
+    let why = match release {
+        Some(release) if release >= oldest => return true,
+        Some(_) => format!("Node {said} is older than {oldest}"),
+        None => "Node is not installed".into(),
+    };
+    super::gate::skipped(&test.name, &why, "T2P_REQUIRE_TOOLS");
+    false
+}
+
 /// A running `exchange` server on 127.0.0.1, with transcripts in the folder `server`.
 pub fn exchange_server(test: &Test, ops: &str) -> (Process, u16) {
     let dir = test.folder("server");
