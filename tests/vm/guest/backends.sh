@@ -68,7 +68,8 @@ for backend; do
 	input=
 	listen first r:30 w:30 S; first=$port
 	listen second r:40 w:40 S; second=$port
-	start command --backend "$backend" -- sh /vm/command.sh "$o" $file "$long" "$lengths" "$seccomp" "$killed" "$stuck" "$first" "$second"
+	# Room for all of it: an emulated machine may let its programs run for seconds without letting the reader.
+	start command --backend "$backend" --ring-size 64 -- sh /vm/command.sh "$o" $file "$long" "$lengths" "$seccomp" "$killed" "$stuck" "$first" "$second"
 	finish command
 	echo >&7
 	exec 7>&-
