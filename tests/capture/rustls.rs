@@ -94,6 +94,32 @@ fn forty_of_0_23_with_chacha() {
 }
 
 #[test]
+fn forty_of_0_23_with_aws_lc_rs() {
+    let variants: [&[&str]; 4] =
+        [&["tls13", "rekey"], &["tls12"], &["tls13", "chacha"], &["tls12", "chacha"]];
+    forty(&begin!(), "rustls-0.23", &["--features", "aws-lc-rs"], &variants);
+}
+
+/// tokio-rustls, in one thread.
+#[test]
+fn forty_tasks_of_one_thread() {
+    let variants: [&[&str]; 2] = [&["tls13", "tasks"], &["tls12", "tasks"]];
+    forty(&begin!(), "rustls-0.23", &["--features", "ring"], &variants);
+}
+
+/// Tasks go over from one thread to the other.
+#[test]
+fn forty_tasks_of_two_threads() {
+    forty(&begin!(), "rustls-0.23", &["--features", "ring"], &[&["tls13", "tasks", "threads"]]);
+}
+
+/// As programs with reqwest are: tokio-rustls, and aws-lc-rs.
+#[test]
+fn forty_tasks_with_aws_lc_rs() {
+    forty(&begin!(), "rustls-0.23", &["--features", "aws-lc-rs"], &[&["tls13", "tasks"]]);
+}
+
+#[test]
 fn forty_of_0_22() {
     forty(&begin!(), "rustls-0.22", &[], &[&["tls12"], &["tls13"]]);
 }
