@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::doctor::Told as Doctor;
 use crate::support::each::assert_each_on_its_socket;
 use crate::support::programs::{Told, built_by_cargo, transcript};
 use crate::support::view::Packet;
@@ -95,9 +96,17 @@ fn forty_of_0_23_with_chacha() {
 
 #[test]
 fn forty_of_0_23_with_aws_lc_rs() {
-    let variants: [&[&str]; 4] =
-        [&["tls13", "rekey"], &["tls12"], &["tls13", "chacha"], &["tls12", "chacha"]];
-    forty(&begin!(), "rustls-0.23", &["--features", "aws-lc-rs"], &variants);
+    forty(&begin!(), "rustls-0.23", &["--features", "aws-lc-rs"], &[&["tls13", "rekey"], &["tls12"]]);
+}
+
+#[test]
+fn forty_of_0_23_with_aws_lc_rs_and_chacha() {
+    let test = begin!();
+    let Some(program) = program(&test, "rustls-0.23", &["--features", "aws-lc-rs"]) else { return };
+    for options in [["tls13", "chacha"], ["tls12", "chacha"]] {
+        let Some(own) = Test::begin(&format!("{}-{}", test.name, options[0])) else { return };
+        forty_of_a_client(&own, &program, &options);
+    }
 }
 
 /// tokio-rustls, in one thread.
@@ -130,13 +139,11 @@ fn forty_of_0_21() {
 }
 
 /// The connections are open before the capture begins.
-#[test]
-fn server_that_runs_already() {
-    let test = begin!();
-    let Some(program) = program(&test, "rustls-0.23", &["--features", "ring"]) else { return };
-    let (mut server, port) = listener(&test, &program, &["tls13"]);
+fn attached_late(test: &Test, features: &str, options: &[&str]) {
+    let Some(program) = program(test, "rustls-0.23", &["--features", features]) else { return };
+    let (mut server, port) = listener(test, &program, options);
     let dir = test.text("server");
-    let client = client_words(&program, port, &test.folder("client"), &["tls13", "wait"]);
+    let client = client_words(&program, port, &test.folder("client"), &[options, &["wait"]].concat());
     let mut client = Process::start(Command::new(&client[0]).args(&client[1..]), test.path("client.err"));
     client.line_after("all are open");
     let running = test.capture().attach(&[server.pid()]);
@@ -161,6 +168,16 @@ fn server_that_runs_already() {
             assert_eq!(connection.comment.number("from_start"), 0);
         }
     }
+}
+
+#[test]
+fn server_that_runs_already() {
+    attached_late(&begin!(), "ring", &["tls13"]);
+}
+
+#[test]
+fn server_that_runs_already_with_aws_lc_rs() {
+    attached_late(&begin!(), "aws-lc-rs", &["tls12"]);
 }
 
 /// curl asks a server that is captured, twice on each connection.
@@ -230,13 +247,35 @@ fn symbols_in_a_debug_file() {
     forty_of_a_client(&test, &copy, &["tls13"]);
 }
 
-/// A program without symbols is named, with its version and the reason.
+/// Captures of a program without symbols say why it is not in the file, and doctor does.
+fn assert_named(test: &Test, features: &str) {
+    let Some(program) = program(test, "rustls-0.23", &["--features", features]) else { return };
+    let (copy, _) = split(test, &program);
+    let (server, port) = listener(test, &copy, &["tls13"]);
+    let why = ["contains rustls 0.23.", "the names of its functions are stripped"];
+    let told = Doctor::of(server.pid());
+    assert_eq!(told.status, 5, "{:#}", told.report);
+    let library = told.library(server.pid(), "rustls");
+    assert_eq!((&library["captured"], &library["linked"]), (&false.into(), &"static".into()));
+    assert!(library["reason"].as_str().unwrap().contains(why[1]), "{library:#}");
+    assert!(library["help"].as_str().unwrap().contains("strip = false"), "{library:#}");
+
+    test.capture().attach_in_vain(&[server.pid()]).failed(5, &why);
+    let words = client_words(&copy, port, &test.folder("client"), &["tls13"]);
+    let finished = test.capture().args(&["-v"]).run(&words).ok();
+    let said = finished.stderr.lines().find(|line| line.contains(why[0])).unwrap_or_default();
+    assert!(said.contains(&copy) && said.contains(why[1]), "{}", finished.stderr);
+    let summary = finished.stderr.split("0 connections").nth(1).unwrap();
+    assert!(summary.contains(why[0]), "the summary gives no reason:\n{}", finished.stderr);
+}
+
 #[test]
 fn stripped_program_is_named() {
-    let test = begin!();
-    let Some(program) = program(&test, "rustls-0.23", &["--features", "ring"]) else { return };
-    let (copy, _) = split(&test, &program);
-    let (server, _) = listener(&test, &copy, &["tls13"]);
-    let why = ["contains rustls 0.23.", "the names of its functions are stripped"];
-    test.capture().attach_in_vain(&[server.pid()]).failed(5, &why);
+    assert_named(&begin!(), "ring");
+}
+
+/// It contains AWS-LC's cryptography, and not its TLS.
+#[test]
+fn stripped_program_with_aws_lc_rs_is_named() {
+    assert_named(&begin!(), "aws-lc-rs");
 }
