@@ -81,16 +81,17 @@ impl Control {
 
     pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
         match self.probe.attach(found) {
-            Ok(Some(library)) => {
+            Ok(libraries) => {
                 let symbols = &found.library.named_by;
-                self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
-                if self.say.is_verbose() {
+                for library in &libraries {
+                    self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
+                }
+                if self.say.is_verbose() && !libraries.is_empty() {
                     described(found).iter().for_each(|line| self.say.detail(line));
                 }
-                self.tell(Event::Library(library));
+                libraries.into_iter().for_each(|library| self.tell(Event::Library(library)));
                 Ok(())
             }
-            Ok(None) => Ok(()),
             Err(error) => {
                 let denied = is_denied(&error);
                 Err(Failure::new(

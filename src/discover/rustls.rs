@@ -4,6 +4,8 @@
 //! is taken only if its name says which protection of records it is: by that, what is captured is proven for
 //! each record (`bpf/rustls.bpf.h`).
 
+use std::fmt;
+
 use object::ReadRef;
 
 use super::image::{Image, Symbols};
@@ -50,6 +52,15 @@ pub struct Rustls {
     pub places: Vec<RustlsPlace>,
     /// Such as `0.23.37`, if it is known.
     pub version: Option<String>,
+}
+
+impl fmt::Display for Rustls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.version {
+            Some(version) => write!(f, "rustls {version}"),
+            None => f.write_str("rustls"),
+        }
+    }
 }
 
 /// Why the connections of a program with rustls cannot be captured.

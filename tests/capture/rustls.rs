@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use object::{Object, ObjectSection, ObjectSymbol};
+
 use crate::doctor::Told as Doctor;
 use crate::support::each::assert_each_on_its_socket;
 use crate::support::programs::{Told, built_by_cargo, transcript};
@@ -223,6 +225,39 @@ fn curl_asks_a_server() {
         let objects = tshark.objects(&finished.file, &test.path("objects"));
         assert!(objects == bodies, "tshark {} shows other bodies in {:?}", tshark.version, finished.file);
     }
+}
+
+/// What has OpenSSL's functions too, as rustup has, is not said to speak by them.
+#[test]
+fn program_with_openssl_as_well() {
+    let test = begin!();
+    let Some(program) = program(&test, "rustls-0.23", &["--features", "ring"]) else { return };
+    let copy = test.text("program");
+    // A function that never runs stands for them.
+    let bytes = std::fs::read(&program).unwrap();
+    let file = object::File::parse(&*bytes).unwrap();
+    let is_idle = |name: &str| name.contains("InvalidMessageEncrypter") && name.contains("7encrypt17h");
+    let idle = file.symbols().find(|symbol| symbol.name().is_ok_and(is_idle)).unwrap().address();
+    let at = idle - file.section_by_name(".text").unwrap().address();
+    let add = ["SSL_read", "SSL_write"].map(|name| format!("--add-symbol={name}=.text:{at},function,global"));
+    tool(&["objcopy", &add[0], &add[1], &program, &copy]);
+    let (mut server, port) = listener(&test, &copy, &["tls13"]);
+    let dir = test.folder("client");
+    let words = client_words(&copy, port, &dir, &["tls13"]);
+    let finished = test.capture().args(&["-v"]).run(&words).ok();
+    server.wait_ok();
+    assert_true(&finished, &dir, "client");
+    for (view, _) in finished.views() {
+        for connection in &view.connections {
+            let library = connection.comment.get("library");
+            assert!(library.starts_with(&copy) && library.contains("rustls 0.23."), "{library}");
+        }
+    }
+    let probed: Vec<&str> = finished.stderr.lines().filter(|line| line.contains(&copy)).collect();
+    assert!(
+        probed.iter().any(|line| line.contains("probed") && line.contains("(rustls 0.23.")),
+        "{probed:?}"
+    );
 }
 
 fn tool(words: &[&str]) {
