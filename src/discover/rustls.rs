@@ -218,6 +218,23 @@ mod tests {
                 known(Protection::Tls12Gcm, false, Trait::New),
             ),
             (
+                "_ZN115_$LT$rustls..crypto..aws_lc_rs..tls13..AeadMessageDecrypter$u20$as$u20$rustls..crypto..cipher..MessageDecrypter$GT$7decrypt17h8f27f4c4505a96caE",
+                known(Protection::Tls13, false, Trait::New),
+            ),
+            // By Rust's newer way of naming (v0).
+            (
+                "_RNvXs2_NtNtNtCsdsGIwzez58J_6rustls6crypto4ring5tls13NtB5_21Tls13MessageEncrypterNtNtB9_6cipher16MessageEncrypter7encrypt",
+                known(Protection::Tls13, true, Trait::New),
+            ),
+            (
+                "_RNvXs2_NtNtNtCsdsGIwzez58J_6rustls6crypto4ring5tls12NtB5_32ChaCha20Poly1305MessageDecrypterNtNtB9_6cipher16MessageDecrypter7decrypt",
+                known(Protection::Tls12ChaCha, false, Trait::New),
+            ),
+            (
+                "_RNvXs2_NtNtNtCsdsGIwzez58J_6rustls6crypto4ring5tls13NtB5_21Tls13MessageEncrypterNtNtB9_6cipher16MessageEncrypter21encrypted_payload_len",
+                None,
+            ),
+            (
                 "_ZN111_$LT$rustls..crypto..ring..tls13..Tls13MessageEncrypter$u20$as$u20$rustls..crypto..cipher..MessageEncrypter$GT$21encrypted_payload_len17ha24c5a8716781ae3E",
                 None,
             ),
