@@ -44,7 +44,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 		/* On another stack its return may not be seen: the export, if it is probed, is what counts. */
 		if (place == PLACE_NONE && !args->other_stack)
 			place = inner_entered(thread, args, sp, address);
-		else if (place != PLACE_NONE &&
+		else if (place != PLACE_NONE && verdict_of(args->library, args->site) != VERDICT_TAKEN &&
 			 !internal_counts(args->library, args->site, find_handle(process, address) != NULL))
 			return 0;
 	}
@@ -215,6 +215,7 @@ static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
 #define EMIT_UNKNOWN 4 /* that the call moved bytes, but nobody knows how many */
 #define EMIT_SENT 8 /* what is described, which the kernel sent from a file */
 #define EMIT_RESULT 16 /* what the call tells in its arguments */
+#define EMIT_NO_SOCKET 32 /* that the process encrypts into memory, if check_socket finds so */
 
 /* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
 static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
@@ -251,6 +252,12 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	return call->function == T2P_FN_SENDFILE || call->function == T2P_FN_SEND_PARTS ? EMIT_SENT : EMIT_BYTES;
 }
 
+/* Whether nothing is known yet of how the handle's records travel. */
+static __always_inline int may_have_no_socket(struct handle *handle)
+{
+	return !handle->sock && !(handle->flags & (HANDLE_LAYER | HANDLE_NOT_TCP | HANDLE_NO_SOCKET));
+}
+
 /* Reads may take what was buffered before the probes came; so many do not. */
 #define READS_WITHOUT_SOCKET 4
 
@@ -263,10 +270,10 @@ static __noinline int check_socket(struct process *process, struct call *call)
 	struct handle *handle;
 	struct t2p_no_socket *record;
 
-	if (call->sock || call->below || (call->flags & (CALL_UDP | CALL_QUIET)))
+	if (call->below || (call->flags & (CALL_UDP | CALL_QUIET)))
 		return 0;
 	handle = find_handle(process, call->handle);
-	if (!handle || handle->sock || (handle->flags & (HANDLE_LAYER | HANDLE_NOT_TCP | HANDLE_NO_SOCKET)))
+	if (!handle || !may_have_no_socket(handle))
 		return 0;
 	if (call->function != T2P_FN_HANDSHAKE && !is_write(call->function) &&
 	    (!is_read(call->function) || (call->len && handle->read_seq < READS_WITHOUT_SOCKET)))
@@ -290,7 +297,7 @@ static __noinline int check_socket(struct process *process, struct call *call)
 	return 0;
 }
 
-/* What a call did to its handle. Returns what is to be emitted. */
+/* What a call did to its handle, and in any case whose it was. Returns what is to be emitted. */
 static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
 	struct handle *handle = the_handle(process, call->handle, call->function);
@@ -298,6 +305,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	s64 len;
 
 	call->len = 0;
+	data->head.process = process->generation;
 	if (handle)
 		handle = bind_socket(process, handle, call);
 	if (!handle) {
@@ -342,6 +350,8 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	}
 	if (call->sock)
 		mark(handle, call->sock);
+	else if (may_have_no_socket(handle))
+		emit |= EMIT_NO_SOCKET;
 	return emit;
 }
 
@@ -402,19 +412,19 @@ __noinline int tell_losses(u64 address, u32 function, u32 emit)
  * A write is over, and all its records are in the ring: reads need not wait for it any more. If
  * one was told to wait for a write that moved nothing, it is told that as well.
  */
-static __noinline int write_over(struct call *call, int empty)
+static __noinline int write_over(struct call *call, struct t2p_data *data)
 {
-	struct process *process = current_process();
-	struct handle *handle = process ? find_handle(process, call->handle) : NULL;
+	struct handle_key key = { .address = call->handle, .tgid = current_id() >> 32 };
+	struct handle *handle = bpf_map_lookup_elem(&handles, &key);
 	struct fact fact = { .address = call->handle, .fact = T2P_FACT_WRITE_EMPTY };
 	u32 inflight;
 
-	if (!handle)
+	if (!handle || handle->process != data->head.process)
 		return 0;
 	inflight = handle->inflight;
 	handle->inflight = 0;
 	__sync_fetch_and_add(&handle->barrier, 1); /* see describe_bytes */
-	if (empty && inflight && handle->awaited == inflight) {
+	if (!data->call_len && inflight && handle->awaited == inflight) {
 		fact.call_seq = inflight - 1;
 		emit_fact(handle, &fact);
 	}
@@ -469,7 +479,8 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 		return 0;
 	}
 	emission->emit = finish(process, call, PT_REGS_RC(ctx), &emission->data);
-	check_socket(process, call);
+	if (emission->emit & EMIT_NO_SOCKET)
+		check_socket(process, call);
 	if (i > 0)
 		note_layer(process, &thread->calls[(i - 1) & (CALL_DEPTH - 1)], call);
 	return 1;

@@ -314,7 +314,7 @@ static __always_inline int go_left(struct pt_regs *ctx, u32 site, int has_loop)
 	if (emission.emit & EMIT_BYTES)
 		emit_call(&emission.data, thread, call->buf, has_loop);
 	if (is_write(call->function))
-		write_over(call, !emission.data.call_len);
+		write_over(call, &emission.data);
 	go_call_over(thread->process, call->handle);
 	if (!thread->depth)
 		forget_goroutine(ctx->r14);

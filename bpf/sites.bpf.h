@@ -278,7 +278,7 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, u64 sp, int 
 	if (emission.emit & EMIT_BYTES)
 		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
 	if (is_write(emission.call->function))
-		write_over(emission.call, !emission.data.call_len);
+		write_over(emission.call, &emission.data);
 	if (emission.thread->process && !emission.thread->depth)
 		forget_stack(emission.call->sp);
 	return 0;

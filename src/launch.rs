@@ -222,7 +222,11 @@ impl Child {
     }
 }
 
-fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
+/// A descriptor of a process, which becomes readable when it has ended.
+///
+/// # Errors
+/// `ESRCH` if there is none; `EINVAL` or `ENOENT` if it is a thread, not the first of its process.
+pub(crate) fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
     // SAFETY: takes two numbers and gives a new descriptor or an error.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
     let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;

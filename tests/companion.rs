@@ -572,9 +572,11 @@ fn process_blocks_name_the_process_of_each_packet() {
             assert_eq!(count(&file), count(&plain), "{release}");
             if let Some(mergecap) = program("mergecap", release) {
                 let merged = home.path().join("merged.pcapng");
-                let mut command = home.command(&mergecap);
-                command.arg("-w").arg(&merged).arg(&file).arg(&plain);
-                lines(command);
+                let output =
+                    home.command(&mergecap).arg("-w").arg(&merged).arg(&file).arg(&plain).output().unwrap();
+                assert!(output.status.success(), "{release}: {output:?}");
+                // 4.6 says that it leaves the blocks out.
+                assert!(release == "4.6" || output.stderr.is_empty(), "{release}: {output:?}");
                 let packets = |file: &Path| count(file).parse::<usize>().unwrap();
                 assert_eq!(packets(&merged), 2 * packets(&plain), "{release}");
             }

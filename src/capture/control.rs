@@ -15,6 +15,7 @@ use super::minders::Minders;
 use super::reader::{Notice, RING_INTERVAL};
 use super::reasons::Reasons;
 use super::threads::{CLOCK_INTERVAL, Message};
+use super::vain::InVain;
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
 use crate::event::record::encode;
@@ -46,12 +47,15 @@ pub(super) struct Control {
     say: Say,
     /// Processes that ended and whose table entries are to be given back.
     ended: HashSet<ProcessKey>,
+    /// Processes of whose BIO functions it was told that they are probed.
+    told_of_bios: HashSet<ProcessKey>,
     /// If there is a command.
     minders: Option<Minders>,
     /// Why nothing is captured of targets.
     pub(super) reasons: Reasons,
     /// How many losses were told by process, and when.
     told_losses: (u64, Instant),
+    in_vain: InVain,
     /// Wireshark runs this: it waits for no command.
     pub(super) for_wireshark: bool,
 }
@@ -72,25 +76,30 @@ impl Control {
             waiting: VecDeque::new(),
             say,
             ended: HashSet::new(),
+            told_of_bios: HashSet::new(),
             minders,
             reasons,
             told_losses: (0, Instant::now()),
+            in_vain: InVain::default(),
             for_wireshark: false,
         }
     }
 
-    pub(super) fn attach(&mut self, found: &Found) -> Result<(), Failure> {
+    /// Probes a library; whether that is done only now.
+    pub(super) fn attach(&mut self, found: &Found) -> Result<bool, Failure> {
         match self.probe.attach(found) {
-            Ok(libraries) => {
+            Ok((libraries, unclear)) => {
                 let symbols = &found.library.named_by;
                 for library in &libraries {
                     self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
                 }
-                if self.say.is_verbose() && !libraries.is_empty() {
+                let is_new = !libraries.is_empty();
+                if is_new && self.say.is_verbose() {
                     described(found).iter().for_each(|line| self.say.detail(line));
                 }
                 libraries.into_iter().for_each(|library| self.tell(Event::Library(library)));
-                Ok(())
+                self.tell_unfollowed(unclear);
+                Ok(is_new)
             }
             Err(error) => {
                 let denied = is_denied(&error);
@@ -166,6 +175,7 @@ impl Control {
                 Ok(Message::Notice(Notice::NoSocket(seen))) => self.probe_bio(&seen),
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
+                    self.told_of_bios.remove(&key);
                     self.ended.insert(key);
                 }
                 Ok(Message::Signal(signal)) => match &running {
@@ -182,6 +192,16 @@ impl Control {
                     let status = running.as_mut().map_or(Ok(Exit::Success), status_of);
                     // It was told to end: how it did is no error.
                     break if patience.is_some() { Ok(Exit::Success) } else { status };
+                }
+                Ok(Message::Gone { pid, left }) => {
+                    self.probe.remove_target(pid);
+                    if let Some(line) = &mut line {
+                        line.clear();
+                    }
+                    self.say.warn(&format!("process {pid} has ended"));
+                    if left == 0 {
+                        break Ok(Exit::Success);
+                    }
                 }
                 Ok(Message::Writer(error)) => {
                     if let Some(line) = &mut line {
@@ -222,6 +242,9 @@ impl Control {
     /// What is to be done now and then.
     fn keep_house(&mut self) {
         self.probe.stop_watching();
+        while let Some(file) = self.in_vain.next_rested(Instant::now()) {
+            self.probe.mark_unseen(&file);
+        }
         if !self.ended.is_empty() {
             self.probe.forget(&std::mem::take(&mut self.ended));
         }
@@ -285,18 +308,33 @@ impl Control {
 
     /// A process maps a file for the first time: it may be a TLS library.
     fn look_at(&mut self, file: &FileSeen) {
-        // A process that is gone, or whose mappings are hidden, has no library to probe.
-        if let Ok(in_process) = self.discovery.libraries_of(file.pid, Some(file.inode)) {
+        let looked = self.discovery.libraries_of(file.pid, Some(file.inode));
+        // A process that is gone or has unmapped the file has nothing to probe, but who maps it next has.
+        // Outside of this process's pid namespace (pid 0) none can ever be looked at.
+        if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            if self.in_vain.count(file, Instant::now()) {
+                self.probe.mark_seen(file);
+            }
+            if file.stopped {
+                self.let_go(file.pid);
+            }
+            return;
+        }
+        // One whose mappings are hidden has no library to probe either.
+        if let Ok(in_process) = looked {
             self.mind_coroutines();
             for found in &in_process.found {
-                if let Err(failure) = self.attach(found) {
-                    self.say.warn(&failure.to_string());
+                match self.attach(found) {
+                    Ok(is_new) => self.reasons.library(&found.path, is_new && !file.stopped),
+                    Err(failure) => {
+                        self.reasons.not_attached(file.pid, &found.path);
+                        self.say.warn(&failure.to_string());
+                    }
                 }
             }
             for (path, why) in &in_process.unprobed {
                 self.reasons.unprobed(file.pid, path, why);
             }
-            in_process.found.iter().for_each(|found| self.reasons.library(&found.path));
             if let Some(process) = self.probe.with_stacks(file.pid) {
                 self.follow_stacks(process);
             }
@@ -315,15 +353,20 @@ impl Control {
             self.probe.attach_bio(seen.process, &bios).map_err(|e| format!("{e:#}"))?;
             Ok(paths.join(", "))
         });
-        self.say.detail(&match result {
-            Ok(paths) if paths.is_empty() => {
-                format!("process {pid} encrypts into memory, and its library has no BIO functions to probe")
-            }
-            Ok(paths) => format!("process {pid} encrypts into memory: probed the BIO functions of {paths}"),
-            Err(error) => {
-                format!("process {pid} encrypts into memory; its BIO functions cannot be probed: {error}")
-            }
-        });
+        // They may go and come again.
+        let is_news = self.told_of_bios.insert(seen.process);
+        match result {
+            Ok(_) if !is_news => {}
+            Ok(paths) if paths.is_empty() => self.say.detail(&format!(
+                "process {pid} encrypts into memory, and its library has no BIO functions to probe"
+            )),
+            Ok(paths) => self
+                .say
+                .detail(&format!("process {pid} encrypts into memory: probed the BIO functions of {paths}")),
+            Err(error) => self.say.detail(&format!(
+                "process {pid} encrypts into memory; its BIO functions cannot be probed: {error}"
+            )),
+        }
         if seen.stopped {
             self.let_go(pid);
         }

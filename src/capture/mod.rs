@@ -7,21 +7,24 @@
 
 mod aside;
 mod control;
+mod given;
 mod handover;
 mod minders;
 mod reader;
 mod reasons;
 mod setup;
 mod threads;
+mod vain;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use crossbeam_channel::bounded;
 
 use self::aside::Aside;
 use self::control::Control;
+use self::given::Given;
 use self::handover::Handover;
 use self::minders::Minders;
 use self::reasons::Reasons;
@@ -62,6 +65,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     if !may_choose_returns() {
         discovery = discovery.noticing_switchers();
     }
+    let given = Given::of(&config.targets, say)?;
     let found = setup::libraries(config, &mut discovery, &say, &mut reasons)?;
     let probe = setup::load(config, &found)?;
     say.detail(&format!(
@@ -71,7 +75,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     ));
     probe.refused().iter().for_each(|r| say.detail(&format!("not taken: {r}")));
 
-    let server = config.serve.map(|address| setup::listen(config, address, &say)).transpose()?;
+    let server = config.serve.map(|address| setup::listen(config, address, &given, &say)).transpose()?;
 
     // First of all, so that a command that is not there costs no file.
     let aside = config.for_wireshark.then(Aside::new).transpose()?;
@@ -119,6 +123,9 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     };
     let mut control = Control::new(probe, discovery, handover, say, minders, reasons);
     control.for_wireshark = config.for_wireshark;
+    // Waiting for whoever reads the output may have taken long.
+    given.gone().map_or(Ok(()), Err)?;
+    given.ended().into_iter().for_each(|pid| control.probe.remove_target(pid));
     // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
     // it is the same with all.
     let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids(_));
@@ -126,8 +133,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let (mut attached, mut refused) = (0, None);
     for library in &found {
         match control.attach(library) {
-            Ok(()) => attached += 1,
-            Err(failure) if must => return Err(failure),
+            Ok(_) => attached += 1,
+            Err(failure) if must => return Err(given.gone().unwrap_or(failure)),
             Err(failure) => {
                 say.warn(&failure.to_string());
                 refused = Some(failure);
@@ -143,6 +150,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
                 control.target(*pid, Target::Process)?;
                 control.watch(*pid);
             }
+            // Their pids may be others' by now.
+            given.ended().into_iter().for_each(|pid| control.probe.remove_target(pid));
         }
         Targets::Command(_) => {
             if let Some(held) = &held {
@@ -156,7 +165,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let handover = Arc::clone(&control.handover);
     let ring = spawn_ring(&control.probe, live, handover, messages.clone(), Arc::clone(&stop))?;
-    let ending = Arc::new(AtomicBool::new(false));
+    let ending = Arc::new(OnceLock::new());
     listen_to_signals(
         messages.clone(),
         Arc::clone(&ending),
@@ -167,6 +176,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let reader = pipe.map(|pipe| ReaderWatch::new(pipe, messages.clone())).transpose()?;
     privilege::as_user(|| setup::tell_ready(config))?;
     let running = held.map(Held::release).transpose()?;
+    given.watch(messages.clone());
     if let Some(running) = &running {
         watch(running, messages)?;
     }
@@ -181,7 +191,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
 
     // No call that returns from now on is captured, and nobody is stopped any more; what is in the
     // ring is read to its end, and whoever was stopped goes on.
-    ending.store(true, Ordering::Release);
+    let _ = ending.set(Instant::now());
     let waiting = has_reader.then(Waiting::for_reader);
     control.probe.set_ready(false);
     stop.store(true, Ordering::Release);
@@ -206,7 +216,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
             if config.verbosity > Verbosity::Quiet {
                 status::say(&status::summary(&numbers, began.elapsed(), path));
                 if numbers.connections == 0 {
-                    status::say(&control.reasons.of_nothing());
+                    status::say(&control.reasons.of_nothing(numbers.has_lost()));
                 }
             }
             end.map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost()))

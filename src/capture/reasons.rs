@@ -20,8 +20,8 @@ pub(super) struct Reasons {
     of_command: bool,
     /// Files that cannot be probed: the process in which each was found first, and why.
     unprobed: Vec<(String, String)>,
-    /// Libraries that targets have mapped.
-    libraries: Vec<String>,
+    /// Libraries that targets have mapped and that are probed, and whether a target went on before they were.
+    libraries: Vec<(String, bool)>,
 }
 
 impl Reasons {
@@ -64,16 +64,28 @@ impl Reasons {
         if self.aloud { self.say.warn(text) } else { self.say.detail(text) }
     }
 
-    /// A target has mapped a library that is probed.
-    pub(super) fn library(&mut self, path: &Path) {
+    /// A target has mapped a library that is probed. `late`: only now, and the target has not waited for that.
+    pub(super) fn library(&mut self, path: &Path, late: bool) {
         let path = path.display().to_string();
-        if self.libraries.len() < MAX && !self.libraries.contains(&path) {
-            self.libraries.push(path);
+        if let Some((_, was_late)) = self.libraries.iter_mut().find(|(known, _)| *known == path) {
+            *was_late |= late;
+        } else if self.libraries.len() < MAX {
+            self.libraries.push((path, late));
         }
     }
 
-    /// Why there was no connection, in lines. Of a capture of all programs nothing is known.
-    pub(super) fn of_nothing(&self) -> String {
+    /// A target has mapped a library that cannot be probed, which is told at once.
+    pub(super) fn not_attached(&mut self, pid: u32, path: &Path) {
+        let who = format!("{}[{pid}]", process::name(pid).unwrap_or_default());
+        let what = format!("{}: its probes could not be attached", path.display());
+        if self.unprobed.len() < MAX && !self.unprobed.iter().any(|(_, known)| *known == what) {
+            self.unprobed.push((who, what));
+        }
+    }
+
+    /// Why there was no connection, in lines. Of a capture of all programs nothing is known. `lost`: something
+    /// is missing, which is told elsewhere, and may be what is looked for.
+    pub(super) fn of_nothing(&self, lost: bool) -> String {
         if !self.aloud {
             return String::new();
         }
@@ -82,9 +94,23 @@ impl Reasons {
             .iter()
             .map(|(who, what)| format!("note: not captured of {who}: {what}\n"))
             .collect();
-        if !self.libraries.is_empty() {
-            text.push_str(&format!("note: no TLS data went through {}\n", self.libraries.join(", ")));
-        } else if self.unprobed.is_empty() && self.of_command {
+        if lost {
+            return text;
+        }
+        let of = |wanted: bool| {
+            let paths = self.libraries.iter().filter(|(_, late)| *late == wanted).map(|(path, _)| &**path);
+            paths.collect::<Vec<_>>().join(", ")
+        };
+        let (in_time, late) = (of(false), of(true));
+        if !in_time.is_empty() {
+            text.push_str(&format!("note: no TLS data was seen in {in_time}\n"));
+        }
+        if !late.is_empty() {
+            text.push_str(&format!(
+                "note: no TLS data was seen in {late}, from a moment after it was loaded: the program did not wait for the probes\n"
+            ));
+        }
+        if self.libraries.is_empty() && self.unprobed.is_empty() && self.of_command {
             text.push_str("note: the command and its children mapped no TLS library that is known\n");
         }
         text
@@ -103,18 +129,31 @@ mod tests {
     #[test]
     fn nothing_has_a_reason() {
         let none = "note: the command and its children mapped no TLS library that is known\n";
-        assert_eq!(of_command().of_nothing(), none);
-        assert_eq!(Reasons::new(&Targets::Everything, Say(Verbosity::Quiet)).of_nothing(), "");
+        assert_eq!(of_command().of_nothing(false), none);
+        assert_eq!(Reasons::new(&Targets::Everything, Say(Verbosity::Quiet)).of_nothing(false), "");
 
         let mut idle = of_command();
-        (0..2).for_each(|_| idle.library(Path::new("/lib/libssl.so.3")));
-        assert_eq!(idle.of_nothing(), "note: no TLS data went through /lib/libssl.so.3\n");
+        (0..2).for_each(|_| idle.library(Path::new("/lib/libssl.so.3"), false));
+        let in_time = "note: no TLS data was seen in /lib/libssl.so.3\n";
+        assert_eq!(idle.of_nothing(false), in_time);
+        idle.library(Path::new("/opt/a"), true);
+        idle.library(Path::new("/opt/b"), false);
+        idle.library(Path::new("/opt/b"), true);
+        let late = "note: no TLS data was seen in /opt/a, /opt/b, from a moment after ";
+        let text = idle.of_nothing(false);
+        assert!(text.starts_with(&format!("{in_time}{late}")), "{text}");
+        assert_eq!(idle.of_nothing(true), "");
+
+        let mut refused = of_command();
+        (0..2).for_each(|_| refused.not_attached(u32::MAX, Path::new("/opt/a")));
+        let told = "note: not captured of [4294967295]: /opt/a: its probes could not be attached\n";
+        assert_eq!(refused.of_nothing(false), told);
 
         let mut go = of_command();
         let why = NotTls::Go(NotGo::StackAbi);
         (0..2).for_each(|_| go.unprobed(u32::MAX, Path::new("/bin/old"), &why));
         (0..100).for_each(|n| go.unprobed(u32::MAX, Path::new(&format!("/bin/{n}")), &why));
-        let text = go.of_nothing();
+        let text = go.of_nothing(false);
         assert!(
             text.starts_with(
                 "note: not captured of [4294967295]: /bin/old: a Go program: its arguments are on the stack"

@@ -8,9 +8,10 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
 use super::Say;
+use super::given::{Given, no_process};
 use super::reasons::Reasons;
 use crate::config::{self, Capture, Targets, Verbosity};
-use crate::discover::process::processes;
+use crate::discover::process::{self, processes};
 use crate::discover::{Discovery, Found, InProcess};
 use crate::event::Start;
 use crate::event::recording::Recorder;
@@ -124,7 +125,7 @@ pub(super) fn libraries(
                 if found.is_empty() {
                     without.push(pid.to_string());
                 }
-                found.iter().for_each(|found| reasons.library(&found.path));
+                found.iter().for_each(|found| reasons.library(&found.path, false));
                 all.extend(found);
             }
             if all.is_empty() {
@@ -173,16 +174,12 @@ fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<InProcess, Failure> {
     // Some kernels show no mappings, rather than an error, to who may not look at them.
     match may_look().and_then(|()| discovery.libraries_of(pid, None)) {
         Ok(in_process) => Ok(in_process),
-        Err(error) if Path::new(&format!("/proc/{pid}")).exists() => Err(Failure::new(
+        Err(error) if !process::is_gone(pid) => Err(Failure::new(
             Exit::NotPermitted,
             format!("the mappings of process {pid} cannot be read: {error}"),
             "run it with sudo",
         )),
-        Err(_) => Err(Failure::new(
-            Exit::NoTarget,
-            format!("there is no process {pid}"),
-            "find it with: pgrep -a NAME",
-        )),
+        Err(_) => Err(no_process(pid)),
     }
 }
 
@@ -198,7 +195,12 @@ pub(super) fn open_output(config: &Capture) -> Result<Option<sink::Output>, Fail
 }
 
 /// Listens for clients, and waits for the first if the capture goes nowhere else.
-pub(super) fn listen(config: &Capture, address: SocketAddr, say: &Say) -> Result<sink::Server, Failure> {
+pub(super) fn listen(
+    config: &Capture,
+    address: SocketAddr,
+    given: &Given,
+    say: &Say,
+) -> Result<sink::Server, Failure> {
     let server = sink::Server::listen(address, say.0 > Verbosity::Quiet).map_err(|error| {
         Failure::new(
             Exit::Io,
@@ -215,7 +217,9 @@ pub(super) fn listen(config: &Capture, address: SocketAddr, say: &Say) -> Result
     let begins = if config.output.is_none() { "; the capture begins then" } else { "" };
     say.warn(&format!("connect with: wireshark -k -i TCP@{address}{begins}"));
     if config.output.is_none() {
-        server.wait_for_client();
+        while !server.wait_for_client() {
+            given.gone().map_or(Ok(()), Err)?;
+        }
     }
     Ok(server)
 }

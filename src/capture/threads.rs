@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,11 @@ pub(super) enum Message {
     Signal(i32),
     /// The command has ended.
     Ended,
+    /// A process given with -p has ended, and so many of them are left.
+    Gone {
+        pid: u32,
+        left: usize,
+    },
     /// The writer gave up.
     Writer(io::Error),
 }
@@ -110,19 +115,27 @@ pub(super) fn spawn_ring(
     }))
 }
 
-/// `ending`: the capture is asked to end, which may wait for whoever reads the output. Who asks again
-/// does not want to wait, and is told what is not written; Wireshark does so as a matter of course.
+/// `ending`: since when the capture ends, which may wait for whoever reads the output. Who asks again
+/// does not want to wait, and is told what is not written; Wireshark does so as a matter of course. If
+/// it ends by itself, a signal may have been meant for the capture that ran: the first does nothing for a moment.
 pub(super) fn listen_to_signals(
     messages: Sender<Message>,
-    ending: Arc<AtomicBool>,
+    ending: Arc<OnceLock<Instant>>,
     handover: Arc<Handover>,
     for_wireshark: bool,
 ) -> Result<(), Failure> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| Failure::new(Exit::Io, format!("signals cannot be handled: {e}"), ""))?;
     thread::spawn(move || {
+        let mut is_again = false;
         for signal in signals.forever() {
-            if ending.load(Ordering::Acquire) {
+            let ending = ending.get();
+            let is_late = ending.is_some_and(|since| since.elapsed() < READER_PATIENCE) && !is_again;
+            is_again = true;
+            if is_late && !for_wireshark {
+                continue;
+            }
+            if ending.is_some() {
                 if !for_wireshark {
                     status::say(&format!(
                         "tls2pcap: given up: the end of the capture is not written, at least {} bytes of it\n",

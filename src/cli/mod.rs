@@ -22,14 +22,14 @@ The plaintext is taken where programs hand it to OpenSSL, GnuTLS or NSS, togethe
 it goes through, and written as ordinary TCP packets (pcapng). Stock Wireshark decodes them: no
 keys, no proxy, no change to the program. Without -p, -u or a command, every program on this
 machine that uses one of these libraries is captured, those that start later too. The capture ends
-with Ctrl-C, or with the command.";
+with Ctrl-C, with the command, or when all processes given with -p have ended.";
 
 const AFTER_HELP: &str = "\
 Examples:
   sudo tls2pcap -o curl.pcapng -- curl https://example.org/
         run a command (as you, not as root) and capture it and its children
   sudo tls2pcap -o web.pcapng -p 1234
-        capture a running process until Ctrl-C
+        capture a running process until it ends, or until Ctrl-C
   sudo tls2pcap -o - | wireshark -k -i -
         capture everything and watch it live
   tls2pcap replay session.t2p -o session.pcapng

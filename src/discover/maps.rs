@@ -44,9 +44,31 @@ pub struct MappedFile {
 /// # Errors
 /// If the process is gone or may not be looked at.
 pub fn mapped_files(pid: u32, fresh: Option<u64>) -> io::Result<Vec<MappedFile>> {
-    let mut text = Vec::new();
-    File::open(format!("/proc/{pid}/maps"))?.take(MAPS_MAX).read_to_end(&mut text)?;
-    Ok(parse(&text, fresh))
+    let read = || {
+        let mut text = Vec::new();
+        File::open(format!("/proc/{pid}/maps"))?.take(MAPS_MAX).read_to_end(&mut text)?;
+        io::Result::Ok(parse(&text, fresh))
+    };
+    let files = read()?;
+    if fresh.is_some_and(|inode| !is_among(&files, inode)) {
+        await_mmap(pid);
+        return read();
+    }
+    Ok(files)
+}
+
+/// Whether a file of this inode is among those of a process, or may be among those that are not told.
+pub fn is_among(files: &[MappedFile], inode: u64) -> bool {
+    files.len() >= FILES_MAX || files.iter().any(|file| file.inode == inode)
+}
+
+/// Until a change of the process's mappings that is under way is made. The mappings themselves are shown
+/// meanwhile (from Linux 6.17 on: "read proc/pid/maps under per-vma lock"), but the arguments are read under the
+/// lock that `mmap` holds.
+fn await_mmap(pid: u32) {
+    if let Ok(mut arguments) = File::open(format!("/proc/{pid}/cmdline")) {
+        let _ = arguments.read(&mut [0]);
+    }
 }
 
 /// Parses the text of /proc/PID/maps. Lines that are not understood are left out.

@@ -192,15 +192,28 @@ impl Discovery {
     /// file whose mapping has just begun.
     ///
     /// # Errors
-    /// If the process is gone or its mappings may not be read.
+    /// If the process is gone or has the fresh file not mapped any more (`NotFound`), or its mappings may
+    /// not be read.
     pub fn libraries_of(&mut self, pid: u32, fresh: Option<u64>) -> io::Result<InProcess> {
-        let files = maps::mapped_files(pid, fresh)?;
+        match maps::mapped_files(pid, fresh) {
+            Ok(files) if fresh.is_some_and(|inode| !files.is_empty() && !maps::is_among(&files, inode)) => {
+                Err(io::Error::new(io::ErrorKind::NotFound, "the file is not mapped any more"))
+            }
+            Ok(files) if !files.is_empty() => self.libraries_among(&files, pid, fresh.is_some()),
+            _ if process::is_gone(pid) => Err(gone()),
+            other => other.map(|_| InProcess::default()),
+        }
+    }
+
+    fn libraries_among(&mut self, files: &[MappedFile], pid: u32, fresh: bool) -> io::Result<InProcess> {
         let mut result = InProcess::default();
         let mut switches = false;
-        for mapped in &files {
+        for mapped in files {
             let open = mapped.open(pid).and_then(|file| Ok((FileKey::of(&file.metadata()?), file)));
             let (key, file) = match open {
                 Ok(opened) => opened,
+                // It has ended meanwhile, which is no news of its files.
+                Err(_) if process::is_gone(pid) => return Err(gone()),
                 Err(error) => {
                     result.unreadable.push((mapped.path.clone(), error));
                     continue;
@@ -220,7 +233,7 @@ impl Discovery {
                 }
             };
             result.unprobed.extend(library.also.clone().map(|why| (mapped.path.clone(), why)));
-            let crypto = || match sibling(&files, mapped) {
+            let crypto = || match sibling(files, mapped) {
                 Some(crypto) => crypto.open(pid).ok(),
                 // The loader maps it later.
                 None if !mapped.deleted => {
@@ -239,7 +252,7 @@ impl Discovery {
                 file: Arc::new(file),
             });
         }
-        self.has_seen_switcher |= switches && (fresh.is_some() || !result.found.is_empty());
+        self.has_seen_switcher |= switches && (fresh || !result.found.is_empty());
         Ok(result)
     }
 
@@ -331,6 +344,10 @@ impl Discovery {
         self.seen.insert(key, result.clone());
         result
     }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the process has ended")
 }
 
 /// Whether a file that cannot be probed speaks TLS all the same.

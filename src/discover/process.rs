@@ -9,6 +9,8 @@ use crate::event::ProcessFacts;
 
 /// Longest command line that is read, in bytes.
 const ARGS_MAX: u64 = 64 << 10;
+/// Bytes of /proc/PID/status that are read.
+const STATUS_MAX: u64 = 4 << 10;
 /// Longest /proc/PID/cgroup that is read, in bytes.
 const CGROUP_MAX: u64 = 64 << 10;
 
@@ -23,6 +25,13 @@ pub fn name(pid: u32) -> Option<String> {
     let name = read(pid, "comm", 64);
     let name = name.strip_suffix(b"\n")?;
     Some(text(name))
+}
+
+/// The process that a thread belongs to, if that has another number.
+pub fn process_of_thread(tid: u32) -> Option<u32> {
+    let status = text(&read(tid, "status", STATUS_MAX));
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())?;
+    (process != tid).then_some(process)
 }
 
 /// Path of the executable, arguments and container; what cannot be read stays empty. Arguments
@@ -60,6 +69,21 @@ pub fn executable(pid: u32) -> io::Result<Option<String>> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether the process has ended, or has no program any more because it is about to.
+pub fn is_gone(pid: u32) -> bool {
+    match executable(pid) {
+        Ok(exe) => exe.is_none() && !is_kernel_thread(&text(&read(pid, "stat", STATUS_MAX))),
+        Err(error) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH),
+    }
+}
+
+/// By the text of /proc/PID/stat.
+fn is_kernel_thread(stat: &str) -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
 fn read(pid: u32, name: &str, max: u64) -> Vec<u8> {
@@ -151,6 +175,23 @@ mod tests {
         for (cgroup, container) in &cases {
             assert_eq!(container_of(cgroup).as_deref(), *container, "{cgroup}");
         }
+    }
+
+    #[test]
+    fn who_has_ended() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        // SAFETY: a place for what is told, of a child that is not reaped.
+        unsafe {
+            let mut told = std::mem::zeroed();
+            let ended = libc::waitid(libc::P_PID, child.id(), &mut told, libc::WEXITED | libc::WNOWAIT);
+            assert_eq!(ended, 0);
+        }
+        assert!(is_gone(child.id()), "a zombie");
+        child.wait().unwrap();
+        assert!(is_gone(child.id()));
+        assert!(!is_gone(std::process::id()));
+        assert!(is_kernel_thread("2 (kthr) x) S 0 0 0 0 -1 2129984 0 0"));
+        assert!(!is_kernel_thread("2 (sh) S 0 0 0 0 -1 4194304 0 0") && !is_kernel_thread(""));
     }
 
     #[test]

@@ -323,7 +323,11 @@ fn a_library_is_found_in_a_process_and_stays_attachable_after_it() {
         Some(again) => assert_eq!((again.key.inode, &again.path), (found.key.inode, &lib)),
         None => assert_eq!(deleted.unreadable.len(), 1),
     }
-    assert!(discovery.libraries_of(u32::MAX, None).is_err());
+    let gone = |result: io::Result<InProcess>| result.unwrap_err().kind() == io::ErrorKind::NotFound;
+    assert!(gone(discovery.libraries_of(u32::MAX, None)));
+    // It ended when its files were known.
+    let files = maps::mapped_files(std::process::id(), None).unwrap();
+    assert!(gone(discovery.libraries_among(&files, u32::MAX, false)));
 }
 
 /// A library in NSS's shape: the SSL layer's methods, in the order of prio.h, and what else exports.

@@ -30,6 +30,8 @@ pub(super) struct Seen {
     pub hidden: Vec<Hidden>,
     /// Of the processes that were asked for, those that are not there.
     gone: Vec<u32>,
+    /// The same, those that are threads, with their process.
+    threads: Vec<(u32, u32)>,
     numbers: HashMap<Library, usize>,
     users: HashMap<u32, Option<String>>,
 }
@@ -44,6 +46,10 @@ pub(super) fn processes(pids: &[u32]) -> Seen {
     let (mut others, mut protected) = (0, 0);
     // Its own libraries are of no interest, unless somebody asks.
     for pid in wanted.into_iter().filter(|pid| !all || *pid != std::process::id()) {
+        if let (false, Some(process)) = (all, process::process_of_thread(pid)) {
+            seen.threads.push((pid, process));
+            continue;
+        }
         match look(pid, &mut discovery) {
             Ok(Some((exe, in_process))) => seen.add(pid, exe, &in_process, !all),
             Ok(None) => {}
@@ -61,7 +67,7 @@ pub(super) fn processes(pids: &[u32]) -> Seen {
     };
     let hidden = [
         (others, "of other users", help),
-        (protected, "that are protected from being looked into (setuid, not dumpable)", help),
+        (protected, "protected from being looked into (setuid, not dumpable)", help),
     ];
     seen.hidden = hidden
         .into_iter()
@@ -117,14 +123,30 @@ fn uid_of(pid: u32) -> Option<u32> {
 }
 
 impl Seen {
+    /// Which of those who were asked for are not there.
+    pub(super) fn gone(&self, pids: &[u32]) -> Option<Failure> {
+        if pids.is_empty() {
+            return None;
+        }
+        if let Some((thread, process)) = self.threads.first() {
+            let message = format!("{thread} is a thread of process {process}");
+            return Some(Failure::new(Exit::NoTarget, message, format!("ask for the process: -p {process}")));
+        }
+        let message = match &self.gone[..] {
+            [] => return None,
+            [pid] => format!("there is no process {pid}"),
+            gone => {
+                let pids: Vec<String> = gone.iter().map(u32::to_string).collect();
+                format!("there are no processes {}", pids.join(", "))
+            }
+        };
+        Some(Failure::new(Exit::NoTarget, message, "find it with: pgrep -a NAME"))
+    }
+
     /// Why those who were asked for cannot be captured, if that is so with all of them.
     pub(super) fn missing(&self, pids: &[u32]) -> Option<Failure> {
-        if let Some(pid) = self.gone.first().filter(|_| !pids.is_empty()) {
-            return Some(Failure::new(
-                Exit::NoTarget,
-                format!("there is no process {pid}"),
-                "find it with: pgrep -a NAME",
-            ));
+        if let Some(gone) = self.gone(pids) {
+            return Some(gone);
         }
         if let Some(hidden) = self.hidden.first().filter(|_| !pids.is_empty() && self.processes.is_empty()) {
             let message = "the process that was asked for may not be looked into";

@@ -29,7 +29,13 @@ pub fn run(config: &Doctor) -> Result<Exit, Failure> {
     };
     let found = gather::processes(&config.pids);
     let mut verdict = Verdict { works: survey.is_ok(), ..Verdict::default() };
-    let failure = survey.as_ref().err().cloned().or_else(|| found.missing(&config.pids));
+    let failure = match (survey.as_ref().err().cloned(), found.gone(&config.pids)) {
+        (Some(failure), Some(gone)) => {
+            Some(Failure { message: format!("{}; {}", gone.message, failure.message), ..failure })
+        }
+        (Some(failure), None) => Some(failure),
+        (None, _) => found.missing(&config.pids),
+    };
     let exit = failure.as_ref().map_or(Exit::Success, |failure| failure.exit);
     if let Some(failure) = failure {
         verdict.reason = Some(failure.message);

@@ -41,13 +41,32 @@ pub(super) fn render(report: &Report) -> String {
 
 fn verdict(out: &mut String, report: &Report) {
     let verdict = &report.verdict;
-    out.push_str(if verdict.works { "A capture works here.\n" } else { "A capture does not work here.\n" });
-    for text in verdict.reason.iter().chain(&verdict.warnings) {
-        line(out, 2, text);
+    let works = match (verdict.works, &verdict.reason) {
+        (true, None) => "A capture works here.\n",
+        (true, Some(_)) => "\nCaptures of other processes work here.\n",
+        (false, _) => "A capture does not work here.\n",
+    };
+    // What was asked for goes first.
+    let mut reason = String::new();
+    if let Some(text) = &verdict.reason {
+        line(&mut reason, if verdict.works { 0 } else { 2 }, &sentence(text, verdict.works));
     }
     // Commands to type are not parted.
     for text in verdict.help.iter().flat_map(|help| help.lines()) {
-        let _ = writeln!(out, "    {text}");
+        let _ = writeln!(reason, "    {text}");
+    }
+    out.push_str(&if verdict.works { reason + works } else { works.to_owned() + &reason });
+    for text in &verdict.warnings {
+        line(out, 2, text);
+    }
+}
+
+/// With a capital and a full stop, if it stands by itself.
+fn sentence(text: &str, by_itself: bool) -> String {
+    let mut rest = text.chars();
+    match rest.next() {
+        Some(first) if by_itself => format!("{}{}.", first.to_uppercase(), rest.as_str()),
+        _ => text.to_owned(),
     }
 }
 
@@ -113,7 +132,7 @@ fn probes(library: &Library) -> String {
         Some(Cost::Unknown) => "cost of the probes not known".to_owned(),
         None => "at entries and RET instructions".to_owned(),
     };
-    format!("{functions} functions, {cost}")
+    format!("{functions} function{}, {cost}", if functions == 1 { "" } else { "s" })
 }
 
 /// `nginx[1,2,3 and 9 more] www-data in web`: a line for each name, user and container.
@@ -381,11 +400,11 @@ NOT CAPTURED
 
 CAPTURED
   OpenSSL 3.0.17  /usr/lib/x86_64-linux-gnu/libssl.so.3  (shared)
-    1 functions, reads and writes at cheap sites
+    1 function, reads and writes at cheap sites
       a?[2J[9] uid 33 in container 4f4f4f4f4f4f
       nginx[1,2,3,4,5 and 2 more] www-data
   OpenSSL 3.0.17  /opt/libssl.so.1.1  (bundled, deleted, probed all the same)
-    1 functions, reads or writes are single-stepped, which costs more (SSL_read: no other site: the
+    1 function, reads or writes are single-stepped, which costs more (SSL_read: no other site: the
       exports call no function in common)
       a?[2J[9] uid 33 in container 4f4f4f4f4f4f
 
@@ -407,6 +426,21 @@ PRIVILEGES
   has          cap_bpf
 ";
         assert_eq!(render(&report()), expected);
+    }
+
+    #[test]
+    fn what_was_asked_for_comes_first() {
+        let verdict = Verdict {
+            works: true,
+            exit: 5,
+            reason: Some("there is no process 999999".into()),
+            help: Some("find it with: pgrep -a NAME".into()),
+            warnings: vec!["containers have no names".into()],
+        };
+        let text = render(&Report { verdict, ..report() });
+        let first = "There is no process 999999.\n    find it with: pgrep -a NAME\n\n\
+                     Captures of other processes work here.\n  containers have no names\n\nNOT CAPTURED";
+        assert!(text.starts_with(first), "{text}");
     }
 
     #[test]

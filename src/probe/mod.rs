@@ -15,6 +15,7 @@ mod sites;
 mod stacks;
 mod stops;
 mod survey;
+mod words;
 
 #[allow(missing_docs, unused_imports, clippy::all, clippy::undocumented_unsafe_blocks)]
 mod skeleton {
@@ -77,7 +78,7 @@ pub struct Options {
     pub go: bool,
     /// The same for programs with rustls.
     pub rustls: bool,
-    /// Show what libbpf has to say.
+    /// Show what libbpf has to say if nothing can be loaded.
     pub verbose: bool,
 }
 
@@ -236,13 +237,20 @@ impl Probe {
     /// # Errors
     /// [`ProbeError`]; nothing stays loaded.
     pub fn load(options: &Options) -> Result<Probe, ProbeError> {
+        words::listen(options.verbose);
+        let result = Probe::load_some_way(options);
+        let said = words::end();
+        if result.is_err() {
+            crate::status::say(&said);
+        }
+        result
+    }
+
+    fn load_some_way(options: &Options) -> Result<Probe, ProbeError> {
         if !Path::new("/sys/kernel/btf/vmlinux").exists() {
             return Err(ProbeError::NoBtf);
         }
         raise_memlock();
-        libbpf_rs::set_print(
-            options.verbose.then_some((libbpf_rs::PrintLevel::Warn, |_, text| crate::status::say(&text))),
-        );
         // A program that was loaded for bulk attachment attaches in no other way.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
@@ -429,11 +437,12 @@ impl Probe {
         programs.find(|p| p.name() == name).expect("the object has every program that is named here")
     }
 
-    /// Probes a file's libraries: in the processes of [`Options::pids`], or in all. Empty: it was probed already.
+    /// Probes a file's libraries: in the processes of [`Options::pids`], or in all. Returns them, if they are new,
+    /// and the functions whose calls by coroutines are not followed.
     ///
     /// # Errors
-    /// If a probe cannot be attached; those of this library that were are taken away again.
-    pub fn attach(&mut self, found: &Found) -> Result<Vec<Library>, libbpf_rs::Error> {
+    /// If a probe cannot be attached; those of this file that were are taken away again.
+    pub fn attach(&mut self, found: &Found) -> Result<(Vec<Library>, Vec<Unfollowed>), libbpf_rs::Error> {
         let next = (self.libraries.len() + self.beside.len()) as LibraryId + 1;
         let known = self.libraries.get(&found.key).copied();
         let id = known.unwrap_or(next);
@@ -457,7 +466,7 @@ impl Probe {
         if known.is_none() && beside.is_some() {
             self.beside.insert(id, id + 1);
         }
-        let mut fresh = false;
+        let (mut fresh, mut unclear) = (false, Vec::new());
         for pid in pids {
             if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
                 continue;
@@ -466,7 +475,11 @@ impl Probe {
                 self.begin_trial(found, id);
             }
             match self.attach_in(found, id, pid) {
-                Ok(attached) => self.attached.push(attached),
+                Ok((attached, not)) => {
+                    self.attached.push(attached);
+                    // The same in each process.
+                    unclear = not;
+                }
                 Err(error) => {
                     self.abandon_probation(found, id, pid);
                     if known.is_none() {
@@ -483,29 +496,35 @@ impl Probe {
             }
             fresh = true;
         }
-        if known.is_some() {
-            return Ok(Vec::new());
+        if !fresh {
+            return Ok((Vec::new(), Vec::new()));
         }
         self.libraries.insert(found.key, id);
+        if known.is_some() {
+            return Ok((Vec::new(), unclear));
+        }
         let path = found.path.to_string_lossy().into_owned();
         let own = Library { id, path: path.clone(), version: found.version.clone() };
         let beside = beside.map(|rustls| Library { id: id + 1, path, version: rustls.to_string() });
-        Ok([Some(own), beside].into_iter().flatten().collect())
+        Ok(([Some(own), beside].into_iter().flatten().collect(), unclear))
     }
 
     /// Probes a library in one process, or in all (-1).
-    fn attach_in(&mut self, found: &Found, id: LibraryId, pid: i32) -> Result<Attached, libbpf_rs::Error> {
+    fn attach_in(
+        &mut self,
+        found: &Found,
+        id: LibraryId,
+        pid: i32,
+    ) -> Result<(Attached, Vec<Unfollowed>), libbpf_rs::Error> {
         self.begin_probation(found, id, pid)?;
         let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
-        if self.by_returns {
-            self.exchange(&mut attached)?;
-        }
+        let unclear = if self.by_returns { self.exchange(&mut attached)? } else { Vec::new() };
         for run in sites(&found.library, self.programs).chunk_by(together(self.programs)) {
             if self.is_wanted(id, run[0].group) {
                 self.attach_run(&mut attached, run)?;
             }
         }
-        Ok(attached)
+        Ok((attached, unclear))
     }
 
     /// Attaches sites that are attached together.
@@ -570,11 +589,28 @@ impl Probe {
         self.skeleton.maps.processes.update(&pid.to_ne_bytes(), bytes_of(&process), MapFlags::ANY)
     }
 
+    /// Captures this process no more: it has ended.
+    pub fn remove_target(&mut self, pid: u32) {
+        // What is attached for one that is no more fails for all; without any it would be for everybody.
+        if self.pids.len() > 1 {
+            self.pids.retain(|known| *known != pid);
+        }
+        // Gone already is as good.
+        let _ = self.skeleton.maps.processes.delete(&pid.to_ne_bytes());
+    }
+
     /// This file has been looked at: whoever maps it next need not wait.
     pub fn mark_seen(&self, file: &FileSeen) {
         let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
         // If it fails the file is looked at again.
         let _ = self.skeleton.maps.files.update(bytes_of(&key), &1u32.to_ne_bytes(), MapFlags::ANY);
+    }
+
+    /// This file is to be looked at again when it is mapped the next time.
+    pub fn mark_unseen(&self, file: &FileSeen) {
+        let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
+        // Forgotten already is as good.
+        let _ = self.skeleton.maps.files.delete(bytes_of(&key));
     }
 
     /// Opens (or shuts) the gate: only calls that begin and return while it is open are captured, and

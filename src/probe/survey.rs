@@ -12,7 +12,7 @@ use libbpf_rs::ProgramType;
 use super::sites::Programs;
 use super::{
     BPF_FUNC_GET_ATTACH_COOKIE, BPF_FUNC_LOOP, Backend, Options, Probe, ProbeError, Refusal,
-    is_not_permitted, page_size, raise_memlock, why_missing,
+    is_not_permitted, page_size, raise_memlock, why_missing, words,
 };
 
 /// What works.
@@ -43,7 +43,7 @@ impl Survey {
             return Err(ProbeError::NoBtf);
         }
         raise_memlock();
-        libbpf_rs::set_print(None);
+        words::listen(false);
         let has = |helper| ProgramType::Kprobe.is_helper_supported(helper).unwrap_or(false);
         let (cookies, loops) = (has(BPF_FUNC_GET_ATTACH_COOKIE), has(BPF_FUNC_LOOP));
         let each = if loops { Programs::Each } else { Programs::EachUnrolled };

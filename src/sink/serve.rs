@@ -88,10 +88,11 @@ impl Server {
         self.address
     }
 
-    /// Waits until a client is there.
-    pub fn wait_for_client(&self) {
+    /// Waits until a client is there, but not longer than half a second; whether one is.
+    pub fn wait_for_client(&self) -> bool {
         let state = self.shared.state();
-        drop(self.shared.changed.wait_while(state, |state| state.clients.is_empty()));
+        let waited = self.shared.changed.wait_timeout_while(state, LOOK, |state| state.clients.is_empty());
+        !waited.unwrap_or_else(|e| e.into_inner()).0.clients.is_empty()
     }
 
     /// Passes whole blocks on.

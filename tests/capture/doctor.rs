@@ -220,6 +220,15 @@ fn processes_without_tls_and_without_life() {
     let told = Told::of(gone.id());
     assert_eq!(told.status, 5);
     assert!(told.report["verdict"]["reason"].as_str().unwrap().contains(&gone.id().to_string()));
+    let said = Command::new(TLS2PCAP).args(["doctor", "-p", &gone.id().to_string()]).output().unwrap();
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(text.starts_with(&format!("There is no process {}.\n", gone.id())), "{text}");
+
+    let thread = nix::unistd::gettid().as_raw() as u32;
+    let told = Told::of(thread);
+    assert_eq!(told.status, 5);
+    let reason = format!("{thread} is a thread of process {}", std::process::id());
+    assert_eq!(told.report["verdict"]["reason"], reason);
 
     // It looks for texts that it must not hold itself.
     let own = Process::start(

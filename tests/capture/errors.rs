@@ -148,6 +148,14 @@ fn pid_gone() {
 }
 
 #[test]
+fn pid_of_a_thread() {
+    let test = begin!();
+    let thread = nix::unistd::gettid().as_raw() as u32;
+    let finished = test.capture().attach_in_vain(&[thread]);
+    finished.failed(5, &[&format!("{thread} is a thread of process {}", std::process::id())]);
+}
+
+#[test]
 fn pid_without_a_tls_library() {
     let test = begin!();
     let sleeper = Process::start(Command::new("sleep").arg("1000"), test.path("sleep.err"));

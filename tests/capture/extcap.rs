@@ -4,7 +4,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::desk::Desk;
 use crate::support::nginx::Nginx;
@@ -235,6 +236,44 @@ fn a_pipe_that_nobody_reads_ends_the_capture_without_a_packet() {
     capture.wait_ok();
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     assert_eq!(capture.stderr(), "");
+}
+
+#[test]
+fn the_end_of_the_process_is_the_end_of_the_capture() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let pid = nginx.worker();
+    let fifo = test.text("fifo");
+    run(Command::new("mkfifo").arg(&fifo));
+    let words = ["--capture", "--extcap-interface", "tls2pcap", "--fifo", &fifo, "--pid", &pid.to_string()];
+    let mut capture = Process::start(
+        Command::new(crate::support::capture::TLS2PCAP).args(words),
+        test.path("tls2pcap.err"),
+    );
+    let file = test.path("out.pcapng");
+    let (from, to) = (fs::File::open(&fifo).unwrap(), fs::File::create(&file).unwrap());
+    let reader = std::thread::spawn(move || std::io::copy(&mut { from }, &mut { to }));
+    let url = nginx.site.url("/page.html");
+    let ask = || {
+        let words = ["-sS", "--http1.1", "--cacert", &nginx.site.cert, "-o", "/dev/null", &url];
+        run(Command::new("curl").args(words))
+    };
+    let tshark = tshark::any();
+    until("the first packets", || {
+        ask();
+        (tshark.count_so_far(&file, "http.response.code == 200") > 0).then_some(())
+    });
+    ask();
+    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+    capture.wait_ok();
+    assert_eq!(capture.stderr(), "");
+    reader.join().unwrap().unwrap();
+    run(Command::new("capinfos").arg(&file));
+    let asked = nginx.site.logged(1).len();
+    for tshark in tshark::oracles() {
+        let answered = tshark.fields(&file, "http.response.code == 200", &["frame.number"]).len();
+        assert!((2..=asked).contains(&answered), "{answered} of {asked}");
+    }
 }
 
 /// The picker shows who carries a TLS library, and nobody else.

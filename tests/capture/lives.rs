@@ -6,8 +6,9 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::support::process::children;
 use crate::support::programs::{
-    Told, blocks_in_read, blocks_in_write, compiled, connect, exchange_server, transcript,
+    PYTHON, Told, blocks_in_read, blocks_in_write, compiled, connect, exchange_server, transcript,
 };
 use crate::support::view::{FIN, Packet};
 use crate::support::{Process, Test, assert_same_bytes, begin, gate, until};
@@ -46,6 +47,75 @@ fn library_that_is_new_and_loaded_late() {
         assert!(connection.comment.get("library").contains(&dir), "{:?}", connection.comment);
         assert_eq!(connection.comment.number("from_start"), 1);
     }
+}
+
+/// A process is killed while it waits for a library to be looked at: that of the next is looked at.
+#[test]
+fn library_whose_first_user_is_gone_too_soon() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "r:5 w:40 z S");
+    let (known, copy, fresh) = (library("libssl.so.3"), test.text("libssl.so.3"), test.text("fresh"));
+    std::fs::copy(&known, &copy).unwrap();
+    std::fs::copy("/bin/true", &fresh).unwrap();
+    let load = format!("{PYTHON} -I -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])'");
+    // When the fresh program goes on, the one before it was looked at.
+    let script = format!(
+        "{load} {known}; echo begin; read line; {load} {copy}; echo killed; {fresh}; \
+         {late} {copy} 127.0.0.1 {port} hello",
+        late = compiled("late")
+    );
+    let mut running = test.capture().start(&["sh", "-c", &script]);
+    running.process.line_after("begin");
+    let shell = children(running.process.pid())[0];
+    running.process.signal(Signal::SIGSTOP);
+    running.process.go_on();
+    let loader = until("the loader to wait", || {
+        let loader = *children(shell).first()?;
+        let stat = std::fs::read_to_string(format!("/proc/{loader}/stat")).ok()?;
+        let maps = std::fs::read_to_string(format!("/proc/{loader}/maps")).ok()?;
+        (stat.contains(") T ") && maps.contains("python")).then_some(loader)
+    });
+    kill(Pid::from_raw(loader as i32), Signal::SIGKILL).unwrap();
+    running.process.line_after("killed");
+    running.process.signal(Signal::SIGCONT);
+    let finished = running.finish().ok();
+    server.wait_ok();
+    for (view, _) in finished.views() {
+        let connection = view.only();
+        assert_same_bytes("client", &connection.sent_by_client, b"hello");
+        assert!(connection.comment.get("library").contains(&copy), "{:?}", connection.comment);
+    }
+}
+
+/// What no data was seen in is said, and of a library that a process did not wait for, no more than is known.
+#[test]
+fn what_is_said_of_libraries_without_data() {
+    let test = begin!();
+    let copy = test.text("libssl.so.3");
+    std::fs::copy(library("libssl.so.3"), &copy).unwrap();
+    let script = "import ctypes, sys\n\
+                  for path in sys.argv[1:]:\n    \
+                      ctypes.CDLL(path)\n    \
+                      print('port 0', flush=True)\n    \
+                      sys.stdin.readline()";
+    let first = library("libssl.so.3");
+    let mut command = Command::new(PYTHON);
+    command.args(["-I", "-c", script, &first, &copy]);
+    let mut process = Process::start(&mut command, test.path("loader.err"));
+    process.port();
+    let running = test.capture().args(&["-v"]).attach(&[process.pid()]);
+    process.go_on();
+    process.port();
+    until("the copy to be probed", || {
+        running.process.stderr().contains(&format!("probed: {copy} ")).then_some(())
+    });
+    process.go_on();
+    process.wait_ok();
+    let stderr = running.finish().ok().stderr;
+    let first = std::fs::canonicalize(first).unwrap();
+    assert!(stderr.contains(&format!("note: no TLS data was seen in {}\n", first.display())), "{stderr}");
+    let late = format!("note: no TLS data was seen in {copy}, from a moment after it was loaded: ");
+    assert!(stderr.contains(&late), "{stderr}");
 }
 
 /// As in a container: a path that only the program sees, on a file system that lies over another.
@@ -171,7 +241,7 @@ fn program_killed_inside_a_long_write() {
 }
 
 /// A client that has shaken hands and waits for a line before it talks.
-fn waiting_client(test: &Test, name: &str, port: u16) -> (Process, Told) {
+pub fn waiting_client(test: &Test, name: &str, port: u16) -> (Process, Told) {
     let mut command = Command::new(compiled("exchange"));
     command.args(connect("127.0.0.1", port, &test.folder(name), "i w:10 r:20 S"));
     let mut client = Process::start(&mut command, test.path(&format!("{name}.err")));
@@ -206,6 +276,40 @@ fn two_clients(test: Test, captured: usize) {
 #[test]
 fn one_of_two_targets_ends() {
     two_clients(begin!(), 2);
+}
+
+/// Nobody has to end the capture, which has all that they said.
+#[test]
+fn the_end_of_all_processes_given_ends_the_capture() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "--threads 2 r:10 w:20 S");
+    let mut clients = ["client0", "client1"].map(|name| waiting_client(&test, name, port));
+    let mut running = test.capture().attach(&clients.each_ref().map(|(_, told)| told.pid));
+    let ended = |told: &Told| format!("tls2pcap: process {} has ended\n", told.pid);
+    let [(first, first_told), (second, second_told)] = &mut clients;
+    first.go_on();
+    until("the end of the first to be said", || {
+        running.process.stderr().contains(&ended(first_told)).then_some(())
+    });
+    first.wait_ok();
+    assert!(running.process.ended().is_none(), "one process is left");
+    second.go_on();
+    // It is not waited for before the capture has ended.
+    let finished = running.finish().ok();
+    second.wait_ok();
+    server.wait_ok();
+    for told in [first_told, second_told] {
+        assert_eq!(finished.stderr.matches(&ended(told)).count(), 1, "{}", finished.stderr);
+    }
+    for (view, _) in finished.views() {
+        assert_eq!(view.connections.len(), 2);
+        for (n, (_, told)) in clients.iter().enumerate() {
+            let truth = transcript(&test.text(&format!("client{n}")), "client", 0);
+            let connection = view.of(told.local, told.remote);
+            assert_same_bytes("client", &connection.sent_by_client, &truth.sent);
+            assert_same_bytes("server", &connection.sent_by_server, &truth.received);
+        }
+    }
 }
 
 #[test]

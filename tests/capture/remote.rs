@@ -9,10 +9,12 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
+use crate::lives::waiting_client;
 use crate::support::capture::TLS2PCAP;
 use crate::support::nginx::Nginx;
-use crate::support::process::children;
-use crate::support::{Process, begin, gate, run, tshark, until};
+use crate::support::process::{children, code};
+use crate::support::programs::{exchange_server, transcript};
+use crate::support::{Process, assert_same_bytes, begin, gate, run, tshark, until};
 
 const SSHD: &str = "/usr/sbin/sshd";
 
@@ -107,6 +109,48 @@ fn served_over_tcp_to_the_client_that_it_waits_for() {
         assert_eq!(shown.len(), 2, "{}", tshark.version);
         fs::remove_file(&file).unwrap();
     }
+}
+
+/// Before anybody is connected, and after.
+#[test]
+fn the_end_of_the_process_ends_what_is_served() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "--times 2 r:10 w:20 S");
+    for is_seen in [false, true] {
+        let (mut client, told) = waiting_client(&test, &format!("client {is_seen}"), port);
+        let ready = test.path("ready");
+        let mut command = Command::new(TLS2PCAP);
+        command
+            .args(["--pcap-over-ip", "127.0.0.1:0", "-p", &told.pid.to_string(), "--ready-file"])
+            .arg(&ready);
+        let mut capture = Process::start(&mut command, test.path("tls2pcap.err"));
+        let at = address(&capture);
+        if !is_seen {
+            client.go_on();
+            client.wait_ok();
+            assert_eq!(code(capture.wait()), 5);
+            let why = format!("process {} has ended before the capture began", told.pid);
+            assert!(capture.stderr().contains(&why), "{}", capture.stderr());
+            continue;
+        }
+        let mut stream = TcpStream::connect(&at).unwrap();
+        until("the capture to begin", || ready.exists().then_some(()));
+        client.go_on();
+        let mut served = Vec::new();
+        stream.read_to_end(&mut served).unwrap();
+        capture.wait_ok();
+        client.wait_ok();
+        let file = test.path("served.pcapng");
+        fs::write(&file, served).unwrap();
+        let truth = transcript(&test.text(&format!("client {is_seen}")), "client", 0);
+        for tshark in tshark::oracles() {
+            let view = tshark.read(&file);
+            let connection = view.only();
+            assert_same_bytes("client", &connection.sent_by_client, &truth.sent);
+            assert_same_bytes("server", &connection.sent_by_server, &truth.received);
+        }
+    }
+    server.wait_ok();
 }
 
 /// Beside a file, clients come and go; one that does not read holds nobody up.

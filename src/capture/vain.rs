@@ -1,0 +1,78 @@
+//! Files that were looked at in vain: whoever had mapped them was gone by then, or had them mapped no more.
+//!
+//! Such a look says nothing of the file, so it has to be looked at again when it is mapped again. But a program
+//! that maps and unmaps one in a loop must not keep the capture busy: after some looks the file rests.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::event::FileSeen;
+
+/// Looks in vain, one behind the other, after which a file rests.
+const LOOKS: u32 = 8;
+/// For so long. Who maps it in this time and keeps it mapped is not noticed.
+const REST: Duration = Duration::from_secs(1);
+/// Most files whose looks are counted; beyond that all are counted anew.
+const FILES_MAX: usize = 1024;
+
+#[derive(Default)]
+pub(super) struct InVain {
+    looks: HashMap<(u64, u32), u32>,
+    resting: VecDeque<(Instant, FileSeen)>,
+}
+
+impl InVain {
+    /// Counts a look; whether the file is to rest.
+    pub(super) fn count(&mut self, file: &FileSeen, now: Instant) -> bool {
+        if self.looks.len() >= FILES_MAX {
+            self.looks.clear();
+        }
+        let looks = self.looks.entry((file.inode, file.device)).or_default();
+        *looks += 1;
+        let rests = *looks >= LOOKS && self.resting.len() < FILES_MAX;
+        if rests {
+            *looks = 0;
+            self.resting.push_back((now, *file));
+        }
+        rests
+    }
+
+    /// A file that has rested, to be looked at again.
+    pub(super) fn next_rested(&mut self, now: Instant) -> Option<FileSeen> {
+        let (since, _) = self.resting.front()?;
+        (now.saturating_duration_since(*since) >= REST)
+            .then(|| self.resting.pop_front())?
+            .map(|(_, file)| file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_rests_after_some_looks_and_is_looked_at_again() {
+        let file = |inode| FileSeen { pid: 1, time: 0, device: 3, inode, stopped: false };
+        let (mut in_vain, now) = (InVain::default(), Instant::now());
+        for _ in 0..2 {
+            assert!((1..LOOKS).all(|_| !in_vain.count(&file(1), now) && !in_vain.count(&file(2), now)));
+            assert!(in_vain.count(&file(1), now));
+            assert_eq!(in_vain.next_rested(now + REST / 2), None);
+            assert_eq!(in_vain.next_rested(now + REST), Some(file(1)));
+            assert_eq!(in_vain.next_rested(now + REST), None);
+            assert!(in_vain.count(&file(2), now));
+            assert_eq!(in_vain.next_rested(now + REST), Some(file(2)));
+        }
+    }
+
+    #[test]
+    fn there_are_bounds() {
+        let (mut in_vain, now) = (InVain::default(), Instant::now());
+        for inode in 0..4 * FILES_MAX as u64 {
+            for _ in 0..LOOKS {
+                in_vain.count(&FileSeen { pid: 1, time: 0, device: 3, inode, stopped: false }, now);
+            }
+        }
+        assert!(in_vain.looks.len() <= FILES_MAX && in_vain.resting.len() <= FILES_MAX);
+    }
+}
