@@ -136,14 +136,17 @@ static __always_inline u64 rustls_handle(u64 self, u32 kind)
 	return self | T2P_HANDLE_SIDE | (kind & T2P_RUSTLS_WRITES ? T2P_HANDLE_WRITES : 0);
 }
 
+/* No key is shorter; with its beginning, or behind a pointer to it, are bytes of its own. */
+#define RUSTLS_KEY_WORDS 5
+
 /* Tells keys apart that were at one address. */
 static __noinline u64 rustls_print(u64 self)
 {
-	u64 words[4], print = 0;
+	u64 words[RUSTLS_KEY_WORDS], print = 0;
 
 	if (bpf_probe_read_user(words, sizeof(words), (void *)self))
 		return 0;
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < RUSTLS_KEY_WORDS; i++)
 		print = (print ^ words[i]) * 0x9e3779b97f4a7c15 + (print >> 29);
 	return print;
 }
@@ -280,18 +283,23 @@ static __noinline int rustls_is_content(struct rustls_call *call, u64 len)
 	return 1;
 }
 
-/* How many bytes were decrypted in place, by the result; -1: none, it is an error. */
+/* How many bytes were decrypted in place, by the result; -1: none, it is an error. Tells where they stand. */
 static __noinline s64 rustls_decrypted(struct rustls_call *call)
 {
 	u64 words[RUSTLS_RESULT_WORDS];
 	u64 known = call->len - rustls_adds(call->kind), len = ~0ULL;
+	/* The nonce stays before them with aws-lc-rs; with ring they take its place. */
+	u64 behind = call->buf + (call->kind & T2P_RUSTLS_GCM ? RECORD_NONCE : 0);
 
 	if (bpf_probe_read_user(words, sizeof(words), (void *)call->result))
 		return -1;
 	/* Behind the address its length, or the capacity, which is no less than the record, and the length. */
-	for (int i = 0; i + 2 < RUSTLS_RESULT_WORDS; i++)
-		if (words[i] == call->buf && len == ~0ULL)
-			len = words[i + 1] < call->len ? words[i + 1] : words[i + 2];
+	for (int i = 0; i + 2 < RUSTLS_RESULT_WORDS; i++) {
+		if (len != ~0ULL || (words[i] != call->buf && words[i] != behind))
+			continue;
+		len = words[i + 1] < call->len ? words[i + 1] : words[i + 2];
+		call->buf = words[i];
+	}
 	if (len > RECORD_PLAIN_MAX)
 		return -1;
 	if (call->kind & (T2P_RUSTLS_GCM | T2P_RUSTLS_CHACHA))

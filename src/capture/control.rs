@@ -88,16 +88,16 @@ impl Control {
     /// Probes a library; whether that is done only now.
     pub(super) fn attach(&mut self, found: &Found) -> Result<bool, Failure> {
         match self.probe.attach(found) {
-            Ok((library, unclear)) => {
-                let is_new = library.is_some();
-                if let Some(library) = library {
-                    let symbols = &found.library.named_by;
+            Ok((libraries, unclear)) => {
+                let symbols = &found.library.named_by;
+                for library in &libraries {
                     self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
-                    if self.say.is_verbose() {
-                        described(found).iter().for_each(|line| self.say.detail(line));
-                    }
-                    self.tell(Event::Library(library));
                 }
+                let is_new = !libraries.is_empty();
+                if is_new && self.say.is_verbose() {
+                    described(found).iter().for_each(|line| self.say.detail(line));
+                }
+                libraries.into_iter().for_each(|library| self.tell(Event::Library(library)));
                 self.tell_unfollowed(unclear);
                 Ok(is_new)
             }

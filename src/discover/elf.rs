@@ -44,6 +44,13 @@ pub struct TlsLibrary {
     pub named_by: NamedBy,
 }
 
+impl TlsLibrary {
+    /// Whether there is nothing but rustls in it.
+    pub fn is_rustls_alone(&self) -> bool {
+        self.rustls.is_some() && self.family.is_none() && self.go.is_none()
+    }
+}
+
 /// Where the places of functions come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamedBy {
@@ -238,17 +245,13 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         (Some(Err(why)), None) => return Err(NotTls::Go(why)),
         (None, None) => return Err(NotTls::NoSymbols),
     };
-    let version_of = |rustls: &Rustls| match &rustls.version {
-        Some(version) => format!("rustls {version}"),
-        None => "rustls".to_owned(),
-    };
     Ok(TlsLibrary {
         family: None,
         offsets: Offsets::default(),
         internal: Internal::none(NoInternal::NoExport),
         bio: None,
         version: Some(match &rustls {
-            Some(rustls) if go.is_none() => version_of(rustls),
+            Some(rustls) if go.is_none() => rustls.to_string(),
             _ => go::version(image),
         }),
         make: None,

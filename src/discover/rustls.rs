@@ -4,6 +4,8 @@
 //! is taken only if its name says which protection of records it is: by that, what is captured is proven for
 //! each record (`bpf/rustls.bpf.h`).
 
+use std::fmt;
+
 use object::ReadRef;
 
 use super::image::{Image, Symbols};
@@ -50,6 +52,15 @@ pub struct Rustls {
     pub places: Vec<RustlsPlace>,
     /// Such as `0.23.37`, if it is known.
     pub version: Option<String>,
+}
+
+impl fmt::Display for Rustls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.version {
+            Some(version) => write!(f, "rustls {version}"),
+            None => f.write_str("rustls"),
+        }
+    }
 }
 
 /// Why the connections of a program with rustls cannot be captured.
@@ -205,6 +216,23 @@ mod tests {
             (
                 "_ZN109_$LT$rustls..crypto..ring..tls12..GcmMessageDecrypter$u20$as$u20$rustls..crypto..cipher..MessageDecrypter$GT$7decrypt17hc3c303a5c1e8e4ecE.llvm.7096387828251541782",
                 known(Protection::Tls12Gcm, false, Trait::New),
+            ),
+            (
+                "_ZN115_$LT$rustls..crypto..aws_lc_rs..tls13..AeadMessageDecrypter$u20$as$u20$rustls..crypto..cipher..MessageDecrypter$GT$7decrypt17h8f27f4c4505a96caE",
+                known(Protection::Tls13, false, Trait::New),
+            ),
+            // By Rust's newer way of naming (v0).
+            (
+                "_RNvXs2_NtNtNtCsdsGIwzez58J_6rustls6crypto4ring5tls13NtB5_21Tls13MessageEncrypterNtNtB9_6cipher16MessageEncrypter7encrypt",
+                known(Protection::Tls13, true, Trait::New),
+            ),
+            (
+                "_RNvXs2_NtNtNtCsdsGIwzez58J_6rustls6crypto4ring5tls12NtB5_32ChaCha20Poly1305MessageDecrypterNtNtB9_6cipher16MessageDecrypter7decrypt",
+                known(Protection::Tls12ChaCha, false, Trait::New),
+            ),
+            (
+                "_RNvXs2_NtNtNtCsdsGIwzez58J_6rustls6crypto4ring5tls13NtB5_21Tls13MessageEncrypterNtNtB9_6cipher16MessageEncrypter21encrypted_payload_len",
+                None,
             ),
             (
                 "_ZN111_$LT$rustls..crypto..ring..tls13..Tls13MessageEncrypter$u20$as$u20$rustls..crypto..cipher..MessageEncrypter$GT$21encrypted_payload_len17ha24c5a8716781ae3E",

@@ -7,6 +7,7 @@ use super::elf::{NamedBy, TlsLibrary};
 use super::flow::Unproven;
 use super::function::{Family, Function};
 use super::internal::{Behind, NoInternal};
+use super::rustls::NotRustls;
 use super::*;
 
 /// A file that stands alone.
@@ -613,6 +614,54 @@ fn rustls_beside_openssl_is_told() {
     let file = compile(folder.path(), "both", &both, &[]);
     let also = classify(&File::open(file).unwrap()).unwrap().also;
     assert!(also.unwrap().to_string().contains("rustls 0.21.0"));
+}
+
+/// The name that Rust gives to what encrypts, or decrypts, as this type.
+fn rustls_name(owner: &str, method: &str) -> String {
+    let side = if method == "encrypt" { "MessageEncrypter" } else { "MessageDecrypter" };
+    let path = format!("_$LT${owner}$u20$as$u20$rustls::crypto::cipher::{side}$GT$").replace("::", "..");
+    format!("_ZN{}{path}{}{method}17h0123456789abcdefE", path.len(), method.len())
+}
+
+#[test]
+fn why_a_program_with_rustls_cannot_be_captured() {
+    const GCM: &str = "rustls::crypto::aws_lc_rs::tls12::GcmMessageEncrypter";
+    const TLS13: &str = "rustls::crypto::aws_lc_rs::tls13::AeadMessageDecrypter";
+    let folder = tempfile::tempdir().unwrap();
+    let judge = |versions: &[&str], functions: &[(&str, &str)]| {
+        let texts: String =
+            versions.iter().map(|version| format!("/x/rustls-{version}/src/conn.rs")).collect();
+        let mut source = format!("const char text[] = \"{texts}\"; int main(void) {{ return text[0]; }}");
+        for (n, (owner, method)) in functions.iter().enumerate() {
+            let name = rustls_name(owner, method);
+            source += &format!("int f{n}(void) __asm__(\"{name}\"); int f{n}(void) {{ return {n}; }}");
+        }
+        let file = compile(folder.path(), "program", &source, &[]);
+        classify(&File::open(file).unwrap()).map(|library| library.rustls.unwrap())
+    };
+    let both = [(TLS13, "encrypt"), (TLS13, "decrypt")];
+    let found = judge(&["0.23.46"], &both).unwrap();
+    assert_eq!((found.places.len(), found.version.as_deref()), (2, Some("0.23.46")));
+    assert!(!found.places[0].function.owned);
+    assert!(judge(&["0.22.4", "0.21.12"], &both).unwrap().places[0].function.owned);
+    let refused = |why| Err(NotTls::Rustls(why));
+    for versions in [&[][..], &["0.24.0"], &["0.22.4", "0.23.46"], &["0.21.12"]] {
+        assert_eq!(judge(versions, &both), refused(NotRustls::Version), "{versions:?}");
+    }
+    for half in [&[(TLS13, "encrypt")][..], &[both[0], both[1], (GCM, "decrypt")]] {
+        assert_eq!(judge(&["0.23.46"], half), refused(NotRustls::Incomplete));
+    }
+    let foreign = [both[0], both[1], ("boring_rustls::tls13::X", "encrypt")];
+    assert_eq!(judge(&["0.23.46"], &foreign), refused(NotRustls::Provider("boring_rustls".into())));
+    // Two kinds of records in one place.
+    let (one, two) = (rustls_name(TLS13, "encrypt"), rustls_name(GCM, "encrypt"));
+    let source = format!(
+        "const char text[] = \"/x/rustls-0.23.46/src/\"; int main(void) {{ return text[0]; }} \
+         int f(void) __asm__(\"{one}\"); int f(void) {{ return 1; }} \
+         int g(void) __asm__(\"{two}\") __attribute__((alias(\"{one}\")));"
+    );
+    let file = compile(folder.path(), "program", &source, &[]);
+    assert_eq!(classify(&File::open(file).unwrap()).err(), Some(NotTls::Rustls(NotRustls::Unclear)));
 }
 
 /// Packs a file as mini debug info into the program.

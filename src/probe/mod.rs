@@ -157,6 +157,8 @@ pub struct Probe {
     /// Whether the kernel tells a program which library it was attached to (Linux 5.15).
     has_cookie: bool,
     libraries: HashMap<FileKey, LibraryId>,
+    /// The number of rustls in a file that holds another library too, by that one's.
+    beside: HashMap<LibraryId, LibraryId>,
     attached: Vec<Attached>,
     trials: Vec<Trial>,
     probations: Vec<Probation>,
@@ -370,6 +372,7 @@ impl Probe {
             pids: options.pids.clone(),
             has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_GET_ATTACH_COOKIE).unwrap_or(false),
             libraries: HashMap::new(),
+            beside: HashMap::new(),
             attached: Vec::new(),
             trials: Vec::new(),
             probations: Vec::new(),
@@ -444,13 +447,13 @@ impl Probe {
         programs.find(|p| p.name() == name).expect("the object has every program that is named here")
     }
 
-    /// Probes a library: in the processes of [`Options::pids`], or in all. Returns it, if it is new, and the
-    /// functions whose calls by coroutines are not followed.
+    /// Probes a file's libraries: in the processes of [`Options::pids`], or in all. Returns them, if they are new,
+    /// and the functions whose calls by coroutines are not followed.
     ///
     /// # Errors
-    /// If a probe cannot be attached; those of this library that were are taken away again.
-    pub fn attach(&mut self, found: &Found) -> Result<(Option<Library>, Vec<Unfollowed>), libbpf_rs::Error> {
-        let next = self.libraries.len() as LibraryId + 1;
+    /// If a probe cannot be attached; those of this file that were are taken away again.
+    pub fn attach(&mut self, found: &Found) -> Result<(Vec<Library>, Vec<Unfollowed>), libbpf_rs::Error> {
+        let next = (self.libraries.len() + self.beside.len()) as LibraryId + 1;
         let known = self.libraries.get(&found.key).copied();
         let id = known.unwrap_or(next);
         let pids: Vec<i32> =
@@ -469,6 +472,10 @@ impl Probe {
             }
             self.follow_ciphertext();
         }
+        let beside = found.library.rustls.as_ref().filter(|_| !found.library.is_rustls_alone());
+        if known.is_none() && beside.is_some() {
+            self.beside.insert(id, id + 1);
+        }
         let (mut fresh, mut unclear) = (false, Vec::new());
         for pid in pids {
             if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
@@ -486,7 +493,8 @@ impl Probe {
                 Err(error) => {
                     self.abandon_probation(found, id, pid);
                     if known.is_none() {
-                        // The number goes to the next library.
+                        // The numbers go to the next library.
+                        self.beside.remove(&id);
                         let gone: Vec<Attached> = self.attached.extract_if(.., |a| a.id == id).collect();
                         for Attached { pid, links, .. } in gone {
                             drop(links);
@@ -499,15 +507,16 @@ impl Probe {
             fresh = true;
         }
         if !fresh {
-            return Ok((None, Vec::new()));
+            return Ok((Vec::new(), Vec::new()));
         }
         self.libraries.insert(found.key, id);
-        let library = known.is_none().then(|| Library {
-            id,
-            path: found.path.to_string_lossy().into_owned(),
-            version: found.version.clone(),
-        });
-        Ok((library, unclear))
+        if known.is_some() {
+            return Ok((Vec::new(), unclear));
+        }
+        let path = found.path.to_string_lossy().into_owned();
+        let own = Library { id, path: path.clone(), version: found.version.clone() };
+        let beside = beside.map(|rustls| Library { id: id + 1, path, version: rustls.to_string() });
+        Ok(([Some(own), beside].into_iter().flatten().collect(), unclear))
     }
 
     /// Probes a library in one process, or in all (-1).
@@ -531,10 +540,11 @@ impl Probe {
     /// Attaches sites that are attached together.
     fn attach_run(&self, attached: &mut Attached, run: &[Site]) -> Result<(), libbpf_rs::Error> {
         let path = attached.found.attach_path();
-        let id = self.cookie_of(attached.id);
         let is_return_probe = self.programs.is_return_probe(&run[0]);
         // Nothing yields inside the functions of rustls.
         let is_rustls = run[0].kind == Kind::Rustls;
+        let beside = self.beside.get(&attached.id).filter(|_| is_rustls);
+        let id = self.cookie_of(*beside.unwrap_or(&attached.id));
         if is_return_probe && self.by_returns && !is_rustls {
             return Ok(());
         }

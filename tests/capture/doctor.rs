@@ -13,9 +13,9 @@ use crate::support::programs::{PYTHON, built_by_go, exchange_server};
 use crate::support::{Process, Test, begin, gate, process, run};
 
 /// A process's entry, and those of its libraries.
-struct Told {
-    status: i32,
-    report: Value,
+pub struct Told {
+    pub status: i32,
+    pub report: Value,
 }
 
 impl Told {
@@ -33,7 +33,7 @@ impl Told {
         Told { status: process::code(output.status), report }
     }
 
-    fn of(pid: u32) -> Told {
+    pub fn of(pid: u32) -> Told {
         Told::by(&[TLS2PCAP], &[pid])
     }
 
@@ -44,7 +44,7 @@ impl Told {
 
     /// The library of this name in the process.
     #[track_caller]
-    fn library(&self, pid: u32, name: &str) -> &Value {
+    pub fn library(&self, pid: u32, name: &str) -> &Value {
         let ids = self.process(pid)["libraries"].as_array().unwrap();
         let libraries = ids.iter().map(|id| &self.report["libraries"][id.as_u64().unwrap() as usize]);
         let found = libraries.into_iter().find(|library| library["name"] == name);

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use object::{Object, ObjectSection, ObjectSymbol};
+
+use crate::doctor::Told as Doctor;
 use crate::support::each::assert_each_on_its_socket;
 use crate::support::programs::{Told, built_by_cargo, transcript};
 use crate::support::view::Packet;
@@ -94,6 +97,40 @@ fn forty_of_0_23_with_chacha() {
 }
 
 #[test]
+fn forty_of_0_23_with_aws_lc_rs() {
+    forty(&begin!(), "rustls-0.23", &["--features", "aws-lc-rs"], &[&["tls13", "rekey"], &["tls12"]]);
+}
+
+#[test]
+fn forty_of_0_23_with_aws_lc_rs_and_chacha() {
+    let test = begin!();
+    let Some(program) = program(&test, "rustls-0.23", &["--features", "aws-lc-rs"]) else { return };
+    for options in [["tls13", "chacha"], ["tls12", "chacha"]] {
+        let Some(own) = Test::begin(&format!("{}-{}", test.name, options[0])) else { return };
+        forty_of_a_client(&own, &program, &options);
+    }
+}
+
+/// tokio-rustls, in one thread.
+#[test]
+fn forty_tasks_of_one_thread() {
+    let variants: [&[&str]; 2] = [&["tls13", "tasks"], &["tls12", "tasks"]];
+    forty(&begin!(), "rustls-0.23", &["--features", "ring"], &variants);
+}
+
+/// Tasks go over from one thread to the other.
+#[test]
+fn forty_tasks_of_two_threads() {
+    forty(&begin!(), "rustls-0.23", &["--features", "ring"], &[&["tls13", "tasks", "threads"]]);
+}
+
+/// As programs with reqwest are: tokio-rustls, and aws-lc-rs.
+#[test]
+fn forty_tasks_with_aws_lc_rs() {
+    forty(&begin!(), "rustls-0.23", &["--features", "aws-lc-rs"], &[&["tls13", "tasks"]]);
+}
+
+#[test]
 fn forty_of_0_22() {
     forty(&begin!(), "rustls-0.22", &[], &[&["tls12"], &["tls13"]]);
 }
@@ -104,13 +141,11 @@ fn forty_of_0_21() {
 }
 
 /// The connections are open before the capture begins.
-#[test]
-fn server_that_runs_already() {
-    let test = begin!();
-    let Some(program) = program(&test, "rustls-0.23", &["--features", "ring"]) else { return };
-    let (mut server, port) = listener(&test, &program, &["tls13"]);
+fn attached_late(test: &Test, features: &str, options: &[&str]) {
+    let Some(program) = program(test, "rustls-0.23", &["--features", features]) else { return };
+    let (mut server, port) = listener(test, &program, options);
     let dir = test.text("server");
-    let client = client_words(&program, port, &test.folder("client"), &["tls13", "wait"]);
+    let client = client_words(&program, port, &test.folder("client"), &[options, &["wait"]].concat());
     let mut client = Process::start(Command::new(&client[0]).args(&client[1..]), test.path("client.err"));
     client.line_after("all are open");
     let running = test.capture().attach(&[server.pid()]);
@@ -135,6 +170,16 @@ fn server_that_runs_already() {
             assert_eq!(connection.comment.number("from_start"), 0);
         }
     }
+}
+
+#[test]
+fn server_that_runs_already() {
+    attached_late(&begin!(), "ring", &["tls13"]);
+}
+
+#[test]
+fn server_that_runs_already_with_aws_lc_rs() {
+    attached_late(&begin!(), "aws-lc-rs", &["tls12"]);
 }
 
 /// curl asks a server that is captured, twice on each connection.
@@ -182,6 +227,39 @@ fn curl_asks_a_server() {
     }
 }
 
+/// What has OpenSSL's functions too, as rustup has, is not said to speak by them.
+#[test]
+fn program_with_openssl_as_well() {
+    let test = begin!();
+    let Some(program) = program(&test, "rustls-0.23", &["--features", "ring"]) else { return };
+    let copy = test.text("program");
+    // A function that never runs stands for them.
+    let bytes = std::fs::read(&program).unwrap();
+    let file = object::File::parse(&*bytes).unwrap();
+    let is_idle = |name: &str| name.contains("InvalidMessageEncrypter") && name.contains("7encrypt17h");
+    let idle = file.symbols().find(|symbol| symbol.name().is_ok_and(is_idle)).unwrap().address();
+    let at = idle - file.section_by_name(".text").unwrap().address();
+    let add = ["SSL_read", "SSL_write"].map(|name| format!("--add-symbol={name}=.text:{at},function,global"));
+    tool(&["objcopy", &add[0], &add[1], &program, &copy]);
+    let (mut server, port) = listener(&test, &copy, &["tls13"]);
+    let dir = test.folder("client");
+    let words = client_words(&copy, port, &dir, &["tls13"]);
+    let finished = test.capture().args(&["-v"]).run(&words).ok();
+    server.wait_ok();
+    assert_true(&finished, &dir, "client");
+    for (view, _) in finished.views() {
+        for connection in &view.connections {
+            let library = connection.comment.get("library");
+            assert!(library.starts_with(&copy) && library.contains("rustls 0.23."), "{library}");
+        }
+    }
+    let probed: Vec<&str> = finished.stderr.lines().filter(|line| line.contains(&copy)).collect();
+    assert!(
+        probed.iter().any(|line| line.contains("probed") && line.contains("(rustls 0.23.")),
+        "{probed:?}"
+    );
+}
+
 fn tool(words: &[&str]) {
     run(Command::new(words[0]).args(&words[1..]));
 }
@@ -204,13 +282,35 @@ fn symbols_in_a_debug_file() {
     forty_of_a_client(&test, &copy, &["tls13"]);
 }
 
-/// A program without symbols is named, with its version and the reason.
+/// Captures of a program without symbols say why it is not in the file, and doctor does.
+fn assert_named(test: &Test, features: &str) {
+    let Some(program) = program(test, "rustls-0.23", &["--features", features]) else { return };
+    let (copy, _) = split(test, &program);
+    let (server, port) = listener(test, &copy, &["tls13"]);
+    let why = ["contains rustls 0.23.", "the names of its functions are stripped"];
+    let told = Doctor::of(server.pid());
+    assert_eq!(told.status, 5, "{:#}", told.report);
+    let library = told.library(server.pid(), "rustls");
+    assert_eq!((&library["captured"], &library["linked"]), (&false.into(), &"static".into()));
+    assert!(library["reason"].as_str().unwrap().contains(why[1]), "{library:#}");
+    assert!(library["help"].as_str().unwrap().contains("strip = false"), "{library:#}");
+
+    test.capture().attach_in_vain(&[server.pid()]).failed(5, &why);
+    let words = client_words(&copy, port, &test.folder("client"), &["tls13"]);
+    let finished = test.capture().args(&["-v"]).run(&words).ok();
+    let said = finished.stderr.lines().find(|line| line.contains(why[0])).unwrap_or_default();
+    assert!(said.contains(&copy) && said.contains(why[1]), "{}", finished.stderr);
+    let summary = finished.stderr.split("0 connections").nth(1).unwrap();
+    assert!(summary.contains(why[0]), "the summary gives no reason:\n{}", finished.stderr);
+}
+
 #[test]
 fn stripped_program_is_named() {
-    let test = begin!();
-    let Some(program) = program(&test, "rustls-0.23", &["--features", "ring"]) else { return };
-    let (copy, _) = split(&test, &program);
-    let (server, _) = listener(&test, &copy, &["tls13"]);
-    let why = ["contains rustls 0.23.", "the names of its functions are stripped"];
-    test.capture().attach_in_vain(&[server.pid()]).failed(5, &why);
+    assert_named(&begin!(), "ring");
+}
+
+/// It contains AWS-LC's cryptography, and not its TLS.
+#[test]
+fn stripped_program_with_aws_lc_rs_is_named() {
+    assert_named(&begin!(), "aws-lc-rs");
 }
