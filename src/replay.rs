@@ -28,6 +28,12 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
             "give a file that tls2pcap --record has written",
         )
     };
+    if let Output::File(path) = &config.output
+        && sink::is_same_file(&config.input, path)
+    {
+        let message = "the recording would be overwritten by the capture file";
+        return Err(Failure::new(Exit::Usage, message, "give -o another name"));
+    }
     let recording = read(&config.input).map_err(|error| {
         Failure::new(Exit::Io, format!("{}: {error}", config.input.display()), "give a file that can be read")
     })?;

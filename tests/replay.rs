@@ -177,3 +177,22 @@ fn damaged_recordings_never_make_it_fall_over() {
         }
     }
 }
+
+#[test]
+fn a_recording_is_not_overwritten_by_another_name() {
+    let folder = std::env::temp_dir().join(format!("t2p-replay-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let recording = std::fs::read(&recordings()[0]).unwrap();
+    std::fs::write(folder.join("r.t2p"), &recording).unwrap();
+    std::os::unix::fs::symlink("r.t2p", folder.join("link")).unwrap();
+    std::fs::hard_link(folder.join("r.t2p"), folder.join("hard")).unwrap();
+    for output in ["r.t2p", "./r.t2p", "link", "hard"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tls2pcap"));
+        let told = command.current_dir(&folder).args(["replay", "r.t2p", "-o", output]).output().unwrap();
+        let text = String::from_utf8_lossy(&told.stderr);
+        assert_eq!(told.status.code(), Some(2), "{output}: {text}");
+        assert!(text.contains("the recording would be overwritten"), "{output}: {text}");
+        assert_eq!(std::fs::read(folder.join("r.t2p")).unwrap(), recording, "{output}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}

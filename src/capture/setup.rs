@@ -260,6 +260,16 @@ fn recording_failure(path: &Path, error: &io::Error) -> Failure {
 pub(super) fn open_recorder(config: &Capture) -> Result<Option<Recorder<Box<dyn Write + Send>>>, Failure> {
     let Some(path) = &config.record else { return Ok(None) };
     let failed = |error: io::Error| recording_failure(path, &error);
+    // The capture file is there by now.
+    if let Some(config::Output::File(output)) = &config.output
+        && sink::is_same_file(path, output)
+    {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--record and -o name the same file",
+            "give them different names",
+        ));
+    }
     let output = sink::Output::create(path).map_err(failed)?;
     give_to_user(&output);
     let buffered: Box<dyn Write + Send> = Box::new(BufWriter::with_capacity(256 << 10, output));

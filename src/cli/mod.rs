@@ -18,11 +18,12 @@ const ABOUT: &str = "Shows what programs really say over TLS, as a capture file 
 const LONG_ABOUT: &str = "\
 Shows what programs really say over TLS, as a capture file for Wireshark.
 
-The plaintext is taken where programs hand it to OpenSSL, GnuTLS or NSS, together with the socket
-it goes through, and written as ordinary TCP packets (pcapng). Stock Wireshark decodes them: no
-keys, no proxy, no change to the program. Without -p, -u or a command, every program on this
-machine that uses one of these libraries is captured, those that start later too. The capture ends
-with Ctrl-C, with the command, or when all processes given with -p have ended.";
+The plaintext is taken where programs hand it to OpenSSL, GnuTLS, NSS, BoringSSL, Go or rustls,
+together with the socket it goes through, and written as ordinary TCP packets (pcapng). Stock
+Wireshark decodes them: no keys, no proxy, no change to the program. Without -p, -u or a
+command, every program on this machine that uses one of these libraries is captured, those that
+start later too. The capture ends with Ctrl-C, with the command, or when all processes given with -p
+have ended.";
 
 const AFTER_HELP: &str = "\
 Examples:

@@ -8,7 +8,7 @@ pub mod serve;
 use std::io::{self, Write};
 
 pub use link::Link;
-pub use output::Output;
+pub use output::{Output, is_same_file};
 pub use pcapng::{Header, PcapngWriter};
 pub use serve::Server;
 

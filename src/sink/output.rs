@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Only the owner may read plaintext.
@@ -87,6 +87,15 @@ impl Output {
     pub fn created(&self) -> Option<&File> {
         self.created.then_some(&self.file)
     }
+}
+
+/// Whether two paths lead to one regular file, however they are spelled.
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
+    let key = |path: &Path| {
+        let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    key(a).is_some_and(|of_a| key(b) == Some(of_a))
 }
 
 fn invalid(message: &str) -> io::Error {
