@@ -44,9 +44,16 @@ pub(super) struct Handover {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<BytesMut>,
+    /// A batch is being filled whose place is at the end of the queue, and what stands behind it.
+    is_open: bool,
+    behind: VecDeque<BytesMut>,
     spare: Vec<BytesMut>,
     ended: bool,
     abandoned: bool,
+}
+
+fn new_batch() -> BytesMut {
+    BytesMut::with_capacity(BATCH_ROOM)
 }
 
 /// A batch that is being filled.
@@ -80,50 +87,70 @@ impl Handover {
 
     /// What there is room for beside `filling`.
     pub(super) fn room(&self, filling: &Filling) -> Room {
-        match self.bytes.load(Ordering::Relaxed) + filling.new_bytes() {
+        self.room_beside(filling.new_bytes())
+    }
+
+    fn room_beside(&self, new_bytes: usize) -> Room {
+        match self.bytes.load(Ordering::Relaxed) + new_bytes {
             n if n < WHOLE_MAX => Room::Whole,
             n if n < ALL_MAX => Room::Headers,
             _ => Room::None,
         }
     }
 
-    /// A batch to fill: the last, if it is not full and the writer has not taken it.
+    /// A batch to fill: the last, if it is not full and the writer has not taken it. For one thread only. What others
+    /// hand over until it is [`put`](Self::put) back stays behind it.
     pub(super) fn open(&self) -> Filling {
         let mut state = self.state();
-        if state.queue.back().is_some_and(|batch| batch.len() < BATCH)
-            && let Some(batch) = state.queue.pop_back()
-        {
-            return Filling { counted: batch.len(), batch };
-        }
-        let batch = state.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(BATCH_ROOM));
-        Filling { batch, counted: 0 }
+        state.is_open = true;
+        let batch = match state.queue.pop_back() {
+            Some(last) if last.len() < BATCH => last,
+            last => {
+                state.queue.extend(last);
+                state.spare.pop().unwrap_or_else(new_batch)
+            }
+        };
+        Filling { counted: batch.len(), batch }
     }
 
     /// Hands over.
     pub(super) fn put(&self, filling: Filling) {
-        let mut state = self.state();
+        let mut guard = self.state();
+        let state = &mut *guard;
+        state.is_open = false;
         if filling.batch.is_empty() {
             state.spare.push(filling.batch);
-            return;
+        } else if !state.abandoned {
+            self.bytes.fetch_add(filling.new_bytes(), Ordering::Relaxed);
+            state.queue.push_back(filling.batch);
         }
-        if state.abandoned {
-            return;
-        }
-        self.bytes.fetch_add(filling.new_bytes(), Ordering::Relaxed);
-        state.queue.push_back(filling.batch);
+        state.queue.append(&mut state.behind);
         // Nothing new may be news all the same: while it was open, the writer found the queue empty.
         self.filled.notify_one();
     }
 
-    /// Hands one record over if there is room; says whether.
+    /// Hands one record over if there is room; says whether. For any thread.
     pub(super) fn offer(&self, record: &[u8]) -> bool {
-        let mut filling = self.open();
-        let fits = self.room(&filling) != Room::None;
-        if fits {
-            filling.add((record, &[]));
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if self.room_beside(0) == Room::None {
+            return false;
         }
-        self.put(filling);
-        fits
+        if state.abandoned {
+            return true;
+        }
+        let queue = if state.is_open { &mut state.behind } else { &mut state.queue };
+        if queue.back().is_none_or(|last| last.len() >= BATCH) {
+            let batch = state.spare.pop().unwrap_or_else(new_batch);
+            queue.push_back(batch);
+        }
+        if let Some(last) = queue.back_mut() {
+            let before = last.len();
+            recording::add(last, (record, &[]));
+            self.bytes.fetch_add(last.len() - before, Ordering::Relaxed);
+        }
+        self.filled.notify_one();
+        true
     }
 
     /// Hands one record over, and waits until there is room.
@@ -165,7 +192,8 @@ impl Handover {
 
     /// Whether the writer has taken all there is.
     pub(super) fn is_empty(&self) -> bool {
-        self.state().queue.is_empty()
+        let state = self.state();
+        state.queue.is_empty() && state.behind.is_empty()
     }
 
     /// A batch that was taken is written.
@@ -186,6 +214,7 @@ impl Handover {
         let mut state = self.state();
         state.abandoned = true;
         state.queue.clear();
+        state.behind.clear();
         self.bytes.store(0, Ordering::Relaxed);
         self.drained.notify_all();
     }
@@ -279,6 +308,40 @@ mod tests {
         handover.end();
         writer.join().unwrap();
         assert_eq!(batch.as_deref(), Ok("[b\"one\"]"));
+    }
+
+    #[test]
+    fn records_of_one_thread_stay_in_order_beside_another() {
+        const RECORDS: u32 = 20_000;
+        let handover = Arc::new(Handover::default());
+        let of = |from: u8| {
+            let handover = Arc::clone(&handover);
+            std::thread::spawn(move || {
+                for n in 0..RECORDS {
+                    let mut record = vec![from];
+                    record.extend(n.to_ne_bytes());
+                    if from == 0 {
+                        let mut filling = handover.open();
+                        filling.add((&record, &[]));
+                        handover.put(filling);
+                    } else {
+                        handover.put_record(&record);
+                    }
+                }
+            })
+        };
+        let writers = [of(0), of(1)];
+        let mut next = [0; 2];
+        while next != [RECORDS; 2] {
+            let batch = handover.take().unwrap();
+            for record in records(&batch) {
+                let n = &mut next[usize::from(record[0])];
+                assert_eq!(record[1..], n.to_ne_bytes());
+                *n += 1;
+            }
+            handover.written(batch);
+        }
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
     }
 
     #[test]
