@@ -1,6 +1,6 @@
 //! How a run ends: exit statuses, and errors in words that help.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// Exit status of tls2pcap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,16 @@ impl Failure {
     /// A failure with a cure.
     pub fn new(exit: Exit, message: impl Into<String>, cure: impl Into<String>) -> Failure {
         Failure { exit, message: message.into(), cure: cure.into() }
+    }
+
+    /// The capture file, named `name`, could not be written.
+    pub fn of_output(name: impl fmt::Display, error: &io::Error) -> Failure {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let cure = match error.kind() {
+            StorageFull | QuotaExceeded | FileTooLarge => "make room, or choose another file with -o",
+            _ => "choose another file with -o",
+        };
+        Failure::new(Exit::Io, format!("{name}: cannot be written: {error}"), cure)
     }
 }
 

@@ -247,7 +247,11 @@ fn exec_failure(name: &OsStr, error: io::Error) -> Failure {
             format!("{name}: command not found"),
             "check its name; under sudo, PATH may be another one: give the full path",
         ),
-        _ => Failure::new(Exit::NotExecutable, format!("{name}: cannot be executed: {error}"), ""),
+        _ => Failure::new(
+            Exit::NotExecutable,
+            format!("{name}: cannot be executed: {error}"),
+            "give a program that this user may execute",
+        ),
     }
 }
 

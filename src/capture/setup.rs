@@ -205,7 +205,7 @@ pub(super) fn listen(
         Failure::new(
             Exit::Io,
             format!("{address}: cannot be listened at: {error}"),
-            "choose another port with --pcap-over-ip",
+            "give --pcap-over-ip a port that is free, and no address or one of this machine",
         )
     })?;
     let address = server.address();
@@ -238,15 +238,14 @@ pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {
     if let Some(path) = recording {
         return recording_failure(path, error);
     }
-    let (name, cure) = match &config.output {
-        Some(config::Output::File(path)) => {
-            (path.display().to_string(), "choose another file with -o, or make room")
-        }
-        Some(config::Output::Stdout) | None => {
-            ("standard output".into(), "send it to a file or a program: tls2pcap -o - | wireshark -k -i -")
-        }
-    };
-    Failure::new(Exit::Io, format!("{name}: cannot be written: {error}"), cure)
+    match &config.output {
+        Some(config::Output::File(path)) => Failure::of_output(path.display(), error),
+        Some(config::Output::Stdout) | None => Failure::new(
+            Exit::Io,
+            format!("standard output: cannot be written: {error}"),
+            "send it to a file or a program: tls2pcap -o - | wireshark -k -i -",
+        ),
+    }
 }
 
 fn recording_failure(path: &Path, error: &io::Error) -> Failure {

@@ -81,7 +81,7 @@ struct Arguments {
     output: Option<PathBuf>,
 
     /// Capture this process (not its children); may be given several times
-    #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    #[arg(short, long = "pid", value_name = "PID", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     pids: Vec<u32>,
 
     /// Capture the processes of this user (name or number); may be given several times
@@ -147,18 +147,18 @@ struct Arguments {
     #[arg(long)]
     show_args: bool,
 
-    /// Size of the ring buffer between kernel and tls2pcap, a power of two: MiB, or with a K, KiB
+    /// Size of the ring buffer between kernel and tls2pcap, a power of two: 64 or 64M is MiB, 512K KiB
     ///
     /// From one memory page (4K) to 1024 MiB. A larger one loses less when programs write faster than
     /// tls2pcap can read.
-    #[arg(long, value_name = "SIZE", value_parser = ring_size)]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = ring_size)]
     ring_size: Option<u32>,
 
-    /// Keep at most this many bytes (with a K, KiB) of each piece of a call; 0 keeps all
+    /// Keep at most this many bytes (1K: KiB, 1M: MiB) of each piece of a call; 0 keeps all
     ///
     /// A call is captured in pieces of up to 64,512 bytes, each of which becomes a packet. What is left
     /// out keeps its room in the sequence numbers, and does not count as lost.
-    #[arg(short, long, value_name = "BYTES", default_value = "0", value_parser = snaplen)]
+    #[arg(short, long, value_name = "BYTES", allow_negative_numbers = true, default_value = "0", value_parser = snaplen)]
     snaplen: u32,
 
     /// End with status 6 if something is lost
@@ -632,8 +632,9 @@ fn serve_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse() {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }
-    text.parse()
-        .map_err(|_| "neither a port nor an address with a port, as 0.0.0.0:57012 or [::]:57012".into())
+    text.parse().map_err(|_| {
+        "neither a port nor a numeric address with a port, as 0.0.0.0:57012 or [::]:57012".into()
+    })
 }
 
 fn output_of(path: PathBuf) -> Output {
