@@ -37,6 +37,8 @@ pub struct Pipeline<W: Write> {
     now: WallTime,
     counters: Counters,
     by_process: Vec<ProcessLoss>,
+    /// The last record has come.
+    stopped: bool,
     undecodable: u64,
     /// Data records without their payload because this line was behind.
     shed: Shed,
@@ -66,6 +68,7 @@ impl<W: Write> Pipeline<W> {
             now: 0,
             counters: Counters::default(),
             by_process: Vec::new(),
+            stopped: false,
             undecodable: 0,
             shed: Shed::default(),
             unbuffered: false,
@@ -171,6 +174,7 @@ impl<W: Write> Pipeline<W> {
         }
         let tick = matches!(event, Event::Clock(_));
         let stop = matches!(event, Event::Stop(_));
+        self.stopped |= stop;
         let Output::Open(writer) = &mut self.output else { return Ok(()) };
         let mut result = Ok(());
         let mut write = |packet: crate::synth::packet::Packet<'_>| {
@@ -191,6 +195,20 @@ impl<W: Write> Pipeline<W> {
             self.flush()?;
         }
         Ok(())
+    }
+
+    /// Whether the last record of a capture has come.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// There are no more records, though the capture went on: writes what waited for them.
+    ///
+    /// # Errors
+    /// If the capture file cannot be written.
+    pub fn cut_short(&mut self) -> io::Result<()> {
+        // As of the latest time that was heard of.
+        self.event(Event::Stop(0))
     }
 
     /// Brings everything that is buffered to the files; they end at a block border.
@@ -243,6 +261,7 @@ impl<W: Write> Pipeline<W> {
             packets,
             lost,
             notes,
+            cut_short: false,
         }
     }
 }

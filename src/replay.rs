@@ -13,7 +13,8 @@ use crate::config::{Output, Replay, Verbosity};
 use crate::event::recording::{Player, RecordingError};
 use crate::failure::{Exit, Failure};
 use crate::pipeline::Pipeline;
-use crate::{sink, status};
+use crate::sink;
+use crate::status::{self, Numbers};
 
 /// Replays a recording.
 ///
@@ -22,11 +23,13 @@ use crate::{sink, status};
 pub fn run(config: &Replay) -> Result<Exit, Failure> {
     let began = Instant::now();
     let bad_input = |error: RecordingError| {
-        Failure::new(
-            Exit::Io,
-            format!("{}: {error}", config.input.display()),
-            "give a file that tls2pcap --record has written",
-        )
+        let cure = match error {
+            RecordingError::NotARecording => "give a file that tls2pcap --record has written",
+            RecordingError::CutShort | RecordingError::Damaged(_) => {
+                "what came before is written; copy the recording anew, if it is a copy"
+            }
+        };
+        Failure::new(Exit::Io, format!("{}: {error}", config.input.display()), cure)
     };
     if let Output::File(path) = &config.output
         && sink::is_same_file(&config.input, path)
@@ -42,27 +45,25 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         Output::File(path) => (path.as_path(), path.display().to_string()),
         Output::Stdout => (Path::new("-"), "standard output".into()),
     };
-    let bad_output = |error: std::io::Error| {
-        Failure::new(
-            Exit::Io,
-            format!("{name}: cannot be written: {error}"),
-            "choose another file with -o, or make room",
-        )
-    };
+    let bad_output = |error: io::Error| Failure::of_output(&name, &error);
     let output = sink::Output::create(path).map_err(bad_output)?;
     let mut pipeline = Pipeline::new(output, ports(config.ports), None)
         .with_process_blocks(config.process_blocks)
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
         .with_comments(config.comments);
-    let damage = loop {
+    let mut damage = loop {
         match player.next_at() {
             Ok(Some(at)) => pipeline.record_within(player.records(), at).map_err(bad_output)?,
             Ok(None) => break None,
             Err(error) => break Some(error),
         }
     };
-    let numbers = pipeline.finish().map_err(bad_output)?;
+    if !pipeline.is_stopped() {
+        damage = damage.or(Some(RecordingError::CutShort));
+        pipeline.cut_short().map_err(bad_output)?;
+    }
+    let numbers = Numbers { cut_short: damage.is_some(), ..pipeline.finish().map_err(bad_output)? };
     if config.verbosity > Verbosity::Quiet {
         let file = (config.output != Output::Stdout).then_some(path);
         status::say(&status::summary(&numbers, began.elapsed(), file));

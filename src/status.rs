@@ -23,6 +23,8 @@ pub struct Numbers {
     pub lost: Vec<Loss>,
     /// What is no loss, but worth knowing; those with no events are not shown.
     pub notes: Vec<Note>,
+    /// There was more, of which nothing is known.
+    pub cut_short: bool,
 }
 
 impl Numbers {
@@ -253,7 +255,9 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
         // Writing to a String cannot fail.
         let _ = loss_line(&mut text, loss);
     }
-    if !numbers.has_lost() {
+    if numbers.cut_short {
+        text.push_str("lost: what the recording does not hold any more, nobody knows how much\n");
+    } else if !numbers.has_lost() {
         text.push_str("nothing lost\n");
     }
     for note in numbers.notes.iter().filter_map(|note| note.text()) {
@@ -439,6 +443,7 @@ mod tests {
                 },
             ],
             notes: vec![Note::Snaplen(12_345), Note::NotTcp(0), Note::MadeUp(1)],
+            cut_short: false,
         }
     }
 

@@ -52,6 +52,9 @@ fn replay(recording: &[u8]) -> (Vec<u8>, Result<(), RecordingError>) {
         Ok(())
     };
     let end = read();
+    if !pipeline.is_stopped() {
+        pipeline.cut_short().unwrap();
+    }
     pipeline.finish().unwrap();
     (file.0.take(), end)
 }
@@ -193,6 +196,37 @@ fn a_recording_is_not_overwritten_by_another_name() {
         assert_eq!(told.status.code(), Some(2), "{output}: {text}");
         assert!(text.contains("the recording would be overwritten"), "{output}: {text}");
         assert_eq!(std::fs::read(folder.join("r.t2p")).unwrap(), recording, "{output}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_recording_without_its_end_is_told_from_a_whole_one() {
+    let folder = std::env::temp_dir().join(format!("t2p-cut-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    for path in recordings() {
+        let bytes = std::fs::read(&path).unwrap();
+        let mut player = Player::new(bytes::Bytes::from(bytes.clone())).unwrap();
+        let header = bytes.len() - player.records().len();
+        let ends: Vec<usize> =
+            std::iter::from_fn(|| player.next_at().unwrap()).map(|at| header + at.end).collect();
+        let replayed = |len: usize| {
+            std::fs::write(folder.join("r.t2p"), &bytes[..len]).unwrap();
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tls2pcap"));
+            let told = command.current_dir(&folder).args(["replay", "r.t2p", "-o", "o"]).output().unwrap();
+            (told.status.code(), String::from_utf8(told.stderr).unwrap())
+        };
+        let (status, whole) = replayed(bytes.len());
+        assert_eq!(status, Some(0), "{whole}");
+        // Behind the last record but one, and in the middle of the last.
+        for end in [ends[ends.len() - 2], bytes.len() - 1] {
+            let (status, text) = replayed(end);
+            assert_eq!(status, Some(1), "{text}");
+            assert!(text.contains("nobody knows how much") && !text.contains("nothing lost"), "{text}");
+            assert!(text.contains("r.t2p: the recording is cut short"), "{text}");
+            let counts = |text: &str| text.split(" over ").next().unwrap().to_owned();
+            assert_eq!(counts(&text), counts(&whole), "what came before the end is written");
+        }
     }
     std::fs::remove_dir_all(folder).unwrap();
 }

@@ -60,8 +60,8 @@ pub enum RecordingError {
     /// It is not a recording of this version and byte order.
     #[error("not a recording of this version of tls2pcap")]
     NotARecording,
-    /// It ends in the middle of a record: what came before is whole.
-    #[error("the recording is cut short")]
+    /// It ends in the middle of a record, or before the last of the capture: what came before is whole.
+    #[error("the recording is cut short: the end of the capture is not in it")]
     CutShort,
     /// A length is impossible.
     #[error("the recording is damaged: a record of {0} bytes")]

@@ -171,11 +171,11 @@ impl Tracker {
                     self.fill(slot, Direction::Write, ends.write, self.now, out);
                 }
             }
-            Event::Stop(time) => {
+            Event::Stop(_) => {
                 self.stopped = true;
                 let mut slots: Vec<_> = self.handles.iter().map(|(s, h)| (h.connection(), s)).collect();
                 slots.sort_unstable();
-                slots.into_iter().for_each(|(_, slot)| self.end(slot, Ending::Gone, time, out));
+                slots.into_iter().for_each(|(_, slot)| self.end(slot, Ending::Gone, self.now, out));
             }
             Event::NoSocket(seen) if !seen.other_stack => {
                 self.processes.without_socket(seen.process, &mut self.bounds);
