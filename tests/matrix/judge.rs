@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use crate::guest::MEGA;
+use crate::guest::{BIG, MEGA};
 use crate::support::capture::TLS2PCAP;
 use crate::support::nginx::{Logged, PAGE, big_file};
 use crate::support::programs::{Told, Transcript, transcript};
@@ -112,7 +112,7 @@ fn body(request: &Logged) -> Vec<u8> {
     match request.uri.as_str() {
         "/page.html" => PAGE.into(),
         "/mega" => fs::read(big_file()).unwrap()[..MEGA].into(),
-        "/big" => fs::read(big_file()).unwrap(),
+        "/big" => fs::read(big_file()).unwrap()[..BIG].into(),
         uri => format!("you asked for {uri} from port {}\n", request.client.port()).into_bytes(),
     }
 }
