@@ -50,6 +50,8 @@ pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
 pub use self::ended::{Ended, exit_of, process_of};
 pub use self::proving::{News, described, note};
+#[cfg(test)]
+pub use self::ring::ring_of_file;
 pub use self::ring::{Record, Rings, Verdict, is_before, page_size};
 pub use self::stacks::Unfollowed;
 pub use self::stops::Stops;
