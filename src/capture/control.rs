@@ -287,18 +287,16 @@ impl Control {
     /// Until the ring is read to its end: hears what the ring thread still has to say, so that it
     /// never waits for us, and lets go on whom the kernel side stopped.
     pub(super) fn see_out(&mut self, heard: &Receiver<Message>, ring: &JoinHandle<()>) {
-        loop {
-            match heard.recv_timeout(RING_INTERVAL) {
-                Ok(Message::Notice(Notice::File(file))) => self.resume(&file),
-                Ok(Message::Notice(Notice::NoSocket(seen))) if seen.stopped => {
-                    self.let_go(seen.process.pid);
-                }
-                Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
-                Ok(_) => {}
-                Err(_) if ring.is_finished() => break,
-                Err(_) => {}
-            }
-        }
+        hear_out(
+            heard,
+            || ring.is_finished(),
+            |message| match message {
+                Message::Notice(Notice::File(file)) => self.resume(&file),
+                Message::Notice(Notice::NoSocket(seen)) if seen.stopped => self.let_go(seen.process.pid),
+                Message::Notice(Notice::Process(key)) => self.ask(key),
+                _ => {}
+            },
+        );
     }
 
     /// Asks /proc about a process.
@@ -433,9 +431,37 @@ impl Control {
     }
 }
 
+/// Hears all that somebody has to say who may be finished.
+fn hear_out<T>(heard: &Receiver<T>, is_finished: impl Fn() -> bool, mut act: impl FnMut(T)) {
+    // In this order: what was said before the end is there to be heard.
+    while !is_finished() {
+        if let Ok(message) = heard.recv_timeout(RING_INTERVAL) {
+            act(message);
+        }
+    }
+    heard.try_iter().for_each(act);
+}
+
 /// The status of a command that has ended.
 fn status_of(running: &mut Running) -> Result<Exit, Failure> {
     running
         .wait()
         .map_err(|error| Failure::new(Exit::Io, format!("the command's status is lost: {error}"), ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_who_finishes_are_heard() {
+        let (tell, heard) = crossbeam_channel::unbounded();
+        let mut last = None;
+        let finishing = || {
+            let _ = tell.send("stopped: let it go on");
+            true
+        };
+        hear_out(&heard, finishing, |message| last = Some(message));
+        assert!(last.is_some());
+    }
 }
