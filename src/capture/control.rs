@@ -87,8 +87,12 @@ impl Control {
 
     /// Probes a library; whether that is done only now.
     pub(super) fn attach(&mut self, found: &Found) -> Result<bool, Failure> {
+        let libraries = self.probe.new_libraries(found);
+        for library in &libraries {
+            self.tell(Event::Library(library.clone()));
+        }
         match self.probe.attach(found) {
-            Ok((libraries, unclear)) => {
+            Ok(unclear) => {
                 let symbols = &found.library.named_by;
                 for library in &libraries {
                     self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
@@ -97,7 +101,6 @@ impl Control {
                 if is_new && self.say.is_verbose() {
                     described(found).iter().for_each(|line| self.say.detail(line));
                 }
-                libraries.into_iter().for_each(|library| self.tell(Event::Library(library)));
                 self.tell_unfollowed(unclear);
                 Ok(is_new)
             }

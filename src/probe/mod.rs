@@ -449,15 +449,32 @@ impl Probe {
         programs.find(|p| p.name() == name).expect("the object has every program that is named here")
     }
 
-    /// Probes a file's libraries: in the processes of [`Options::pids`], or in all. Returns them, if they are new,
-    /// and the functions whose calls by coroutines are not followed.
+    /// The libraries of a file, if it is new. To be told before [`Probe::attach`], during which their first records
+    /// may come.
+    pub fn new_libraries(&self, found: &Found) -> Vec<Library> {
+        if self.libraries.contains_key(&found.key) {
+            return Vec::new();
+        }
+        let id = self.next_id();
+        let path = found.path.to_string_lossy().into_owned();
+        let own = Library { id, path: path.clone(), version: found.version.clone() };
+        let beside = found.library.rustls.as_ref().filter(|_| !found.library.is_rustls_alone());
+        let beside = beside.map(|rustls| Library { id: id + 1, path, version: rustls.to_string() });
+        [Some(own), beside].into_iter().flatten().collect()
+    }
+
+    fn next_id(&self) -> LibraryId {
+        (self.libraries.len() + self.beside.len()) as LibraryId + 1
+    }
+
+    /// Probes a file's libraries: in the processes of [`Options::pids`], or in all. Returns the functions whose calls
+    /// by coroutines are not followed.
     ///
     /// # Errors
     /// If a probe cannot be attached; those of this file that were are taken away again.
-    pub fn attach(&mut self, found: &Found) -> Result<(Vec<Library>, Vec<Unfollowed>), libbpf_rs::Error> {
-        let next = (self.libraries.len() + self.beside.len()) as LibraryId + 1;
+    pub fn attach(&mut self, found: &Found) -> Result<Vec<Unfollowed>, libbpf_rs::Error> {
         let known = self.libraries.get(&found.key).copied();
-        let id = known.unwrap_or(next);
+        let id = known.unwrap_or(self.next_id());
         let pids: Vec<i32> =
             if self.pids.is_empty() { vec![-1] } else { self.pids.iter().map(|pid| *pid as i32).collect() };
         if found.library.go.is_some() {
@@ -508,17 +525,10 @@ impl Probe {
             }
             fresh = true;
         }
-        if !fresh {
-            return Ok((Vec::new(), Vec::new()));
+        if fresh {
+            self.libraries.insert(found.key, id);
         }
-        self.libraries.insert(found.key, id);
-        if known.is_some() {
-            return Ok((Vec::new(), unclear));
-        }
-        let path = found.path.to_string_lossy().into_owned();
-        let own = Library { id, path: path.clone(), version: found.version.clone() };
-        let beside = beside.map(|rustls| Library { id: id + 1, path, version: rustls.to_string() });
-        Ok(([Some(own), beside].into_iter().flatten().collect(), unclear))
+        Ok(unclear)
     }
 
     /// Probes a library in one process, or in all (-1).
