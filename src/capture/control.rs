@@ -19,7 +19,7 @@ use super::vain::InVain;
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
 use crate::event::record::encode;
-use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
+use crate::event::{Event, FileSeen, NoSocket, ProcessFacts, ProcessKey};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::losses;
@@ -304,7 +304,10 @@ impl Control {
 
     /// Asks /proc about a process.
     fn ask(&mut self, key: ProcessKey) {
-        self.tell(Event::ProcessFacts(key, process_facts(key.pid)));
+        let facts = process_facts(key.pid);
+        // Not those of the program that it has become meanwhile.
+        let facts = if self.probe.is_replaced(key) { ProcessFacts::default() } else { facts };
+        self.tell(Event::ProcessFacts(key, facts));
     }
 
     /// A process maps a file for the first time: it may be a TLS library.

@@ -28,6 +28,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Func;
@@ -699,8 +700,13 @@ pub fn may_choose_returns() -> bool {
 
 /// Returns when no program runs any more that began before.
 fn await_programs() {
-    // SAFETY: a plain system call. Kernels that refuse it (nohz_full) leave that to chance.
-    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    /// Far longer than any takes that is not interrupted.
+    const LONG: Duration = Duration::from_millis(20);
+    // SAFETY: a plain system call.
+    if unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
+        // Kernels with nohz_full refuse it.
+        std::thread::sleep(LONG);
+    }
 }
 
 /// Whether a program goes into libraries.
