@@ -46,8 +46,10 @@ fn forget_calls(map: &impl MapCore, ended: &HashSet<ProcessKey>, pid_of: impl Fn
     };
     let stale: Vec<Vec<u8>> = map.keys().filter(|key| of_ended(key).is_some()).collect();
     for key in stale {
-        // Gone already is as good.
-        let _ = map.delete(&key);
+        // As above: after exec they may be the new program's.
+        if of_ended(&key).is_some() {
+            let _ = map.delete(&key);
+        }
     }
 }
 
