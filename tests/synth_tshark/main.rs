@@ -4,6 +4,7 @@
 //! system's `tshark`. One that is absent is named as skipped; with `T2P_REQUIRE_ORACLES=1` that is
 //! a failure.
 
+mod export;
 mod link;
 mod matrix;
 mod ports;
