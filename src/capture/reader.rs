@@ -55,7 +55,9 @@ enum Round {
     Full,
     /// The hand-over is full: records stay where they are.
     Stuck,
-    /// A record or a notice is being written, and what stands behind it must not go first.
+    /// A record is being written, and those behind it wait.
+    Busy,
+    /// A notice is being written, and what stands behind it must not go first.
     Early,
 }
 
@@ -162,7 +164,7 @@ impl<K: Kept> Reader<K> {
             }
             stopping = stop.load(Ordering::Acquire);
             match round {
-                Round::Empty => self.rings.wait(RING_INTERVAL),
+                Round::Empty | Round::Busy => self.rings.wait(RING_INTERVAL),
                 Round::Early => self.rings.wait(STUCK_INTERVAL),
                 Round::Stuck => self.handover.wait_for_room(Room::Whole, STUCK_INTERVAL),
                 Round::Full => {}
@@ -262,7 +264,7 @@ impl<K: Kept> Reader<K> {
             noted.tell_before(self.rings.records.taken(), &mut filling);
         }
         if round == Round::Empty && is_before(self.rings.records.taken(), until) {
-            round = Round::Early;
+            round = Round::Busy;
         }
         self.handover.put(filling);
         if round == Round::Stuck {
