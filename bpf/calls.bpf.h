@@ -220,6 +220,8 @@ static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
 /* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
 static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
 {
+	u32 inflight;
+
 	head(&data->head, T2P_DATA, handle->process, call->library);
 	data->handle = call->handle;
 	data->generation = handle->generation;
@@ -238,11 +240,13 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 		data->direction = T2P_READ;
 		data->call_offset = handle->read_end;
 		data->call_seq = handle->read_seq;
-		if (handle->inflight) {
-			handle->awaited = handle->inflight;
-			/* A write that ends now sees `awaited`, or is seen to have ended. */
+		inflight = *(volatile u32 *)&handle->inflight;
+		if (inflight) {
+			handle->awaited = inflight;
+			/* A write that ends now sees `awaited`, or is seen to have ended, even if the next has begun. */
 			__sync_fetch_and_add(&handle->barrier, 1);
-			data->awaits_write = handle->inflight;
+			if (*(volatile u32 *)&handle->inflight == inflight)
+				data->awaits_write = inflight;
 		}
 		handle->read_end += len;
 		handle->read_seq++;

@@ -166,14 +166,20 @@ impl Losses {
             (Reason::Late, amount(anomalies.late, Some(late))),
             (Reason::BadRecord, amount(bad, None)),
         ]);
+        let mut unknown = 0;
         for (reason, amount) in &mut total {
             amount.less(of_second(&summary.total, *reason));
             // A hole that the kernel side did not count was made behind it.
             let in_file = missing_for(*reason).map_or(0, |m| summary.total.missing.get(m));
-            if amount.bytes.is_some_and(|bytes| bytes < in_file) {
+            let Some(bytes) = amount.bytes.filter(|bytes| *bytes < in_file) else { continue };
+            if *reason == Reason::RingFull {
+                // No record says so: it was concluded from what did not come.
+                unknown = in_file - bytes;
+            } else {
                 (amount.events, amount.bytes) = (amount.events.max(1), Some(in_file));
             }
         }
+        total.push((Reason::Unknown, self::amount(u64::from(unknown > 0), Some(unknown))));
         total.retain(|(reason, amount)| amount.events > 0 && amount.is_loss(*reason));
         let count = |index| counted(counters, index);
         let notes = vec![
@@ -328,7 +334,11 @@ mod tests {
         let mut summary = Summary::default();
         summary.total.missing.add(Missing::RingFull, 5488);
         let losses = Losses::new(&counters(&[]), &[], &Shed::default(), &summary, &Stats::default(), 0);
-        let expected = [Loss { reason: Reason::RingFull, events: 1, bytes: Some(5488), by_process: vec![] }];
+        let of = |reason, events, bytes| Loss { reason, events, bytes: Some(bytes), by_process: vec![] };
+        assert_eq!(losses.told(|_| String::new()).0, [of(Reason::Unknown, 1, 5488)]);
+        let counted = counters(&[(Counter::RingFull, 3), (Counter::RingFullBytes, 5000)]);
+        let losses = Losses::new(&counted, &[], &Shed::default(), &summary, &Stats::default(), 0);
+        let expected = [of(Reason::RingFull, 3, 5000), of(Reason::Unknown, 1, 488)];
         assert_eq!(losses.told(|_| String::new()).0, expected);
     }
 

@@ -99,6 +99,8 @@ pub enum Reason {
     MissedRuns,
     /// Records that could not be decoded.
     BadRecord,
+    /// Holes that are in the file and that nobody counted.
+    Unknown,
 }
 
 impl Reason {
@@ -124,6 +126,7 @@ impl Reason {
             Reason::Late => "after-end",
             Reason::MissedRuns => "missed-runs",
             Reason::BadRecord => "bad-record",
+            Reason::Unknown => "unknown",
         }
     }
 
@@ -159,6 +162,7 @@ impl Reason {
             Reason::Late => ("data record", "data records", "moved after the end of the connection"),
             Reason::MissedRuns => ("probe run", "probe runs", "skipped by the kernel"),
             Reason::BadRecord => ("record", "records", "not understood, which is an error in tls2pcap"),
+            Reason::Unknown => ("hole or more", "holes or more", "nobody counted why"),
         }
     }
 
@@ -181,7 +185,7 @@ impl Reason {
             | Reason::SocketsFull
             | Reason::ConnectionsFull => Some("capture less with -p or -u"),
             Reason::ReadBeforeAttach => Some("start the program under the capture: tls2pcap … -- COMMAND"),
-            Reason::BadRecord => Some("please report it with a file made by --record"),
+            Reason::BadRecord | Reason::Unknown => Some("please report it with a file made by --record"),
             Reason::Unreadable
             | Reason::Sendfile
             | Reason::Unfinished

@@ -19,7 +19,7 @@ use super::vain::InVain;
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
 use crate::event::record::encode;
-use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
+use crate::event::{Event, FileSeen, NoSocket, ProcessFacts, ProcessKey};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::losses;
@@ -87,8 +87,12 @@ impl Control {
 
     /// Probes a library; whether that is done only now.
     pub(super) fn attach(&mut self, found: &Found) -> Result<bool, Failure> {
+        let libraries = self.probe.new_libraries(found);
+        for library in &libraries {
+            self.tell(Event::Library(library.clone()));
+        }
         match self.probe.attach(found) {
-            Ok((libraries, unclear)) => {
+            Ok(unclear) => {
                 let symbols = &found.library.named_by;
                 for library in &libraries {
                     self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
@@ -97,7 +101,6 @@ impl Control {
                 if is_new && self.say.is_verbose() {
                     described(found).iter().for_each(|line| self.say.detail(line));
                 }
-                libraries.into_iter().for_each(|library| self.tell(Event::Library(library)));
                 self.tell_unfollowed(unclear);
                 Ok(is_new)
             }
@@ -287,23 +290,24 @@ impl Control {
     /// Until the ring is read to its end: hears what the ring thread still has to say, so that it
     /// never waits for us, and lets go on whom the kernel side stopped.
     pub(super) fn see_out(&mut self, heard: &Receiver<Message>, ring: &JoinHandle<()>) {
-        loop {
-            match heard.recv_timeout(RING_INTERVAL) {
-                Ok(Message::Notice(Notice::File(file))) => self.resume(&file),
-                Ok(Message::Notice(Notice::NoSocket(seen))) if seen.stopped => {
-                    self.let_go(seen.process.pid);
-                }
-                Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
-                Ok(_) => {}
-                Err(_) if ring.is_finished() => break,
-                Err(_) => {}
-            }
-        }
+        hear_out(
+            heard,
+            || ring.is_finished(),
+            |message| match message {
+                Message::Notice(Notice::File(file)) => self.resume(&file),
+                Message::Notice(Notice::NoSocket(seen)) if seen.stopped => self.let_go(seen.process.pid),
+                Message::Notice(Notice::Process(key)) => self.ask(key),
+                _ => {}
+            },
+        );
     }
 
     /// Asks /proc about a process.
     fn ask(&mut self, key: ProcessKey) {
-        self.tell(Event::ProcessFacts(key, process_facts(key.pid)));
+        let facts = process_facts(key.pid);
+        // Not those of the program that it has become meanwhile.
+        let facts = if self.probe.is_replaced(key) { ProcessFacts::default() } else { facts };
+        self.tell(Event::ProcessFacts(key, facts));
     }
 
     /// A process maps a file for the first time: it may be a TLS library.
@@ -433,9 +437,37 @@ impl Control {
     }
 }
 
+/// Hears all that somebody has to say who may be finished.
+fn hear_out<T>(heard: &Receiver<T>, is_finished: impl Fn() -> bool, mut act: impl FnMut(T)) {
+    // In this order: what was said before the end is there to be heard.
+    while !is_finished() {
+        if let Ok(message) = heard.recv_timeout(RING_INTERVAL) {
+            act(message);
+        }
+    }
+    heard.try_iter().for_each(act);
+}
+
 /// The status of a command that has ended.
 fn status_of(running: &mut Running) -> Result<Exit, Failure> {
     running
         .wait()
         .map_err(|error| Failure::new(Exit::Io, format!("the command's status is lost: {error}"), ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_who_finishes_are_heard() {
+        let (tell, heard) = crossbeam_channel::unbounded();
+        let mut last = None;
+        let finishing = || {
+            let _ = tell.send("stopped: let it go on");
+            true
+        };
+        hear_out(&heard, finishing, |message| last = Some(message));
+        assert!(last.is_some());
+    }
 }

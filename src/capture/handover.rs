@@ -177,9 +177,13 @@ impl Handover {
         drop(self.drained.wait_timeout_while(self.state(), patience, full));
     }
 
-    /// Nothing more is handed over.
+    /// Nothing more is handed over. Whoever has not put a batch back never will: what stands behind it is told.
     pub(super) fn end(&self) {
-        self.state().ended = true;
+        let mut guard = self.state();
+        let state = &mut *guard;
+        state.ended = true;
+        state.queue.append(&mut state.behind);
+        drop(guard);
         self.filled.notify_all();
     }
 
@@ -342,6 +346,16 @@ mod tests {
             handover.written(batch);
         }
         writers.into_iter().for_each(|writer| writer.join().unwrap());
+    }
+
+    #[test]
+    fn the_end_is_told_though_a_batch_never_came_back() {
+        let handover = Handover::default();
+        assert!(handover.offer(b"one"));
+        drop(handover.open());
+        assert!(handover.offer(b"end"));
+        handover.end();
+        assert_eq!(records(&handover.take().unwrap()), ["end"]);
     }
 
     #[test]

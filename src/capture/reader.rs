@@ -55,16 +55,33 @@ enum Round {
     Full,
     /// The hand-over is full: records stay where they are.
     Stuck,
+    /// A record is being written, and those behind it wait.
+    Busy,
     /// A notice is being written, and what stands behind it must not go first.
     Early,
 }
 
-pub(super) struct Reader {
+pub(super) struct Reader<K = Ended> {
     pub(super) rings: Rings,
     pub(super) handover: Arc<Handover>,
-    pub(super) ended: Ended,
+    pub(super) ended: K,
     /// Time between two clock samples.
     pub(super) clock_interval: Duration,
+}
+
+/// See [`Ended`].
+pub(super) trait Kept {
+    fn take(&self) -> Vec<Vec<u8>>;
+    fn of(&self, process: ProcessKey) -> Vec<Vec<u8>>;
+}
+
+impl Kept for Ended {
+    fn take(&self) -> Vec<Vec<u8>> {
+        Ended::take(self)
+    }
+    fn of(&self, process: ProcessKey) -> Vec<Vec<u8>> {
+        Ended::of(self, process)
+    }
 }
 
 /// Ends of handles and processes that came by another way than the ring, to be told when the ring has been read up
@@ -105,10 +122,12 @@ impl Noted {
     }
 }
 
-impl Reader {
+impl<K: Kept> Reader<K> {
     /// Reads until `stop` is set and the ring is empty.
     pub(super) fn run(mut self, stop: &AtomicBool, mut notice: impl FnMut(Notice)) {
         let mut sampled = Instant::now();
+        // A clock sample, and up to where the ring was written then.
+        let mut sample = None;
         let mut stopping = false;
         let mut shedding = false;
         let mut notices = Vec::new();
@@ -116,6 +135,13 @@ impl Reader {
         let mut noted = Noted::default();
         let mut asked = Instant::now();
         loop {
+            // Who is behind needs no samples to know that time passes.
+            if sample.is_none() && sampled.elapsed() >= self.clock_interval && !self.handover.is_full() {
+                sampled = Instant::now();
+                // In this order: what was before it is in the ring by then.
+                let clock = record::encode(&Event::Clock(clocks()));
+                sample = clock.map(|clock| (clock, self.rings.records.written()));
+            }
             let round = self.round(&mut shedding, &mut aside, &mut noted, &mut notices);
             notices.drain(..).for_each(&mut notice);
             if self.tell(&mut aside, &noted, &mut notices) && (asked.elapsed() >= ENDED_INTERVAL || stopping)
@@ -127,12 +153,10 @@ impl Reader {
                 aside = Aside { until, heard, records };
                 self.tell(&mut aside, &noted, &mut notices);
             }
-            // Who is behind needs no samples to know that time passes.
-            if sampled.elapsed() >= self.clock_interval && !self.handover.is_full() {
-                sampled = Instant::now();
-                if let Some(sample) = record::encode(&Event::Clock(clocks())) {
-                    self.handover.offer(&sample);
-                }
+            // What waits for a time must not give up what still waits in the ring.
+            let taken = self.rings.records.taken();
+            if let Some((clock, _)) = sample.take_if(|(_, until)| !is_before(taken, *until)) {
+                self.handover.offer(&clock);
             }
             // The last read must begin after the stop: records come between a read and this.
             if round == Round::Empty && stopping && aside.records.is_empty() && noted.0.is_empty() {
@@ -140,7 +164,7 @@ impl Reader {
             }
             stopping = stop.load(Ordering::Acquire);
             match round {
-                Round::Empty => self.rings.wait(RING_INTERVAL),
+                Round::Empty | Round::Busy => self.rings.wait(RING_INTERVAL),
                 Round::Early => self.rings.wait(STUCK_INTERVAL),
                 Round::Stuck => self.handover.wait_for_room(Room::Whole, STUCK_INTERVAL),
                 Round::Full => {}
@@ -239,6 +263,9 @@ impl Reader {
         if round == Round::Empty && self.handover.room(&filling) != Room::None {
             noted.tell_before(self.rings.records.taken(), &mut filling);
         }
+        if round == Round::Empty && is_before(self.rings.records.taken(), until) {
+            round = Round::Busy;
+        }
         self.handover.put(filling);
         if round == Round::Stuck {
             // Whoever was stopped waits for the control thread, not for the disk.
@@ -276,8 +303,164 @@ fn notice_of(record: &[u8]) -> Option<Notice> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicU32;
+    use std::thread;
+
     use super::*;
     use crate::event::recording::Player;
+    use crate::probe::ring_of_file::{Kernel, rings};
+
+    /// What the kernel side keeps because the ring is full.
+    type KeptHere = Arc<Mutex<Vec<Vec<u8>>>>;
+
+    impl Kept for KeptHere {
+        fn take(&self) -> Vec<Vec<u8>> {
+            std::mem::take(&mut *self.lock().unwrap())
+        }
+        fn of(&self, _: ProcessKey) -> Vec<Vec<u8>> {
+            Vec::new()
+        }
+    }
+
+    fn reader(bytes: usize, clock_interval: Duration) -> (Reader<KeptHere>, Kernel, Kernel) {
+        let (rings, records, notices) = rings(bytes, 64 << 10);
+        let reader = Reader { rings, handover: Arc::default(), ended: KeptHere::default(), clock_interval };
+        (reader, records, notices)
+    }
+
+    /// What is in the hand-over now, as numbers; `None` for a clock sample.
+    fn numbers(handover: &Handover) -> Vec<Option<u32>> {
+        let mut numbers = Vec::new();
+        while !handover.is_empty() {
+            let batch = handover.take().unwrap();
+            let mut player = Player::batch(batch.clone());
+            while let Some(record) = player.next_record().unwrap() {
+                let is_clock = matches!(record::decode(&record), Ok(Event::Clock(_)));
+                numbers.push((!is_clock).then(|| u32::from_ne_bytes(*record.last_chunk().unwrap())));
+            }
+            drop(player);
+            handover.written(batch);
+        }
+        numbers
+    }
+
+    /// No record that is known, with a number at its end.
+    fn numbered(n: u32, len: usize) -> Vec<u8> {
+        let mut record = vec![0xff; len];
+        record.extend(n.to_ne_bytes());
+        record
+    }
+
+    #[test]
+    fn a_clock_sample_stands_behind_what_was_in_the_ring_before_it() {
+        let (reader, records, _) = reader(1 << 20, Duration::ZERO);
+        for n in 0..12 {
+            assert!(records.put(&numbered(n, 60_000)));
+        }
+        let handover = Arc::clone(&reader.handover);
+        reader.run(&AtomicBool::new(true), |_| ());
+        let told = numbers(&handover);
+        let clock = told.iter().position(Option::is_none).unwrap();
+        assert_eq!(told[..clock], (0..12).map(Some).collect::<Vec<_>>());
+    }
+
+    /// A program that was interrupted goes on when this is asked for the second time.
+    struct Interrupted(Kernel, usize, AtomicU32);
+
+    impl Kept for Interrupted {
+        fn take(&self) -> Vec<Vec<u8>> {
+            if self.2.fetch_add(1, Ordering::Relaxed) == 1 {
+                self.0.submit(self.1, &numbered(1, 4));
+            }
+            Vec::new()
+        }
+        fn of(&self, _: ProcessKey) -> Vec<Vec<u8>> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn at_the_end_a_record_is_awaited_that_is_being_written() {
+        let (Reader { rings, handover, .. }, records, _) = reader(1 << 20, Duration::MAX);
+        assert!(records.put(&numbered(0, 4)));
+        let busy = records.reserve(8).unwrap();
+        assert!(records.put(&numbered(2, 4)));
+        let ended = Interrupted(records, busy, AtomicU32::new(0));
+        let told = Arc::clone(&handover);
+        let reader = Reader { rings, handover, ended, clock_interval: Duration::MAX };
+        reader.run(&AtomicBool::new(true), |_| ());
+        assert_eq!(numbers(&told), [Some(0), Some(1), Some(2)]);
+    }
+
+    #[test]
+    fn whatever_way_records_come_they_are_told_in_order() {
+        const RECORDS: u32 = 10_000;
+        let (reader, records, notices) = reader(64 << 10, Duration::from_millis(1));
+        let (handover, kept) = (Arc::clone(&reader.handover), Arc::clone(&reader.ended));
+        let stop = Arc::new(AtomicBool::new(false));
+        let kernel = {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || {
+                let mut random = 1u32;
+                for n in 0..RECORDS {
+                    random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    match random >> 24 {
+                        0..16 => kept.lock().unwrap().push(numbered(n, 4)),
+                        16..64 => {
+                            let at = loop {
+                                match notices.reserve(16) {
+                                    Some(at) => break at,
+                                    None => thread::yield_now(),
+                                }
+                            };
+                            // As the kernel side has it: the place is read when the notice has room.
+                            let place = (records.written() as u64).to_ne_bytes();
+                            notices.submit(at, &[numbered(n, 4), place.to_vec()].concat());
+                        }
+                        len => {
+                            while !records.put(&numbered(n, len as usize * 4)) {
+                                thread::yield_now();
+                            }
+                        }
+                    }
+                }
+                stop.store(true, Ordering::Release);
+                kept
+            })
+        };
+        let reading = thread::spawn(move || reader.run(&stop, |_| ()));
+        let mut told = Vec::new();
+        while !reading.is_finished() {
+            told.extend(numbers(&handover).into_iter().flatten());
+            thread::yield_now();
+        }
+        reading.join().unwrap();
+        assert!(kernel.join().unwrap().lock().unwrap().is_empty());
+        told.extend(numbers(&handover).into_iter().flatten());
+        assert_eq!(told.len(), RECORDS as usize);
+        // What is kept may come later, and not earlier.
+        let mut random = 1u32;
+        let is_kept: Vec<bool> = (0..RECORDS)
+            .map(|_| {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                random >> 24 < 16
+            })
+            .collect();
+        let (mut next, mut seen) = (0, vec![false; RECORDS as usize]);
+        for n in told {
+            assert!(!std::mem::replace(&mut seen[n as usize], true), "{n} twice");
+            if is_kept[n as usize] {
+                assert!(next >= n, "{n} before {next}");
+            } else {
+                assert_eq!(n, next);
+                next += 1;
+            }
+            while next < RECORDS && is_kept[next as usize] {
+                next += 1;
+            }
+        }
+    }
 
     #[test]
     fn notices_go_to_their_places_however_they_come() {

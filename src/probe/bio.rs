@@ -117,6 +117,11 @@ impl Probe {
         }
     }
 
+    /// Whether another program runs under the process's pid by now.
+    pub fn is_replaced(&self, process: ProcessKey) -> bool {
+        self.process(process.pid).is_some_and(|now| now.generation != process.generation)
+    }
+
     fn process(&self, pid: u32) -> Option<types::process> {
         from_bytes(&self.skeleton.maps.processes.lookup(&pid.to_ne_bytes(), MapFlags::ANY).ok()??)
     }

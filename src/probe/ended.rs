@@ -56,14 +56,19 @@ impl Ended {
     }
 
     fn take_if(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
-        let taken = |key: Vec<u8>| {
-            let mut record = self.kept.lookup(&key, MapFlags::ANY).ok().flatten()?;
-            if from_bytes::<types::ended_key>(&key)?.is_process != 0 {
+        let read = |key: &Vec<u8>| {
+            let mut record = self.kept.lookup(key, MapFlags::ANY).ok().flatten()?;
+            if from_bytes::<types::ended_key>(key)?.is_process != 0 {
                 record.truncate(size_of::<types::t2p_exit>());
             }
-            // The kernel side enters it first, and writes it then; what is not whole yet cannot be decoded.
-            let is_wanted = process_of(&record).is_some() && wanted(&record);
-            (is_wanted && self.kept.delete(&key).is_ok()).then_some(record)
+            Some(record)
+        };
+        let taken = |key: Vec<u8>| {
+            // The kernel side enters it first, and writes it then; what is not whole yet cannot be decoded. What can
+            // be may have been copied while it was written: whole it is the next time.
+            read(&key).filter(|record| process_of(record).is_some())?;
+            let record = read(&key)?;
+            (wanted(&record) && self.kept.delete(&key).is_ok()).then_some(record)
         };
         let keys: Vec<Vec<u8>> = self.kept.keys().collect();
         keys.into_iter().filter_map(taken).collect()

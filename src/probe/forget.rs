@@ -23,8 +23,11 @@ impl Probe {
         };
         let stale: Vec<Vec<u8>> = handles.keys().filter(|key| of_ended(key).is_some()).collect();
         for key in stale {
-            // Gone already is as good.
-            let _ = handles.delete(&key);
+            // After exec a handle of the new program may stand there by now.
+            if of_ended(&key).is_some() {
+                // Gone already is as good.
+                let _ = handles.delete(&key);
+            }
         }
         let (goroutines, threads) = (&self.skeleton.maps.goroutines, &self.skeleton.maps.threads);
         forget_calls(goroutines, ended, |key| Some(from_bytes::<types::goroutine_key>(key)?.tgid));
@@ -43,8 +46,10 @@ fn forget_calls(map: &impl MapCore, ended: &HashSet<ProcessKey>, pid_of: impl Fn
     };
     let stale: Vec<Vec<u8>> = map.keys().filter(|key| of_ended(key).is_some()).collect();
     for key in stale {
-        // Gone already is as good.
-        let _ = map.delete(&key);
+        // As above: after exec they may be the new program's.
+        if of_ended(&key).is_some() {
+            let _ = map.delete(&key);
+        }
     }
 }
 

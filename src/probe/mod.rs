@@ -28,6 +28,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Func;
@@ -50,6 +51,8 @@ pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
 pub use self::ended::{Ended, exit_of, process_of};
 pub use self::proving::{News, described, note};
+#[cfg(test)]
+pub use self::ring::ring_of_file;
 pub use self::ring::{Record, Rings, Verdict, is_before, page_size};
 pub use self::stacks::Unfollowed;
 pub use self::stops::Stops;
@@ -447,15 +450,32 @@ impl Probe {
         programs.find(|p| p.name() == name).expect("the object has every program that is named here")
     }
 
-    /// Probes a file's libraries: in the processes of [`Options::pids`], or in all. Returns them, if they are new,
-    /// and the functions whose calls by coroutines are not followed.
+    /// The libraries of a file, if it is new. To be told before [`Probe::attach`], during which their first records
+    /// may come.
+    pub fn new_libraries(&self, found: &Found) -> Vec<Library> {
+        if self.libraries.contains_key(&found.key) {
+            return Vec::new();
+        }
+        let id = self.next_id();
+        let path = found.path.to_string_lossy().into_owned();
+        let own = Library { id, path: path.clone(), version: found.version.clone() };
+        let beside = found.library.rustls.as_ref().filter(|_| !found.library.is_rustls_alone());
+        let beside = beside.map(|rustls| Library { id: id + 1, path, version: rustls.to_string() });
+        [Some(own), beside].into_iter().flatten().collect()
+    }
+
+    fn next_id(&self) -> LibraryId {
+        (self.libraries.len() + self.beside.len()) as LibraryId + 1
+    }
+
+    /// Probes a file's libraries: in the processes of [`Options::pids`], or in all. Returns the functions whose calls
+    /// by coroutines are not followed.
     ///
     /// # Errors
     /// If a probe cannot be attached; those of this file that were are taken away again.
-    pub fn attach(&mut self, found: &Found) -> Result<(Vec<Library>, Vec<Unfollowed>), libbpf_rs::Error> {
-        let next = (self.libraries.len() + self.beside.len()) as LibraryId + 1;
+    pub fn attach(&mut self, found: &Found) -> Result<Vec<Unfollowed>, libbpf_rs::Error> {
         let known = self.libraries.get(&found.key).copied();
-        let id = known.unwrap_or(next);
+        let id = known.unwrap_or(self.next_id());
         let pids: Vec<i32> =
             if self.pids.is_empty() { vec![-1] } else { self.pids.iter().map(|pid| *pid as i32).collect() };
         if found.library.go.is_some() {
@@ -506,17 +526,10 @@ impl Probe {
             }
             fresh = true;
         }
-        if !fresh {
-            return Ok((Vec::new(), Vec::new()));
+        if fresh {
+            self.libraries.insert(found.key, id);
         }
-        self.libraries.insert(found.key, id);
-        if known.is_some() {
-            return Ok((Vec::new(), unclear));
-        }
-        let path = found.path.to_string_lossy().into_owned();
-        let own = Library { id, path: path.clone(), version: found.version.clone() };
-        let beside = beside.map(|rustls| Library { id: id + 1, path, version: rustls.to_string() });
-        Ok(([Some(own), beside].into_iter().flatten().collect(), unclear))
+        Ok(unclear)
     }
 
     /// Probes a library in one process, or in all (-1).
@@ -687,8 +700,13 @@ pub fn may_choose_returns() -> bool {
 
 /// Returns when no program runs any more that began before.
 fn await_programs() {
-    // SAFETY: a plain system call. Kernels that refuse it (nohz_full) leave that to chance.
-    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    /// Far longer than any takes that is not interrupted.
+    const LONG: Duration = Duration::from_millis(20);
+    // SAFETY: a plain system call.
+    if unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
+        // Kernels with nohz_full refuse it.
+        std::thread::sleep(LONG);
+    }
 }
 
 /// Whether a program goes into libraries.

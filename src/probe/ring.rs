@@ -274,3 +274,84 @@ impl Ring {
         }
     }
 }
+
+/// A ring in a file, written to as the kernel does it.
+#[cfg(test)]
+pub mod ring_of_file {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// The kernel's side of it.
+    pub struct Kernel {
+        map: MmapRaw,
+        page: usize,
+        size: usize,
+    }
+
+    /// A ring of so many bytes, of a power of two of pages.
+    fn ring(size: usize) -> (Ring, Kernel) {
+        let page = page_size();
+        let file: File = tempfile::tempfile().unwrap();
+        file.set_len((2 * page + size) as u64).unwrap();
+        let map = MmapOptions::new().len(2 * page + size).map_raw(&file).unwrap();
+        (Ring::new(file.as_fd(), size).unwrap(), Kernel { map, page, size })
+    }
+
+    /// Both rings, which nothing wakes.
+    pub fn rings(records: usize, notices: usize) -> (Rings, Kernel, Kernel) {
+        let waker = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        let ((records, first), (notices, second)) = (ring(records), ring(notices));
+        (Rings { records, notices, waker }, first, second)
+    }
+
+    impl Kernel {
+        fn at(&self, offset: usize) -> *mut u8 {
+            self.map.as_mut_ptr().wrapping_add(offset)
+        }
+
+        fn position(&self, page: usize) -> &AtomicUsize {
+            // SAFETY: within the mapping and aligned.
+            unsafe { &*self.at(page * self.page).cast::<AtomicUsize>() }
+        }
+
+        fn length(&self, at: usize) -> &AtomicU32 {
+            // SAFETY: within the mapping and aligned, as the positions are.
+            unsafe { &*self.at(2 * self.page + (at & (self.size - 1))).cast::<AtomicU32>() }
+        }
+
+        /// Up to where it has written.
+        pub fn written(&self) -> usize {
+            self.position(1).load(Ordering::Acquire)
+        }
+
+        /// Room for a record; `None` if the ring is full.
+        pub fn reserve(&self, len: usize) -> Option<usize> {
+            let at = self.written();
+            let end = at.wrapping_add((HEADER + len).next_multiple_of(8));
+            if end.wrapping_sub(self.position(0).load(Ordering::Acquire)) > self.size - 1 {
+                return None;
+            }
+            self.length(at).store(len as u32 | BUSY, Ordering::Relaxed);
+            self.position(1).store(end, Ordering::Release);
+            Some(at)
+        }
+
+        /// Fills it.
+        pub fn submit(&self, at: usize, record: &[u8]) {
+            assert_eq!(self.length(at).load(Ordering::Relaxed), record.len() as u32 | BUSY);
+            for (index, byte) in record.iter().enumerate() {
+                let offset = at.wrapping_add(HEADER + index) & (self.size - 1);
+                // SAFETY: within the mapping; nobody reads it while the record is busy.
+                unsafe { self.at(2 * self.page + offset).write(*byte) };
+            }
+            self.length(at).store(record.len() as u32, Ordering::Release);
+        }
+
+        /// Writes a record; whether there was room.
+        pub fn put(&self, record: &[u8]) -> bool {
+            self.reserve(record.len()).inspect(|at| self.submit(*at, record)).is_some()
+        }
+    }
+}
