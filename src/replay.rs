@@ -52,27 +52,46 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
         .with_comments(config.comments);
-    let mut damage = loop {
-        match player.next_at() {
-            Ok(Some(at)) => pipeline.record_within(player.records(), at).map_err(bad_output)?,
-            Ok(None) => break None,
-            Err(error) => break Some(error),
+    let (numbers, damage, failed) = match play(&mut player, &mut pipeline) {
+        Ok(damage) => {
+            let numbers = pipeline.finish().map_err(bad_output)?;
+            let cut_short = damage.as_ref().map(|_| Cut::Recording);
+            (Numbers { cut_short, ..numbers }, damage, None)
         }
-    };
-    if !pipeline.is_stopped() {
-        damage = damage.or(Some(RecordingError::CutShort));
-        pipeline.cut_short().map_err(bad_output)?;
-    }
-    let numbers = Numbers {
-        cut_short: damage.as_ref().map(|_| Cut::Recording),
-        ..pipeline.finish().map_err(bad_output)?
+        // Who has seen enough misses nothing.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            let numbers = Numbers { cut_short: Some(Cut::Reader), ..pipeline.give_up() };
+            (numbers, None, None)
+        }
+        Err(error) => {
+            (Numbers { cut_short: Some(Cut::Output), ..pipeline.give_up() }, None, Some(bad_output(error)))
+        }
     };
     if config.verbosity > Verbosity::Quiet {
         let file = (config.output != Output::Stdout).then_some(path);
         status::say(&status::summary(&numbers, began.elapsed(), file));
     }
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
     let exit = Exit::Success.or_loss(config.fail_on_loss && numbers.has_lost());
     damage.map_or(Ok(exit), |error| Err(bad_input(error)))
+}
+
+/// Plays all there is; gives what is wrong with the recording.
+fn play(player: &mut Player, pipeline: &mut Pipeline<sink::Output>) -> io::Result<Option<RecordingError>> {
+    let damage = loop {
+        match player.next_at() {
+            Ok(Some(at)) => pipeline.record_within(player.records(), at)?,
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        }
+    };
+    if pipeline.is_stopped() {
+        return Ok(damage);
+    }
+    pipeline.cut_short()?;
+    Ok(damage.or(Some(RecordingError::CutShort)))
 }
 
 /// The bytes of a file: mapped if it is a regular file, since recordings are large.

@@ -230,3 +230,14 @@ fn a_recording_without_its_end_is_told_from_a_whole_one() {
     }
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn a_reader_of_a_replay_that_has_seen_enough_is_no_failure() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tls2pcap"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let told = command.args(["replay", "-o", "-"]).arg(&recordings()[0]).stdout(writer).output().unwrap();
+    let text = String::from_utf8(told.stderr).unwrap();
+    assert_eq!(told.status.code(), Some(0), "{text}");
+    assert!(text.contains("the reader closed") && !text.contains("nothing lost"), "{text}");
+}
