@@ -135,8 +135,13 @@ fn lockdown(text: &str) -> Lockdown {
     }
 }
 
-/// `6.1.0-56-cloud-amd64` is (6, 1).
-/// Major and minor number of a kernel's release.
+/// Whether this kernel can probe one process in bulk, as far as its release tells.
+pub(crate) fn has_bulk_by_process() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    version(&release).is_some_and(|kernel| kernel >= BULK_BY_PROCESS)
+}
+
+/// Major and minor number of a kernel's release: `6.1.0-56-cloud-amd64` is (6, 1).
 pub(crate) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
