@@ -21,7 +21,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	struct handle *handle;
 	struct call *call;
 
-	if (!ready)
+	if (ready != READY)
 		return 0;
 	process = current_process();
 	if (!process)
@@ -83,7 +83,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 		tell_other_stack(process);
 	if (is_write(args->function)) {
 		handle = the_handle(process, address, args->function);
-		if (handle)
+		if (handle && !(handle->flags & (HANDLE_PLAIN | HANDLE_NOT_TCP)))
 			handle->inflight = handle->write_seq + 1;
 		if (handle && args->function == T2P_FN_SEND_PARTS)
 			call->count_at = handle->write_end;
@@ -550,9 +550,11 @@ static __always_inline void thread_exited(void)
 		if (i >= thread->depth || !(is_read(call->function) || is_write(call->function)))
 			continue;
 		handle = find_handle(process, call->handle);
+		writing = is_write(call->function);
+		if (handle && writing)
+			handle->inflight = 0;
 		if (!handle || !handle->sock || !(handle->flags & HANDLE_MARKED))
 			continue;
-		writing = is_write(call->function);
 		tp = (void *)handle->sock;
 		if (writing ? BPF_CORE_READ(tp, write_seq) != handle->written :
 			      BPF_CORE_READ(tp, copied_seq) != handle->copied)

@@ -123,7 +123,7 @@ static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
 {
 	struct goroutine_key key = { .g = ctx->r14, .tgid = current_id() >> 32 };
 	u64 sp = ctx->sp, address = ctx->ax, place, again;
-	struct process *process = ready ? current_process() : NULL;
+	struct process *process = ready == READY ? current_process() : NULL;
 	struct go_stack stack = {};
 	struct thread *thread;
 	struct handle *handle;

@@ -38,8 +38,13 @@ volatile u32 stacks_wanted;
 /* Set when no function of a TLS library has a return probe any more, but probes on its return instructions. */
 volatile u32 by_returns;
 
-/* Set once all probes are attached: a stream begins with a call that begins after this. */
+/*
+ * READY once all probes are attached: a stream begins with a call that begins after this. ENDING: calls that have
+ * begun are followed to their return, and no other.
+ */
 volatile u32 ready;
+#define READY 1
+#define ENDING 2
 
 /* A probe of user space's own was hit. */
 volatile u32 self_seen;

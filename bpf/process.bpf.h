@@ -227,7 +227,7 @@ static __always_inline void file_mapped(struct file *file)
 	if (!key.inode || bpf_map_lookup_elem(&files, &key))
 		return;
 	/* Only while somebody is there to let it go on. */
-	stop = ready && process && (process->flags & PROCESS_STOP);
+	stop = ready == READY && process && (process->flags & PROCESS_STOP);
 	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
 	if (!note) {
 		lost(process ? process->generation : 0, T2P_COUNT_NOTICE_LOST, 0);

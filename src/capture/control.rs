@@ -18,12 +18,16 @@ use super::threads::{CLOCK_INTERVAL, Message};
 use super::vain::InVain;
 use crate::discover::process::process_facts;
 use crate::discover::{Discovery, Found};
+use crate::event::record::Counter;
 use crate::event::record::encode;
-use crate::event::{Event, FileSeen, NoSocket, ProcessFacts, ProcessKey};
+use crate::event::{
+    Direction, Event, Fact, FileSeen, HandleFact, Missing, NoSocket, ProcessFacts, ProcessKey, ProcessLoss,
+    Task,
+};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::losses;
-use crate::probe::{News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
+use crate::probe::{Gate, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
@@ -214,7 +218,7 @@ impl Control {
                     if error.kind() != io::ErrorKind::BrokenPipe {
                         self.say.warn(&format!("writing failed, the capture ends: {error}"));
                     }
-                    self.probe.set_ready(false);
+                    self.probe.set_gate(Gate::Shut);
                     if let (true, Some(running)) = (self.for_wireshark, &running) {
                         running.forward(SIGTERM);
                         patience = patience.or(Some(Instant::now() + PATIENCE));
@@ -429,9 +433,30 @@ impl Control {
     /// What stands at the end of the stream of events.
     pub(super) fn last_words(&mut self) {
         let mut events: Vec<Event> = self.waiting.drain(..).collect();
-        events.extend(self.probe.counters().map(Event::Counters));
-        events.extend(Some(self.probe.losses()).filter(|losses| !losses.is_empty()).map(Event::Losses));
-        events.extend(self.probe.ends().into_iter().map(|(handle, ends)| Event::Final(handle, ends)));
+        let handles = self.probe.handles();
+        let (mut losses, mut counters) = (self.probe.losses(), self.probe.counters());
+        for handle in handles.iter().filter(|handle| handle.is_writing) {
+            // Bytes of it may have gone to the peer, and nobody knows how many.
+            let reason = Counter::Unfinished as u32;
+            let process = handle.key.process;
+            match losses.iter_mut().find(|loss| (loss.process, loss.reason) == (process, reason)) {
+                Some(loss) => loss.events += 1,
+                None => losses.push(ProcessLoss { process, reason, events: 1, bytes: 0 }),
+            }
+            if let Some(sum) = counters.as_mut().ok().and_then(|c| c.0.get_mut(reason as usize)) {
+                *sum += 1;
+            }
+            events.push(Event::Handle(HandleFact {
+                task: Task { process, tid: 0 },
+                handle: handle.key,
+                time: monotonic(),
+                ends: handle.ends,
+                fact: Fact::CallLost(Direction::Write, Missing::Unfinished),
+            }));
+        }
+        events.extend(counters.map(Event::Counters));
+        events.extend(Some(losses).filter(|losses| !losses.is_empty()).map(Event::Losses));
+        events.extend(handles.iter().map(|handle| Event::Final(handle.key, handle.ends)));
         events.extend([Event::Clock(clocks()), Event::Stop(monotonic())]);
         events.iter().filter_map(encode).for_each(|record| self.handover.put_record(&record));
     }

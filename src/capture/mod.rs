@@ -37,7 +37,7 @@ use crate::failure::{Exit, Failure};
 use crate::launch::{self, Held};
 use crate::pipeline::Pipeline;
 use crate::privilege;
-use crate::probe::{Target, clocks, may_choose_returns, raise_open_files};
+use crate::probe::{Gate, Target, clocks, may_choose_returns, raise_open_files};
 use crate::sink;
 use crate::status::{self, Numbers, StatusLine};
 
@@ -160,7 +160,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         }
         Targets::Everything | Targets::Users(_) => {}
     }
-    control.probe.set_ready(true);
+    control.probe.set_gate(Gate::Open);
 
     let stop = Arc::new(AtomicBool::new(false));
     let handover = Arc::clone(&control.handover);
@@ -189,11 +189,11 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     };
     let end = control.run(&heard, running, line, &numbers, began);
 
-    // No call that returns from now on is captured, and nobody is stopped any more; what is in the
+    // No call that begins from now on is captured, and nobody is stopped any more; what is in the
     // ring is read to its end, and whoever was stopped goes on.
     let _ = ending.set(Instant::now());
     let waiting = has_reader.then(Waiting::for_reader);
-    control.probe.set_ready(false);
+    control.probe.end();
     stop.store(true, Ordering::Release);
     control.see_out(&heard, &ring);
     let _ = ring.join();

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
 use bytes::Bytes;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::*;
 
@@ -422,6 +422,10 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
     })
 }
 
+fn head(kind: u16, process: ProcessKey, library: LibraryId) -> RawHead {
+    RawHead { kind, reserved: 0, tgid: process.pid, tid: 0, library, process: process.generation }
+}
+
 /// Encodes an event that user space makes.
 ///
 /// # Panics
@@ -460,6 +464,22 @@ pub fn encode(event: &Event) -> Option<Bytes> {
             out.head(kind::COUNTERS, none, 0);
             out.number(counters.0.len() as u64);
             counters.0.iter().for_each(|n| out.number(*n));
+        }
+        // Of a call that had not returned when the capture ended.
+        Event::Handle(fact) if fact.fact == Fact::CallLost(Direction::Write, Missing::Unfinished) => {
+            let raw = RawHandle {
+                head: head(kind::HANDLE, fact.handle.process, 0),
+                handle: fact.handle.address,
+                generation: fact.handle.generation,
+                time: fact.time,
+                read_end: fact.ends.read,
+                write_end: fact.ends.write,
+                call_seq: Counter::Unfinished as u32,
+                fact: 9,
+                direction: 1,
+                ..FromZeros::new_zeroed()
+            };
+            out.0.extend_from_slice(raw.as_bytes());
         }
         Event::Final(handle, ends) => {
             out.head(kind::FINAL, handle.process, 0);
@@ -576,9 +596,7 @@ struct Writer(Vec<u8>);
 
 impl Writer {
     fn head(&mut self, kind: u16, process: ProcessKey, library: LibraryId) {
-        let head =
-            RawHead { kind, reserved: 0, tgid: process.pid, tid: 0, library, process: process.generation };
-        self.0.extend_from_slice(head.as_bytes());
+        self.0.extend_from_slice(head(kind, process, library).as_bytes());
     }
     fn number(&mut self, n: u64) {
         self.0.extend_from_slice(&n.to_ne_bytes());
@@ -616,6 +634,13 @@ mod tests {
             Event::Counters(Counters(vec![1, 2, 3])),
             Event::Losses(vec![ProcessLoss { process: key, reason: 2, events: 3, bytes: 4 }]),
             Event::Final(HandleKey { process: key, address: 1, generation: 2 }, Ends { read: 5, write: 6 }),
+            Event::Handle(HandleFact {
+                task: Task { process: key, tid: 0 },
+                handle: HandleKey { process: key, address: 1, generation: 2 },
+                time: 3,
+                ends: Ends { read: 5, write: 6 },
+                fact: Fact::CallLost(Direction::Write, Missing::Unfinished),
+            }),
             Event::Stop(8),
         ]
     }

@@ -99,7 +99,7 @@ impl Probe {
             self.received = self.program(&name).attach().ok();
         }
         let bss = self.skeleton.maps.bss_data.as_deref_mut().expect("the object has variables");
-        // SAFETY: as in `set_ready`.
+        // SAFETY: as in `set_gate`.
         unsafe { std::ptr::from_mut(&mut bss.ciphertext_wanted).write_volatile(1) };
     }
 

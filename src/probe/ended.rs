@@ -51,8 +51,8 @@ impl Ended {
         if !matches!(self.losses.lookup(bytes_of(&key), MapFlags::ANY), Ok(Some(_))) {
             return Vec::new();
         }
-        let ends = ends(&self.handles).filter(|(handle, _)| handle.process == process);
-        ends.filter_map(|(handle, ends)| Some(encode(&Event::Final(handle, ends))?.to_vec())).collect()
+        let handles = handles(&self.handles).filter(|handle| handle.key.process == process);
+        handles.filter_map(|handle| Some(encode(&Event::Final(handle.key, handle.ends))?.to_vec())).collect()
     }
 
     fn take_if(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
@@ -92,8 +92,18 @@ pub fn exit_of(record: &[u8]) -> Option<ProcessKey> {
     }
 }
 
-/// How far each handle has come that is in the kernel side's table.
-pub(super) fn ends(handles: &impl MapCore) -> impl Iterator<Item = (HandleKey, Ends)> {
+/// A handle in the kernel side's table.
+#[derive(Clone, Copy, Debug)]
+pub struct Handle {
+    /// Which.
+    pub key: HandleKey,
+    /// How far it has come.
+    pub ends: Ends,
+    /// A write has begun and not returned.
+    pub is_writing: bool,
+}
+
+pub(super) fn handles(handles: &impl MapCore) -> impl Iterator<Item = Handle> {
     /// Entries that one system call brings.
     const BATCH: u32 = 1024;
     let entries = handles.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY).into_iter().flatten();
@@ -101,9 +111,10 @@ pub(super) fn ends(handles: &impl MapCore) -> impl Iterator<Item = (HandleKey, E
         let key: types::handle_key = from_bytes(&key)?;
         let handle: types::handle = from_bytes(&value)?;
         let process = ProcessKey { pid: key.tgid, generation: handle.process };
-        Some((
-            HandleKey { process, address: key.address, generation: handle.generation },
-            Ends { read: handle.read_end, write: handle.write_end },
-        ))
+        Some(Handle {
+            key: HandleKey { process, address: key.address, generation: handle.generation },
+            ends: Ends { read: handle.read_end, write: handle.write_end },
+            is_writing: handle.inflight != 0,
+        })
     })
 }

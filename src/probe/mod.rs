@@ -28,7 +28,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Func;
@@ -44,12 +44,12 @@ use self::sites::{Group, Kind, Programs, Site, sites};
 use self::skeleton::types::{self, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
-use crate::event::{Ends, FileSeen, HandleKey, Library, LibraryId, ProcessKey};
+use crate::event::{FileSeen, Library, LibraryId, ProcessKey};
 use crate::privilege::version;
 
 pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
-pub use self::ended::{Ended, exit_of, process_of};
+pub use self::ended::{Ended, Handle, exit_of, process_of};
 pub use self::proving::{News, described, note};
 #[cfg(test)]
 pub use self::ring::ring_of_file;
@@ -112,6 +112,17 @@ pub enum ProbeError {
     /// Something else that is needed failed.
     #[error("{0}: {1}")]
     Failed(&'static str, libbpf_rs::Error),
+}
+
+/// Which calls the kernel side follows: `ready` of `bpf/maps.bpf.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// None.
+    Shut = 0,
+    /// All.
+    Open = 1,
+    /// Those that have begun, to their return.
+    Ending = 2,
 }
 
 /// What happens to a target's children, and to the target when it maps an unknown file.
@@ -642,27 +653,39 @@ impl Probe {
         let _ = self.skeleton.maps.files.delete(bytes_of(&key));
     }
 
-    /// Opens (or shuts) the gate: only calls that begin and return while it is open are captured, and
-    /// processes are stopped only then. Once this returns the kernel side acts on it.
-    pub fn set_ready(&mut self, ready: bool) {
+    /// Opens or shuts the gate. Once this returns the kernel side acts on it.
+    pub fn set_gate(&mut self, gate: Gate) {
         if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
             // SAFETY: `ready` is a valid, aligned place in the mapped .bss; the kernel only reads it.
-            unsafe { std::ptr::from_mut(&mut bss.ready).write_volatile(u32::from(ready)) };
+            unsafe { std::ptr::from_mut(&mut bss.ready).write_volatile(gate as u32) };
         }
         await_programs();
+    }
+
+    /// Shuts the gate for calls that begin, waits a moment for the writes that have begun, and shuts it.
+    pub fn end(&mut self) {
+        /// Far longer than a write takes that does not wait for its peer.
+        const PATIENCE: Duration = Duration::from_millis(100);
+        const INTERVAL: Duration = Duration::from_millis(2);
+        self.set_gate(Gate::Ending);
+        let since = Instant::now();
+        while since.elapsed() < PATIENCE && self.handles().iter().any(|handle| handle.is_writing) {
+            std::thread::sleep(INTERVAL);
+        }
+        self.set_gate(Gate::Shut);
     }
 
     /// From now on a socket may be used by a goroutine.
     fn follow_goroutines(&mut self) {
         if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
-            // SAFETY: as in `set_ready`.
+            // SAFETY: as in `set_gate`.
             unsafe { std::ptr::from_mut(&mut bss.go_wanted).write_volatile(1) };
         }
     }
 
-    /// How far each handle has come that still lives.
-    pub fn ends(&self) -> Vec<(HandleKey, Ends)> {
-        ended::ends(&self.skeleton.maps.handles).collect()
+    /// The handles that still live.
+    pub fn handles(&self) -> Vec<Handle> {
+        ended::handles(&self.skeleton.maps.handles).collect()
     }
 
     /// How far handles came of which the ring does not say it; goes with its reader.

@@ -188,7 +188,7 @@ impl Probe {
 
     fn want_records(&mut self, wanted: bool) {
         if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
-            // SAFETY: as in `set_ready`.
+            // SAFETY: as in `set_gate`.
             unsafe { std::ptr::from_mut(&mut bss.probation_wanted).write_volatile(u32::from(wanted)) };
         }
     }

@@ -139,7 +139,7 @@ impl Probe {
         }
         self.by_returns = true;
         if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
-            // SAFETY: as in `set_ready`.
+            // SAFETY: as in `set_gate`.
             unsafe { std::ptr::from_mut(&mut bss.by_returns).write_volatile(1) };
         }
         self.bios.clear();

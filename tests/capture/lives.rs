@@ -240,6 +240,39 @@ fn program_killed_inside_a_long_write() {
     }
 }
 
+/// The capture ends while a program is blocked in SSL_write: the same.
+#[test]
+fn capture_that_ends_inside_a_long_write() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "r:3000 i z");
+    let dir = test.folder("client");
+    let mut command = Command::new(compiled("exchange"));
+    command.args(connect("127.0.0.1", port, &dir, "i w:3000 w:30000000"));
+    let mut client = Process::start(&mut command, test.path("client.err"));
+    let told = Told::parse(&client.line()).unwrap();
+    client.line_after("waiting");
+    let running = test.capture().args(&["--fail-on-loss"]).attach(&[told.pid]);
+    client.go_on();
+    server.line_after("waiting");
+    until("the program to block in its second write", || blocks_in_write(&told).then_some(()));
+    let finished = running.stop();
+    client.signal(Signal::SIGKILL);
+    server.go_on();
+    server.wait();
+    assert_eq!(finished.status, 6, "{}", finished.stderr);
+    assert!(finished.stderr.contains("lost: 1 call: the return was not seen"), "{}", finished.stderr);
+    let truth = transcript(&dir, "client", 0);
+    assert_eq!(truth.sent.len(), 3000);
+    let expected = |packet: &Packet| !packet.comments.is_empty();
+    for (view, tshark) in finished.views_but(expected) {
+        let connection = view.of(told.local, told.remote);
+        assert_same_bytes("client", &connection.sent_by_client, &truth.sent);
+        let gaps = tshark.fields(&finished.file, "frame.comment contains \"missing=\"", &["frame.comment"]);
+        assert_eq!(gaps.len(), 1, "{gaps:?}");
+        assert!(gaps[0][0].contains("missing=unknown reason=unfinished-call"), "{gaps:?}");
+    }
+}
+
 /// A client that has shaken hands and waits for a line before it talks.
 pub fn waiting_client(test: &Test, name: &str, port: u16) -> (Process, Told) {
     let mut command = Command::new(compiled("exchange"));
