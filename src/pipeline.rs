@@ -21,6 +21,13 @@ use crate::track::{Limits, Tracker};
 #[error("{0}")]
 pub struct NotRecorded(io::Error);
 
+impl NotRecorded {
+    /// Whether this is inside `error`.
+    pub fn is_in(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<NotRecorded>())
+    }
+}
+
 fn not_recorded(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), NotRecorded(error))
 }
@@ -225,6 +232,22 @@ impl<W: Write> Pipeline<W> {
         }
     }
 
+    /// After something could not be written: what was captured so far goes where it still can, and the
+    /// capture file ends with it. Tells how much is in that.
+    pub fn give_up(mut self) -> Numbers {
+        // All that fails from here on is of no interest: the first failure is the one to tell.
+        if let Some(mut recorder) = self.recorder.take() {
+            let _ = recorder.flush();
+        }
+        if !self.stopped {
+            let _ = self.cut_short();
+        }
+        let _ = self.flush();
+        let numbers = self.numbers();
+        let _ = self.finish();
+        numbers
+    }
+
     /// Writes what stands at the end of the file, and tells how much was captured.
     ///
     /// # Errors
@@ -261,7 +284,7 @@ impl<W: Write> Pipeline<W> {
             packets,
             lost,
             notes,
-            cut_short: false,
+            cut_short: None,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::event::recording::{Player, RecordingError};
 use crate::failure::{Exit, Failure};
 use crate::pipeline::Pipeline;
 use crate::sink;
-use crate::status::{self, Numbers};
+use crate::status::{self, Cut, Numbers};
 
 /// Replays a recording.
 ///
@@ -63,7 +63,10 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         damage = damage.or(Some(RecordingError::CutShort));
         pipeline.cut_short().map_err(bad_output)?;
     }
-    let numbers = Numbers { cut_short: damage.is_some(), ..pipeline.finish().map_err(bad_output)? };
+    let numbers = Numbers {
+        cut_short: damage.as_ref().map(|_| Cut::Recording),
+        ..pipeline.finish().map_err(bad_output)?
+    };
     if config.verbosity > Verbosity::Quiet {
         let file = (config.output != Output::Stdout).then_some(path);
         status::say(&status::summary(&numbers, began.elapsed(), file));

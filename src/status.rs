@@ -23,8 +23,19 @@ pub struct Numbers {
     pub lost: Vec<Loss>,
     /// What is no loss, but worth knowing; those with no events are not shown.
     pub notes: Vec<Note>,
-    /// There was more, of which nothing is known.
-    pub cut_short: bool,
+    /// Why there was more, of which nothing is known.
+    pub cut_short: Option<Cut>,
+}
+
+/// What the numbers end with, before the end of the capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The recording.
+    Recording,
+    /// Whoever read the output closed it, having seen enough: no loss.
+    Reader,
+    /// Writing failed.
+    Output,
 }
 
 impl Numbers {
@@ -99,6 +110,8 @@ pub enum Reason {
     MissedRuns,
     /// Records that could not be decoded.
     BadRecord,
+    /// Packets that no client got: there is no file, and clients were too slow.
+    NotServed,
     /// Holes that are in the file and that nobody counted.
     Unknown,
 }
@@ -126,6 +139,7 @@ impl Reason {
             Reason::Late => "after-end",
             Reason::MissedRuns => "missed-runs",
             Reason::BadRecord => "bad-record",
+            Reason::NotServed => "not-served",
             Reason::Unknown => "unknown",
         }
     }
@@ -162,6 +176,7 @@ impl Reason {
             Reason::Late => ("data record", "data records", "moved after the end of the connection"),
             Reason::MissedRuns => ("probe run", "probe runs", "skipped by the kernel"),
             Reason::BadRecord => ("record", "records", "not understood, which is an error in tls2pcap"),
+            Reason::NotServed => ("packet", "packets", "no client was fast enough for them"),
             Reason::Unknown => ("hole or more", "holes or more", "nobody counted why"),
         }
     }
@@ -176,6 +191,7 @@ impl Reason {
             Reason::WriterBehind => {
                 Some("write to a faster disk or reader, or capture less with -p, -u or -s")
             }
+            Reason::NotServed => Some("write to a file too, with -o, or capture less with -p, -u or -s"),
             Reason::CallLimit => {
                 Some("use a larger --ring-size: half of it is the longest call, up to 64 MiB")
             }
@@ -259,10 +275,17 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
         // Writing to a String cannot fail.
         let _ = loss_line(&mut text, loss);
     }
-    if numbers.cut_short {
-        text.push_str("lost: what the recording does not hold any more, nobody knows how much\n");
-    } else if !numbers.has_lost() {
-        text.push_str("nothing lost\n");
+    match numbers.cut_short {
+        Some(Cut::Recording) => {
+            text.push_str("lost: what the recording does not hold any more, nobody knows how much\n");
+        }
+        Some(Cut::Output) => text.push_str("lost: what came after writing failed, nobody knows how much\n"),
+        Some(Cut::Reader) => {
+            let closed = file.map_or("standard output".into(), |file| file.display().to_string());
+            let _ = writeln!(text, "note: the reader closed {closed}: what came after that is not captured");
+        }
+        None if !numbers.has_lost() => text.push_str("nothing lost\n"),
+        None => {}
     }
     for note in numbers.notes.iter().filter_map(|note| note.text()) {
         let _ = writeln!(text, "note: {note}");
@@ -447,7 +470,7 @@ mod tests {
                 },
             ],
             notes: vec![Note::Snaplen(12_345), Note::NotTcp(0), Note::MadeUp(1)],
-            cut_short: false,
+            cut_short: None,
         }
     }
 
@@ -472,6 +495,21 @@ written to out.pcapng
             clean,
             "0 processes, 0 connections, 0 bytes of plaintext in 0 packets over 0.0 s\nnothing lost\n"
         );
+        for (cut, file, expected) in [
+            (Cut::Recording, None, "lost: what the recording does not hold any more, nobody knows how much"),
+            (Cut::Output, None, "lost: what came after writing failed, nobody knows how much"),
+            (
+                Cut::Reader,
+                None,
+                "note: the reader closed standard output: what came after that is not captured",
+            ),
+            (Cut::Reader, Some("f"), "note: the reader closed f: what came after that is not captured"),
+        ] {
+            let numbers = Numbers { cut_short: Some(cut), ..Numbers::default() };
+            let text = summary(&numbers, Duration::ZERO, file.map(Path::new));
+            assert_eq!(text.lines().nth(1), Some(expected));
+            assert!(!text.contains("nothing lost"), "{text}");
+        }
         let asked = Numbers { notes: vec![Note::Snaplen(1)], ..Numbers::default() };
         assert!(!asked.has_lost() && numbers().has_lost());
     }

@@ -62,6 +62,8 @@ pub(super) struct Control {
     in_vain: InVain,
     /// Wireshark runs this: it waits for no command.
     pub(super) for_wireshark: bool,
+    /// Whoever read the output closed it while the capture ran.
+    pub(super) reader_gone: bool,
 }
 
 impl Control {
@@ -86,6 +88,7 @@ impl Control {
             told_losses: (0, Instant::now()),
             in_vain: InVain::default(),
             for_wireshark: false,
+            reader_gone: false,
         }
     }
 
@@ -215,7 +218,8 @@ impl Control {
                         line.clear();
                     }
                     // A reader that has seen enough is no failure.
-                    if error.kind() != io::ErrorKind::BrokenPipe {
+                    self.reader_gone = error.kind() == io::ErrorKind::BrokenPipe;
+                    if !self.reader_gone {
                         self.say.warn(&format!("writing failed, the capture ends: {error}"));
                     }
                     self.probe.set_gate(Gate::Shut);

@@ -28,7 +28,9 @@ use self::given::Given;
 use self::handover::Handover;
 use self::minders::Minders;
 use self::reasons::Reasons;
-use self::threads::{MESSAGES, ReaderWatch, Waiting, listen_to_signals, spawn_ring, spawn_writer, watch};
+use self::threads::{
+    MESSAGES, ReaderWatch, Waiting, Written, listen_to_signals, spawn_ring, spawn_writer, watch,
+};
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::Discovery;
 use crate::event::Event;
@@ -39,7 +41,7 @@ use crate::pipeline::Pipeline;
 use crate::privilege;
 use crate::probe::{Gate, Target, clocks, may_choose_returns, raise_open_files};
 use crate::sink;
-use crate::status::{self, Numbers, StatusLine};
+use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
 
 pub(crate) use self::setup::{longest_call, ports, refusal};
 
@@ -99,6 +101,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
 
     let live = server.is_some() || output.as_ref().is_some_and(sink::Output::is_live);
     let pipe = output.as_ref().and_then(sink::Output::pipe);
+    // What stands in a file too is not lost.
+    let unserved = server.as_ref().filter(|_| output.is_none()).map(sink::Server::unserved);
     let output = sink::Fan { file: output, server };
     let handover = Arc::new(Handover::default());
     let (messages, heard) = bounded(MESSAGES);
@@ -205,23 +209,33 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     // It holds the pipe open, and its end is to be that of the capture.
     drop(reader);
     control.handover.end();
-    let written = writer.join().map_err(|_| Failure::new(Exit::Io, "the writer thread failed", ""))?;
+    let Written { mut numbers, failed } =
+        writer.join().map_err(|_| Failure::new(Exit::Io, "the writer thread failed", ""))?;
+    // The writer notices only if it has something to write.
+    if control.reader_gone {
+        numbers.cut_short.get_or_insert(Cut::Reader);
+    }
+    numbers.lost.extend(unserved.map(|unserved| Loss {
+        reason: Reason::NotServed,
+        events: unserved.packets(),
+        bytes: None,
+        by_process: Vec::new(),
+    }));
     drop(waiting);
     let path = match &config.output {
         Some(config::Output::File(path)) => Some(path.as_path()),
         Some(config::Output::Stdout) | None => None,
     };
-    let result = match written {
-        Ok(numbers) => {
-            if config.verbosity > Verbosity::Quiet {
-                status::say(&status::summary(&numbers, began.elapsed(), path));
-                if numbers.connections == 0 {
-                    status::say(&control.reasons.of_nothing(numbers.has_lost()));
-                }
-            }
-            end.map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost()))
+    if config.verbosity > Verbosity::Quiet {
+        status::say(&status::summary(&numbers, began.elapsed(), path));
+        if numbers.connections == 0 {
+            let is_part = numbers.has_lost() || numbers.cut_short.is_some();
+            status::say(&control.reasons.of_nothing(is_part));
         }
-        Err(error) => Err(setup::write_failure(config, &error)),
+    }
+    let result = match failed {
+        None => end.map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost())),
+        Some(error) => Err(setup::write_failure(config, &error)),
     };
     // Probes go last: the user need not wait for them to see the result.
     if config.for_wireshark {

@@ -84,7 +84,7 @@ impl Reasons {
     }
 
     /// Why there was no connection, in lines. Of a capture of all programs nothing is known. `lost`: something
-    /// is missing, which is told elsewhere, and may be what is looked for.
+    /// is missing or was not watched, which is told elsewhere, and may be what is looked for.
     pub(super) fn of_nothing(&self, lost: bool) -> String {
         if !self.aloud {
             return String::new();

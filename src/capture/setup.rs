@@ -234,7 +234,7 @@ fn give_to_user(output: &sink::Output) {
 }
 
 pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {
-    let recording = config.record.as_ref().filter(|_| error.get_ref().is_some_and(|e| e.is::<NotRecorded>()));
+    let recording = config.record.as_ref().filter(|_| NotRecorded::is_in(error));
     if let Some(path) = recording {
         return recording_failure(path, error);
     }

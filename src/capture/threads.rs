@@ -14,11 +14,11 @@ use super::handover::Handover;
 use super::reader::{Notice, Reader};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{NotRecorded, Pipeline};
 use crate::privilege;
 use crate::probe::Probe;
 use crate::sink;
-use crate::status::{self, Numbers};
+use crate::status::{self, Cut, Numbers};
 
 /// Messages to the control thread. When it lags so far behind, the ring thread waits for it:
 /// whoever was stopped must be let go on.
@@ -44,24 +44,47 @@ pub(super) enum Message {
     Writer(io::Error),
 }
 
+/// What the writer has done.
+pub(super) struct Written {
+    pub(super) numbers: Numbers,
+    /// Why it ended before the capture; a reader that has seen enough is no reason.
+    pub(super) failed: Option<io::Error>,
+}
+
+impl Written {
+    /// The capture ended before its end.
+    fn cut(numbers: Numbers, error: io::Error) -> Written {
+        let (cut, failed) =
+            if is_reader_gone(&error) { (Cut::Reader, None) } else { (Cut::Output, Some(error)) };
+        Written { numbers: Numbers { cut_short: Some(cut), ..numbers }, failed }
+    }
+}
+
+/// Whether it was whoever reads the capture, and not the recording.
+fn is_reader_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe && !NotRecorded::is_in(error)
+}
+
 pub(super) fn spawn_writer(
     mut pipeline: Pipeline<sink::Fan>,
     live: bool,
     handover: Arc<Handover>,
     messages: Sender<Message>,
     numbers: Arc<Mutex<Numbers>>,
-) -> JoinHandle<io::Result<Numbers>> {
+) -> JoinHandle<Written> {
     thread::spawn(move || {
         go_first();
         privilege::lower();
         let mut told = Instant::now();
         let failed = loop {
             let Some(batch) = handover.take() else {
+                if let Err(error) = pipeline.flush() {
+                    break error;
+                }
                 let numbers = pipeline.numbers();
                 return match pipeline.finish() {
-                    // Who has seen enough misses nothing.
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(numbers),
-                    result => result,
+                    Ok(numbers) => Written { numbers, failed: None },
+                    Err(error) => Written::cut(numbers, error),
                 };
             };
             if told.elapsed() >= CLOCK_INTERVAL {
@@ -82,11 +105,9 @@ pub(super) fn spawn_writer(
             }
         };
         handover.abandon();
-        let broken_pipe = failed.kind() == io::ErrorKind::BrokenPipe;
-        let numbers = pipeline.numbers();
-        let copy = io::Error::new(failed.kind(), failed.to_string());
-        let _ = messages.send(Message::Writer(copy));
-        if broken_pipe { Ok(numbers) } else { Err(failed) }
+        let kind = if is_reader_gone(&failed) { failed.kind() } else { io::ErrorKind::Other };
+        let _ = messages.send(Message::Writer(io::Error::new(kind, failed.to_string())));
+        Written::cut(pipeline.give_up(), failed)
     })
 }
 

@@ -58,7 +58,7 @@ pub fn run(config: &Doctor) -> Result<Exit, Failure> {
         let json = serde_json::to_string_pretty(&report);
         json.map_err(|error| Failure::new(Exit::Io, format!("the report is no JSON: {error}"), ""))? + "\n"
     } else {
-        text::render(&report)
+        text::render(&report, &config.pids)
     };
     match io::stdout().write_all(said.as_bytes()).and_then(|()| io::stdout().flush()) {
         // A reader that has seen enough is no failure.

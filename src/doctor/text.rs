@@ -12,8 +12,8 @@ const PIDS_MAX: usize = 5;
 /// Most names of programs for one library.
 const NAMES_MAX: usize = 12;
 
-/// Many lines, the worst first.
-pub(super) fn render(report: &Report) -> String {
+/// Many lines, the worst first. `asked`: the pids that it is about; empty for all processes.
+pub(super) fn render(report: &Report, asked: &[u32]) -> String {
     let mut out = String::new();
     verdict(&mut out, report);
     let (captured, not): (Vec<&Library>, Vec<_>) =
@@ -21,7 +21,7 @@ pub(super) fn render(report: &Report) -> String {
     section(&mut out, report, "NOT CAPTURED", not);
     section(&mut out, report, "CAPTURED", captured);
     if report.libraries.is_empty() {
-        out.push_str("\nNo process that can be looked at carries TLS code that is known.\n");
+        nothing(&mut out, report, asked);
     }
     if !report.hidden.is_empty() {
         heading(&mut out, "NOT LOOKED AT");
@@ -37,6 +37,22 @@ pub(super) fn render(report: &Report) -> String {
     kernel(&mut out, report);
     privileges(&mut out, report);
     out
+}
+
+/// No process carries TLS code.
+fn nothing(out: &mut String, report: &Report, asked: &[u32]) {
+    let looked_at: Vec<String> = report.processes.iter().map(|process| process.pid.to_string()).collect();
+    let text = match &looked_at[..] {
+        _ if asked.is_empty() => {
+            "No process that can be looked at carries TLS code that is known.".to_owned()
+        }
+        // That none is there, or may be looked at, is told elsewhere.
+        [] => return,
+        [pid] => format!("Process {pid} carries no TLS code that is known."),
+        pids => format!("None of the processes {} carries TLS code that is known.", pids.join(", ")),
+    };
+    out.push('\n');
+    line(out, 0, &text);
 }
 
 fn verdict(out: &mut String, report: &Report) {
@@ -425,7 +441,7 @@ PRIVILEGES
   user         root
   has          cap_bpf
 ";
-        assert_eq!(render(&report()), expected);
+        assert_eq!(render(&report(), &[]), expected);
     }
 
     #[test]
@@ -437,7 +453,7 @@ PRIVILEGES
             help: Some("find it with: pgrep -a NAME".into()),
             warnings: vec!["containers have no names".into()],
         };
-        let text = render(&Report { verdict, ..report() });
+        let text = render(&Report { verdict, ..report() }, &[999_999]);
         let first = "There is no process 999999.\n    find it with: pgrep -a NAME\n\n\
                      Captures of other processes work here.\n  containers have no names\n\nNOT CAPTURED";
         assert!(text.starts_with(first), "{text}");
@@ -447,7 +463,7 @@ PRIVILEGES
     fn three_hundred_processes_are_few_lines() {
         let mut report = report();
         report.processes = (0..300).map(|n| process(n, &format!("p{}", n % 100), "u", &[0])).collect();
-        let text = render(&report);
+        let text = render(&report, &[]);
         assert!(text.contains("and programs of 88 more names"), "{text}");
         assert!(text.lines().count() < 60, "{text}");
     }
@@ -475,7 +491,7 @@ PRIVILEGES
             },
             ..report()
         };
-        let text = render(&none);
+        let text = render(&none, &[]);
         assert!(
             text.starts_with(
                 "A capture does not work here.\n  capturing is not permitted\n    run it with sudo\n\nNo process"

@@ -1,5 +1,6 @@
 //! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] are where they go.
 
+mod blocks;
 mod link;
 pub mod output;
 pub mod pcapng;
@@ -17,7 +18,7 @@ pub use serve::Server;
 pub struct Fan {
     /// A file or pipe.
     pub file: Option<Output>,
-    /// Clients, who never fail.
+    /// Clients, who never fail. What none of them got is told by [`Server::unserved`].
     pub server: Option<Server>,
 }
 

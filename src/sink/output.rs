@@ -129,12 +129,13 @@ impl Write for Output {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => error,
             };
+            let whole = whole(blocks, done);
             if let Some(len) = &mut self.regular {
-                *len += whole(blocks, done) as u64;
+                *len += whole as u64;
                 // If this fails too, the first error is still the one to tell.
                 let _ = self.file.set_len(*len).and_then(|()| self.file.seek(SeekFrom::Start(*len)));
             }
-            return Err(error);
+            return Err(io::Error::new(error.kind(), Partly { error, whole }));
         }
         if let Some(len) = &mut self.regular {
             *len += blocks.len() as u64;
@@ -145,6 +146,19 @@ impl Write for Output {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Inside an [`io::Error`]: so many bytes were written before it.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+struct Partly {
+    error: io::Error,
+    whole: usize,
+}
+
+/// Length in bytes of the whole blocks that were written before an error.
+pub(super) fn written_before(error: &io::Error) -> usize {
+    error.get_ref().and_then(|error| error.downcast_ref::<Partly>()).map_or(0, |partly| partly.whole)
 }
 
 /// Length of the whole blocks within the first `end` bytes.

@@ -15,7 +15,9 @@ use pcap_file::pcapng::blocks::interface_statistics::{
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption as Shb};
 use pcap_file::pcapng::{Block, PcapNgBlock};
 
+use super::blocks::{self, PACKET};
 use super::link::Link;
+use super::output;
 use crate::config::Comments;
 use crate::event::{ProcessKey, Start};
 use crate::redact;
@@ -37,7 +39,6 @@ const INTERFACES_MAX: usize = 16_384;
 /// Comments on the interface of what was lost by processes without packets.
 const REST_MAX: usize = 1024;
 
-const BLOCK_PACKET: u32 = 6;
 const OPTION_COMMENT: u16 = 1;
 const OPTION_FLAGS: u16 = 2;
 const OPTION_DROPCOUNT: u16 = 4;
@@ -131,6 +132,8 @@ pub struct PcapngWriter<W: Write> {
     link: Link,
     comments: Comments,
     counts: Counts,
+    /// Packets that are in the output: not those in the buffer.
+    packets_out: u64,
     /// A write failed, so that interfaces may be missing: nothing may follow.
     failed: bool,
 }
@@ -164,6 +167,7 @@ impl<W: Write> PcapngWriter<W> {
             link: Link::default(),
             comments: Comments::default(),
             counts: Counts::default(),
+            packets_out: 0,
             failed: false,
         };
         writer.counts.bytes = writer.buffer.get_ref().len() as u64;
@@ -195,9 +199,10 @@ impl<W: Write> PcapngWriter<W> {
         PcapngWriter { comments, ..self }
     }
 
-    /// What was written so far.
+    /// What was written so far. After a write failed, only packets that were written count.
     pub fn counts(&self) -> Counts {
-        Counts { interfaces: self.statistics.len(), ..self.counts }
+        let packets = if self.failed { self.packets_out } else { self.counts.packets };
+        Counts { packets, interfaces: self.statistics.len(), ..self.counts }
     }
 
     /// Adds a packet.
@@ -293,6 +298,10 @@ impl<W: Write> PcapngWriter<W> {
             return Err(io::Error::other("an earlier write failed"));
         }
         let result = self.out.write_all(buffer).and_then(|()| self.out.flush());
+        match &result {
+            Ok(()) => self.packets_out = self.counts.packets,
+            Err(error) => self.packets_out += blocks::packets(&buffer[..output::written_before(error)]),
+        }
         buffer.clear();
         self.failed = result.is_err();
         result
@@ -439,7 +448,7 @@ fn packet_block<'a>(
     let before = buffer.len();
     let (high, low) = ((packet.time >> 32) as u32, packet.time as u32);
     let original = packet.original_len.saturating_add(number(link.len())).max(number(captured));
-    for word in [BLOCK_PACKET, number(total), interface, high, low, number(captured), original] {
+    for word in [PACKET, number(total), interface, high, low, number(captured), original] {
         buffer.extend_from_slice(&word.to_le_bytes());
     }
     link.header(buffer, packet.headers);

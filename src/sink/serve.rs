@@ -7,7 +7,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
+use super::blocks::{PACKET, each, packets, word};
 use crate::status;
 
 /// Clients at once; one more is sent away.
@@ -30,7 +31,6 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
-const PACKET: u32 = 6;
 /// See `sink::pcapng`.
 const PROCESS: u32 = 0x8000_0001;
 /// `epb_queue`, which holds the connection's number.
@@ -56,6 +56,10 @@ struct State {
     /// Highest number of a connection so far.
     last: u32,
     clients: Vec<Client>,
+    /// A client was too slow, and none has come since.
+    is_missed: bool,
+    /// See [`Unserved::packets`].
+    unserved: u64,
     ended: bool,
 }
 
@@ -64,9 +68,34 @@ struct Client {
     peer: SocketAddr,
     /// Connections up to this one began before it came.
     after: u32,
-    blocks: Sender<Bytes>,
-    behind: Arc<AtomicUsize>,
+    blocks: Sender<Piece>,
+    behind: Arc<Behind>,
     stream: TcpStream,
+}
+
+/// Whole blocks for a client.
+#[derive(Debug)]
+struct Piece {
+    blocks: Bytes,
+    packets: u64,
+}
+
+/// What waits for a client.
+#[derive(Debug, Default)]
+struct Behind {
+    bytes: AtomicUsize,
+    packets: AtomicU64,
+}
+
+/// What no client got, though one wanted it.
+#[derive(Clone, Debug)]
+pub struct Unserved(Arc<Shared>);
+
+impl Unserved {
+    /// Packets that no client got because it was too slow. All are counted when the server is dropped.
+    pub fn packets(&self) -> u64 {
+        self.0.state().unserved
+    }
 }
 
 impl Server {
@@ -95,20 +124,40 @@ impl Server {
         !waited.unwrap_or_else(|e| e.into_inner()).0.clients.is_empty()
     }
 
+    /// What no client gets.
+    pub fn unserved(&self) -> Unserved {
+        Unserved(Arc::clone(&self.shared))
+    }
+
     /// Passes whole blocks on.
     pub fn blocks(&self, blocks: &[u8]) {
-        let mut state = self.shared.state();
+        let mut guard = self.shared.state();
+        let state = &mut *guard;
         let parts = parts(blocks);
+        // What the best of those who are sent away lacks.
+        let mut missed = None;
         // Shared by all who get all.
         let mut whole: Option<Bytes> = None;
         state.clients.retain(|client| {
             let wanted = if parts.first_connection > client.after {
-                whole.get_or_insert_with(|| Bytes::copy_from_slice(blocks)).clone()
+                let blocks = whole.get_or_insert_with(|| Bytes::copy_from_slice(blocks)).clone();
+                Piece { blocks, packets: parts.packets }
             } else {
-                since(blocks, client.after)
+                Piece::of(since(blocks, client.after))
             };
-            client.take(wanted)
+            match client.take(wanted) {
+                Taken::Yes => true,
+                Taken::Gone => false,
+                Taken::TooSlow { packets } => {
+                    missed = Some(missed.unwrap_or(u64::MAX).min(packets));
+                    false
+                }
+            }
         });
+        if state.clients.is_empty() {
+            state.unserved += missed.or(state.is_missed.then_some(parts.packets)).unwrap_or(0);
+        }
+        state.is_missed |= missed.is_some();
         state.last = state.last.max(parts.last_connection);
         for block in parts.start {
             if state.start.len() <= START_MAX {
@@ -125,8 +174,12 @@ impl Drop for Server {
         state.ended = true;
         let behind: Vec<_> = state.clients.iter().map(|client| Arc::clone(&client.behind)).collect();
         let streams: Vec<_> = state.clients.drain(..).map(|client| client.stream).collect();
-        let waiting = |_: &mut State| behind.iter().any(|bytes| bytes.load(Ordering::Acquire) > 0);
-        drop(self.shared.changed.wait_timeout_while(state, FAREWELL, waiting));
+        let waiting = |_: &mut State| behind.iter().any(|behind| behind.bytes.load(Ordering::Acquire) > 0);
+        let waited = self.shared.changed.wait_timeout_while(state, FAREWELL, waiting);
+        let mut state = waited.unwrap_or_else(|e| e.into_inner()).0;
+        state.unserved +=
+            behind.iter().map(|behind| behind.packets.load(Ordering::Acquire)).min().unwrap_or(0);
+        drop(state);
         for stream in streams {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -140,17 +193,37 @@ impl Shared {
     }
 }
 
+impl Piece {
+    fn of(blocks: Bytes) -> Piece {
+        Piece { packets: packets(&blocks), blocks }
+    }
+}
+
+/// Whether a client stays.
+enum Taken {
+    Yes,
+    /// It has gone by itself.
+    Gone,
+    /// It is sent away, and lacks so many packets.
+    TooSlow {
+        packets: u64,
+    },
+}
+
 impl Client {
-    /// Whether it stays.
-    fn take(&self, blocks: Bytes) -> bool {
-        let len = blocks.len();
-        let behind = self.behind.fetch_add(len, Ordering::AcqRel) + len;
-        let stays = behind <= BEHIND_MAX && (len == 0 || self.blocks.send(blocks).is_ok());
+    fn take(&self, piece: Piece) -> Taken {
+        let len = piece.blocks.len();
+        let packets = self.behind.packets.fetch_add(piece.packets, Ordering::AcqRel) + piece.packets;
+        let behind = self.behind.bytes.fetch_add(len, Ordering::AcqRel) + len;
         if behind > BEHIND_MAX {
             status::say(&format!("tls2pcap: {}: too slow, sent away\n", self.peer));
             let _ = self.stream.shutdown(Shutdown::Both);
+            Taken::TooSlow { packets }
+        } else if len == 0 || self.blocks.send(piece).is_ok() {
+            Taken::Yes
+        } else {
+            Taken::Gone
         }
-        stays
     }
 }
 
@@ -177,17 +250,19 @@ fn welcome(stream: TcpStream, shared: &Arc<Shared>, tell: bool) -> io::Result<()
         return Err(io::Error::other("there are too many clients or interfaces"));
     }
     let (sender, blocks) = unbounded();
-    let behind = Arc::new(AtomicUsize::new(0));
+    let behind = Arc::new(Behind::default());
     let client = Client { peer, after: state.last, blocks: sender, behind: Arc::clone(&behind), stream };
-    client.take(Bytes::copy_from_slice(&state.start));
+    client.take(Piece::of(Bytes::copy_from_slice(&state.start)));
     state.clients.push(client);
+    state.is_missed = false;
     drop(state);
     shared.changed.notify_all();
     let shared = Arc::clone(shared);
     thread::spawn(move || {
         serve(writing, &blocks, &behind, &shared);
         // What is left is nobody's.
-        behind.store(0, Ordering::Release);
+        behind.packets.store(0, Ordering::Release);
+        behind.bytes.store(0, Ordering::Release);
         shared.state().clients.retain(|client| client.peer != peer);
         shared.changed.notify_all();
     });
@@ -198,18 +273,19 @@ fn welcome(stream: TcpStream, shared: &Arc<Shared>, tell: bool) -> io::Result<()
 }
 
 /// Until the client or the capture ends.
-fn serve(mut stream: TcpStream, blocks: &Receiver<Bytes>, behind: &AtomicUsize, shared: &Shared) {
+fn serve(mut stream: TcpStream, pieces: &Receiver<Piece>, behind: &Behind, shared: &Shared) {
     let mut listening = Listening::Perhaps { has_bytes: false };
     loop {
-        match blocks.recv_timeout(LOOK) {
-            Ok(bytes) => {
-                if stream.write_all(&bytes).is_err() {
+        match pieces.recv_timeout(LOOK) {
+            Ok(Piece { blocks, packets }) => {
+                if stream.write_all(&blocks).is_err() {
                     return;
                 }
                 if let Listening::Perhaps { has_bytes } = &mut listening {
-                    *has_bytes |= !bytes.is_empty();
+                    *has_bytes |= !blocks.is_empty();
                 }
-                if behind.fetch_sub(bytes.len(), Ordering::AcqRel) == bytes.len() {
+                behind.packets.fetch_sub(packets, Ordering::AcqRel);
+                if behind.bytes.fetch_sub(blocks.len(), Ordering::AcqRel) == blocks.len() {
                     // With the lock, so that whoever waits does not miss it.
                     drop(shared.state());
                     shared.changed.notify_all();
@@ -270,14 +346,16 @@ struct Parts<'b> {
     /// Lowest and highest number of a connection; `u32::MAX` and 0 without packets.
     first_connection: u32,
     last_connection: u32,
+    packets: u64,
 }
 
 fn parts(blocks: &[u8]) -> Parts<'_> {
-    let mut parts = Parts { start: Vec::new(), first_connection: u32::MAX, last_connection: 0 };
+    let mut parts = Parts { start: Vec::new(), first_connection: u32::MAX, last_connection: 0, packets: 0 };
     for (kind, block) in each(blocks) {
         match kind {
             SECTION | INTERFACE | PROCESS => parts.start.push(block),
             _ => {
+                parts.packets += u64::from(kind == PACKET);
                 if let Some(connection) = connection(kind, block) {
                     parts.first_connection = parts.first_connection.min(connection);
                     parts.last_connection = parts.last_connection.max(connection);
@@ -292,16 +370,6 @@ fn parts(blocks: &[u8]) -> Parts<'_> {
 fn since(blocks: &[u8], after: u32) -> Bytes {
     let wanted = each(blocks).filter(|(kind, block)| connection(*kind, block).is_none_or(|c| c > after));
     wanted.flat_map(|(_, block)| block).copied().collect()
-}
-
-/// Each block with its type.
-fn each(mut blocks: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
-    std::iter::from_fn(move || {
-        let (kind, len) = (word(blocks, 0)?, word(blocks, 4)? as usize);
-        let (block, rest) = blocks.split_at_checked(len).filter(|_| len > 0)?;
-        blocks = rest;
-        Some((kind, block))
-    })
 }
 
 /// Number of a packet's connection; `None` for all other blocks.
@@ -319,10 +387,6 @@ fn connection(kind: u32, block: &[u8]) -> Option<u32> {
             _ => at += 4 + len.next_multiple_of(4),
         }
     }
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 #[cfg(test)]
@@ -439,7 +503,7 @@ mod tests {
             // The one that reads is not to be overrun by a test.
             let behind = |state: &mut State| {
                 let client = state.clients.iter().find(|client| !of(slow_port)(client));
-                client.is_some_and(|client| client.behind.load(Ordering::Acquire) > BEHIND_MAX / 2)
+                client.is_some_and(|client| client.behind.bytes.load(Ordering::Acquire) > BEHIND_MAX / 2)
             };
             drop(server.shared.changed.wait_while(server.shared.state(), behind).unwrap());
             server.blocks(&block);
@@ -449,6 +513,37 @@ mod tests {
         drop(server);
         assert_eq!(reading.join().unwrap(), count << 20);
         drop(slow);
+    }
+
+    #[test]
+    fn what_no_client_got_is_counted() {
+        let write = |server: Arc<Server>, count: u64| {
+            let mut writer = PcapngWriter::new(To(server), &Header::default(), false).unwrap();
+            let payload = vec![0; 1 << 20];
+            (0..count).for_each(|_| packet(&mut writer, 1, 1, &payload));
+            writer.finish(9, &[]).unwrap();
+        };
+        // The first is sent away, the second has not taken the rest when the capture is over.
+        for count in [60, 20] {
+            let server = server();
+            let (slow, unserved) = (connect(&server), server.unserved());
+            write(server, count);
+            assert!(unserved.packets() > 0, "of {count}");
+            assert_eq!(packets(&rest(slow)) + unserved.packets(), count);
+        }
+        let both = server();
+        let (slow, fast, unserved) = (connect(&both), connect(&both), both.unserved());
+        let reading = thread::spawn(move || rest(fast));
+        write(both, 15);
+        assert_eq!((packets(&reading.join().unwrap()), unserved.packets()), (15, 0));
+        drop(slow);
+        let left = server();
+        let unserved = left.unserved();
+        drop(connect(&left));
+        let one = |state: &mut State| !state.clients.is_empty();
+        drop(left.shared.changed.wait_while(left.shared.state(), one).unwrap());
+        write(left, 3);
+        assert_eq!(unserved.packets(), 0, "nobody wanted them");
     }
 
     #[test]

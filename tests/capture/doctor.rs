@@ -219,14 +219,23 @@ fn processes_without_tls_and_without_life() {
     assert_eq!(told.status, 5, "{:#}", told.report);
     assert_eq!(told.process(sleeper.pid())["libraries"], Value::Array(Vec::new()));
 
+    let text_of = |pids: &[u32]| {
+        let mut command = Command::new(TLS2PCAP);
+        command.arg("doctor").args(pids.iter().flat_map(|pid| ["-p".to_owned(), pid.to_string()]));
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let text = text_of(&[sleeper.pid()]);
+    let nothing = format!("\nProcess {} carries no TLS code that is known.\n", sleeper.pid());
+    assert!(text.contains(&nothing) && !text.contains("No process"), "{text}");
+
     let mut gone = Command::new("true").spawn().unwrap();
     gone.wait().unwrap();
     let told = Told::of(gone.id());
     assert_eq!(told.status, 5);
     assert!(told.report["verdict"]["reason"].as_str().unwrap().contains(&gone.id().to_string()));
-    let said = Command::new(TLS2PCAP).args(["doctor", "-p", &gone.id().to_string()]).output().unwrap();
-    let text = String::from_utf8(said.stdout).unwrap();
+    let text = text_of(&[gone.id()]);
     assert!(text.starts_with(&format!("There is no process {}.\n", gone.id())), "{text}");
+    assert!(!text.contains("TLS code"), "{text}");
 
     let thread = nix::unistd::gettid().as_raw() as u32;
     let told = Told::of(thread);

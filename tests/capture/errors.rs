@@ -71,6 +71,21 @@ fn read_only_file_system() {
     finished.failed(1, &["read-only"]);
 }
 
+/// The summary of a capture that could not be written to its end: how many packets are said to be in the file.
+#[track_caller]
+fn ends_early(finished: &Finished) -> usize {
+    let said = &finished.stderr;
+    assert!(
+        said.contains("lost: what came after writing failed") && !said.contains("nothing lost"),
+        "{said}"
+    );
+    assert!(!said.contains("\nnote: "), "{said}");
+    let line = said.lines().find(|line| line.contains(" of plaintext in ")).unwrap();
+    let words: Vec<&str> = line.split(' ').collect();
+    let at = words.iter().position(|word| *word == "packets").unwrap();
+    words[at - 1].replace(',', "").parse().unwrap()
+}
+
 #[test]
 fn disk_full_keeps_what_was_captured() {
     let test = begin!();
@@ -84,10 +99,12 @@ fn disk_full_keeps_what_was_captured() {
         url = nginx.site.url("/big"),
     ));
     finished.failed(1, &["no space left", "disk is full", "disk full"]);
+    let packets = ends_early(&finished);
     assert!(fs::metadata(&kept).unwrap().len() > 500_000, "what was captured before is not kept");
     for tshark in tshark::oracles() {
         let asked = "http.request.method && http.request.uri == \"/big\"";
         assert_eq!(tshark.count_so_far(kept.as_ref(), asked), 1);
+        assert_eq!(tshark.count_so_far(kept.as_ref(), "frame"), packets);
     }
     // The command is not to suffer from it.
     assert_eq!(fs::metadata(&body).unwrap().len() as usize, crate::support::nginx::BIG);
@@ -111,6 +128,26 @@ fn recording_full() {
     let test = begin!();
     let finished = test.capture().args(&["--record", "/dev/full"]).run(&["true"]);
     finished.failed(1, &["/dev/full: the recording cannot be written", "--record"]);
+}
+
+/// The capture file is none the worse.
+#[test]
+fn recording_that_ends_early_ends_the_capture() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let (dir, file) = (test.folder("small"), test.text("x.pcapng"));
+    let finished = with_own_mounts(&format!(
+        "mount -t tmpfs -o size=1m none {dir} || exit 99; \
+         exec {TLS2PCAP} -o {file} --record {dir}/r.t2p -- curl -sS --http1.1 --cacert {cert} -o /dev/null {url}",
+        cert = nginx.site.cert,
+        url = nginx.site.url("/big"),
+    ));
+    finished.failed(1, &["r.t2p: the recording cannot be written"]);
+    let packets = ends_early(&finished);
+    assert!(packets > 4, "{packets}");
+    for tshark in tshark::oracles() {
+        assert_eq!(tshark.fields(file.as_ref(), "frame", &["frame.number"]).len(), packets);
+    }
 }
 
 #[test]
@@ -216,4 +253,28 @@ fn nobody_reads_any_more() {
         finish(Command::new("sh").args(["-c", &script]));
         assert_eq!(fs::read_to_string(&status).unwrap(), "7\n", "{command}");
     }
+}
+
+/// The summary does not claim what was not watched. The reader has seen enough, so nothing is lost.
+#[test]
+fn reader_that_has_seen_enough() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let (status, said, body) = (test.text("status"), test.text("said"), test.text("body"));
+    let (cert, url) = (&nginx.site.cert, nginx.site.url("/big"));
+    let fetched = format!("-- curl -sS --http1.1 --cacert {cert} -o {body} {url}");
+    for target in [fetched, format!("-p {}", nginx.worker())] {
+        let script = format!(
+            "{{ {TLS2PCAP} -v --fail-on-loss -o - {target} 2>{said}; echo $? >{status}; }} | head -c 100 >/dev/null"
+        );
+        finish(Command::new("sh").args(["-c", &script]));
+        let said = fs::read_to_string(&said).unwrap();
+        assert_eq!(fs::read_to_string(&status).unwrap(), "0\n", "{said}");
+        let note = "note: the reader closed standard output: what came after that is not captured\n";
+        assert!(said.contains(note), "{said}");
+        for wrong in ["nothing lost", "mapped no TLS library", "no TLS data was seen", "lost:"] {
+            assert!(!said.contains(wrong), "{said}");
+        }
+    }
+    assert_eq!(fs::metadata(&body).unwrap().len() as usize, crate::support::nginx::BIG);
 }

@@ -193,6 +193,41 @@ fn served_over_tcp_beside_a_file() {
     }
 }
 
+/// Whoever is too slow is sent away. If nobody else has the capture, that is a loss.
+#[test]
+fn what_the_only_client_was_too_slow_for_is_lost_unless_it_is_in_a_file() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let url = nginx.site.url("/big");
+    // So slow that the writer keeps up.
+    let curl = format!(
+        "for i in 1 2 3 4; do curl -sS --limit-rate 30M --http1.1 --cacert {} -o /dev/null {url} || exit 9; done",
+        nginx.site.cert
+    );
+    let file = test.text("out.pcapng");
+    for output in [&[][..], &["-o", &file]] {
+        let mut command = Command::new(TLS2PCAP);
+        command.args(["--fail-on-loss", "--pcap-over-ip", "0"]).args(output).args(["--", "sh", "-c"]);
+        let mut capture = Process::start(command.arg(format!("read go; {curl}")), test.path("tls2pcap.err"));
+        let client = TcpStream::connect(address(&capture)).unwrap();
+        until("the client to be welcome", || capture.stderr().contains(" is connected").then_some(()));
+        capture.go_on();
+        let (status, said) = (code(capture.wait()), capture.stderr());
+        drop(client);
+        assert!(said.contains("too slow, sent away"), "{said}");
+        let lost = said.lines().find_map(|line| line.strip_suffix(" or capture less with -p, -u or -s)"));
+        if output.is_empty() {
+            let told = lost.and_then(|line| line.strip_prefix("lost: "));
+            let why = " packets: no client was fast enough for them (write to a file too, with -o,";
+            let count = told.and_then(|line| line.strip_suffix(why)).expect(&said);
+            assert!(count.replace(',', "").parse::<u64>().unwrap() > 500, "{said}");
+            assert_eq!((status, said.contains("nothing lost")), (6, false), "{said}");
+        } else {
+            assert_eq!((status, lost, said.contains("nothing lost")), (0, None, true), "{said}");
+        }
+    }
+}
+
 #[test]
 fn a_port_that_is_taken_is_said_and_so_is_an_open_door() {
     let test = begin!();

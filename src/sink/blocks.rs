@@ -1,0 +1,24 @@
+//! Blocks of a pcapng file that stand one behind the other.
+
+/// Type of an Enhanced Packet Block.
+pub(super) const PACKET: u32 = 6;
+
+/// Each whole block with its type.
+pub(super) fn each(mut blocks: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    std::iter::from_fn(move || {
+        let (kind, len) = (word(blocks, 0)?, word(blocks, 4)? as usize);
+        let (block, rest) = blocks.split_at_checked(len).filter(|_| len > 0)?;
+        blocks = rest;
+        Some((kind, block))
+    })
+}
+
+/// How many packets there are.
+pub(super) fn packets(blocks: &[u8]) -> u64 {
+    each(blocks).filter(|(kind, _)| *kind == PACKET).count() as u64
+}
+
+/// The number that stands at `at`.
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
