@@ -290,6 +290,8 @@ fn cost_of(found: &Found) -> Option<Cost> {
         .into_iter()
         .filter_map(of)
         .max()
+        // Go, rustls.
+        .or(Some(Cost::Unknown))
 }
 
 impl From<code::Cost> for Cost {

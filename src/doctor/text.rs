@@ -145,8 +145,8 @@ fn probes(library: &Library) -> String {
                 }
             }
         }
-        Some(Cost::Unknown) => "cost of the probes not known".to_owned(),
-        None => "at entries and RET instructions".to_owned(),
+        _ if library.symbols == Some(Symbols::Pclntab) => "at entries and RET instructions".to_owned(),
+        Some(Cost::Unknown) | None => "cost of the probes not known".to_owned(),
     };
     format!("{functions} function{}, {cost}", if functions == 1 { "" } else { "s" })
 }

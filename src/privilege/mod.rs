@@ -135,8 +135,13 @@ fn lockdown(text: &str) -> Lockdown {
     }
 }
 
-/// `6.1.0-56-cloud-amd64` is (6, 1).
-/// Major and minor number of a kernel's release.
+/// Whether this kernel can probe one process in bulk, as far as its release tells.
+pub(crate) fn has_bulk_by_process() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    version(&release).is_some_and(|kernel| kernel >= BULK_BY_PROCESS)
+}
+
+/// Major and minor number of a kernel's release: `6.1.0-56-cloud-amd64` is (6, 1).
 pub(crate) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
@@ -201,6 +206,9 @@ fn judge(facts: &Facts) -> Result<Allowed, Failure> {
     if !admin && !facts.has(CheckpointRestore) {
         warnings.push("without cap_checkpoint_restore, libraries replaced on disk since their process started are not found".to_owned());
     }
+    if !admin && facts.kernel.is_some_and(|kernel| kernel < BULK_BY_PROCESS) {
+        warnings.push("without cap_sys_admin, which single probes need before Linux 6.10, -p does not work, and connections of programs that encrypt into memory (Node, asyncio) get made-up addresses".to_owned());
+    }
     Ok(Allowed { warnings })
 }
 
@@ -257,7 +265,14 @@ mod tests {
             Ok(Allowed::default())
         );
         let few = Facts { capabilities: with(&[Bpf, Perfmon]), ..user.clone() };
-        assert_eq!(judge(&few).unwrap().warnings.len(), 2);
+        let warnings = judge(&few).unwrap().warnings;
+        assert_eq!(warnings.len(), 3);
+        assert!(
+            warnings[2].contains("without cap_sys_admin") && warnings[2].contains("made-up"),
+            "{warnings:?}"
+        );
+        let later = Facts { kernel: Some(BULK_BY_PROCESS), ..few.clone() };
+        assert_eq!(judge(&later).unwrap().warnings, warnings[..2]);
         let old_way = Facts { capabilities: with(&[SysAdmin]), ..user };
         assert_eq!(judge(&old_way), Ok(Allowed::default()));
     }

@@ -2,18 +2,31 @@
 
 use std::path::Path;
 
-use libbpf_rs::{Link, MapCore, MapFlags, UprobeMultiOpts, UprobeOpts};
+use libbpf_rs::{ErrorExt, Link, MapCore, MapFlags, UprobeMultiOpts, UprobeOpts};
 
 use super::sites::Programs;
 use super::skeleton::types;
-use super::{AT_RETURN, Backend, Probe, bytes_of, from_bytes};
+use super::{AT_RETURN, Backend, Options, Probe, bytes_of, from_bytes, is_denied};
 use crate::discover::Bio;
 use crate::event::ProcessKey;
+use crate::privilege;
+
+/// Why a probe by itself is refused, and the cure.
+const SINGLE_NEEDS: &str =
+    "on this kernel it needs cap_sys_admin too: run it with sudo, or give the program that capability";
 
 const PROCESS_NO_SOCKET: u32 = 32;
 const PROCESS_WATCHED: u32 = 64;
 const PROCESS_SOCKET: u32 = 128;
 const PROCESS_IDLE: u32 = 256;
+
+/// Whether the probes of BIO functions, which are for one process, are attached as those in bulk: single probes
+/// need CAP_SYS_ADMIN.
+pub(super) fn in_bulk(options: &Options, programs: Programs) -> bool {
+    // With pids it is tried before anything is captured: see `attaches_in_bulk`.
+    programs == Programs::Session
+        || programs.in_bulk() && (!options.pids.is_empty() || privilege::has_bulk_by_process())
+}
 
 impl Probe {
     /// Probes BIO_write and BIO_read, at these offsets of a file, in one process or in all (-1).
@@ -34,25 +47,33 @@ impl Probe {
             links.push(program.attach_uprobe_multi_with_opts(pid, path, "", options)?);
         } else if !self.by_returns {
             // The return first: an entry that is seen has its return probed. It would do harm on other stacks.
-            for program in ["bio_return_read", "bio_entry_read"] {
-                let options =
-                    UprobeOpts { retprobe: program.starts_with("bio_return"), ..UprobeOpts::default() };
-                links.push(self.program(program).attach_uprobe_with_opts(
-                    pid,
-                    path,
-                    read as usize,
-                    options,
-                )?);
-            }
+            links.push(self.attach_bio_program("bio_return_read", pid, path, read)?);
+            links.push(self.attach_bio_program("bio_entry_read", pid, path, read)?);
         }
-        let options = UprobeOpts::default();
-        links.push(self.program("bio_entry_write").attach_uprobe_with_opts(
-            pid,
-            path,
-            write as usize,
-            options,
-        )?);
+        links.push(self.attach_bio_program("bio_entry_write", pid, path, write)?);
         Ok(links)
+    }
+
+    fn attach_bio_program(
+        &self,
+        name: &str,
+        pid: i32,
+        path: &Path,
+        offset: u64,
+    ) -> Result<Link, libbpf_rs::Error> {
+        let (program, retprobe) = (self.program(name), name.starts_with("bio_return"));
+        if self.bio_in_bulk {
+            let options =
+                UprobeMultiOpts { offsets: vec![offset as usize], retprobe, ..UprobeMultiOpts::default() };
+            return program.attach_uprobe_multi_with_opts(pid, path, "", options);
+        }
+        let options = UprobeOpts { retprobe, ..UprobeOpts::default() };
+        program.attach_uprobe_with_opts(pid, path, offset as usize, options).map_err(|error| match is_denied(
+            &error,
+        ) {
+            true => error.context(SINGLE_NEEDS),
+            false => error,
+        })
     }
 
     /// Probes the BIO functions of a process that encrypts into memory, in that process only.

@@ -163,6 +163,8 @@ pub struct Probe {
     /// Why the back ends before it were not taken.
     refused: Vec<String>,
     programs: Programs,
+    /// See [`bio::in_bulk`].
+    bio_in_bulk: bool,
     /// What Go programs need is loaded.
     go: bool,
     /// The same of rustls.
@@ -353,6 +355,7 @@ impl Probe {
         open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
         // An IPv6 that is a module is not in the kernel's own type information, and fails the load.
         let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
+        let bio_in_bulk = bio::in_bulk(options, programs);
         for mut program in open.open_object_mut().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let in_library = is_in_library(&name);
@@ -371,7 +374,9 @@ impl Probe {
             {
                 program.set_autoload(false);
             }
-            if in_library && !name.contains(IN_SESSION) && programs.in_bulk() {
+            let in_bulk =
+                if name.starts_with(IN_BIO) { bio_in_bulk } else { in_library && programs.in_bulk() };
+            if in_bulk && !name.contains(IN_SESSION) {
                 program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
             }
         }
@@ -381,6 +386,7 @@ impl Probe {
             backend,
             refused: Vec::new(),
             programs,
+            bio_in_bulk,
             go: options.go,
             rustls: options.rustls,
             pids: options.pids.clone(),

@@ -33,7 +33,7 @@
 //! | `proto` | what the bytes were recognised as; decides `written_server` |
 //! | `start` | when the handle was first seen: seconds since 1970 with nine decimals |
 //! | `from_start` | 1: seen from its first byte; 0: joined in progress |
-//! | `peer_pid` `peer_comm` `peer_exe` | the process at the other end, on the same host |
+//! | `peer_pid` `peer_comm` `peer_exe` | the process at the other end, if that is captured too |
 //! | `missing` | bytes that are not in the file from here on, or `unknown`; in statistics: in all |
 //! | `filled` | inside TLS: so many zeros of plaintext are written for missing bytes, from this packet on |
 //! | `reason` | why |

@@ -165,6 +165,9 @@ fn a_program_in_go() {
     assert_eq!((&library["captured"], &library["linked"]), (&true.into(), &"static".into()));
     assert_eq!(library["symbols"], "pclntab");
     assert!(library["version"].as_str().unwrap().starts_with("1.24"), "{library:#}");
+    let functions = library["functions"].as_array().unwrap();
+    assert!(functions.iter().all(|function| function["cost"] == "unknown"), "{library:#}");
+    assert_eq!(library["cost"], "unknown");
 }
 
 /// Doctor says why, and so do captures of it.

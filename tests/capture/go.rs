@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::support::each::assert_each_on_its_socket;
-use crate::support::programs::{Told, built_by_go, transcript};
+use crate::support::programs::{Told, built_by_go, exchange_server, transcript};
 use crate::support::view::Packet;
 use crate::support::{Finished, Process, Test, assert_same_bytes, begin, gate, run};
 
@@ -238,6 +238,47 @@ fn server_that_runs_already() {
             assert_eq!(connection.comment.number("from_start"), 0);
         }
     }
+}
+
+/// The linker drops what is never called: `(*Conn).Read` and `Close`, here.
+#[track_caller]
+fn only_written_to(test: &Test, go: &str, more: &[&str]) {
+    const CONNECTIONS: usize = 8;
+    const LENGTHS: [usize; 6] = [11, 1, 16_385, 3_000_000, 40_000, 5];
+    let Some(program) = built_by_go(go, "gowrite", more) else {
+        gate::skipped(&test.name, &format!("{go} is not there: run tests/oracles"), "T2P_REQUIRE_ORACLES");
+        return;
+    };
+    let code = std::fs::read(&program).unwrap();
+    for name in ["Read", "Close"] {
+        let name = format!("crypto/tls.(*Conn).{name}\0");
+        assert!(memchr::memmem::find(&code, name.as_bytes()).is_none(), "it has {name}");
+    }
+    let total: usize = LENGTHS.iter().sum();
+    let (mut server, port) = exchange_server(test, &format!("--threads {CONNECTIONS} r:{total} s"));
+    let dir = test.folder("client");
+    let mut words = vec![program, port.to_string(), dir.clone(), CONNECTIONS.to_string()];
+    words.extend(LENGTHS.map(|length| length.to_string()));
+    let finished =
+        STRESS.iter().fold(test.capture(), |c, (name, value)| c.variable(name, value)).run(&words).ok();
+    server.wait_ok();
+    assert_each_on_its_socket(&finished, &dir, "client", CONNECTIONS, |told, connection| {
+        assert_eq!(connection.sent_by_client.len(), total);
+        assert!(connection.finished, "{told:?} has no end");
+        assert_eq!(connection.comment.get("tuple"), "same-call", "{told:?}");
+        assert_eq!(connection.comment.get("role"), "client", "{told:?}");
+        assert_eq!(connection.comment.number("from_start"), 1, "{told:?}");
+    });
+}
+
+#[test]
+fn client_of_1_24_that_only_writes() {
+    only_written_to(&begin!(), "go-1.24", &[]);
+}
+
+#[test]
+fn client_of_the_newest_that_only_writes_stripped() {
+    only_written_to(&begin!(), "go-sid", &["-ldflags=-s -w"]);
 }
 
 /// Where arguments are on the stack it is said, and nothing is captured.

@@ -5,8 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::support::desk::Desk;
+use crate::support::each::assert_each_on_its_socket;
 use crate::support::nginx::Nginx;
-use crate::support::{begin, run, until};
+use crate::support::programs::{PYTHON, exchange_server, source};
+use crate::support::{Finished, begin, process, run, until};
 
 /// The program may read and look into everything; the files that its user names it may not.
 #[test]
@@ -100,4 +102,40 @@ fn the_rights_that_status_names_are_enough() {
     // Its group's only.
     fs::set_permissions(&desk.program, fs::Permissions::from_mode(0o750)).unwrap();
     assert!(desk.command(&desk.program).arg("--version").output().is_err());
+}
+
+/// They are enough for a program that encrypts into memory, too: its BIO functions are probed while it runs.
+#[test]
+fn the_rights_that_status_names_are_enough_for_an_event_loop() {
+    const COUNT: usize = 4;
+    let test = begin!();
+    let Some(desk) = Desk::new(&test, "") else { return };
+    let (mut server, port) =
+        exchange_server(&test, &format!("--threads {COUNT} r:1000 w:2000 r:10 w:10 z S"));
+    let at_home = |name: &str| desk.home.join(name).to_str().unwrap().to_owned();
+    let (script, dir, file) = (at_home("eventloop.py"), at_home("client"), at_home("x.pcapng"));
+    fs::copy(source("eventloop.py"), &script).unwrap();
+    run(desk.command("mkdir").arg(&dir));
+    let mut command = desk.command(&desk.program);
+    command.args([
+        "-v",
+        "-o",
+        &file,
+        "--",
+        PYTHON,
+        &script,
+        "connect",
+        &port.to_string(),
+        &COUNT.to_string(),
+        &dir,
+    ]);
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("encrypts into memory: probed the BIO functions"), "{stderr}");
+    server.wait_ok();
+    let status = process::code(output.status);
+    let finished = Finished { status, stdout: output.stdout, stderr, file: file.into() }.ok();
+    assert_each_on_its_socket(&finished, &dir, "client", COUNT, |told, connection| {
+        assert_eq!(connection.comment.get("tuple"), "ciphertext", "{told:?}");
+    });
 }

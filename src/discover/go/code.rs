@@ -32,6 +32,15 @@ pub enum Unclear {
     /// It ends in another function.
     #[error("it is left by a jump")]
     Jump,
+    /// The table has its name only.
+    #[error("it is inlined where it is called")]
+    Inlined,
+    /// Which of them is called is not known.
+    #[error("there are several of that name")]
+    Several,
+    /// What reads TLS writes it too, at least alerts.
+    #[error("there is none")]
+    Missing,
     /// It never returns.
     #[error("it has no return")]
     NoReturn,

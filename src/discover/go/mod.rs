@@ -9,6 +9,8 @@ mod build;
 mod code;
 mod table;
 
+use std::ops::Range;
+
 use object::{ReadRef, elf};
 
 use self::code::Checked;
@@ -72,7 +74,7 @@ pub struct GoPlace {
 /// The `crypto/tls` of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Go {
-    /// The functions that are probed: reads, writes, and what else the program has.
+    /// The functions that are probed: writes, and what else the program has. The linker drops what is never called.
     pub places: Vec<GoPlace>,
     /// Functions that the program has, but that are not probed, and why.
     pub left_out: Vec<(GoFunction, Unclear)>,
@@ -90,7 +92,7 @@ pub enum NotGo {
     /// No table that is understood.
     #[error("its table of functions (pclntab) is not found or not understood")]
     NoTable,
-    /// The program never reads or never writes TLS.
+    /// Neither reads nor writes.
     #[error("it has no crypto/tls, or one whose names are obscured")]
     NoTls,
     /// A function is not as expected.
@@ -126,8 +128,11 @@ pub(super) fn version<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> String {
 fn in_table<'d, R: ReadRef<'d>>(image: &Image<'d, R>, table: &Table<'d>) -> Result<Go, NotGo> {
     let wanted = GoFunction::ALL.map(GoFunction::name);
     let ranges = table.methods(b"crypto/tls.(*Conn).", &wanted);
-    if ranges[GoFunction::Read as usize].is_none() || ranges[GoFunction::Write as usize].is_none() {
-        return Err(NotGo::NoTls);
+    if ranges[GoFunction::Write as usize].is_none() {
+        return Err(match ranges[GoFunction::Read as usize] {
+            None => NotGo::NoTls,
+            Some(_) => NotGo::Unclear(GoFunction::Write, Unclear::Missing),
+        });
     }
     let mut why = NotGo::NoTable;
     for base in table.bases(image) {
@@ -135,11 +140,14 @@ fn in_table<'d, R: ReadRef<'d>>(image: &Image<'d, R>, table: &Table<'d>) -> Resu
         let mut read_and_write = Ok(());
         for (function, range) in GoFunction::ALL.into_iter().zip(&ranges) {
             let Some(range) = range else { continue };
-            let checked = base
-                .checked_add(range.start)
-                .zip(base.checked_add(range.end))
-                .ok_or(Unclear::Outside)
-                .and_then(|(start, end)| code::check(image, start..end));
+            let absolute = |range: Range<u64>| {
+                let (start, end) = base.checked_add(range.start).zip(base.checked_add(range.end))?;
+                Some(start..end)
+            };
+            let checked = range
+                .clone()
+                .and_then(|range| absolute(range).ok_or(Unclear::Outside))
+                .and_then(|range| code::check(image, range));
             match checked {
                 Ok(Checked { entry, returns }) => go.places.push(GoPlace { function, entry, returns }),
                 Err(unclear) if matches!(function, GoFunction::Read | GoFunction::Write) => {

@@ -6,6 +6,7 @@ use memchr::memmem;
 use object::ReadRef;
 
 use super::super::image::Image;
+use super::code::Unclear;
 
 /// Most functions of a program; the largest known have less than half a million.
 const FUNCTIONS_MAX: u64 = 1 << 23;
@@ -100,12 +101,12 @@ impl<'d> Table<'d> {
     }
 
     /// Where the functions of these names lie, relative to a base. Each name begins with `prefix`. `None`: the
-    /// program has no such function, or several.
+    /// program has no such function.
     pub(super) fn methods<const N: usize>(
         &self,
         prefix: &[u8],
         names: &[&str; N],
-    ) -> [Option<Range<u64>>; N] {
+    ) -> [Option<Result<Range<u64>, Unclear>>; N] {
         let mut offsets = [None; N];
         for at in memmem::find_iter(self.names, prefix) {
             if at > 0 && self.names[at - 1] != 0 {
@@ -117,18 +118,15 @@ impl<'d> Table<'d> {
                 offsets[index] = u32::try_from(at).ok();
             }
         }
-        let mut found = [const { None }; N];
-        let mut twice = [false; N];
+        // A name without a function: it was inlined wherever it is called.
+        let mut found = offsets.map(|offset| offset.map(|_| Err(Unclear::Inlined)));
         for index in 0..self.count {
             let Some((name, range)) = self.function(index) else { continue };
             if let Some(which) = offsets.iter().position(|o| *o == Some(name)) {
-                twice[which] |= found[which].is_some();
-                found[which] = Some(range);
-            }
-        }
-        for (range, twice) in found.iter_mut().zip(twice) {
-            if twice {
-                *range = None;
+                found[which] = Some(match found[which] {
+                    Some(Err(Unclear::Inlined)) => Ok(range),
+                    _ => Err(Unclear::Several),
+                });
             }
         }
         found

@@ -1,5 +1,6 @@
 //! A table of functions in each layout, and damaged ones.
 
+use super::code::Unclear;
 use super::table::Table;
 
 /// A table with the functions `a.F` and `a.(*T).M`, 16 bytes each.
@@ -36,10 +37,23 @@ fn functions_in_every_layout() {
         let bytes = table(magic, wide);
         let parsed = Table::parse(&bytes).unwrap_or_else(|| panic!("{magic:x}"));
         let found = parsed.methods(b"a.(*T).", &["M", "N"]);
-        assert_eq!(found, [Some(0x1010..0x1020), None], "{magic:x}");
-        assert_eq!(parsed.methods(b"a.", &["F"]), [Some(0x1000..0x1010)], "{magic:x}");
+        assert_eq!(found, [Some(Ok(0x1010..0x1020)), None], "{magic:x}");
+        assert_eq!(parsed.methods(b"a.", &["F"]), [Some(Ok(0x1000..0x1010))], "{magic:x}");
     }
     assert!(Table::parse(&table(0xfb, false)).is_none(), "a layout that is not read");
+}
+
+#[test]
+fn functions_without_a_place_or_with_two() {
+    let bytes = table(0xf1, false);
+    let method = bytes.len() - 4;
+    let mut inlined = bytes.clone();
+    inlined[method..].copy_from_slice(&0u32.to_le_bytes());
+    let of = |bytes: &[u8]| Table::parse(bytes).unwrap().methods(b"a.", &["F", "(*T).M"]);
+    assert_eq!(of(&inlined), [Some(Ok(0x1000..0x1010)), Some(Err(Unclear::Inlined))]);
+    let mut twice = bytes;
+    twice[method..].copy_from_slice(&1u32.to_le_bytes());
+    assert_eq!(of(&twice), [Some(Err(Unclear::Several)), Some(Err(Unclear::Inlined))]);
 }
 
 #[test]
