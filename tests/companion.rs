@@ -2,15 +2,19 @@
 //! blocks, and how they are installed.
 //!
 //! The judges are `tshark-4.0`, `-4.4` and `-4.6` in `$T2P_CACHE/bin` (`tests/.cache/bin`). One that
-//! is absent is named as skipped; with `T2P_REQUIRE_ORACLES=1` that is a failure. Wireshark loads no
+//! is absent is named as skipped; with `T2P_REQUIRE_ORACLES=1`, or if none is there, that is a failure. Wireshark loads no
 //! scripts of root, so as root they run as another user, who owns a home folder of the test's.
+
+#[allow(dead_code)]
+#[path = "capture/support/gate.rs"]
+mod gate;
 
 use std::collections::HashMap;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -23,9 +27,6 @@ use tls2pcap::track::segment::{
 
 use Side::{Client, Server};
 
-/// Which releases must be there.
-const RELEASES: [&str; 3] = ["4.0", "4.4", "4.6"];
-
 /// The user who runs tshark where root must not: nobody.
 const NOBODY: u32 = 65534;
 
@@ -37,32 +38,33 @@ fn as_nobody(command: &mut Command) -> &mut Command {
     command
 }
 
-/// A program of a release, such as `tshark`; where it is not there, that is said.
+/// A program of a release, such as `tshark`; where it is not there, or cannot be run, that is reported.
 fn program(name: &str, release: &str) -> Option<PathBuf> {
-    let cache = std::env::var_os("T2P_CACHE")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.cache"), PathBuf::from);
-    let path = cache.join("bin").join(format!("{name}-{release}"));
-    if path.exists() {
-        // In a checkout that only root may enter nobody else can run it.
-        let mut command = Command::new(&path);
-        as_nobody(&mut command).arg("--version");
-        return match command.output() {
-            Ok(_) => Some(path),
-            Err(error) => {
-                eprintln!("SKIPPED {name} {release}: nobody but root can run {}: {error}", path.display());
-                None
-            }
-        };
+    let skipped = |why: &str| {
+        gate::skipped(&format!("every check with {name} {release}"), why, "T2P_REQUIRE_ORACLES");
+    };
+    let Some(path) = gate::cached_tool(&format!("{name}-{release}")) else {
+        skipped(&format!("{name}-{release} not found (run tests/oracles)"));
+        return None;
+    };
+    // In a checkout that only root may enter nobody else can run it.
+    let mut command = Command::new(&path);
+    if let Err(error) = as_nobody(&mut command).arg("--version").output() {
+        skipped(&format!("nobody but root can run {}: {error}", path.display()));
+        return None;
     }
-    let why = format!("{} does not exist (run tests/oracles)", path.display());
-    assert!(std::env::var_os("T2P_REQUIRE_ORACLES").is_none_or(|v| v != "1"), "{why}");
-    eprintln!("SKIPPED {name} {release}: {why}");
-    None
+    Some(path)
 }
 
-/// The tsharks that there are.
-fn tsharks() -> Vec<(&'static str, PathBuf)> {
-    RELEASES.into_iter().filter_map(|release| Some((release, program("tshark", release)?))).collect()
+/// The tsharks that there are. Fails if there is none: without a judge a test would show nothing.
+fn tsharks() -> &'static [(&'static str, PathBuf)] {
+    static FOUND: OnceLock<Vec<(&str, PathBuf)>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let find = |release| Some((release, program("tshark", release)?));
+        gate::RELEASES.into_iter().filter_map(find).collect()
+    });
+    assert!(!found.is_empty(), "no release of tshark is there to judge");
+    found
 }
 
 /// A home folder of a user who is not root.
@@ -300,11 +302,11 @@ fn with_plugin() -> Home {
 fn every_packet_tells_whose_it_is() {
     let (home, scene) = (with_plugin(), scene());
     let file = home.write("scene.pcapng", &scene);
-    for (release, tshark) in tsharks() {
+    for &(release, ref tshark) in tsharks() {
         let ask = |options: &[&str], filter: &str, names: &[&str]| {
             let names: Vec<String> = names.iter().map(|n| format!("tls2pcap.{n}")).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            fields(&home, &tshark, &file, options, filter, &names)
+            fields(&home, tshark, &file, options, filter, &names)
         };
         for options in [&[][..], &["-2"]] {
             // Nothing is without a process, and all packets of a connection say the same.
@@ -338,7 +340,7 @@ fn every_packet_tells_whose_it_is() {
             assert_eq!(all, expected, "{release} {options:?}");
             let requests = fields(
                 &home,
-                &tshark,
+                tshark,
                 &file,
                 options,
                 "http.request && tls2pcap.pid == 300",
@@ -360,13 +362,13 @@ fn every_packet_tells_whose_it_is() {
         // What Wireshark shows of the packets themselves stays as it was.
         let plain = Home::new();
         let columns = |home: &Home| {
-            let mut command = home.command(&tshark);
+            let mut command = home.command(tshark);
             command.arg("-n").arg("-r").arg(&file);
             lines(command)
         };
         assert_eq!(columns(&home), columns(&plain), "{release}");
         let shown = ["_ws.malformed", "http.response.code", "tcp.analysis.flags", "_ws.expert.message"];
-        let all = |home| fields(home, &tshark, &file, &[], "frame", &shown);
+        let all = |home| fields(home, tshark, &file, &[], "frame", &shown);
         assert_eq!(all(&home), all(&plain), "{release}");
     }
 }
@@ -379,14 +381,14 @@ fn fields_are_the_same_behind_ethernet() {
     let names = ["pid", "comm", "sni", "server_port", "lost", "lost.total", "synthetic"];
     let names: Vec<String> = names.iter().map(|name| format!("tls2pcap.{name}")).collect();
     let names: Vec<&str> = ["http.request.uri"].into_iter().chain(names.iter().map(String::as_str)).collect();
-    for (release, tshark) in tsharks() {
+    for &(release, ref tshark) in tsharks() {
         for options in [&[][..], &["-2"]] {
-            let of = |file| fields(&home, &tshark, file, options, "frame", &names);
+            let of = |file| fields(&home, tshark, file, options, "frame", &names);
             assert_eq!(of(&ethernet), of(&raw), "{release} {options:?}");
         }
         // What Wireshark shows of the packets themselves stays as it was.
         let columns = |home: &Home| {
-            let mut command = home.command(&tshark);
+            let mut command = home.command(tshark);
             command.arg("-n").arg("-r").arg(&ethernet);
             lines(command)
         };
@@ -398,23 +400,23 @@ fn fields_are_the_same_behind_ethernet() {
 fn fields_survive_other_tools() {
     let (home, scene) = (with_plugin(), scene());
     let file = home.write("scene.pcapng", &scene);
-    for (release, tshark) in tsharks() {
+    for &(release, ref tshark) in tsharks() {
         let Some(editcap) = program("editcap", release) else { continue };
         let (all, rest) = (home.path().join("all.pcapng"), home.path().join("rest.pcapng"));
         let mut command = home.command(&editcap);
         command.arg(&file).arg(&all);
         lines(command);
         let names = ["tls2pcap.pid", "tls2pcap.sni"];
-        let of = |file| fields(&home, &tshark, file, &[], "frame", &names);
+        let of = |file| fields(&home, tshark, file, &[], "frame", &names);
         assert_eq!(of(&all), of(&file), "{release}");
         // Without the SYNs the interfaces still name the processes.
         let mut command = home.command(&editcap);
         command.arg("-r").arg(&file).arg(&rest).arg("4-5");
         lines(command);
-        let left = fields(&home, &tshark, &rest, &[], "frame", &["tls2pcap.pid", "tls2pcap.comm"]);
+        let left = fields(&home, tshark, &rest, &[], "frame", &["tls2pcap.pid", "tls2pcap.comm"]);
         assert_eq!(left, ["100|curl"; 2], "{release}");
         // From a pipe, where nothing can be looked at before.
-        let mut command = home.command(&tshark);
+        let mut command = home.command(tshark);
         command.args(["-n", "-r", "-", "-Y", "tls2pcap.pid == 100", "-T", "fields", "-e", "tls2pcap.comm"]);
         let mut cat = Command::new("cat").arg(&file).stdout(std::process::Stdio::piped()).spawn().unwrap();
         command.stdin(cat.stdout.take().unwrap());
@@ -471,9 +473,9 @@ fn files_of_others_are_left_alone() {
     let home = with_plugin();
     let mut pcap = foreign(50);
     let file = home.write("foreign.pcap", &pcap);
-    for (release, tshark) in tsharks() {
+    for &(release, ref tshark) in tsharks() {
         let shown = |options: &[&str]| {
-            fields(&home, &tshark, &file, options, "frame.number == 1", &["frame.protocols"])
+            fields(&home, tshark, &file, options, "frame.number == 1", &["frame.protocols"])
         };
         assert_eq!(shown(&[]), ["raw:ip:tcp:http"], "{release}");
         let [forced] = &shown(&["-o", "tls2pcap.fields:in all files"])[..] else { panic!() };
@@ -484,10 +486,10 @@ fn files_of_others_are_left_alone() {
     let mut scene = scene();
     scene.truncate(scene.len() / 2 + 3);
     let files = [home.write("cut.pcap", &pcap), home.write("cut.pcapng", &scene), home.write("empty", b"")];
-    for (release, tshark) in tsharks() {
+    for &(release, ref tshark) in tsharks() {
         for file in &files {
             let output = home
-                .command(&tshark)
+                .command(tshark)
                 .args(["-n", "-r"])
                 .arg(file)
                 .args(["-Y", "tls2pcap.pid"])
@@ -514,17 +516,17 @@ fn damaged_comments_hide_no_packet() {
     }
     let file = home.write("damaged.pcapng", &scene);
     let plain = Home::new();
-    for (release, tshark) in tsharks() {
-        let requests = |home| fields(home, &tshark, &file, &[], "http", &["http.request.uri"]);
+    for &(release, ref tshark) in tsharks() {
+        let requests = |home| fields(home, tshark, &file, &[], "http", &["http.request.uri"]);
         assert!(requests(&home).len() > 7, "{release}");
         let of = |home: &Home| {
-            let mut command = home.command(&tshark);
+            let mut command = home.command(tshark);
             command.arg("-n").arg("-r").arg(&file);
             lines(command)
         };
         assert_eq!(of(&home), of(&plain), "{release}");
         assert_eq!(
-            fields(&home, &tshark, &file, &[], "tls2pcap.tid || !tls2pcap.pid", &["tls2pcap.tid"]),
+            fields(&home, tshark, &file, &[], "tls2pcap.tid || !tls2pcap.pid", &["tls2pcap.tid"]),
             [""; 0]
         );
     }
@@ -535,7 +537,7 @@ fn process_blocks_name_the_process_of_each_packet() {
     let home = Home::new();
     let file = home.write("scene.pcapng", &scene_with(true, Link::Raw));
     let plain = home.write("plain.pcapng", &scene());
-    for (release, tshark) in tsharks() {
+    for &(release, ref tshark) in tsharks() {
         let edited = home.path().join("edited.pcapng");
         let mut files = vec![&file];
         if let Some(editcap) = program("editcap", release) {
@@ -545,7 +547,7 @@ fn process_blocks_name_the_process_of_each_packet() {
             files.push(&edited);
         }
         let details = |file: &Path| {
-            let mut command = home.command(&tshark);
+            let mut command = home.command(tshark);
             command.args(["-n", "-T", "fields", "-e", "frame.comment", "-e", "frame.interface_queue"]);
             command.args(["-e", "_ws.col.Info", "-e", "frame.interface_name", "-r"]).arg(file);
             lines(command)
@@ -557,7 +559,7 @@ fn process_blocks_name_the_process_of_each_packet() {
             }
             let names =
                 ["frame.interface_name", "frame.darwin.process_info.pid", "frame.darwin.process_info.pname"];
-            let mut all = fields(&home, &tshark, file, &[], "frame", &names);
+            let mut all = fields(&home, tshark, file, &[], "frame", &names);
             all.sort();
             all.dedup();
             let expected = ["curl[100]|100|curl", "nginx[200]|200|nginx", "söme one[1][300]|300|söme one[1]"];
@@ -593,9 +595,9 @@ fn what_is_installed_loads_without_a_complaint() {
     let buttons =
         std::fs::read_to_string(home.path().join(".config/wireshark/profiles/tls2pcap/dfilter_buttons"))
             .unwrap();
-    for (release, tshark) in tsharks() {
+    for &(release, ref tshark) in tsharks() {
         // With its colours: rules that a release does not understand are complained of.
-        let mut command = home.command(&tshark);
+        let mut command = home.command(tshark);
         command.args(["-C", "tls2pcap", "--color", "-r"]).arg(&file);
         let shown = lines(command).join("\n");
         for text in ["curl[100]", "Outbound", "Inbound", "late.example", "GET /seven"] {
@@ -605,7 +607,7 @@ fn what_is_installed_loads_without_a_complaint() {
             let filter = button.split("\",\"").nth(2).unwrap().replace("\\x22", "\"");
             // References stand for a field of the selected packet, which there is only in the window.
             let filter = filter.replace("${", "").replace('}', "");
-            fields(&home, &tshark, &file, &[], &filter, &["frame.number"]);
+            fields(&home, tshark, &file, &[], &filter, &["frame.number"]);
         }
     }
 }
@@ -617,9 +619,9 @@ fn the_interface_is_among_those_of_wireshark() {
     assert_eq!(home.tls2pcap(&["install"]).0, Some(0));
     let nothing = home.path().join("nothing");
     std::fs::create_dir(&nothing).unwrap();
-    for (release, tshark) in tsharks() {
+    for &(release, ref tshark) in tsharks() {
         let list = || {
-            let mut command = home.command(&tshark);
+            let mut command = home.command(tshark);
             // 4.4 finds none at all where the folder of all users is absent.
             command.env("WIRESHARK_EXTCAP_DIR", &nothing).arg("-D");
             String::from_utf8(command.output().unwrap().stdout).unwrap()
@@ -637,8 +639,8 @@ fn the_interface_is_among_those_of_wireshark() {
         assert!(page.is_file());
     }
     assert_eq!(home.tls2pcap(&["uninstall"]).0, Some(0));
-    for (release, tshark) in tsharks() {
-        let mut command = home.command(&tshark);
+    for &(release, ref tshark) in tsharks() {
+        let mut command = home.command(tshark);
         command.env("WIRESHARK_EXTCAP_DIR", &nothing).arg("-D");
         assert!(!both(&command.output().unwrap()).contains("tls2pcap"), "{release}");
     }
@@ -650,8 +652,8 @@ fn columns_show_the_process_without_the_plugin() {
     assert_eq!(home.tls2pcap(&["install"]).0, Some(0));
     std::fs::remove_file(home.path().join(".local/lib/wireshark/plugins/tls2pcap.lua")).unwrap();
     let file = home.write("scene.pcapng", &scene());
-    for (release, tshark) in tsharks() {
-        let mut command = home.command(&tshark);
+    for &(release, ref tshark) in tsharks() {
+        let mut command = home.command(tshark);
         command.args(["-C", "tls2pcap", "--color", "-r"]).arg(&file);
         let shown = lines(command);
         assert!(
@@ -703,8 +705,8 @@ fn wireshark_finds_it_wherever_it_looks() {
         set(&mut install);
         assert!(install.output().unwrap().status.success());
         let file = home.write("scene.pcapng", &scene());
-        for (release, tshark) in tsharks() {
-            let mut command = home.command(&tshark);
+        for &(release, ref tshark) in tsharks() {
+            let mut command = home.command(tshark);
             set(&mut command);
             command.args(["-C", "tls2pcap", "-r"]).arg(&file);
             assert!(lines(command).join("\n").contains("nginx[200]"), "{release} {variables:?}");

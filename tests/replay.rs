@@ -2,8 +2,11 @@
 //! tshark reads in the result is what it read when they were made, and no damage to a recording
 //! makes the program fall over.
 //!
-//! `T2P_BLESS=1` writes the expected listings anew. The tshark of the system judges, and those that
-//! tests/oracles fetched.
+//! `T2P_BLESS=1` writes the expected listings anew. The releases of tshark that tests/oracles fetched judge.
+
+#[allow(dead_code)]
+#[path = "capture/support/gate.rs"]
+mod gate;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -59,23 +62,6 @@ fn replay(recording: &[u8]) -> (Vec<u8>, Result<(), RecordingError>) {
     (file.0.take(), end)
 }
 
-fn tsharks() -> Vec<(String, PathBuf)> {
-    let cache = std::env::var_os("T2P_CACHE")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.cache"), PathBuf::from);
-    let mut found = Vec::new();
-    for version in ["4.0", "4.4", "4.6"] {
-        let path = cache.join(format!("bin/tshark-{version}"));
-        if path.exists() {
-            found.push((version.to_owned(), path));
-        } else if std::env::var_os("T2P_REQUIRE_ORACLES").is_some_and(|v| v == "1") {
-            panic!("{} is missing: run tests/oracles", path.display());
-        } else {
-            eprintln!("SKIPPED tshark {version}: not found (run tests/oracles)");
-        }
-    }
-    found
-}
-
 #[test]
 fn tshark_reads_what_it_read_when_the_recordings_were_made() {
     let scratch = tempfile::tempdir().unwrap();
@@ -86,8 +72,8 @@ fn tshark_reads_what_it_read_when_the_recordings_were_made() {
         std::fs::write(&capture, file).unwrap();
         let expected = recording.with_extension("txt");
         let bless = std::env::var_os("T2P_BLESS").is_some();
-        for (i, (version, tshark)) in tsharks().into_iter().enumerate() {
-            let output = Command::new(&tshark)
+        for (i, (version, tshark)) in gate::tsharks().iter().enumerate() {
+            let output = Command::new(tshark)
                 .args(["-n", "-r"])
                 .arg(&capture)
                 .args(["-T", "fields", "-E", "separator=|"])

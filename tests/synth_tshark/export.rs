@@ -58,7 +58,7 @@ fn check(file: &Path, bodies: &[Vec<u8>], more: Option<&[u8]>) {
         let judge = tshark.display();
         assert_eq!(shown(&tshark, file), bodies, "{judge} shows of {}", file.display());
         let Some(knows) = exports_http2(&tshark) else {
-            eprintln!("skipped: what {judge} saves: its release was not measured");
+            skipped(&format!("what {judge} saves"), "its release was not measured");
             continue;
         };
         let mut expected = if knows { bodies.to_vec() } else { Vec::new() };

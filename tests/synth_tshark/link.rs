@@ -22,15 +22,17 @@ fn capture(name: &str, link: Link) -> Capture {
     capture
 }
 
-/// Runs a tool, of those in the cache if it has a version; `None` if it is not there.
+/// Runs a tool, of those in the cache if it has a version; `None`, with a report, if it is not there.
 fn run(program: &str, args: &[&str]) -> Option<String> {
-    let cache = std::env::var_os("T2P_CACHE")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.cache"), PathBuf::from);
-    let path = if program.contains("-4.") { cache.join("bin").join(program) } else { program.into() };
-    let output = match Command::new(path).args(args).output() {
-        Ok(output) => output,
-        Err(error) => {
-            missing(&format!("{program}: {error}"));
+    let path = if program.contains("-4.") { gate::cached_tool(program) } else { Some(program.into()) };
+    let output = match path.map(|path| Command::new(path).args(args).output()) {
+        Some(Ok(output)) => output,
+        Some(Err(error)) => {
+            skipped(&format!("what {program} reads"), &error.to_string());
+            return None;
+        }
+        None => {
+            skipped(&format!("what {program} reads"), "it was not found (run tests/oracles)");
             return None;
         }
     };

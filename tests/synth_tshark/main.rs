@@ -1,10 +1,13 @@
 //! Segments through synth and sink into a file; then what stock Wireshark says of it.
 //!
 //! The judges are `tshark-4.0`, `-4.4` and `-4.6` in `$T2P_CACHE/bin` (`tests/.cache/bin`), and the
-//! system's `tshark`. One that is absent is named as skipped; with `T2P_REQUIRE_ORACLES=1` that is
-//! a failure.
+//! system's `tshark`, if it is of another release. One that is absent is named as skipped; with
+//! `T2P_REQUIRE_ORACLES=1`, or if none is there, that is a failure.
 
 mod export;
+#[allow(dead_code)]
+#[path = "../capture/support/gate.rs"]
+mod gate;
 mod link;
 mod matrix;
 mod ports;
@@ -13,7 +16,7 @@ mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use tls2pcap::event::{HandleKey, Missing, ProcessKey, TupleSource};
@@ -30,28 +33,15 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The tsharks that there are.
 fn judges() -> Vec<PathBuf> {
-    let cache = std::env::var_os("T2P_CACHE")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.cache"), PathBuf::from);
-    let mut found = Vec::new();
-    for version in ["4.0", "4.4", "4.6"] {
-        let path = cache.join("bin").join(format!("tshark-{version}"));
-        if path.exists() {
-            found.push(path);
-        } else {
-            missing(&format!("{} does not exist", path.display()));
-        }
-    }
-    match Command::new("tshark").arg("--version").output() {
-        Ok(output) if output.status.success() => found.push("tshark".into()),
-        Ok(output) => missing(&format!("tshark --version ended with {}", output.status)),
-        Err(error) => missing(&format!("tshark: {error}")),
-    }
-    found
+    static SYSTEM: OnceLock<Option<String>> = OnceLock::new();
+    let fetched = gate::tsharks();
+    let system = SYSTEM.get_or_init(gate::system_tshark);
+    let is_new = system.as_ref().is_some_and(|system| fetched.iter().all(|(release, _)| release != system));
+    fetched.iter().map(|(_, path)| path.clone()).chain(is_new.then(|| "tshark".into())).collect()
 }
 
-fn missing(why: &str) {
-    assert!(std::env::var_os("T2P_REQUIRE_ORACLES").is_none_or(|v| v != "1"), "{why}");
-    eprintln!("skipped: {why}");
+fn skipped(what: &str, why: &str) {
+    gate::skipped(what, why, "T2P_REQUIRE_ORACLES");
 }
 
 /// A capture in the making, and then its file.

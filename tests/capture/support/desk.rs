@@ -108,7 +108,7 @@ impl<'t> Desk<'t> {
         command
     }
 
-    /// Each tshark that the user can run.
+    /// Each tshark that the user can run. Fails if there is none.
     pub fn tsharks(&self) -> Vec<&'static Tshark> {
         let can_run = |tshark: &&Tshark| {
             let works = self.command(tshark.path()).arg("--version").output().is_ok();
@@ -118,7 +118,9 @@ impl<'t> Desk<'t> {
             }
             works
         };
-        tshark::oracles().iter().filter(can_run).collect()
+        let found: Vec<_> = tshark::oracles().iter().filter(can_run).collect();
+        assert!(!found.is_empty(), "no tshark is there to judge that the user can run");
+        found
     }
 
     /// A capture by tshark from our interface, with these options of it, into a file of this name.

@@ -1,7 +1,12 @@
-//! What a machine must have for a test, and the report where it has not.
+//! What a machine must have for a test, and the report where it has not. Every test program has this.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The releases of tshark that judge.
+pub const RELEASES: [&str; 3] = ["4.0", "4.4", "4.6"];
 
 /// Says that a test, or a part of it, was not run. Fails if the variable `require` is set to 1.
 pub fn skipped(what: &str, why: &str, require: &str) {
@@ -31,8 +36,35 @@ pub fn cannot_capture() -> Option<String> {
     None
 }
 
-/// The folder of tools that tests/oracles fetches.
-pub fn cached_tool(name: &str) -> Option<std::path::PathBuf> {
+/// Each release of tshark that tests/oracles fetched. Reports, once, those that are missing. Fails if all are: without
+/// a judge a test would show nothing.
+pub fn tsharks() -> &'static [(&'static str, PathBuf)] {
+    static FOUND: OnceLock<Vec<(&str, PathBuf)>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let find = |release| {
+            let path = cached_tool(&format!("tshark-{release}"));
+            if path.is_none() {
+                let why = format!("tshark-{release} not found (run tests/oracles)");
+                skipped(&format!("every check with tshark {release}"), &why, "T2P_REQUIRE_ORACLES");
+            }
+            Some((release, path?))
+        };
+        RELEASES.into_iter().filter_map(find).collect()
+    });
+    assert!(!found.is_empty(), "no release of tshark is there to judge: run tests/oracles");
+    found
+}
+
+/// Release of the system's own tshark, such as `4.0`; `None`: there is none.
+pub fn system_tshark() -> Option<String> {
+    let output = Command::new("tshark").arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let number = text.split_whitespace().find(|w| w.starts_with(|c: char| c.is_ascii_digit()))?;
+    Some(number.split('.').take(2).collect::<Vec<_>>().join("."))
+}
+
+/// A tool that tests/oracles fetches.
+pub fn cached_tool(name: &str) -> Option<PathBuf> {
     let cache = match std::env::var_os("T2P_CACHE") {
         Some(cache) => cache.into(),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.cache"),

@@ -9,9 +9,6 @@ use std::sync::OnceLock;
 use super::gate;
 use super::view::View;
 
-/// The releases that must read the files.
-const RELEASES: [&str; 3] = ["4.0", "4.4", "4.6"];
-
 /// One release of tshark.
 #[derive(Debug)]
 pub struct Tshark {
@@ -24,9 +21,9 @@ pub struct Tshark {
 pub fn oracles() -> &'static [Tshark] {
     static ORACLES: OnceLock<Vec<Tshark>> = OnceLock::new();
     ORACLES.get_or_init(|| {
-        let system = system_version();
+        let system = gate::system_tshark();
         let mut found = Vec::new();
-        for release in RELEASES {
+        for release in gate::RELEASES {
             let path = match gate::cached_tool(&format!("tshark-{release}")) {
                 Some(path) => path,
                 None if system.as_deref() == Some(release) => "tshark".into(),
@@ -39,7 +36,7 @@ pub fn oracles() -> &'static [Tshark] {
             found.push(Tshark { version: release.into(), path });
         }
         match system {
-            Some(version) if !RELEASES.contains(&version.as_str()) => {
+            Some(version) if !gate::RELEASES.contains(&version.as_str()) => {
                 found.push(Tshark { version, path: "tshark".into() });
             }
             _ => {}
@@ -52,13 +49,6 @@ pub fn oracles() -> &'static [Tshark] {
 /// The first release at hand, where one is enough.
 pub fn any() -> &'static Tshark {
     &oracles()[0]
-}
-
-fn system_version() -> Option<String> {
-    let output = Command::new("tshark").arg("--version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let number = text.split_whitespace().find(|w| w.starts_with(|c: char| c.is_ascii_digit()))?;
-    Some(number.split('.').take(2).collect::<Vec<_>>().join("."))
 }
 
 impl Tshark {
