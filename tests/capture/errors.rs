@@ -388,7 +388,7 @@ fn too_few_descriptors() {
     let out = test.text("x.pcapng");
     let script = format!("ulimit -n 20; exec {TLS2PCAP} -o {out} -- true");
     let finished = finish(Command::new("sh").args(["-c", &script]));
-    finished.failed(1, &["this process may have 20 files open: raise that limit (ulimit -hn)"]);
+    finished.failed(1, &["this process may have 20 files open: raise that limit (ulimit -hn"]);
     // A soft limit is raised, and the command gets its own.
     let script = format!("ulimit -Sn 20; exec {TLS2PCAP} -q -o {out} -- sh -c 'ulimit -Sn; ulimit -l'");
     let finished = finish(Command::new("sh").args(["-c", &script]));
