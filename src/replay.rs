@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-use crate::capture::ports;
+use crate::capture::{format, ports};
 use crate::config::{Output, Replay, Verbosity};
 use crate::event::recording::{Player, RecordingError};
 use crate::failure::{Exit, Failure};
@@ -47,7 +47,8 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         Output::Stdout => (Path::new("-"), "standard output".into()),
     };
     let bad_output = |error: io::Error| Failure::of_output(&name, &error);
-    let mut output = sink::Output::create(path).map_err(bad_output)?;
+    let format = format(path, config.link);
+    let mut output = sink::Output::create(path, format).map_err(bad_output)?;
     if output.is_same_as(&config.input) {
         let message = "the capture file would be appended to the recording";
         return Err(Failure::new(Exit::Usage, message, "send it to another file"));
@@ -57,7 +58,8 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         .with_process_blocks(config.process_blocks)
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
-        .with_comments(config.comments);
+        .with_comments(config.comments)
+        .gathering(format.is_compressed());
     let (numbers, damage, failed) = match play(&mut player, &mut pipeline) {
         Ok(damage) => {
             let numbers = pipeline.finish().map_err(bad_output)?;

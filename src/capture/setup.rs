@@ -14,6 +14,7 @@ use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::process::{self, processes};
 use crate::discover::{Discovery, Found, InProcess};
 use crate::event::Start;
+use crate::event::numbers;
 use crate::event::recording::Recorder;
 use crate::failure::{Exit, Failure};
 use crate::memory::{self, Room};
@@ -34,7 +35,7 @@ const RING_BYTES_LEAST: u64 = 1 << 20;
 /// What a capture uses beside the ring: tables in the kernel, programs, the hand-over.
 const MEMORY_BESIDE: u64 = 64 << 20;
 /// Bytes of one call that are captured. Half of the ring at most: see [`call_limit`].
-const CALL_LIMIT: u64 = 64 << 20;
+const CALL_LIMIT: u64 = numbers::CALL_MAX;
 
 /// `found`: what is to be probed first of all.
 pub(super) fn load(config: &Capture, found: &[Found]) -> Result<Probe, Failure> {
@@ -92,7 +93,7 @@ pub(crate) fn refusal(error: &ProbeError) -> Failure {
 /// Bytes of the longest call that is captured whole, with the default ring.
 pub(crate) fn longest_call(has_loop: bool) -> u64 {
     /// What the programs copy without `bpf_loop`.
-    const UNROLLED: u64 = 17 * 64_512;
+    const UNROLLED: u64 = numbers::CHUNKS_UNROLLED * numbers::CHUNK_MAX;
     if has_loop { call_limit(ring_bytes()) } else { UNROLLED }
 }
 
@@ -221,7 +222,8 @@ pub(super) fn open_output(config: &Capture) -> Result<Option<sink::Output>, Fail
         Some(config::Output::Stdout) => Path::new("-"),
         None => return Ok(None),
     };
-    let output = sink::Output::create(path).map_err(|error| write_failure(config, &error))?;
+    let output = sink::Output::create(path, format(path, config.link))
+        .map_err(|error| write_failure(config, &error))?;
     give_to_user(&output);
     Ok(Some(output))
 }
@@ -304,7 +306,7 @@ pub(super) fn open_recorder(
             "give them different names",
         ));
     }
-    let mut output = sink::Output::create(path).map_err(failed)?.of_records();
+    let mut output = sink::Output::create(path, sink::Format::default()).map_err(failed)?.of_records();
     give_to_user(&output);
     let whereabouts = output.take_whereabouts();
     let buffered: Box<dyn Write + Send> = Box::new(BufWriter::with_capacity(256 << 10, output));
@@ -386,6 +388,12 @@ fn machine() -> (String, String) {
     let text = |s: &std::ffi::OsStr| s.to_string_lossy().into_owned();
     (format!("{} {}", text(name.sysname()), text(name.release())), text(name.machine()))
 }
+
+/// The format of a capture file. The command line has no names that promise another one.
+pub(crate) fn format(path: &Path, link: config::Link) -> sink::Format {
+    sink::Format::of(path, link.into()).unwrap_or_default()
+}
+
 pub(crate) fn ports(ports: config::Ports) -> crate::synth::Ports {
     match ports {
         config::Ports::Decode => crate::synth::Ports::Decode,

@@ -2,6 +2,7 @@
 //! `whereabouts` tells what became of, a file.
 
 mod blocks;
+mod format;
 mod link;
 pub mod output;
 pub mod pcapng;
@@ -11,6 +12,7 @@ mod whereabouts;
 
 use std::io::{self, Write};
 
+pub use format::{Format, is_compressed};
 pub use link::Link;
 pub use output::{Output, is_same_file, write_public};
 pub use pcapng::{Header, PcapngWriter};
