@@ -38,6 +38,7 @@ pub fn cannot_capture() -> Option<String> {
 
 /// Each release of tshark that tests/oracles fetched. Reports, once, those that are missing. Fails if all are: without
 /// a judge a test would show nothing.
+#[allow(dead_code)] // Captures are judged by the system's release too: see `tshark::oracles`.
 pub fn tsharks() -> &'static [(&'static str, PathBuf)] {
     static FOUND: OnceLock<Vec<(&str, PathBuf)>> = OnceLock::new();
     let found = FOUND.get_or_init(|| {
