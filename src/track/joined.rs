@@ -146,8 +146,6 @@ struct Member {
     waiting: Option<Box<Waiting>>,
     /// A side that goes on by itself, since nothing tells its socket.
     alone: bool,
-    /// It has said that it writes no more: another handle may follow.
-    shut: bool,
 }
 
 impl Member {
@@ -168,6 +166,8 @@ struct Joint {
     reach: Both<Reach>,
     members: BTreeSet<HandleKey>,
     closed: Option<Monotonic>,
+    /// A close_notify was sent, which stands as a FIN: nothing can follow.
+    shut: bool,
 }
 
 /// What is to be heard.
@@ -381,6 +381,7 @@ impl Joined {
             reach: Both::default(),
             members: BTreeSet::new(),
             closed: None,
+            shut: false,
         };
         self.named.insert(joint.handle, self.made);
         self.connections.insert(self.made, joint);
@@ -409,15 +410,14 @@ impl Joined {
     fn joinable(&self, key: HandleKey, socket: SocketKey) -> Option<u64> {
         let is_busy = |other: &HandleKey| {
             let both_sides = is_side(key) && is_side(*other);
-            let layered = other.process == key.process && !both_sides;
-            layered && self.members.get(other).is_some_and(|member| !member.shut)
+            other.process == key.process && !both_sides
         };
         let free: Vec<_> = self
             .at_socket
             .get(&socket)?
             .iter()
             .filter_map(|id| Some((*id, self.connections.get(id)?)))
-            .filter(|(_, joint)| !joint.members.iter().any(is_busy))
+            .filter(|(_, joint)| !joint.shut && !joint.members.iter().any(is_busy))
             .collect();
         // Of several layers, which a child has all, the one of the same handle.
         let same = free.iter().rev().find(|(_, joint)| joint.handle.address == plain(key).address);
@@ -496,7 +496,7 @@ impl Joined {
                 let (fact, ends) = (HandleFact { handle, ..fact }, reached(fact.ends));
                 let what = match fact.fact {
                     Fact::Shutdown => {
-                        member.shut = true;
+                        joint.shut = true;
                         Fact::Shutdown
                     }
                     Fact::WriteEmpty(seq) if joint.shared => {

@@ -30,6 +30,7 @@ mod protocols;
 mod remote;
 mod rights;
 mod rustls;
+mod shared;
 mod sites;
 mod r#static;
 mod support;
