@@ -573,7 +573,12 @@ fn process_blocks_name_the_process_of_each_packet() {
             let mut all = fields(&home, &tshark, file, &[], "frame", &names);
             all.sort();
             all.dedup();
-            let expected = ["curl[100]|100|curl", "nginx[200]|200|nginx", "söme one[1][300]|300|söme one[1]"];
+            let expected = [
+                "curl[100]|100|curl",
+                "nginx[200]|200|nginx",
+                "söme one[1][300]|300|söme one[1]",
+                "worker[201]|201|worker",
+            ];
             assert_eq!(all, expected);
         }
         if let Some(capinfos) = program("capinfos", release) {

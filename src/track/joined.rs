@@ -25,10 +25,10 @@ use super::handle::{Handles, View};
 use super::stream::Stream;
 use crate::event::*;
 
-/// Set in the address of a side; see `T2P_HANDLE_SIDE` in `bpf/tls2pcap.h`.
-const SIDE: u64 = 1 << 63;
+/// Set in the address of a side.
+const SIDE: u64 = 1 << numbers::HANDLE_BIT_SIDE;
 /// The direction that it stands for.
-const WRITES: u64 = 1 << 62;
+const WRITES: u64 = 1 << numbers::HANDLE_BIT_WRITES;
 /// Connections that are remembered though their socket is closed, because their handles may still tell something.
 const CLOSED_MAX: usize = 1024;
 /// Connections whose socket lives on though no handle of it is known any more.
