@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::tests::{connection, data, hole};
+use super::tests::{connection, data, hole, process};
 use super::*;
 use crate::synth::{Carrier, FILL_FREE, FILL_PER_BYTE, HOLES_FREE, HOLES_PER_BYTE};
 use crate::track::segment::{Body, ConnectionId, Payload, Segment, Side};

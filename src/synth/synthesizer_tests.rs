@@ -8,7 +8,7 @@ use crate::synth::packet::Packet;
 use crate::synth::{HOLE_MAX, SKIP_JUMP};
 use crate::track::segment::RoleSource;
 
-fn process() -> Arc<Process> {
+pub(super) fn process() -> Arc<Process> {
     Arc::new(Process {
         key: ProcessKey { pid: 10, generation: 1 },
         comm: "curl".into(),
