@@ -11,6 +11,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::handover::Handover;
+use super::looker::Looked;
 use super::reader::{Notice, Reader};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
@@ -32,6 +33,8 @@ const READER_PATIENCE: Duration = Duration::from_secs(1);
 /// What the control thread hears.
 pub(super) enum Message {
     Notice(Notice),
+    /// Something was looked at.
+    Looked(Looked),
     Signal(i32),
     /// The command has ended.
     Ended,
