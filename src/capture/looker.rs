@@ -109,9 +109,8 @@ impl Looker {
 
     /// The next process that has waited for so long; it is expected to go on now.
     pub(super) fn next_waiting(&mut self, since: Duration) -> Option<u32> {
-        let waits = |(look, ordered): &&mut (Look, Instant)| {
-            look.stopped().is_some() && ordered.elapsed() >= since
-        };
+        let waits =
+            |(look, ordered): &&mut (Look, Instant)| look.stopped().is_some() && ordered.elapsed() >= since;
         let (look, _) = self.looks.iter_mut().find(waits)?;
         let pid = look.stopped();
         look.went_on();
@@ -144,5 +143,43 @@ fn work(mut discovery: Discovery, ordered: &Receiver<Look>, messages: &Sender<Me
         if messages.send(Message::Looked(Looked { sight, has_seen_switcher })).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(pid: u32, stopped: bool) -> Look {
+        Look::File(FileSeen { pid, time: 0, device: 3, inode: 4, stopped })
+    }
+
+    #[test]
+    fn who_is_stopped_goes_on_once_and_in_order() {
+        // One look never ends.
+        let (orders, _ordered) = bounded(1);
+        let mut looker = Looker { orders, looks: VecDeque::new() };
+        for (pid, stopped) in [(1, true), (2, false), (3, true)] {
+            assert!(looker.order(file(pid, stopped)));
+        }
+        assert_eq!(looker.next_waiting(PATIENCE), None);
+        let mut going = || looker.next_waiting(Duration::ZERO);
+        assert_eq!([going(), going(), going()], [Some(1), Some(3), None]);
+        // The looks are done all the same.
+        assert!(
+            (1..=3).all(|pid| matches!(looker.over(), Some(Look::File(f)) if f.pid == pid && !f.stopped))
+        );
+        assert!(looker.over().is_none());
+    }
+
+    #[test]
+    fn too_many_looks_are_refused() {
+        let (orders, _ordered) = bounded(1);
+        let mut looker = Looker { orders, looks: VecDeque::new() };
+        assert_eq!(
+            (0..2 * WAITING_MAX as u32).filter(|pid| looker.order(file(*pid, true))).count(),
+            WAITING_MAX
+        );
+        assert_eq!(looker.give_up().count(), WAITING_MAX);
     }
 }
