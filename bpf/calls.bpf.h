@@ -21,13 +21,13 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	struct handle *handle;
 	struct call *call;
 
-	if (ready != READY)
+	if (ready != T2P_GATE_OPEN)
 		return 0;
 	process = current_process();
 	if (!process)
 		return 0;
 	address = args->handle;
-	args->library = attach_cookie(ctx) >> 8;
+	args->library = library_of(attach_cookie(ctx));
 	thread = calls_for(process, sp, args->other_stack);
 	if (!thread) {
 		/* Otherwise an export has counted it, mostly. */
@@ -210,12 +210,14 @@ static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
 }
 
 /* What a call that has returned leaves to be emitted. */
-#define EMIT_BYTES 1 /* what is described */
-#define EMIT_LOST 2 /* first, that an earlier call was lost */
-#define EMIT_UNKNOWN 4 /* that the call moved bytes, but nobody knows how many */
-#define EMIT_SENT 8 /* what is described, which the kernel sent from a file */
-#define EMIT_RESULT 16 /* what the call tells in its arguments */
-#define EMIT_NO_SOCKET 32 /* that the process encrypts into memory, if check_socket finds so */
+enum emit_flag {
+	EMIT_BYTES = 1 << 0, /* what is described */
+	EMIT_LOST = 1 << 1, /* first, that an earlier call was lost */
+	EMIT_UNKNOWN = 1 << 2, /* that the call moved bytes, but nobody knows how many */
+	EMIT_SENT = 1 << 3, /* what is described, which the kernel sent from a file */
+	EMIT_RESULT = 1 << 4, /* what the call tells in its arguments */
+	EMIT_NO_SOCKET = 1 << 5, /* that the process encrypts into memory, if check_socket finds so */
+};
 
 /* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
 static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
@@ -332,7 +334,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	len = call->len = moved(handle, call, returned);
 	if (call->site == T2P_SITE_READ || call->site == T2P_SITE_WRITE)
 		len = call->len = on_probation(process->generation, call->handle,
-					       (u64)call->library << 8 | call->site, call->num, len);
+					       cookie_of(call->library, call->site), call->num, len);
 	if (call->site > T2P_SITE_BIO_READ && is_quiet(handle, call, returned))
 		call->flags |= CALL_QUIET;
 	if (handle->flags & HANDLE_PLAIN)
@@ -395,7 +397,7 @@ static __noinline int note_layer(struct process *process, struct call *outer, st
 struct emission {
 	struct thread *thread;
 	struct call *call;
-	int emit; /* EMIT_* */
+	enum emit_flag emit;
 	struct t2p_data data;
 };
 

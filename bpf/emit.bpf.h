@@ -87,8 +87,8 @@ static __noinline int emit_exact(struct t2p_data *data, u64 from, u64 len)
  * Reserves a record with room for SIZE bytes of payload, copies the header and the payload.
  * 1: done; 0: the ring is full.
  */
-#define EMIT_CLASS(SIZE)                                                                       \
-	static __always_inline int emit_##SIZE(struct t2p_data *data, u64 from, u64 len)       \
+#define EMIT_CLASS(NAME, SIZE)                                                                 \
+	static __always_inline int emit_##NAME(struct t2p_data *data, u64 from, u64 len)       \
 	{                                                                                      \
 		struct record {                                                                \
 			struct t2p_data data;                                                  \
@@ -107,11 +107,11 @@ static __noinline int emit_exact(struct t2p_data *data, u64 from, u64 len)
 		return 1;                                                                      \
 	}
 
-EMIT_CLASS(256)
-EMIT_CLASS(1536)
-EMIT_CLASS(4352)
-EMIT_CLASS(16640)
-EMIT_CLASS(64512)
+EMIT_CLASS(256, 256)
+EMIT_CLASS(1536, 1536)
+EMIT_CLASS(4352, 4352)
+EMIT_CLASS(16640, 16640)
+EMIT_CLASS(largest, T2P_CHUNK_MAX)
 
 /* How much of a record of `len` bytes is wanted. For a constant the verifier knows the answer. */
 static __always_inline u64 wanted(u64 len)
@@ -137,7 +137,7 @@ static __noinline int emit_chunk(struct t2p_data *data, u64 from, u64 len)
 	else if (len <= 16640)
 		done = emit_16640(data, from, len);
 	else
-		done = emit_64512(data, from, len);
+		done = emit_largest(data, from, len);
 	if (!done) {
 		lost_bytes(data->head.process, T2P_COUNT_RING_FULL, data->chunk_len);
 	} else if (data->missing == T2P_MISSING_SNAPLEN) {
@@ -184,9 +184,9 @@ static int next_chunk_callback(u32 i, void *context)
 	return next_chunk(context);
 }
 
-/* With the rest 17 chunks, 1 MiB and a bit: as long as a loop may be for the verifier of 5.10. */
-#define CHUNKS_UNROLLED 16
+/* Enough for T2P_CALL_MAX. */
 #define CHUNKS_LOOP 2048
+_Static_assert((u64)CHUNKS_LOOP * T2P_CHUNK_MAX >= T2P_CALL_MAX, "bpf_loop ends before the longest call does");
 
 /*
  * Emits the payload of a whole call, as far as the limit goes, and says what lies beyond it.
@@ -197,15 +197,16 @@ static __always_inline void emit_call(struct t2p_data *data, struct thread *thre
 	struct chunks chunks = { .data = data, .thread = thread, .from = from };
 	u64 limit = call_limit, rest;
 
-	if (!has_loop && limit > (CHUNKS_UNROLLED + 1) * T2P_CHUNK_MAX)
-		limit = (CHUNKS_UNROLLED + 1) * T2P_CHUNK_MAX;
+	if (!has_loop && limit > T2P_CHUNKS_UNROLLED * T2P_CHUNK_MAX)
+		limit = T2P_CHUNKS_UNROLLED * T2P_CHUNK_MAX;
 	thread->done = 0;
 	thread->todo = data->call_len > limit ? limit : data->call_len;
 	if (has_loop) {
 		if (thread->todo >= T2P_CHUNK_MAX)
 			bpf_loop(CHUNKS_LOOP, next_chunk_callback, &chunks, 0);
 	} else {
-		for (int i = 0; i < CHUNKS_UNROLLED; i++)
+		/* One less: the rest goes by itself. */
+		for (int i = 0; i < T2P_CHUNKS_UNROLLED - 1; i++)
 			if (next_chunk(&chunks))
 				break;
 	}

@@ -123,7 +123,7 @@ static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
 {
 	struct goroutine_key key = { .g = ctx->r14, .tgid = current_id() >> 32 };
 	u64 sp = ctx->sp, address = ctx->ax, place, again;
-	struct process *process = ready == READY ? current_process() : NULL;
+	struct process *process = ready == T2P_GATE_OPEN ? current_process() : NULL;
 	struct go_stack stack = {};
 	struct thread *thread;
 	struct handle *handle;
@@ -170,7 +170,7 @@ static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
 	call->sock = 0;
 	call->below = 0;
 	call->fd_hint = -1;
-	call->library = attach_cookie(ctx) >> 8;
+	call->library = library_of(attach_cookie(ctx));
 	call->function = args->function;
 	call->site = args->site;
 	call->flags = 0;

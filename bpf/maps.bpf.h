@@ -11,13 +11,12 @@
 #include "tls2pcap.h"
 
 #define CALL_DEPTH 4
-#define UIDS_MAX 16
 #define NOTICES_BYTES (64 << 10)
 
 /* Set before loading. */
 const volatile u32 targets_only; /* 1: only processes that are in the map already; 0: all */
 const volatile u32 uid_count; /* 0: any user */
-const volatile u32 uids[UIDS_MAX];
+const volatile u32 uids[T2P_UIDS_MAX];
 const volatile u32 own_tgid; /* this process is never captured */
 const volatile u32 own_pidns; /* inode of our pid namespace; 0: the initial one */
 const volatile u64 call_limit = 1 << 20; /* bytes of one call that are captured */
@@ -38,13 +37,8 @@ volatile u32 stacks_wanted;
 /* Set when no function of a TLS library has a return probe any more, but probes on its return instructions. */
 volatile u32 by_returns;
 
-/*
- * READY once all probes are attached: a stream begins with a call that begins after this. ENDING: calls that have
- * begun are followed to their return, and no other.
- */
-volatile u32 ready;
-#define READY 1
-#define ENDING 2
+/* Opened once all probes are attached. */
+volatile enum t2p_gate ready;
 
 /* A probe of user space's own was hit. */
 volatile u32 self_seen;
@@ -130,6 +124,23 @@ static __always_inline u32 tgid_of(struct task_struct *task)
 	return own_pidns ? number_of((u64)BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
 }
 
+enum call_flag : u8 {
+	CALL_CONFLICT = 1 << 0, /* more than one TCP socket was used */
+	CALL_UDP = 1 << 1, /* a UDP socket was used */
+	CALL_READ_SOCKET = 1 << 2, /* `copied` is set */
+	CALL_INNER = 1 << 3, /* the internal function was called inside it */
+	CALL_INNER_DONE = 1 << 4, /* and has returned */
+	CALL_INNER_WRONG = 1 << 5, /* it is not what it was taken for */
+	CALL_PENDING = 1 << 6, /* counted in `pending` of the export's evidence */
+	CALL_QUIET = 1 << 7, /* that it used no socket says nothing */
+};
+
+enum go_flag : u8 {
+	GO_CALL = 1 << 0, /* `sp` is a place on a goroutine's stack, as place_on_stack tells it */
+	GO_BUFFER_ON_STACK = 1 << 1, /* `buf` is relative to the upper end of the stack */
+	GO_MARKED = 1 << 2, /* GO_MARK is set */
+};
+
 /* A TLS call in progress. */
 struct call {
 	u64 sp; /* at entry; with it entry and return find each other */
@@ -150,23 +161,12 @@ struct call {
 	s32 fd_hint; /* first argument of the system call that used the socket */
 	u32 library;
 	u8 function;
-	u8 flags;
+	enum call_flag flags;
 	u8 site; /* enum t2p_site */
-	u8 go; /* GO_*; 0: the library is none of Go's */
+	enum go_flag go; /* 0: the library is none of Go's */
 	u64 returns_to; /* of a call that has no return probe: the address; else 0 */
 };
-#define CALL_CONFLICT 1 /* more than one TCP socket was used */
-#define CALL_UDP 2 /* a UDP socket was used */
-#define CALL_READ_SOCKET 4 /* `copied` is set */
-#define CALL_INNER 8 /* the internal function was called inside it */
-#define CALL_INNER_DONE 16 /* and has returned */
-#define CALL_INNER_WRONG 32 /* it is not what it was taken for */
-#define CALL_PENDING 64 /* counted in `pending` of the export's evidence */
-#define CALL_QUIET 128 /* that it used no socket says nothing */
 
-#define GO_CALL 1 /* `sp` is a place on a goroutine's stack, as place_on_stack tells it */
-#define GO_BUFFER_ON_STACK 2 /* `buf` is relative to the upper end of the stack */
-#define GO_MARKED 4 /* GO_MARK is set */
 /* What a call in Go needs more. It has no function inside it, and a larger struct would cost stack in every program. */
 #define GO_RETURNS_TO(call) ((call)->inner_sp) /* the address that it returns to */
 #define GO_MARK(call) ((call)->inner_count_at) /* the handle's `copied` at entry */
@@ -190,6 +190,28 @@ struct handle_key {
 	u32 pad;
 };
 
+/*
+ * A thread that reads and one that writes may set two at once, and one of them gets lost: there is no
+ * atomic OR before Linux 5.12. So nothing hangs on a flag but whether something is told once more.
+ */
+enum handle_flag {
+	HANDLE_FRESH = 1 << 0, /* seen since its SSL_new or its handshake */
+	HANDLE_CLIENT = 1 << 1, /* the TLS role is told */
+	HANDLE_SERVER = 1 << 2,
+	HANDLE_NAME = 1 << 3, /* server name told */
+	HANDLE_ALPN = 1 << 4,
+	HANDLE_SHUTDOWN = 1 << 5,
+	HANDLE_LAYER = 1 << 6,
+	HANDLE_MARKED = 1 << 7, /* copied and written are set */
+	HANDLE_READ = 1 << 8, /* a read was seen, so that nothing can be blocked since before */
+	HANDLE_NOT_TCP = 1 << 9, /* QUIC or DTLS: never written as TCP */
+	HANDLE_BIND_TOLD = 1 << 10,
+	HANDLE_CLOSED = 1 << 11, /* Go: it goes when the last call on it returns */
+	HANDLE_NO_SOCKET = 1 << 12, /* it encrypts into memory: only its records tell which socket it has */
+	HANDLE_CORKED = 1 << 13, /* what is sent stays in the library until it is uncorked */
+	HANDLE_PLAIN = 1 << 14, /* NSS: the program has switched TLS off, and passes plain bytes through */
+};
+
 /* A TLS handle and how far its two streams have come. */
 struct handle {
 	u64 process; /* generation of the process: a recycled pid has another */
@@ -206,7 +228,7 @@ struct handle {
 	u32 refs; /* 0: not known, the handle is older than the capture. Go: calls in progress */
 	u32 copied; /* the socket's copied_seq and write_seq when the last call returned */
 	u32 written;
-	u32 flags;
+	enum handle_flag flags;
 	/* GnuTLS, see gnutls.bpf.h: */
 	u32 pending; /* bytes that are told already of a send that is to be called again */
 	u32 ahead; /* bytes told that the next sends offer once more */
@@ -218,25 +240,6 @@ struct handle {
 	u64 next_seq; /* number of the next record */
 	u64 print; /* of the key */
 };
-/*
- * Flags. A thread that reads and one that writes may set two at once, and one of them gets lost: there is no
- * atomic OR before Linux 5.12. So nothing hangs on a flag but whether something is told once more.
- */
-#define HANDLE_FRESH 1 /* seen since its SSL_new or its handshake */
-#define HANDLE_CLIENT 2 /* the TLS role is told */
-#define HANDLE_SERVER 4
-#define HANDLE_NAME 8 /* server name told */
-#define HANDLE_ALPN 16
-#define HANDLE_SHUTDOWN 32
-#define HANDLE_LAYER 64
-#define HANDLE_MARKED 128 /* copied and written are set */
-#define HANDLE_READ 256 /* a read was seen, so that nothing can be blocked since before */
-#define HANDLE_NOT_TCP 512 /* QUIC or DTLS: never written as TCP */
-#define HANDLE_BIND_TOLD 1024
-#define HANDLE_CLOSED 16384 /* Go: it goes when the last call on it returns */
-#define HANDLE_NO_SOCKET 8192 /* it encrypts into memory: only its records tell which socket it has */
-#define HANDLE_CORKED 16384 /* what is sent stays in the library until it is uncorked */
-#define HANDLE_PLAIN 32768 /* NSS: the program has switched TLS off, and passes plain bytes through */
 
 struct socket_state {
 	u64 generation;
@@ -251,25 +254,28 @@ struct socket_sides {
 	u32 pad;
 };
 
+enum process_flag {
+	PROCESS_TARGET = 1 << 0,
+	PROCESS_FOLLOW = 1 << 1, /* its children are captured too */
+	PROCESS_STOP = 1 << 2, /* it waits while a file that it maps first is looked at */
+	PROCESS_TOLD = 1 << 3, /* user space knows it */
+	PROCESS_IGNORED = 1 << 4,
+	PROCESS_NO_SOCKET = 1 << 5, /* some of its handles encrypt into memory; user space knows it */
+	PROCESS_WATCHED = 1 << 6, /* its BIO functions are probed ahead, in case it has such handles */
+	PROCESS_SOCKET = 1 << 7, /* some of its handles use their sockets themselves */
+	PROCESS_IDLE = 1 << 8, /* its BIO functions were called many times, and told nothing new */
+	PROCESS_STACKS = 1 << 9, /* it makes calls on other stacks than its threads' own */
+	PROCESS_RUSTLS = 1 << 10, /* it uses rustls, which encrypts into memory */
+	PROCESS_UNTOLD = 1 << 11, /* the ring had no room to tell of it */
+	PROCESS_STACKS_TOLD = 1 << 12, /* user space knows that it makes calls on other stacks */
+};
+
 /* A process that is captured, or is known to be none of ours. */
 struct process {
 	u64 generation;
-	u32 flags;
+	enum process_flag flags;
 	u32 idle; /* calls of its BIO functions since one told a socket */
 };
-#define PROCESS_TARGET 1
-#define PROCESS_FOLLOW 2 /* its children are captured too */
-#define PROCESS_STOP 4 /* it waits while a file that it maps first is looked at */
-#define PROCESS_TOLD 8 /* user space knows it */
-#define PROCESS_IGNORED 16
-#define PROCESS_NO_SOCKET 32 /* some of its handles encrypt into memory; user space knows it */
-#define PROCESS_WATCHED 64 /* its BIO functions are probed ahead, in case it has such handles */
-#define PROCESS_IDLE 256 /* its BIO functions were called many times, and told nothing new */
-#define PROCESS_STACKS 512 /* it makes calls on other stacks than its threads' own */
-#define PROCESS_SOCKET 128 /* some of its handles use their sockets themselves */
-#define PROCESS_UNTOLD 2048 /* the ring had no room to tell of it */
-#define PROCESS_RUSTLS 1024 /* it uses rustls, which encrypts into memory */
-#define PROCESS_STACKS_TOLD 4096 /* user space knows that it makes calls on other stacks */
 
 /* The first bytes of the body of a TLS record that no other record begins with. */
 #define RECORD_BODY 24
@@ -304,7 +310,7 @@ struct rustls_call {
 	u64 count; /* so many slices */
 	u64 start; /* of their bytes, those from here on */
 	u32 library;
-	u8 kind; /* enum t2p_rustls */
+	u8 kind; /* enum t2p_rustls_flag */
 	u8 type; /* of the record's content, RUSTLS_*; of TLS 1.3 when it is decrypted: not known yet */
 	u8 understood; /* the arguments are what they are taken for */
 	u8 pad;
@@ -329,16 +335,18 @@ struct evidence {
 };
 
 /* Of an export: TAKEN: its internal function has taken it over. Of that: TAKEN: it has done so with some. */
-#define VERDICT_NONE 0
-#define VERDICT_TAKEN 1
-#define VERDICT_CONDEMNED 2
-#define VERDICT_PROBATION 3 /* of a read or write that was found in code: see probation.bpf.h */
+enum verdict {
+	VERDICT_NONE = 0,
+	VERDICT_TAKEN = 1,
+	VERDICT_CONDEMNED = 2,
+	VERDICT_PROBATION = 3, /* of a read or write that was found in code: see probation.bpf.h */
+};
 
 /* What a process lost for one reason. */
 struct loss_key {
 	u64 process;
 	u32 tgid;
-	u32 reason; /* enum t2p_counter */
+	enum t2p_counter reason;
 };
 
 struct loss {
@@ -489,6 +497,21 @@ struct {
 	__type(value, u32);
 } files SEC(".maps");
 
+static __always_inline u64 cookie_of(u32 library, u32 site)
+{
+	return (u64)library << T2P_COOKIE_LIBRARY | site;
+}
+
+static __always_inline u32 library_of(u64 cookie)
+{
+	return cookie >> T2P_COOKIE_LIBRARY;
+}
+
+static __always_inline u32 site_of(u64 cookie)
+{
+	return cookie & ((1 << T2P_COOKIE_LIBRARY) - 1);
+}
+
 /* Attach cookie → evidence. User space makes the entries, before it attaches. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -502,7 +525,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
 	__type(key, u64);
-	__type(value, u32);
+	__type(value, enum verdict);
 } verdicts SEC(".maps");
 
 /* The application records that a handle gave to its BIO, or took from it. */

@@ -20,7 +20,7 @@
 /* What a handle that is older than the capture may hold of a record that was seen by nobody. */
 #define PENDING_MAX 18432
 /* With a site, the key of what is told of it here; proof.bpf.h has its own. */
-#define PROBATION_EVIDENCE 128
+#define PROBATION_EVIDENCE (1 << T2P_COOKIE_PROBATION)
 /* Records that leave at once; those of the handshake go with the first one of data. */
 #define RECORDS_AT_ONCE 8
 
@@ -136,7 +136,7 @@ __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 
 	struct process *process;
 	u32 tgid = current_id() >> 32;
 	u64 key = site | PROBATION_EVIDENCE;
-	u32 writing = (site & 0xff) == T2P_SITE_WRITE;
+	u32 writing = site_of(site) == T2P_SITE_WRITE;
 	struct record_flow *flow;
 	struct record_way *way;
 	struct evidence *seen;
@@ -145,7 +145,7 @@ __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 
 
 	if (!probation_wanted || len <= 0)
 		return len;
-	if (verdict_of(site >> 8, site & 0xff) != VERDICT_PROBATION)
+	if (verdict_of(library_of(site), site_of(site)) != VERDICT_PROBATION)
 		return len;
 	process = bpf_map_lookup_elem(&processes, &tgid);
 	if (!process || process->generation != generation)

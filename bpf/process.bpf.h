@@ -22,7 +22,7 @@ static __always_inline int uid_wanted(void)
 
 	if (!uid_count)
 		return 1;
-	for (u32 i = 0; i < UIDS_MAX; i++)
+	for (u32 i = 0; i < T2P_UIDS_MAX; i++)
 		if (i < uid_count && uids[i] == uid)
 			return 1;
 	return 0;
@@ -227,7 +227,7 @@ static __always_inline void file_mapped(struct file *file)
 	if (!key.inode || bpf_map_lookup_elem(&files, &key))
 		return;
 	/* Only while somebody is there to let it go on. */
-	stop = ready == READY && process && (process->flags & PROCESS_STOP);
+	stop = ready == T2P_GATE_OPEN && process && (process->flags & PROCESS_STOP);
 	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
 	if (!note) {
 		lost(process ? process->generation : 0, T2P_COUNT_NOTICE_LOST, 0);

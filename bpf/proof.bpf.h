@@ -46,7 +46,7 @@ static __always_inline u32 internal_of(u32 fn)
 /* What user space thinks of the site. */
 __noinline u32 verdict_of(u32 library, u32 site)
 {
-	u64 key = (u64)library << 8 | site;
+	u64 key = cookie_of(library, site);
 	u32 *verdict = bpf_map_lookup_elem(&verdicts, &key);
 
 	return verdict ? *verdict : VERDICT_NONE;
@@ -59,7 +59,7 @@ __noinline u32 verdict_of(u32 library, u32 site)
 /* Adds to the evidence on a site. 0: there is none. */
 __noinline int testify(u32 library, u32 site, u32 what, s32 by)
 {
-	u64 key = (u64)library << 8 | site;
+	u64 key = cookie_of(library, site);
 	struct evidence *seen = bpf_map_lookup_elem(&evidence, &key);
 
 	if (!seen)
@@ -76,7 +76,7 @@ __noinline int testify(u32 library, u32 site, u32 what, s32 by)
 /* Whether a call of an internal function outside of any export is one that is followed. */
 __noinline int internal_counts(u32 library, u32 site, u32 handle_known)
 {
-	u64 key = (u64)library << 8 | site;
+	u64 key = cookie_of(library, site);
 	struct evidence *seen;
 
 	switch (verdict_of(library, site)) {

@@ -236,7 +236,7 @@ static __noinline int rustls_entered(struct pt_regs *ctx, u32 kind)
 	call->entered = bpf_ktime_get_ns();
 	call->seq = RUSTLS_SEQ(ctx);
 	call->result = RUSTLS_RESULT(ctx);
-	call->library = attach_cookie(ctx) >> 8;
+	call->library = library_of(attach_cookie(ctx));
 	call->kind = kind;
 	if (kind & T2P_RUSTLS_WRITES)
 		rustls_outgoing(call, RUSTLS_MESSAGE(ctx));

@@ -284,10 +284,8 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, u64 sp, int 
 	return 0;
 }
 
-/* Of an attach cookie: this is a return instruction. */
-#define COOKIE_RETURN (1ULL << 62)
-/* The return of this function is of no interest. */
-#define COOKIE_ENTRY_ONLY (1ULL << 63)
+#define COOKIE_RETURN (1ULL << T2P_COOKIE_RETURN)
+#define COOKIE_ENTRY_ONLY (1ULL << T2P_COOKIE_ENTRY_ONLY)
 
 /* Whether a call that is followed began at `sp`. */
 static __noinline int is_call_at(u64 sp)

@@ -113,14 +113,13 @@ __noinline int seems_on_other_stack(u64 sp)
 /*
  * A stack that is no thread's own goes by where its outermost call began. What is called inside that, and
  * its system calls, are at most so far below it; another stack is further away, since OpenSSL alone needs
- * as much.
+ * as much. Its key in `threads` says so: T2P_STACK_REACH. A call is looked for there and in the next stretch as large.
  */
-#define STACK_REACH 13 /* bits; within it and the next as large */
-
-/* Its key in `threads`: addresses have 47 bits, pids 22. */
 static __always_inline u64 stack_key(u64 sp)
 {
-	return 1ULL << 63 | current_id() >> 32 << (47 - STACK_REACH) | (sp & ((1ULL << 47) - 1)) >> STACK_REACH;
+	u64 place = sp >> T2P_STACK_REACH & ((1ULL << T2P_STACK_PID) - 1);
+
+	return 1ULL << T2P_STACK_KEY | current_id() >> 32 << T2P_STACK_PID | place;
 }
 
 /* The calls in progress on the stack that `sp` is on, if it is no thread's own. */

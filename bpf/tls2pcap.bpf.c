@@ -172,7 +172,7 @@ SEC("uprobe")
 int ssl_any_entry(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_entered(ctx, attach_cookie(ctx) & 0xff, on_other_stack(PT_REGS_SP(ctx)));
+	return site_entered(ctx, site_of(attach_cookie(ctx)), on_other_stack(PT_REGS_SP(ctx)));
 }
 
 #define ENTRY(NAME, SITE)                                                                      \
@@ -237,14 +237,14 @@ SEC("uretprobe")
 int ssl_return_any(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_left(ctx, attach_cookie(ctx) & 0xff, began_at(ctx), 1);
+	return site_left(ctx, site_of(attach_cookie(ctx)), began_at(ctx), 1);
 }
 
 SEC("uretprobe")
 int ssl_return_of_call(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_left(ctx, attach_cookie(ctx) & 0xff, began_at(ctx), 1);
+	return site_left(ctx, site_of(attach_cookie(ctx)), began_at(ctx), 1);
 }
 
 /* For kernels without bpf_loop (before Linux 5.17), which refuse the two above. */
@@ -252,7 +252,7 @@ SEC("uretprobe")
 int ssl_return_unrolled(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return site_left(ctx, attach_cookie(ctx) & 0xff, began_at(ctx), 0);
+	return site_left(ctx, site_of(attach_cookie(ctx)), began_at(ctx), 0);
 }
 
 SEC("uretprobe")
@@ -295,10 +295,10 @@ int ssl_session(struct pt_regs *ctx)
 			return NO_RETURN_PROBE;
 	}
 	if (leaves) {
-		site_left(ctx, cookie & 0xff, sp, 1);
+		site_left(ctx, site_of(cookie), sp, 1);
 		return NO_RETURN_PROBE;
 	}
-	site_entered(ctx, cookie & 0xff, other_stack);
+	site_entered(ctx, site_of(cookie), other_stack);
 	return other_stack || (cookie & COOKIE_ENTRY_ONLY) ? NO_RETURN_PROBE : 0;
 }
 
@@ -325,7 +325,7 @@ SEC("uprobe")
 int go_any_entry(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return go_entered(ctx, attach_cookie(ctx) & 0xff);
+	return go_entered(ctx, site_of(attach_cookie(ctx)));
 }
 
 #define GO_ENTRY(NAME, SITE)                                                                   \
@@ -347,7 +347,7 @@ SEC("uprobe")
 int go_return(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return go_left(ctx, attach_cookie(ctx) & 0xff, 1);
+	return go_left(ctx, site_of(attach_cookie(ctx)), 1);
 }
 
 /* For kernels without bpf_loop. */
@@ -355,7 +355,7 @@ SEC("uprobe")
 int go_return_unrolled(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return go_left(ctx, attach_cookie(ctx) & 0xff, 0);
+	return go_left(ctx, site_of(attach_cookie(ctx)), 0);
 }
 
 /* rustls: the entry notes which function it is. */
@@ -364,7 +364,7 @@ SEC("uprobe")
 int rustls_any_entry(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return rustls_entered(ctx, (attach_cookie(ctx) & 0xff) - T2P_SITE_RUSTLS);
+	return rustls_entered(ctx, site_of(attach_cookie(ctx)) - T2P_SITE_RUSTLS);
 }
 
 #define RUSTLS_ENTRY(NAME, KIND)                                                               \
@@ -480,7 +480,10 @@ int BPF_PROG(mapping, unsigned long address)
 	return 0;
 }
 
-/* Which records there are, for the type information that user space is checked against. */
+/*
+ * Clang describes in the object's type information only what is used as a type, and from there user space takes
+ * its numbers and layouts. So here are the records, and each enum that no field has as its type.
+ */
 struct t2p_data *type_data;
 struct t2p_bind *type_bind;
 struct t2p_handle *type_handle;
@@ -492,6 +495,9 @@ struct t2p_no_socket *type_no_socket;
 struct t2p_noted_file *type_noted_file;
 struct t2p_noted_no_socket *type_noted_no_socket;
 struct t2p_noted_process *type_noted_process;
+enum t2p_limit type_limit;
+enum t2p_cookie_bit type_cookie_bit;
+enum t2p_stack_key type_stack_key;
+enum t2p_handle_bit type_handle_bit;
 enum t2p_site type_site;
-enum t2p_rustls type_rustls;
-enum t2p_counter type_counter;
+enum t2p_rustls_flag type_rustls_flag;

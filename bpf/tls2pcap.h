@@ -1,23 +1,36 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * What crosses from the kernel to user space: the layout of every ring record and of the
- * knobs. The only layout that C and Rust share; src/probe/layout.rs has the compiler compare
- * the Rust side (src/event/record.rs) with the types that this header compiles to.
+ * What crosses from the kernel to user space: the layout of every ring record, and every number that C and
+ * Rust share. Rust has no copy of these numbers: build.rs makes Rust enums of those in ring records
+ * (src/event/numbers.rs), and src/probe takes the others from the skeleton, as it does those of maps.bpf.h.
+ * src/probe/layout.rs has the compiler compare the records of src/event/record.rs with the types here.
+ *
+ * Each enum has the size of the field that holds it. No two bits of an enum whose name ends in _flag may be
+ * the same: build.rs refuses that.
  *
  * Times are nanoseconds of CLOCK_MONOTONIC. All integers are in the machine's byte order.
  */
 #ifndef TLS2PCAP_H
 #define TLS2PCAP_H
 
-/* The most payload that one record carries: with the headers it is one IPv4 packet. */
-#define T2P_CHUNK_MAX 64512
+enum t2p_limit {
+	/* The most payload that one record carries: with the headers it is one IPv4 packet. */
+	T2P_CHUNK_MAX = 64512,
+	/* The most chunks of one call without bpf_loop: 1 MiB and a bit, as many as the verifier of 5.10 accepts. */
+	T2P_CHUNKS_UNROLLED = 17,
+	/* The longest call, with bpf_loop. */
+	T2P_CALL_MAX = 64 << 20,
+	/* Users whose processes are captured, if not those of all. */
+	T2P_UIDS_MAX = 16,
+};
+
+/* The length of these fields. Rust sees it in their types. */
 #define T2P_COMM_LEN 16
 #define T2P_PATH_LEN 256
 #define T2P_ARGS_LEN 1024
 #define T2P_TEXT_LEN 256
 
-/* t2p_head.type. From T2P_USER_FIRST on, user space makes the record (src/event/record.rs). */
-enum t2p_type {
+enum t2p_type : unsigned short {
 	T2P_DATA = 1,
 	T2P_BIND = 2,
 	T2P_HANDLE = 3,
@@ -26,11 +39,19 @@ enum t2p_type {
 	T2P_EXIT = 6,
 	T2P_FILE = 7,
 	T2P_NO_SOCKET = 8,
-	T2P_USER_FIRST = 64,
+	/* User space makes these (src/event/record.rs). */
+	T2P_START = 64,
+	T2P_CLOCK = 65,
+	T2P_PROCESS_FACTS = 66,
+	T2P_LIBRARY = 67,
+	T2P_COUNTERS = 68,
+	T2P_FINAL = 69,
+	T2P_STOP = 70,
+	T2P_LOSSES = 71,
 };
 
 /* Which TLS call moved the bytes. */
-enum t2p_function {
+enum t2p_function : unsigned char {
 	T2P_FN_READ = 1,
 	T2P_FN_READ_EX = 2,
 	T2P_FN_READ_EARLY = 3,
@@ -55,7 +76,29 @@ enum t2p_function {
 	T2P_FN_NSS_WRITE = 20,
 };
 
-/* What is probed in a library. Low byte of the attach cookie; the rest is the library's number. */
+/* An attach cookie: from the lowest bit on an enum t2p_site, from T2P_COOKIE_LIBRARY on the library's number. */
+enum t2p_cookie_bit {
+	T2P_COOKIE_PROBATION = 7, /* in a key of `evidence`: what was found while the function was on probation */
+	T2P_COOKIE_LIBRARY = 8,
+	T2P_COOKIE_RETURN = 62, /* this is a return instruction */
+	T2P_COOKIE_ENTRY_ONLY = 63, /* the return of this function is of no interest */
+};
+
+/* A key of `threads` for a stack that is not a thread's own: a pid from T2P_STACK_PID on; below, its address. */
+enum t2p_stack_key {
+	T2P_STACK_REACH = 13, /* so many low bits of the address do not count: see stack.bpf.h */
+	T2P_STACK_PID = 47 - T2P_STACK_REACH, /* addresses have 47 bits, pids 22 */
+	T2P_STACK_KEY = 63, /* set in such a key: all others are the number of a thread */
+};
+
+/* Which calls are followed. */
+enum t2p_gate {
+	T2P_GATE_SHUT = 0, /* none */
+	T2P_GATE_OPEN = 1, /* all: a stream begins with a call that begins after this */
+	T2P_GATE_ENDING = 2, /* those that have begun, to their return */
+};
+
+/* What is probed in a library. */
 enum t2p_site {
 	T2P_SITE_READ = 1,
 	T2P_SITE_READ_EX,
@@ -118,43 +161,48 @@ enum t2p_site {
 	T2P_SITE_GO_CLOSE_NOTIFY,
 	T2P_SITE_GO_CLIENT,
 	T2P_SITE_GO_SERVER,
-	/* rustls: this and up to 15 more, as enum t2p_rustls says. */
+	/* rustls: this and up to 15 more, as enum t2p_rustls_flag says. */
 	T2P_SITE_RUSTLS = 96,
 	T2P_SITE_SELF = 255, /* tls2pcap's own, to see what the kernel's probes do */
 };
 
 /* What is added to T2P_SITE_RUSTLS: which function it is, and of which rustls. */
-enum t2p_rustls {
+enum t2p_rustls_flag {
 	T2P_RUSTLS_WRITES = 1, /* it encrypts a record; else it decrypts one */
 	T2P_RUSTLS_GCM = 2, /* of TLS 1.2: AES-GCM */
 	T2P_RUSTLS_CHACHA = 4, /* of TLS 1.2: ChaCha20-Poly1305; neither: of TLS 1.3 */
 	T2P_RUSTLS_OWNED = 8, /* before 0.23: records are vectors of their own */
-	T2P_RUSTLS_MAX = 16,
 };
+#define T2P_RUSTLS_MAX 16
 
 /*
  * Set in a handle's address if it stands for one direction only of a connection, as far as one key goes (rustls).
  * The handles of one connection have the same socket. No address of a program has these bits.
  */
-#define T2P_HANDLE_SIDE (1ULL << 63)
-#define T2P_HANDLE_WRITES (1ULL << 62) /* which direction that is */
+enum t2p_handle_bit {
+	T2P_HANDLE_BIT_WRITES = 62, /* which direction that is */
+	T2P_HANDLE_BIT_SIDE = 63,
+};
+#define T2P_HANDLE_SIDE (1ULL << T2P_HANDLE_BIT_SIDE)
+#define T2P_HANDLE_WRITES (1ULL << T2P_HANDLE_BIT_WRITES)
 
-enum t2p_direction {
+enum t2p_direction : unsigned char {
 	T2P_READ = 0,
 	T2P_WRITE = 1,
 };
 
 /* Why a record carries fewer bytes than it stands for. */
-enum t2p_missing {
+enum t2p_missing : unsigned char {
 	T2P_MISSING_NONE = 0,
 	T2P_MISSING_UNREADABLE = 1, /* the program's buffer could not be read */
 	T2P_MISSING_LIMIT = 2, /* beyond the longest call that is captured */
 	T2P_MISSING_SENDFILE = 3, /* the bytes never were in the program's memory */
 	T2P_MISSING_SNAPLEN = 4, /* beyond what the user wants of each record */
+	T2P_MISSING_WRITER_BEHIND = 64, /* user space gave the payload up, because the output is too slow */
 };
 
 /* How the socket of the handle was known when the call was made. */
-enum t2p_tuple_source {
+enum t2p_tuple_source : unsigned char {
 	T2P_TUPLE_NONE = 0,
 	T2P_TUPLE_SAME_CALL = 1, /* exactly one TCP socket was used inside this call */
 	T2P_TUPLE_REMEMBERED = 2, /* an earlier call of this handle used it, and it still lives */
@@ -163,7 +211,7 @@ enum t2p_tuple_source {
 };
 
 /* What a T2P_HANDLE record tells. */
-enum t2p_fact {
+enum t2p_fact : unsigned char {
 	T2P_FACT_CLIENT = 1, /* the TLS call says that this side is the TLS client */
 	T2P_FACT_SERVER = 2,
 	T2P_FACT_SERVER_NAME = 3, /* text */
@@ -179,10 +227,15 @@ enum t2p_fact {
 };
 
 /* Who opened the TCP connection. */
-enum t2p_role {
+enum t2p_role : unsigned char {
 	T2P_ROLE_UNKNOWN = 0,
 	T2P_ROLE_CLIENT = 1,
 	T2P_ROLE_SERVER = 2,
+};
+
+enum t2p_family : unsigned char {
+	T2P_FAMILY_IPV4 = 4, /* IPv4-mapped IPv6 as well */
+	T2P_FAMILY_IPV6 = 6,
 };
 
 /*
@@ -223,7 +276,7 @@ enum t2p_counter {
 
 /* Begins every record. */
 struct t2p_head {
-	unsigned short type;
+	enum t2p_type type;
 	unsigned short reserved;
 	unsigned int tgid; /* as tls2pcap's own pid namespace numbers it; 0: no process */
 	unsigned int tid;
@@ -245,10 +298,10 @@ struct t2p_data {
 	unsigned int captured; /* bytes that follow, at most chunk_len and T2P_CHUNK_MAX */
 	unsigned int call_seq; /* number of the call among those of its direction that moved data */
 	unsigned int awaits_write; /* 1 + call_seq of the write in flight when this read returned; else 0 */
-	unsigned char direction; /* enum t2p_direction */
-	unsigned char function; /* enum t2p_function */
-	unsigned char missing; /* enum t2p_missing */
-	unsigned char tuple_source; /* enum t2p_tuple_source */
+	enum t2p_direction direction;
+	enum t2p_function function;
+	enum t2p_missing missing;
+	enum t2p_tuple_source tuple_source;
 };
 
 /* A handle's socket. Precedes the data that depends on it. */
@@ -269,9 +322,9 @@ struct t2p_bind {
 	unsigned char remote[16];
 	unsigned short local_port; /* host byte order */
 	unsigned short remote_port;
-	unsigned char family; /* 4 or 6; IPv4-mapped IPv6 is 4 */
-	unsigned char role; /* enum t2p_role */
-	unsigned char tuple_source; /* enum t2p_tuple_source */
+	enum t2p_family family;
+	enum t2p_role role;
+	enum t2p_tuple_source tuple_source;
 	unsigned char fresh; /* 1: bound in the handle's handshake, so no byte came before */
 };
 
@@ -286,8 +339,8 @@ struct t2p_handle {
 	unsigned long long other; /* T2P_FACT_LAYER: the handle below */
 	unsigned long long other_generation;
 	unsigned int call_seq;
-	unsigned char fact; /* enum t2p_fact */
-	unsigned char direction;
+	enum t2p_fact fact;
+	enum t2p_direction direction;
 	unsigned short text_len;
 	unsigned char text[T2P_TEXT_LEN];
 };

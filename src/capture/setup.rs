@@ -14,6 +14,7 @@ use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::process::{self, processes};
 use crate::discover::{Discovery, Found, InProcess};
 use crate::event::Start;
+use crate::event::numbers;
 use crate::event::recording::Recorder;
 use crate::failure::{Exit, Failure};
 use crate::pipeline::NotRecorded;
@@ -26,7 +27,7 @@ const RING_BYTES_SMALL: u32 = 16 << 20;
 /// Less memory than this, in bytes, is little.
 const MEMORY_SMALL: u64 = 4 << 30;
 /// Bytes of one call that are captured. Half of the ring at most: see [`call_limit`].
-const CALL_LIMIT: u64 = 64 << 20;
+const CALL_LIMIT: u64 = numbers::CALL_MAX;
 
 /// `found`: what is to be probed first of all.
 pub(super) fn load(config: &Capture, found: &[Found]) -> Result<Probe, Failure> {
@@ -84,7 +85,7 @@ pub(crate) fn refusal(error: &ProbeError) -> Failure {
 /// Bytes of the longest call that is captured whole, with the default ring.
 pub(crate) fn longest_call(has_loop: bool) -> u64 {
     /// What the programs copy without `bpf_loop`.
-    const UNROLLED: u64 = 17 * 64_512;
+    const UNROLLED: u64 = numbers::CHUNKS_UNROLLED * numbers::CHUNK_MAX;
     if has_loop { call_limit(ring_bytes()) } else { UNROLLED }
 }
 

@@ -9,6 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Capture, Config, Output, Replay, Targets, Verbosity};
+use crate::event::numbers;
 use crate::extcap;
 use crate::failure::{Exit, Failure};
 use crate::privilege;
@@ -578,6 +579,12 @@ fn targets(mut pids: Vec<u32>, users: &[String], command: Vec<OsString>) -> Resu
             let mut ids = users.iter().map(|name| user_id(name)).collect::<Result<Vec<u32>, Failure>>()?;
             ids.sort_unstable();
             ids.dedup();
+            if ids.len() > numbers::UIDS_MAX as usize {
+                return Err(usage(
+                    format!("-u is given for {} users, of {} at most", ids.len(), numbers::UIDS_MAX),
+                    "name fewer, or leave -u out to capture the processes of all users",
+                ));
+            }
             Targets::Users(ids)
         }
         [.., true] => Targets::Command(command),

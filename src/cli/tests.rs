@@ -107,6 +107,14 @@ fn options_after_the_dashes_are_the_commands() {
 }
 
 #[test]
+fn more_users_than_the_kernel_side_has_room_for_are_refused() {
+    let users = |n: u32| (0..n).map(|id| format!("-u {id} ")).collect::<String>() + "-o x";
+    assert_eq!(capture_of(&users(16)).targets, Targets::Users((0..16).collect()));
+    let Err(Stop(Reason::Failure(failure))) = parse_line(&users(17)) else { panic!() };
+    assert!(failure.message.contains("17 users"), "{failure}");
+}
+
+#[test]
 fn replay() {
     let expected = Replay {
         input: "r".into(),

@@ -4,6 +4,7 @@
 //! user space adds (clock samples, what /proc tells, counters). Both have one encoding, so that a
 //! recording ([`recording`]) of the encoded events holds every input of what follows.
 
+pub mod numbers;
 pub mod record;
 pub mod recording;
 

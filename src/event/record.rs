@@ -10,63 +10,13 @@ use std::ops::Range;
 use bytes::Bytes;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
+use super::numbers::{self, Type};
 use super::*;
 
-/// Longest payload of one data record, in bytes (`T2P_CHUNK_MAX`).
-pub const CHUNK_MAX: usize = 64512;
+pub use super::numbers::Counter;
 
-/// Index in [`Counters`] (`enum t2p_counter`).
-#[allow(missing_docs)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counter {
-    Calls,
-    Bytes,
-    RingFull,
-    RingFullBytes,
-    Unreadable,
-    UnreadableBytes,
-    Limit,
-    LimitBytes,
-    Sendfile,
-    SendfileBytes,
-    ThreadsFull,
-    HandlesFull,
-    ProcessesFull,
-    SocketsFull,
-    Depth,
-    Unfinished,
-    FactLost,
-    Twice,
-    Conflict,
-    NotTcp,
-    Snaplen,
-    SnaplenBytes,
-    MissedRuns,
-    MissedSocketRuns,
-    LossesFull,
-    OtherStack,
-    NoticeLost,
-}
-
-/// Record types (`enum t2p_type`; from 64 on they are user space's).
-mod kind {
-    pub const DATA: u16 = 1;
-    pub const BIND: u16 = 2;
-    pub const HANDLE: u16 = 3;
-    pub const SOCKET: u16 = 4;
-    pub const PROCESS: u16 = 5;
-    pub const EXIT: u16 = 6;
-    pub const FILE: u16 = 7;
-    pub const NO_SOCKET: u16 = 8;
-    pub const START: u16 = 64;
-    pub const CLOCK: u16 = 65;
-    pub const PROCESS_FACTS: u16 = 66;
-    pub const LIBRARY: u16 = 67;
-    pub const COUNTERS: u16 = 68;
-    pub const FINAL: u16 = 69;
-    pub const STOP: u16 = 70;
-    pub const LOSSES: u16 = 71;
-}
+/// Longest payload of one data record, in bytes.
+pub const CHUNK_MAX: usize = numbers::CHUNK_MAX as usize;
 
 /// Why a record could not be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -159,14 +109,15 @@ raw!(
     RawNoSocket { head: RawHead, time: u64, stopped: u32, other_stack: u32 }
 );
 
-/// `enum t2p_missing`; from here on the reasons are user space's.
-const MISSING_WRITER_BEHIND: u8 = 64;
-
 impl RawData {
     /// The fixed part of a data record, if `record` is one.
     pub fn of(record: &[u8]) -> Option<RawData> {
         let kind = record.first_chunk().map(|kind| u16::from_ne_bytes(*kind))?;
-        if kind == kind::DATA { RawData::read_from_prefix(record).ok().map(|(data, _)| data) } else { None }
+        if kind == Type::Data as u16 {
+            RawData::read_from_prefix(record).ok().map(|(data, _)| data)
+        } else {
+            None
+        }
     }
 
     /// The record, without payload.
@@ -186,12 +137,13 @@ impl RawData {
         if captured == 0 {
             return (self, None);
         }
-        let before = (self.missing != 0 && captured < self.chunk_len).then(|| RawData {
-            chunk_offset: self.chunk_offset.saturating_add(captured),
-            chunk_len: self.chunk_len - captured,
-            ..self
-        });
-        (RawData { chunk_len: captured, missing: MISSING_WRITER_BEHIND, ..self }, before)
+        let before =
+            (self.missing != numbers::Missing::None as u8 && captured < self.chunk_len).then(|| RawData {
+                chunk_offset: self.chunk_offset.saturating_add(captured),
+                chunk_len: self.chunk_len - captured,
+                ..self
+            });
+        (RawData { chunk_len: captured, missing: numbers::Missing::WriterBehind as u8, ..self }, before)
     }
 }
 
@@ -225,9 +177,10 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
     let head: RawHead = fixed(record, 0)?;
     let kind = head.kind;
     let bad = |field| RecordError::Field { kind, field };
+    let mut fields = Fields { kind, rest: &record[size_of::<RawHead>()..], have: record.len() };
     let handle_of = |address, generation| HandleKey { process: head.process(), address, generation };
-    Ok(match kind {
-        kind::DATA => {
+    Ok(match Type::of(kind).ok_or(RecordError::UnknownType(kind))? {
+        Type::Data => {
             let raw: RawData = fixed(record, kind)?;
             let captured = raw.captured as usize;
             let from = size_of::<RawData>();
@@ -243,14 +196,13 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
             if record.len() < from + captured {
                 return Err(RecordError::Short { kind, have: record.len() });
             }
-            let missing = match raw.missing {
-                0 => None,
-                1 => Some(Missing::Unreadable),
-                2 => Some(Missing::Limit),
-                3 => Some(Missing::Sendfile),
-                4 => Some(Missing::Snaplen),
-                MISSING_WRITER_BEHIND => Some(Missing::WriterBehind),
-                _ => return Err(bad("missing")),
+            let missing = match numbers::Missing::of(raw.missing).ok_or(bad("missing"))? {
+                numbers::Missing::None => None,
+                numbers::Missing::Unreadable => Some(Missing::Unreadable),
+                numbers::Missing::Limit => Some(Missing::Limit),
+                numbers::Missing::Sendfile => Some(Missing::Sendfile),
+                numbers::Missing::Snaplen => Some(Missing::Snaplen),
+                numbers::Missing::WriterBehind => Some(Missing::WriterBehind),
             };
             if missing.is_none() && (captured as u64) < raw.chunk_len {
                 return Err(bad("missing"));
@@ -273,14 +225,14 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 tuple_source: tuple_source(raw.tuple_source).ok_or(bad("tuple_source"))?,
             })
         }
-        kind::BIND => {
+        Type::Bind => {
             let raw: RawBind = fixed(record, kind)?;
-            let address = |bytes: [u8; 16], port| match raw.family {
-                4 => {
-                    Some(SocketAddr::new(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into(), port))
+            let family = numbers::Family::of(raw.family).ok_or(bad("family"))?;
+            let address = |bytes: [u8; 16], port| match family {
+                numbers::Family::Ipv4 => {
+                    SocketAddr::new(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into(), port)
                 }
-                6 => Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::from(bytes)), port)),
-                _ => None,
+                numbers::Family::Ipv6 => SocketAddr::new(IpAddr::V6(Ipv6Addr::from(bytes)), port),
             };
             Event::Bind(Bind {
                 task: head.task(),
@@ -291,36 +243,34 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 cookie: (raw.cookie != 0).then_some(raw.cookie),
                 netns: raw.netns,
                 fd: u32::try_from(raw.fd).ok(),
-                local: address(raw.local, raw.local_port).ok_or(bad("family"))?,
-                remote: address(raw.remote, raw.remote_port).ok_or(bad("family"))?,
+                local: address(raw.local, raw.local_port),
+                remote: address(raw.remote, raw.remote_port),
                 isn: (raw.local_isn, raw.remote_isn),
-                role: match raw.role {
-                    0 => None,
-                    1 => Some(Role::Client),
-                    2 => Some(Role::Server),
-                    _ => return Err(bad("role")),
+                role: match numbers::Role::of(raw.role).ok_or(bad("role"))? {
+                    numbers::Role::Unknown => None,
+                    numbers::Role::Client => Some(Role::Client),
+                    numbers::Role::Server => Some(Role::Server),
                 },
                 source: tuple_source(raw.tuple_source).ok_or(bad("tuple_source"))?,
                 fresh: raw.fresh != 0,
             })
         }
-        kind::HANDLE => {
+        Type::Handle => {
             let raw: RawHandle = fixed(record, kind)?;
             let text = || text(raw.text.get(..usize::from(raw.text_len)).unwrap_or(&raw.text));
-            let fact = match raw.fact {
-                1 => Fact::TlsRole(Role::Client),
-                2 => Fact::TlsRole(Role::Server),
-                3 => Fact::ServerName(text()),
-                4 => Fact::Alpn(text()),
-                5 => Fact::Shutdown,
-                6 => Fact::Free,
-                7 => Fact::Layer(handle_of(raw.other, raw.other_generation)),
-                8 => Fact::ReadUnseen,
-                9 => {
+            let fact = match numbers::Fact::of(raw.fact).ok_or(bad("fact"))? {
+                numbers::Fact::Client => Fact::TlsRole(Role::Client),
+                numbers::Fact::Server => Fact::TlsRole(Role::Server),
+                numbers::Fact::ServerName => Fact::ServerName(text()),
+                numbers::Fact::Alpn => Fact::Alpn(text()),
+                numbers::Fact::Shutdown => Fact::Shutdown,
+                numbers::Fact::Free => Fact::Free,
+                numbers::Fact::Layer => Fact::Layer(handle_of(raw.other, raw.other_generation)),
+                numbers::Fact::ReadUnseen => Fact::ReadUnseen,
+                numbers::Fact::CallLost => {
                     Fact::CallLost(direction(raw.direction).ok_or(bad("direction"))?, why_lost(raw.call_seq))
                 }
-                10 => Fact::WriteEmpty(raw.call_seq),
-                _ => return Err(bad("fact")),
+                numbers::Fact::WriteEmpty => Fact::WriteEmpty(raw.call_seq),
             };
             Event::Handle(HandleFact {
                 task: head.task(),
@@ -330,7 +280,7 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 fact,
             })
         }
-        kind::SOCKET => {
+        Type::Socket => {
             let raw: RawSocket = fixed(record, kind)?;
             Event::SocketClosed(SocketClosed {
                 socket: SocketKey { address: raw.socket, generation: raw.socket_generation },
@@ -338,7 +288,7 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 reset: raw.error == ECONNRESET || raw.error == EPIPE,
             })
         }
-        kind::PROCESS => {
+        Type::Process => {
             let raw: RawProcess = fixed(record, kind)?;
             let args = raw.args.get(..usize::from(raw.args_len)).unwrap_or(&raw.args);
             Event::Process(ProcessSeen {
@@ -355,11 +305,11 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 args: split_args(args),
             })
         }
-        kind::EXIT => {
+        Type::Exit => {
             let raw: RawExit = fixed(record, kind)?;
             Event::Exit(head.process(), raw.time)
         }
-        kind::FILE => {
+        Type::File => {
             let raw: RawFile = fixed(record, kind)?;
             Event::File(FileSeen {
                 pid: head.tgid,
@@ -369,7 +319,7 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 stopped: raw.stopped != 0,
             })
         }
-        kind::NO_SOCKET => {
+        Type::NoSocket => {
             let raw: RawNoSocket = fixed(record, kind)?;
             Event::NoSocket(NoSocket {
                 process: head.process(),
@@ -379,50 +329,41 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 other_stack: raw.other_stack != 0,
             })
         }
-        kind::START..=kind::LOSSES => {
-            let mut fields = Fields { kind, rest: &record[size_of::<RawHead>()..], have: record.len() };
-            match kind {
-                kind::START => Event::Start(Start {
-                    application: fields.text()?,
-                    os: fields.text()?,
-                    hardware: fields.text()?,
-                    command_line: fields.text()?,
-                    backend: fields.text()?,
-                    show_args: fields.number()? != 0,
-                    time: fields.number()?,
-                }),
-                kind::CLOCK => {
-                    Event::Clock(Clock { monotonic: fields.number()?, realtime: fields.number()? })
-                }
-                kind::PROCESS_FACTS => Event::ProcessFacts(
-                    head.process(),
-                    ProcessFacts { exe: fields.option()?, args: fields.list()?, container: fields.option()? },
-                ),
-                kind::LIBRARY => Event::Library(Library {
-                    id: head.library,
-                    path: fields.text()?,
-                    version: fields.text()?,
-                }),
-                kind::COUNTERS => {
-                    let n = fields.count()?;
-                    Event::Counters(Counters((0..n).map(|_| fields.number()).collect::<Result<_, _>>()?))
-                }
-                kind::FINAL => Event::Final(
-                    handle_of(fields.number()?, fields.number()?),
-                    Ends { read: fields.number()?, write: fields.number()? },
-                ),
-                kind::LOSSES => {
-                    let n = fields.count()?;
-                    Event::Losses((0..n).map(|_| fields.loss()).collect::<Result<_, _>>()?)
-                }
-                _ => Event::Stop(fields.number()?),
-            }
+        Type::Start => Event::Start(Start {
+            application: fields.text()?,
+            os: fields.text()?,
+            hardware: fields.text()?,
+            command_line: fields.text()?,
+            backend: fields.text()?,
+            show_args: fields.number()? != 0,
+            time: fields.number()?,
+        }),
+        Type::Clock => Event::Clock(Clock { monotonic: fields.number()?, realtime: fields.number()? }),
+        Type::ProcessFacts => Event::ProcessFacts(
+            head.process(),
+            ProcessFacts { exe: fields.option()?, args: fields.list()?, container: fields.option()? },
+        ),
+        Type::Library => {
+            Event::Library(Library { id: head.library, path: fields.text()?, version: fields.text()? })
         }
-        other => return Err(RecordError::UnknownType(other)),
+        Type::Counters => {
+            let n = fields.count()?;
+            Event::Counters(Counters((0..n).map(|_| fields.number()).collect::<Result<_, _>>()?))
+        }
+        Type::Final => Event::Final(
+            handle_of(fields.number()?, fields.number()?),
+            Ends { read: fields.number()?, write: fields.number()? },
+        ),
+        Type::Losses => {
+            let n = fields.count()?;
+            Event::Losses((0..n).map(|_| fields.loss()).collect::<Result<_, _>>()?)
+        }
+        Type::Stop => Event::Stop(fields.number()?),
     })
 }
 
-fn head(kind: u16, process: ProcessKey, library: LibraryId) -> RawHead {
+fn head(kind: Type, process: ProcessKey, library: LibraryId) -> RawHead {
+    let kind = kind as u16;
     RawHead { kind, reserved: 0, tgid: process.pid, tid: 0, library, process: process.generation }
 }
 
@@ -436,7 +377,7 @@ pub fn encode(event: &Event) -> Option<Bytes> {
     let none = ProcessKey { pid: 0, generation: 0 };
     match event {
         Event::Start(start) => {
-            out.head(kind::START, none, 0);
+            out.head(Type::Start, none, 0);
             for s in [&start.application, &start.os, &start.hardware, &start.command_line, &start.backend] {
                 out.text(s);
             }
@@ -444,51 +385,51 @@ pub fn encode(event: &Event) -> Option<Bytes> {
             out.number(start.time);
         }
         Event::Clock(clock) => {
-            out.head(kind::CLOCK, none, 0);
+            out.head(Type::Clock, none, 0);
             out.number(clock.monotonic);
             out.number(clock.realtime);
         }
         Event::ProcessFacts(key, facts) => {
-            out.head(kind::PROCESS_FACTS, *key, 0);
+            out.head(Type::ProcessFacts, *key, 0);
             out.option(facts.exe.as_deref());
             out.number(facts.args.len() as u64);
             facts.args.iter().for_each(|arg| out.text(arg));
             out.option(facts.container.as_deref());
         }
         Event::Library(library) => {
-            out.head(kind::LIBRARY, none, library.id);
+            out.head(Type::Library, none, library.id);
             out.text(&library.path);
             out.text(&library.version);
         }
         Event::Counters(counters) => {
-            out.head(kind::COUNTERS, none, 0);
+            out.head(Type::Counters, none, 0);
             out.number(counters.0.len() as u64);
             counters.0.iter().for_each(|n| out.number(*n));
         }
         // Of a call that had not returned when the capture ended.
         Event::Handle(fact) if fact.fact == Fact::CallLost(Direction::Write, Missing::Unfinished) => {
             let raw = RawHandle {
-                head: head(kind::HANDLE, fact.handle.process, 0),
+                head: head(Type::Handle, fact.handle.process, 0),
                 handle: fact.handle.address,
                 generation: fact.handle.generation,
                 time: fact.time,
                 read_end: fact.ends.read,
                 write_end: fact.ends.write,
                 call_seq: Counter::Unfinished as u32,
-                fact: 9,
-                direction: 1,
+                fact: numbers::Fact::CallLost as u8,
+                direction: numbers::Direction::Write as u8,
                 ..FromZeros::new_zeroed()
             };
             out.0.extend_from_slice(raw.as_bytes());
         }
         Event::Final(handle, ends) => {
-            out.head(kind::FINAL, handle.process, 0);
+            out.head(Type::Final, handle.process, 0);
             for n in [handle.address, handle.generation, ends.read, ends.write] {
                 out.number(n);
             }
         }
         Event::Losses(losses) => {
-            out.head(kind::LOSSES, none, 0);
+            out.head(Type::Losses, none, 0);
             out.number(losses.len() as u64);
             for loss in losses {
                 let (pid, reason) = (loss.process.pid.into(), loss.reason.into());
@@ -498,7 +439,7 @@ pub fn encode(event: &Event) -> Option<Bytes> {
             }
         }
         Event::Stop(time) => {
-            out.head(kind::STOP, none, 0);
+            out.head(Type::Stop, none, 0);
             out.number(*time);
         }
         _ => return None,
@@ -521,12 +462,20 @@ fn why_lost(counter: u32) -> Missing {
 }
 
 fn direction(raw: u8) -> Option<Direction> {
-    [Direction::Read, Direction::Write].get(usize::from(raw)).copied()
+    Some(match numbers::Direction::of(raw)? {
+        numbers::Direction::Read => Direction::Read,
+        numbers::Direction::Write => Direction::Write,
+    })
 }
 
 fn tuple_source(raw: u8) -> Option<TupleSource> {
-    use TupleSource::{Ciphertext, Layer, None, Remembered, SameCall};
-    [None, SameCall, Remembered, Layer, Ciphertext].get(usize::from(raw)).copied()
+    Some(match numbers::TupleSource::of(raw)? {
+        numbers::TupleSource::None => TupleSource::None,
+        numbers::TupleSource::SameCall => TupleSource::SameCall,
+        numbers::TupleSource::Remembered => TupleSource::Remembered,
+        numbers::TupleSource::Layer => TupleSource::Layer,
+        numbers::TupleSource::Ciphertext => TupleSource::Ciphertext,
+    })
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -595,7 +544,7 @@ impl Fields<'_> {
 struct Writer(Vec<u8>);
 
 impl Writer {
-    fn head(&mut self, kind: u16, process: ProcessKey, library: LibraryId) {
+    fn head(&mut self, kind: Type, process: ProcessKey, library: LibraryId) {
         self.0.extend_from_slice(head(kind, process, library).as_bytes());
     }
     fn number(&mut self, n: u64) {
@@ -656,7 +605,7 @@ mod tests {
     #[test]
     fn every_record_cut_anywhere_is_refused_and_never_panics() {
         let data = RawData {
-            head: RawHead { kind: kind::DATA, reserved: 0, tgid: 1, tid: 1, library: 0, process: 1 },
+            head: RawHead { kind: Type::Data as u16, reserved: 0, tgid: 1, tid: 1, library: 0, process: 1 },
             handle: 1,
             generation: 1,
             entered: 1,
@@ -687,7 +636,7 @@ mod tests {
 
     #[test]
     fn what_is_shed_keeps_its_length_and_what_was_missing_its_reason() {
-        let head = RawHead { kind: kind::DATA, reserved: 0, tgid: 1, tid: 1, library: 0, process: 1 };
+        let head = RawHead { kind: Type::Data as u16, reserved: 0, tgid: 1, tid: 1, library: 0, process: 1 };
         let whole =
             RawData { head, call_len: 9, chunk_len: 9, captured: 9, ..zerocopy::FromZeros::new_zeroed() };
         let parts = |raw: RawData| {
@@ -714,7 +663,7 @@ mod tests {
     #[test]
     fn lengths_that_contradict_each_other_are_refused() {
         let good = RawData {
-            head: RawHead { kind: kind::DATA, reserved: 0, tgid: 1, tid: 1, library: 0, process: 1 },
+            head: RawHead { kind: Type::Data as u16, reserved: 0, tgid: 1, tid: 1, library: 0, process: 1 },
             handle: 1,
             generation: 1,
             entered: 1,

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 
 use super::{processes, usage};
+use crate::event::record::CHUNK_MAX;
 use crate::failure::Failure;
 
 /// The command to run, as one text. On the command line it stands behind `--`.
@@ -28,7 +29,7 @@ enum Kind {
     Choice(&'static [(&'static str, &'static str)]),
     Flag,
     /// From 0, the default, to this.
-    Number(u32),
+    Number(usize),
     /// Text that fits this pattern; what is shown while it is empty.
     Text(&'static str, &'static str),
     /// A file that exists.
@@ -61,7 +62,7 @@ const OPTIONS: [Option_; 10] = [
     option("--framing", PACKETS, "Framing", Choice(&[("plain", "TCP"), ("tls", "made-up TLS without encryption")]), "Whether the plaintext stands in TCP, or in made-up TLS on the true ports, with server name and ALPN."),
     option("--comments", PACKETS, "Comments", Choice(&[("syn", "on the first packet of a connection"), ("all", "on each packet"), ("none", "none")]), "What is known of process and connection. The fields tls2pcap.* are taken from them."),
     option("--process-blocks", PACKETS, "Process blocks", Flag, "Wireshark 4.6 shows them as frame.darwin.process_info, without any plugin."),
-    option("--snaplen", PACKETS, "Bytes of each piece", Number(64_512), "Keep at most so many bytes of each piece of a call; 0 keeps all."),
+    option("--snaplen", PACKETS, "Bytes of each piece", Number(CHUNK_MAX), "Keep at most so many bytes of each piece of a call; 0 keeps all."),
     option("--backend", KERNEL, "Sockets are followed by", Choice(&[("auto", "the first that works"), ("fentry", "fentry"), ("kprobe", "kprobes"), ("tracepoint", "typed tracepoints")]), "What the kernel has differs; auto finds out."),
     option("--lib", KERNEL, "Library", File, "Probe this library or program too: for one that is not found by itself."),
 ];

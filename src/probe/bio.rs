@@ -5,7 +5,7 @@ use std::path::Path;
 use libbpf_rs::{ErrorExt, Link, MapCore, MapFlags, UprobeMultiOpts, UprobeOpts};
 
 use super::sites::Programs;
-use super::skeleton::types;
+use super::skeleton::types::{self, process_flag};
 use super::{AT_RETURN, Backend, Options, Probe, bytes_of, from_bytes, is_denied};
 use crate::discover::Bio;
 use crate::event::ProcessKey;
@@ -15,10 +15,10 @@ use crate::privilege;
 const SINGLE_NEEDS: &str =
     "on this kernel it needs cap_sys_admin too: run it with sudo, or give the program that capability";
 
-const PROCESS_NO_SOCKET: u32 = 32;
-const PROCESS_WATCHED: u32 = 64;
-const PROCESS_SOCKET: u32 = 128;
-const PROCESS_IDLE: u32 = 256;
+const NO_SOCKET: u32 = process_flag::PROCESS_NO_SOCKET.0;
+const WATCHED: u32 = process_flag::PROCESS_WATCHED.0;
+const SOCKET: u32 = process_flag::PROCESS_SOCKET.0;
+const IDLE: u32 = process_flag::PROCESS_IDLE.0;
 
 /// Whether the probes of BIO functions, which are for one process, are attached as those in bulk: single probes
 /// need CAP_SYS_ADMIN.
@@ -111,7 +111,10 @@ impl Probe {
     pub fn watch_bio(&mut self, pid: u32, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
         if let Some(process) = self.process(pid) {
             self.attach_bio(ProcessKey { pid, generation: process.generation }, bios)?;
-            self.change(pid, |process| types::process { flags: process.flags | PROCESS_WATCHED, ..process });
+            self.change(pid, |process| types::process {
+                flags: process_flag(process.flags.0 | WATCHED),
+                ..process
+            });
         }
         Ok(())
     }
@@ -124,13 +127,13 @@ impl Probe {
             let Some(process) = self.process(key.pid).filter(|p| p.generation == key.generation) else {
                 continue;
             };
-            let has_sockets = process.flags & (PROCESS_WATCHED | PROCESS_SOCKET | PROCESS_NO_SOCKET)
-                == PROCESS_WATCHED | PROCESS_SOCKET;
-            if has_sockets || process.flags & PROCESS_IDLE != 0 {
+            let flags = process.flags.0;
+            let has_sockets = flags & (WATCHED | SOCKET | NO_SOCKET) == WATCHED | SOCKET;
+            if has_sockets || flags & IDLE != 0 {
                 self.bios.remove(&key);
-                const ALL: u32 = PROCESS_WATCHED | PROCESS_NO_SOCKET | PROCESS_IDLE;
+                const ALL: u32 = WATCHED | NO_SOCKET | IDLE;
                 self.change(key.pid, |process| types::process {
-                    flags: process.flags & !ALL,
+                    flags: process_flag(process.flags.0 & !ALL),
                     idle: 0,
                     ..process
                 });

@@ -62,7 +62,7 @@ impl Probe {
                 let loss: types::loss = from_bytes(&value)?;
                 Some(ProcessLoss {
                     process: ProcessKey { pid: key.tgid, generation: key.process },
-                    reason: key.reason,
+                    reason: key.reason.0,
                     events: loss.events,
                     bytes: loss.bytes,
                 })

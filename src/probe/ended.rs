@@ -5,9 +5,9 @@ use std::io;
 use bytes::Bytes;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapImpl};
 
-use super::skeleton::types;
+use super::skeleton::types::{self, t2p_counter};
 use super::{bytes_of, from_bytes};
-use crate::event::record::{Counter, decode, encode};
+use crate::event::record::{decode, encode};
 use crate::event::{Ends, Event, HandleKey, ProcessKey};
 
 /// The ends of handles and processes that the kernel side kept instead of putting them into the ring (at most
@@ -46,7 +46,7 @@ impl Ended {
     }
 
     fn finals(&self, process: ProcessKey) -> Vec<Vec<u8>> {
-        let reason = Counter::RingFull as u32;
+        let reason = t2p_counter::T2P_COUNT_RING_FULL;
         let key = types::loss_key { process: process.generation, tgid: process.pid, reason };
         if !matches!(self.losses.lookup(bytes_of(&key), MapFlags::ANY), Ok(Some(_))) {
             return Vec::new();

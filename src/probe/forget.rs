@@ -5,7 +5,7 @@ use std::path::Path;
 
 use libbpf_rs::{MapCore, MapFlags};
 
-use super::skeleton::types;
+use super::skeleton::types::{self, t2p_stack_key};
 use super::{Probe, from_bytes};
 use crate::event::ProcessKey;
 
@@ -60,7 +60,7 @@ fn forget_threads(threads: &impl MapCore, ended: &HashSet<ProcessKey>) {
     let is_gone = |key: &Vec<u8>| {
         let Some(key) = key.first_chunk().map(|key| u64::from_ne_bytes(*key)) else { return false };
         let (pid, tid) = ((key >> 32) as u32, key as u32);
-        key >> 63 == 0 && pids.contains(&pid) && !Path::new(&format!("/proc/{pid}/task/{tid}")).exists()
+        !is_stack(key) && pids.contains(&pid) && !Path::new(&format!("/proc/{pid}/task/{tid}")).exists()
     };
     let stale: Vec<Vec<u8>> = threads.keys().filter(is_gone).collect();
     for key in stale {
@@ -69,8 +69,14 @@ fn forget_threads(threads: &impl MapCore, ended: &HashSet<ProcessKey>) {
     }
 }
 
+const STACK: u64 = 1 << t2p_stack_key::T2P_STACK_KEY.0;
+
+fn is_stack(key: u64) -> bool {
+    key & STACK != 0
+}
+
 /// Whose stack a key of the table of threads is, if it is one: `stack_key` of `bpf/stack.bpf.h`.
 fn pid_of_stack(key: &[u8]) -> Option<u32> {
     let key = u64::from_ne_bytes(*key.first_chunk()?);
-    (key >> 63 != 0).then_some((key << 1 >> 35) as u32)
+    is_stack(key).then_some(((key & !STACK) >> t2p_stack_key::T2P_STACK_PID.0) as u32)
 }

@@ -108,39 +108,3 @@ const _: () = {
     assert!(size_of::<types::t2p_noted_no_socket>() == size_of::<record::RawNoSocket>() + size_of::<u64>());
     assert!(size_of::<types::t2p_noted_process>() == size_of::<record::RawProcess>() + size_of::<u64>());
 };
-
-macro_rules! same_counters {
-    ($($counter:ident = $c:ident),* $(,)?) => {
-        const _: () = { $(assert!(record::Counter::$counter as u32 == types::t2p_counter::$c.0);)* };
-    };
-}
-
-same_counters!(
-    Calls = T2P_COUNT_CALLS,
-    Bytes = T2P_COUNT_BYTES,
-    RingFull = T2P_COUNT_RING_FULL,
-    RingFullBytes = T2P_COUNT_RING_FULL_BYTES,
-    Unreadable = T2P_COUNT_UNREADABLE,
-    UnreadableBytes = T2P_COUNT_UNREADABLE_BYTES,
-    Limit = T2P_COUNT_LIMIT,
-    LimitBytes = T2P_COUNT_LIMIT_BYTES,
-    Sendfile = T2P_COUNT_SENDFILE,
-    SendfileBytes = T2P_COUNT_SENDFILE_BYTES,
-    ThreadsFull = T2P_COUNT_THREADS_FULL,
-    HandlesFull = T2P_COUNT_HANDLES_FULL,
-    ProcessesFull = T2P_COUNT_PROCESSES_FULL,
-    SocketsFull = T2P_COUNT_SOCKETS_FULL,
-    Depth = T2P_COUNT_DEPTH,
-    Unfinished = T2P_COUNT_UNFINISHED,
-    FactLost = T2P_COUNT_FACT_LOST,
-    Twice = T2P_COUNT_TWICE,
-    Conflict = T2P_COUNT_CONFLICT,
-    NotTcp = T2P_COUNT_NOT_TCP,
-    Snaplen = T2P_COUNT_SNAPLEN,
-    SnaplenBytes = T2P_COUNT_SNAPLEN_BYTES,
-    MissedRuns = T2P_COUNT_MISSED_RUNS,
-    MissedSocketRuns = T2P_COUNT_MISSED_SOCKET_RUNS,
-    LossesFull = T2P_COUNT_LOSSES_FULL,
-    OtherStack = T2P_COUNT_OTHER_STACK,
-    NoticeLost = T2P_COUNT_NOTICE_LOST,
-);

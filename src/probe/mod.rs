@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Func;
+use libbpf_rs::libbpf_sys::{BPF_FUNC_get_attach_cookie, BPF_FUNC_loop};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{
     ErrorKind, Link, MapCore, MapFlags, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
@@ -41,7 +42,7 @@ use libbpf_rs::{
 use self::probation::Probation;
 use self::proving::Trial;
 use self::sites::{Group, Kind, Programs, Site, sites};
-use self::skeleton::types::{self, t2p_site};
+use self::skeleton::types::{self, process_flag, t2p_cookie_bit, t2p_gate, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
 use crate::event::{FileSeen, Library, LibraryId, ProcessKey};
@@ -114,15 +115,15 @@ pub enum ProbeError {
     Failed(&'static str, libbpf_rs::Error),
 }
 
-/// Which calls the kernel side follows: `ready` of `bpf/maps.bpf.h`.
+/// Which calls the kernel side follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
     /// None.
-    Shut = 0,
+    Shut,
     /// All.
-    Open = 1,
+    Open,
     /// Those that have begun, to their return.
-    Ending = 2,
+    Ending,
 }
 
 /// What happens to a target's children, and to the target when it maps an unknown file.
@@ -150,11 +151,6 @@ const READ_APART: [&str; 2] = ["bio_entry_read", "bio_return_read"];
 const AT_RETURN: &str = "_tcp_recvmsg_return";
 /// There from Linux 4.17 on, if the kernel has kprobes.
 const KPROBE_EVENTS: &str = "/sys/bus/event_source/devices/kprobe";
-const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
-const BPF_FUNC_LOOP: u32 = 181;
-const PROCESS_TARGET: u32 = 1;
-const PROCESS_FOLLOW: u32 = 2;
-const PROCESS_STOP: u32 = 4;
 
 /// The loaded kernel side. Everything detaches when it is dropped.
 pub struct Probe {
@@ -276,7 +272,7 @@ impl Probe {
         }
         raise_memlock();
         // A program that was loaded for bulk attachment attaches in no other way.
-        let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_LOOP).unwrap_or(false);
+        let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_loop).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
         let ways: &[Programs] = match has_loop {
             true if may_choose_returns() => &[Programs::Session, Programs::Bulk, each],
@@ -390,7 +386,7 @@ impl Probe {
             go: options.go,
             rustls: options.rustls,
             pids: options.pids.clone(),
-            has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_GET_ATTACH_COOKIE).unwrap_or(false),
+            has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_get_attach_cookie).unwrap_or(false),
             libraries: HashMap::new(),
             beside: HashMap::new(),
             attached: Vec::new(),
@@ -621,10 +617,12 @@ impl Probe {
     /// # Errors
     /// If the table of processes is full.
     pub fn add_target(&self, pid: u32, target: Target) -> Result<(), libbpf_rs::Error> {
+        use process_flag as of;
         let flags = match target {
-            Target::Process => PROCESS_TARGET,
-            Target::Command => PROCESS_TARGET | PROCESS_FOLLOW | PROCESS_STOP,
+            Target::Process => of::PROCESS_TARGET.0,
+            Target::Command => of::PROCESS_TARGET.0 | of::PROCESS_FOLLOW.0 | of::PROCESS_STOP.0,
         };
+        let flags = process_flag(flags);
         let process = types::process { generation: monotonic(), flags, ..Default::default() };
         self.skeleton.maps.processes.update(&pid.to_ne_bytes(), bytes_of(&process), MapFlags::ANY)
     }
@@ -655,9 +653,14 @@ impl Probe {
 
     /// Opens or shuts the gate. Once this returns the kernel side acts on it.
     pub fn set_gate(&mut self, gate: Gate) {
+        let ready = match gate {
+            Gate::Shut => t2p_gate::T2P_GATE_SHUT,
+            Gate::Open => t2p_gate::T2P_GATE_OPEN,
+            Gate::Ending => t2p_gate::T2P_GATE_ENDING,
+        };
         if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
             // SAFETY: `ready` is a valid, aligned place in the mapped .bss; the kernel only reads it.
-            unsafe { std::ptr::from_mut(&mut bss.ready).write_volatile(gate as u32) };
+            unsafe { std::ptr::from_mut(&mut bss.ready).write_volatile(ready) };
         }
         await_programs();
     }
@@ -712,13 +715,13 @@ impl Probe {
 
 /// The number by which a program knows the library and, in bulk, the function.
 fn cookie(site: t2p_site, library: LibraryId) -> u64 {
-    u64::from(library) << 8 | u64::from(site.0)
+    u64::from(library) << t2p_cookie_bit::T2P_COOKIE_LIBRARY.0 | u64::from(site.0)
 }
 
-/// Of an attach cookie: the site is a return instruction; see `bpf/sites.bpf.h`.
-const COOKIE_RETURN: u64 = 1 << 62;
+/// Of an attach cookie: the site is a return instruction.
+const COOKIE_RETURN: u64 = 1 << t2p_cookie_bit::T2P_COOKIE_RETURN.0;
 /// The return of this function is of no interest.
-const COOKIE_ENTRY_ONLY: u64 = 1 << 63;
+const COOKIE_ENTRY_ONLY: u64 = 1 << t2p_cookie_bit::T2P_COOKIE_ENTRY_ONLY.0;
 
 /// Whether one program can see entry and return and choose at each entry (Linux 6.13).
 pub fn may_choose_returns() -> bool {

@@ -8,7 +8,7 @@ use libbpf_rs::{Link, MapCore, MapFlags};
 
 use super::proving::{News, discard};
 use super::sites::Group;
-use super::skeleton::types::{evidence, t2p_site};
+use super::skeleton::types::{evidence, t2p_cookie_bit, t2p_site, verdict};
 use super::{Probe, await_programs, bytes_of, cookie};
 use crate::discover::Found;
 use crate::discover::elf::NamedBy;
@@ -16,11 +16,8 @@ use crate::event::LibraryId;
 
 /// Calls that must agree, of reads and of writes.
 const CALLS: u32 = 16;
-/// `VERDICT_NONE` and `VERDICT_PROBATION` of `bpf/maps.bpf.h`.
-const NONE: u32 = 0;
-const PROBATION: u32 = 3;
-/// `PROBATION_EVIDENCE` of `bpf/probation.bpf.h`.
-const EVIDENCE: u64 = 128;
+/// Set in the key of the evidence.
+const EVIDENCE: u64 = 1 << t2p_cookie_bit::T2P_COOKIE_PROBATION.0;
 /// Why it is condemned.
 const WRONG: &str = "its functions are not what they were taken for";
 const NO_RETURNS: &str = "its functions have no names, and to check what is found needs return probes, which do harm to \
@@ -76,7 +73,7 @@ impl Probe {
                         bytes_of(&evidence::default()),
                         MapFlags::ANY,
                     )?;
-                    if !self.judge(id, site, PROBATION) {
+                    if !self.judge(id, site, verdict::VERDICT_PROBATION) {
                         return other("no room to check what its functions tell");
                     }
                 }
@@ -166,7 +163,7 @@ impl Probe {
                 )));
             } else if read.agreed >= CALLS
                 && write.agreed >= CALLS
-                && SITES.iter().all(|site| self.judge(probation.id, *site, NONE))
+                && SITES.iter().all(|site| self.judge(probation.id, *site, verdict::VERDICT_NONE))
             {
                 gone.extend(links.drain(..).map(|(_, link)| link));
                 probation.state = State::Proven;

@@ -14,7 +14,7 @@ use std::thread;
 use libbpf_rs::{MapCore, MapFlags};
 
 use super::sites::{Group, behind, site_of, sites};
-use super::skeleton::types::{evidence, t2p_site};
+use super::skeleton::types::{self, evidence, t2p_site};
 use super::{Attached, Probe, await_programs, bytes_of, cookie, from_bytes, together};
 use crate::discover::Found;
 use crate::discover::code::{Cost, Place};
@@ -25,9 +25,6 @@ use crate::event::LibraryId;
 const CALLS: u32 = 16;
 /// Libraries are numbered so as long as programs cannot tell them apart.
 const ANY_LIBRARY: LibraryId = 0;
-/// `VERDICT_TAKEN` and `VERDICT_CONDEMNED` of `bpf/maps.bpf.h`.
-const TAKEN: u32 = 1;
-const CONDEMNED: u32 = 2;
 
 /// What happened to the probes of a library, for the user to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +161,7 @@ impl Probe {
                         if seen.agreed >= CALLS
                             && [internal, site_of(function)]
                                 .iter()
-                                .all(|site| self.judge(trial.id, *site, TAKEN)) =>
+                                .all(|site| self.judge(trial.id, *site, types::verdict::VERDICT_TAKEN)) =>
                     {
                         trial.exports[index].state = State::Taken;
                         verdict = true;
@@ -217,7 +214,7 @@ impl Probe {
         }
         for site in &trial.internal {
             // If it fails the evidence speaks for itself.
-            self.judge(trial.id, *site, CONDEMNED);
+            self.judge(trial.id, *site, types::verdict::VERDICT_CONDEMNED);
         }
         await_programs();
         discard(self.take_links(trial.id, Group::Internal));
@@ -237,9 +234,9 @@ impl Probe {
         self.trials = trials;
     }
 
-    pub(super) fn judge(&self, id: LibraryId, site: t2p_site, verdict: u32) -> bool {
+    pub(super) fn judge(&self, id: LibraryId, site: t2p_site, verdict: types::verdict) -> bool {
         let key = cookie(site, self.cookie_of(id)).to_ne_bytes();
-        self.skeleton.maps.verdicts.update(&key, &verdict.to_ne_bytes(), MapFlags::ANY).is_ok()
+        self.skeleton.maps.verdicts.update(&key, bytes_of(&verdict), MapFlags::ANY).is_ok()
     }
 
     fn attach_again(&mut self, id: LibraryId, function: Function) -> Result<(), libbpf_rs::Error> {

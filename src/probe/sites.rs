@@ -1,6 +1,6 @@
 //! Which program goes where in a library.
 
-use super::skeleton::types::{t2p_rustls, t2p_site};
+use super::skeleton::types::{t2p_rustls_flag, t2p_site};
 use crate::discover::code::Place;
 use crate::discover::elf::TlsLibrary;
 use crate::discover::function::Function;
@@ -213,11 +213,11 @@ fn of_rustls(function: RustlsFunction) -> (t2p_site, &'static str) {
         (true, Protection::Tls12ChaCha, false) => "rustls_entry_read_owned_chacha",
         (true, Protection::Tls12ChaCha, true) => "rustls_entry_write_owned_chacha",
     };
-    let is = |flag: t2p_rustls, set: bool| if set { flag.0 } else { 0 };
-    let kind = is(t2p_rustls::T2P_RUSTLS_WRITES, encrypts)
-        | is(t2p_rustls::T2P_RUSTLS_GCM, protection == Protection::Tls12Gcm)
-        | is(t2p_rustls::T2P_RUSTLS_CHACHA, protection == Protection::Tls12ChaCha)
-        | is(t2p_rustls::T2P_RUSTLS_OWNED, owned);
+    let is = |flag: t2p_rustls_flag, set: bool| if set { flag.0 } else { 0 };
+    let kind = is(t2p_rustls_flag::T2P_RUSTLS_WRITES, encrypts)
+        | is(t2p_rustls_flag::T2P_RUSTLS_GCM, protection == Protection::Tls12Gcm)
+        | is(t2p_rustls_flag::T2P_RUSTLS_CHACHA, protection == Protection::Tls12ChaCha)
+        | is(t2p_rustls_flag::T2P_RUSTLS_OWNED, owned);
     (t2p_site(t2p_site::T2P_SITE_RUSTLS.0 + kind), entry)
 }
 

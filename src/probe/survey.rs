@@ -11,7 +11,7 @@ use libbpf_rs::ProgramType;
 
 use super::sites::Programs;
 use super::{
-    BPF_FUNC_GET_ATTACH_COOKIE, BPF_FUNC_LOOP, Backend, Options, Probe, ProbeError, Refusal,
+    BPF_FUNC_get_attach_cookie, BPF_FUNC_loop, Backend, Options, Probe, ProbeError, Refusal,
     is_not_permitted, page_size, raise_memlock, why_missing, words,
 };
 
@@ -45,7 +45,7 @@ impl Survey {
         raise_memlock();
         words::listen(false);
         let has = |helper| ProgramType::Kprobe.is_helper_supported(helper).unwrap_or(false);
-        let (cookies, loops) = (has(BPF_FUNC_GET_ATTACH_COOKIE), has(BPF_FUNC_LOOP));
+        let (cookies, loops) = (has(BPF_FUNC_get_attach_cookie), has(BPF_FUNC_loop));
         let each = if loops { Programs::Each } else { Programs::EachUnrolled };
         let mut survey = Survey { backends: Vec::new(), bulk: (false, false), cookies, loops };
         let mut errors = Vec::new();

@@ -10,10 +10,10 @@ use super::Limits;
 use super::both::Both;
 use crate::event::*;
 
-/// Set in the address of such a handle; see `T2P_HANDLE_SIDE` in `bpf/tls2pcap.h`.
-const SIDE: u64 = 1 << 63;
+/// Set in the address of such a handle.
+const SIDE: u64 = 1 << numbers::HANDLE_BIT_SIDE;
 /// The direction that it stands for.
-const WRITES: u64 = 1 << 62;
+const WRITES: u64 = 1 << numbers::HANDLE_BIT_WRITES;
 /// Connections whose socket is closed and whose sides may still tell something.
 const CLOSED_MAX: usize = 1024;
 /// Sides that are followed.
