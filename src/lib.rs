@@ -22,6 +22,7 @@ pub mod failure;
 pub mod launch;
 pub mod losses;
 pub mod pipeline;
+pub mod printable;
 pub mod privilege;
 pub mod probe;
 pub mod redact;

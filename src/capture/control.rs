@@ -28,6 +28,7 @@ use crate::event::{
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::losses;
+use crate::printable;
 use crate::probe::{Gate, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
@@ -103,7 +104,11 @@ impl Control {
             Ok(unclear) => {
                 let symbols = &found.library.named_by;
                 for library in &libraries {
-                    self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
+                    self.say.detail(&format!(
+                        "probed: {} ({}){symbols}",
+                        printable::line(&library.path),
+                        library.version
+                    ));
                 }
                 let is_new = !libraries.is_empty();
                 if is_new && self.say.is_verbose() {
@@ -116,7 +121,7 @@ impl Control {
                 let denied = is_denied(&error);
                 Err(Failure::new(
                     if denied { Exit::NotPermitted } else { Exit::Kernel },
-                    format!("{}: probes cannot be attached: {error:#}", found.path.display()),
+                    format!("{}: probes cannot be attached: {error:#}", printable::path(&found.path)),
                     if denied { "run it with sudo" } else { "" },
                 ))
             }
@@ -405,7 +410,7 @@ impl Control {
                 self.follow_stacks(process, &in_process.found);
             }
             for (path, error) in &in_process.unreadable {
-                self.say.detail(&format!("{}: not looked at: {error}", path.display()));
+                self.say.detail(&format!("{}: not looked at: {error}", printable::path(path)));
             }
         }
         self.resume(file);
@@ -415,7 +420,7 @@ impl Control {
     fn probe_bio(&mut self, seen: &NoSocket, bios: io::Result<Vec<Bio>>) {
         let pid = seen.process.pid;
         let result = bios.map_err(|e| e.to_string()).and_then(|bios| {
-            let paths: Vec<_> = bios.iter().map(|bio| bio.path.display().to_string()).collect();
+            let paths: Vec<_> = bios.iter().map(|bio| printable::path(&bio.path)).collect();
             self.probe.attach_bio(seen.process, &bios).map_err(|e| format!("{e:#}"))?;
             Ok(paths.join(", "))
         });

@@ -76,7 +76,7 @@ impl fmt::Display for NamedBy {
             NamedBy::Dynamic | NamedBy::Full | NamedBy::Pclntab => Ok(()),
             NamedBy::Code => f.write_str(", by its code"),
             NamedBy::MiniDebugInfo => f.write_str(", by its mini debug info"),
-            NamedBy::DebugFile(path) => write!(f, ", by the debug file {}", path.display()),
+            NamedBy::DebugFile(path) => write!(f, ", by the debug file {}", crate::printable::path(path)),
         }
     }
 }

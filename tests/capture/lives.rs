@@ -6,6 +6,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::support::capture::TLS2PCAP;
 use crate::support::process::children;
 use crate::support::programs::{
     PYTHON, Told, blocks_in_read, blocks_in_write, compiled, connect, exchange_server, transcript,
@@ -46,6 +47,33 @@ fn library_that_is_new_and_loaded_late() {
         assert_same_bytes("server", &connection.sent_by_server, &truth.sent);
         assert!(connection.comment.get("library").contains(&dir), "{:?}", connection.comment);
         assert_eq!(connection.comment.number("from_start"), 1);
+    }
+}
+
+/// Names of files and programs are their owners' to choose. They neither control a terminal nor imitate messages.
+#[test]
+fn names_that_would_control_a_terminal() {
+    let test = begin!();
+    let dir = test.folder("\u{1b}]0;title\u{7}\ntls2pcap: forged \u{202e}");
+    let copy = format!("{dir}/libssl.so.3");
+    std::fs::copy(library("libssl.so.3"), &copy).unwrap();
+    let script = "import ctypes, sys\n\
+                  ctypes.CDLL(sys.argv[1])\n\
+                  open('/proc/self/comm', 'w').write(sys.argv[2])\n\
+                  print('port 0', flush=True)\n\
+                  sys.stdin.readline()";
+    let words = [PYTHON, "-I", "-c", script, &copy, "\u{1b}[31m\nforged"];
+    let mut running = test.capture().args(&["-v"]).start(&words);
+    running.process.port();
+    let pid = children(running.process.pid())[0].to_string();
+    let doctor = Command::new(TLS2PCAP).args(["doctor", "-p", &pid]).output().unwrap();
+    let doctor = String::from_utf8(doctor.stdout).unwrap();
+    running.process.go_on();
+    let said = running.finish().ok().stderr;
+    for text in [&said, &doctor] {
+        assert!(text.contains("\\u{1b}") && text.contains("libssl.so.3"), "{text}");
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{text:?}");
+        assert!(text.lines().all(|line| !line.starts_with("tls2pcap: forged")), "{text}");
     }
 }
 
