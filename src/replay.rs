@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-use crate::capture::ports;
+use crate::capture::{format, ports};
 use crate::config::{Output, Replay, Verbosity};
 use crate::event::recording::{Player, RecordingError};
 use crate::failure::{Exit, Failure};
@@ -46,12 +46,14 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         Output::Stdout => (Path::new("-"), "standard output".into()),
     };
     let bad_output = |error: io::Error| Failure::of_output(&name, &error);
-    let output = sink::Output::create(path).map_err(bad_output)?;
+    let format = format(path, config.link);
+    let output = sink::Output::create(path, format).map_err(bad_output)?;
     let mut pipeline = Pipeline::new(output, ports(config.ports), None)
         .with_process_blocks(config.process_blocks)
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
-        .with_comments(config.comments);
+        .with_comments(config.comments)
+        .gathering(format.is_compressed());
     let (numbers, damage, failed) = match play(&mut player, &mut pipeline) {
         Ok(damage) => {
             let numbers = pipeline.finish().map_err(bad_output)?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::printable;
+use crate::sink;
 
 /// Least time between two states of the line.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -293,7 +294,13 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
         let _ = writeln!(text, "note: {note}");
     }
     if let Some(file) = file {
-        let _ = writeln!(text, "written to {}", file.display());
+        let classic = sink::Format::of(file, sink::Link::default()).is_ok_and(sink::Format::is_classic);
+        let without = if classic {
+            " as classic pcap, which holds no processes, comments and losses: name it .pcapng to keep them"
+        } else {
+            ""
+        };
+        let _ = writeln!(text, "written to {}{without}", file.display());
     }
     text
 }

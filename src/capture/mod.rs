@@ -45,7 +45,7 @@ use crate::probe::{Gate, Target, clocks, may_choose_returns, raise_open_files};
 use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
 
-pub(crate) use self::setup::{longest_call, ports, refusal};
+pub(crate) use self::setup::{format, longest_call, ports, refusal};
 
 /// Runs a capture until it is told to end.
 ///
@@ -105,6 +105,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let pipe = output.as_ref().and_then(sink::Output::pipe);
     // What stands in a file too is not lost.
     let unserved = server.as_ref().filter(|_| output.is_none()).map(sink::Server::unserved);
+    let gathering = output.as_ref().is_some_and(|output| output.format().is_compressed());
     let output = sink::Fan { file: output, server };
     let handover = Arc::new(Handover::default());
     let (messages, heard) = bounded(MESSAGES);
@@ -113,7 +114,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         .with_process_blocks(config.process_blocks)
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
-        .with_comments(config.comments);
+        .with_comments(config.comments)
+        .gathering(gathering);
     if config.packet_buffered {
         pipeline = pipeline.unbuffered();
     }

@@ -190,7 +190,8 @@ pub(super) fn open_output(config: &Capture) -> Result<Option<sink::Output>, Fail
         Some(config::Output::Stdout) => Path::new("-"),
         None => return Ok(None),
     };
-    let output = sink::Output::create(path).map_err(|error| write_failure(config, &error))?;
+    let output = sink::Output::create(path, format(path, config.link))
+        .map_err(|error| write_failure(config, &error))?;
     give_to_user(&output);
     Ok(Some(output))
 }
@@ -270,7 +271,7 @@ pub(super) fn open_recorder(config: &Capture) -> Result<Option<Recorder<Box<dyn 
             "give them different names",
         ));
     }
-    let output = sink::Output::create(path).map_err(failed)?;
+    let output = sink::Output::create(path, sink::Format::default()).map_err(failed)?;
     give_to_user(&output);
     let buffered: Box<dyn Write + Send> = Box::new(BufWriter::with_capacity(256 << 10, output));
     Recorder::new(buffered).map(Some).map_err(failed)
@@ -337,6 +338,12 @@ fn machine() -> (String, String) {
     let text = |s: &std::ffi::OsStr| s.to_string_lossy().into_owned();
     (format!("{} {}", text(name.sysname()), text(name.release())), text(name.machine()))
 }
+
+/// The format of a capture file. The command line has no names that promise another one.
+pub(crate) fn format(path: &Path, link: config::Link) -> sink::Format {
+    sink::Format::of(path, link.into()).unwrap_or_default()
+}
+
 pub(crate) fn ports(ports: config::Ports) -> crate::synth::Ports {
     match ports {
         config::Ports::Decode => crate::synth::Ports::Decode,

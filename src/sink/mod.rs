@@ -1,6 +1,7 @@
 //! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] are where they go.
 
 mod blocks;
+mod format;
 mod link;
 pub mod output;
 pub mod pcapng;
@@ -8,6 +9,7 @@ pub mod serve;
 
 use std::io::{self, Write};
 
+pub use format::{Format, is_compressed};
 pub use link::Link;
 pub use output::{Output, is_same_file};
 pub use pcapng::{Header, PcapngWriter};

@@ -6,15 +6,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use super::format::Format;
+
 /// Only the owner may read plaintext.
 const MODE: u32 = 0o600;
 
-/// An open output for whole pcapng blocks.
+/// An open output for whole pcapng blocks, which it writes in its format.
 ///
-/// A regular file always ends at the border of a block, even when the disk is full.
+/// A regular file always ends at the border of a block, a packet or a gzip member, even when the disk is
+/// full.
 #[derive(Debug)]
 pub struct Output {
     file: File,
+    format: Format,
     /// Length of the file so far, if it is regular.
     regular: Option<u64>,
     created: bool,
@@ -29,7 +33,7 @@ impl Output {
     ///
     /// # Errors
     /// What the system says; `InvalidInput` for a terminal and for files of other types.
-    pub fn create(path: &Path) -> io::Result<Output> {
+    pub fn create(path: &Path, format: Format) -> io::Result<Output> {
         if path.as_os_str() == "-" {
             let stdout = io::stdout();
             refuse_terminal(&stdout)?;
@@ -37,7 +41,8 @@ impl Output {
             // Not emptied, and written where the shell left off: `>> file` works.
             let metadata = file.metadata()?;
             let at_end = metadata.is_file() && file.stream_position()? == metadata.len();
-            return Ok(Output { file, regular: at_end.then_some(metadata.len()), created: false });
+            let regular = at_end.then_some(metadata.len());
+            return Ok(Output { file, format, regular, created: false });
         }
         // Looked at before opening, since opening a device can do things.
         if let Ok(metadata) = std::fs::metadata(path) {
@@ -62,19 +67,24 @@ impl Output {
         refuse_terminal(&file)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Ok(Output { file, regular: None, created });
+            return Ok(Output { file, format, regular: None, created });
         }
         let mode = metadata.permissions().mode() & 0o7777;
         if mode & !0o700 != 0 {
             file.set_permissions(std::fs::Permissions::from_mode(mode & 0o700))?;
         }
         file.set_len(0)?;
-        Ok(Output { file, regular: Some(0), created })
+        Ok(Output { file, format, regular: Some(0), created })
     }
 
     /// Whether somebody may read what is written while it is written: a pipe, not a regular file.
     pub fn is_live(&self) -> bool {
         self.file.metadata().is_ok_and(|metadata| !metadata.is_file())
+    }
+
+    /// What it is written as.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// The pipe that this writes to, if it is one.
@@ -118,9 +128,10 @@ impl Write for Output {
     }
 
     fn write_all(&mut self, blocks: &[u8]) -> io::Result<()> {
+        let bytes = &self.format.encode(blocks)[..];
         let mut done = 0;
-        while done < blocks.len() {
-            let error = match self.file.write(&blocks[done..]) {
+        while done < bytes.len() {
+            let error = match self.file.write(&bytes[done..]) {
                 Ok(0) => io::ErrorKind::WriteZero.into(),
                 Ok(n) => {
                     done += n;
@@ -129,16 +140,16 @@ impl Write for Output {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => error,
             };
-            let whole = whole(blocks, done);
+            let (whole, packets) = self.format.whole(bytes, done);
             if let Some(len) = &mut self.regular {
                 *len += whole as u64;
                 // If this fails too, the first error is still the one to tell.
                 let _ = self.file.set_len(*len).and_then(|()| self.file.seek(SeekFrom::Start(*len)));
             }
-            return Err(io::Error::new(error.kind(), Partly { error, whole }));
+            return Err(io::Error::new(error.kind(), Partly { error, packets }));
         }
         if let Some(len) = &mut self.regular {
-            *len += blocks.len() as u64;
+            *len += bytes.len() as u64;
         }
         Ok(())
     }
@@ -148,30 +159,17 @@ impl Write for Output {
     }
 }
 
-/// Inside an [`io::Error`]: so many bytes were written before it.
+/// Inside an [`io::Error`]: so many packets were written before it.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 struct Partly {
     error: io::Error,
-    whole: usize,
+    packets: u64,
 }
 
-/// Length in bytes of the whole blocks that were written before an error.
-pub(super) fn written_before(error: &io::Error) -> usize {
-    error.get_ref().and_then(|error| error.downcast_ref::<Partly>()).map_or(0, |partly| partly.whole)
-}
-
-/// Length of the whole blocks within the first `end` bytes.
-fn whole(blocks: &[u8], end: usize) -> usize {
-    let mut at = 0;
-    while let Some(length) = blocks.get(at + 4..at + 8).and_then(|b| b.first_chunk()) {
-        let next = at.saturating_add(u32::from_le_bytes(*length) as usize);
-        if next > end || next == at {
-            break;
-        }
-        at = next;
-    }
-    at
+/// The packets of a failed write that are in the file nevertheless.
+pub(super) fn packets_before(error: &io::Error) -> u64 {
+    error.get_ref().and_then(|error| error.downcast_ref::<Partly>()).map_or(0, |partly| partly.packets)
 }
 
 #[cfg(test)]
@@ -195,6 +193,10 @@ mod tests {
         }
     }
 
+    fn create(path: &Path) -> io::Result<Output> {
+        Output::create(path, Format::default())
+    }
+
     fn block(len: usize) -> Vec<u8> {
         let mut block = vec![0; len];
         block[4..8].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
@@ -206,7 +208,7 @@ mod tests {
         let folder = Folder::new("private");
         let path = folder.0.join("out");
         for _ in 0..2 {
-            let mut output = Output::create(&path).unwrap();
+            let mut output = create(&path).unwrap();
             output.write_all(&block(16)).unwrap();
             let metadata = std::fs::metadata(&path).unwrap();
             assert_eq!((metadata.permissions().mode() & 0o777, metadata.len()), (0o600, 16));
@@ -217,23 +219,14 @@ mod tests {
     #[test]
     fn only_sensible_files_are_opened() {
         let folder = Folder::new("types");
-        assert!(Output::create(&folder.0).is_err());
+        assert!(create(&folder.0).is_err());
         let socket = folder.0.join("socket");
         let _listener = UnixListener::bind(&socket).unwrap();
-        assert_eq!(Output::create(&socket).unwrap_err().kind(), io::ErrorKind::InvalidInput);
-        assert!(Output::create(&folder.0.join("none/out")).is_err());
-        Output::create(Path::new("/dev/null")).unwrap().write_all(&block(16)).unwrap();
-        let full = Output::create(Path::new("/dev/full")).unwrap().write_all(&block(16)).unwrap_err();
+        assert_eq!(create(&socket).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(create(&folder.0.join("none/out")).is_err());
+        create(Path::new("/dev/null")).unwrap().write_all(&block(16)).unwrap();
+        let full = create(Path::new("/dev/full")).unwrap().write_all(&block(16)).unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::StorageFull);
-    }
-
-    #[test]
-    fn the_end_of_whole_blocks_is_found() {
-        let blocks = [block(16), block(40), block(12)].concat();
-        for (end, expected) in [(0, 0), (15, 0), (16, 16), (55, 16), (56, 56), (67, 56), (68, 68)] {
-            assert_eq!(whole(&blocks, end), expected, "{end}");
-        }
-        assert_eq!(whole(&[0; 40], 40), 0);
     }
 
     /// In a process of its own, since a limit on file sizes holds for all of a process.
@@ -248,7 +241,7 @@ mod tests {
                 libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
                 assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
             }
-            let mut output = Output::create(Path::new(&path)).unwrap();
+            let mut output = create(Path::new(&path)).unwrap();
             output.write_all(&block(40)).unwrap();
             let more = [block(40), block(40)].concat();
             assert_eq!(output.write_all(&more).unwrap_err().kind(), io::ErrorKind::FileTooLarge);

@@ -115,7 +115,7 @@ fn read(file: &[u8]) -> HashMap<(SocketAddr, SocketAddr), Written> {
 
 /// Addresses, sequence number, whether it is a SYN, and payload of a packet that may be cut.
 fn take_apart(data: &[u8]) -> (SocketAddr, SocketAddr, u32, bool, Vec<u8>) {
-    let packet = LaxSlicedPacket::from_ip(data).unwrap();
+    let packet = LaxSlicedPacket::from_ethernet(data).unwrap();
     let (source, destination) = match packet.net.as_ref().unwrap() {
         LaxNetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
         other => panic!("{other:?}"),

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::support::capture::TLS2PCAP;
+use crate::support::capture::{Capture, TLS2PCAP};
 use crate::support::nginx::{Nginx, PAGE};
 use crate::support::programs::{PYTHON, Told, source};
 use crate::support::{Process, Test, assert_same_bytes, begin, tshark, until};
@@ -87,7 +88,7 @@ fn ports_keep_leaves_the_true_port() {
 }
 
 /// A capture of a keep-alive client whose first request is over, and which waits.
-fn halfway(test: &Test) -> (Nginx, Process, crate::support::capture::Running) {
+pub fn halfway(test: &Test, capture: Capture) -> (Nginx, Process, crate::support::capture::Running) {
     let nginx = Nginx::start(test);
     let port = nginx.site.address.port().to_string();
     let paths = ["/echo/before", "/page.html", "/echo/last"];
@@ -96,30 +97,29 @@ fn halfway(test: &Test) -> (Nginx, Process, crate::support::capture::Running) {
     let mut client = Process::start(&mut command, test.path("client.err"));
     Told::parse(&client.line()).unwrap();
     client.line_after("waiting");
-    let running = test.capture().attach(&[client.pid()]);
+    let running = capture.attach(&[client.pid()]);
     client.go_on();
     client.line_after("waiting");
     (nginx, client, running)
 }
 
 /// What the file of [`halfway`] must hold while the capture runs, or after it was killed.
-fn sees_the_page(test: &Test) {
-    let file = test.path("out.pcapng");
+pub fn sees_the_page(file: &Path) {
     for tshark in tshark::oracles() {
         until("the response to be readable in the growing file", || {
-            (tshark.count_so_far(&file, "http.response.code == 200") == 1).then_some(())
+            (tshark.count_so_far(file, "http.response.code == 200") == 1).then_some(())
         });
         // Releases from 4.4 on show the URI of the request with its response, too.
         let asked = "http.request.method && http.request.uri == \"/page.html\"";
-        assert_eq!(tshark.count_so_far(&file, asked), 1, "tshark {}", tshark.version);
+        assert_eq!(tshark.count_so_far(file, asked), 1, "tshark {}", tshark.version);
     }
 }
 
 #[test]
 fn file_is_readable_while_it_grows() {
     let test = begin!();
-    let (_nginx, mut client, running) = halfway(&test);
-    sees_the_page(&test);
+    let (_nginx, mut client, running) = halfway(&test, test.capture());
+    sees_the_page(&test.path("out.pcapng"));
     client.go_on();
     client.wait_ok();
     let finished = running.stop().ok();
@@ -131,11 +131,11 @@ fn file_is_readable_while_it_grows() {
 #[test]
 fn file_is_readable_after_kill_9() {
     let test = begin!();
-    let (_nginx, mut client, mut running) = halfway(&test);
-    sees_the_page(&test);
+    let (_nginx, mut client, mut running) = halfway(&test, test.capture());
+    sees_the_page(&test.path("out.pcapng"));
     running.process.signal(Signal::SIGKILL);
     running.process.wait();
-    sees_the_page(&test);
+    sees_the_page(&test.path("out.pcapng"));
     // The captured program lives on.
     client.go_on();
     client.wait_ok();
@@ -146,7 +146,7 @@ fn each_signal_that_ends_a_capture_ends_it_well() {
     let test = begin!();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let inner = Test::unprivileged(&test.name);
-        let (_nginx, mut client, mut running) = halfway(&inner);
+        let (_nginx, mut client, mut running) = halfway(&inner, inner.capture());
         running.process.signal(signal);
         running.process.wait_ok();
         client.go_on();
@@ -158,7 +158,7 @@ fn each_signal_that_ends_a_capture_ends_it_well() {
 }
 
 /// Lengths of the blocks of a pcapng file; fails where it is not one from the first byte to the last.
-fn blocks(bytes: &[u8]) -> usize {
+pub fn blocks(bytes: &[u8]) -> usize {
     let number = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let (mut at, mut count) = (0, 0);
     while at < bytes.len() {

@@ -17,6 +17,7 @@ mod doctor;
 mod errors;
 mod extcap;
 mod files;
+mod formats;
 mod gnutls;
 mod go;
 mod http;
