@@ -40,7 +40,8 @@ Examples:
 
 Exit status:
   0    all went well
-  1    capturing or writing failed; what was captured before is kept
+  1    capturing or writing failed, or an output file was deleted or changed meanwhile; what
+       was captured before is kept
   2    wrong usage
   3    not permitted: privileges are missing, or the kernel is locked down
   4    the kernel lacks what is needed

@@ -1,15 +1,22 @@
 //! Where the capture goes: a private file, a pipe, standard output.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::place;
+use super::whereabouts::Whereabouts;
 
 use super::format::Format;
 
 /// Only the owner may read plaintext.
 const MODE: u32 = 0o600;
+/// A ready file holds no secret.
+const MODE_OF_ALL: u32 = 0o666;
 
 /// An open output for whole pcapng blocks, which it writes in its format.
 ///
@@ -20,8 +27,14 @@ pub struct Output {
     file: File,
     format: Format,
     /// Length of the file so far, if it is regular.
-    regular: Option<u64>,
+    regular: Option<Arc<AtomicU64>>,
     created: bool,
+    /// A file that is regular ends at the border of a block.
+    in_blocks: bool,
+    /// It was opened by its name, so that nobody else has to do with it.
+    is_named: bool,
+    /// If it is a regular file with a name.
+    whereabouts: Option<Whereabouts>,
 }
 
 impl Output {
@@ -32,7 +45,8 @@ impl Output {
     /// waits for its reader.
     ///
     /// # Errors
-    /// What the system says; `InvalidInput` for a terminal and for files of other types.
+    /// What the system says; `InvalidInput` for a terminal and for files of other types; `PermissionDenied` for
+    /// what another user may have put there.
     pub fn create(path: &Path, format: Format) -> io::Result<Output> {
         if path.as_os_str() == "-" {
             let stdout = io::stdout();
@@ -41,40 +55,52 @@ impl Output {
             // Not emptied, and written where the shell left off: `>> file` works.
             let metadata = file.metadata()?;
             let at_end = metadata.is_file() && file.stream_position()? == metadata.len();
-            let regular = at_end.then_some(metadata.len());
-            return Ok(Output { file, format, regular, created: false });
+            let regular = at_end.then(|| Arc::new(metadata.len().into()));
+            return Ok(Output {
+                file,
+                format,
+                regular,
+                created: false,
+                is_named: false,
+                in_blocks: true,
+                whereabouts: None,
+            });
         }
-        // Looked at before opening, since opening a device can do things.
-        if let Ok(metadata) = std::fs::metadata(path) {
-            let kind = metadata.file_type();
-            if !(kind.is_file() || kind.is_fifo() || kind.is_char_device()) {
-                return Err(invalid(if kind.is_dir() {
-                    "is a directory"
-                } else {
-                    "neither a regular file nor a FIFO nor a character device"
-                }));
-            }
-        }
-        let mut options = OpenOptions::new();
-        options.write(true).mode(MODE);
-        let (file, created) = match options.clone().create_new(true).open(path) {
-            Ok(file) => (file, true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                (options.create(true).truncate(false).open(path)?, false)
-            }
-            Err(error) => return Err(error),
-        };
+        let place::Opened { file, created } = place::open(path, MODE)?;
         refuse_terminal(&file)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Ok(Output { file, format, regular: None, created });
+            return Ok(Output {
+                file,
+                format,
+                regular: None,
+                created,
+                is_named: true,
+                in_blocks: true,
+                whereabouts: None,
+            });
         }
         let mode = metadata.permissions().mode() & 0o7777;
         if mode & !0o700 != 0 {
             file.set_permissions(std::fs::Permissions::from_mode(mode & 0o700))?;
         }
         file.set_len(0)?;
-        Ok(Output { file, format, regular: Some(0), created })
+        let written = Arc::new(AtomicU64::new(0));
+        let whereabouts = Whereabouts::new(&file, path, Arc::clone(&written))?;
+        Ok(Output {
+            file,
+            format,
+            regular: Some(written),
+            created,
+            is_named: true,
+            in_blocks: true,
+            whereabouts,
+        })
+    }
+
+    /// The same for a recording, which may end anywhere.
+    pub fn of_records(self) -> Output {
+        Output { in_blocks: false, ..self }
     }
 
     /// Whether somebody may read what is written while it is written: a pipe, not a regular file.
@@ -97,6 +123,42 @@ impl Output {
     pub fn created(&self) -> Option<&File> {
         self.created.then_some(&self.file)
     }
+
+    /// To see later what became of the file, if it is a regular one with a name. Can be taken once.
+    pub fn take_whereabouts(&mut self) -> Option<Whereabouts> {
+        self.whereabouts.take()
+    }
+
+    /// Whether this is the same regular file as `path` leads to.
+    pub fn is_same_as(&self, path: &Path) -> bool {
+        let own = self.file.metadata().ok().filter(std::fs::Metadata::is_file);
+        let other = std::fs::metadata(path).ok();
+        own.zip(other).is_some_and(|(a, b)| (a.dev(), a.ino()) == (b.dev(), b.ino()))
+    }
+
+    /// Another program that writes to the file, or cuts it, would leave nothing that can be read.
+    fn check_unchanged(&self) -> io::Result<()> {
+        let (Some(expected), true) = (&self.regular, self.is_named) else { return Ok(()) };
+        let expected = expected.load(Ordering::Relaxed);
+        match self.file.metadata()?.len() {
+            len if len == expected => Ok(()),
+            len => Err(io::Error::other(format!(
+                "another program has changed the file: it has {len} bytes, and {expected} were written"
+            ))),
+        }
+    }
+}
+
+/// Writes `text` to a file that anybody may read; creates or empties it.
+///
+/// # Errors
+/// As those of [`Output::create`].
+pub fn write_public(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = place::open(path, MODE_OF_ALL)?.file;
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
+    }
+    file.write_all(text.as_bytes())
 }
 
 /// Whether two paths lead to one regular file, however they are spelled.
@@ -128,6 +190,7 @@ impl Write for Output {
     }
 
     fn write_all(&mut self, blocks: &[u8]) -> io::Result<()> {
+        self.check_unchanged()?;
         let bytes = &self.format.encode(blocks)[..];
         let mut done = 0;
         while done < bytes.len() {
@@ -140,16 +203,17 @@ impl Write for Output {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => error,
             };
-            let (whole, packets) = self.format.whole(bytes, done);
-            if let Some(len) = &mut self.regular {
-                *len += whole as u64;
+            // A recording is not in blocks.
+            let (whole, packets) = if self.in_blocks { self.format.whole(bytes, done) } else { (done, 0) };
+            if let Some(len) = &self.regular {
+                let len = len.fetch_add(whole as u64, Ordering::Relaxed) + whole as u64;
                 // If this fails too, the first error is still the one to tell.
-                let _ = self.file.set_len(*len).and_then(|()| self.file.seek(SeekFrom::Start(*len)));
+                let _ = self.file.set_len(len).and_then(|()| self.file.seek(SeekFrom::Start(len)));
             }
             return Err(io::Error::new(error.kind(), Partly { error, packets }));
         }
-        if let Some(len) = &mut self.regular {
-            *len += bytes.len() as u64;
+        if let Some(len) = &self.regular {
+            len.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         Ok(())
     }

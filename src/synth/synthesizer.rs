@@ -510,5 +510,8 @@ impl Display for Seconds {
 }
 
 #[cfg(test)]
+#[path = "amplification_tests.rs"]
+mod amplification_tests;
+#[cfg(test)]
 #[path = "synthesizer_tests.rs"]
 mod tests;
