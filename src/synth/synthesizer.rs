@@ -10,7 +10,7 @@ use foldhash::HashMap;
 use super::comment::{Comment, Seconds};
 use super::detect::{self, Protocol, Verdict};
 use super::flow::{Flow, Out, with_peer};
-use super::ports::{Ports, Stream, TLS, is_owned, server_port};
+use super::ports::{CLIENT_PORTS, CLIENT_PORTS_APART, Ports, Stream, TLS, apart, is_owned, server_port};
 use super::tls::{self, Carrier, Handshake};
 use super::tuple::{Identity, Tuples, Written};
 use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TIME_UNKNOWN, HOLD_TOTAL, Stats};
@@ -174,7 +174,7 @@ impl Synthesizer {
             ports,
             carrier: Carrier::default(),
             live: HashMap::default(),
-            tuples: Tuples::default(),
+            tuples: Tuples::new(if ports == Ports::Apart { CLIENT_PORTS_APART } else { CLIENT_PORTS }),
             waiting: BTreeSet::new(),
             held_bytes: 0,
             serial: 0,
@@ -356,8 +356,8 @@ impl Synthesizer {
         let mut wish = truth;
         let mut avoid_owned = false;
         if tls {
-            avoid_owned = self.ports == Ports::Decode && !TLS.contains(&wish.server.port());
-        } else if self.ports == Ports::Decode {
+            avoid_owned = self.ports != Ports::Keep && !TLS.contains(&wish.server.port());
+        } else if self.ports != Ports::Keep {
             let port = truth.server.port();
             wish.server.set_port(server_port(Stream {
                 port,
@@ -367,6 +367,9 @@ impl Synthesizer {
             }));
             // The server's port is asked first, and then it makes no difference.
             avoid_owned = !is_owned(wish.server.port());
+        }
+        if self.ports == Ports::Apart && wish == truth {
+            wish.client.set_port(apart(truth.client.port()));
         }
         let written = self.tuples.allocate(wish, identity, avoid_owned);
         self.stats.tuples_changed += u64::from(written != wish);

@@ -8,6 +8,7 @@ mod export;
 mod link;
 mod long;
 mod matrix;
+mod merge;
 mod pieces;
 mod ports;
 mod resync;
