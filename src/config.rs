@@ -35,7 +35,7 @@ pub struct Capture {
     pub ports: Ports,
     /// What the plaintext stands in.
     pub framing: Framing,
-    /// What stands in front of the IP packets.
+    /// The link layer of the packets.
     pub link: Link,
     /// Whether the file has process blocks.
     pub process_blocks: bool,
@@ -76,7 +76,7 @@ pub struct Replay {
     pub ports: Ports,
     /// What the plaintext stands in.
     pub framing: Framing,
-    /// What stands in front of the IP packets.
+    /// The link layer of the packets.
     pub link: Link,
     /// Whether a loss shows in the exit status.
     pub fail_on_loss: bool,
@@ -172,14 +172,14 @@ pub enum Framing {
     Tls,
 }
 
-/// What stands in front of the IP packets.
+/// The link layer of the packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Link {
-    /// Nothing.
+    /// A synthetic Ethernet header.
     #[default]
-    Raw,
-    /// A made-up Ethernet header.
     Ethernet,
+    /// None: they begin with IP.
+    Raw,
 }
 
 /// Which packets tell what is known of their connection.

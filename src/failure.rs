@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use crate::limits;
+
 /// Exit status of tls2pcap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -46,6 +48,11 @@ impl Exit {
 }
 
 impl Exit {
+    /// As the shell shows the end by a signal.
+    pub fn of_signal(signal: i32) -> Exit {
+        Exit::Command(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+    }
+
     /// This, or that there was a loss, if there was one and all else went well.
     #[must_use]
     pub fn or_loss(self, lost: bool) -> Exit {
@@ -71,9 +78,15 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with a cure.
+    /// A failure with a cure. Where the message tells of a limit on resources, the cure is about that.
     pub fn new(exit: Exit, message: impl Into<String>, cure: impl Into<String>) -> Failure {
-        Failure { exit, message: message.into(), cure: cure.into() }
+        let message = message.into();
+        match limits::hint(&message) {
+            // The kernel lacks nothing.
+            Some(cure) if exit == Exit::Kernel => Failure { exit: Exit::Io, message, cure },
+            Some(cure) => Failure { exit, message, cure },
+            None => Failure { exit, message, cure: cure.into() },
+        }
     }
 
     /// The capture file, named `name`, could not be written.

@@ -18,6 +18,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
 use crate::failure::{Exit, Failure};
+use crate::limits;
 use crate::privilege::User;
 
 /// Status of a child whose gate never opened; nobody sees it but the parent that gave up.
@@ -337,6 +338,7 @@ impl Plan {
                     _ => libc::_exit(ABANDONED),
                 }
             }
+            limits::restore();
             // The command gets no privilege that was meant for the capture.
             libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
             if let Some((uid, gid, groups)) = &self.user {

@@ -188,6 +188,7 @@ impl Losses {
             Note::MadeUp(stats.tuples_made_up),
             Note::Conflict(count(Counter::Conflict)),
             Note::MissedSocketRuns(count(Counter::MissedSocketRuns)),
+            Note::Shortened(stats.holes_shortened),
             Note::Unattributed(count(Counter::LossesFull)),
         ];
         Losses { total, by_process, notes }

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use tls2pcap::config::Config;
 use tls2pcap::failure::{Exit, Failure};
-use tls2pcap::{capture, cli, companion, doctor, extcap, privilege, replay, status};
+use tls2pcap::{capture, cli, companion, doctor, extcap, limits, privilege, replay, status};
 
 fn main() -> ExitCode {
     privilege::lower();
+    limits::survive_file_size_limit();
     let args: Vec<_> = std::env::args_os().collect();
     let exit = match cli::parse(args.iter().cloned()) {
         Ok(config) => match run(config) {

@@ -16,6 +16,10 @@ use crate::track::segment::WallTime;
 use crate::track::summary::Summary;
 use crate::track::{Limits, Tracker};
 
+/// How long packets wait for a compressed file, at most: what is older than a second is to be in it, and
+/// samples of the clock are 0.1 s apart.
+const GATHER_TIME: u64 = 800_000_000;
+
 /// Inside an [`io::Error`]: it was the recording that could not be written, not the capture file.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -51,6 +55,10 @@ pub struct Pipeline<W: Write> {
     shed: Shed,
     /// Each packet is written at once.
     unbuffered: bool,
+    /// See [`gathering`](Self::gathering).
+    gathering: bool,
+    /// When the output was last written because of the time.
+    flushed: WallTime,
 }
 
 /// The file's header needs the first event, so the writer begins with it.
@@ -79,6 +87,8 @@ impl<W: Write> Pipeline<W> {
             undecodable: 0,
             shed: Shed::default(),
             unbuffered: false,
+            gathering: false,
+            flushed: 0,
         }
     }
 
@@ -108,6 +118,12 @@ impl<W: Write> Pipeline<W> {
     /// Writes each packet as soon as it is there.
     pub fn unbuffered(self) -> Pipeline<W> {
         Pipeline { unbuffered: true, ..self }
+    }
+
+    /// Whether to write once a second at most, unless more has come together than is kept: what is
+    /// compressed together gets smaller.
+    pub fn gathering(self, gathering: bool) -> Pipeline<W> {
+        Pipeline { gathering, ..self }
     }
 
     /// Takes a batch of records, as [`crate::event::recording::add`] makes it, and gives it back: its
@@ -199,7 +215,11 @@ impl<W: Write> Pipeline<W> {
         }
         result?;
         if tick {
-            self.flush()?;
+            self.flush_recorder()?;
+            if !self.gathering || self.now.abs_diff(self.flushed) >= GATHER_TIME {
+                self.flushed = self.now;
+                self.flush_output()?;
+            }
         }
         Ok(())
     }
@@ -223,9 +243,15 @@ impl<W: Write> Pipeline<W> {
     /// # Errors
     /// If a file cannot be written.
     pub fn flush(&mut self) -> io::Result<()> {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.flush().map_err(not_recorded)?;
-        }
+        self.flush_recorder()?;
+        self.flush_output()
+    }
+
+    fn flush_recorder(&mut self) -> io::Result<()> {
+        self.recorder.as_mut().map_or(Ok(()), Recorder::flush).map_err(not_recorded)
+    }
+
+    fn flush_output(&mut self) -> io::Result<()> {
         match &mut self.output {
             Output::Open(writer) => writer.flush(),
             Output::Waiting(_) | Output::Lost => Ok(()),

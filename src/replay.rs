@@ -8,13 +8,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-use crate::capture::ports;
+use crate::capture::{format, ports};
 use crate::config::{Output, Replay, Verbosity};
 use crate::event::recording::{Player, RecordingError};
 use crate::failure::{Exit, Failure};
+use crate::kept::Kept;
 use crate::pipeline::Pipeline;
 use crate::sink;
-use crate::status::{self, Cut, Numbers};
+use crate::status::{Cut, Numbers};
 
 /// Replays a recording.
 ///
@@ -46,12 +47,19 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         Output::Stdout => (Path::new("-"), "standard output".into()),
     };
     let bad_output = |error: io::Error| Failure::of_output(&name, &error);
-    let output = sink::Output::create(path).map_err(bad_output)?;
+    let format = format(path, config.link);
+    let mut output = sink::Output::create(path, format).map_err(bad_output)?;
+    if output.is_same_as(&config.input) {
+        let message = "the capture file would be appended to the recording";
+        return Err(Failure::new(Exit::Usage, message, "send it to another file"));
+    }
+    let kept = Kept::new(output.take_whereabouts(), None);
     let mut pipeline = Pipeline::new(output, ports(config.ports), None)
         .with_process_blocks(config.process_blocks)
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
-        .with_comments(config.comments);
+        .with_comments(config.comments)
+        .gathering(format.is_compressed());
     let (numbers, damage, failed) = match play(&mut player, &mut pipeline) {
         Ok(damage) => {
             let numbers = pipeline.finish().map_err(bad_output)?;
@@ -67,13 +75,12 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
             (Numbers { cut_short: Some(Cut::Output), ..pipeline.give_up() }, None, Some(bad_output(error)))
         }
     };
-    if config.verbosity > Verbosity::Quiet {
-        let file = (config.output != Output::Stdout).then_some(path);
-        status::say(&status::summary(&numbers, began.elapsed(), file));
-    }
+    let file = (config.output != Output::Stdout).then_some(path);
+    let kept = kept.summarise(&numbers, began.elapsed(), file, config.verbosity > Verbosity::Quiet);
     if let Some(failure) = failed {
         return Err(failure);
     }
+    kept?;
     let exit = Exit::Success.or_loss(config.fail_on_loss && numbers.has_lost());
     damage.map_or(Ok(exit), |error| Err(bad_input(error)))
 }

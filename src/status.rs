@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal, Stderr, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::sink;
+
 /// Least time between two states of the line.
 const INTERVAL: Duration = Duration::from_millis(200);
 
@@ -36,9 +38,21 @@ pub enum Cut {
     Reader,
     /// Writing failed.
     Output,
+    /// A second signal hastened the end.
+    Hastened,
+    /// The file was deleted meanwhile.
+    Deleted,
+    /// Another program changed the file meanwhile.
+    Changed,
 }
 
 impl Numbers {
+    /// The same, ending early.
+    #[must_use]
+    pub fn cut(self, cut: Cut) -> Numbers {
+        Numbers { cut_short: Some(cut), ..self }
+    }
+
     /// Whether anything is missing that should be in the file.
     pub fn has_lost(&self) -> bool {
         self.lost.iter().any(|loss| loss.events > 0)
@@ -226,6 +240,8 @@ pub enum Note {
     Conflict(u64),
     /// So many runs of the probes of sockets were skipped by the kernel.
     MissedSocketRuns(u64),
+    /// So many holes are written shorter than they are, or not filled.
+    Shortened(u64),
     /// So many losses are not told by process.
     Unattributed(u64),
 }
@@ -249,6 +265,15 @@ impl Note {
             Note::MissedSocketRuns(n) => {
                 let runs = count(n, "probe run", "probe runs");
                 (n, format!("{runs} of sockets skipped by the kernel: an address or an end may be missing"))
+            }
+            Note::Shortened(n) => {
+                let holes = count(n, "hole", "holes");
+                (
+                    n,
+                    format!(
+                        "{holes} written shorter than in truth, as it would make the file too large; what follows one may not be decoded"
+                    ),
+                )
             }
             Note::Unattributed(n) => {
                 (n, format!("{} not told by process: too many lose at once", count(n, "loss", "losses")))
@@ -280,6 +305,17 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
             text.push_str("lost: what the recording does not hold any more, nobody knows how much\n");
         }
         Some(Cut::Output) => text.push_str("lost: what came after writing failed, nobody knows how much\n"),
+        Some(Cut::Hastened) => {
+            text.push_str(
+                "lost: the end of the capture, given up at a second signal, nobody knows how much\n",
+            );
+        }
+        Some(Cut::Deleted) => text.push_str("lost: all that was written: the file was deleted meanwhile\n"),
+        Some(Cut::Changed) => {
+            text.push_str(
+                "lost: what another program has overwritten or cut in the file, nobody knows how much\n",
+            );
+        }
         Some(Cut::Reader) => {
             let closed = file.map_or("standard output".into(), |file| file.display().to_string());
             let _ = writeln!(text, "note: the reader closed {closed}: what came after that is not captured");
@@ -291,7 +327,13 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
         let _ = writeln!(text, "note: {note}");
     }
     if let Some(file) = file {
-        let _ = writeln!(text, "written to {}", file.display());
+        let classic = sink::Format::of(file, sink::Link::default()).is_ok_and(sink::Format::is_classic);
+        let without = if classic {
+            " as classic pcap, which holds no processes, comments and losses: name it .pcapng to keep them"
+        } else {
+            ""
+        };
+        let _ = writeln!(text, "written to {}{without}", file.display());
     }
     text
 }
@@ -498,6 +540,11 @@ written to out.pcapng
         for (cut, file, expected) in [
             (Cut::Recording, None, "lost: what the recording does not hold any more, nobody knows how much"),
             (Cut::Output, None, "lost: what came after writing failed, nobody knows how much"),
+            (
+                Cut::Hastened,
+                None,
+                "lost: the end of the capture, given up at a second signal, nobody knows how much",
+            ),
             (
                 Cut::Reader,
                 None,

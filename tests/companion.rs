@@ -6,6 +6,7 @@
 //! scripts of root, so as root they run as another user, who owns a home folder of the test's.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tempfile::TempDir;
 use tls2pcap::event::{HandleKey, Library, Missing, ProcessKey, TupleSource};
-use tls2pcap::sink::{Header, Link, PcapngWriter};
+use tls2pcap::sink::{self, Format, Header, Link, PcapngWriter};
 use tls2pcap::synth::{Ports, Synthesizer};
 use tls2pcap::track::segment::{
     Body, Connection, ConnectionId, Payload, Process, RoleSource, Segment, Side, Tuple,
@@ -247,7 +248,7 @@ fn process(pid: u32, comm: &str, container: Option<&str>) -> Arc<Process> {
 /// Three processes, one of them in the middle of the file; a server; losses; a server name that is
 /// learnt late; addresses that are used twice.
 fn scene() -> Vec<u8> {
-    scene_with(false, Link::Raw)
+    scene_with(false, Link::default())
 }
 
 /// [`scene`], with process blocks or without, and with this in front of the packets.
@@ -372,7 +373,7 @@ fn every_packet_tells_whose_it_is() {
 }
 
 #[test]
-fn fields_are_the_same_behind_ethernet() {
+fn fields_are_the_same_with_raw_ip() {
     let home = with_plugin();
     let [raw, ethernet] = [("raw", Link::Raw), ("ethernet", Link::Ethernet)]
         .map(|(name, link)| home.write(&format!("{name}.pcapng"), &scene_with(false, link)));
@@ -387,10 +388,24 @@ fn fields_are_the_same_behind_ethernet() {
         // What Wireshark shows of the packets themselves stays as it was.
         let columns = |home: &Home| {
             let mut command = home.command(&tshark);
-            command.arg("-n").arg("-r").arg(&ethernet);
+            command.arg("-n").arg("-r").arg(&raw);
             lines(command)
         };
         assert_eq!(columns(&home), columns(&Home::new()), "{release}");
+    }
+}
+
+#[test]
+fn fields_are_there_in_compressed_files() {
+    let home = with_plugin();
+    let path = home.path().join("scene.pcapng.gz");
+    let format = Format::of(&path, Link::default()).unwrap();
+    sink::Output::create(&path, format).unwrap().write_all(&scene()).unwrap();
+    home.give(&path);
+    let file = home.write("scene.pcapng", &scene());
+    for (release, tshark) in tsharks() {
+        let of = |file| fields(&home, &tshark, file, &[], "frame", &["tls2pcap.pid", "tls2pcap.sni"]);
+        assert_eq!(of(&path), of(&file), "{release}");
     }
 }
 
@@ -427,13 +442,14 @@ fn fields_survive_other_tools() {
 /// The same packets as a stranger's capture, which has the same link type.
 fn foreign(packets: u32) -> Vec<u8> {
     let mut file = Vec::new();
-    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 101] {
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 1] {
         file.extend_from_slice(&word.to_le_bytes());
     }
     for number in 0..packets {
         let payload = b"GET / HTTP/1.1\r\n\r\n";
         let [a, b] = [number.to_be_bytes(), (number * 100).to_be_bytes()];
-        let mut packet = vec![0x45, 0, 0, 58, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        let mut packet = vec![2, 0, 10, 0, 0, 2, 2, 0, 10, 0, 0, 1, 8, 0];
+        packet.extend_from_slice(&[0x45, 0, 0, 58, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
         packet.extend_from_slice(&[
             0x80 | a[2],
             a[3],
@@ -475,9 +491,9 @@ fn files_of_others_are_left_alone() {
         let shown = |options: &[&str]| {
             fields(&home, &tshark, &file, options, "frame.number == 1", &["frame.protocols"])
         };
-        assert_eq!(shown(&[]), ["raw:ip:tcp:http"], "{release}");
+        assert_eq!(shown(&[]), ["eth:ethertype:ip:tcp:http"], "{release}");
         let [forced] = &shown(&["-o", "tls2pcap.fields:in all files"])[..] else { panic!() };
-        assert!(forced.starts_with("tls2pcap:"), "{release}: {forced}");
+        assert!(forced.starts_with("tls2pcap_ethernet:"), "{release}: {forced}");
     }
     // Damage does not get at the script either.
     pcap.truncate(pcap.len() - 7);
@@ -533,7 +549,7 @@ fn damaged_comments_hide_no_packet() {
 #[test]
 fn process_blocks_name_the_process_of_each_packet() {
     let home = Home::new();
-    let file = home.write("scene.pcapng", &scene_with(true, Link::Raw));
+    let file = home.write("scene.pcapng", &scene_with(true, Link::default()));
     let plain = home.write("plain.pcapng", &scene());
     for (release, tshark) in tsharks() {
         let edited = home.path().join("edited.pcapng");

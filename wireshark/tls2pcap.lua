@@ -46,7 +46,7 @@ end
 
 local AUTO, ALWAYS, NEVER = 0, 1, 2
 proto.prefs.fields = Pref.enum("Show the fields", AUTO,
-	"Automatic looks at the beginning of a file, which it can on Linux if the file is not compressed",
+	"Automatic looks at the beginning of a file, which it can on Linux unless another program compressed it",
 	{ { 1, "in files of tls2pcap", AUTO }, { 2, "in all files", ALWAYS }, { 3, "never", NEVER } }, false)
 
 -- In this order below the packet: key of the comment, field, whether it is a number.
@@ -280,6 +280,9 @@ local function is_ours(path)
 	elseif magic == "\xd4\xc3\xb2\xa1" or magic == "\xa1\xb2\xc3\xd4" or magic == "\x4d\x3c\xb2\xa1"
 		or magic == "\xa1\xb2\x3c\x4d" then
 		return false
+	elseif magic and magic:sub(1, 2) == "\x1f\x8b" then
+		-- What tls2pcap compresses says so in the comment of its gzip header.
+		return (contents(path, 64) or ""):find("tls2pcap", 1, true) ~= nil
 	end
 	return nil
 end

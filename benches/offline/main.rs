@@ -19,7 +19,7 @@ use tls2pcap::event::record::{self, RawBind, RawData, RawHead, RawProcess};
 use tls2pcap::event::recording::{self, Player};
 use tls2pcap::event::{Clock, Event, ProcessFacts, ProcessKey, Start};
 use tls2pcap::pipeline::Pipeline;
-use tls2pcap::sink::Output;
+use tls2pcap::sink::{Format, Output};
 use tls2pcap::synth::{Ports, Synthesizer};
 use tls2pcap::track::Tracker;
 use zerocopy::{FromZeros, IntoBytes};
@@ -47,7 +47,9 @@ fn main() {
         let track = best(patience, || track(&recording));
         let synth = best(patience, || synth(&recording));
         let sink = best(patience, || whole(&recording, io::sink()));
-        let write = best(patience, || whole(&recording, Output::create(&file).expect("the scratch file")));
+        let write = best(patience, || {
+            whole(&recording, Output::create(&file, Format::default()).expect("the scratch file"))
+        });
         let written = std::fs::read(&file).expect("the scratch file");
         let plain = best(patience, || plain(&written, &file));
         let figures = [decode, track, synth, sink, write, plain].map(each);

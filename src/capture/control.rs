@@ -25,6 +25,7 @@ use crate::event::{
     Task,
 };
 use crate::failure::{Exit, Failure};
+use crate::kept::Kept;
 use crate::launch::Running;
 use crate::losses;
 use crate::probe::{Gate, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
@@ -57,6 +58,7 @@ pub(super) struct Control {
     minders: Option<Minders>,
     /// Why nothing is captured of targets.
     pub(super) reasons: Reasons,
+    pub(super) kept: Kept,
     /// How many losses were told by process, and when.
     told_losses: (u64, Instant),
     in_vain: InVain,
@@ -74,6 +76,7 @@ impl Control {
         say: Say,
         minders: Option<Minders>,
         reasons: Reasons,
+        kept: Kept,
     ) -> Control {
         Control {
             probe,
@@ -85,6 +88,7 @@ impl Control {
             told_of_bios: HashSet::new(),
             minders,
             reasons,
+            kept,
             told_losses: (0, Instant::now()),
             in_vain: InVain::default(),
             for_wireshark: false,
@@ -173,6 +177,11 @@ impl Control {
             if kept_house.elapsed() >= CLOCK_INTERVAL {
                 kept_house = Instant::now();
                 self.keep_house();
+                let warnings = self.kept.look();
+                if let (false, Some(line)) = (warnings.is_empty(), &mut line) {
+                    line.clear();
+                }
+                warnings.iter().for_each(|text| self.say.warn(text));
             }
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look_at(&file),

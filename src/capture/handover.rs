@@ -160,11 +160,6 @@ impl Handover {
         }
     }
 
-    /// Bytes that are handed over and not written yet.
-    pub(super) fn waiting(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
     /// Whether there is no room for payload.
     pub(super) fn is_full(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) >= WHOLE_MAX
@@ -189,7 +184,7 @@ impl Handover {
 
     /// The next batch; waits for it. `None`: that was all.
     pub(super) fn take(&self) -> Option<Bytes> {
-        let waiting = |state: &mut State| state.queue.is_empty() && !state.ended;
+        let waiting = |state: &mut State| state.queue.is_empty() && !state.ended && !state.abandoned;
         let mut state = self.filled.wait_while(self.state(), waiting).unwrap_or_else(|e| e.into_inner());
         state.queue.pop_front().map(BytesMut::freeze)
     }
@@ -203,7 +198,9 @@ impl Handover {
     /// A batch that was taken is written.
     pub(super) fn written(&self, batch: Bytes) {
         let mut state = self.state();
-        self.bytes.fetch_sub(batch.len(), Ordering::Relaxed);
+        if !state.abandoned {
+            self.bytes.fetch_sub(batch.len(), Ordering::Relaxed);
+        }
         if state.spare.len() < SPARE
             && let Ok(mut batch) = batch.try_into_mut()
         {
@@ -213,14 +210,22 @@ impl Handover {
         self.drained.notify_all();
     }
 
-    /// The writer has given up: what is handed over is thrown away, now and later.
-    pub(super) fn abandon(&self) {
+    /// What is handed over is thrown away, now and later: the writer has given up, or is to do so. Gives the number of
+    /// bytes that were not written.
+    pub(super) fn give_up(&self) -> usize {
         let mut state = self.state();
         state.abandoned = true;
         state.queue.clear();
         state.behind.clear();
-        self.bytes.store(0, Ordering::Relaxed);
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
         self.drained.notify_all();
+        self.filled.notify_all();
+        bytes
+    }
+
+    /// Whether [`give_up`](Self::give_up) was called.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.state().abandoned
     }
 }
 
@@ -363,7 +368,7 @@ mod tests {
         let handover = Handover::default();
         let record = vec![0; 1 << 20];
         while handover.offer(&record) {}
-        handover.abandon();
+        handover.give_up();
         for _ in 0..100 {
             handover.put_record(&record);
         }

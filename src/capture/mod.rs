@@ -13,11 +13,12 @@ mod minders;
 mod reader;
 mod reasons;
 mod setup;
+mod signals;
 mod threads;
 mod vain;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crossbeam_channel::bounded;
@@ -28,22 +29,23 @@ use self::given::Given;
 use self::handover::Handover;
 use self::minders::Minders;
 use self::reasons::Reasons;
-use self::threads::{
-    MESSAGES, ReaderWatch, Waiting, Written, listen_to_signals, spawn_ring, spawn_writer, watch,
-};
+use self::signals::Signals;
+use self::threads::{MESSAGES, ReaderWatch, Waiting, Written, await_writer, spawn_ring, spawn_writer, watch};
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::Discovery;
 use crate::event::Event;
 use crate::event::record::encode;
 use crate::failure::{Exit, Failure};
+use crate::kept::Kept;
 use crate::launch::{self, Held};
+use crate::limits;
 use crate::pipeline::Pipeline;
 use crate::privilege;
-use crate::probe::{Gate, Target, clocks, may_choose_returns, raise_open_files};
+use crate::probe::{Gate, Target, clocks, may_choose_returns};
 use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
 
-pub(crate) use self::setup::{longest_call, ports, refusal};
+pub(crate) use self::setup::{format, longest_call, ports, refusal};
 
 /// Runs a capture until it is told to end.
 ///
@@ -52,6 +54,7 @@ pub(crate) use self::setup::{longest_call, ports, refusal};
 pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let began = Instant::now();
     privilege::raise();
+    limits::raise();
     let allowed = privilege::check()?;
     let say = Say(config.verbosity);
     allowed.warnings.iter().for_each(|w| say.warn(w));
@@ -94,24 +97,27 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     };
     let mut aside = aside.map(Aside::begin);
 
-    // The command has been forked, and keeps the limit that it was given.
-    raise_open_files();
-    let output = privilege::as_user(|| setup::open_output(config))?;
-    let recorder = privilege::as_user(|| setup::open_recorder(config))?;
+    let mut output = privilege::as_user(|| setup::open_output(config))?;
+    let (recorder, recording) = privilege::as_user(|| setup::open_recorder(config))?;
+    let kept = Kept::new(output.as_mut().and_then(sink::Output::take_whereabouts), recording);
 
     let live = server.is_some() || output.as_ref().is_some_and(sink::Output::is_live);
     let pipe = output.as_ref().and_then(sink::Output::pipe);
     // What stands in a file too is not lost.
     let unserved = server.as_ref().filter(|_| output.is_none()).map(sink::Server::unserved);
+    let gathering = output.as_ref().is_some_and(|output| output.format().is_compressed());
     let output = sink::Fan { file: output, server };
     let handover = Arc::new(Handover::default());
     let (messages, heard) = bounded(MESSAGES);
     let numbers = Arc::new(Mutex::new(Numbers::default()));
+    // From here on there is a file to be ended well.
+    let signals = Signals::listen(messages.clone(), Arc::clone(&handover), config.for_wireshark)?;
     let mut pipeline = Pipeline::new(output, ports(config.ports), recorder)
         .with_process_blocks(config.process_blocks)
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
-        .with_comments(config.comments);
+        .with_comments(config.comments)
+        .gathering(gathering);
     if config.packet_buffered {
         pipeline = pipeline.unbuffered();
     }
@@ -125,7 +131,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Some(held) => Some(Minders::new(held.pid(), probe.stops().map_err(stops)?)),
         None => None,
     };
-    let mut control = Control::new(probe, discovery, handover, say, minders, reasons);
+    let mut control = Control::new(probe, discovery, handover, say, minders, reasons, kept);
     control.for_wireshark = config.for_wireshark;
     // Waiting for whoever reads the output may have taken long.
     given.gone().map_or(Ok(()), Err)?;
@@ -135,7 +141,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids(_));
     control.mind_coroutines();
     let (mut attached, mut refused) = (0, None);
-    for library in &found {
+    for library in found.iter().take_while(|_| signals.asked().is_none()) {
         match control.attach(library) {
             Ok(_) => attached += 1,
             Err(failure) if must => return Err(given.gone().unwrap_or(failure)),
@@ -169,16 +175,16 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let handover = Arc::clone(&control.handover);
     let ring = spawn_ring(&control.probe, live, handover, messages.clone(), Arc::clone(&stop))?;
-    let ending = Arc::new(OnceLock::new());
-    listen_to_signals(
-        messages.clone(),
-        Arc::clone(&ending),
-        Arc::clone(&control.handover),
-        config.for_wireshark,
-    )?;
     let has_reader = pipe.is_some() && !config.for_wireshark && config.verbosity > Verbosity::Quiet;
     let reader = pipe.map(|pipe| ReaderWatch::new(pipe, messages.clone())).transpose()?;
-    privilege::as_user(|| setup::tell_ready(config))?;
+    // Who has asked for the end already gets it, and the command never runs.
+    let asked = signals.asked();
+    let not_run = asked.filter(|_| held.is_some()).map(Exit::of_signal);
+    let held = held.filter(|_| asked.is_none());
+    if asked.is_none() {
+        privilege::as_user(|| setup::tell_ready(config))?;
+    }
+    signals.running();
     let running = held.map(Held::release).transpose()?;
     given.watch(messages.clone());
     if let Some(running) = &running {
@@ -192,10 +198,11 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         _ => StatusLine::on_terminal(),
     };
     let end = control.run(&heard, running, line, &numbers, began);
+    let end = end.map(|end| not_run.unwrap_or(end));
 
     // No call that begins from now on is captured, and nobody is stopped any more; what is in the
     // ring is read to its end, and whoever was stopped goes on.
-    let _ = ending.set(Instant::now());
+    signals.ending();
     let waiting = has_reader.then(Waiting::for_reader);
     control.probe.end();
     stop.store(true, Ordering::Release);
@@ -209,8 +216,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     // It holds the pipe open, and its end is to be that of the capture.
     drop(reader);
     control.handover.end();
-    let Written { mut numbers, failed } =
-        writer.join().map_err(|_| Failure::new(Exit::Io, "the writer thread failed", ""))?;
+    let Written { mut numbers, failed } = await_writer(writer, &signals, &numbers)?;
     // The writer notices only if it has something to write.
     if control.reader_gone {
         numbers.cut_short.get_or_insert(Cut::Reader);
@@ -226,23 +232,24 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Some(config::Output::File(path)) => Some(path.as_path()),
         Some(config::Output::Stdout) | None => None,
     };
-    if config.verbosity > Verbosity::Quiet {
-        status::say(&status::summary(&numbers, began.elapsed(), path));
-        if numbers.connections == 0 {
-            let is_part = numbers.has_lost() || numbers.cut_short.is_some();
-            status::say(&control.reasons.of_nothing(is_part));
-        }
+    let is_wanted = config.verbosity > Verbosity::Quiet;
+    let kept = control.kept.summarise(&numbers, began.elapsed(), path, is_wanted);
+    if is_wanted && numbers.connections == 0 {
+        let is_part = numbers.has_lost() || numbers.cut_short.is_some();
+        status::say(&control.reasons.of_nothing(is_part));
     }
+    signals.written();
     let result = match failed {
-        None => end.map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost())),
+        None => kept.and(end).map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost())),
         Some(error) => Err(setup::write_failure(config, &error)),
     };
     // Probes go last: the user need not wait for them to see the result.
     if config.for_wireshark {
         control.probe.leave()
-    } else {
+    } else if signals.hastened().is_none() {
         drop(control.probe)
     }
+    signals.die_if_hastened();
     result
 }
 /// Says things on standard error, as the user wants.

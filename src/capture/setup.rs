@@ -17,8 +17,10 @@ use crate::event::Start;
 use crate::event::numbers;
 use crate::event::recording::Recorder;
 use crate::failure::{Exit, Failure};
+use crate::memory::{self, Room};
 use crate::pipeline::NotRecorded;
 use crate::probe::{Backend, Options, Probe, ProbeError, monotonic};
+use crate::sink::Whereabouts;
 use crate::{extcap, privilege, sink};
 
 /// Size of the ring unless the user says otherwise, and on machines with little memory.
@@ -26,12 +28,18 @@ const RING_BYTES: u32 = 64 << 20;
 const RING_BYTES_SMALL: u32 = 16 << 20;
 /// Less memory than this, in bytes, is little.
 const MEMORY_SMALL: u64 = 4 << 30;
+/// Unless the user says otherwise, the ring takes no more than this part of the memory that is left, but at least so
+/// many bytes.
+const RING_SHARE: u64 = 8;
+const RING_BYTES_LEAST: u64 = 1 << 20;
+/// What a capture uses beside the ring: tables in the kernel, programs, the hand-over.
+const MEMORY_BESIDE: u64 = 64 << 20;
 /// Bytes of one call that are captured. Half of the ring at most: see [`call_limit`].
 const CALL_LIMIT: u64 = numbers::CALL_MAX;
 
 /// `found`: what is to be probed first of all.
 pub(super) fn load(config: &Capture, found: &[Found]) -> Result<Probe, Failure> {
-    let ring_bytes = config.ring_size.unwrap_or_else(ring_bytes);
+    let ring_bytes = ring_for(config.ring_size, memory::room())?;
     let options = Options {
         backend: match config.backend {
             config::Backend::Auto => None,
@@ -92,6 +100,30 @@ pub(crate) fn longest_call(has_loop: bool) -> u64 {
 fn ring_bytes() -> u32 {
     let memory = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
     if memory < MEMORY_SMALL { RING_BYTES_SMALL } else { RING_BYTES }
+}
+
+/// The size of the ring that is `wanted`, or one that fits.
+fn ring_for(wanted: Option<u32>, room: Option<Room>) -> Result<u32, Failure> {
+    let Some(wanted) = wanted else {
+        let fitting = room.map_or(u64::MAX, |room| room.left / RING_SHARE).max(RING_BYTES_LEAST);
+        // A power of two that is not above it; the default is one, and small enough.
+        let fitting = 1u64 << (u64::BITS - 1 - fitting.leading_zeros());
+        return Ok(u32::try_from(fitting).unwrap_or(u32::MAX).min(ring_bytes()));
+    };
+    match room {
+        Some(room) if u64::from(wanted).saturating_add(MEMORY_BESIDE) > room.left => Err(Failure::new(
+            Exit::Io,
+            format!(
+                "a ring buffer of {} MiB does not fit: {} leaves {} MiB, and {} are needed beside it",
+                wanted.div_ceil(1 << 20),
+                room.by,
+                room.left >> 20,
+                MEMORY_BESIDE >> 20
+            ),
+            "use a smaller --ring-size, or raise that limit",
+        )),
+        _ => Ok(wanted),
+    }
 }
 
 /// A call is read at once when it returns, so it must fit into what the ring can hold.
@@ -190,7 +222,8 @@ pub(super) fn open_output(config: &Capture) -> Result<Option<sink::Output>, Fail
         Some(config::Output::Stdout) => Path::new("-"),
         None => return Ok(None),
     };
-    let output = sink::Output::create(path).map_err(|error| write_failure(config, &error))?;
+    let output = sink::Output::create(path, format(path, config.link))
+        .map_err(|error| write_failure(config, &error))?;
     give_to_user(&output);
     Ok(Some(output))
 }
@@ -257,28 +290,46 @@ fn recording_failure(path: &Path, error: &io::Error) -> Failure {
     )
 }
 
-pub(super) fn open_recorder(config: &Capture) -> Result<Option<Recorder<Box<dyn Write + Send>>>, Failure> {
-    let Some(path) = &config.record else { return Ok(None) };
+/// Writes the recording.
+type BoxedRecorder = Recorder<Box<dyn Write + Send>>;
+
+pub(super) fn open_recorder(
+    config: &Capture,
+) -> Result<(Option<BoxedRecorder>, Option<Whereabouts>), Failure> {
+    let Some(path) = &config.record else { return Ok((None, None)) };
     let failed = |error: io::Error| recording_failure(path, &error);
     // The capture file is there by now.
-    if let Some(config::Output::File(output)) = &config.output
-        && sink::is_same_file(path, output)
-    {
+    if is_output(config, path) {
         return Err(Failure::new(
             Exit::Usage,
             "--record and -o name the same file",
             "give them different names",
         ));
     }
-    let output = sink::Output::create(path).map_err(failed)?;
+    let mut output = sink::Output::create(path, sink::Format::default()).map_err(failed)?.of_records();
     give_to_user(&output);
+    let whereabouts = output.take_whereabouts();
     let buffered: Box<dyn Write + Send> = Box::new(BufWriter::with_capacity(256 << 10, output));
-    Recorder::new(buffered).map(Some).map_err(failed)
+    let recorder = Recorder::new(buffered).map_err(failed)?;
+    Ok((Some(recorder), whereabouts))
+}
+
+/// Whether a path leads to the capture file.
+fn is_output(config: &Capture, path: &Path) -> bool {
+    matches!(&config.output, Some(config::Output::File(output)) if sink::is_same_file(path, output))
 }
 
 pub(super) fn tell_ready(config: &Capture) -> Result<(), Failure> {
     if let Some(path) = &config.ready_file {
-        std::fs::write(path, "ready\n").map_err(|error| {
+        let is_recording = config.record.as_ref().is_some_and(|record| sink::is_same_file(path, record));
+        if is_recording || is_output(config, path) {
+            return Err(Failure::new(
+                Exit::Usage,
+                "--ready-file names a file that the capture is written to",
+                "give them different names",
+            ));
+        }
+        sink::write_public(path, "ready\n").map_err(|error| {
             Failure::new(
                 Exit::Io,
                 format!("{}: cannot be written: {error}", path.display()),
@@ -337,6 +388,12 @@ fn machine() -> (String, String) {
     let text = |s: &std::ffi::OsStr| s.to_string_lossy().into_owned();
     (format!("{} {}", text(name.sysname()), text(name.release())), text(name.machine()))
 }
+
+/// The format of a capture file. The command line has no names that promise another one.
+pub(crate) fn format(path: &Path, link: config::Link) -> sink::Format {
+    sink::Format::of(path, link.into()).unwrap_or_default()
+}
+
 pub(crate) fn ports(ports: config::Ports) -> crate::synth::Ports {
     match ports {
         config::Ports::Decode => crate::synth::Ports::Decode,
@@ -360,5 +417,23 @@ impl From<config::Link> for crate::sink::Link {
             config::Link::Raw => crate::sink::Link::Raw,
             config::Link::Ethernet => crate::sink::Link::Ethernet,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_fits_or_is_refused_with_the_figures() {
+        let room = |mib: u64| Some(Room { left: mib << 20, by: "the limit".into() });
+        assert_eq!(ring_for(None, room(100)), Ok(8 << 20));
+        assert_eq!(ring_for(None, room(2)), Ok(1 << 20));
+        assert_eq!(ring_for(None, room(1 << 20)), Ok(ring_bytes()));
+        assert_eq!(ring_for(None, None), Ok(ring_bytes()));
+        assert_eq!(ring_for(Some(4 << 20), room(100)), Ok(4 << 20));
+        assert_eq!(ring_for(Some(1 << 30), None), Ok(1 << 30));
+        let refused = ring_for(Some(1 << 30), room(1000)).unwrap_err().to_string();
+        assert!(refused.contains("1024 MiB does not fit: the limit leaves 1000 MiB"), "{refused}");
     }
 }

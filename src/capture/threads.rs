@@ -3,15 +3,15 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::handover::Handover;
 use super::reader::{Notice, Reader};
+use super::signals::{MOMENT, Signals};
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::pipeline::{NotRecorded, Pipeline};
@@ -27,8 +27,10 @@ pub(super) const MESSAGES: usize = 1024;
 pub(super) const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// The same if somebody reads along: what waits for a time does not wait much longer.
 const CLOCK_INTERVAL_LIVE: Duration = Duration::from_millis(25);
-/// How long whoever reads the capture may take for its end before that is said.
-const READER_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the writer may take to give up: it cannot while it waits for whoever reads the output.
+const GIVING_UP: Duration = Duration::from_millis(500);
+/// Time between two looks whether the writer has ended.
+const WRITER_INTERVAL: Duration = Duration::from_millis(5);
 /// What the control thread hears.
 pub(super) enum Message {
     Notice(Notice),
@@ -56,13 +58,29 @@ impl Written {
     fn cut(numbers: Numbers, error: io::Error) -> Written {
         let (cut, failed) =
             if is_reader_gone(&error) { (Cut::Reader, None) } else { (Cut::Output, Some(error)) };
-        Written { numbers: Numbers { cut_short: Some(cut), ..numbers }, failed }
+        Written { numbers: numbers.cut(cut), failed }
     }
 }
 
 /// Whether it was whoever reads the capture, and not the recording.
 fn is_reader_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe && !NotRecorded::is_in(error)
+}
+
+/// What the writer has done, once it has ended. If the end is hastened and it cannot end, what it has done so far.
+pub(super) fn await_writer(
+    writer: JoinHandle<Written>,
+    signals: &Signals,
+    numbers: &Mutex<Numbers>,
+) -> Result<Written, Failure> {
+    while !writer.is_finished() {
+        if signals.hastened().is_some_and(|(_, at)| at.elapsed() >= GIVING_UP) {
+            let numbers = numbers.lock().map(|n| n.clone()).unwrap_or_default();
+            return Ok(Written { numbers: numbers.cut(Cut::Hastened), failed: None });
+        }
+        thread::sleep(WRITER_INTERVAL);
+    }
+    writer.join().map_err(|_| Failure::new(Exit::Io, "the writer thread failed", ""))
 }
 
 pub(super) fn spawn_writer(
@@ -78,6 +96,10 @@ pub(super) fn spawn_writer(
         let mut told = Instant::now();
         let failed = loop {
             let Some(batch) = handover.take() else {
+                if handover.is_given_up() {
+                    let numbers = pipeline.give_up();
+                    return Written { numbers: numbers.cut(Cut::Hastened), failed: None };
+                }
                 if let Err(error) = pipeline.flush() {
                     break error;
                 }
@@ -104,7 +126,7 @@ pub(super) fn spawn_writer(
                 break error;
             }
         };
-        handover.abandon();
+        handover.give_up();
         let kind = if is_reader_gone(&failed) { failed.kind() } else { io::ErrorKind::Other };
         let _ = messages.send(Message::Writer(io::Error::new(kind, failed.to_string())));
         Written::cut(pipeline.give_up(), failed)
@@ -136,41 +158,6 @@ pub(super) fn spawn_ring(
     }))
 }
 
-/// `ending`: since when the capture ends, which may wait for whoever reads the output. Who asks again
-/// does not want to wait, and is told what is not written; Wireshark does so as a matter of course. If
-/// it ends by itself, a signal may have been meant for the capture that ran: the first does nothing for a moment.
-pub(super) fn listen_to_signals(
-    messages: Sender<Message>,
-    ending: Arc<OnceLock<Instant>>,
-    handover: Arc<Handover>,
-    for_wireshark: bool,
-) -> Result<(), Failure> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|e| Failure::new(Exit::Io, format!("signals cannot be handled: {e}"), ""))?;
-    thread::spawn(move || {
-        let mut is_again = false;
-        for signal in signals.forever() {
-            let ending = ending.get();
-            let is_late = ending.is_some_and(|since| since.elapsed() < READER_PATIENCE) && !is_again;
-            is_again = true;
-            if is_late && !for_wireshark {
-                continue;
-            }
-            if ending.is_some() {
-                if !for_wireshark {
-                    status::say(&format!(
-                        "tls2pcap: given up: the end of the capture is not written, at least {} bytes of it\n",
-                        handover.waiting()
-                    ));
-                }
-                let _ = signal_hook::low_level::emulate_default_handler(signal);
-            }
-            let _ = messages.send(Message::Signal(signal));
-        }
-    });
-    Ok(())
-}
-
 /// Says what is waited for, if that takes long.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -182,7 +169,7 @@ impl Waiting {
     pub(super) fn for_reader() -> Waiting {
         let (_end, ended) = bounded(0);
         thread::spawn(move || {
-            if ended.recv_timeout(READER_PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(MOMENT) == Err(RecvTimeoutError::Timeout) {
                 status::say(
                     "tls2pcap: waiting for whoever reads the capture to take the rest; press Ctrl-C again to give up\n",
                 );

@@ -13,6 +13,7 @@ use crate::event::numbers;
 use crate::extcap;
 use crate::failure::{Exit, Failure};
 use crate::privilege;
+use crate::sink;
 
 const ABOUT: &str = "Shows what programs really say over TLS, as a capture file for Wireshark";
 
@@ -39,7 +40,8 @@ Examples:
 
 Exit status:
   0    all went well
-  1    capturing or writing failed; what was captured before is kept
+  1    capturing or writing failed, or an output file was deleted or changed meanwhile; what
+       was captured before is kept
   2    wrong usage
   3    not permitted: privileges are missing, or the kernel is locked down
   4    the kernel lacks what is needed
@@ -76,6 +78,9 @@ struct Arguments {
 
     /// Capture file to write; `-` is standard output
     ///
+    /// Its name says the format: pcapng, but classic pcap if it ends in .pcap, which holds neither
+    /// processes nor comments. With .gz after that it is compressed, and can be read while it grows.
+    ///
     /// On standard output stands nothing but the capture: a command that is run then writes its
     /// own output to standard error.
     #[arg(short, long, value_name = "FILE")]
@@ -108,8 +113,8 @@ struct Arguments {
     #[arg(long, value_enum, value_name = "WHAT", default_value = "plain")]
     framing: Framing,
 
-    /// What stands in front of the IP packets
-    #[arg(long, value_enum, value_name = "TYPE", default_value = "raw")]
+    /// Link layer of the packets
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "ethernet")]
     link: Link,
 
     /// Which packets carry comments
@@ -171,7 +176,7 @@ struct Arguments {
     /// Write each packet as soon as it is there
     ///
     /// Costs more time, of the captured programs too. Without it a pipe gets packets within 100 ms, a
-    /// file ten times a second.
+    /// file ten times a second, a compressed one each second.
     #[arg(short = 'U', long)]
     packet_buffered: bool,
 
@@ -210,8 +215,8 @@ enum Sub {
         #[arg(long, value_enum, value_name = "WHAT", default_value = "plain")]
         framing: Framing,
 
-        /// What stands in front of the IP packets
-        #[arg(long, value_enum, value_name = "TYPE", default_value = "raw")]
+        /// Link layer of the packets
+        #[arg(long, value_enum, value_name = "TYPE", default_value = "ethernet")]
         link: Link,
 
         /// End with status 6 if something was lost
@@ -316,10 +321,10 @@ enum Framing {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Link {
-    /// Nothing
-    Raw,
-    /// A made-up Ethernet header: tcpdump reads files of several processes only so
+    /// Each packet has a synthetic Ethernet header
     Ethernet,
+    /// None, packets begin with IP: tcpdump and all that use libpcap then read only the first process
+    Raw,
 }
 
 impl From<Framing> for config::Framing {
@@ -503,10 +508,10 @@ fn replay(
     }
     Ok(Replay {
         input,
-        output: output_of(output),
+        output: output_of(output)?,
         ports: ports.into(),
         framing: config::Framing::Plain,
-        link: config::Link::Raw,
+        link: config::Link::default(),
         fail_on_loss,
         process_blocks: false,
         comments: config::Comments::default(),
@@ -532,12 +537,18 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
             return Err(usage(format!("{option} and -o name the same file"), "give them different names"));
         }
     }
+    if let Some(path) = args.record.as_ref().filter(|path| sink::is_compressed(path)) {
+        return Err(usage(
+            format!("--record {}: recordings are not compressed", path.display()),
+            "give it another name, as FILE.t2p, and compress it later",
+        ));
+    }
     if args.record.is_some() && args.record == args.ready_file {
         return Err(usage("--record and --ready-file name the same file", "give them different names"));
     }
     Ok(Capture {
         targets: targets(args.pids, &args.users, args.command)?,
-        output: args.output.map(output_of),
+        output: args.output.map(output_of).transpose()?,
         serve: args.pcap_over_ip,
         comments: args.comments.into(),
         for_wireshark: false,
@@ -648,8 +659,14 @@ fn serve_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-fn output_of(path: PathBuf) -> Output {
-    if path == Path::new("-") { Output::Stdout } else { Output::File(path) }
+fn output_of(path: PathBuf) -> Result<Output, Failure> {
+    if path == Path::new("-") {
+        return Ok(Output::Stdout);
+    }
+    match sink::Format::of(&path, sink::Link::default()) {
+        Ok(_) => Ok(Output::File(path)),
+        Err(unknown) => Err(usage(format!("-o {}: {unknown}", path.display()), unknown.cure)),
+    }
 }
 
 fn verbosity(quiet: bool, verbose: bool) -> Verbosity {

@@ -21,7 +21,7 @@ fn the_plainest_capture() {
         backend: config::Backend::Auto,
         ports: config::Ports::Decode,
         framing: config::Framing::Plain,
-        link: config::Link::Raw,
+        link: config::Link::Ethernet,
         process_blocks: false,
         record: None,
         ready_file: None,
@@ -48,7 +48,7 @@ fn every_option_arrives() {
         backend: config::Backend::Tracepoint,
         ports: config::Ports::Keep,
         framing: config::Framing::Tls,
-        link: config::Link::Ethernet,
+        link: config::Link::Raw,
         process_blocks: false,
         record: Some("r".into()),
         ready_file: Some("f".into()),
@@ -63,7 +63,7 @@ fn every_option_arrives() {
         for_wireshark: false,
         verbosity: Verbosity::Verbose,
     };
-    let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --backend tracepoint --ports keep --framing tls --link ethernet \
+    let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --backend tracepoint --ports keep --framing tls --link raw \
                 --record r \
                 --ready-file f --ready-fd 3 --show-args --ring-size 128 -s 96 --fail-on-loss -U -v \
                 --comments all --pcap-over-ip 57012";
@@ -121,17 +121,15 @@ fn replay() {
         output: Output::File("x".into()),
         ports: config::Ports::Keep,
         framing: config::Framing::Tls,
-        link: config::Link::Ethernet,
+        link: config::Link::Raw,
         fail_on_loss: true,
         process_blocks: false,
         comments: config::Comments::None,
         verbosity: Verbosity::Quiet,
     };
     assert_eq!(
-        parse_line(
-            "replay r -o x --ports keep --framing tls --link ethernet --fail-on-loss --comments none -q"
-        )
-        .unwrap(),
+        parse_line("replay r -o x --ports keep --framing tls --link raw --fail-on-loss --comments none -q")
+            .unwrap(),
         Config::Replay(expected)
     );
 }
@@ -197,4 +195,23 @@ fn help_is_as_agreed() {
     let agreed = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(help, agreed, "if this is meant, run the test with TLS2PCAP_BLESS=1");
     Arguments::command().debug_assert();
+}
+
+#[test]
+fn names_that_promise_another_format_are_refused() {
+    for (line, cure) in [
+        (
+            "-o x.pcapng.zst",
+            "name it .pcapng.gz, or compress it on the way: tls2pcap -o - | zstd >FILE.pcapng.zst",
+        ),
+        ("-o x.cap", "name it .pcapng, or .pcap for classic pcap"),
+        ("replay r -o x.json", "name it .pcapng; tshark makes text of that: tshark -r FILE.pcapng -T json"),
+        ("-o x --record r.t2p.gz", "give it another name, as FILE.t2p, and compress it later"),
+    ] {
+        let Stop(Reason::Failure(failure)) = parse_line(line).unwrap_err() else { panic!("{line}") };
+        assert_eq!((failure.exit, failure.cure.as_str()), (Exit::Usage, cure), "{line}");
+    }
+    for line in ["-o x.pcap", "-o x.pcapng.gz", "replay r -o x.pcap.gz", "-o x --record r.txt"] {
+        parse_line(line).unwrap();
+    }
 }

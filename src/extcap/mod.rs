@@ -24,8 +24,8 @@ use crate::privilege;
 pub const INTERFACE: &str = "tls2pcap";
 /// What the user reads.
 const DISPLAY: &str = "TLS plaintext: this host";
-/// LINKTYPE_RAW. What the file says counts; this is what dialogs show.
-const LINK: u32 = 101;
+/// LINKTYPE_ETHERNET. What the file says counts; this is what dialogs show.
+const LINK: u32 = 1;
 
 /// How often, and how long apart, a reader of the FIFO is looked for.
 const HANG_UP_TRIES: u32 = 80;
@@ -225,7 +225,7 @@ pub fn answer(query: &Query) -> Result<Exit, Failure> {
                 .unwrap_or_default(),
         ),
         Query::Links => {
-            format!("dlt {{number={LINK}}}{{name=RAW}}{{display=TCP/IP with the plaintext of TLS}}\n")
+            format!("dlt {{number={LINK}}}{{name=EN10MB}}{{display=TCP/IP with the plaintext of TLS}}\n")
         }
         Query::Options => options::sentences(),
         Query::Reload(name) => options::reload(name.trim_start_matches('-'))?,

@@ -46,6 +46,7 @@ use self::skeleton::types::{self, process_flag, t2p_cookie_bit, t2p_gate, t2p_si
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
 use crate::event::{FileSeen, Library, LibraryId, ProcessKey};
+use crate::limits;
 use crate::privilege::version;
 
 pub use self::backend::Backend;
@@ -270,7 +271,7 @@ impl Probe {
         if !Path::new("/sys/kernel/btf/vmlinux").exists() {
             return Err(ProbeError::NoBtf);
         }
-        raise_memlock();
+        limits::raise();
         // A program that was loaded for bulk attachment attaches in no other way.
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_loop).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
@@ -822,26 +823,6 @@ fn own_pid_namespace() -> u32 {
     const INITIAL: u64 = 0xEFFF_FFFC;
     let inode = std::fs::metadata("/proc/self/ns/pid").map_or(INITIAL, |m| m.ino());
     if inode == INITIAL { 0 } else { inode as u32 }
-}
-
-/// Kernels before 5.11 count map memory against RLIMIT_MEMLOCK.
-fn raise_memlock() {
-    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: a valid pointer to a limit. Failure shows when maps are made.
-    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
-}
-
-/// Lets this process open as many files as it may: probes that are attached one by one take two
-/// descriptors each, some eighty for each library and process. Children inherit the limit.
-pub fn raise_open_files() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: valid pointers to a limit. Failure shows when probes are attached.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
-    }
 }
 
 /// The bytes of a plain C struct of a map.

@@ -12,8 +12,9 @@ use libbpf_rs::ProgramType;
 use super::sites::Programs;
 use super::{
     BPF_FUNC_get_attach_cookie, BPF_FUNC_loop, Backend, Options, Probe, ProbeError, Refusal,
-    is_not_permitted, page_size, raise_memlock, why_missing, words,
+    is_not_permitted, page_size, why_missing, words,
 };
+use crate::limits;
 
 /// What works.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ impl Survey {
         if !Path::new("/sys/kernel/btf/vmlinux").exists() {
             return Err(ProbeError::NoBtf);
         }
-        raise_memlock();
+        limits::raise();
         words::listen(false);
         let has = |helper| ProgramType::Kprobe.is_helper_supported(helper).unwrap_or(false);
         let (cookies, loops) = (has(BPF_FUNC_get_attach_cookie), has(BPF_FUNC_loop));

@@ -12,13 +12,13 @@ const ETHERNET: usize = 14;
 /// The file's link type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Link {
-    /// Nothing: LINKTYPE_RAW.
+    /// A synthetic Ethernet header. The default, since libpcap reads files of several interfaces only
+    /// with this: it compares the link type of each later interface with its own number for that of the
+    /// first, and for raw IP these differ (101 in files, DLT_RAW on the system).
     #[default]
-    Raw,
-    /// A made-up Ethernet header. libpcap reads files of several interfaces only with this: it compares
-    /// the link type of each interface with its own number for that of the first, and for raw IP these
-    /// differ (101 in files, DLT_RAW on the system).
     Ethernet,
+    /// Nothing: LINKTYPE_RAW.
+    Raw,
 }
 
 impl Link {

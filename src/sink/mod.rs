@@ -1,17 +1,23 @@
-//! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] are where they go.
+//! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] are where they go, `place` opens, and
+//! `whereabouts` tells what became of, a file.
 
 mod blocks;
+mod format;
 mod link;
 pub mod output;
 pub mod pcapng;
+mod place;
 pub mod serve;
+mod whereabouts;
 
 use std::io::{self, Write};
 
+pub use format::{Format, is_compressed};
 pub use link::Link;
-pub use output::{Output, is_same_file};
+pub use output::{Output, is_same_file, write_public};
 pub use pcapng::{Header, PcapngWriter};
 pub use serve::Server;
+pub use whereabouts::{Fate, Whereabouts};
 
 /// All places to which a capture goes.
 #[derive(Debug)]

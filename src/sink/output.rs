@@ -1,23 +1,40 @@
 //! Where the capture goes: a private file, a pipe, standard output.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::place;
+use super::whereabouts::Whereabouts;
+
+use super::format::Format;
 
 /// Only the owner may read plaintext.
 const MODE: u32 = 0o600;
+/// A ready file holds no secret.
+const MODE_OF_ALL: u32 = 0o666;
 
-/// An open output for whole pcapng blocks.
+/// An open output for whole pcapng blocks, which it writes in its format.
 ///
-/// A regular file always ends at the border of a block, even when the disk is full.
+/// A regular file always ends at the border of a block, a packet or a gzip member, even when the disk is
+/// full.
 #[derive(Debug)]
 pub struct Output {
     file: File,
+    format: Format,
     /// Length of the file so far, if it is regular.
-    regular: Option<u64>,
+    regular: Option<Arc<AtomicU64>>,
     created: bool,
+    /// A file that is regular ends at the border of a block.
+    in_blocks: bool,
+    /// It was opened by its name, so that nobody else has to do with it.
+    is_named: bool,
+    /// If it is a regular file with a name.
+    whereabouts: Option<Whereabouts>,
 }
 
 impl Output {
@@ -28,8 +45,9 @@ impl Output {
     /// waits for its reader.
     ///
     /// # Errors
-    /// What the system says; `InvalidInput` for a terminal and for files of other types.
-    pub fn create(path: &Path) -> io::Result<Output> {
+    /// What the system says; `InvalidInput` for a terminal and for files of other types; `PermissionDenied` for
+    /// what another user may have put there.
+    pub fn create(path: &Path, format: Format) -> io::Result<Output> {
         if path.as_os_str() == "-" {
             let stdout = io::stdout();
             refuse_terminal(&stdout)?;
@@ -37,44 +55,62 @@ impl Output {
             // Not emptied, and written where the shell left off: `>> file` works.
             let metadata = file.metadata()?;
             let at_end = metadata.is_file() && file.stream_position()? == metadata.len();
-            return Ok(Output { file, regular: at_end.then_some(metadata.len()), created: false });
+            let regular = at_end.then(|| Arc::new(metadata.len().into()));
+            return Ok(Output {
+                file,
+                format,
+                regular,
+                created: false,
+                is_named: false,
+                in_blocks: true,
+                whereabouts: None,
+            });
         }
-        // Looked at before opening, since opening a device can do things.
-        if let Ok(metadata) = std::fs::metadata(path) {
-            let kind = metadata.file_type();
-            if !(kind.is_file() || kind.is_fifo() || kind.is_char_device()) {
-                return Err(invalid(if kind.is_dir() {
-                    "is a directory"
-                } else {
-                    "neither a regular file nor a FIFO nor a character device"
-                }));
-            }
-        }
-        let mut options = OpenOptions::new();
-        options.write(true).mode(MODE);
-        let (file, created) = match options.clone().create_new(true).open(path) {
-            Ok(file) => (file, true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                (options.create(true).truncate(false).open(path)?, false)
-            }
-            Err(error) => return Err(error),
-        };
+        let place::Opened { file, created } = place::open(path, MODE)?;
         refuse_terminal(&file)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Ok(Output { file, regular: None, created });
+            return Ok(Output {
+                file,
+                format,
+                regular: None,
+                created,
+                is_named: true,
+                in_blocks: true,
+                whereabouts: None,
+            });
         }
         let mode = metadata.permissions().mode() & 0o7777;
         if mode & !0o700 != 0 {
             file.set_permissions(std::fs::Permissions::from_mode(mode & 0o700))?;
         }
         file.set_len(0)?;
-        Ok(Output { file, regular: Some(0), created })
+        let written = Arc::new(AtomicU64::new(0));
+        let whereabouts = Whereabouts::new(&file, path, Arc::clone(&written))?;
+        Ok(Output {
+            file,
+            format,
+            regular: Some(written),
+            created,
+            is_named: true,
+            in_blocks: true,
+            whereabouts,
+        })
+    }
+
+    /// The same for a recording, which may end anywhere.
+    pub fn of_records(self) -> Output {
+        Output { in_blocks: false, ..self }
     }
 
     /// Whether somebody may read what is written while it is written: a pipe, not a regular file.
     pub fn is_live(&self) -> bool {
         self.file.metadata().is_ok_and(|metadata| !metadata.is_file())
+    }
+
+    /// What it is written as.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// The pipe that this writes to, if it is one.
@@ -87,6 +123,42 @@ impl Output {
     pub fn created(&self) -> Option<&File> {
         self.created.then_some(&self.file)
     }
+
+    /// To see later what became of the file, if it is a regular one with a name. Can be taken once.
+    pub fn take_whereabouts(&mut self) -> Option<Whereabouts> {
+        self.whereabouts.take()
+    }
+
+    /// Whether this is the same regular file as `path` leads to.
+    pub fn is_same_as(&self, path: &Path) -> bool {
+        let own = self.file.metadata().ok().filter(std::fs::Metadata::is_file);
+        let other = std::fs::metadata(path).ok();
+        own.zip(other).is_some_and(|(a, b)| (a.dev(), a.ino()) == (b.dev(), b.ino()))
+    }
+
+    /// Another program that writes to the file, or cuts it, would leave nothing that can be read.
+    fn check_unchanged(&self) -> io::Result<()> {
+        let (Some(expected), true) = (&self.regular, self.is_named) else { return Ok(()) };
+        let expected = expected.load(Ordering::Relaxed);
+        match self.file.metadata()?.len() {
+            len if len == expected => Ok(()),
+            len => Err(io::Error::other(format!(
+                "another program has changed the file: it has {len} bytes, and {expected} were written"
+            ))),
+        }
+    }
+}
+
+/// Writes `text` to a file that anybody may read; creates or empties it.
+///
+/// # Errors
+/// As those of [`Output::create`].
+pub fn write_public(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = place::open(path, MODE_OF_ALL)?.file;
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
+    }
+    file.write_all(text.as_bytes())
 }
 
 /// Whether two paths lead to one regular file, however they are spelled.
@@ -118,9 +190,11 @@ impl Write for Output {
     }
 
     fn write_all(&mut self, blocks: &[u8]) -> io::Result<()> {
+        self.check_unchanged()?;
+        let bytes = &self.format.encode(blocks)[..];
         let mut done = 0;
-        while done < blocks.len() {
-            let error = match self.file.write(&blocks[done..]) {
+        while done < bytes.len() {
+            let error = match self.file.write(&bytes[done..]) {
                 Ok(0) => io::ErrorKind::WriteZero.into(),
                 Ok(n) => {
                     done += n;
@@ -129,16 +203,17 @@ impl Write for Output {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => error,
             };
-            let whole = whole(blocks, done);
-            if let Some(len) = &mut self.regular {
-                *len += whole as u64;
+            // A recording is not in blocks.
+            let (whole, packets) = if self.in_blocks { self.format.whole(bytes, done) } else { (done, 0) };
+            if let Some(len) = &self.regular {
+                let len = len.fetch_add(whole as u64, Ordering::Relaxed) + whole as u64;
                 // If this fails too, the first error is still the one to tell.
-                let _ = self.file.set_len(*len).and_then(|()| self.file.seek(SeekFrom::Start(*len)));
+                let _ = self.file.set_len(len).and_then(|()| self.file.seek(SeekFrom::Start(len)));
             }
-            return Err(io::Error::new(error.kind(), Partly { error, whole }));
+            return Err(io::Error::new(error.kind(), Partly { error, packets }));
         }
-        if let Some(len) = &mut self.regular {
-            *len += blocks.len() as u64;
+        if let Some(len) = &self.regular {
+            len.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -148,30 +223,17 @@ impl Write for Output {
     }
 }
 
-/// Inside an [`io::Error`]: so many bytes were written before it.
+/// Inside an [`io::Error`]: so many packets were written before it.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 struct Partly {
     error: io::Error,
-    whole: usize,
+    packets: u64,
 }
 
-/// Length in bytes of the whole blocks that were written before an error.
-pub(super) fn written_before(error: &io::Error) -> usize {
-    error.get_ref().and_then(|error| error.downcast_ref::<Partly>()).map_or(0, |partly| partly.whole)
-}
-
-/// Length of the whole blocks within the first `end` bytes.
-fn whole(blocks: &[u8], end: usize) -> usize {
-    let mut at = 0;
-    while let Some(length) = blocks.get(at + 4..at + 8).and_then(|b| b.first_chunk()) {
-        let next = at.saturating_add(u32::from_le_bytes(*length) as usize);
-        if next > end || next == at {
-            break;
-        }
-        at = next;
-    }
-    at
+/// The packets of a failed write that are in the file nevertheless.
+pub(super) fn packets_before(error: &io::Error) -> u64 {
+    error.get_ref().and_then(|error| error.downcast_ref::<Partly>()).map_or(0, |partly| partly.packets)
 }
 
 #[cfg(test)]
@@ -195,6 +257,10 @@ mod tests {
         }
     }
 
+    fn create(path: &Path) -> io::Result<Output> {
+        Output::create(path, Format::default())
+    }
+
     fn block(len: usize) -> Vec<u8> {
         let mut block = vec![0; len];
         block[4..8].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
@@ -206,7 +272,7 @@ mod tests {
         let folder = Folder::new("private");
         let path = folder.0.join("out");
         for _ in 0..2 {
-            let mut output = Output::create(&path).unwrap();
+            let mut output = create(&path).unwrap();
             output.write_all(&block(16)).unwrap();
             let metadata = std::fs::metadata(&path).unwrap();
             assert_eq!((metadata.permissions().mode() & 0o777, metadata.len()), (0o600, 16));
@@ -217,23 +283,14 @@ mod tests {
     #[test]
     fn only_sensible_files_are_opened() {
         let folder = Folder::new("types");
-        assert!(Output::create(&folder.0).is_err());
+        assert!(create(&folder.0).is_err());
         let socket = folder.0.join("socket");
         let _listener = UnixListener::bind(&socket).unwrap();
-        assert_eq!(Output::create(&socket).unwrap_err().kind(), io::ErrorKind::InvalidInput);
-        assert!(Output::create(&folder.0.join("none/out")).is_err());
-        Output::create(Path::new("/dev/null")).unwrap().write_all(&block(16)).unwrap();
-        let full = Output::create(Path::new("/dev/full")).unwrap().write_all(&block(16)).unwrap_err();
+        assert_eq!(create(&socket).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(create(&folder.0.join("none/out")).is_err());
+        create(Path::new("/dev/null")).unwrap().write_all(&block(16)).unwrap();
+        let full = create(Path::new("/dev/full")).unwrap().write_all(&block(16)).unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::StorageFull);
-    }
-
-    #[test]
-    fn the_end_of_whole_blocks_is_found() {
-        let blocks = [block(16), block(40), block(12)].concat();
-        for (end, expected) in [(0, 0), (15, 0), (16, 16), (55, 16), (56, 56), (67, 56), (68, 68)] {
-            assert_eq!(whole(&blocks, end), expected, "{end}");
-        }
-        assert_eq!(whole(&[0; 40], 40), 0);
     }
 
     /// In a process of its own, since a limit on file sizes holds for all of a process.
@@ -248,7 +305,7 @@ mod tests {
                 libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
                 assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
             }
-            let mut output = Output::create(Path::new(&path)).unwrap();
+            let mut output = create(Path::new(&path)).unwrap();
             output.write_all(&block(40)).unwrap();
             let more = [block(40), block(40)].concat();
             assert_eq!(output.write_all(&more).unwrap_err().kind(), io::ErrorKind::FileTooLarge);

@@ -15,7 +15,7 @@ use pcap_file::pcapng::blocks::interface_statistics::{
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption as Shb};
 use pcap_file::pcapng::{Block, PcapNgBlock};
 
-use super::blocks::{self, PACKET};
+use super::blocks::PACKET;
 use super::link::Link;
 use super::output;
 use crate::config::Comments;
@@ -28,7 +28,7 @@ use crate::track::segment::{Process, WallTime};
 const FLUSH_AT: usize = 256 << 10;
 
 /// Longest packet that a reader takes; longer ones stop Wireshark for good.
-const SNAPLEN: u32 = 262_144;
+pub(super) const SNAPLEN: u32 = 262_144;
 
 /// Longest text of an option in bytes (its length field has 16 bits).
 const TEXT_MAX: usize = 32_768;
@@ -301,7 +301,7 @@ impl<W: Write> PcapngWriter<W> {
         let result = self.out.write_all(buffer).and_then(|()| self.out.flush());
         match &result {
             Ok(()) => self.packets_out = self.counts.packets,
-            Err(error) => self.packets_out += blocks::packets(&buffer[..output::written_before(error)]),
+            Err(error) => self.packets_out += output::packets_before(error),
         }
         buffer.clear();
         self.failed = result.is_err();
@@ -309,8 +309,8 @@ impl<W: Write> PcapngWriter<W> {
     }
 
     /// Ends the file with a statistics block per interface: packets received and lost, time of the
-    /// first and the last, what was lost. `now` is the time of the statistics. What is told of processes
-    /// without packets stands on an interface of its own.
+    /// first and the last, what was lost. `now` is the time of the statistics. What was lost by processes
+    /// without packets is on an interface of its own. A file without packets has one interface too.
     ///
     /// # Errors
     /// Those of the output.
@@ -326,10 +326,15 @@ impl<W: Write> PcapngWriter<W> {
                 }
             }
         }
-        if !rest.comments.is_empty() {
-            let name = Idb::IfName("lost".into());
-            let description = Idb::IfDescription("what was lost by processes without packets".into());
-            let options = vec![name, description, Idb::IfTsResol(9)];
+        // libpcap refuses a file without any interface.
+        let own = match (rest.comments.is_empty(), self.statistics.is_empty()) {
+            (false, _) => Some(("lost", "what was lost by processes without packets")),
+            (true, true) => Some(("none", "no packets were captured")),
+            (true, false) => None,
+        };
+        if let Some((name, description)) = own {
+            let description = Idb::IfDescription(description.into());
+            let options = vec![Idb::IfName(name.into()), description, Idb::IfTsResol(9)];
             self.interface_block(options)?;
             let id = u32::try_from(self.statistics.len()).map_err(io::Error::other)?;
             self.statistics.push(Interface { first: now, last: now, packets: 0, dropped: 0 });

@@ -111,8 +111,8 @@ fn another_reader_reads_what_was_written() {
     for (len, block) in blocks[1..10].iter().enumerate() {
         let Block::EnhancedPacket(packet) = block else { panic!("{block:?}") };
         assert_eq!(packet.timestamp.as_nanos(), 1_700_000_000_123_456_789);
-        assert_eq!((packet.interface_id, packet.original_len, packet.data.len()), (0, 1000, 40 + len));
-        assert_eq!(&packet.data[40..], &b"payload!!"[..len]);
+        assert_eq!((packet.interface_id, packet.original_len, packet.data.len()), (0, 1014, 54 + len));
+        assert_eq!(&packet.data[54..], &b"payload!!"[..len]);
         assert_eq!(packet.options[0], Epb::Flags(2));
         assert_eq!(packet.options[1], Epb::DropCount(3));
         let Epb::Unknown(queue) = &packet.options[2] else { panic!() };
@@ -135,6 +135,17 @@ fn another_reader_reads_what_was_written() {
     assert_eq!(statistics.timestamp, 1_700_000_001_000_000_000u64.rotate_left(32));
     assert!(statistics.options.contains(&Isb::IsbIfRecv(9 * 4)));
     assert!(statistics.options.contains(&Isb::IsbIfDrop(27)));
+}
+
+#[test]
+fn a_file_without_packets_has_an_interface() {
+    let writer = PcapngWriter::new(Vec::new(), &Header::default(), false).unwrap();
+    let blocks = read(&writer.finish(7, &[]).unwrap().0);
+    let [Block::InterfaceDescription(interface), Block::InterfaceStatistics(statistics)] = &blocks[..] else {
+        panic!("{blocks:?}")
+    };
+    assert_eq!(interface.options[0], Idb::IfName("none".into()));
+    assert!(statistics.interface_id == 0 && statistics.options.contains(&Isb::IsbIfRecv(0)));
 }
 
 #[test]

@@ -273,6 +273,7 @@ impl Flow {
     fn payload(&mut self, payload: &Payload, time: WallTime, stats: &mut Stats, out: &mut Out) {
         let from = payload.from;
         let at = At { time, tid: payload.tid };
+        stats.captured_bytes = stats.captured_bytes.saturating_add(payload.bytes.len() as u64);
         let (mut bytes, mut len) = (&payload.bytes[..], payload.len.max(payload.bytes.len() as u64));
         let expected = self.side(from).offset;
         if payload.offset < expected {
@@ -409,7 +410,7 @@ impl Flow {
     ) {
         let comment = self.comment().with("synthetic", self.framing.made_up_name());
         self.note(comment, stats);
-        self.packets(from, bytes, len, lost_records, at, out);
+        self.packets(from, bytes, (len, lost_records), at, stats, out);
     }
 
     /// Writes bytes as packets of true length: what is missing at the end of `bytes` is cut off the
@@ -419,22 +420,22 @@ impl Flow {
         let max = self.side(from).headers.max_payload();
         let missing = len - bytes.len() as u64;
         if missing == 0 {
-            return self.packets(from, bytes, len, 0, at, out);
+            return self.packets(from, bytes, (len, 0), at, stats, out);
         }
         if self.tls.is_some() {
             return self.stretch_filled(from, stretch, at, stats, out);
         }
         stats.missing_bytes = stats.missing_bytes.saturating_add(missing);
         let (before, cut) = bytes.split_at(bytes.len() / max * max);
-        self.packets(from, before, before.len() as u64, 0, at, out);
+        self.packets(from, before, (before.len() as u64, 0), at, stats, out);
         let label = Label { missing, reason, lost_records };
         if missing > HOLE_MAX {
-            self.packets(from, cut, cut.len() as u64, 0, at, out);
+            self.packets(from, cut, (cut.len() as u64, 0), at, stats, out);
             self.label(label, stats);
             self.jump(from, SKIP_JUMP, lost_records, at, out);
         } else {
             self.label(label, stats);
-            self.packets(from, cut, cut.len() as u64 + missing, lost_records, at, out);
+            self.packets(from, cut, (cut.len() as u64 + missing, lost_records), at, stats, out);
         }
     }
 
@@ -450,15 +451,21 @@ impl Flow {
         &mut self,
         from: Side,
         mut bytes: &[u8],
-        mut len: u64,
-        mut lost_records: u64,
+        (mut len, mut lost_records): (u64, u64),
         at: At,
+        stats: &mut Stats,
         out: &mut Out,
     ) {
+        let missing = len - bytes.len() as u64;
         if self.tls.is_some() {
+            let len = bytes.len() as u64 + stats.fill(missing);
             return if len > 0 {
                 self.records(from, bytes, len, lost_records, at, out)
             };
+        }
+        if !stats.spare_hole(missing) {
+            self.packets(from, bytes, (bytes.len() as u64, 0), at, stats, out);
+            return self.jump(from, SKIP_JUMP, lost_records, at, out);
         }
         let max = self.side(from).headers.max_payload();
         while len > 0 {

@@ -68,6 +68,21 @@ pub const HOLE_MAX: u64 = 1 << 30;
 /// dissected; none is longer in HTTP/2.
 pub const FILL_MAX: u64 = 16 << 20;
 
+/// The most bytes of holes longer than a packet that are written in their true length in one file, and how many more
+/// for each byte that was captured: some 30 MB of headers, and two bytes. Beyond, a hole is a jump.
+pub const HOLES_FREE: u64 = 16 << 30;
+/// See [`HOLES_FREE`].
+pub const HOLES_PER_BYTE: u64 = 1024;
+
+/// A hole that takes no packet of its own.
+const HOLE_SHORT: u64 = 64 << 10;
+
+/// The most zeros that are written inside TLS in one file, and how many more for each byte that was captured. Beyond,
+/// holes are not filled.
+pub const FILL_FREE: u64 = 16 << 20;
+/// See [`FILL_FREE`].
+pub const FILL_PER_BYTE: u64 = 16;
+
 /// Jump in the sequence numbers where the number of missing bytes is not known, or over
 /// [`HOLE_MAX`]. In a message of HTTP/1 that is known to be longer, it is more.
 pub const SKIP_JUMP: u32 = 1000;
@@ -104,4 +119,43 @@ pub struct Stats {
     pub unknown_holes: u64,
     /// Comments dropped at [`NOTES_MAX`].
     pub comments_dropped: u64,
+    /// Bytes that were captured.
+    pub captured_bytes: u64,
+    /// Zeros written inside TLS for bytes that are missing.
+    pub filled_bytes: u64,
+    /// Bytes of holes that were written in their true length and are longer than a packet.
+    pub hole_bytes: u64,
+    /// Holes written shorter than they should be, so that the file does not grow out of proportion.
+    pub holes_shortened: u64,
+}
+
+impl Stats {
+    /// How many of the `wanted` zeros may be written for one hole.
+    fn fill_room(&self, wanted: u64) -> u64 {
+        let all = FILL_FREE.saturating_add(self.captured_bytes.saturating_mul(FILL_PER_BYTE));
+        wanted.min(FILL_MAX).min(all.saturating_sub(self.filled_bytes))
+    }
+
+    /// The same, and they are written.
+    fn fill(&mut self, wanted: u64) -> u64 {
+        let filled = self.fill_room(wanted);
+        self.holes_shortened += u64::from(filled < wanted);
+        self.filled_bytes = self.filled_bytes.saturating_add(filled);
+        filled
+    }
+
+    /// Whether a hole is to be written in its true length, which it is then.
+    fn spare_hole(&mut self, missing: u64) -> bool {
+        if missing <= HOLE_SHORT {
+            return true;
+        }
+        let all = HOLES_FREE.saturating_add(self.captured_bytes.saturating_mul(HOLES_PER_BYTE));
+        let is_spared = missing <= HOLE_MAX && self.hole_bytes.saturating_add(missing) <= all;
+        if is_spared {
+            self.hole_bytes += missing;
+        } else {
+            self.holes_shortened += 1;
+        }
+        is_spared
+    }
 }

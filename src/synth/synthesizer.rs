@@ -506,5 +506,8 @@ impl Framing {
 }
 
 #[cfg(test)]
+#[path = "amplification_tests.rs"]
+mod amplification_tests;
+#[cfg(test)]
 #[path = "synthesizer_tests.rs"]
 mod tests;

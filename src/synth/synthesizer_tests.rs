@@ -19,7 +19,7 @@ fn process() -> Arc<Process> {
     })
 }
 
-fn connection(id: u64, local: &str, remote: &str) -> Connection {
+pub(super) fn connection(id: u64, local: &str, remote: &str) -> Connection {
     let process = process();
     Connection {
         id: ConnectionId(id),
@@ -43,12 +43,12 @@ fn connection(id: u64, local: &str, remote: &str) -> Connection {
     }
 }
 
-fn data(from: Side, offset: u64, bytes: &[u8]) -> Body {
+pub(super) fn data(from: Side, offset: u64, bytes: &[u8]) -> Body {
     let bytes = Bytes::copy_from_slice(bytes);
     Body::Payload(Payload { from, tid: 12, offset, len: bytes.len() as u64, bytes, missing: None })
 }
 
-fn hole(from: Side, offset: u64, len: u64) -> Body {
+pub(super) fn hole(from: Side, offset: u64, len: u64) -> Body {
     let missing = Some(Missing::RingFull);
     Body::Payload(Payload { from, tid: 12, offset, bytes: Bytes::new(), len, missing })
 }

@@ -115,7 +115,7 @@ fn read(file: &[u8]) -> HashMap<(SocketAddr, SocketAddr), Written> {
 
 /// Addresses, sequence number, whether it is a SYN, and payload of a packet that may be cut.
 fn take_apart(data: &[u8]) -> (SocketAddr, SocketAddr, u32, bool, Vec<u8>) {
-    let packet = LaxSlicedPacket::from_ip(data).unwrap();
+    let packet = LaxSlicedPacket::from_ethernet(data).unwrap();
     let (source, destination) = match packet.net.as_ref().unwrap() {
         LaxNetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
         other => panic!("{other:?}"),
@@ -323,4 +323,8 @@ fn who_waits_for_a_reader_is_told_and_may_give_up() {
         "{}",
         finished.stderr
     );
+    // The summary does not wait for the reader either.
+    let lost = "lost: the end of the capture, given up at a second signal, nobody knows how much\n";
+    assert!(finished.stderr.contains(lost), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("nothing lost"), "{}", finished.stderr);
 }

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use crate::files::{AS_NOBODY, public_copy};
+use crate::files::{AS_NOBODY, blocks, public_copy};
 use crate::support::capture::{Finished, TLS2PCAP};
 use crate::support::nginx::Nginx;
-use crate::support::{Process, Test, begin, run, tshark};
+use crate::support::{Process, Test, begin, gate, run, tshark};
 
 /// Runs a whole command line.
 fn finish(command: &mut Command) -> Finished {
@@ -277,4 +277,175 @@ fn reader_that_has_seen_enough() {
         }
     }
     assert_eq!(fs::metadata(&body).unwrap().len() as usize, crate::support::nginx::BIG);
+}
+
+/// A limit on the size of files is an ordinary error of writing, and the command does not inherit how it is met.
+#[test]
+fn a_file_that_may_not_grow_any_further() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let (file, record, body) = (test.text("x.pcapng"), test.text("r.t2p"), test.text("body"));
+    let (cert, url) = (&nginx.site.cert, nginx.site.url("/big"));
+    let fetch = format!("curl -sS --http1.1 --cacert {cert} {url} | head -c 100000000 >/dev/null");
+    let signals = test.text("signals");
+    let command = format!("sh -c 'grep SigIgn /proc/$$/status >{signals}; {fetch}'");
+    // In blocks of 512 or 1024 bytes, as the shell has it.
+    let limited = |output: &str| {
+        finish(
+            Command::new("sh").args(["-c", &format!("ulimit -f 400; exec {TLS2PCAP} {output} -- {command}")]),
+        )
+    };
+    let finished = limited(&format!("-o {file}"));
+    finished.failed(1, &["x.pcapng: cannot be written: file too large"]);
+    let packets = ends_early(&finished);
+    assert!(packets > 4 && blocks(&fs::read(&file).unwrap()) > packets);
+    for tshark in tshark::oracles() {
+        assert_eq!(tshark.fields(file.as_ref(), "frame", &["frame.number"]).len(), packets);
+    }
+    let ignored = fs::read_to_string(&signals).unwrap();
+    let ignored = u64::from_str_radix(ignored.split_whitespace().nth(1).unwrap(), 16).unwrap();
+    assert_eq!(ignored & 1 << (libc::SIGXFSZ - 1), 0, "{ignored:x}");
+    let finished = limited(&format!("-o {body} --record {record}"));
+    finished.failed(1, &["cannot be written: file too large"]);
+    let replayed = finish(Command::new("sh").args([
+        "-c",
+        &format!("ulimit -f 100; exec {TLS2PCAP} replay {record} -o {}", test.text("again.pcapng")),
+    ]));
+    replayed.failed(1, &["again.pcapng: cannot be written: file too large"]);
+    assert!(blocks(&fs::read(test.path("again.pcapng")).unwrap()) > 4);
+}
+
+/// What another user has put into a shared folder is neither written to nor followed.
+#[test]
+fn an_output_that_another_user_has_made() {
+    let test = begin!();
+    let shared = test.folder("shared");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+    let victim = test.text("victim");
+    fs::write(&victim, "precious").unwrap();
+    let traps = [
+        ("file", "umask 0; echo theirs >file", "belongs to another user (nobody)"),
+        ("link", "ln -s ../victim link", "is a symbolic link of another user (nobody)"),
+        ("dangling", "ln -s ../new dangling", "is a symbolic link of another user (nobody)"),
+        ("fifo", "umask 0; mkfifo fifo", "is a fifo that belongs to another user (nobody)"),
+    ];
+    for (name, script, why) in traps {
+        let mut command = Command::new(AS_NOBODY[0]);
+        run(command.args(&AS_NOBODY[1..]).args(["sh", "-c", script]).current_dir(&shared));
+        let path = format!("{shared}/{name}");
+        let ok = test.text("ok.pcapng");
+        for args in [&["-o", &path][..], &["-o", &ok, "--record", &path], &["-o", &ok, "--ready-file", &path]]
+        {
+            let finished = finish(Command::new(TLS2PCAP).args(args).args(["--", "true"]));
+            finished.failed(1, &[why]);
+        }
+    }
+    fs::hard_link(&victim, format!("{shared}/hard")).unwrap();
+    test.capture().output(format!("{shared}/hard")).run(&["true"]).failed(1, &["another name (a hard link)"]);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    assert_eq!(fs::read_to_string(format!("{shared}/file")).unwrap(), "theirs\n");
+    assert!(!test.path("new").exists());
+    // One's own, and root's, are followed and written to, as are the descriptors of whoever calls.
+    std::os::unix::fs::symlink("own.pcapng", format!("{shared}/own-link")).unwrap();
+    for _ in 0..2 {
+        test.capture().output(format!("{shared}/own-link")).run(&["true"]).ok();
+    }
+    let own = fs::metadata(format!("{shared}/own.pcapng")).unwrap();
+    assert!(own.len() > 0 && own.permissions().mode() & 0o777 == 0o600);
+    for path in ["/dev/stdout", "/proc/self/fd/1", "/dev/null"] {
+        let script = format!("exec {TLS2PCAP} -o {path} -- true >{}", test.text("through.pcapng"));
+        let finished = finish(Command::new("sh").args(["-c", &script]));
+        assert_eq!(finished.status, 0, "{path}: {}", finished.stderr);
+        let len = fs::metadata(test.path("through.pcapng")).unwrap().len();
+        assert_eq!(len > 0, path != "/dev/null", "{path}: {len}");
+    }
+    // What a user keeps in a folder of that user alone, under sudo.
+    let home = test.folder("home");
+    run(Command::new("chown").args(["nobody", &home]));
+    let under_sudo = || test.capture().variable("SUDO_UID", "65534").variable("SUDO_GID", "65534");
+    for _ in 0..2 {
+        under_sudo().output(format!("{home}/x.pcapng")).run(&["true"]).ok();
+    }
+    under_sudo().output(format!("{shared}/file")).run(&["true"]).ok();
+    let theirs = fs::metadata(format!("{shared}/file")).unwrap();
+    assert_eq!(theirs.permissions().mode() & 0o777, 0o600);
+}
+
+/// The file that the capture goes to is not overwritten by what else is written.
+#[test]
+fn a_ready_file_that_is_the_output() {
+    let test = begin!();
+    let link = test.text("link");
+    std::os::unix::fs::symlink("out.pcapng", &link).unwrap();
+    let finished = test.capture().args(&["--ready-file", &link]).run(&["true"]);
+    finished.failed(2, &["--ready-file names a file that the capture is written to"]);
+}
+
+/// Each limit that is reached is named, with what to do about it.
+#[test]
+fn too_few_descriptors() {
+    let test = begin!();
+    let out = test.text("x.pcapng");
+    let script = format!("ulimit -n 20; exec {TLS2PCAP} -o {out} -- true");
+    let finished = finish(Command::new("sh").args(["-c", &script]));
+    finished.failed(1, &["this process may have 20 files open: raise that limit (ulimit -hn"]);
+    // A soft limit is raised, and the command gets its own.
+    let script = format!("ulimit -Sn 20; exec {TLS2PCAP} -q -o {out} -- sh -c 'ulimit -Sn; ulimit -l'");
+    let finished = finish(Command::new("sh").args(["-c", &script]));
+    assert_eq!(finished.status, 0, "{}", finished.stderr);
+    let locked = finish(Command::new("sh").args(["-c", "ulimit -l"])).text();
+    assert_eq!(finished.text(), format!("20\n{locked}"));
+}
+
+/// A ring that does not fit is refused, and not given to a process that is killed for it; the default fits.
+#[test]
+fn a_ring_beyond_the_memory_limit() {
+    let test = begin!();
+    let out = test.text("x.pcapng");
+    let Some(group) = Group::new(192 << 20) else {
+        return gate::skipped(&test.name, "no control group can be made here", "T2P_REQUIRE_TOOLS");
+    };
+    let limited = |options: &str| {
+        let script = format!("echo $$ >{}/cgroup.procs; exec {TLS2PCAP} {options} -o {out} -- true", group.0);
+        finish(Command::new("sh").args(["-c", &script]))
+    };
+    let refused = limited("--ring-size 1024");
+    refused.failed(1, &["a ring buffer of 1024 mib does not fit: the memory limit of the control group"]);
+    for options in ["", "--ring-size 4M"] {
+        let finished = limited(options);
+        assert_eq!(finished.status, 0, "{options}: {}", finished.stderr);
+    }
+    let script = format!("ulimit -v 900000; exec {TLS2PCAP} --ring-size 1024 -o {out} -- true");
+    finish(Command::new("sh").args(["-c", &script]))
+        .failed(1, &["does not fit: the limit on this process's address"]);
+}
+
+/// A control group with a limit on memory, beside or below that of the test; removed when dropped.
+struct Group(String);
+
+impl Group {
+    fn new(limit: u64) -> Option<Group> {
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let name = format!("t2p-test-{}", std::process::id());
+        own.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (folder, file) = match (fields.next()?, fields.next()?) {
+                ("0", "") => ("/sys/fs/cgroup".to_owned(), "memory.max"),
+                (_, "memory") => {
+                    (format!("/sys/fs/cgroup/memory{}", fields.next()?), "memory.limit_in_bytes")
+                }
+                _ => return None,
+            };
+            let group = Group(format!("{folder}/{name}"));
+            fs::create_dir(&group.0).ok()?;
+            fs::write(format!("{}/{file}", group.0), limit.to_string()).ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
 }

@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::support::capture::TLS2PCAP;
+use crate::support::capture::{Capture, TLS2PCAP};
 use crate::support::nginx::{Nginx, PAGE};
 use crate::support::programs::{PYTHON, Told, source};
-use crate::support::{Process, Test, assert_same_bytes, begin, tshark, until};
+use crate::support::{Finished, Process, Test, assert_same_bytes, begin, tshark, until};
 
 /// setpriv's words for: as nobody, without any right.
 pub const AS_NOBODY: &[&str] = &[
@@ -87,7 +88,7 @@ fn ports_keep_leaves_the_true_port() {
 }
 
 /// A capture of a keep-alive client whose first request is over, and which waits.
-fn halfway(test: &Test) -> (Nginx, Process, crate::support::capture::Running) {
+pub fn halfway(test: &Test, capture: Capture) -> (Nginx, Process, crate::support::capture::Running) {
     let nginx = Nginx::start(test);
     let port = nginx.site.address.port().to_string();
     let paths = ["/echo/before", "/page.html", "/echo/last"];
@@ -96,30 +97,29 @@ fn halfway(test: &Test) -> (Nginx, Process, crate::support::capture::Running) {
     let mut client = Process::start(&mut command, test.path("client.err"));
     Told::parse(&client.line()).unwrap();
     client.line_after("waiting");
-    let running = test.capture().attach(&[client.pid()]);
+    let running = capture.attach(&[client.pid()]);
     client.go_on();
     client.line_after("waiting");
     (nginx, client, running)
 }
 
 /// What the file of [`halfway`] must hold while the capture runs, or after it was killed.
-fn sees_the_page(test: &Test) {
-    let file = test.path("out.pcapng");
+pub fn sees_the_page(file: &Path) {
     for tshark in tshark::oracles() {
         until("the response to be readable in the growing file", || {
-            (tshark.count_so_far(&file, "http.response.code == 200") == 1).then_some(())
+            (tshark.count_so_far(file, "http.response.code == 200") == 1).then_some(())
         });
         // Releases from 4.4 on show the URI of the request with its response, too.
         let asked = "http.request.method && http.request.uri == \"/page.html\"";
-        assert_eq!(tshark.count_so_far(&file, asked), 1, "tshark {}", tshark.version);
+        assert_eq!(tshark.count_so_far(file, asked), 1, "tshark {}", tshark.version);
     }
 }
 
 #[test]
 fn file_is_readable_while_it_grows() {
     let test = begin!();
-    let (_nginx, mut client, running) = halfway(&test);
-    sees_the_page(&test);
+    let (_nginx, mut client, running) = halfway(&test, test.capture());
+    sees_the_page(&test.path("out.pcapng"));
     client.go_on();
     client.wait_ok();
     let finished = running.stop().ok();
@@ -131,11 +131,11 @@ fn file_is_readable_while_it_grows() {
 #[test]
 fn file_is_readable_after_kill_9() {
     let test = begin!();
-    let (_nginx, mut client, mut running) = halfway(&test);
-    sees_the_page(&test);
+    let (_nginx, mut client, mut running) = halfway(&test, test.capture());
+    sees_the_page(&test.path("out.pcapng"));
     running.process.signal(Signal::SIGKILL);
     running.process.wait();
-    sees_the_page(&test);
+    sees_the_page(&test.path("out.pcapng"));
     // The captured program lives on.
     client.go_on();
     client.wait_ok();
@@ -146,7 +146,7 @@ fn each_signal_that_ends_a_capture_ends_it_well() {
     let test = begin!();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let inner = Test::unprivileged(&test.name);
-        let (_nginx, mut client, mut running) = halfway(&inner);
+        let (_nginx, mut client, mut running) = halfway(&inner, inner.capture());
         running.process.signal(signal);
         running.process.wait_ok();
         client.go_on();
@@ -157,8 +157,8 @@ fn each_signal_that_ends_a_capture_ends_it_well() {
     }
 }
 
-/// Lengths of the blocks of a pcapng file; fails where it is not one from the first byte to the last.
-fn blocks(bytes: &[u8]) -> usize {
+/// How many blocks a pcapng file has; fails where it is not one from the first byte to the last.
+pub fn blocks(bytes: &[u8]) -> usize {
     let number = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let (mut at, mut count) = (0, 0);
     while at < bytes.len() {
@@ -211,4 +211,96 @@ fn reader_of_stdout_that_goes_away() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(stderr, "status 0\n");
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "100");
+}
+
+/// A capture of a client that has said nothing yet, and its server.
+fn talking(test: &Test, args: &[&str]) -> (Nginx, Process, crate::support::capture::Running) {
+    let nginx = Nginx::start(test);
+    let port = nginx.site.address.port().to_string();
+    let mut command = Command::new(PYTHON);
+    command.arg(source("keepalive.py")).args(["http1", &port, "/echo/before", "/page.html", "/echo/last"]);
+    let mut client = Process::start(&mut command, test.path("client.err"));
+    Told::parse(&client.line()).unwrap();
+    client.line_after("waiting");
+    let running = test.capture().args(args).attach(&[client.pid()]);
+    (nginx, client, running)
+}
+
+/// Does something to the capture file or the recording while it is written, and gives the end of the capture.
+fn after(name: &str, recording: bool, act: impl FnOnce(&std::path::Path)) -> (Finished, Test) {
+    let test = Test::unprivileged(name);
+    let record = test.text("r.t2p");
+    let (_nginx, mut client, running) = talking(&test, &["--record", &record]);
+    let file = if recording { test.path("r.t2p") } else { test.path("out.pcapng") };
+    client.go_on();
+    client.line_after("waiting");
+    until("the file to have something", || (fs::metadata(&file).ok()?.len() > 0).then_some(()));
+    act(&file);
+    client.go_on();
+    client.wait_ok();
+    (running.finish(), test)
+}
+
+#[test]
+fn a_file_that_is_deleted_meanwhile_is_not_said_to_be_written() {
+    let test = begin!();
+    for recording in [false, true] {
+        let (finished, _) = after(&test.name, recording, |file| fs::remove_file(file).unwrap());
+        let name = if recording { "r.t2p" } else { "out.pcapng" };
+        finished.failed(1, &[&format!("{name}: was deleted before it was complete")]);
+        assert_eq!(finished.stderr.contains("nothing lost"), recording, "{}", finished.stderr);
+        assert_eq!(finished.stderr.contains("out.pcapng\n"), recording, "{}", finished.stderr);
+    }
+}
+
+/// As long as the capture runs, all can still be had, and that is said.
+#[test]
+fn who_deletes_a_file_is_told_where_it_can_be_had() {
+    let test = begin!();
+    let (_nginx, mut client, running) = talking(&test, &[]);
+    fs::remove_file(test.path("out.pcapng")).unwrap();
+    client.go_on();
+    client.line_after("waiting");
+    let place = until("the place to be told", || {
+        let said = running.process.stderr();
+        let (_, place) = said.split_once("what it holds can be copied from ")?;
+        Some(place.lines().next()?.to_owned())
+    });
+    for tshark in tshark::oracles() {
+        until("the page to be there", || {
+            fs::copy(&place, test.path("copy.pcapng")).unwrap();
+            (tshark.count_so_far(&test.path("copy.pcapng"), "http.response.code == 200") == 1).then_some(())
+        });
+    }
+    client.go_on();
+    client.wait_ok();
+    running.finish().failed(1, &["was deleted"]);
+}
+
+#[test]
+fn a_file_that_is_renamed_meanwhile_is_found_again() {
+    let test = begin!();
+    let rename = |file: &std::path::Path| {
+        fs::rename(file, file.with_file_name("elsewhere.pcapng")).unwrap();
+        fs::write(file, "another file").unwrap();
+    };
+    let (finished, inner) = after(&test.name, false, rename);
+    let finished = finished.ok();
+    let now = inner.path("elsewhere.pcapng");
+    assert!(finished.stderr.contains(&format!("\nwritten to {}\n", now.display())), "{}", finished.stderr);
+    assert!(finished.stderr.contains("out.pcapng was renamed meanwhile\n"), "{}", finished.stderr);
+    assert_eq!(tshark::any().read(&now).responses(), [200, 200]);
+    assert_eq!(fs::read(inner.path("out.pcapng")).unwrap(), b"another file");
+}
+
+#[test]
+fn a_file_that_another_program_changes_meanwhile() {
+    let test = begin!();
+    for text in ["", "another program's"] {
+        for recording in [false, true] {
+            let (finished, _) = after(&test.name, recording, |file| fs::write(file, text).unwrap());
+            finished.failed(1, &["another program has changed the file", "was changed by another program"]);
+            assert!(!finished.stderr.contains("nothing lost"), "{}", finished.stderr);
+        }
+    }
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tls2pcap::event::{HandleKey, Missing, ProcessKey, TupleSource};
 use tls2pcap::sink::pcapng::Statistics;
-use tls2pcap::sink::{Header, Output, PcapngWriter};
+use tls2pcap::sink::{Format, Header, Output, PcapngWriter};
 use tls2pcap::synth::{Carrier, DATA_PORT, HOLD_TIME, Ports, Synthesizer};
 use tls2pcap::track::segment::{
     Body, Connection, ConnectionId, Payload, Process, RoleSource, Segment, Side, Tuple,
@@ -121,7 +121,8 @@ impl Capture {
     fn of(name: &str, synthesizer: Synthesizer) -> Capture {
         let path = std::env::temp_dir().join(format!("tls2pcap-{name}-{}.pcapng", std::process::id()));
         let header = Header { application: "tls2pcap test".into(), ..Header::default() };
-        let writer = PcapngWriter::new(Output::create(&path).unwrap(), &header, false).unwrap();
+        let writer =
+            PcapngWriter::new(Output::create(&path, Format::default()).unwrap(), &header, false).unwrap();
         Capture {
             synthesizer,
             writer: Some(writer),

@@ -350,7 +350,7 @@ impl Flow {
             self.stretch(from, Stretch::whole(before), at, stats, out);
             self.label(label, stats);
             let room = if ends { 0 } else { ROOM.min(hole - 1) };
-            self.packets(from, cut, cut.len() as u64 + hole - room, lost_records, at, out);
+            self.packets(from, cut, (cut.len() as u64 + hole - room, lost_records), at, stats, out);
             if room > 0 {
                 self.side(from).messages.room = Some(Room::Hole { len: room, at, labels: Vec::new() });
                 if let Some(rest) = rest {
@@ -374,7 +374,7 @@ impl Flow {
             if hole > HOLE_MAX {
                 self.jump(from, SKIP_JUMP - ROOM as u32, lost_records, at, out);
             } else {
-                self.packets(from, &[], waiting + hole - room, lost_records, at, out);
+                self.packets(from, &[], (waiting + hole - room, lost_records), at, stats, out);
             }
         }
         if room > 0 {
@@ -481,20 +481,20 @@ impl Flow {
             let head = h1::made_up(from, missing + rest);
             let comment = self.comment().with("synthetic", "http1-head");
             self.note(comment, stats);
-            self.packets(from, head.as_bytes(), size, lost_records, at, out);
-            return self.packets(from, &[], missing, 0, at, out);
+            self.packets(from, head.as_bytes(), (size, lost_records), at, stats, out);
+            return self.packets(from, &[], (missing, 0), at, stats, out);
         }
         // The rest of a request's first line would be taken for a response without end.
         if self.side(from).messages.held.starts_with(b"HTTP/") {
-            self.packets(from, &[], len - 1, lost_records, at, out);
+            self.packets(from, &[], (len - 1, lost_records), at, stats, out);
             return self.byte_made_up(from, at, stats, out);
         }
-        self.packets(from, &[], len, lost_records, at, out);
+        self.packets(from, &[], (len, lost_records), at, stats, out);
     }
 
     fn byte_made_up(&mut self, from: Side, at: At, stats: &mut Stats, out: &mut Out) {
         let comment = self.comment().with("synthetic", "http1-byte");
         self.note(comment, stats);
-        self.packets(from, b"~", 1, 0, at, out);
+        self.packets(from, b"~", (1, 0), at, stats, out);
     }
 }

@@ -401,7 +401,7 @@ impl Flow {
         self.stretch(from, Stretch::whole(before), at, stats, out);
         stats.missing_bytes = stats.missing_bytes.saturating_add(inside);
         self.label(Label { missing: hole, reason, lost_records }, stats);
-        self.packets(from, cut, cut.len() as u64 + inside, lost_records, at, out);
+        self.packets(from, cut, (cut.len() as u64 + inside, lost_records), at, stats, out);
         if inside < hole {
             let rest = Stretch { bytes: &[], len: hole - inside, reason: "", lost_records: 0 };
             self.hole(from, rest, ends.then_some(0), at, stats, out);
@@ -445,7 +445,7 @@ impl Flow {
             if room > HOLE_MAX {
                 self.jump(from, SKIP_JUMP - ROOM as u32, lost_records, at, out);
             } else {
-                self.packets(from, &[], room - ROOM, lost_records, at, out);
+                self.packets(from, &[], (room - ROOM, lost_records), at, stats, out);
             }
             room = ROOM;
         }
@@ -516,7 +516,7 @@ impl Flow {
             begin = end;
             if let Some(label) = hole {
                 self.label(label, stats);
-                self.packets(from, &[], label.missing, label.lost_records, at, out);
+                self.packets(from, &[], (label.missing, label.lost_records), at, stats, out);
             }
         }
     }
@@ -542,20 +542,20 @@ impl Flow {
         if border > 0 && (cut || len == head && n == 0) || astray && cut {
             let payload = len - head + border;
             self.made_up(from, &framing.made_up(payload), (len - short, lost_records), at, stats, out);
-            return self.packets(from, &[], short, 0, at, out);
+            return self.packets(from, &[], (short, 0), at, stats, out);
         }
         self.side(from).frames.astray = astray;
         if border == 0 {
-            return self.packets(from, &[], len, lost_records, at, out);
+            return self.packets(from, &[], (len, lost_records), at, stats, out);
         }
         let Framing::Http2(_) = framing else {
             if let Some(header) = websocket::small_wrapper(len, border).filter(|_| n == 0) {
                 let size = header.len() as u64;
                 self.made_up(from, &header, (size, lost_records), at, stats, out);
-                return self.packets(from, &[], len - size, 0, at, out);
+                return self.packets(from, &[], (len - size, 0), at, stats, out);
             }
             self.side(from).frames.astray = true;
-            return self.packets(from, &[], len, lost_records, at, out);
+            return self.packets(from, &[], (len, lost_records), at, stats, out);
         };
         // Too small for a header: only what is missing of one, which is no choice of ours as long as
         // the hole has no more than one frame in it.
@@ -571,6 +571,6 @@ impl Flow {
         }
         let filled = (end - n) as u64;
         self.made_up(from, &made_up[n..end], (filled, lost_records), at, stats, out);
-        self.packets(from, &[], len - filled, 0, at, out);
+        self.packets(from, &[], (len - filled, 0), at, stats, out);
     }
 }

@@ -15,12 +15,12 @@ use super::messages::Place as Message;
 use super::resync::{Label, Place};
 use super::{At, Comment, Flow, Out, Stretch};
 use crate::event::Missing;
+use crate::synth::Stats;
 use crate::synth::chunks::Chunks;
 use crate::synth::framing::Framing;
 use crate::synth::h1;
 use crate::synth::tls::{self, Handshake};
 use crate::synth::wire::Kind;
-use crate::synth::{FILL_MAX, Stats};
 use crate::track::segment::{Side, WallTime};
 
 /// Zeros that are written at once.
@@ -99,9 +99,9 @@ impl Flow {
         }
     }
 
-    /// Writes so many zeros, at most [`FILL_MAX`], for what is missing, and says so.
+    /// Writes so many zeros, as far as there is room for them, for what is missing, and says so.
     fn filled(&mut self, from: Side, label: Label, zeros: u64, at: At, stats: &mut Stats, out: &mut Out) {
-        let zeros = zeros.min(FILL_MAX);
+        let zeros = stats.fill(zeros);
         let comment = self.comment().with("missing", label.missing).with("reason", label.reason);
         self.note(comment.with("filled", zeros), stats);
         self.records(from, &[], zeros, label.lost_records, at, out);
@@ -149,7 +149,8 @@ impl Flow {
         let frames = &mut self.side(from).frames;
         let place = frames.place();
         let (left, exact) = rest_of_frame(place, &framing);
-        let goes_on = exact && label.missing <= left && label.missing <= FILL_MAX;
+        let is_short = stats.fill_room(label.missing) == label.missing;
+        let goes_on = exact && label.missing <= left && is_short;
         if goes_on {
             frames.walk_zeros(label.missing, &mut framing);
         } else {
@@ -198,7 +199,7 @@ impl Flow {
         } else {
             0
         };
-        let zeros = zeros.min(FILL_MAX);
+        let zeros = stats.fill(zeros);
         let comment = self.comment().with("missing", "unknown").with("reason", reason.as_str());
         self.note(comment.with("filled", zeros), stats);
         let lost_records = u64::from(reason == Missing::RingFull);
@@ -220,16 +221,15 @@ impl Flow {
         let messages = &mut self.side(from).messages;
         let mut behind = &[][..];
         let chunks = *messages.chunks();
+        let is_short = stats.fill_room(label.missing) == label.missing;
         let zeros = match (messages.place(), chunks) {
             // The message goes on behind the hole, or ends with it.
-            (Message::Body(left), _) if label.missing <= *left && label.missing <= FILL_MAX => {
+            (Message::Body(left), _) if label.missing <= *left && is_short => {
                 let rest = *left - label.missing;
                 messages.body_left(rest);
                 label.missing
             }
-            (Message::Open, Some(Chunks::Data(left)))
-                if label.missing < left && label.missing <= FILL_MAX =>
-            {
+            (Message::Open, Some(Chunks::Data(left))) if label.missing < left && is_short => {
                 *messages.chunks() = Some(Chunks::Data(left - label.missing));
                 label.missing
             }

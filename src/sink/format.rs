@@ -1,0 +1,180 @@
+//! The format of a capture file: what its name says, and whole pcapng blocks made into it.
+
+use std::borrow::Cow;
+use std::io::Write;
+use std::path::Path;
+
+use flate2::{Compression, GzBuilder};
+
+use super::blocks;
+use super::link::Link;
+
+/// Of zlib's 1 to 9.
+const LEVEL: u32 = 2;
+
+/// Stands in the head of each gzip member of a pcapng, for whoever looks at the file's beginning, such as
+/// the Wireshark plugin.
+const GZIP_COMMENT: &str = "tls2pcap";
+
+/// Type of a Section Header Block.
+const SECTION: u32 = 0x0a0d_0d0a;
+
+/// Classic pcap, little-endian, with nanoseconds.
+const PCAP_MAGIC: u32 = 0xa1b2_3c4d;
+/// Its length in a file, and that of a packet's header.
+const PCAP_HEADER: usize = 24;
+const PCAP_PACKET: usize = 16;
+
+/// Endings of compressed files.
+const COMPRESSED: &[&str] = &["gz", "zst", "lz4", "xz", "bz2", "lzma", "br", "z", "zip", "7z", "tgz"];
+
+/// Endings of names that promise what is not written, and what to do instead.
+const REFUSED: [(&[&str], &str); 3] = [
+    (COMPRESSED, "name it .pcapng.gz, or compress it on the way: tls2pcap -o - | zstd >FILE.pcapng.zst"),
+    (&["cap", "dmp", "snoop", "erf"], "name it .pcapng, or .pcap for classic pcap"),
+    (
+        &["json", "har", "txt", "log", "csv", "xml", "pdml", "html"],
+        "name it .pcapng; tshark makes text of that: tshark -r FILE.pcapng -T json",
+    ),
+];
+
+/// What a file is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Format {
+    /// Classic pcap, which holds packets and nothing else, with this link type; else pcapng.
+    classic: Option<Link>,
+    /// Compressed, each write being a member of its own. So the file is whole after each write.
+    gzip: bool,
+}
+
+/// A name that promises what cannot be written.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("files that end in .{ending} are not written here")]
+pub struct Unknown {
+    ending: String,
+    /// What to do.
+    pub cure: &'static str,
+}
+
+impl Format {
+    /// What `path` says; pcapng if it says nothing. `link` is the link type of the packets.
+    ///
+    /// # Errors
+    /// If its ending is that of a format which is not written here.
+    pub fn of(path: &Path, link: Link) -> Result<Format, Unknown> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let (rest, gzip) = match name.strip_suffix(".gz") {
+            Some(rest) => (rest, true),
+            None => (name.as_str(), false),
+        };
+        let ending = ending(rest);
+        if let Some((_, cure)) = REFUSED.iter().find(|(endings, _)| endings.contains(&ending)) {
+            return Err(Unknown { ending: ending.to_owned(), cure });
+        }
+        Ok(Format { classic: (ending == "pcap").then_some(link), gzip })
+    }
+
+    /// Whether it holds packets only: no processes, no comments, no statistics.
+    pub fn is_classic(self) -> bool {
+        self.classic.is_some()
+    }
+
+    /// Whether it is compressed, so that it gets smaller with fewer and larger writes.
+    pub fn is_compressed(self) -> bool {
+        self.gzip
+    }
+
+    /// Makes whole pcapng blocks into what is to be written at once.
+    pub(super) fn encode(self, blocks: &[u8]) -> Cow<'_, [u8]> {
+        let plain = match self.classic {
+            Some(link) => Cow::Owned(classic(blocks, link)),
+            None => Cow::Borrowed(blocks),
+        };
+        if !self.gzip || plain.is_empty() {
+            return plain;
+        }
+        let head = match self.classic {
+            Some(_) => GzBuilder::new(),
+            None => GzBuilder::new().comment(GZIP_COMMENT),
+        };
+        let mut member = head.write(Vec::with_capacity(plain.len() / 2), Compression::new(LEVEL));
+        // Memory takes all.
+        let _ = member.write_all(&plain);
+        Cow::Owned(member.finish().unwrap_or_default())
+    }
+
+    /// Of the first `end` bytes of what [`encode`](Self::encode) made: the length that ends at the border
+    /// of a block, a packet or a member, and the packets in it.
+    pub(super) fn whole(self, encoded: &[u8], end: usize) -> (usize, u64) {
+        let encoded = &encoded[..end];
+        match (self.gzip, self.classic) {
+            // A member is whole or nothing, and this one is not: something is left to write.
+            (true, _) => (0, 0),
+            (false, None) => {
+                let len = blocks::each(encoded).map(|(_, block)| block.len()).sum();
+                (len, blocks::packets(&encoded[..len]))
+            }
+            (false, Some(_)) => classic_packets(encoded),
+        }
+    }
+}
+
+/// Whether the name says that the file is compressed, however.
+pub fn is_compressed(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    COMPRESSED.contains(&ending(&name))
+}
+
+/// What follows the last dot.
+fn ending(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(_, ending)| ending)
+}
+
+/// Blocks of pcapng as classic pcap: its header for that of a section, and the packets.
+fn classic(blocks: &[u8], link: Link) -> Vec<u8> {
+    let mut pcap = Vec::with_capacity(blocks.len());
+    for (kind, block) in blocks::each(blocks) {
+        let words = match kind {
+            SECTION => {
+                // Version 2.4; two fields that are always 0.
+                vec![PCAP_MAGIC, 4 << 16 | 2, 0, 0, super::pcapng::SNAPLEN, link.data_link().into()]
+            }
+            blocks::PACKET => {
+                let field = |at| blocks::word(block, at).unwrap_or(0);
+                let time = u64::from(field(12)) << 32 | u64::from(field(16));
+                let (seconds, nanoseconds) = (time / 1_000_000_000, time % 1_000_000_000);
+                vec![seconds as u32, nanoseconds as u32, field(20), field(24)]
+            }
+            _ => continue,
+        };
+        words.iter().for_each(|word| pcap.extend_from_slice(&word.to_le_bytes()));
+        if kind == blocks::PACKET {
+            let captured = blocks::word(block, 20).unwrap_or(0) as usize;
+            pcap.extend_from_slice(block.get(28..28 + captured).unwrap_or_default());
+        }
+    }
+    pcap
+}
+
+/// Length of the whole packets at the beginning, and how many they are. The file's header may come first.
+fn classic_packets(pcap: &[u8]) -> (usize, u64) {
+    let (mut at, mut packets) = (0, 0);
+    if blocks::word(pcap, 0) == Some(PCAP_MAGIC) {
+        at = PCAP_HEADER;
+        if pcap.len() < at {
+            return (0, 0);
+        }
+    }
+    while let Some(captured) = blocks::word(pcap, at + 8) {
+        let next = at + PCAP_PACKET + captured as usize;
+        if next > pcap.len() {
+            break;
+        }
+        (at, packets) = (next, packets + 1);
+    }
+    (at, packets)
+}
+
+#[cfg(test)]
+#[path = "format_tests.rs"]
+mod tests;
