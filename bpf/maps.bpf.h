@@ -533,6 +533,8 @@ struct record_way {
 	u64 end; /* the stream has come no farther than here */
 	u32 records; /* since the last call that moved bytes */
 	u32 body; /* length of the last one's body */
+	u32 taken; /* bytes that calls have taken from it or put into it; 0: none that can be followed */
+	u32 unused;
 };
 
 struct record_flow {

@@ -4,7 +4,7 @@
  * themselves while the program runs. What goes through the library's BIOs is an independent fact: no
  * more bytes can be written than the records that leave can carry, and none be read that no record brought
  * in. Each call is held against that before anything of it is emitted. Where a call makes or takes exactly one record,
- * that must be longer by what sealing adds; enough of those end the probation. One contradiction condemns:
+ * or several calls take one in pieces, that must be longer by what sealing adds; enough of those end the probation. One contradiction condemns:
  * from then on nothing of that library is emitted, and user space takes its probes away.
  */
 #ifndef TLS2PCAP_PROBATION_H
@@ -141,6 +141,7 @@ __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 
 	struct record_way *way;
 	struct evidence *seen;
 	struct handle *handle;
+	u64 before, taken;
 	u32 records;
 
 	if (!probation_wanted || len <= 0)
@@ -164,13 +165,19 @@ __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 
 	way = writing ? &flow->write : &flow->read;
 	records = way->records;
 	way->records = 0;
+	/* A read ends with its record at the latest, so what it has got is of the last one. */
+	before = records || writing ? 0 : way->taken;
+	taken = before + len;
+	way->taken = (records || before) && taken < way->body ? taken : 0;
 	if ((u64)len > num || (writing ? handle->write_end : handle->read_end) + len > way->end) {
 		__sync_fetch_and_add(&seen->disagreed, 1);
 		return -1;
 	}
-	if (records == 1 && way->body >= len + SEAL_MIN && way->body <= len + SEAL_MAX)
+	/* Each record agrees once: with the call that leaves nothing of it but what sealing adds. */
+	if ((records == 1 || (!records && before && before + SEAL_MAX < way->body)) &&
+	    way->body >= taken + SEAL_MIN && way->body <= taken + SEAL_MAX)
 		__sync_fetch_and_add(&seen->agreed, 1);
-	else if (!records && !seen->agreed)
+	else if (!seen->agreed && !records && (!before || taken + SEAL_MIN > way->body))
 		return -1;
 	return len;
 }

@@ -169,6 +169,8 @@ struct Scene {
     writer: PcapngWriter<Vec<u8>>,
     time: u64,
     offsets: HashMap<(u64, Side), u64>,
+    /// Who makes the calls of each connection.
+    callers: HashMap<u64, Arc<Process>>,
 }
 
 impl Scene {
@@ -208,6 +210,7 @@ impl Scene {
             alpn: sni.map(|_| "http/1.1".to_owned()),
             layer_below: None,
         };
+        self.callers.insert(id, process.clone());
         self.step(id, Body::Open(Arc::new(connection)));
     }
 
@@ -216,6 +219,7 @@ impl Scene {
         let missing = (bytes.len() < len).then_some(Missing::RingFull);
         let payload = Payload {
             from,
+            process: self.callers[&id].clone(),
             tid: 12,
             offset: *offset,
             bytes: Bytes::copy_from_slice(bytes),
@@ -259,8 +263,13 @@ fn scene_with(process_blocks: bool, link: Link) -> Vec<u8> {
         .with_process_blocks(process_blocks)
         .with_link(link);
     let time = 1_700_000_000_000_000_000;
-    let mut scene =
-        Scene { synthesizer: Synthesizer::new(Ports::Decode), writer, time, offsets: HashMap::new() };
+    let mut scene = Scene {
+        synthesizer: Synthesizer::new(Ports::Decode),
+        writer,
+        time,
+        offsets: HashMap::new(),
+        callers: HashMap::new(),
+    };
     let curl = process(100, "curl", Some("0123456789ab"));
     let nginx = process(200, "nginx", None);
     let odd = process(300, "söme one[1]", None);
@@ -270,7 +279,9 @@ fn scene_with(process_blocks: bool, link: Link) -> Vec<u8> {
     scene.open(2, &nginx, Server, ["10.0.0.3:8443", "10.0.0.4:41000"], None);
     scene.exchange(2, "/two");
     scene.say(2, Server, b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nbegin", 5041);
+    scene.callers.insert(2, process(201, "worker", None));
     scene.exchange(2, "/three");
+    scene.callers.insert(2, nginx.clone());
     scene.step(2, Body::Skip { from: Server, reason: Missing::Unfinished });
     scene.exchange(2, "/four");
     scene.step(1, Body::End);
@@ -308,7 +319,8 @@ fn every_packet_tells_whose_it_is() {
             fields(&home, &tshark, &file, options, filter, &names)
         };
         for options in [&[][..], &["-2"]] {
-            // Nothing is without a process, and all packets of a connection say the same.
+            // Nothing is without a process, and all packets of a connection say the same, unless they are
+            // another process's.
             assert_eq!(ask(options, "!tls2pcap.pid", &["pid"]), [""; 0], "{release} {options:?}");
             let mut all = ask(
                 options,
@@ -333,6 +345,7 @@ fn every_packet_tells_whose_it_is() {
             let expected = [
                 format!("1|100|107|curl|/usr/bin/curl|1000|0123456789ab|3|{library}|443|same-call"),
                 format!("2|200|207|nginx|/usr/bin/nginx|2000||3|{library}|8443|same-call"),
+                format!("2|201||worker|/usr/bin/worker||||{library}|8443|same-call"),
                 format!("3|300|307|söme one[1]|/usr/bin/söme one[1]|3000||3|{library}|443|same-call"),
                 format!("4|300|307|söme one[1]|/usr/bin/söme one[1]|3000||3|{library}|443|same-call"),
             ];
@@ -576,7 +589,12 @@ fn process_blocks_name_the_process_of_each_packet() {
             let mut all = fields(&home, &tshark, file, &[], "frame", &names);
             all.sort();
             all.dedup();
-            let expected = ["curl[100]|100|curl", "nginx[200]|200|nginx", "söme one[1][300]|300|söme one[1]"];
+            let expected = [
+                "curl[100]|100|curl",
+                "nginx[200]|200|nginx",
+                "söme one[1][300]|300|söme one[1]",
+                "worker[201]|201|worker",
+            ];
             assert_eq!(all, expected);
         }
         if let Some(capinfos) = program("capinfos", release) {

@@ -120,15 +120,25 @@ local function look(tvb, at)
 	return from < to and from .. to or to .. from, payload
 end
 
+-- What a process has to do with a connection. `known`: what is known of it.
+local function share_of(c, pid, known)
+	local share = c.by_pid[pid]
+	if not share then
+		share = { known = known, sent = 0, received = 0, requests = 0 }
+		c.by_pid[pid] = share
+	end
+	return share
+end
+
 local function new_connection(known)
-	local c = { known = known, sent = 0, received = 0, requests = 0 }
+	local c = { known = known, by_pid = {}, sent = 0, received = 0, requests = 0 }
 	connections[#connections + 1] = c
 	return c
 end
 
 -- Adds what a comment says to the connection, or begins a new one.
 local function learn(c, said)
-	if said.pid and (not c or c.known.pid) then c = new_connection({}) end
+	if said.pid and (not c or c.known.pid and c.known.conn ~= whole(said.conn, UINT32)) then c = new_connection({}) end
 	if not c then return nil end
 	for _, shown in ipairs(SHOWN) do
 		local key = shown[1]
@@ -170,6 +180,10 @@ local function first_look(tvb, pinfo, at)
 		local said = parse(comment)
 		if said then
 			c = learn(c, said)
+			local pid = whole(said.caller_pid, UINT32)
+			if c and pid and pid ~= c.known.pid then
+				share_of(c, pid, { pid = pid, comm = said.caller_comm, exe = said.caller_exe })
+			end
 			if said.missing or said.synthetic then
 				note = note or {}
 				note.synthetic = said.synthetic or note.synthetic
@@ -182,11 +196,18 @@ local function first_look(tvb, pinfo, at)
 			end
 		end
 	end
+	-- The interface names the process whose call the packet is, also where the SYN was cut off the file.
+	local comm, pid = (interface or ""):match("^(.*)%[(%d+)%]$")
+	pid = whole(pid, UINT32)
 	if not c then
-		-- The SYN was cut off the file. The interface still names the process.
-		local comm, pid = (interface or ""):match("^(.*)%[(%d+)%]$")
 		if not pid then return end
-		c = new_connection({ comm = comm, pid = whole(pid, UINT32) })
+		c = new_connection({ comm = comm, pid = pid })
+	end
+	local share = share_of(c, c.known.pid or 0, c.known)
+	if pid and c.known.pid and pid ~= c.known.pid then
+		share = share_of(c, pid, { comm = comm, pid = pid })
+		note = note or {}
+		note.caller = share.known
 	end
 	current[key] = c
 	of_frame[pinfo.number] = c
@@ -195,8 +216,10 @@ local function first_look(tvb, pinfo, at)
 	if note and note.synthetic == "h2-preface" then payload = 0 end
 	if pinfo.p2p_dir == P2P_DIR_SENT then
 		c.sent = c.sent + payload
+		share.sent = share.sent + payload
 	else
 		c.received = c.received + payload
+		share.received = share.received + payload
 	end
 end
 
@@ -208,14 +231,19 @@ local function add_number(tree, f, number)
 	return tree:add(f, f == field.lost and UInt64(number) or f == field.lost_total and UInt64(number) or number)
 end
 
+-- Of these each process has its own.
+local OF_PROCESS = { pid = true, tid = true, comm = true, exe = true, uid = true, container = true, fd = true }
+
 local function show(tree, c, note)
-	local known = c.known
+	local known, caller = c.known, note and note.caller
 	local item = tree:add(proto)
 	local name = known.sni or known.remote
-	item:set_text("Captured process: " .. who(known) .. (name and ", " .. (known.role or "end") .. " of " .. name or ""))
+	item:set_text("Captured process: " .. who(caller or known) .. (name and ", " .. (known.role or "end") .. " of " .. name or ""))
 	item:set_generated()
 	for _, shown in ipairs(SHOWN) do
-		local value = known[shown[1]]
+		local key = shown[1]
+		local of = caller and OF_PROCESS[key] and caller or known
+		local value = of[key]
 		if value then item:add(shown[2], value):set_generated() end
 	end
 	if c.lost then
@@ -388,16 +416,19 @@ end
 local function processes()
 	local by_pid, list = {}, {}
 	for _, c in ipairs(connections) do
-		local pid = c.known.pid or 0
-		local p = by_pid[pid]
-		if not p then
-			p = { known = c.known, connections = 0, sent = 0, received = 0, requests = 0 }
-			by_pid[pid] = p
-			list[#list + 1] = p
+		for pid, share in pairs(c.by_pid) do
+			local p = by_pid[pid]
+			if not p then
+				p = { known = share.known, connections = 0, sent = 0, received = 0, requests = 0 }
+				by_pid[pid] = p
+				list[#list + 1] = p
+			elseif share.known.uid then
+				p.known = share.known
+			end
+			p.connections = p.connections + 1
+			for _, key in ipairs({ "sent", "received", "requests" }) do p[key] = p[key] + share[key] end
+			if c.lost and share.known == c.known then p.lost = (p.lost or 0) + c.lost end
 		end
-		p.connections = p.connections + 1
-		for _, key in ipairs({ "sent", "received", "requests" }) do p[key] = p[key] + c[key] end
-		if c.lost then p.lost = (p.lost or 0) + c.lost end
 	end
 	table.sort(list, function(x, y)
 		local a, b = x.sent + x.received, y.sent + y.received
@@ -452,14 +483,20 @@ local function open_table()
 	-- Requests are counted only now: that would cost at loading.
 	local counter = Listener.new("frame", "http.request || http2.headers.method")
 	function counter.reset()
-		for _, c in ipairs(connections) do c.requests = 0 end
+		for _, c in ipairs(connections) do
+			c.requests = 0
+			for _, share in pairs(c.by_pid) do share.requests = 0 end
+		end
 	end
 	function counter.packet(pinfo)
 		local c = of_frame[pinfo.number]
 		if not c then return end
+		local caller = notes[pinfo.number] and notes[pinfo.number].caller
+		local share = share_of(c, (caller or c.known).pid or 0, caller or c.known)
 		for _, info in ipairs({ all_field_infos() }) do
 			if info.name == "http.request" or info.name == "http2.headers.method" then
 				c.requests = c.requests + 1
+				share.requests = share.requests + 1
 			end
 		end
 	end

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::tests::{connection, data, hole};
+use super::tests::{connection, data, hole, process};
 use super::*;
 use crate::synth::{Carrier, FILL_FREE, FILL_PER_BYTE, HOLES_FREE, HOLES_PER_BYTE};
 use crate::track::segment::{Body, ConnectionId, Payload, Segment, Side};
@@ -56,6 +56,7 @@ fn zeros_for_missing_bytes_are_bounded_in_all() {
     // What was captured makes room.
     let much = Body::Payload(Payload {
         from: Side::Server,
+        process: process(),
         tid: 1,
         offset: 1,
         len: 4 << 20,

@@ -15,7 +15,7 @@
 //! | key | value |
 //! |---|---|
 //! | `conn` | number of the connection in this capture; on every comment of a packet |
-//! | `pid` `tid` `comm` `exe` `uid` | the captured process |
+//! | `pid` `tid` `comm` `exe` `uid` | the captured process: of several that use the connection, the first that was seen with it |
 //! | `container` | its container's id, then its name if the runtime tells it |
 //! | `library` | TLS library: path, then its version if known |
 //! | `handle` | address of the TLS handle in the process, hexadecimal |
@@ -33,6 +33,7 @@
 //! | `proto` | what the bytes were recognised as; decides `written_server` |
 //! | `start` | when the handle was first seen: seconds since 1970 with nine decimals |
 //! | `from_start` | 1: seen from its first byte; 0: joined in progress |
+//! | `caller_pid` `caller_comm` `caller_exe` | the process whose calls are written from this packet on, where several use the connection; each packet's interface names it too |
 //! | `peer_pid` `peer_comm` `peer_exe` | the process at the other end, if that is captured too |
 //! | `missing` | bytes that are not in the file from here on, or `unknown`; in statistics: in all |
 //! | `filled` | inside TLS: so many zeros of plaintext are written for missing bytes, from this packet on |
@@ -67,6 +68,11 @@ impl Comment {
     /// Begins a comment of a connection.
     pub fn new(connection: ConnectionId) -> Comment {
         Comment(format!("tls2pcap={VERSION} conn={}", connection.0))
+    }
+
+    /// Goes on with a finished comment.
+    pub fn again(comment: &str) -> Comment {
+        Comment(comment.to_owned())
     }
 
     /// Adds a pair. `key` must be of the grammar.

@@ -28,11 +28,16 @@ use tls::Tls;
 /// Where packets go.
 pub(super) type Out<'a> = dyn FnMut(Packet<'_>) + 'a;
 
-/// When, and by which thread.
+/// Processes of one connection that are named; others share one name.
+const CALLERS_MAX: usize = 1024;
+
+/// When, and by which thread of which process.
 #[derive(Clone, Copy)]
 struct At {
     time: WallTime,
     tid: u32,
+    /// Index in [`Flow::callers`].
+    caller: usize,
 }
 
 /// Bytes on their way out, and how many there truly were.
@@ -103,6 +108,10 @@ pub(super) struct Flow {
     calls: String,
     /// The comment on the SYN.
     about: String,
+    /// The processes whose calls are written: first the one that the SYN names.
+    callers: Vec<Arc<Process>>,
+    /// The last one that was named, and the comment of its packets.
+    named: (usize, String),
 }
 
 impl Flow {
@@ -134,6 +143,7 @@ impl Flow {
             client: direction(written.client, written.server, isn)?,
             server: direction(written.server, written.client, isn.wrapping_mul(0x85eb_ca6b) ^ 0x5bd1_e995)?,
             preface: (protocol == Some(Protocol::Http2)).then_some(Preface::Awaited),
+            callers: vec![Arc::clone(&connection.process)],
             connection,
             written,
             framing: Framing::Http2(Streams::default()),
@@ -144,6 +154,7 @@ impl Flow {
             notes: Vec::new(),
             calls: String::new(),
             about: String::new(),
+            named: (0, String::new()),
         })
     }
 
@@ -188,8 +199,13 @@ impl Flow {
         side.unacked += u64::from(advance);
         let due = side.unacked >= ACK_EVERY;
         let outbound = from == self.connection.local_side;
+        let process = &self.callers[at.caller];
+        if kind == Kind::Data && self.named.0 != at.caller {
+            self.named = (at.caller, with_caller(Comment::again(&self.about), process).into());
+            self.notes.push(with_caller(Comment::new(self.connection.id), process).into());
+        }
         out(Packet {
-            process: &self.connection.process,
+            process,
             tid: at.tid,
             connection: self.connection.id,
             time: at.time,
@@ -199,7 +215,7 @@ impl Flow {
             original_len: u32::try_from(headers.len()).unwrap_or(0).saturating_add(advance),
             dropped,
             comments: &self.notes,
-            about: &self.about,
+            about: if at.caller == 0 { &self.about } else { &self.named.1 },
             calls: &self.calls,
         });
         self.notes.clear();
@@ -209,9 +225,27 @@ impl Flow {
         }
     }
 
+    /// Not in a call.
+    fn at(&self, time: WallTime) -> At {
+        At { time, tid: self.connection.tid, caller: 0 }
+    }
+
+    /// The index of a process whose call is written.
+    fn caller(&mut self, process: &Arc<Process>) -> usize {
+        if let Some(known) = self.callers.iter().position(|caller| caller.key == process.key) {
+            return known;
+        }
+        match self.callers.len() {
+            ..CALLERS_MAX => self.callers.push(Arc::clone(process)),
+            CALLERS_MAX => self.callers.push(Arc::new(Process::others())),
+            _ => {}
+        }
+        self.callers.len() - 1
+    }
+
     /// A packet of the connection itself, not of a call.
     fn control(&mut self, from: Side, kind: Kind, time: WallTime, out: &mut Out) {
-        let at = At { time, tid: self.connection.tid };
+        let at = self.at(time);
         self.emit(from, kind, (&[], 0, 0), at, out);
     }
 
@@ -272,7 +306,7 @@ impl Flow {
 
     fn payload(&mut self, payload: &Payload, time: WallTime, stats: &mut Stats, out: &mut Out) {
         let from = payload.from;
-        let at = At { time, tid: payload.tid };
+        let at = At { time, tid: payload.tid, caller: self.caller(&payload.process) };
         stats.captured_bytes = stats.captured_bytes.saturating_add(payload.bytes.len() as u64);
         let (mut bytes, mut len) = (&payload.bytes[..], payload.len.max(payload.bytes.len() as u64));
         let expected = self.side(from).offset;
@@ -481,7 +515,7 @@ impl Flow {
     /// Bytes are missing, and nobody knows how many.
     fn skip(&mut self, from: Side, reason: Missing, time: WallTime, stats: &mut Stats, out: &mut Out) {
         stats.unknown_holes += 1;
-        let at = At { time, tid: self.connection.tid };
+        let at = self.at(time);
         let lost_records = u64::from(reason == Missing::RingFull);
         let comment = self.comment().with("missing", "unknown").with("reason", reason.as_str());
         let joined = !self.connection.from_start;
@@ -510,6 +544,12 @@ impl Flow {
         side.next = side.next.wrapping_add(by);
         self.emit(from, Kind::Ack, (&[], 0, lost_records), at, out);
     }
+}
+
+/// Names the process whose call is written.
+fn with_caller(comment: Comment, process: &Process) -> Comment {
+    let comment = comment.with("caller_pid", process.key.pid).with("caller_comm", &process.comm);
+    comment.with_some("caller_exe", Some(&process.exe).filter(|exe| !exe.is_empty()))
 }
 
 /// Names the process at the other end.

@@ -322,13 +322,13 @@ fn told(protocol: Protocol, header: &[u8], amqp_one: bool) -> Told {
 /// Of SIP, also in its compact form, and RTSP.
 fn content_length(head: &[u8]) -> u64 {
     let lines = head.split(|b| *b == b'\n');
-    let value = lines.filter_map(|line| {
+    let mut value = lines.filter_map(|line| {
         let colon = line.iter().position(|b| *b == b':')?;
         let name = line[..colon].trim_ascii();
         let is_it = name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"l");
         is_it.then(|| line[colon + 1..].trim_ascii())
     });
-    let number = value.last().and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+    let number = value.next_back().and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
     number.filter(|len| *len <= MESSAGE_MAX).unwrap_or(0)
 }
 

@@ -8,7 +8,7 @@ use crate::synth::packet::Packet;
 use crate::synth::{HOLE_MAX, SKIP_JUMP};
 use crate::track::segment::RoleSource;
 
-fn process() -> Arc<Process> {
+pub(super) fn process() -> Arc<Process> {
     Arc::new(Process {
         key: ProcessKey { pid: 10, generation: 1 },
         comm: "curl".into(),
@@ -45,12 +45,20 @@ pub(super) fn connection(id: u64, local: &str, remote: &str) -> Connection {
 
 pub(super) fn data(from: Side, offset: u64, bytes: &[u8]) -> Body {
     let bytes = Bytes::copy_from_slice(bytes);
-    Body::Payload(Payload { from, tid: 12, offset, len: bytes.len() as u64, bytes, missing: None })
+    Body::Payload(Payload {
+        from,
+        process: process(),
+        tid: 12,
+        offset,
+        len: bytes.len() as u64,
+        bytes,
+        missing: None,
+    })
 }
 
 pub(super) fn hole(from: Side, offset: u64, len: u64) -> Body {
     let missing = Some(Missing::RingFull);
-    Body::Payload(Payload { from, tid: 12, offset, bytes: Bytes::new(), len, missing })
+    Body::Payload(Payload { from, process: process(), tid: 12, offset, bytes: Bytes::new(), len, missing })
 }
 
 /// A packet, taken apart.
@@ -314,6 +322,7 @@ fn missing_bytes_keep_their_place_and_say_why() {
     run.step(1, data(Side::Client, 0, b"EHLO me\r\n"));
     let cut = Payload {
         from: Side::Server,
+        process: process(),
         tid: 12,
         offset: 0,
         bytes: Bytes::from_static(b"250 a mail server\n"),
@@ -355,6 +364,7 @@ fn what_was_cut_short_is_recognised_and_put_where_it_is_decoded() {
         run.open(connection(1, CLIENT, "10.0.0.2:34567"));
         let cut = Payload {
             from: Side::Client,
+            process: process(),
             tid: 12,
             offset: 0,
             bytes: Bytes::from_static(bytes),
@@ -514,6 +524,7 @@ impl Random {
                 let missing = self.pick(&[0, 0, 0, 1, 70_000, HOLE_MAX / 64, u64::MAX - 100_000]);
                 Body::Payload(Payload {
                     from,
+                    process: process(),
                     tid: 1,
                     offset: self.pick(&[0, 1, 100, 70_000, u64::MAX, self.0 % 1000]),
                     len: bytes.len() as u64 + missing,

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::both::Both;
-use super::handle::View;
+use super::handle::{Handle, View};
 use super::pair::End;
 use super::segment::{Connection, ConnectionId, RoleSource, Side, Tuple};
 use super::slot::Slot;
-use super::stream::{First, Item, Out, Peer, Stream};
+use super::stream::{About, First, Item, Out, Peer, Stream};
 use super::tracker::{Ending, Tracker};
-use crate::event::{Bind, Direction, HandleKey, Role, TupleSource};
+use crate::event::{Bind, Data, Direction, HandleKey, Role, Task, TupleSource};
 
 /// Layers of TLS inside TLS that are followed.
 const LAYERS: usize = 8;
@@ -124,7 +124,7 @@ impl Tracker {
         {
             // What waits is the other's to tell.
             self.opening -= stream.waiting();
-            let traffic = stream.traffic;
+            let traffic = stream.all_traffic();
             handle.second.takes_over(handle.next, &traffic);
             self.timers.set(&mut handle.deadlines, slot, super::timers::Timer::Opening, None);
         }
@@ -136,6 +136,10 @@ impl Tracker {
     pub(super) fn awaited(&self, slot: Slot) -> Option<u64> {
         let handle = self.handles.get(slot)?;
         let process = handle.key.process;
+        if let Some(stream) = handle.stream().filter(|s| s.is_open()) {
+            let waits = stream.awaits.is_some_and(|caller| !self.processes.is_settled(caller));
+            return waits.then_some(self.limits.opening_time);
+        }
         if handle.bind.is_none() && handle.below.is_none() && self.processes.is_without_socket(process) {
             return Some(self.limits.socket_time);
         }
@@ -175,13 +179,23 @@ impl Tracker {
             stream.peer = Peer::Announced;
             // It has no time of its own: that of the segment before, for what follows may be earlier
             // than the news.
-            stream.put(&self.clock, 0, Item::Peer(self.processes.get(process)), out);
+            let about = About { clock: &self.clock, processes: &self.processes };
+            self.opening += stream.put(about, 0, Item::Peer(self.processes.get(process)), out);
         }
     }
 
-    /// Opens the handle's connection, if something waits for that; first the one that carries it.
+    /// Writes what waits. If it waits for the opening of the handle's connection: first the one that
+    /// carries it is opened.
     pub(super) fn open(&mut self, slot: Slot, out: Out) {
-        if self.handles.get(slot).and_then(|h| h.stream()?.first_time()).is_none() {
+        let Some(handle) = self.handles.get_mut(slot) else { return };
+        let Some(stream) = handle.stream_mut() else { return };
+        if stream.is_open() && stream.awaits.is_some() {
+            self.opening -= stream.waiting();
+            stream.flow(About { clock: &self.clock, processes: &self.processes }, out);
+            self.timers.set(&mut handle.deadlines, slot, super::timers::Timer::Opening, None);
+            return;
+        }
+        if stream.first_time().is_none() {
             return;
         }
         let mut chain = vec![slot];
@@ -197,7 +211,7 @@ impl Tracker {
             self.timers.set(&mut handle.deadlines, slot, super::timers::Timer::Opening, None);
             if let Some(stream) = handle.stream_mut() {
                 self.opening -= stream.waiting();
-                stream.open(&self.clock, connection, out);
+                stream.open(About { clock: &self.clock, processes: &self.processes }, connection, out);
             }
             self.announce(slot, false, out);
         }
@@ -219,6 +233,79 @@ impl Tracker {
             }
         }
         carrier
+    }
+
+    /// The handle's socket turns out to be that of a connection that has begun: what it has told, and what
+    /// is known of it, goes on there.
+    pub(super) fn absorb(&mut self, from: &HandleKey, into: &HandleKey, out: Out) {
+        let (Some(from), Some(into)) = (self.handles.find(from), self.handles.find(into)) else { return };
+        self.release(from, out);
+        self.release(into, out);
+        let Some(handle) = self.handles.get_mut(from) else { return };
+        self.timers.set(&mut handle.deadlines, from, super::timers::Timer::Opening, None);
+        let (caller, key, now) = (handle.key.process, handle.key, self.now);
+        let (role, handshake) = (handle.tls_role, handle.handshake);
+        let (server_name, alpn) = (handle.server_name.take(), handle.alpn.take());
+        let (first, items) = match &mut handle.view {
+            View::Owner(stream) if !stream.is_open() => {
+                self.opening -= stream.waiting();
+                let told = (Some(stream.first), stream.take_back());
+                handle.view = View::Idle;
+                told
+            }
+            // It is written already, as a connection by itself.
+            _ => (None, Vec::new()),
+        };
+        self.end(from, Ending::Gone, now, out);
+        if let (Some(first), Some(Handle { view: View::Idle, .. })) = (first, self.handles.get(into)) {
+            self.claim(into, first, out);
+        }
+        let Some(handle) = self.handles.get_mut(into) else { return };
+        let base = handle.reach();
+        handle.tls_role = handle.tls_role.or(role);
+        handle.handshake |= handshake;
+        let told = |what: &mut Option<String>, name: Option<String>| {
+            let new = name.filter(|_| what.is_none())?;
+            *what = Some(new.clone());
+            Some(new)
+        };
+        let server_name = told(&mut handle.server_name, server_name).map(Item::ServerName);
+        let alpn = told(&mut handle.alpn, alpn).map(Item::Alpn);
+        for item in server_name.into_iter().chain(alpn) {
+            self.aside(into, now, item, out);
+        }
+        for (time, item) in items {
+            let Item::Bytes { direction, tid, offset, bytes, len, missing, .. } = item else {
+                self.send(into, time, item, out);
+                continue;
+            };
+            let data = Data {
+                task: Task { process: caller, tid },
+                handle: key,
+                library: 0,
+                direction,
+                entered: time,
+                returned: time,
+                call_seq: 0,
+                call_offset: base[direction].bytes.saturating_add(offset),
+                call_len: len,
+                chunk_offset: 0,
+                chunk_len: len,
+                payload: bytes,
+                missing,
+                awaits_write: None,
+                tuple_source: TupleSource::None,
+            };
+            match self.handles.get_mut(into).map(|h| &mut h.view) {
+                Some(View::Owner(_)) => self.place(into, data, out),
+                Some(View::Second { .. }) => {
+                    if let Some(handle) = self.handles.get_mut(into) {
+                        handle.second.data(&data);
+                    }
+                }
+                _ => self.late(len),
+            }
+        }
     }
 
     /// What is known of a connection that is about to open; `None` if it is not about to.

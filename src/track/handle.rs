@@ -1,17 +1,18 @@
 //! The handles that were heard of.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use foldhash::HashMap;
 
 use super::both::Both;
+use super::joined::Reach;
 use super::order::Order;
 use super::second::Second;
 use super::segment::{ConnectionId, Tuple};
 use super::slot::Slot;
 use super::stream::Stream;
 use super::timers::Deadlines;
-use crate::event::{Bind, HandleKey, Missing, Monotonic, Role};
+use crate::event::{Bind, Direction, HandleKey, Missing, Monotonic, ProcessKey, Role};
 
 /// What becomes of a handle's bytes.
 #[derive(Debug)]
@@ -67,6 +68,10 @@ pub(super) struct Handle {
     pub order: Order,
     /// Offset of the next byte that is expected.
     pub next: Both<u64>,
+    /// How far its calls have come, placed or not.
+    pub told: Both<Reach>,
+    /// Other processes that have used its socket.
+    pub callers: HashSet<ProcessKey>,
     pub view: View,
     /// What it moves while the other end's view is written.
     pub second: Second,
@@ -89,6 +94,8 @@ impl Handle {
             skips: Both::default(),
             order: Order::default(),
             next: Both::default(),
+            told: Both::default(),
+            callers: HashSet::new(),
             view: View::Idle,
             second: Second::default(),
             deadlines: Deadlines::default(),
@@ -98,6 +105,15 @@ impl Handle {
     /// The tuple of its own socket.
     pub fn tuple(&self) -> Option<Tuple> {
         self.bind.as_ref().map(|b| Tuple { local: b.local, remote: b.remote })
+    }
+
+    /// How far it has come, as far as was told.
+    pub fn reach(&self) -> Both<Reach> {
+        let mut reach = self.told;
+        for direction in [Direction::Read, Direction::Write] {
+            reach[direction].bytes = reach[direction].bytes.max(self.next[direction]);
+        }
+        reach
     }
 
     pub fn stream(&self) -> Option<&Stream> {

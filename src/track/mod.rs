@@ -9,13 +9,14 @@
 //!   without bytes and of the exact length. What comes twice is left out.
 //! - **Opening** (`connection`): what [`segment::Connection`] tells never changes, so the first segments
 //!   wait until /proc has told of the process, but not for long: a live capture must be readable.
-//! - **Sides** (`sides`): handles of rustls stand for one direction and one key each. Those of one socket become
-//!   one handle before anything else hears of them.
+//! - **Sockets** (`joined`): a socket is one connection, whoever calls it. Handles of one socket (of a parent and
+//!   its child, of rustls for one direction and key each) become one handle before anything else hears of them.
 //! - **Pairs** (`pair`): of two ends on one host, the first to carry bytes is written, until it ends.
 //!   What the other moves is counted, not written, also after that.
-//! - **End**: a handle's connection ends with the handle, with its process, with the capture, a
-//!   moment after its socket, or when the socket's tuple comes back. Only what is known to be
-//!   closed gets a [`segment::Body::Finish`] or [`segment::Body::Reset`] then.
+//! - **End**: a connection whose socket is known ends with that, at once if all its handles are gone, else a
+//!   moment later; or when the socket's tuple comes back. Any other ends with its handle or its process. All end with
+//!   the capture. Only what is known to be closed, or belongs to nobody any more, gets a
+//!   [`segment::Body::Finish`] or [`segment::Body::Reset`] then.
 //!
 //! # Bounds
 //!
@@ -30,7 +31,11 @@
 //! | libraries | 4,096 | a new one has no name |
 //! | records held for order, per handle | 4 MiB, 4,096 records, 2 s | all that the handle holds goes out as it is |
 //! | the same, in all | 64 MiB | the same, for the handle that holds one more |
-//! | segments held until /proc has told of their process, per connection | 256 KiB, 50 ms | the connection opens with what is known |
+//! | segments held until /proc has told of their process, per connection | 256 KiB, 50 ms | they are written with what is known |
+//! | handles with a known socket | 65,536 | a further one has a connection by itself |
+//! | connections at one socket (layers) | 16 | the same |
+//! | connections whose socket is open and whose handles are all gone | 1,024 | the oldest ends |
+//! | connections whose socket is closed and whose handles are not, remembered | 1,024 | the oldest is forgotten |
 //! | segments held until the socket of a handle that encrypts into memory is known | 256 KiB, 1 s | the connection opens on made-up addresses |
 //! | the same, in all | 32 MiB | the same, for the connection that holds one more |
 //! | wait for the last bytes after a socket is closed | 1 s without data | the connection ends |
@@ -43,6 +48,7 @@ mod both;
 mod clock;
 mod connection;
 mod handle;
+mod joined;
 mod order;
 mod pair;
 mod process;
@@ -50,7 +56,6 @@ mod process;
 mod random;
 mod second;
 pub mod segment;
-mod sides;
 mod slot;
 mod stream;
 pub mod summary;

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::event::{Data, Direction, Monotonic};
+use crate::event::{Data, Direction, Monotonic, Task};
 
 /// What comes next in the handle.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub(super) enum Step {
         until: u64,
         /// Place in time.
         place: Monotonic,
-        /// Thread of the call, or of the next write.
-        tid: u32,
+        /// Who made the call, or the next write.
+        task: Task,
     },
 }
 
@@ -60,7 +60,7 @@ struct Held {
 struct Partial {
     direction: Direction,
     seq: u32,
-    tid: u32,
+    task: Task,
     place: Monotonic,
     returned: Monotonic,
     /// Offset of the call's end.
@@ -111,7 +111,7 @@ impl Progress {
                 Some(_) => return Choice::LostRest,
                 // A thread's next record shows that its last call has sent all that it could. In Go what the
                 // same thread did before may have been another goroutine's, and be held for this very call.
-                None if other.is_some_and(|o| o.task.tid == partial.tid && o.returned > partial.returned) => {
+                None if other.is_some_and(|o| o.task == partial.task && o.returned > partial.returned) => {
                     return Choice::LostRest;
                 }
                 // Its rest may still come: it is not declared lost.
@@ -153,7 +153,7 @@ impl Progress {
         self.partial = (!complete).then(|| Partial {
             direction,
             seq,
-            tid: data.task.tid,
+            task: data.task,
             place: place(data),
             returned: data.returned,
             end: data.call_offset.saturating_add(data.call_len),
@@ -205,8 +205,8 @@ impl Order {
             Choice::Read => self.reads.pop_front(),
             Choice::Write => self.writes.pop_front(),
             Choice::LostRest => {
-                let Partial { direction, tid, place, end: until, .. } = self.progress.give_up_partial()?;
-                return Some(Step::Lost { direction, until, place, tid });
+                let Partial { direction, task, place, end: until, .. } = self.progress.give_up_partial()?;
+                return Some(Step::Lost { direction, until, place, task });
             }
             Choice::LostWrite => {
                 let (read, write) = (&read?.data, &write?.data);
@@ -215,7 +215,7 @@ impl Order {
                     direction: Direction::Write,
                     until: write.call_offset,
                     place: read.returned,
-                    tid: write.task.tid,
+                    task: write.task,
                 });
             }
             Choice::Wait => None,
@@ -277,7 +277,7 @@ fn cost(data: &Data) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{HandleKey, ProcessKey, Task, TupleSource};
+    use crate::event::{HandleKey, ProcessKey, TupleSource};
 
     fn call(direction: Direction, seq: u32, entered: u64, returned: u64) -> Data {
         let process = ProcessKey { pid: 1, generation: 1 };

@@ -82,6 +82,18 @@ pub struct Process {
 }
 
 impl Process {
+    /// Stands for all for which there is no room.
+    pub fn others() -> Process {
+        Process {
+            key: ProcessKey { pid: 0, generation: 0 },
+            comm: "others".to_owned(),
+            exe: String::new(),
+            args: Vec::new(),
+            uid: 0,
+            container: None,
+        }
+    }
+
     /// `curl[1234]`.
     pub fn name(&self) -> String {
         let comm = if self.comm.is_empty() { "?" } else { &self.comm };
@@ -103,7 +115,7 @@ pub struct Tuple {
 pub struct Connection {
     /// Its number.
     pub id: ConnectionId,
-    /// The process whose calls are written.
+    /// The process that was first seen with the socket. Each payload names its own.
     pub process: Arc<Process>,
     /// Thread that moved the first bytes.
     pub tid: u32,
@@ -145,6 +157,8 @@ pub struct Connection {
 pub struct Payload {
     /// Who sent it.
     pub from: Side,
+    /// Process that made the call.
+    pub process: Arc<Process>,
     /// Thread that made the call.
     pub tid: u32,
     /// Where the first byte stands in its direction, counted from the first byte seen.

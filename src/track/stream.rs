@@ -1,11 +1,13 @@
 //! The segments of one connection, before and after it opens.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::both::Both;
 use super::clock::WallClock;
+use super::process::Processes;
 use super::segment::{Body, Connection, ConnectionId, Payload, Process, Segment, Side, WallTime};
 use super::summary::Traffic;
 use crate::event::{Direction, LibraryId, Missing, Monotonic, ProcessKey, TupleSource};
@@ -13,12 +15,31 @@ use crate::event::{Direction, LibraryId, Missing, Monotonic, ProcessKey, TupleSo
 /// Where segments go.
 pub(super) type Out<'a> = &'a mut dyn FnMut(Segment);
 
+/// What a stream needs to know to be written.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    pub clock: &'a WallClock,
+    pub processes: &'a Processes,
+}
+
 /// A step in a connection's life, while it may still be unknown which side is which: a direction
 /// stands for who sends in it.
 #[derive(Debug)]
 pub(super) enum Item {
-    Bytes { direction: Direction, tid: u32, offset: u64, bytes: Bytes, len: u64, missing: Option<Missing> },
-    Skip { direction: Direction, reason: Missing },
+    Bytes {
+        direction: Direction,
+        /// Whose call it was, if that is not the process of the connection itself.
+        caller: Option<ProcessKey>,
+        tid: u32,
+        offset: u64,
+        bytes: Bytes,
+        len: u64,
+        missing: Option<Missing>,
+    },
+    Skip {
+        direction: Direction,
+        reason: Missing,
+    },
     Peer(Arc<Process>),
     ServerName(String),
     Alpn(String),
@@ -37,16 +58,11 @@ pub(super) struct First {
     pub at_start: bool,
 }
 
+/// What is known of a connection once it is open.
 #[derive(Debug)]
-enum State {
-    /// What /proc tells of the process is awaited.
-    Opening {
-        items: Vec<(Monotonic, Item)>,
-        bytes: usize,
-    },
-    Open {
-        local: Side,
-    },
+struct Open {
+    local: Side,
+    process: Arc<Process>,
 }
 
 /// The process at the other end, on the same host.
@@ -68,8 +84,16 @@ pub(super) struct Stream {
     pub finished: Both<bool>,
     /// Who reset the connection.
     pub reset: Option<Direction>,
+    /// Of the connection's own process.
     pub traffic: Traffic,
-    state: State,
+    /// Of other processes that use the same socket.
+    pub callers: HashMap<ProcessKey, Traffic>,
+    /// The process whose name is awaited, before its first bytes are written.
+    pub awaits: Option<ProcessKey>,
+    open: Option<Open>,
+    /// What waits for the opening, or for a caller's name.
+    items: Vec<(Monotonic, Item)>,
+    waiting: usize,
     last: WallTime,
 }
 
@@ -82,108 +106,133 @@ impl Stream {
             finished: Both::default(),
             reset: None,
             traffic: Traffic::default(),
-            state: State::Opening { items: Vec::new(), bytes: 0 },
+            callers: HashMap::new(),
+            awaits: None,
+            open: None,
+            items: Vec::new(),
+            waiting: 0,
             last: 0,
         }
     }
 
     pub fn is_open(&self) -> bool {
-        matches!(self.state, State::Open { .. })
+        self.open.is_some()
+    }
+
+    /// Whether steps are written at once.
+    pub fn is_flowing(&self) -> bool {
+        self.open.is_some() && self.awaits.is_none()
     }
 
     /// Whether it is written, or will be.
     pub fn has_output(&self) -> bool {
-        self.first_time().is_some() || self.is_open()
+        self.open.is_some() || !self.items.is_empty()
     }
 
     /// When the first thing happened that waits for the opening.
     pub fn first_time(&self) -> Option<Monotonic> {
-        match &self.state {
-            State::Opening { items, .. } => items.first().map(|(time, _)| *time),
-            State::Open { .. } => None,
-        }
+        self.items.first().filter(|_| self.open.is_none()).map(|(time, _)| *time)
     }
 
-    /// Bytes that wait for the opening.
+    /// Bytes that wait.
     pub fn waiting(&self) -> usize {
-        match &self.state {
-            State::Opening { bytes, .. } => *bytes,
-            State::Open { .. } => 0,
-        }
+        self.waiting
     }
 
-    /// Number of steps that wait for the opening.
+    /// Number of steps that wait.
     pub fn items(&self) -> usize {
-        match &self.state {
-            State::Opening { items, .. } => items.len(),
-            State::Open { .. } => 0,
+        self.items.len()
+    }
+
+    /// Everything that was moved, whoever called.
+    pub fn all_traffic(&self) -> Traffic {
+        let mut all = self.traffic;
+        self.callers.values().for_each(|traffic| all.merge(traffic));
+        all
+    }
+
+    fn traffic_of(&mut self, caller: Option<ProcessKey>) -> &mut Traffic {
+        match caller {
+            Some(key) => self.callers.entry(key).or_default(),
+            None => &mut self.traffic,
         }
     }
 
     /// Takes the next step; gives the bytes that it makes wait.
-    pub fn put(&mut self, clock: &WallClock, time: Monotonic, mut item: Item, out: Out) -> usize {
+    pub fn put(&mut self, about: About, time: Monotonic, mut item: Item, out: Out) -> usize {
         match &item {
-            Item::Bytes { direction, bytes, len, missing, .. } => {
+            Item::Bytes { direction, caller, bytes, len, missing, .. } => {
+                let traffic = self.traffic_of(*caller);
                 let sum = match direction {
-                    Direction::Read => &mut self.traffic.read,
-                    Direction::Write => &mut self.traffic.written,
+                    Direction::Read => &mut traffic.read,
+                    Direction::Write => &mut traffic.written,
                 };
                 *sum = sum.saturating_add(bytes.len() as u64);
                 if let Some(reason) = missing {
-                    self.traffic.missing.add(*reason, len - bytes.len() as u64);
+                    traffic.missing.add(*reason, len - bytes.len() as u64);
                 }
             }
             Item::Skip { reason, .. } => self.traffic.skips.add(*reason, 1),
             Item::Finish(direction) => self.finished[*direction] = true,
             _ => {}
         }
-        match &mut self.state {
-            State::Opening { items, bytes } => {
-                let cost = item.cost();
-                if let Item::Bytes { bytes, .. } = &mut item {
-                    // A slice would keep all the records that came with it.
-                    *bytes = Bytes::copy_from_slice(bytes);
-                }
-                *bytes += cost;
-                items.push((time, item));
-                cost
-            }
-            State::Open { local } => {
-                let local = *local;
-                self.write(clock, time, local, item, out);
-                0
-            }
+        if self.is_flowing() {
+            self.write(about, time, item, out);
+            return 0;
         }
+        let cost = item.cost();
+        if let Item::Bytes { bytes, .. } = &mut item {
+            // A slice would keep all the records that came with it.
+            *bytes = Bytes::copy_from_slice(bytes);
+        }
+        self.waiting += cost;
+        self.items.push((time, item));
+        cost
+    }
+
+    /// Takes back what waits for the opening.
+    pub fn take_back(&mut self) -> Vec<(Monotonic, Item)> {
+        self.waiting = 0;
+        std::mem::take(&mut self.items)
     }
 
     /// Opens: writes what has waited.
-    pub fn open(&mut self, clock: &WallClock, connection: Connection, out: Out) {
-        let local = connection.local_side;
-        let State::Opening { items, .. } = std::mem::replace(&mut self.state, State::Open { local }) else {
+    pub fn open(&mut self, about: About, connection: Connection, out: Out) {
+        if self.open.is_some() {
             return;
-        };
+        }
+        self.open = Some(Open { local: connection.local_side, process: Arc::clone(&connection.process) });
         self.traffic.connections = 1;
-        let start = items.first().map_or(0, |(time, _)| clock.wall(*time));
+        let start = self.items.first().map_or(0, |(time, _)| about.clock.wall(*time));
         self.last = start;
         let connection = Connection { started: connection.started.min(start), ..connection };
         out(Segment { connection: self.id, time: start, body: Body::Open(Arc::new(connection)) });
-        for (time, item) in items {
-            self.write(clock, time, local, item, out);
+        self.flow(about, out);
+    }
+
+    /// Writes what has waited.
+    pub fn flow(&mut self, about: About, out: Out) {
+        self.awaits = None;
+        for (time, item) in self.take_back() {
+            self.write(about, time, item, out);
         }
     }
 
     /// Times within a connection never go backwards: a record that was let go out of its place, or
     /// a wall clock that was set back, must not make an answer older than its request, for readers
     /// compute with the differences. Such a time is that of the segment before.
-    fn write(&mut self, clock: &WallClock, time: Monotonic, local: Side, item: Item, out: Out) {
+    fn write(&mut self, about: About, time: Monotonic, item: Item, out: Out) {
+        let Some(Open { local, process }) = &self.open else { return };
+        let local = *local;
         let side = |direction| match direction {
             Direction::Write => local,
             Direction::Read => local.peer(),
         };
-        self.last = self.last.max(clock.wall(time));
+        self.last = self.last.max(about.clock.wall(time));
         let body = match item {
-            Item::Bytes { direction, tid, offset, bytes, len, missing } => {
-                Body::Payload(Payload { from: side(direction), tid, offset, bytes, len, missing })
+            Item::Bytes { direction, caller, tid, offset, bytes, len, missing } => {
+                let process = caller.map_or_else(|| Arc::clone(process), |key| about.processes.get(key));
+                Body::Payload(Payload { from: side(direction), process, tid, offset, bytes, len, missing })
             }
             Item::Skip { direction, reason } => Body::Skip { from: side(direction), reason },
             Item::Peer(process) => Body::Peer(process),

@@ -1,5 +1,9 @@
 //! What the tracker counts.
 
+use std::collections::HashMap;
+
+use super::handle::{Handle, View};
+use super::tracker::Tracker;
 use crate::event::{Missing, ProcessKey};
 
 /// All reasons, in the order of their declaration.
@@ -156,6 +160,42 @@ pub struct Summary {
     pub bounds: Bounds,
     /// Anomalies met.
     pub anomalies: Anomalies,
+}
+
+impl Tracker {
+    /// Everything counted so far. It walks all handles: for once a second, not for each event.
+    pub fn summary(&self) -> Summary {
+        let mut live: HashMap<ProcessKey, Traffic> = HashMap::new();
+        let mut open = 0;
+        for (_, handle) in self.handles.iter() {
+            if let Some(traffic) = traffic_of(handle) {
+                live.entry(handle.key.process).or_default().merge(&traffic);
+            }
+            for (caller, traffic) in handle.stream().into_iter().flat_map(|s| &s.callers) {
+                live.entry(*caller).or_default().merge(traffic);
+            }
+            open += u64::from(handle.stream().is_some_and(|s| s.is_open()));
+        }
+        let (processes, others) = self.processes.rows(&live);
+        let mut total = others;
+        processes.iter().for_each(|row| total.merge(&row.traffic));
+        Summary { processes, others, total, open, bounds: self.bounds, anomalies: self.anomalies }
+    }
+}
+
+/// What was not yet given to the handle's process.
+pub(super) fn traffic_of(handle: &Handle) -> Option<Traffic> {
+    let mut traffic = match &handle.view {
+        View::Ended { .. } => return None,
+        View::Owner(stream) => stream.traffic,
+        View::Idle | View::Second { .. } => Traffic::default(),
+    };
+    traffic.second_view = handle.second.moved();
+    traffic.second_missing = handle.second.missing();
+    for (reason, _) in [handle.skips.read, handle.skips.write].into_iter().flatten() {
+        traffic.skips.add(reason, 1);
+    }
+    (!traffic.is_empty()).then_some(traffic)
 }
 
 #[cfg(test)]

@@ -178,7 +178,10 @@ fn a_plain_exchange() {
     s.bind(bind(h, 1, CLIENT, 6));
     s.data(write(h, 0, 0, "get", 10)).data(read(h, 0, 0, "ok", 20));
     s.fact(h, 25, Fact::Alpn("h2".into())).fact(h, 26, Fact::Alpn("h2".into()));
-    s.fact(h, 30, Fact::Shutdown).fact(h, 31, Fact::Shutdown).fact(h, 40, Fact::Free);
+    s.fact(h, 30, Fact::Shutdown)
+        .fact(h, 31, Fact::Shutdown)
+        .fact(h, 38, Fact::Free)
+        .event(closed(1, 40, false));
     s.data(read(h, 1, 2, "late", 50));
     assert_eq!(s.tell(), "1.open 1.C0:get 1.S0:ok 1.alpn=h2 1.Cfin 1.Sfin 1.end");
     assert_eq!(s.times(), [1_010, 1_010, 1_022, 1_025, 1_030, 1_040, 1_040]);
@@ -194,6 +197,8 @@ fn a_plain_exchange() {
     assert_eq!((row.key.pid, row.traffic.connections, row.traffic.read, row.traffic.written), (1, 1, 2, 3));
     assert_eq!((summary.open, summary.anomalies.after_end, summary.total), (0, 4, row.traffic));
 }
+
+mod shared;
 
 #[test]
 fn a_role_is_the_kernels_then_the_calls_then_a_guess() {
@@ -286,6 +291,7 @@ fn what_is_lost_at_the_end_of_a_direction_is_a_hole_before_its_end() {
         "1.open 1.C0:abc 2.open 2.C0:b 1.C3:[2 ring-full] 1.Cfin 1.S0:[9 ring-full] 1.Sfin 1.end"
     );
     s.bind(bind(c, 3, CLIENT, 49)).event(ends(c, Fact::Free, 0, 4)).event(ends(d, Fact::Free, 2, 5));
+    s.event(closed(3, 51, false));
     assert_eq!(s.tell(), "3.open 3.C0:[4 ring-full] 3.Cfin 3.Sfin 3.end", "all of it lost");
     s.event(Event::Final(b, Ends { read: 2, write: 1 })).event(Event::Stop(90));
     s.data(write(d, 0, 0, "x", 99));
@@ -424,7 +430,8 @@ fn both_ends_on_one_host_are_written_once() {
         .data(write(server, 0, 0, "ok", 13))
         .data(read(client, 0, 0, "ok", 14));
     // A RST that the server received is the client's.
-    s.event(closed(2, 15, true)).fact(client, 16, Fact::Free).data(write(server, 1, 2, "more", 17));
+    s.event(closed(2, 15, true)).fact(client, 16, Fact::Free).event(closed(1, 16, false));
+    s.data(write(server, 1, 2, "more", 17));
     s.fact(server, 18, Fact::Free);
     assert_eq!(s.tell(), "1.S0:ok 1.Crst 1.end");
     let summary = s.tracker.summary();
@@ -450,7 +457,7 @@ fn both_ends_on_one_host_are_written_once() {
     let mut s = Scene::with(Limits { ended: 0, ..Limits::default() });
     s.bind(bind(server, 2, SERVER, 1)).bind(bind(client, 1, CLIENT, 1));
     s.data(write(client, 0, 0, "get", 10)).event(Event::Exit(process(1), 11));
-    s.data(read(server, 0, 0, "get", 12));
+    s.event(closed(1, 11, false)).data(read(server, 0, 0, "get", 12));
     assert_eq!(s.tell(), "1.open 1.C0:get 1.peer=2 1.Cfin 1.Sfin 1.end");
     // One process that talks to itself is one connection, too.
     let (own, again) = (handle(2, 10), handle(2, 99));

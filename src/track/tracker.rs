@@ -8,14 +8,14 @@ use bytes::Bytes;
 use super::Limits;
 use super::clock::WallClock;
 use super::handle::{Closed, Handle, Handles, View};
+use super::joined::{Joined, Told};
 use super::order::{self, Step};
 use super::pair::{Ends, PER_TUPLE};
 use super::process::Processes;
 use super::segment::{Process, Segment};
-use super::sides::Sides;
 use super::slot::Slot;
-use super::stream::{First, Item, Out};
-use super::summary::{Anomalies, Bounds, Summary, Traffic};
+use super::stream::{About, First, Item, Out};
+use super::summary::{Anomalies, Bounds, Traffic, traffic_of};
 use super::timers::{Timer, Timers};
 use crate::event::{self, *};
 
@@ -50,9 +50,9 @@ pub struct Tracker {
     pub(super) opening: usize,
     pub(super) bounds: Bounds,
     pub(super) anomalies: Anomalies,
-    sides: Sides,
-    /// What `sides` makes of an event; kept for its room.
-    heard: Vec<Event>,
+    joined: Joined,
+    /// What `joined` makes of an event; kept for its room.
+    heard: Vec<Told>,
     stopped: bool,
 }
 
@@ -80,7 +80,7 @@ impl Tracker {
             opening: 0,
             bounds: Bounds::default(),
             anomalies: Anomalies::default(),
-            sides: Sides::default(),
+            joined: Joined::default(),
             heard: Vec::new(),
             stopped: false,
         }
@@ -92,31 +92,21 @@ impl Tracker {
         if self.stopped {
             return;
         }
-        if self.sides.is_idle(&event) {
+        if self.joined.is_idle(&event) {
             self.take(event, out);
             return;
         }
         let now = time_of(&event).map_or(self.now, |time| time.max(self.now));
         let mut heard = std::mem::take(&mut self.heard);
-        self.sides.take(event, now, &self.limits, &mut heard);
-        heard.drain(..).for_each(|event| self.take(event, out));
-        self.heard = heard;
-    }
-
-    /// Everything counted so far. It walks all handles: for once a second, not for each event.
-    pub fn summary(&self) -> Summary {
-        let mut live: HashMap<ProcessKey, Traffic> = HashMap::new();
-        let mut open = 0;
-        for (_, handle) in self.handles.iter() {
-            if let Some(traffic) = traffic_of(handle) {
-                live.entry(handle.key.process).or_default().merge(&traffic);
+        self.joined.take(event, now, &self.limits, &self.handles, &mut heard);
+        for told in heard.drain(..) {
+            match told {
+                Told::Event(event) => self.take(event, out),
+                Told::Absorb { from, into } => self.absorb(&from, &into, out),
+                Told::Late(len) => self.late(len),
             }
-            open += u64::from(handle.stream().is_some_and(|s| s.is_open()));
         }
-        let (processes, others) = self.processes.rows(&live);
-        let mut total = others;
-        processes.iter().for_each(|row| total.merge(&row.traffic));
-        Summary { processes, others, total, open, bounds: self.bounds, anomalies: self.anomalies }
+        self.heard = heard;
     }
 
     /// What is known of a process.
@@ -241,6 +231,7 @@ impl Tracker {
     fn forget(&mut self) -> bool {
         let Some((slot, handle)) = self.handles.forget() else { return false };
         self.processes.remove_handle(handle.key.process, slot);
+        handle.callers.iter().for_each(|caller| self.processes.remove_handle(*caller, slot));
         if let Some(tuple) = handle.tuple() {
             self.ends.remove(tuple, slot);
         }
@@ -282,11 +273,13 @@ impl Tracker {
                 return;
             }
             View::Ended { .. } => {
-                self.anomalies.late += 1;
-                self.anomalies.after_end = self.anomalies.after_end.saturating_add(data.chunk_len);
+                self.late(data.chunk_len);
                 return;
             }
         }
+        let told = &mut handle.told[data.direction];
+        told.bytes = told.bytes.max(data.call_offset + data.call_len);
+        told.calls = data.call_seq.wrapping_add(1);
         let before = handle.order.bytes();
         let ready = handle.order.offer(data, self.now);
         self.held += handle.order.bytes() - before;
@@ -296,6 +289,12 @@ impl Tracker {
         }
         self.pump(slot, false, out);
         self.bound_held(slot, out);
+    }
+
+    /// Bytes came after the end of their handle.
+    pub(super) fn late(&mut self, len: u64) {
+        self.anomalies.late += 1;
+        self.anomalies.after_end = self.anomalies.after_end.saturating_add(len);
     }
 
     fn bound_held(&mut self, slot: Slot, out: Out) {
@@ -327,8 +326,8 @@ impl Tracker {
             self.held -= before - handle.order.bytes();
             match step {
                 Some(Step::Data(data)) => self.place(slot, data, out),
-                Some(Step::Lost { direction, until, place, tid }) => {
-                    self.gap(slot, direction, until, place, tid, out);
+                Some(Step::Lost { direction, until, place, task }) => {
+                    self.gap(slot, direction, until, place, task, out);
                 }
                 None => {
                     let until = handle.order.since().map(|t| t.saturating_add(self.limits.held_time));
@@ -340,7 +339,7 @@ impl Tracker {
     }
 
     /// Puts a record whose turn it is into its place in the stream.
-    fn place(&mut self, slot: Slot, data: Data, out: Out) {
+    pub(super) fn place(&mut self, slot: Slot, data: Data, out: Out) {
         let direction = data.direction;
         let (start, time) = (data.call_offset + data.chunk_offset, order::place(&data));
         let end = start + data.chunk_len;
@@ -356,18 +355,19 @@ impl Tracker {
         if len == 0 {
             return;
         }
-        self.gap(slot, direction, start, time, data.task.tid, out);
+        self.gap(slot, direction, start, time, data.task, out);
         let cut = usize::try_from(again).unwrap_or(usize::MAX).min(data.payload.len());
         let bytes = if cut == 0 { data.payload } else { data.payload.slice(cut..) };
         // The kernel gives a reason with every short record; a recording may lack it.
         let missing = ((bytes.len() as u64) < len).then_some(data.missing.unwrap_or(Missing::Unreadable));
-        let item = Item::Bytes { direction, tid: data.task.tid, offset: start + again, bytes, len, missing };
+        let (caller, tid) = (self.caller(slot, data.task.process), data.task.tid);
+        let item = Item::Bytes { direction, caller, tid, offset: start + again, bytes, len, missing };
         self.advance(slot, direction, end);
         self.send(slot, time, item, out);
     }
 
     /// What is missing up to `until` never came out of the kernel.
-    fn gap(&mut self, slot: Slot, direction: Direction, until: u64, time: Monotonic, tid: u32, out: Out) {
+    fn gap(&mut self, slot: Slot, direction: Direction, until: u64, time: Monotonic, task: Task, out: Out) {
         let Some(handle) = self.handles.get(slot) else { return };
         let offset = handle.next[direction];
         if offset >= until || handle.stream().is_none_or(|s| s.finished[direction]) {
@@ -375,10 +375,26 @@ impl Tracker {
         }
         self.advance(slot, direction, until);
         let (len, missing) = (until - offset, Some(Missing::RingFull));
-        self.send(slot, time, Item::Bytes { direction, tid, offset, bytes: Bytes::new(), len, missing }, out);
+        let (caller, tid) = (self.caller(slot, task.process), task.tid);
+        let item = Item::Bytes { direction, caller, tid, offset, bytes: Bytes::new(), len, missing };
+        self.send(slot, time, item, out);
     }
 
-    fn advance(&mut self, slot: Slot, direction: Direction, end: u64) {
+    /// The process of a call, if it is not that of the handle's connection. Before its first bytes are written,
+    /// its name is awaited as that of the connection's own process is.
+    pub(super) fn caller(&mut self, slot: Slot, process: ProcessKey) -> Option<ProcessKey> {
+        let handle = self.handles.get_mut(slot).filter(|h| h.key.process != process)?;
+        if handle.callers.insert(process) {
+            self.processes.add_handle(process, slot, &mut self.bounds);
+            let is_settled = self.processes.is_settled(process);
+            if let Some(stream) = handle.stream_mut().filter(|s| s.is_flowing() && !is_settled) {
+                stream.awaits = Some(process);
+            }
+        }
+        Some(process)
+    }
+
+    pub(super) fn advance(&mut self, slot: Slot, direction: Direction, end: u64) {
         let Some(handle) = self.handles.get_mut(slot) else { return };
         handle.next[direction] = end;
         if handle.closed.is_some() {
@@ -390,17 +406,17 @@ impl Tracker {
     /// Accounts for what is lost at the end of a direction, of which `end` bytes were moved in all.
     fn fill(&mut self, slot: Slot, direction: Direction, end: u64, time: Monotonic, out: Out) {
         let Some(handle) = self.handles.get(slot) else { return };
-        let tid = handle.tid;
+        let task = Task { process: handle.key.process, tid: handle.tid };
         if end > 0 && matches!(handle.view, View::Idle) {
             let tuple_source = handle.bind.as_ref().map_or(TupleSource::None, |b| b.source);
-            self.claim(slot, First { tid, library: 0, tuple_source, at_start: false }, out);
+            self.claim(slot, First { tid: task.tid, library: 0, tuple_source, at_start: false }, out);
         }
         if let Some(handle) = self.handles.get_mut(slot)
             && matches!(handle.view, View::Second { .. })
         {
             handle.second.ends_at(direction, end);
         }
-        self.gap(slot, direction, end, time, tid, out);
+        self.gap(slot, direction, end, time, task, out);
     }
 
     fn fact(&mut self, event: HandleFact, out: Out) {
@@ -467,7 +483,7 @@ impl Tracker {
 
     /// Something learnt on the side, which has no place of its own in the order. If the
     /// connection has not opened, it will open with it.
-    fn aside(&mut self, slot: Slot, time: Monotonic, item: Item, out: Out) {
+    pub(super) fn aside(&mut self, slot: Slot, time: Monotonic, item: Item, out: Out) {
         let Some(handle) = self.handles.get(slot) else { return };
         if handle.stream().is_some_and(|s| s.is_open()) {
             // What is held will come with earlier times: this must not move them.
@@ -566,12 +582,17 @@ impl Tracker {
     }
 
     fn exit(&mut self, key: ProcessKey, time: Monotonic, out: Out) {
+        self.processes.exit(key);
         for slot in self.processes.handles(key) {
-            self.end(slot, Ending::Freed, time, out);
-            self.handles.gone(slot);
+            self.open_if_known(slot, out);
+            // What has a socket ends with that, or lives on in another process.
+            let ends = |h: &Handle| h.key.process == key && !self.joined.is_kept(&h.key);
+            if self.handles.get(slot).is_some_and(ends) {
+                self.end(slot, Ending::Freed, time, out);
+                self.handles.gone(slot);
+            }
         }
         self.bound_gone();
-        self.processes.exit(key);
     }
 
     /// Ends a handle, and its connection.
@@ -602,6 +623,9 @@ impl Tracker {
         if let Some(traffic) = traffic_of(handle) {
             self.processes.count(handle.key.process, &traffic);
         }
+        for (caller, traffic) in handle.stream().into_iter().flat_map(|s| &s.callers) {
+            self.processes.count(*caller, traffic);
+        }
         let (id, second) = (handle.connection(), matches!(handle.view, View::Second { .. }));
         handle.order = order::Order::default();
         (handle.server_name, handle.alpn) = (None, None);
@@ -622,8 +646,9 @@ impl Tracker {
         let awaited = self.awaited(slot);
         let Some(handle) = self.handles.get_mut(slot) else { return };
         let Some(stream) = handle.stream_mut() else { return };
-        self.opening += stream.put(&self.clock, time, item, out);
-        if stream.is_open() {
+        let about = About { clock: &self.clock, processes: &self.processes };
+        self.opening += stream.put(about, time, item, out);
+        if stream.is_flowing() {
             return;
         }
         if let Some(patience) = awaited {
@@ -647,21 +672,6 @@ fn forget_at_socket(sockets: &mut HashMap<SocketKey, Vec<Slot>>, socket: SocketK
             sockets.remove(&socket);
         }
     }
-}
-
-/// What was not yet given to the handle's process.
-fn traffic_of(handle: &Handle) -> Option<Traffic> {
-    let mut traffic = match &handle.view {
-        View::Ended { .. } => return None,
-        View::Owner(stream) => stream.traffic,
-        View::Idle | View::Second { .. } => Traffic::default(),
-    };
-    traffic.second_view = handle.second.moved();
-    traffic.second_missing = handle.second.missing();
-    for (reason, _) in [handle.skips.read, handle.skips.write].into_iter().flatten() {
-        traffic.skips.add(reason, 1);
-    }
-    (!traffic.is_empty()).then_some(traffic)
 }
 
 fn time_of(event: &Event) -> Option<Monotonic> {

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::support::nginx::Nginx;
 use crate::support::programs::{PYTHON, Told, compiled_as, has_node, source};
 use crate::support::view::Packet;
-use crate::support::{Finished, Process, Test, begin, gate, run, until};
+use crate::support::{Finished, Process, Test, assert_same_bytes, begin, gate, run, until};
 
 /// Connections that one program has open at once.
 const COUNT: usize = 40;
@@ -358,6 +358,48 @@ fn functions_that_agree_with_their_records() {
         assert_eq!(view.connections.len(), 1);
         let written = [&view.connections[0].sent_by_client, &view.connections[0].sent_by_server];
         assert!(written.iter().any(|sent| **sent == texts.as_bytes()));
+    }
+}
+
+/// No byte is lost to a proof: reads that are smaller than their records prove the function together, and all of
+/// them are in the file, the first too.
+#[test]
+fn reads_that_are_smaller_than_their_records() {
+    let test = begin!();
+    let program = compiled_as("boring-reads", "boring", &["-s"]);
+    for size in ["8192", "16383", "1000", "16384"] {
+        let words = ["env", &format!("READ={size}"), &program];
+        let mut running = test.capture().start(&words);
+        for _ in 0..20 {
+            running.process.go_on();
+        }
+        running.process.close_stdin();
+        let finished = running.finish().ok();
+        assert!(finished.stderr.contains("nothing lost"), "{size}: {}", finished.stderr);
+        let expected: String = (0..20 * 2048).map(|number| format!("{number:7}\n")).collect();
+        for (view, _) in finished.views() {
+            let read = [&view.only().sent_by_client, &view.only().sent_by_server];
+            let read = read.iter().find(|sent| !sent.is_empty()).expect("something was read");
+            assert_same_bytes(size, read, expected.as_bytes());
+        }
+    }
+}
+
+/// The same with records that cannot carry so much: the contradiction is found, whatever the size of the reads.
+#[test]
+fn small_reads_that_contradict_their_records() {
+    let test = begin!();
+    let program = compiled_as("boring-reads-less", "boring", &["-s", "-DLESS=40"]);
+    for size in ["8192", "16384"] {
+        let words = ["env", &format!("READ={size}"), &program];
+        let mut running = test.capture().start(&words);
+        until("the contradiction to be said", || {
+            running.process.go_on();
+            let said = running.process.stderr();
+            said.contains("does not agree with its TLS records; it is not captured any more").then_some(())
+        });
+        running.process.close_stdin();
+        running.finish().ok();
     }
 }
 

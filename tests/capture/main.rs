@@ -31,6 +31,7 @@ mod protocols;
 mod remote;
 mod rights;
 mod rustls;
+mod shared;
 mod signals;
 mod sites;
 mod r#static;

@@ -77,15 +77,19 @@ impl Drop for Capture {
     }
 }
 
-fn connection(id: u64, client: &str, server: &str) -> Connection {
-    let process = Arc::new(Process {
-        key: ProcessKey { pid: 1000 + id as u32, generation: 1 },
+fn process(pid: u32) -> Arc<Process> {
+    Arc::new(Process {
+        key: ProcessKey { pid, generation: 1 },
         comm: "curl".into(),
         exe: "/usr/bin/curl".into(),
         args: vec!["curl".into(), "-u".into(), "me:hidden".into()],
         uid: 0,
         container: None,
-    });
+    })
+}
+
+fn connection(id: u64, client: &str, server: &str) -> Connection {
+    let process = process(1000 + id as u32);
     Connection {
         id: ConnectionId(id),
         handle: HandleKey { process: process.key, address: 0xabc, generation: id },
@@ -148,7 +152,8 @@ impl Capture {
         let offset = self.offsets.entry((id, from)).or_default();
         let bytes = Bytes::copy_from_slice(bytes);
         let missing = ((bytes.len() as u64) < len).then_some(Missing::RingFull);
-        let payload = Payload { from, tid: 12, offset: *offset, bytes, len, missing };
+        let process = process(1000 + id as u32);
+        let payload = Payload { from, process, tid: 12, offset: *offset, bytes, len, missing };
         *offset += len;
         self.step(id, Body::Payload(payload));
     }

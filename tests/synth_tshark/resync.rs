@@ -110,7 +110,8 @@ impl Sent {
                 let len = if unknown { bytes.len() } else { last - at } as u64;
                 let missing = (len > bytes.len() as u64).then_some(Missing::RingFull);
                 if len > 0 {
-                    let payload = Payload { from, tid: 1, offset, bytes, len, missing };
+                    let process = process(1001);
+                    let payload = Payload { from, process, tid: 1, offset, bytes, len, missing };
                     segments.push((unit, Body::Payload(payload)));
                 }
                 // A hole of unknown length counts once, at its end.

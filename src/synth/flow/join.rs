@@ -81,7 +81,7 @@ impl Flow {
         let mut waiting = std::mem::take(&mut self.waiting);
         let max = self.side(from).headers.max_payload();
         let fits = waiting.from == Some(from)
-            && waiting.last.is_some_and(|last| last.tid == at.tid)
+            && waiting.last.is_some_and(|last| (last.caller, last.tid) == (at.caller, at.tid))
             && at.time.saturating_sub(waiting.since) < JOIN_TIME
             && waiting.bytes.len() + stretch.bytes.len() <= max;
         if waiting.from.is_some() && !fits {

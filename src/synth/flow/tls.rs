@@ -41,7 +41,7 @@ impl Flow {
         stats: &mut Stats,
         out: &mut Out,
     ) {
-        let at = At { time, tid: self.connection.tid };
+        let at = self.at(time);
         for (from, bytes) in [
             (Side::Client, handshake.client_hello()),
             (Side::Server, handshake.server_hello()),

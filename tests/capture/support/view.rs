@@ -132,6 +132,11 @@ pub struct View {
 }
 
 impl Packet {
+    /// Bytes of payload.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
     /// It, or one that it answers, is behind a hole of unknown length: tshark says so and nothing else.
     pub fn is_behind_jump(&self) -> bool {
         let expected = [
