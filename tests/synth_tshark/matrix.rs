@@ -322,12 +322,12 @@ fn shown(name: &str, tls: bool, from_start: bool) -> Vec<(String, Vec<String>)> 
     fields.extend(shown.iter().flatten().map(|(_, (field, _), _)| *field).collect::<BTreeSet<_>>());
     let all = std::cell::RefCell::new(vec![(String::new(), Vec::new()); cases.len()]);
     capture.ask("ip", &fields, |judge, lines| {
-        for i in 0..cases.len() {
+        for (i, shown) in shown.iter().enumerate() {
             let rows: Vec<_> = lines.iter().filter(|row| row[0] == i.to_string()).collect();
             let port = &rows[0][2];
             let is_tls = rows[0][3].contains(" framing=tls");
             let mut wrong = rows.iter().any(|row| !row[4].is_empty());
-            for (side, (field, value), times) in &shown[i] {
+            for (side, (field, value), times) in shown {
                 let column = fields.iter().position(|f| f == field).unwrap();
                 let port_of = if *side == Client { 2 } else { 1 };
                 let right = rows.iter().filter(|row| row[port_of] == *port && row[column].contains(value));
