@@ -23,7 +23,7 @@ fn capture(name: &str, link: Link) -> Capture {
 }
 
 /// Runs a tool, of those in the cache if it has a version; `None` if it is not there.
-fn run(program: &str, args: &[&str]) -> Option<String> {
+pub(super) fn run(program: &str, args: &[&str]) -> Option<String> {
     let cache = std::env::var_os("T2P_CACHE")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.cache"), PathBuf::from);
     let path = if program.contains("-4.") { cache.join("bin").join(program) } else { program.into() };
