@@ -158,6 +158,8 @@ pub enum Ports {
     Decode,
     /// As they were.
     Keep,
+    /// Mapped, and where not, the client's is another.
+    Apart,
 }
 
 /// What the plaintext stands in.

@@ -25,6 +25,7 @@ pub mod limits;
 pub mod losses;
 mod memory;
 pub mod pipeline;
+pub mod printable;
 pub mod privilege;
 pub mod probe;
 pub mod redact;

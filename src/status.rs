@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Stderr, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::printable;
 use crate::sink;
 
 /// Least time between two states of the line.
@@ -352,7 +353,7 @@ fn loss_line(text: &mut String, loss: &Loss) -> std::fmt::Result {
     text.push('\n');
     let share = |share: &Share| {
         let amount = bytes(share.bytes).unwrap_or_else(|| count(share.events, one, many));
-        format!("{} {amount}", share.process)
+        format!("{} {amount}", printable::line(&share.process))
     };
     let mut shares: Vec<String> = loss.by_process.iter().take(WORST).map(share).collect();
     if let Some(more) = loss.by_process.len().checked_sub(WORST).filter(|more| *more > 0) {
@@ -420,7 +421,7 @@ fn scaled(bytes: u64) -> String {
 
 /// Writes to standard error, where nobody may be listening any more: `eprint!` would panic then.
 pub fn say(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    let _ = io::stderr().write_all(printable::lines(text).as_bytes());
 }
 
 /// A line that is rewritten in place.

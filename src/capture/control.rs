@@ -11,13 +11,14 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Say;
 use super::handover::Handover;
+use super::looker::{Look, Looked, Looker, PATIENCE, Sight};
 use super::minders::Minders;
 use super::reader::{Notice, RING_INTERVAL};
 use super::reasons::Reasons;
 use super::threads::{CLOCK_INTERVAL, Message};
 use super::vain::InVain;
 use crate::discover::process::process_facts;
-use crate::discover::{Discovery, Found};
+use crate::discover::{Bio, Found, InProcess};
 use crate::event::record::Counter;
 use crate::event::record::encode;
 use crate::event::{
@@ -28,6 +29,7 @@ use crate::failure::{Exit, Failure};
 use crate::kept::Kept;
 use crate::launch::Running;
 use crate::losses;
+use crate::printable;
 use crate::probe::{Gate, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
@@ -39,12 +41,12 @@ const WAITING_MAX: usize = 4096;
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a command that Wireshark runs may take to end when it is told to.
-const PATIENCE: Duration = Duration::from_millis(400);
+const COMMAND_PATIENCE: Duration = Duration::from_millis(400);
 
 /// The control thread's belongings.
 pub(super) struct Control {
     pub(super) probe: Probe,
-    discovery: Discovery,
+    looker: Looker,
     pub(super) handover: Arc<Handover>,
     /// Events for the writer, which lags: this thread waits for nobody, since the command may be
     /// stopped until it acts.
@@ -71,7 +73,7 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn new(
         probe: Probe,
-        discovery: Discovery,
+        looker: Looker,
         handover: Arc<Handover>,
         say: Say,
         minders: Option<Minders>,
@@ -80,7 +82,7 @@ impl Control {
     ) -> Control {
         Control {
             probe,
-            discovery,
+            looker,
             handover,
             waiting: VecDeque::new(),
             say,
@@ -106,7 +108,11 @@ impl Control {
             Ok(unclear) => {
                 let symbols = &found.library.named_by;
                 for library in &libraries {
-                    self.say.detail(&format!("probed: {} ({}){symbols}", library.path, library.version));
+                    self.say.detail(&format!(
+                        "probed: {} ({}){symbols}",
+                        printable::line(&library.path),
+                        library.version
+                    ));
                 }
                 let is_new = !libraries.is_empty();
                 if is_new && self.say.is_verbose() {
@@ -119,7 +125,7 @@ impl Control {
                 let denied = is_denied(&error);
                 Err(Failure::new(
                     if denied { Exit::NotPermitted } else { Exit::Kernel },
-                    format!("{}: probes cannot be attached: {error:#}", found.path.display()),
+                    format!("{}: probes cannot be attached: {error:#}", printable::path(&found.path)),
                     if denied { "run it with sudo" } else { "" },
                 ))
             }
@@ -133,8 +139,8 @@ impl Control {
     }
 
     /// A process that runs already may have connections whose socket only their records tell.
-    pub(super) fn watch(&mut self, pid: u32) {
-        let result = self.discovery.bios_of(pid).map_err(|e| e.to_string());
+    pub(super) fn watch(&mut self, pid: u32, bios: io::Result<Vec<Bio>>) {
+        let result = bios.map_err(|e| e.to_string());
         let result = result.and_then(|bios| self.probe.watch_bio(pid, &bios).map_err(|e| format!("{e:#}")));
         if let Err(error) = result {
             self.say.detail(&format!("process {pid}: its BIO functions cannot be probed: {error}"));
@@ -184,29 +190,31 @@ impl Control {
                 warnings.iter().for_each(|text| self.say.warn(text));
             }
             match heard.recv_timeout(CLOCK_INTERVAL) {
-                Ok(Message::Notice(Notice::File(file))) => self.look_at(&file),
+                Ok(Message::Notice(Notice::File(file))) => self.look(Look::File(file)),
                 Ok(Message::Notice(Notice::NoSocket(seen))) if seen.other_stack => {
-                    self.follow_stacks(seen.process);
-                    if seen.stopped {
-                        self.let_go(seen.process.pid);
-                    }
+                    self.look(Look::Stacks { process: seen.process, stopped: seen.stopped });
                 }
-                Ok(Message::Notice(Notice::NoSocket(seen))) => self.probe_bio(&seen),
+                Ok(Message::Notice(Notice::NoSocket(seen))) => self.look(Look::Bios(seen)),
+                Ok(Message::Looked(looked)) => self.looked(looked),
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
                     self.told_of_bios.remove(&key);
                     self.ended.insert(key);
                 }
-                Ok(Message::Signal(signal)) => match &running {
-                    // The command decides when to end; a Ctrl-C it has heard itself.
-                    Some(running) if self.for_wireshark => {
-                        running.forward(SIGTERM);
-                        patience = patience.or(Some(Instant::now() + PATIENCE));
+                Ok(Message::Signal(signal)) => {
+                    match &running {
+                        // The command decides when to end; a Ctrl-C it has heard itself.
+                        Some(running) if self.for_wireshark => {
+                            running.forward(SIGTERM);
+                            patience = patience.or(Some(Instant::now() + COMMAND_PATIENCE));
+                        }
+                        Some(running) if signal != SIGINT => running.forward(signal),
+                        Some(_) => {}
+                        None => break Ok(Exit::Success),
                     }
-                    Some(running) if signal != SIGINT => running.forward(signal),
-                    Some(_) => {}
-                    None => break Ok(Exit::Success),
-                },
+                    // Who is stopped hears no signal.
+                    self.let_waiting_go(Duration::ZERO);
+                }
                 Ok(Message::Ended) => {
                     let status = running.as_mut().map_or(Ok(Exit::Success), status_of);
                     // It was told to end: how it did is no error.
@@ -234,7 +242,7 @@ impl Control {
                     self.probe.set_gate(Gate::Shut);
                     if let (true, Some(running)) = (self.for_wireshark, &running) {
                         running.forward(SIGTERM);
-                        patience = patience.or(Some(Instant::now() + PATIENCE));
+                        patience = patience.or(Some(Instant::now() + COMMAND_PATIENCE));
                         continue;
                     }
                     // The command goes on without us, and whatever it maps must not wait.
@@ -261,6 +269,12 @@ impl Control {
 
     /// What is to be done now and then.
     fn keep_house(&mut self) {
+        for pid in self.let_waiting_go(PATIENCE) {
+            self.say.warn(&format!(
+                "process {pid} goes on: looking at a file that it has mapped takes longer than {} s. What it says over TLS until that is done is not captured",
+                PATIENCE.as_secs()
+            ));
+        }
         self.probe.stop_watching();
         while let Some(file) = self.in_vain.next_rested(Instant::now()) {
             self.probe.mark_unseen(&file);
@@ -292,6 +306,7 @@ impl Control {
 
     /// After the writer gave up: keeps the command going until it ends.
     fn let_finish(&mut self, heard: &Receiver<Message>, running: &mut Running) -> Result<Exit, Failure> {
+        self.look_no_more();
         while let Ok(message) = heard.recv() {
             match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
@@ -307,6 +322,7 @@ impl Control {
     /// Until the ring is read to its end: hears what the ring thread still has to say, so that it
     /// never waits for us, and lets go on whom the kernel side stopped.
     pub(super) fn see_out(&mut self, heard: &Receiver<Message>, ring: &JoinHandle<()>) {
+        self.look_no_more();
         hear_out(
             heard,
             || ring.is_finished(),
@@ -327,9 +343,53 @@ impl Control {
         self.tell(Event::ProcessFacts(key, facts));
     }
 
-    /// A process maps a file for the first time: it may be a TLS library.
-    fn look_at(&mut self, file: &FileSeen) {
-        let looked = self.discovery.libraries_of(file.pid, Some(file.inode));
+    /// Has something looked at. If too much waits for that, whoever is stopped goes on, and the file is looked at
+    /// when it is mapped again.
+    fn look(&mut self, look: Look) {
+        if self.looker.order(look) {
+            return;
+        }
+        if let Some(pid) = look.stopped() {
+            self.let_go(pid);
+        }
+    }
+
+    fn looked(&mut self, looked: Looked) {
+        match (self.looker.over(), looked.sight) {
+            (Some(Look::File(file)), Sight::Libraries(found)) => {
+                self.mind_coroutines(looked.has_seen_switcher);
+                self.found_in(&file, found);
+            }
+            (Some(Look::Bios(seen)), Sight::Bios(bios)) => self.probe_bio(&seen, bios),
+            (Some(Look::Stacks { process, stopped }), Sight::Found(found)) => {
+                self.follow_stacks(process, &found);
+                if stopped {
+                    self.let_go(process.pid);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets those go on that have waited for a look for so long; who they are.
+    fn let_waiting_go(&mut self, waited: Duration) -> Vec<u32> {
+        let pids: Vec<u32> = std::iter::from_fn(|| self.looker.next_waiting(waited)).collect();
+        pids.iter().for_each(|pid| self.let_go(*pid));
+        pids
+    }
+
+    /// The capture ends: nothing is worth waiting for.
+    fn look_no_more(&mut self) {
+        for look in self.looker.give_up() {
+            match look {
+                Look::File(file) => self.resume(&file),
+                other => other.stopped().into_iter().for_each(|pid| self.let_go(pid)),
+            }
+        }
+    }
+
+    /// A process has mapped a file for the first time: it may be a TLS library.
+    fn found_in(&mut self, file: &FileSeen, looked: io::Result<InProcess>) {
         // A process that is gone or has unmapped the file has nothing to probe, but who maps it next has.
         // Outside of this process's pid namespace (pid 0) none can ever be looked at.
         if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
@@ -343,7 +403,6 @@ impl Control {
         }
         // One whose mappings are hidden has no library to probe either.
         if let Ok(in_process) = looked {
-            self.mind_coroutines();
             for found in &in_process.found {
                 match self.attach(found) {
                     Ok(is_new) => self.reasons.library(&found.path, is_new && !file.stopped),
@@ -357,20 +416,20 @@ impl Control {
                 self.reasons.unprobed(file.pid, path, why);
             }
             if let Some(process) = self.probe.with_stacks(file.pid) {
-                self.follow_stacks(process);
+                self.follow_stacks(process, &in_process.found);
             }
             for (path, error) in &in_process.unreadable {
-                self.say.detail(&format!("{}: not looked at: {error}", path.display()));
+                self.say.detail(&format!("{}: not looked at: {error}", printable::path(path)));
             }
         }
         self.resume(file);
     }
 
     /// A process encrypts into memory: its records tell which sockets they go through.
-    fn probe_bio(&mut self, seen: &NoSocket) {
+    fn probe_bio(&mut self, seen: &NoSocket, bios: io::Result<Vec<Bio>>) {
         let pid = seen.process.pid;
-        let result = self.discovery.bios_of(pid).map_err(|e| e.to_string()).and_then(|bios| {
-            let paths: Vec<_> = bios.iter().map(|bio| bio.path.display().to_string()).collect();
+        let result = bios.map_err(|e| e.to_string()).and_then(|bios| {
+            let paths: Vec<_> = bios.iter().map(|bio| printable::path(&bio.path)).collect();
             self.probe.attach_bio(seen.process, &bios).map_err(|e| format!("{e:#}"))?;
             Ok(paths.join(", "))
         });
@@ -394,11 +453,9 @@ impl Control {
     }
 
     /// A process makes TLS calls on stacks of coroutines, where return probes do harm or none are.
-    fn follow_stacks(&mut self, process: ProcessKey) {
+    fn follow_stacks(&mut self, process: ProcessKey, found: &[Found]) {
         let pid = process.pid;
-        // A process that is gone has nothing to follow.
-        let found = self.discovery.libraries_of(pid, None).map(|p| p.found).unwrap_or_default();
-        match self.probe.follow_stacks(process, &found) {
+        match self.probe.follow_stacks(process, found) {
             Ok(unclear) => {
                 self.say.detail(&format!("process {pid} has coroutines: probed the returns of its TLS library"));
                 self.tell_unfollowed(unclear);
@@ -416,8 +473,8 @@ impl Control {
     }
 
     /// Takes return probes away if there are programs that these would harm.
-    pub(super) fn mind_coroutines(&mut self) {
-        if !self.discovery.has_seen_switcher() {
+    pub(super) fn mind_coroutines(&mut self, has_seen_switcher: bool) {
+        if !has_seen_switcher {
             return;
         }
         match self.probe.avoid_return_probes() {

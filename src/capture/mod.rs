@@ -9,6 +9,7 @@ mod aside;
 mod control;
 mod given;
 mod handover;
+mod looker;
 mod minders;
 mod reader;
 mod reasons;
@@ -27,6 +28,7 @@ use self::aside::Aside;
 use self::control::Control;
 use self::given::Given;
 use self::handover::Handover;
+use self::looker::Looker;
 use self::minders::Minders;
 use self::reasons::Reasons;
 use self::signals::Signals;
@@ -131,7 +133,14 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Some(held) => Some(Minders::new(held.pid(), probe.stops().map_err(stops)?)),
         None => None,
     };
-    let mut control = Control::new(probe, discovery, handover, say, minders, reasons, kept);
+    // Those that run already may have connections whose socket only their records tell.
+    let watched: Vec<_> = match &config.targets {
+        Targets::Pids(pids) => pids.iter().map(|pid| (*pid, discovery.bios_of(*pid))).collect(),
+        _ => Vec::new(),
+    };
+    let has_seen_switcher = discovery.has_seen_switcher();
+    let looker = Looker::spawn(discovery, messages.clone())?;
+    let mut control = Control::new(probe, looker, handover, say, minders, reasons, kept);
     control.for_wireshark = config.for_wireshark;
     // Waiting for whoever reads the output may have taken long.
     given.gone().map_or(Ok(()), Err)?;
@@ -139,7 +148,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
     // it is the same with all.
     let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids(_));
-    control.mind_coroutines();
+    control.mind_coroutines(has_seen_switcher);
     let (mut attached, mut refused) = (0, None);
     for library in found.iter().take_while(|_| signals.asked().is_none()) {
         match control.attach(library) {
@@ -155,10 +164,10 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         return Err(failure);
     }
     match &config.targets {
-        Targets::Pids(pids) => {
-            for pid in pids {
-                control.target(*pid, Target::Process)?;
-                control.watch(*pid);
+        Targets::Pids(_) => {
+            for (pid, bios) in watched {
+                control.target(pid, Target::Process)?;
+                control.watch(pid, bios);
             }
             // Their pids may be others' by now.
             given.ended().into_iter().for_each(|pid| control.probe.remove_target(pid));

@@ -8,6 +8,7 @@ use crate::config::Targets;
 use crate::discover::go::NotGo;
 use crate::discover::process;
 use crate::discover::reason::NotTls;
+use crate::printable;
 
 /// Most reasons, and most libraries, that are remembered.
 const MAX: usize = 16;
@@ -49,11 +50,11 @@ impl Reasons {
 
     /// The same, to be said later; `None`: it is known already.
     pub(super) fn remember(&mut self, pid: u32, path: &Path, why: &NotTls) -> Option<String> {
-        let what = format!("{}: {why}", path.display());
+        let what = format!("{}: {why}", printable::path(path));
         if self.unprobed.len() >= MAX || self.unprobed.iter().any(|(_, known)| *known == what) {
             return None;
         }
-        let who = format!("{}[{pid}]", process::name(pid).unwrap_or_default());
+        let who = who(pid);
         let help = why.help();
         let text = format!("not captured of {who}: {what}{}{help}", if help.is_empty() { "" } else { "; " });
         self.unprobed.push((who, what));
@@ -66,7 +67,7 @@ impl Reasons {
 
     /// A target has mapped a library that is probed. `late`: only now, and the target has not waited for that.
     pub(super) fn library(&mut self, path: &Path, late: bool) {
-        let path = path.display().to_string();
+        let path = printable::path(path);
         if let Some((_, was_late)) = self.libraries.iter_mut().find(|(known, _)| *known == path) {
             *was_late |= late;
         } else if self.libraries.len() < MAX {
@@ -76,8 +77,8 @@ impl Reasons {
 
     /// A target has mapped a library that cannot be probed, which is told at once.
     pub(super) fn not_attached(&mut self, pid: u32, path: &Path) {
-        let who = format!("{}[{pid}]", process::name(pid).unwrap_or_default());
-        let what = format!("{}: its probes could not be attached", path.display());
+        let who = who(pid);
+        let what = format!("{}: its probes could not be attached", printable::path(path));
         if self.unprobed.len() < MAX && !self.unprobed.iter().any(|(_, known)| *known == what) {
             self.unprobed.push((who, what));
         }
@@ -115,6 +116,10 @@ impl Reasons {
         }
         text
     }
+}
+
+fn who(pid: u32) -> String {
+    format!("{}[{pid}]", printable::line(&process::name(pid).unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -398,6 +398,7 @@ pub(crate) fn ports(ports: config::Ports) -> crate::synth::Ports {
     match ports {
         config::Ports::Decode => crate::synth::Ports::Decode,
         config::Ports::Keep => crate::synth::Ports::Keep,
+        config::Ports::Apart => crate::synth::Ports::Apart,
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::handover::Handover;
+use super::looker::Looked;
 use super::reader::{Notice, Reader};
 use super::signals::{MOMENT, Signals};
 use crate::failure::{Exit, Failure};
@@ -34,6 +35,8 @@ const WRITER_INTERVAL: Duration = Duration::from_millis(5);
 /// What the control thread hears.
 pub(super) enum Message {
     Notice(Notice),
+    /// Something was looked at.
+    Looked(Looked),
     Signal(i32),
     /// The command has ended.
     Ended,

@@ -305,6 +305,9 @@ enum Ports {
     Decode,
     /// As they were
     Keep,
+    /// As decode; where a server port stays, the client's is written 30000 lower (or higher), so
+    /// that the file can be merged with a packet capture of the same connections
+    Apart,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -378,6 +381,7 @@ impl From<Ports> for config::Ports {
         match ports {
             Ports::Decode => config::Ports::Decode,
             Ports::Keep => config::Ports::Keep,
+            Ports::Apart => config::Ports::Apart,
         }
     }
 }

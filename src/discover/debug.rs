@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use lzma_rust2::XzReader;
 use object::{Endianness, ReadRef};
 
+use super::bounded::Deadline;
 use super::image::Image;
 use super::maps::{Whereabouts, open_regular};
 
@@ -23,7 +24,11 @@ const FOLDER: &str = "usr/lib/debug";
 
 impl Whereabouts {
     /// Separate debug files that belong to the file. The process's own root goes first, then this host's.
-    pub(super) fn debug_files<'d, R: ReadRef<'d>>(&self, image: &Image<'d, R>) -> Vec<(PathBuf, File)> {
+    pub(super) fn debug_files<'d, R: ReadRef<'d>>(
+        &self,
+        image: &Image<'d, R>,
+        deadline: Deadline,
+    ) -> Vec<(PathBuf, File)> {
         let host = Path::new("/");
         let mut roots = vec![self.root.as_path()];
         if self.root != host {
@@ -44,7 +49,7 @@ impl Whereabouts {
                 root.join(&folder).join(".debug").join(name),
                 root.join(FOLDER).join(&folder).join(name),
             ];
-            let good = |(_, file): &(PathBuf, File)| checksum(file) == Some(sum);
+            let good = |(_, file): &(PathBuf, File)| checksum(file, deadline) == Some(sum);
             found.extend(candidates.into_iter().filter_map(opened).filter(good));
         }
         found
@@ -86,18 +91,19 @@ fn relative(path: &Path) -> PathBuf {
     path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }
 
-/// CRC-32 of the whole file.
-fn checksum(file: &File) -> Option<u32> {
+/// CRC-32 of the whole file, if it takes no longer than until the deadline.
+fn checksum(file: &File, deadline: Deadline) -> Option<u32> {
     if file.metadata().ok()?.len() > SUMMED_MAX {
         return None;
     }
     let mut sum = crc32fast::Hasher::new();
     let mut buffer = vec![0; 256 << 10];
     let mut rest = file.take(SUMMED_MAX);
-    loop {
+    while !deadline.is_over() {
         match rest.read(&mut buffer).ok()? {
             0 => return Some(sum.finalize()),
             n => sum.update(&buffer[..n]),
         }
     }
+    None
 }

@@ -4,9 +4,10 @@ use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 
-use object::{ReadCache, ReadCacheOps, ReadRef, elf};
+use object::{ReadCacheOps, ReadRef, elf};
 
 use super::boring::{self, NoEntries};
+use super::bounded::{Bounded, Deadline};
 use super::debug;
 use super::function::{Family, Function, Offsets};
 use super::go::{self, Go};
@@ -75,7 +76,7 @@ impl fmt::Display for NamedBy {
             NamedBy::Dynamic | NamedBy::Full | NamedBy::Pclntab => Ok(()),
             NamedBy::Code => f.write_str(", by its code"),
             NamedBy::MiniDebugInfo => f.write_str(", by its mini debug info"),
-            NamedBy::DebugFile(path) => write!(f, ", by the debug file {}", path.display()),
+            NamedBy::DebugFile(path) => write!(f, ", by the debug file {}", crate::printable::path(path)),
         }
     }
 }
@@ -86,22 +87,45 @@ impl fmt::Display for NamedBy {
 /// # Errors
 /// [`NotTls`] says why the file cannot be probed; an unreadable file counts as damaged.
 pub fn classify(file: &File, at: &Whereabouts) -> Result<TlsLibrary, NotTls> {
-    classify_from(file, at)
+    let deadline = Deadline::start();
+    classify_bounded(&Bounded::file(file, deadline), at, deadline)
 }
 
 /// As [`classify`], from any source of bytes.
+#[cfg(test)]
 pub(super) fn classify_from<S: ReadCacheOps>(source: S, at: &Whereabouts) -> Result<TlsLibrary, NotTls> {
-    let data = ReadCache::new(source);
-    let image = Image::parse(&data)?;
+    let deadline = Deadline::start();
+    classify_bounded(&Bounded::new(source, super::bounded::BYTES_MAX, deadline), at, deadline)
+}
+
+fn classify_bounded<S: ReadCacheOps>(
+    data: &Bounded<S>,
+    at: &Whereabouts,
+    deadline: Deadline,
+) -> Result<TlsLibrary, NotTls> {
+    let result = classify_image(data, at, deadline);
+    // What was found in part of a table may not be what the whole tells.
+    let in_part = deadline.is_over() || result.is_err() && data.has_refused();
+    if in_part { Err(NotTls::TooCostly) } else { result }
+}
+
+fn classify_image<S: ReadCacheOps>(
+    data: &Bounded<S>,
+    at: &Whereabouts,
+    deadline: Deadline,
+) -> Result<TlsLibrary, NotTls> {
+    let image = Image::parse(data, deadline)?;
     match of_tables(&image, &own_tables(&image), true) {
         Err(NotTls::NoSymbols) if likely::may_speak_tls(&image) => {}
         result => return result,
     }
-    if let Some(library) = debug::embedded(&image).and_then(|inside| of_debug(&data, &inside[..], true)) {
+    if let Some(library) =
+        debug::embedded(&image).and_then(|inside| of_debug(data, &inside[..], deadline, true))
+    {
         return Ok(TlsLibrary { named_by: NamedBy::MiniDebugInfo, ..library });
     }
-    for (path, file) in at.debug_files(&image) {
-        if let Some(library) = of_debug(&data, &ReadCache::new(file), false) {
+    for (path, file) in at.debug_files(&image, deadline) {
+        if let Some(library) = of_debug(data, &Bounded::file(&file, deadline), deadline, false) {
             return Ok(TlsLibrary { named_by: NamedBy::DebugFile(path), ..library });
         }
     }
@@ -131,9 +155,14 @@ fn of_code<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<TlsLibrary, NotTl
 }
 
 /// With the symbols of another file that was split off from this one, and may be `embedded` in it.
-fn of_debug<'d, R: ReadRef<'d>, S: ReadRef<'d>>(data: R, debug: S, embedded: bool) -> Option<TlsLibrary> {
-    let image = Image::parse(data).ok()?;
-    let debug = Image::parse(debug).ok()?;
+fn of_debug<'d, R: ReadRef<'d>, S: ReadRef<'d>>(
+    data: R,
+    debug: S,
+    deadline: Deadline,
+    embedded: bool,
+) -> Option<TlsLibrary> {
+    let image = Image::parse(data, deadline).ok()?;
+    let debug = Image::parse(debug, deadline).ok()?;
     let needs_no_id = embedded && debug.build_id().is_none();
     if !needs_no_id && debug.build_id() != image.build_id() {
         return None;
@@ -144,7 +173,8 @@ fn of_debug<'d, R: ReadRef<'d>, S: ReadRef<'d>>(data: R, debug: S, embedded: boo
 
 /// Version that the file's constants tell, such as `OpenSSL 3.0.17`.
 pub fn version(file: &File) -> Option<String> {
-    version_of(&Image::parse(&ReadCache::new(file)).ok()?, Family::OpenSsl)
+    let deadline = Deadline::start();
+    version_of(&Image::parse(&Bounded::file(file, deadline), deadline).ok()?, Family::OpenSsl)
 }
 
 /// Whether a file has or uses functions that go over to another stack, as coroutines do. Who brings such code
@@ -162,8 +192,9 @@ pub fn switches_stacks(file: &File) -> bool {
         b"acosw",
         b"fiber_switchContext",
     ];
-    let data = ReadCache::new(file);
-    let Ok(image) = Image::parse(&data) else { return false };
+    let deadline = Deadline::start();
+    let data = Bounded::file(file, deadline);
+    let Ok(image) = Image::parse(&data, deadline) else { return false };
     own_tables(&image).iter().any(|symbols| {
         symbols.names().any(|(name, is_defined)| KNOWN.contains(&name) || !is_defined && USED.contains(&name))
     })
@@ -171,8 +202,9 @@ pub fn switches_stacks(file: &File) -> bool {
 
 /// File offsets of `BIO_write` and `BIO_read`, through which OpenSSL gives and takes TLS records, in a libcrypto.
 pub fn bio(file: &File) -> Option<(u64, u64)> {
-    let data = ReadCache::new(file);
-    let image = Image::parse(&data).ok()?;
+    let deadline = Deadline::start();
+    let data = Bounded::file(file, deadline);
+    let image = Image::parse(&data, deadline).ok()?;
     own_tables(&image).iter().find_map(|symbols| bio_in(&image, symbols))
 }
 

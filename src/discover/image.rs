@@ -3,19 +3,23 @@
 //! The file is read, not mapped: a file that is cut while it is mapped would end this process
 //! with SIGBUS, and these files belong to others.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 
 use object::elf::{self, FileHeader64, ProgramHeader64, Rela64, SectionHeader64, Sym64};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
 use object::{Endianness, ReadRef, SectionIndex};
 
-/// Most bytes of tables that are read from one file; a table beyond it counts as missing.
-const TABLES_MAX: u64 = 512 << 20;
+use super::bounded::Deadline;
+
 /// Most places of [`Image::pointers`]; Chrome has about a million.
 const POINTERS_MAX: usize = 7 << 18;
 /// Most section or program headers.
 const HEADERS_MAX: u32 = 1 << 16;
+/// Longest name of a symbol, in bytes. Without a limit, many symbols that share one very long name take
+/// quadratic time.
+const NAME_MAX: usize = 4096;
+/// Symbols between two looks at the clock.
+const SYMBOLS_AT_ONCE: usize = 1 << 12;
 
 /// Why a file is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +35,7 @@ pub(super) enum NotImage {
 /// The parsed outline of a file.
 pub(super) struct Image<'d, R: ReadRef<'d>> {
     data: R,
-    /// What is left of [`TABLES_MAX`].
-    budget: Cell<u64>,
+    deadline: Deadline,
     pub(super) endian: Endianness,
     pub(super) machine: elf::Machine,
     segments: &'d [ProgramHeader64<Endianness>],
@@ -40,11 +43,11 @@ pub(super) struct Image<'d, R: ReadRef<'d>> {
 }
 
 impl<'d, R: ReadRef<'d>> Image<'d, R> {
-    /// Reads the headers.
+    /// Reads the headers. After the deadline the symbol tables end early.
     ///
     /// # Errors
     /// [`NotImage`], if it is not an ELF file of this machine.
-    pub(super) fn parse(data: R) -> Result<Self, NotImage> {
+    pub(super) fn parse(data: R, deadline: Deadline) -> Result<Self, NotImage> {
         let ident = data.read_bytes_at(0, 16).map_err(|()| NotImage::NotElf)?;
         if !ident.starts_with(&elf::ELFMAG) {
             return Err(NotImage::NotElf);
@@ -59,7 +62,7 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             let machine = header.e_machine(endian);
             let segments = header.program_headers(endian, data)?;
             let sections = header.sections(endian, data)?;
-            Ok(Some(Image { data, budget: Cell::new(TABLES_MAX), endian, machine, segments, sections }))
+            Ok(Some(Image { data, deadline, endian, machine, segments, sections }))
         };
         let image = outline().ok().flatten().ok_or(NotImage::Damaged)?;
         let native = match std::env::consts::ARCH {
@@ -134,19 +137,12 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
     }
 
     fn contents(&self, header: &'d SectionHeader64<Endianness>) -> Option<&'d [u8]> {
-        self.spend(header)?;
         header.data(self.endian, self.data).ok()
-    }
-
-    fn spend(&self, header: &SectionHeader64<Endianness>) -> Option<()> {
-        self.budget.set(self.budget.get().checked_sub(header.sh_size(self.endian))?);
-        Some(())
     }
 
     /// What tells this build of the file from all others, if its linker wrote that.
     pub(super) fn build_id(&self) -> Option<&'d [u8]> {
         let header = self.header(b".note.gnu.build-id")?;
-        self.spend(header)?;
         let mut notes = header.notes(self.endian, self.data).ok()??;
         while let Some(note) = notes.next().ok()? {
             if note.name() == elf::ELF_NOTE_GNU && note.n_type(self.endian) == elf::NT_GNU_BUILD_ID {
@@ -161,11 +157,8 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         let mut imports = HashMap::new();
         let Some(symbols) = self.symbols(elf::SHT_DYNSYM) else { return imports };
         for header in self.sections.iter().filter(|s| s.sh_type(self.endian) == elf::SHT_RELA) {
-            let table = || {
-                self.spend(header)?;
-                header.data_as_array::<Rela64<Endianness>, _>(self.endian, self.data).ok()
-            };
-            for entry in table().unwrap_or_default() {
+            let table = header.data_as_array::<Rela64<Endianness>, _>(self.endian, self.data);
+            for entry in table.unwrap_or_default() {
                 let kind = entry.r_type(self.endian, false);
                 if kind != elf::R_X86_64_JUMP_SLOT && kind != elf::R_X86_64_GLOB_DAT {
                     continue;
@@ -183,11 +176,8 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         let mut pointers = HashMap::new();
         let symbols = self.symbols(elf::SHT_DYNSYM);
         for header in self.sections.iter().filter(|s| s.sh_type(self.endian) == elf::SHT_RELA) {
-            let table = || {
-                self.spend(header)?;
-                header.data_as_array::<Rela64<Endianness>, _>(self.endian, self.data).ok()
-            };
-            for entry in table().unwrap_or_default() {
+            let table = header.data_as_array::<Rela64<Endianness>, _>(self.endian, self.data);
+            for entry in table.unwrap_or_default() {
                 let addend = entry.r_addend.get(self.endian) as u64;
                 let value = match entry.r_type(self.endian, false) {
                     elf::R_X86_64_RELATIVE => Some(Pointer::Address(addend)),
@@ -210,11 +200,10 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
     /// The symbol table of this kind.
     pub(super) fn symbols(&self, kind: elf::SectionType) -> Option<Symbols<'d>> {
         let header = self.sections.iter().find(|s| s.sh_type(self.endian) == kind)?;
-        self.spend(header)?;
         let table = header.data_as_array(self.endian, self.data).ok()?;
         let link = SectionIndex(usize::try_from(header.sh_link(self.endian)).ok()?);
         let strings = self.contents(self.sections.section(link).ok()?)?;
-        Some(Symbols { kind, endian: self.endian, table, strings })
+        Some(Symbols { kind, endian: self.endian, table, strings, deadline: self.deadline })
     }
 }
 
@@ -233,6 +222,7 @@ pub(super) struct Symbols<'d> {
     endian: Endianness,
     table: &'d [Sym64<Endianness>],
     strings: &'d [u8],
+    deadline: Deadline,
 }
 
 impl<'d> Symbols<'d> {
@@ -241,17 +231,20 @@ impl<'d> Symbols<'d> {
         let defined = |s: &&'d Sym64<Endianness>| {
             s.st_type() == elf::STT_FUNC && !s.is_undefined(self.endian) && s.st_value(self.endian) != 0
         };
-        self.table
-            .iter()
+        self.entries()
             .filter(defined)
             .filter_map(|symbol| Some((self.name_of(symbol)?, symbol.st_value(self.endian))))
     }
 
     /// All names, and whether the file defines what they stand for.
     pub(super) fn names(&self) -> impl Iterator<Item = (&'d [u8], bool)> + '_ {
-        self.table
-            .iter()
-            .filter_map(|symbol| Some((self.name_of(symbol)?, !symbol.is_undefined(self.endian))))
+        self.entries().filter_map(|symbol| Some((self.name_of(symbol)?, !symbol.is_undefined(self.endian))))
+    }
+
+    /// The symbols, up to the deadline.
+    fn entries(&self) -> impl Iterator<Item = &'d Sym64<Endianness>> + '_ {
+        let in_time = |_: &&[Sym64<Endianness>]| !self.deadline.is_over();
+        self.table.chunks(SYMBOLS_AT_ONCE).take_while(in_time).flatten()
     }
 
     /// Name of the symbol with this number.
@@ -270,7 +263,7 @@ impl<'d> Symbols<'d> {
 
     fn name_of(&self, symbol: &'d Sym64<Endianness>) -> Option<&'d [u8]> {
         let from = self.strings.get(symbol.st_name(self.endian) as usize..)?;
-        let end = from.iter().position(|b| *b == 0)?;
+        let end = memchr::memchr(0, &from[..from.len().min(NAME_MAX)])?;
         Some(&from[..end])
     }
 }

@@ -7,9 +7,10 @@ use std::fmt;
 use std::fs::File;
 
 use memchr::memmem::{self, Finder};
-use object::{ReadCache, ReadRef, elf};
+use object::{ReadRef, elf};
 
 use super::boring::NoEntries;
+use super::bounded::{Bounded, Deadline};
 use super::image::Image;
 use super::version;
 
@@ -213,12 +214,13 @@ fn constants<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> &'d [u8] {
 
 /// Looks for TLS code in a file that is no TLS library that is known.
 pub(super) fn find(file: &File) -> Option<Likely> {
-    find_in(&ReadCache::new(file))
+    let deadline = Deadline::start();
+    find_in(&Bounded::file(file, deadline), deadline)
 }
 
 /// As [`find`], from any source of bytes.
-pub(super) fn find_in<'d, R: ReadRef<'d>>(data: R) -> Option<Likely> {
-    let image = Image::parse(data).ok()?;
+fn find_in<'d, R: ReadRef<'d>>(data: R, deadline: Deadline) -> Option<Likely> {
+    let image = Image::parse(data, deadline).ok()?;
     let by_function = [elf::SHT_DYNSYM, elf::SHT_SYMTAB]
         .into_iter()
         .filter_map(|kind| image.symbols(kind))
@@ -344,6 +346,6 @@ mod tests {
             assert_eq!(in_constants(turned), None, "{}", turned.escape_ascii());
         }
         assert_eq!(in_constants(b"Enabled GnuTLS Version: NSS "), None);
-        assert_eq!(find_in(&b"no ELF file"[..]), None);
+        assert_eq!(find_in(&b"no ELF file"[..], Deadline::start()), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Which files carry the functions of a TLS library, or Go's, and where in them the functions lie.
 
 pub mod boring;
+mod bounded;
 pub mod code;
 mod container;
 pub mod debug;
@@ -103,7 +104,7 @@ impl Found {
     /// # Errors
     /// For each function by itself: why they are not known.
     pub fn returns(&self, functions: &[u64]) -> Vec<Result<Vec<u64>, returns::Unclear>> {
-        returns::find(&*self.file, functions)
+        returns::find(&self.file, functions)
     }
 
     /// Path that leads to the file as long as this value lives, whatever becomes of the process
@@ -354,6 +355,7 @@ fn gone() -> io::Error {
 fn is_worth_telling(why: &NotTls, path: &Path) -> bool {
     match why {
         NotTls::Go(_) | NotTls::Nss(_) | NotTls::Rustls(_) | NotTls::Likely(_) => true,
+        NotTls::TooCostly => true,
         NotTls::OtherMachine | NotTls::Damaged | NotTls::NoSymbols => has_known_name(path),
         NotTls::NotElf | NotTls::Wrapper => false,
     }

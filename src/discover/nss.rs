@@ -72,7 +72,8 @@ pub(super) fn methods<'d, R: ReadRef<'d>>(
         // Packed relocations keep what they add to in its place.
         let load =
             |address: u64| pointers.get(&address).copied().or_else(|| word(address).map(Pointer::Address));
-        let first = start.next_multiple_of(8);
+        // Addresses are what the file says: the next multiple may lie beyond the last address.
+        let Some(first) = start.checked_next_multiple_of(8) else { continue };
         let ends = start.saturating_add(bytes.len() as u64);
         for at in (first..ends).step_by(8).filter(|at| word(*at) == Some(LAYERED)) {
             tables.extend(table(site, at, &load));

@@ -18,6 +18,9 @@ pub enum NotTls {
     /// Headers or tables contradict each other, or are longer than what is read.
     #[error("damaged ELF file")]
     Damaged,
+    /// Reading it takes more time or memory than one file may take.
+    #[error("reading its tables takes more than 10 seconds or 512 MiB, or it is a sparse file")]
+    TooCostly,
     /// Neither symbol table defines the functions of a library that is known.
     #[error(
         "defines neither SSL_read and SSL_write nor GnuTLS's or NSS's functions (another TLS library, or stripped)"

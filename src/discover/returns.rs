@@ -5,10 +5,11 @@
 //! jump leads to an address in a register or in memory is not taken. What it jumps to directly ends for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
-use object::{ReadCache, ReadCacheOps};
 
+use super::bounded::{Bounded, Deadline};
 use super::image::Image;
 use super::internal::Site;
 
@@ -35,9 +36,10 @@ pub enum Unclear {
 }
 
 /// File offsets of the RET instructions that end the functions at these file offsets.
-pub(super) fn find<S: ReadCacheOps>(source: S, functions: &[u64]) -> Vec<Result<Vec<u64>, Unclear>> {
-    let data = ReadCache::new(source);
-    let image = Image::parse(&data).ok();
+pub(super) fn find(file: &File, functions: &[u64]) -> Vec<Result<Vec<u64>, Unclear>> {
+    let deadline = Deadline::start();
+    let data = Bounded::file(file, deadline);
+    let image = Image::parse(&data, deadline).ok();
     let site = image.as_ref().and_then(|image| Site::of(image, &[]));
     let (Some(image), Some(site)) = (&image, &site) else {
         return vec![Err(Unclear::Unreadable); functions.len()];

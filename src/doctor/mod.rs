@@ -11,6 +11,7 @@ use std::io::{self, Write as _};
 use crate::capture;
 use crate::config::Doctor;
 use crate::failure::{Exit, Failure};
+use crate::printable;
 use crate::privilege;
 use crate::probe::Survey;
 
@@ -58,7 +59,7 @@ pub fn run(config: &Doctor) -> Result<Exit, Failure> {
         let json = serde_json::to_string_pretty(&report);
         json.map_err(|error| Failure::new(Exit::Io, format!("the report is no JSON: {error}"), ""))? + "\n"
     } else {
-        text::render(&report, &config.pids)
+        printable::lines(&text::render(&report, &config.pids)).into_owned()
     };
     match io::stdout().write_all(said.as_bytes()).and_then(|()| io::stdout().flush()) {
         // A reader that has seen enough is no failure.

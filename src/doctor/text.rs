@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::report::{Cost, Library, Linked, Process, Report, Symbols};
+use crate::printable;
 
 /// Longest line, in characters, where words can be parted.
 const WIDTH: usize = 100;
@@ -98,7 +99,7 @@ fn section(out: &mut String, report: &Report, title: &str, mut libraries: Vec<&L
         if let Some(version) = &library.version {
             let _ = write!(head, " {version}");
         }
-        let _ = write!(head, "  {}", library.path);
+        let _ = write!(head, "  {}", printable::line(&library.path));
         let mut marks = Vec::new();
         marks.extend(library.linked.map(|linked| match linked {
             Linked::Shared => "shared",
@@ -170,7 +171,7 @@ fn processes(report: &Report, library: &Library) -> Vec<String> {
                 0 => String::new(),
                 n => format!(" and {n} more"),
             };
-            format!("{}[{}{rest}]{whose}", printable(name), shown.join(","))
+            format!("{}[{}{rest}]{whose}", printable::line(name), shown.join(","))
         })
         .collect();
     if more > 0 {
@@ -188,7 +189,7 @@ fn whose(process: &Process) -> String {
     }
     if let Some(container) = &process.container {
         let short: String = container.id.chars().take(12).collect();
-        let _ = write!(text, " in container {}", printable(container.name.as_ref().unwrap_or(&short)));
+        let _ = write!(text, " in container {}", printable::line(container.name.as_ref().unwrap_or(&short)));
     }
     text
 }
@@ -269,7 +270,7 @@ fn line(out: &mut String, indent: usize, text: &str) {
 fn line_with(out: &mut String, head: &str, indent: usize, text: &str) {
     let mut now = head.to_owned();
     let mut is_empty = true;
-    for word in printable(text).split(' ').filter(|word| !word.is_empty()) {
+    for word in printable::line(text).split(' ').filter(|word| !word.is_empty()) {
         if !is_empty && now.chars().count() + 1 + word.chars().count() > WIDTH {
             let _ = writeln!(out, "{now}");
             now = " ".repeat(indent);
@@ -282,21 +283,6 @@ fn line_with(out: &mut String, head: &str, indent: usize, text: &str) {
         is_empty = false;
     }
     let _ = writeln!(out, "{}", now.trim_end());
-}
-
-/// Names are others' and may hold anything: none of it controls a terminal.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() && c != '\n' {
-                '?'
-            } else if c == '\n' {
-                ' '
-            } else {
-                c
-            }
-        })
-        .collect()
 }
 
 /// 1234567 is `1,234,567`.

@@ -58,7 +58,7 @@ const OPTIONS: [Option_; 10] = [
     option("--pid", WHOM, "Process", Process, "Capture this process, not its children. Those with a TLS library are listed."),
     option(COMMAND, WHOM, "Or run", Text(".*", "curl https://example.org/"), "Run this command and capture it and its children, from the first byte. It is no shell's: for pipes and variables say sh -c '…'. It ends with the capture."),
     option("--uid", WHOM, "Or user", Text("^[A-Za-z0-9_.$-]*$", "name or number"), "Capture all processes of this user."),
-    option("--ports", PACKETS, "Server ports", Choice(&[("decode", "mapped, so that Wireshark decodes"), ("keep", "as they were")]), "443 becomes 80 and so on; the true port stands in the comment and in tls2pcap.server_port."),
+    option("--ports", PACKETS, "Server ports", Choice(&[("decode", "mapped, so that Wireshark decodes"), ("keep", "as they were"), ("apart", "as no packet capture has them")]), "443 becomes 80 and so on; the true port stands in the comment and in tls2pcap.server_port."),
     option("--framing", PACKETS, "Framing", Choice(&[("plain", "TCP"), ("tls", "made-up TLS without encryption")]), "Whether the plaintext stands in TCP, or in made-up TLS on the true ports, with server name and ALPN."),
     option("--comments", PACKETS, "Comments", Choice(&[("syn", "on the first packet of a connection"), ("all", "on each packet"), ("none", "none")]), "What is known of process and connection. The fields tls2pcap.* are taken from them."),
     option("--process-blocks", PACKETS, "Process blocks", Flag, "Wireshark 4.6 shows them as frame.darwin.process_info, without any plugin."),

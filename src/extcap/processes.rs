@@ -2,6 +2,7 @@
 
 use crate::discover::Discovery;
 use crate::discover::process::{name, processes};
+use crate::printable;
 use crate::privilege;
 
 /// Most processes that are offered: more than anybody looks through.
@@ -31,7 +32,10 @@ pub(super) fn candidates() -> Vec<Candidate> {
                 "" => first.path.file_name()?.to_string_lossy().into_owned(),
                 version => version.to_owned(),
             };
-            Some(Candidate { pid, shown: format!("{} ({pid}), {library}", name(pid)?) })
+            Some(Candidate {
+                pid,
+                shown: printable::line(&format!("{} ({pid}), {library}", name(pid)?)).into_owned(),
+            })
         })
         .take(MAX)
         .collect();

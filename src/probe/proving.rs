@@ -20,6 +20,7 @@ use crate::discover::Found;
 use crate::discover::code::{Cost, Place};
 use crate::discover::function::Function;
 use crate::event::LibraryId;
+use crate::printable;
 
 /// Calls of an export that must agree. Each moved data.
 const CALLS: u32 = 16;
@@ -306,7 +307,7 @@ pub fn described(found: &Found) -> Vec<String> {
         )
     };
     let line = |(function, place): (Function, Place)| {
-        let head = format!("{} of {}: {}", function.symbol(), found.path.display(), describe(place));
+        let head = format!("{} of {}: {}", function.symbol(), printable::path(&found.path), describe(place));
         match note(found, function) {
             Some(note) => Some(format!("{head}; {note}")),
             None => others(function).then_some(head),

@@ -12,6 +12,7 @@ use super::{Attached, COOKIE_RETURN, Probe, cookie};
 use crate::discover::Found;
 use crate::discover::returns::Unclear;
 use crate::event::{LibraryId, ProcessKey};
+use crate::printable;
 
 /// What is followed so in a process.
 #[derive(Default)]
@@ -120,7 +121,7 @@ impl Probe {
                     let mut places = found.library.offsets.places();
                     let named = places.find(|(_, place)| place.offset == site.offset);
                     let name = named.map_or("the function behind SSL_read or SSL_write", |(f, _)| f.symbol());
-                    unclear.push((name.to_owned(), found.path.display().to_string(), why));
+                    unclear.push((name.to_owned(), printable::path(&found.path), why));
                 }
             }
         }

@@ -221,15 +221,16 @@ impl<W: Write> PcapngWriter<W> {
         let before = buffer.len();
         let process_block = (self.process_blocks && (id as usize) < INTERFACES_MAX).then_some(id);
         // Most packets have none of their own.
-        let (about, own) = match self.comments {
+        let (about, own, calls) = match self.comments {
             Comments::All if packet.comments.iter().all(|c| c != packet.about) => {
-                (packet.about, packet.comments)
+                (packet.about, packet.comments, packet.calls)
             }
-            Comments::All | Comments::Syn => ("", packet.comments),
-            Comments::None => ("", &[][..]),
+            Comments::All => ("", packet.comments, packet.calls),
+            Comments::Syn => ("", packet.comments, ""),
+            Comments::None => ("", &[][..], ""),
         };
-        let comments =
-            Some(about).filter(|c| !c.is_empty()).into_iter().chain(own.iter().map(String::as_str));
+        let some = |comment| Some(comment).filter(|c: &&str| !c.is_empty()).into_iter();
+        let comments = some(about).chain(own.iter().map(String::as_str)).chain(some(calls));
         packet_block(buffer, id, process_block, self.link, packet, comments);
         self.counts.packets += 1;
         self.counts.bytes += (buffer.len() - before) as u64;

@@ -30,6 +30,7 @@ fn packet<'a>(process: &'a Arc<Process>, payload: &'a [u8], comments: &'a [Strin
         dropped: 3,
         comments,
         about: "tls2pcap=1 conn=1 pid=7",
+        calls: "",
     }
 }
 

@@ -448,6 +448,7 @@ mod tests {
             dropped: u64::from(pid == 2),
             comments: &["a comment".to_owned()],
             about: "",
+            calls: "",
         };
         writer.packet(&packet).unwrap();
     }

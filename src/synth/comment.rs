@@ -40,12 +40,14 @@
 //! | `reason` | why |
 //! | `times` | in statistics: how often |
 //! | `synthetic` | the bytes of this packet are made up: `h2-preface`; in the place of missing ones, `h2-frame-header` (or what is missing of one), `websocket-frame-header`, `http1-head` and `http1-byte`; inside TLS, where nothing takes the place of missing bytes, also `tls-handshake`, `http1-end` (what ends an interrupted head or body) and `http1-line-end` |
+//! | `calls` | with `--comments all`: lengths of the calls that the packet's bytes came in, if it was more than one: `1x3,130` is three of one byte and one of 130 |
+//! | `first_call` | when the first of them was made: seconds since 1970 with nine decimals |
 //! | `already_written` | `h2-preface`: these bytes of the client stand earlier, made up |
 //! | `after_fin` | 1: bytes of a side that had said that it sends no more |
 
 use std::fmt::{self, Display, Write};
 
-use crate::track::segment::ConnectionId;
+use crate::track::segment::{ConnectionId, WallTime};
 
 /// Version of the grammar.
 pub const VERSION: u32 = 1;
@@ -122,6 +124,15 @@ impl Write for Escape<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// A time in seconds since 1970 with nine decimals.
+pub(super) struct Seconds(pub WallTime);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
     }
 }
 

@@ -7,6 +7,7 @@ use super::detect::Protocol;
 use super::framing::Framing;
 use super::h2::{self, Streams};
 use super::packet::{Packet, PacketDirection};
+use super::shape::Shape;
 use super::tuple::Written;
 use super::wire::{Headers, Kind, Tcp};
 use super::{ACK_EVERY, HOLE_MAX, NOTES_MAX, SKIP_JUMP, Stats};
@@ -14,10 +15,12 @@ use crate::event::Missing;
 use crate::event::record::CHUNK_MAX;
 use crate::track::segment::{Body, Connection, Payload, Process, Segment, Side, WallTime};
 
+mod join;
 mod messages;
 mod resync;
 mod tls;
 
+use join::Waiting;
 use messages::{Exchange, Messages};
 use resync::{Frames, Label};
 use tls::Tls;
@@ -69,6 +72,8 @@ struct Direction {
     frames: Frames,
     /// HTTP/1.
     messages: Messages,
+    /// Other protocols whose messages can be told apart.
+    shape: Option<Shape>,
 }
 
 /// HTTP/2: what became of the client's first 24 bytes.
@@ -95,8 +100,12 @@ pub(super) struct Flow {
     exchange: Exchange,
     /// All stands in records of TLS.
     tls: Option<Box<Tls>>,
+    /// Bytes of short calls.
+    waiting: Waiting,
     /// Comments for the next packet.
     notes: Vec<String>,
+    /// The calls that the next packet is joined from, if more than one, as a comment.
+    calls: String,
     /// The comment on the SYN.
     about: String,
     /// The processes whose calls are written: first the one that the SYN names.
@@ -125,6 +134,7 @@ impl Flow {
                 finished: false,
                 frames: Frames::new(from_start),
                 messages: Messages::new(from_start),
+                shape: protocol.and_then(|protocol| Shape::new(protocol, from_start)),
             })
         };
         // Odd factors make these permutations of the 32-bit numbers.
@@ -140,7 +150,9 @@ impl Flow {
             http1: protocol == Some(Protocol::Http1),
             exchange: Exchange::default(),
             tls: None,
+            waiting: Waiting::default(),
             notes: Vec::new(),
+            calls: String::new(),
             about: String::new(),
             named: (0, String::new()),
         })
@@ -204,8 +216,10 @@ impl Flow {
             dropped,
             comments: &self.notes,
             about: if at.caller == 0 { &self.about } else { &self.named.1 },
+            calls: &self.calls,
         });
         self.notes.clear();
+        self.calls.clear();
         if due {
             self.emit(from.peer(), Kind::Ack, (&[], 0, 0), at, out);
         }
@@ -247,6 +261,9 @@ impl Flow {
     /// Whatever happens between handshake and end.
     pub(super) fn segment(&mut self, segment: &Segment, stats: &mut Stats, out: &mut Out) {
         let time = segment.time;
+        if let Body::Skip { .. } | Body::Finish(_) | Body::Reset { .. } = &segment.body {
+            self.joined(stats, out);
+        }
         match &segment.body {
             Body::Payload(payload) => self.payload(payload, time, stats, out),
             Body::Skip { from, reason } => self.skip(*from, *reason, time, stats, out),
@@ -303,7 +320,7 @@ impl Flow {
         if payload.offset > expected {
             let len = payload.offset - expected;
             let gap = Stretch { bytes: &[], len, reason: "unaccounted", lost_records: 0 };
-            self.data(from, gap, at, stats, out);
+            self.join(from, gap, at, stats, out);
         }
         if len == 0 {
             return;
@@ -322,7 +339,7 @@ impl Flow {
             reason: payload.missing.map_or("unaccounted", Missing::as_str),
             lost_records: if dropped { missing.div_ceil(CHUNK_MAX as u64) } else { 0 },
         };
-        self.data(from, stretch, at, stats, out);
+        self.join(from, stretch, at, stats, out);
     }
 
     fn data(&mut self, from: Side, stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
@@ -503,6 +520,9 @@ impl Flow {
         let comment = self.comment().with("missing", "unknown").with("reason", reason.as_str());
         let joined = !self.connection.from_start;
         let side = self.side(from);
+        if let Some(shape) = &mut side.shape {
+            shape.missing(None);
+        }
         if !std::mem::replace(&mut side.begun, true) && joined {
             // Whatever came before the capture is not there either: the comment will do, on the
             // next packet.

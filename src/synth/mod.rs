@@ -14,6 +14,7 @@ mod h1;
 mod h2;
 pub mod packet;
 mod ports;
+mod shape;
 mod synthesizer;
 mod tls;
 mod tuple;
@@ -46,6 +47,13 @@ pub const HOLD_TOTAL: usize = 16 << 20;
 /// of a line in HTTP/1, is found.
 /// They wait no longer than [`HOLD_TIME`], and count in [`HOLD_TOTAL`].
 pub const HELD_MAX: usize = 256 << 10;
+
+/// Calls of at least so many bytes are written at once. Shorter ones wait if they end in the middle of a
+/// message, until so many have come together with those that follow.
+pub const JOIN_MAX: usize = 4 << 10;
+
+/// The longest that they wait, ns; then they are written at the next tick.
+pub const JOIN_TIME: u64 = 100_000_000;
 
 /// The most live connections. What opens beyond is refused and counted.
 pub const CONNECTIONS_MAX: usize = 65_536;

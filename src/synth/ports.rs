@@ -14,6 +14,21 @@ pub enum Ports {
     Decode,
     /// Never.
     Keep,
+    /// As [`Ports::Decode`]; where that is the true one, the client's is [`APART`] lower, so that no packet has
+    /// the true addresses and ports. A capture of the encrypted connection can be merged with it.
+    Apart,
+}
+
+/// How much lower than the true one a client's port is written with [`Ports::Apart`]: below those that Linux
+/// gives out, which are 32768 to 60999.
+const APART: u16 = 30_000;
+
+/// Client ports that are tried with [`Ports::Apart`] when a client port must change.
+pub const CLIENT_PORTS_APART: std::ops::RangeInclusive<u16> = 2_768..=30_999;
+
+/// Another port than this one, always the same.
+pub fn apart(port: u16) -> u16 {
+    if port >= APART + 1024 { port - APART } else { port + APART }
 }
 
 /// Where plaintext goes that no dissector is known for, if it would be misread on its own port. No
@@ -102,7 +117,7 @@ pub struct Stream {
     pub from_start: bool,
 }
 
-/// The server port to write with [`Ports::Decode`].
+/// The server port to write with [`Ports::Decode`] and [`Ports::Apart`].
 pub fn server_port(stream: Stream) -> u16 {
     let Stream { port, protocol, begins, from_start } = stream;
     let table = || plain_of(port);

@@ -1,17 +1,16 @@
 //! The table of connections, and the wait for the protocol of each.
 
 use std::collections::BTreeSet;
-use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::HashMap;
 
-use super::comment::Comment;
+use super::comment::{Comment, Seconds};
 use super::detect::{self, Protocol, Verdict};
 use super::flow::{Flow, Out, with_peer};
-use super::ports::{Ports, Stream, TLS, is_owned, server_port};
+use super::ports::{CLIENT_PORTS, CLIENT_PORTS_APART, Ports, Stream, TLS, apart, is_owned, server_port};
 use super::tls::{self, Carrier, Handshake};
 use super::tuple::{Identity, Tuples, Written};
 use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TIME_UNKNOWN, HOLD_TOTAL, Stats};
@@ -175,7 +174,7 @@ impl Synthesizer {
             ports,
             carrier: Carrier::default(),
             live: HashMap::default(),
-            tuples: Tuples::default(),
+            tuples: Tuples::new(if ports == Ports::Apart { CLIENT_PORTS_APART } else { CLIENT_PORTS }),
             waiting: BTreeSet::new(),
             held_bytes: 0,
             serial: 0,
@@ -205,15 +204,16 @@ impl Synthesizer {
             None => self.stats.segments_orphaned += 1,
             Some(State::Held(_)) => self.hold(segment, out),
             Some(State::Written(flow)) => {
-                let before = (flow.held(), flow.held_since());
+                let before = (flow.held(), flow.held_until());
                 match segment.body {
                     Body::End => flow.close(&mut self.stats, out),
                     _ => flow.segment(segment, &mut self.stats, out),
                 }
                 if self.held_bytes - before.0 + flow.held() >= HOLD_TOTAL {
+                    flow.joined_if(|_| true, &mut self.stats, out);
                     flow.release(&mut self.stats, out);
                 }
-                let after = (flow.held(), flow.held_since());
+                let after = (flow.held(), flow.held_until());
                 if let Body::End = segment.body {
                     self.tuples.release(flow.written);
                     self.live.remove(&id);
@@ -227,13 +227,13 @@ impl Synthesizer {
     fn count_held(
         &mut self,
         id: ConnectionId,
-        (before, since): (usize, Option<WallTime>),
-        (after, now_since): (usize, Option<WallTime>),
+        (before, until): (usize, Option<WallTime>),
+        (after, now_until): (usize, Option<WallTime>),
     ) {
         self.held_bytes = self.held_bytes - before + after;
-        if since != now_since {
-            since.map(|since| self.waiting.remove(&(since, id)));
-            now_since.map(|since| self.waiting.insert((since, id)));
+        if until != now_until {
+            until.map(|until| self.waiting.remove(&(until, id)));
+            now_until.map(|until| self.waiting.insert((until, id)));
         }
     }
 
@@ -356,8 +356,8 @@ impl Synthesizer {
         let mut wish = truth;
         let mut avoid_owned = false;
         if tls {
-            avoid_owned = self.ports == Ports::Decode && !TLS.contains(&wish.server.port());
-        } else if self.ports == Ports::Decode {
+            avoid_owned = self.ports != Ports::Keep && !TLS.contains(&wish.server.port());
+        } else if self.ports != Ports::Keep {
             let port = truth.server.port();
             wish.server.set_port(server_port(Stream {
                 port,
@@ -367,6 +367,9 @@ impl Synthesizer {
             }));
             // The server's port is asked first, and then it makes no difference.
             avoid_owned = !is_owned(wish.server.port());
+        }
+        if self.ports == Ports::Apart && wish == truth {
+            wish.client.set_port(apart(truth.client.port()));
         }
         let written = self.tuples.allocate(wish, identity, avoid_owned);
         self.stats.tuples_changed += u64::from(written != wish);
@@ -385,9 +388,11 @@ impl Synthesizer {
             let id = *id;
             match self.live.get_mut(&id) {
                 Some(State::Written(flow)) => {
-                    let before = (flow.held(), flow.held_since());
+                    let before = (flow.held(), flow.held_until());
+                    flow.joined_if(due, &mut self.stats, out);
                     flow.release(&mut self.stats, out);
-                    self.count_held(id, before, (0, None));
+                    let after = (flow.held(), flow.held_until());
+                    self.count_held(id, before, after);
                 }
                 _ => {
                     self.stats.decided_early += 1;
@@ -404,7 +409,7 @@ impl Synthesizer {
         for id in ids {
             self.write(id, now, out);
             if let Some(State::Written(flow)) = self.live.get_mut(&id) {
-                let before = (flow.held(), flow.held_since());
+                let before = (flow.held(), flow.held_until());
                 flow.close(&mut self.stats, out);
                 self.count_held(id, before, (0, None));
             }
@@ -497,15 +502,6 @@ impl Framing {
             Framing::Plain(reason) => reason,
             Framing::Tls => None,
         }
-    }
-}
-
-/// A time in seconds since 1970 with nine decimals.
-struct Seconds(WallTime);
-
-impl Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
     }
 }
 

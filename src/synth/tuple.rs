@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use super::ports::{CLIENT_PORTS, is_owned};
 
@@ -60,17 +61,27 @@ pub struct Tuples {
     /// Where the search for a free client port goes on.
     next_port: u16,
     next_host: u8,
+    /// Where it goes on.
+    ports: RangeInclusive<u16>,
 }
 
 impl Default for Tuples {
     fn default() -> Tuples {
+        Tuples::new(CLIENT_PORTS)
+    }
+}
+
+impl Tuples {
+    /// Where a client's port must change, it is taken from `ports`.
+    pub fn new(ports: RangeInclusive<u16>) -> Tuples {
         Tuples {
             live: HashSet::new(),
             used: HashMap::new(),
             oldest: VecDeque::new(),
             forgotten: 0,
-            next_port: *CLIENT_PORTS.start(),
+            next_port: *ports.start(),
             next_host: 2,
+            ports,
         }
     }
 }
@@ -123,7 +134,7 @@ impl Tuples {
         let mut second_hand = None;
         for _ in 0..ATTEMPTS {
             let port = self.next_port;
-            self.next_port = if port >= *CLIENT_PORTS.end() { *CLIENT_PORTS.start() } else { port + 1 };
+            self.next_port = if port >= *self.ports.end() { *self.ports.start() } else { port + 1 };
             let mut written = wish;
             written.client.set_port(port);
             let key = written.key();

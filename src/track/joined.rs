@@ -100,22 +100,23 @@ impl Progress {
         }
     }
 
-    /// Gives a call its place in the connection.
-    fn call(&mut self, data: &Data, reach: &mut Reach) -> (u64, u32) {
+    /// Gives a call its place in the connection; `None` if that is before its beginning: a record that was
+    /// overtaken, of what the member told by itself.
+    fn call(&mut self, data: &Data, reach: &mut Reach) -> Option<(u64, u32)> {
         // Not for the other parts of a call, or what comes twice.
         if data.call_offset >= self.own.bytes && not_after(self.own.calls, data.call_seq) {
             self.rebase(*reach);
         }
+        let offset = data.call_offset.checked_add_signed(self.base.bytes.cast_signed())?;
         let end = data.call_offset.saturating_add(data.call_len);
         self.own.bytes = self.own.bytes.max(end);
-        let offset = self.base.bytes.wrapping_add(data.call_offset);
         let seq = self.base.calls.wrapping_add(data.call_seq);
         reach.bytes = reach.bytes.max(offset.saturating_add(data.call_len));
         if not_after(self.own.calls, data.call_seq) {
             self.own.calls = data.call_seq.wrapping_add(1);
             reach.calls = seq.wrapping_add(1);
         }
-        (offset, seq)
+        Some((offset, seq))
     }
 
     /// The number in the connection of a call that may still be to come.
@@ -481,9 +482,7 @@ impl Joined {
             Ends { read: joint.reach.read.bytes, write: joint.reach.write.bytes }
         };
         match event {
-            Event::Data(data) if joint.shared => {
-                out.push(Told::Event(Event::Data(placed(member, joint, data))))
-            }
+            Event::Data(data) if joint.shared => out.push(placed(member, joint, data)),
             // The connection goes on. What was lost of this handle last shows now.
             Event::Handle(HandleFact { fact: Fact::Free, ends, time, .. }) => {
                 let ends = reached(ends);
@@ -612,17 +611,20 @@ impl Joined {
 }
 
 /// A call at its place in the connection.
-fn placed(member: &mut Member, joint: &mut Joint, data: Data) -> Data {
+fn placed(member: &mut Member, joint: &mut Joint, data: Data) -> Told {
     let handle = joint.handle;
     if data.call_offset.checked_add(data.call_len).is_none() {
-        return Data { handle, ..data };
+        return Told::Event(Event::Data(Data { handle, ..data }));
     }
     let direction = data.direction;
-    let (call_offset, call_seq) = member.progress[direction].call(&data, &mut joint.reach[direction]);
+    let Some((call_offset, call_seq)) = member.progress[direction].call(&data, &mut joint.reach[direction])
+    else {
+        return Told::Late(data.chunk_len);
+    };
     let awaits_write = data.awaits_write.map(|seq| member.progress.write.seq(seq, joint.reach.write));
     let from_ciphertext = joint.source == TupleSource::Ciphertext;
     let tuple_source = if from_ciphertext { joint.source } else { data.tuple_source };
-    Data { handle, call_offset, call_seq, awaits_write, tuple_source, ..data }
+    Told::Event(Event::Data(Data { handle, call_offset, call_seq, awaits_write, tuple_source, ..data }))
 }
 
 /// What a handle has told before its socket was known, as what follows knows it.

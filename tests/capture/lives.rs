@@ -6,6 +6,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::support::capture::TLS2PCAP;
 use crate::support::process::children;
 use crate::support::programs::{
     PYTHON, Told, blocks_in_read, blocks_in_write, compiled, connect, exchange_server, transcript,
@@ -47,6 +48,78 @@ fn library_that_is_new_and_loaded_late() {
         assert!(connection.comment.get("library").contains(&dir), "{:?}", connection.comment);
         assert_eq!(connection.comment.number("from_start"), 1);
     }
+}
+
+/// Names of files and programs are their owners' to choose. They neither control a terminal nor imitate messages.
+#[test]
+fn names_that_would_control_a_terminal() {
+    let test = begin!();
+    let dir = test.folder("\u{1b}]0;title\u{7}\ntls2pcap: forged \u{202e}");
+    let copy = format!("{dir}/libssl.so.3");
+    std::fs::copy(library("libssl.so.3"), &copy).unwrap();
+    let script = "import ctypes, sys\n\
+                  ctypes.CDLL(sys.argv[1])\n\
+                  open('/proc/self/comm', 'w').write(sys.argv[2])\n\
+                  print('port 0', flush=True)\n\
+                  sys.stdin.readline()";
+    let words = [PYTHON, "-I", "-c", script, &copy, "\u{1b}[31m\nforged"];
+    let mut running = test.capture().args(&["-v"]).start(&words);
+    running.process.port();
+    let pid = children(running.process.pid())[0].to_string();
+    let doctor = Command::new(TLS2PCAP).args(["doctor", "-p", &pid]).output().unwrap();
+    let doctor = String::from_utf8(doctor.stdout).unwrap();
+    running.process.go_on();
+    let said = running.finish().ok().stderr;
+    for text in [&said, &doctor] {
+        assert!(text.contains("\\u{1b}") && text.contains("libssl.so.3"), "{text}");
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{text:?}");
+        assert!(text.lines().all(|line| !line.starts_with("tls2pcap: forged")), "{text}");
+    }
+}
+
+/// Processor time that a process has taken so far, in seconds.
+fn processor_time(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: f64 = fields[11..13].iter().map(|field| field.parse::<f64>().unwrap()).sum();
+    ticks / 100.0
+}
+
+/// A file that takes long to look at, here for a huge debug file that its section names, delays no signal.
+#[test]
+fn a_signal_reaches_a_command_that_maps_an_expensive_file() {
+    let test = begin!();
+    let (source, library, debug) = (test.text("x.c"), test.text("x.so"), test.path("x.debug"));
+    std::fs::write(&source, "const char label[] = \"tls13 c hs traffic\"; int f(void) { return 1; }")
+        .unwrap();
+    std::fs::write(&debug, "x").unwrap();
+    let link = format!("--add-gnu-debuglink={}", debug.display());
+    for words in [&["cc", "-shared", "-fPIC", "-o", &library, &source][..], &["objcopy", &link, &library]] {
+        assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{words:?}");
+    }
+    // Its checksum is asked for. On disk it is small.
+    std::fs::File::options().write(true).open(&debug).unwrap().set_len(2 << 30).unwrap();
+    let script = "import ctypes, signal, sys\n\
+                  signal.signal(signal.SIGTERM, lambda *_: print('heard', flush=True))\n\
+                  print('begin', flush=True)\n\
+                  ctypes.CDLL(sys.argv[1])\n\
+                  print('loaded', flush=True)\n\
+                  sys.stdin.readline()";
+    let mut running = test.capture().start(&[PYTHON, "-I", "-c", script, &library]);
+    running.process.line_after("begin");
+    let loader = children(running.process.pid())[0];
+    until("the command to wait", || {
+        let stat = std::fs::read_to_string(format!("/proc/{loader}/stat")).ok()?;
+        let maps = std::fs::read_to_string(format!("/proc/{loader}/maps")).ok()?;
+        (stat.contains(") T ") && maps.contains(&library)).then_some(())
+    });
+    running.process.signal(Signal::SIGTERM);
+    running.process.line_after("heard");
+    let busy = processor_time(running.process.pid());
+    assert!(busy < 8.0, "the signal came after {busy} s");
+    running.process.line_after("loaded");
+    running.process.go_on();
+    running.finish().ok();
 }
 
 /// A process is killed while it waits for a library to be looked at: that of the next is looked at.

@@ -81,7 +81,7 @@ fn redis() {
 #[test]
 fn mqtt() {
     let test = begin!();
-    if !there(&test, &["mosquitto", "mosquitto_pub"]) {
+    if !there(&test, &["mosquitto", "mosquitto_pub", "mosquitto_sub"]) {
         return;
     }
     let (cert, key) = test.certificate();
@@ -91,7 +91,7 @@ fn mqtt() {
         "user root\nallow_anonymous true\nlistener {port} 127.0.0.1\ncertfile {cert}\nkeyfile {key}\n"
     );
     std::fs::write(&config, text).unwrap();
-    let _server = server(&test, port, &["mosquitto", "-c", &config]);
+    let broker = server(&test, port, &["mosquitto", "-c", &config]);
     let port = port.to_string();
     let client = [
         "mosquitto_pub",
@@ -111,6 +111,23 @@ fn mqtt() {
     let finished = test.capture().run(&client).ok();
     shows(&finished, &["mqtt.topic", "mqtt.msg", "tcp.dstport"], &["a/b 6869 1883"]);
     shows(&finished, &["mqtt.msgtype"], &["1", "2", "3", "4", "14"]);
+
+    // Both ends read the length of a packet byte by byte.
+    for (number, len) in [200, 20_000].into_iter().enumerate() {
+        let file = test.text("message");
+        std::fs::write(&file, "x".repeat(len)).unwrap();
+        let to = ["-h", "localhost", "-p", &port, "--cafile", &cert, "-t", "a/b"];
+        let running =
+            test.capture().output(test.path(&format!("broker{number}.pcapng"))).attach(&[broker.pid()]);
+        run(Command::new("mosquitto_pub").args(to).args(["-f", &file, "-q", "1", "-r"]));
+        let finished = running.stop().ok();
+        // Topic, packet number and content.
+        shows(&finished, &["mqtt.qos", "mqtt.topic", "mqtt.len"], &[&format!("1 a/b {}", len + 7)]);
+        let words = [&["mosquitto_sub"], &to[..], &["-C", "1"]].concat();
+        let finished = test.capture().output(test.path(&format!("client{number}.pcapng"))).run(&words).ok();
+        assert_eq!(finished.text().trim_end().len(), len);
+        shows(&finished, &["mqtt.qos", "mqtt.topic", "mqtt.len"], &[&format!("0 a/b {}", len + 5)]);
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn capture(name: &str, link: Link) -> Capture {
 }
 
 /// Runs a tool, of those in the cache if it has a version; `None`, with a report, if it is not there.
-fn run(program: &str, args: &[&str]) -> Option<String> {
+pub(super) fn run(program: &str, args: &[&str]) -> Option<String> {
     let path = if program.contains("-4.") { gate::cached_tool(program) } else { Some(program.into()) };
     let output = match path.map(|path| Command::new(path).args(args).output()) {
         Some(Ok(output)) => output,

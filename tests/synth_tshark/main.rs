@@ -9,7 +9,10 @@ mod export;
 #[path = "../capture/support/gate.rs"]
 mod gate;
 mod link;
+mod long;
 mod matrix;
+mod merge;
+mod pieces;
 mod ports;
 mod resync;
 mod tls;
@@ -50,6 +53,8 @@ struct Capture {
     writer: Option<PcapngWriter<Output>>,
     path: PathBuf,
     time: u64,
+    /// Time between two steps.
+    step: u64,
     /// Next offset by connection and side.
     offsets: std::collections::HashMap<(u64, Side), u64>,
 }
@@ -117,12 +122,13 @@ impl Capture {
             writer: Some(writer),
             path,
             time: 1_700_000_000_000_000_000,
+            step: 1_000_000,
             offsets: Default::default(),
         }
     }
 
     fn step(&mut self, id: u64, body: Body) {
-        self.time += 1_000_000;
+        self.time += self.step;
         let writer = self.writer.as_mut().unwrap();
         let segment = Segment { connection: ConnectionId(id), time: self.time, body };
         self.synthesizer.segment(&segment, &mut |packet| writer.packet(&packet).unwrap());

@@ -5,22 +5,33 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::long::{Shown, exchange};
+
+/// Content of the long messages: one whose length takes two bytes in MQTT, one longer than a record of TLS.
+const LONG: [usize; 2] = [200, 17_000];
 
 const BEGIN: &str = "<!-- matrix begin -->\n";
 const END: &str = "<!-- matrix end -->\n";
 
-/// A field and a part of what it must show, of a packet of one side.
-type Shown = (&'static str, &'static str);
-
 /// A protocol: how a connection begins, and an exchange in the middle of it.
-struct Case {
-    name: &'static str,
-    port: u16,
-    alpn: Option<&'static str>,
-    begin: Vec<(Side, Vec<u8>)>,
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) port: u16,
+    pub(super) alpn: Option<&'static str>,
+    pub(super) begin: Vec<(Side, Vec<u8>)>,
     /// The client's message, and the server's.
-    middle: [Vec<u8>; 2],
-    shown: [Shown; 2],
+    pub(super) middle: [Vec<u8>; 2],
+    pub(super) shown: [Shown; 2],
+}
+
+impl Case {
+    /// What each message of both sides must show, and in how many packets.
+    fn all_shown(&self) -> Vec<(Side, Shown, usize)> {
+        let long = exchange(self.name, LONG[0]).map(|(_, shown)| shown);
+        let sides = [Client, Server].into_iter();
+        let middle = sides.clone().zip(self.shown).map(|(side, shown)| (side, shown, 1));
+        middle.chain(sides.zip(long).map(|(side, shown)| (side, shown, LONG.len()))).collect()
+    }
 }
 
 fn case(
@@ -144,7 +155,7 @@ fn mongo(id: u8, to: u8, document: &[u8]) -> Vec<u8> {
     [&head[..], &[0; 5], document].concat()
 }
 
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     const UPGRADE: &[u8] = b"GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
     const UPGRADED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     const STREAM: &[u8] = b"<?xml version='1.0'?><stream:stream to='a' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>";
@@ -297,23 +308,30 @@ fn shown(name: &str, tls: bool, from_start: bool) -> Vec<(String, Vec<String>)> 
         }
         capture.say(id, Client, &case.middle[0]);
         capture.say(id, Server, &case.middle[1]);
+        for n in LONG {
+            let [ask, answer] = exchange(case.name, n);
+            capture.say(id, Client, &ask.0);
+            capture.say(id, Server, &answer.0);
+        }
         capture.wait();
         capture.end(id);
     }
     capture.close();
     let mut fields = vec!["tcp.stream", "tcp.srcport", "tcp.dstport", "frame.comment", "_ws.malformed"];
-    let shown: BTreeSet<_> = cases.iter().flat_map(|case| case.shown).map(|(field, _)| field).collect();
-    fields.extend(shown);
+    let shown: Vec<_> = cases.iter().map(Case::all_shown).collect();
+    fields.extend(shown.iter().flatten().map(|(_, (field, _), _)| *field).collect::<BTreeSet<_>>());
     let all = std::cell::RefCell::new(vec![(String::new(), Vec::new()); cases.len()]);
     capture.ask("ip", &fields, |judge, lines| {
-        for (i, case) in cases.iter().enumerate() {
+        for (i, shown) in shown.iter().enumerate() {
             let rows: Vec<_> = lines.iter().filter(|row| row[0] == i.to_string()).collect();
             let port = &rows[0][2];
             let is_tls = rows[0][3].contains(" framing=tls");
             let mut wrong = rows.iter().any(|row| !row[4].is_empty());
-            for (side, (field, value)) in case.shown.iter().enumerate() {
+            for (side, (field, value), times) in shown {
                 let column = fields.iter().position(|f| f == field).unwrap();
-                wrong |= !rows.iter().any(|row| row[1 + (1 - side)] == *port && row[column].contains(value));
+                let port_of = if *side == Client { 2 } else { 1 };
+                let right = rows.iter().filter(|row| row[port_of] == *port && row[column].contains(value));
+                wrong |= right.count() < *times;
             }
             let (written, verdicts) = &mut all.borrow_mut()[i];
             *written = if is_tls { format!("{port}, TLS") } else { port.clone() };

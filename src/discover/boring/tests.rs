@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::super::bounded::Deadline;
 use super::super::elf::{NamedBy, own_tables};
 use super::super::maps::Whereabouts;
 use super::super::reason::NotTls;
@@ -25,7 +26,7 @@ fn compile(folder: &Path, options: &[&str]) -> PathBuf {
 fn found(options: &[&str]) -> Result<(), NoEntries> {
     let folder = tempfile::tempdir().unwrap();
     let data = std::fs::read(compile(folder.path(), options)).unwrap();
-    let image = Image::parse(&data[..]).ok().unwrap();
+    let image = Image::parse(&data[..], Deadline::start()).ok().unwrap();
     let entries = find(&image)?;
     let tables = own_tables(&image);
     let offset = |name: &str| {
@@ -81,7 +82,7 @@ fn damaged_files_do_no_harm() {
         for from in (0..data.len()).step_by(997 * step) {
             let mut damaged = data.clone();
             damaged.iter_mut().skip(from).step_by(step).take(64).for_each(|byte| *byte ^= 0x55);
-            if let Ok(image) = Image::parse(&damaged[..]) {
+            if let Ok(image) = Image::parse(&damaged[..], Deadline::start()) {
                 let _ = find(&image);
             }
         }
@@ -131,9 +132,9 @@ fn addresses_at_the_end_of_all_do_no_harm() {
     let folder = tempfile::tempdir().unwrap();
     let mut data = std::fs::read(compile(folder.path(), &["-s"])).unwrap();
     let word = |data: &[u8], at: usize| u64::from_le_bytes(*data[at..].first_chunk().unwrap());
-    let address = Image::parse(&data[..]).ok().unwrap().section(b".rodata").unwrap().0;
+    let address = Image::parse(&data[..], Deadline::start()).ok().unwrap().section(b".rodata").unwrap().0;
     let sections = usize::try_from(word(&data, 40)).unwrap();
     let header = (sections..).step_by(64).find(|header| word(&data, header + 16) == address).unwrap();
     data[header + 16..header + 24].copy_from_slice(&(u64::MAX - 8).to_le_bytes());
-    assert_eq!(find(&Image::parse(&data[..]).ok().unwrap()), Err(NoEntries::Unreadable));
+    assert_eq!(find(&Image::parse(&data[..], Deadline::start()).ok().unwrap()), Err(NoEntries::Unreadable));
 }

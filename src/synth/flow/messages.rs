@@ -197,6 +197,11 @@ impl Exchange {
         self.websocket
     }
 
+    /// No messages of HTTP/1 follow.
+    pub(super) fn is_over(&self) -> bool {
+        self.upgraded
+    }
+
     /// A head went by.
     pub(super) fn after(&mut self, side: Side, head: &[u8]) -> Place {
         if !h1::begins(side, head) {

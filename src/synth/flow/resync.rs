@@ -150,6 +150,11 @@ impl Frames {
         }
     }
 
+    /// Bytes wait, or will, until it is known where the next frame begins.
+    pub(super) fn is_seeking(&self) -> bool {
+        self.seeking.is_some()
+    }
+
     fn held(&self) -> usize {
         self.seeking.as_ref().map_or(0, |seeking| seeking.held.len())
     }
@@ -160,10 +165,22 @@ impl Frames {
 
     /// Walks over bytes; tells where in them the last frame begins, if it does not end in them.
     pub(super) fn walk(&mut self, bytes: &[u8], framing: &mut Framing) -> Option<usize> {
+        self.place.walk(bytes, framing)
+    }
+}
+
+impl Place {
+    /// Before a frame.
+    pub(super) fn border() -> Place {
+        BORDER
+    }
+
+    /// See [`Frames::walk`].
+    pub(super) fn walk(&mut self, bytes: &[u8], framing: &mut Framing) -> Option<usize> {
         let mut begin = None;
         let mut i = 0;
         while i < bytes.len() {
-            match &mut self.place {
+            match self {
                 Place::Unknown => return None,
                 Place::Payload(left) => {
                     let n = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - i);
@@ -181,12 +198,12 @@ impl Frames {
                     *n += more;
                     // The first bytes may tell that there are more.
                     if *n == framing.header_len(&header[..*n]) {
-                        self.place = Place::Payload(framing.payload_len(&header[..*n]));
+                        *self = Place::Payload(framing.payload_len(&header[..*n]));
                     }
                 }
             }
-            if matches!(self.place, Place::Payload(0)) {
-                self.place = BORDER;
+            if matches!(self, Place::Payload(0)) {
+                *self = BORDER;
                 begin = None;
             }
         }
@@ -220,19 +237,19 @@ impl Seeking {
 }
 
 impl Flow {
-    /// Bytes that wait until the next frame is found.
+    /// Bytes that wait: for the next frame, for a line's end, for the rest of their message.
     pub(in crate::synth) fn held(&self) -> usize {
         let held = |side: &Direction| side.frames.held() + side.messages.held();
-        held(&self.client) + held(&self.server)
+        held(&self.client) + held(&self.server) + self.waiting.held()
     }
 
-    /// When the oldest of them came.
-    pub(in crate::synth) fn held_since(&self) -> Option<WallTime> {
+    /// When the first of them wait no longer: those behind a hole at the next tick.
+    pub(in crate::synth) fn held_until(&self) -> Option<WallTime> {
         let since = |side: &Direction| side.frames.since().into_iter().chain(side.messages.since()).min();
-        since(&self.client).into_iter().chain(since(&self.server)).min()
+        since(&self.client).into_iter().chain(since(&self.server)).chain(self.waiting.until()).min()
     }
 
-    /// No byte waits any longer.
+    /// No byte behind a hole waits any longer.
     pub(in crate::synth) fn release(&mut self, stats: &mut Stats, out: &mut Out) {
         for from in [Side::Client, Side::Server] {
             if self.side(from).messages.held() > 0 {
@@ -248,6 +265,7 @@ impl Flow {
 
     /// Nothing follows.
     pub(in crate::synth) fn close(&mut self, stats: &mut Stats, out: &mut Out) {
+        self.joined(stats, out);
         for from in [Side::Client, Side::Server] {
             self.close_side(from, stats, out);
         }

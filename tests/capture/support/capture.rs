@@ -92,6 +92,8 @@ impl Capture {
     pub fn attach(self, pids: &[u32]) -> Running {
         assert!(!pids.is_empty(), "a capture must have targets");
         let ready = self.dir.join("ready");
+        // Of an earlier capture of the same test.
+        let _ = fs::remove_file(&ready);
         let mut command = self.command();
         command.arg("--ready-file").arg(&ready);
         for pid in pids {

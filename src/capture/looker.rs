@@ -1,0 +1,185 @@
+//! Looks at the files of other processes on a thread of its own.
+//!
+//! A file may be large, or made to be expensive. Meanwhile the control thread serves signals, and lets go on
+//! who has waited too long.
+
+use std::collections::VecDeque;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::threads::Message;
+use crate::discover::{Bio, Discovery, Found, InProcess};
+use crate::event::{FileSeen, NoSocket, ProcessKey};
+use crate::failure::{Exit, Failure};
+
+/// How long a process of the command stays stopped for one look.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Most looks that wait. More are refused.
+const WAITING_MAX: usize = 4096;
+
+/// What is to be looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Look {
+    /// TLS libraries of a process that has just mapped a file.
+    File(FileSeen),
+    /// BIO functions of a process that encrypts into memory.
+    Bios(NoSocket),
+    /// TLS libraries of a process that has coroutines. `stopped`: it waits for that.
+    Stacks { process: ProcessKey, stopped: bool },
+}
+
+impl Look {
+    /// The process that is stopped until this is done.
+    pub(super) fn stopped(&self) -> Option<u32> {
+        match self {
+            Look::File(file) => file.stopped.then_some(file.pid),
+            Look::Bios(seen) => seen.stopped.then_some(seen.process.pid),
+            Look::Stacks { process, stopped } => stopped.then_some(process.pid),
+        }
+    }
+
+    fn went_on(&mut self) {
+        match self {
+            Look::File(file) => file.stopped = false,
+            Look::Bios(seen) => seen.stopped = false,
+            Look::Stacks { stopped, .. } => *stopped = false,
+        }
+    }
+}
+
+/// What a look has found.
+pub(super) enum Sight {
+    /// For [`Look::File`].
+    Libraries(io::Result<InProcess>),
+    /// For [`Look::Bios`].
+    Bios(io::Result<Vec<Bio>>),
+    /// For [`Look::Stacks`]; nothing if the process is gone.
+    Found(Vec<Found>),
+}
+
+/// A look that is over.
+pub(super) struct Looked {
+    pub(super) sight: Sight,
+    /// Some process that was looked at can switch stacks.
+    pub(super) has_seen_switcher: bool,
+}
+
+/// The looks that are to be done, one at a time, in order.
+pub(super) struct Looker {
+    orders: Sender<Look>,
+    /// The first is being done.
+    looks: VecDeque<(Look, Instant)>,
+}
+
+impl Looker {
+    /// `messages` hears of each look that is over.
+    ///
+    /// # Errors
+    /// If no thread can be made.
+    pub(super) fn spawn(discovery: Discovery, messages: Sender<Message>) -> Result<Looker, Failure> {
+        let (orders, ordered) = bounded(1);
+        thread::Builder::new()
+            .name("looker".into())
+            .spawn(move || work(discovery, &ordered, &messages))
+            .map_err(|e| Failure::new(Exit::Io, format!("no thread can be started: {e}"), ""))?;
+        Ok(Looker { orders, looks: VecDeque::new() })
+    }
+
+    /// Has something looked at, later. Whether that will be done.
+    pub(super) fn order(&mut self, look: Look) -> bool {
+        if self.looks.len() >= WAITING_MAX {
+            return false;
+        }
+        self.looks.push_back((look, Instant::now()));
+        if self.looks.len() == 1 {
+            self.begin();
+        }
+        true
+    }
+
+    /// The first look is over: what it was for.
+    pub(super) fn over(&mut self) -> Option<Look> {
+        let over = self.looks.pop_front();
+        self.begin();
+        over.map(|(look, _)| look)
+    }
+
+    /// The next process that has waited for so long; it is expected to go on now.
+    pub(super) fn next_waiting(&mut self, since: Duration) -> Option<u32> {
+        let waits =
+            |(look, ordered): &&mut (Look, Instant)| look.stopped().is_some() && ordered.elapsed() >= since;
+        let (look, _) = self.looks.iter_mut().find(waits)?;
+        let pid = look.stopped();
+        look.went_on();
+        pid
+    }
+
+    /// Ends all looks; what was to be looked at.
+    pub(super) fn give_up(&mut self) -> impl Iterator<Item = Look> + use<> {
+        std::mem::take(&mut self.looks).into_iter().map(|(look, _)| look)
+    }
+
+    fn begin(&mut self) {
+        if let Some((look, _)) = self.looks.front() {
+            // There is room: one is done at a time.
+            let _ = self.orders.try_send(*look);
+        }
+    }
+}
+
+fn work(mut discovery: Discovery, ordered: &Receiver<Look>, messages: &Sender<Message>) {
+    for look in ordered {
+        let sight = match look {
+            Look::File(file) => Sight::Libraries(discovery.libraries_of(file.pid, Some(file.inode))),
+            Look::Bios(seen) => Sight::Bios(discovery.bios_of(seen.process.pid)),
+            Look::Stacks { process, .. } => {
+                Sight::Found(discovery.libraries_of(process.pid, None).map(|p| p.found).unwrap_or_default())
+            }
+        };
+        let has_seen_switcher = discovery.has_seen_switcher();
+        if messages.send(Message::Looked(Looked { sight, has_seen_switcher })).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(pid: u32, stopped: bool) -> Look {
+        Look::File(FileSeen { pid, time: 0, device: 3, inode: 4, stopped })
+    }
+
+    #[test]
+    fn who_is_stopped_goes_on_once_and_in_order() {
+        // One look never ends.
+        let (orders, _ordered) = bounded(1);
+        let mut looker = Looker { orders, looks: VecDeque::new() };
+        for (pid, stopped) in [(1, true), (2, false), (3, true)] {
+            assert!(looker.order(file(pid, stopped)));
+        }
+        assert_eq!(looker.next_waiting(PATIENCE), None);
+        let mut going = || looker.next_waiting(Duration::ZERO);
+        assert_eq!([going(), going(), going()], [Some(1), Some(3), None]);
+        // The looks are done all the same.
+        assert!(
+            (1..=3).all(|pid| matches!(looker.over(), Some(Look::File(f)) if f.pid == pid && !f.stopped))
+        );
+        assert!(looker.over().is_none());
+    }
+
+    #[test]
+    fn too_many_looks_are_refused() {
+        let (orders, _ordered) = bounded(1);
+        let mut looker = Looker { orders, looks: VecDeque::new() };
+        assert_eq!(
+            (0..2 * WAITING_MAX as u32).filter(|pid| looker.order(file(*pid, true))).count(),
+            WAITING_MAX
+        );
+        assert_eq!(looker.give_up().count(), WAITING_MAX);
+    }
+}
