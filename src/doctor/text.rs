@@ -403,12 +403,12 @@ NOT CAPTURED
 CAPTURED
   OpenSSL 3.0.17  /usr/lib/x86_64-linux-gnu/libssl.so.3  (shared)
     1 function, reads and writes at cheap sites
-      a?[2J[9] uid 33 in container 4f4f4f4f4f4f
+      a\\u{1b}[2J[9] uid 33 in container 4f4f4f4f4f4f
       nginx[1,2,3,4,5 and 2 more] www-data
   OpenSSL 3.0.17  /opt/libssl.so.1.1  (bundled, deleted, probed all the same)
     1 function, reads or writes are single-stepped, which costs more (SSL_read: no other site: the
       exports call no function in common)
-      a?[2J[9] uid 33 in container 4f4f4f4f4f4f
+      a\\u{1b}[2J[9] uid 33 in container 4f4f4f4f4f4f
 
 NOT LOOKED AT
   41 processes of other users: run it with sudo
