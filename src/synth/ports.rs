@@ -14,7 +14,7 @@ pub enum Ports {
     Decode,
     /// Never.
     Keep,
-    /// As [`Ports::Decode`]; where that is the true one, the client's is [`APART`] lower, so that no packet has
+    /// As [`Ports::Decode`]; where that is the true one, the client's is 30,000 lower, so that no packet has
     /// the true addresses and ports. A capture of the encrypted connection can be merged with it.
     Apart,
 }
