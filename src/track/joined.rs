@@ -581,6 +581,13 @@ impl Joined {
             let Some(joint) = self.connections.get_mut(&id) else { continue };
             joint.closed = Some(closed.time);
             if joint.members.is_empty() {
+                // The program let it go first: its side had sent a FIN before the RST came.
+                if closed.reset {
+                    let (handle, ends) = (joint.handle, Ends::default());
+                    let task = Task { process: handle.process, tid: 0 };
+                    let fact = HandleFact { task, handle, time: closed.time, ends, fact: Fact::Shutdown };
+                    out.push(Told::Event(Event::Handle(fact)));
+                }
                 self.over(id, closed.time, out);
                 continue;
             }
