@@ -175,8 +175,8 @@ struct Arguments {
 
     /// Write each packet as soon as it is there
     ///
-    /// Costs more time, of the captured programs too. Without it a pipe gets packets within 100 ms, a
-    /// file ten times a second, a compressed one each second.
+    /// Costs more time, of the captured programs too. Without it packets wait a moment, so that they stand in
+    /// order of time: in a pipe they are within 100 ms, in a file within 0.7 s, in a compressed one within a second.
     #[arg(short = 'U', long)]
     packet_buffered: bool,
 
