@@ -298,7 +298,7 @@ pub struct ProcessSeen {
     pub netns: u32,
     /// Name of the main thread's command, at most 15 bytes.
     pub comm: String,
-    /// The executable, or the last part of its path.
+    /// Path of the executable; only its end, without a leading slash, if the path is longer than the kernel side reads.
     pub exe: String,
     /// The arguments, `argv[0]` first; cut at 1 KiB in all.
     pub args: Vec<String>,

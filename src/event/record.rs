@@ -92,8 +92,8 @@ raw!(
     RawProcess {
         head: RawHead, time: u64, start_time: u64, cgroup: u64,
         uid: u32, gid: u32, parent: u32, netns: u32,
-        exe_len: u16, args_len: u16, reserved: u32,
-        comm: [u8; 16], exe: [u8; 256], args: [u8; 1024],
+        exe_len: u16, args_len: u16, exe_whole: u32,
+        comm: [u8; 16], exe: [u8; 768], args: [u8; 1024],
     }
 );
 raw!(
@@ -301,7 +301,7 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 parent: raw.parent,
                 netns: raw.netns,
                 comm: text(until_nul(&raw.comm)),
-                exe: text(raw.exe.get(..usize::from(raw.exe_len)).unwrap_or(&raw.exe)),
+                exe: path(raw.exe.get(..usize::from(raw.exe_len)).unwrap_or(&raw.exe), raw.exe_whole != 0),
                 args: split_args(args),
             })
         }
@@ -485,6 +485,19 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// The path whose names are `names`, the last one first, each with its NUL; without a slash before it if `whole` says
+/// that more names stand before these.
+fn path(names: &[u8], whole: bool) -> String {
+    let names = names.strip_suffix(b"\0").unwrap_or(names);
+    if names.is_empty() {
+        return String::new();
+    }
+    let mut names: Vec<&[u8]> = names.split(|b| *b == 0).collect();
+    names.reverse();
+    let path = text(&names.join(&b'/'));
+    if whole { format!("/{path}") } else { path }
+}
+
 fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|b| *b == 0).next().unwrap_or_default()
 }
@@ -568,6 +581,16 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_put_together_from_their_last_name_on() {
+        assert_eq!(path(b"curl\0bin\0usr\0", true), "/usr/bin/curl");
+        assert_eq!(path(b"curl\0bin\0", false), "bin/curl");
+        assert_eq!(path(b"memfd:x\0", true), "/memfd:x");
+        assert_eq!(path(b"", true), "");
+        assert_eq!(path(b"\0\0\0", true), "///", "not a path, and no reason to fall over");
+        assert_eq!(path(b"\xff", true), "/\u{fffd}");
+    }
 
     fn samples() -> Vec<Event> {
         let key = ProcessKey { pid: 7, generation: 9 };
