@@ -11,6 +11,7 @@ mod behind;
 mod bundled;
 mod calls;
 mod cli;
+mod closing;
 mod coroutines;
 mod crowded;
 mod doctor;
