@@ -121,6 +121,8 @@ pub enum TupleSource {
     SameCall,
     /// An earlier call of the same handle used the socket, which still lives.
     Remembered,
+    /// A later call of the same handle used the socket. Records of the ring never say so.
+    LaterCall,
     /// The handle's bytes went through another handle, whose tuple it is (TLS inside TLS).
     Layer,
     /// The handle encrypts into memory, and one of its TLS records was seen at the socket.
@@ -134,6 +136,7 @@ impl TupleSource {
             TupleSource::None => "none",
             TupleSource::SameCall => "same-call",
             TupleSource::Remembered => "remembered",
+            TupleSource::LaterCall => "later-call",
             TupleSource::Layer => "layer",
             TupleSource::Ciphertext => "ciphertext",
         }
