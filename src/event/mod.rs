@@ -117,7 +117,7 @@ impl Missing {
 pub enum TupleSource {
     /// Not known: what is written is made up, and marked so.
     None,
-    /// Exactly one TCP socket was used inside the call that moved the first bytes.
+    /// The socket was used inside the call that moved the first bytes, and carried its record.
     SameCall,
     /// An earlier call of the same handle used the socket, which still lives.
     Remembered,
@@ -127,6 +127,8 @@ pub enum TupleSource {
     Layer,
     /// The handle encrypts into memory, and one of its TLS records was seen at the socket.
     Ciphertext,
+    /// The handle is older than the capture, and it is the socket that its library holds for it.
+    Descriptor,
 }
 
 impl TupleSource {
@@ -139,6 +141,7 @@ impl TupleSource {
             TupleSource::LaterCall => "later-call",
             TupleSource::Layer => "layer",
             TupleSource::Ciphertext => "ciphertext",
+            TupleSource::Descriptor => "descriptor",
         }
     }
 }

@@ -329,6 +329,11 @@ impl Tracker {
             None => TupleSource::None,
             Some(_) if layered => TupleSource::Layer,
             Some(bind) if bind.source == TupleSource::Ciphertext => TupleSource::Ciphertext,
+            Some(bind)
+                if (bind.source, tuple_source) == (TupleSource::Descriptor, TupleSource::Remembered) =>
+            {
+                TupleSource::Descriptor
+            }
             Some(_) => tuple_source,
         };
         // The socket was no longer the handle's when the first bytes moved: its role holds, its
