@@ -4,6 +4,7 @@
 #define TLS2PCAP_PROCESS_H
 
 #include "emit.bpf.h"
+#include "path.bpf.h"
 
 /* The current process waits until user space lets it go. 1: it will. */
 __noinline int stop_process(void)
@@ -54,9 +55,7 @@ __noinline int emit_process(void)
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 	struct t2p_process *record;
 	unsigned long start, end;
-	const unsigned char *name;
 	u64 len;
-	long n;
 
 	if (!process)
 		return 0;
@@ -74,11 +73,8 @@ __noinline int emit_process(void)
 	record->gid = BPF_CORE_READ(task, cred, egid.val);
 	record->parent = tgid_of(BPF_CORE_READ(task, real_parent));
 	record->netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
-	record->reserved = 0;
 	BPF_CORE_READ_INTO(&record->comm, task, group_leader, comm);
-	name = BPF_CORE_READ(task, mm, exe_file, f_path.dentry, d_name.name);
-	n = bpf_probe_read_kernel_str(record->exe, sizeof(record->exe), name);
-	record->exe_len = n > 0 ? n - 1 : 0;
+	read_exe(BPF_CORE_READ(task, mm, exe_file), record);
 	start = BPF_CORE_READ(task, mm, arg_start);
 	end = BPF_CORE_READ(task, mm, arg_end);
 	len = end - start;

@@ -26,7 +26,9 @@ enum t2p_limit {
 
 /* The length of these fields. Rust sees it in their types. */
 #define T2P_COMM_LEN 16
-#define T2P_PATH_LEN 256
+#define T2P_NAME_LEN 256 /* of one part of a path, NAME_MAX and NUL */
+#define T2P_PATH_LEN 512 /* of a path; the part that crosses it is still whole */
+#define T2P_PATH_PARTS 64 /* names and mounts of a path */
 #define T2P_ARGS_LEN 1024
 #define T2P_TEXT_LEN 256
 
@@ -370,9 +372,10 @@ struct t2p_process {
 	unsigned int netns;
 	unsigned short exe_len;
 	unsigned short args_len;
-	unsigned int reserved;
+	unsigned int exe_whole; /* 1: `exe` goes up to the root */
 	unsigned char comm[T2P_COMM_LEN];
-	unsigned char exe[T2P_PATH_LEN]; /* last part of the path of the executable */
+	/* Names in the path of the executable, the last one first, each with its NUL. */
+	unsigned char exe[T2P_PATH_LEN + T2P_NAME_LEN];
 	unsigned char args[T2P_ARGS_LEN]; /* NUL between arguments */
 };
 

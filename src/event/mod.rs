@@ -304,7 +304,7 @@ pub struct ProcessSeen {
     pub netns: u32,
     /// Name of the main thread's command, at most 15 bytes.
     pub comm: String,
-    /// The executable, or the last part of its path.
+    /// Path of the executable; only its end, without a leading slash, if the path is longer than the kernel side reads.
     pub exe: String,
     /// The arguments, `argv[0]` first; cut at 1 KiB in all.
     pub args: Vec<String>,
@@ -350,7 +350,16 @@ pub struct Start {
     pub show_args: bool,
     /// When probes were attached.
     pub time: Monotonic,
+    /// How long packets wait so that they can be written in order of time, ns.
+    pub sort_time: u64,
 }
+
+/// See [`Start::sort_time`]: enough for all that waits behind the ring but what waits for a socket. With the time between
+/// two clock samples it keeps a file less than a second behind.
+pub const SORT_TIME: u64 = 500_000_000;
+
+/// The same if somebody reads along.
+pub const SORT_TIME_LIVE: u64 = 50_000_000;
 
 /// One sample of both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -92,8 +92,8 @@ raw!(
     RawProcess {
         head: RawHead, time: u64, start_time: u64, cgroup: u64,
         uid: u32, gid: u32, parent: u32, netns: u32,
-        exe_len: u16, args_len: u16, reserved: u32,
-        comm: [u8; 16], exe: [u8; 256], args: [u8; 1024],
+        exe_len: u16, args_len: u16, exe_whole: u32,
+        comm: [u8; 16], exe: [u8; 768], args: [u8; 1024],
     }
 );
 raw!(
@@ -301,7 +301,7 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 parent: raw.parent,
                 netns: raw.netns,
                 comm: text(until_nul(&raw.comm)),
-                exe: text(raw.exe.get(..usize::from(raw.exe_len)).unwrap_or(&raw.exe)),
+                exe: path(raw.exe.get(..usize::from(raw.exe_len)).unwrap_or(&raw.exe), raw.exe_whole != 0),
                 args: split_args(args),
             })
         }
@@ -337,6 +337,8 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
             backend: fields.text()?,
             show_args: fields.number()? != 0,
             time: fields.number()?,
+            // Recordings of older versions lack it.
+            sort_time: if fields.rest.is_empty() { super::SORT_TIME } else { fields.number()? },
         }),
         Type::Clock => Event::Clock(Clock { monotonic: fields.number()?, realtime: fields.number()? }),
         Type::ProcessFacts => Event::ProcessFacts(
@@ -383,6 +385,7 @@ pub fn encode(event: &Event) -> Option<Bytes> {
             }
             out.number(u64::from(start.show_args));
             out.number(start.time);
+            out.number(start.sort_time);
         }
         Event::Clock(clock) => {
             out.head(Type::Clock, none, 0);
@@ -483,6 +486,19 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// The path whose names are `names`, the last one first, each with its NUL; without a slash before it if `whole` says
+/// that more names stand before these.
+fn path(names: &[u8], whole: bool) -> String {
+    let names = names.strip_suffix(b"\0").unwrap_or(names);
+    if names.is_empty() {
+        return String::new();
+    }
+    let mut names: Vec<&[u8]> = names.split(|b| *b == 0).collect();
+    names.reverse();
+    let path = text(&names.join(&b'/'));
+    if whole { format!("/{path}") } else { path }
+}
+
 fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|b| *b == 0).next().unwrap_or_default()
 }
@@ -567,10 +583,26 @@ impl Writer {
 mod tests {
     use super::*;
 
+    #[test]
+    fn paths_are_put_together_from_their_last_name_on() {
+        assert_eq!(path(b"curl\0bin\0usr\0", true), "/usr/bin/curl");
+        assert_eq!(path(b"curl\0bin\0", false), "bin/curl");
+        assert_eq!(path(b"memfd:x\0", true), "/memfd:x");
+        assert_eq!(path(b"", true), "");
+        assert_eq!(path(b"\0\0\0", true), "///", "not a path, and no reason to fall over");
+        assert_eq!(path(b"\xff", true), "/\u{fffd}");
+    }
+
     fn samples() -> Vec<Event> {
         let key = ProcessKey { pid: 7, generation: 9 };
         vec![
-            Event::Start(Start { application: "a".into(), os: "L".into(), time: 3, ..Start::default() }),
+            Event::Start(Start {
+                application: "a".into(),
+                os: "L".into(),
+                time: 3,
+                sort_time: 4,
+                ..Start::default()
+            }),
             Event::Clock(Clock { monotonic: 1, realtime: 2 }),
             Event::ProcessFacts(
                 key,
@@ -630,7 +662,13 @@ mod tests {
         for record in records {
             decode(&record).unwrap();
             for end in 0..record.len() {
-                assert!(decode(&record.slice(..end)).is_err(), "cut at {end} of {record:?}");
+                match decode(&record.slice(..end)) {
+                    // As older versions recorded it.
+                    Ok(Event::Start(start)) => {
+                        assert_eq!((start.sort_time, record.len() - end), (crate::event::SORT_TIME, 8));
+                    }
+                    other => assert!(other.is_err(), "cut at {end} of {record:?}"),
+                }
             }
         }
     }

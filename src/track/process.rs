@@ -84,7 +84,8 @@ impl Processes {
         let process = Arc::make_mut(&mut entry.process);
         process.comm = seen.comm;
         process.uid = seen.uid;
-        if process.exe.is_empty() || !facts {
+        // A whole path of the kernel's is there for every process, however short its life: it goes before /proc's.
+        if process.exe.is_empty() || !facts || seen.exe.starts_with('/') {
             process.exe = seen.exe;
         }
         if process.args.is_empty() || !facts {
@@ -103,7 +104,7 @@ impl Processes {
         let Some(entry) = self.entry(key, bounds) else { return };
         entry.facts = true;
         let process = Arc::make_mut(&mut entry.process);
-        if let Some(exe) = facts.exe {
+        if let Some(exe) = facts.exe.filter(|_| !process.exe.starts_with('/')) {
             process.exe = exe;
         }
         if !facts.args.is_empty() {
@@ -203,11 +204,16 @@ mod tests {
         let before = first.get(key);
         first.facts(key, facts.clone(), &mut bounds);
         let mut second = Processes::new(9);
-        second.facts(key, facts, &mut bounds);
+        second.facts(key, facts.clone(), &mut bounds);
         second.seen(seen(1, 1, "a"), &mut bounds);
         assert_eq!(first.get(key), second.get(key));
         assert_eq!((&*first.get(key).exe, first.get(key).args.len(), first.get(key).uid), ("/bin/a", 2, 5));
         assert_eq!(before.exe, "short", "a snapshot does not change");
+
+        let mut whole = Processes::new(9);
+        whole.seen(ProcessSeen { exe: "/bin/kernel".into(), ..seen(1, 1, "a") }, &mut bounds);
+        whole.facts(key, facts, &mut bounds);
+        assert_eq!(&*whole.get(key).exe, "/bin/kernel", "a whole path is the same for all processes");
 
         let mut gone = Processes::new(9);
         gone.seen(seen(1, 1, "a"), &mut bounds);

@@ -395,6 +395,41 @@ fn descriptor_and_inode_are_those_of_proc() {
     }
 }
 
+/// Each process has one value: the whole path, as /proc/PID/exe has it.
+#[test]
+fn executables_by_their_whole_path() {
+    let test = begin!();
+    let (mut peer, port) = exchange_server(&test, "--times 6 r:10 w:10 S");
+    let (program, dir) = (compiled("exchange"), test.folder("programs"));
+    let deep = format!("{dir}/{}/{}", "d".repeat(200), "e".repeat(200));
+    // Longer than the kernel side reads: only /proc knows it.
+    let deeper = format!("{deep}/{0}/{0}", "f".repeat(200));
+    let client = |name| format!("connect 127.0.0.1 {port} --dir {} w:10 r:10 S", test.folder(name));
+    let [link, copy, mount, memory, hidden, far] = ["1", "2", "3", "4", "5", "6"].map(client);
+    let memfd = "import os, sys; fd = os.memfd_create('hidden'); os.write(fd, open(sys.argv[1], 'rb').read()); \
+                 os.execv(f'/proc/self/fd/{fd}', sys.argv[1:])";
+    let script = format!(
+        "mkdir -p {deeper} && cp {program} {deep}/copy && cp {program} {deeper}/copy && cp {program} {dir}/removed && \
+         ln -s {program} {dir}/link && touch {dir}/mounted && mount --bind {program} {dir}/mounted || exit 9; \
+         {dir}/link {link} && {deep}/copy {copy} && {dir}/mounted {mount} && {PYTHON} -c \"{memfd}\" {program} {memory} && \
+         (exec 3<{dir}/removed; rm {dir}/removed; exec /proc/self/fd/3 {hidden}) && {deeper}/copy {far}"
+    );
+    let finished =
+        test.capture().run(&["unshare", "-m", "--propagation", "private", "sh", "-c", &script]).ok();
+    peer.wait_ok();
+    let program = std::fs::canonicalize(program).unwrap().display().to_string();
+    let (mounted, removed) = (format!("{dir}/mounted"), format!("{dir}/removed"));
+    let (deep, deeper) = (format!("{deep}/copy"), format!("{deeper}/copy"));
+    let expected = [&program, &deep, &mounted, "/memfd:hidden", &removed, &deeper];
+    let told = Told::all(&finished.text());
+    assert_eq!(told.len(), expected.len(), "{finished:?}");
+    for (view, _) in finished.views() {
+        for (told, expected) in told.iter().zip(expected) {
+            assert_eq!(view.of(told.local, told.remote).comment.get("exe"), expected);
+        }
+    }
+}
+
 /// What a callback sends through other sockets is not what the connection runs on.
 #[test]
 fn a_callback_that_logs_through_a_socket() {

@@ -195,6 +195,9 @@ fn thirty_short_processes_in_a_loop() {
         pids.sort();
         pids.dedup();
         assert_eq!(pids.len(), 30, "each curl is a process of its own");
+        for connection in &view.connections {
+            assert_eq!(connection.comment.get("exe"), "/usr/bin/curl", "however short its life");
+        }
     }
 }
 

@@ -18,7 +18,7 @@ for backend; do
 
 	# Every program, those included whose connection is older than the capture.
 	keepalive "keep.$backend" /echo/before
-	start system --backend "$backend"
+	start system --all --backend "$backend"
 	request /echo/after close >&4
 	exec 4>&-
 	wait $client
