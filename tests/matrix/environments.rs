@@ -43,6 +43,9 @@ pub fn refused_or_with_few_rights(out: &Path, lacks: &[&str]) {
     }
     refused(out, "no-btf", 4, &["btf"]);
     refused(out, "no-rights", 3, &["sudo", "cap_bpf"]);
+    let report: serde_json::Value =
+        serde_json::from_slice(&attempt(out, "doctor").stdout).expect("doctor writes JSON");
+    assert_eq!(report["kernel"]["tried"]["refused"], serde_json::json!([]));
     for name in ["few-command", "few-pid"] {
         let finished = attempt(out, name).ok();
         for (view, tshark) in finished.views() {
