@@ -7,18 +7,23 @@ use bytes::Bytes;
 
 use crate::config::Comments;
 use crate::event::recording::{Player, Recorder};
-use crate::event::{Counters, Event, Missing, ProcessLoss, record};
+use crate::event::{Counters, Event, Missing, ProcessLoss, SORT_TIME, SORT_TIME_LIVE, record};
 use crate::losses::{Losses, Shed};
+use crate::sink::pcapng::Counts;
 use crate::sink::{Header, Link, PcapngWriter};
-use crate::status::Numbers;
-use crate::synth::{Carrier, Ports, Synthesizer};
+use crate::status::{Note, Numbers};
+use crate::synth::{Carrier, HOLD_TIME, HOLD_TIME_UNKNOWN, Ports, Synthesizer};
 use crate::track::segment::WallTime;
 use crate::track::summary::Summary;
 use crate::track::{Limits, Tracker};
 
-/// How long packets wait for a compressed file, at most: what is older than a second is to be in it, and
-/// samples of the clock are 0.1 s apart.
-const GATHER_TIME: u64 = 800_000_000;
+/// How long packets wait for a compressed file, at most, once they are in order: what is older than a second is to
+/// be in it, and samples of the clock are 0.1 s apart.
+const GATHER_TIME: u64 = 300_000_000;
+
+/// What waits in `synth` finds its place, and the file is less than a second behind.
+const _: () = assert!(SORT_TIME >= HOLD_TIME && SORT_TIME + GATHER_TIME <= 800_000_000);
+const _: () = assert!(SORT_TIME_LIVE >= HOLD_TIME_UNKNOWN);
 
 /// Inside an [`io::Error`]: it was the recording that could not be written, not the capture file.
 #[derive(Debug, thiserror::Error)]
@@ -178,7 +183,8 @@ impl<W: Write> Pipeline<W> {
                     Output::Waiting(out) => {
                         let writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
                         let writer = writer.with_process_blocks(self.process_blocks);
-                        let mut writer = writer.with_link(self.link).with_comments(self.comments);
+                        let writer = writer.with_link(self.link).with_comments(self.comments);
+                        let mut writer = writer.with_sort_time(start.sort_time);
                         if self.unbuffered {
                             writer.unbuffered();
                         }
@@ -214,7 +220,11 @@ impl<W: Write> Pipeline<W> {
             synthesizer.finish(self.now, &mut write);
         }
         result?;
+        if stop {
+            writer.sort_all()?;
+        }
         if tick {
+            writer.tick(self.now)?;
             self.flush_recorder()?;
             if !self.gathering || self.now.abs_diff(self.flushed) >= GATHER_TIME {
                 self.flushed = self.now;
@@ -298,11 +308,16 @@ impl<W: Write> Pipeline<W> {
     pub fn numbers(&self) -> Numbers {
         let summary = self.tracker.summary();
         let total = &summary.total;
-        let packets = match &self.output {
-            Output::Open(writer) => writer.counts().packets,
-            Output::Waiting(_) | Output::Lost => 0,
+        let counts = match &self.output {
+            Output::Open(writer) => writer.counts(),
+            Output::Waiting(_) | Output::Lost => Counts::default(),
         };
-        let (lost, notes) = self.losses(&summary).told(|key| self.tracker.process(key).name());
+        let packets = counts.packets;
+        let (lost, mut notes) = self.losses(&summary).told(|key| self.tracker.process(key).name());
+        // With -U order was not asked for.
+        if !self.unbuffered {
+            notes.push(Note::Late { packets: counts.late, by: counts.latest });
+        }
         Numbers {
             processes: summary.processes.len() as u64,
             connections: total.connections,

@@ -245,6 +245,13 @@ pub enum Note {
     Shortened(u64),
     /// So many losses are not told by process.
     Unattributed(u64),
+    /// So many packets stand behind later ones.
+    Late {
+        /// How many.
+        packets: u64,
+        /// How late the latest is, ns.
+        by: u64,
+    },
 }
 
 impl Note {
@@ -278,6 +285,12 @@ impl Note {
             }
             Note::Unattributed(n) => {
                 (n, format!("{} not told by process: too many lose at once", count(n, "loss", "losses")))
+            }
+            Note::Late { packets, by } => {
+                let stand = count(packets, "packet stands", "packets stand");
+                // Rounded up: the latest is not later than that.
+                let (by, most) = (by.div_ceil(1_000_000), if packets == 1 { "" } else { " at most" });
+                (packets, format!("{stand} {} ms late in the file{most} (late=)", grouped(by)))
             }
         };
         (n > 0).then_some(text)
@@ -512,7 +525,12 @@ mod tests {
                     by_process: (1..=5).rev().map(|n| share("a[1]", n, None)).collect(),
                 },
             ],
-            notes: vec![Note::Snaplen(12_345), Note::NotTcp(0), Note::MadeUp(1)],
+            notes: vec![
+                Note::Snaplen(12_345),
+                Note::NotTcp(0),
+                Note::MadeUp(1),
+                Note::Late { packets: 12, by: 1_234_000_001 },
+            ],
             cut_short: None,
         }
     }
@@ -527,6 +545,7 @@ lost: 7 calls: the return was not seen
       a[1] 5 calls, a[1] 4 calls, a[1] 3 calls, 2 more
 note: 12,345 bytes beyond --snaplen left out, as asked
 note: 1 connection on made-up addresses, tuple=none
+note: 12 packets stand 1,235 ms late in the file at most (late=)
 written to out.pcapng
 ";
         assert_eq!(

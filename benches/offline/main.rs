@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use nix::time::{ClockId, clock_gettime};
 use tls2pcap::event::record::{self, RawBind, RawData, RawHead, RawProcess};
 use tls2pcap::event::recording::{self, Player};
-use tls2pcap::event::{Clock, Event, ProcessFacts, ProcessKey, Start};
+use tls2pcap::event::{Clock, Event, ProcessFacts, ProcessKey, SORT_TIME, Start};
 use tls2pcap::pipeline::Pipeline;
 use tls2pcap::sink::{Format, Output};
 use tls2pcap::synth::{Ports, Synthesizer};
@@ -140,7 +140,12 @@ fn recording(len: usize, events: usize) -> Bytes {
     let mut batch = BytesMut::new();
     let mut add = |first: &[u8], second: &[u8]| recording::add(&mut batch, (first, second));
     for event in [
-        Event::Start(Start { application: "bench".into(), time: 1, ..Start::default() }),
+        Event::Start(Start {
+            application: "bench".into(),
+            time: 1,
+            sort_time: SORT_TIME,
+            ..Start::default()
+        }),
         Event::Clock(Clock { monotonic: 1, realtime: 1_700_000_000_000_000_000 }),
         Event::ProcessFacts(
             PROCESS,

@@ -124,7 +124,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         pipeline = pipeline.unbuffered();
     }
     let writer = spawn_writer(pipeline, live, Arc::clone(&handover), messages.clone(), Arc::clone(&numbers));
-    let first = [Event::Start(setup::start(config, &probe)), Event::Clock(clocks())];
+    let first = [Event::Start(setup::start(config, &probe, live)), Event::Clock(clocks())];
     first.iter().filter_map(encode).for_each(|record| handover.put_record(&record));
 
     let stops =

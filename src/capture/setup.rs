@@ -13,9 +13,9 @@ use super::reasons::Reasons;
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::process::{self, processes};
 use crate::discover::{Discovery, Found, InProcess};
-use crate::event::Start;
 use crate::event::numbers;
 use crate::event::recording::Recorder;
+use crate::event::{SORT_TIME, SORT_TIME_LIVE, Start};
 use crate::failure::{Exit, Failure};
 use crate::memory::{self, Room};
 use crate::pipeline::NotRecorded;
@@ -348,7 +348,7 @@ pub(super) fn tell_ready(config: &Capture) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn start(config: &Capture, probe: &Probe) -> Start {
+pub(super) fn start(config: &Capture, probe: &Probe, live: bool) -> Start {
     let (os, hardware) = machine();
     Start {
         application: concat!("tls2pcap ", env!("CARGO_PKG_VERSION")).into(),
@@ -358,6 +358,11 @@ pub(super) fn start(config: &Capture, probe: &Probe) -> Start {
         backend: probe.backend().to_string(),
         show_args: config.show_args,
         time: monotonic(),
+        sort_time: match (config.packet_buffered, live) {
+            (true, _) => 0,
+            (false, true) => SORT_TIME_LIVE,
+            (false, false) => SORT_TIME,
+        },
     }
 }
 

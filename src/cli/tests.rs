@@ -1,5 +1,5 @@
 use super::*;
-use crate::config;
+use crate::config::{self, Targets};
 
 fn parse_line(line: &str) -> Result<Config, Stop> {
     parse(std::iter::once("tls2pcap").chain(line.split_whitespace()).map(OsString::from))
@@ -36,7 +36,7 @@ fn the_plainest_capture() {
         for_wireshark: false,
         verbosity: Verbosity::Normal,
     };
-    assert_eq!(capture_of("-o x.pcapng"), expected);
+    assert_eq!(capture_of("-o x.pcapng --all"), expected);
 }
 
 #[test]
@@ -75,22 +75,22 @@ fn a_capture_may_only_be_served() {
     let of = |line| capture_of(line).serve.unwrap().to_string();
     let only = capture_of("--pcap-over-ip 57012 -p 1");
     assert_eq!(only.output, None);
-    assert_eq!(of("-o x --pcap-over-ip 0.0.0.0:1"), "0.0.0.0:1");
-    assert_eq!(of("-o x --pcap-over-ip [::1]:1"), "[::1]:1");
+    assert_eq!(of("-o x --all --pcap-over-ip 0.0.0.0:1"), "0.0.0.0:1");
+    assert_eq!(of("-o x --all --pcap-over-ip [::1]:1"), "[::1]:1");
 }
 
 #[test]
 fn lengths_to_keep() {
-    let length = |text| capture_of(&format!("-o x --snaplen {text}")).snaplen;
+    let length = |text| capture_of(&format!("-o x --all --snaplen {text}")).snaplen;
     assert_eq!(["0", "96", "1k", "2M"].map(length), [None, Some(96), Some(1024), Some(2 << 20)]);
     for text in ["1G", "-1", "k", "4096M"] {
-        assert!(parse(["tls2pcap", "-o", "x", "-s", text].map(Into::into)).is_err(), "{text}");
+        assert!(parse(["tls2pcap", "-o", "x", "--all", "-s", text].map(Into::into)).is_err(), "{text}");
     }
 }
 
 #[test]
 fn ring_sizes() {
-    let size = |text| capture_of(&format!("-o x --ring-size {text}")).ring_size;
+    let size = |text| capture_of(&format!("-o x --all --ring-size {text}")).ring_size;
     for (text, bytes) in [("64K", 64 << 10), ("512k", 512 << 10), ("1", 1 << 20), ("8M", 8 << 20)] {
         assert_eq!(size(text), Some(bytes), "{text}");
     }
@@ -138,12 +138,17 @@ fn replay() {
 fn what_makes_no_sense_is_refused_as_usage_with_a_cure() {
     let cases = [
         ("-p 1", "no output file"),
+        ("--all", "no output file"),
         ("-o x curl -s https://h", "'curl' is not expected here"),
         ("-o x replay r", "'replay' is not expected here"),
         ("-o x --", "no command follows --"),
         ("-o x -p 1 -- curl", "-p and a command"),
         ("-o x -u 1 -- curl", "-u and a command"),
         ("-o x -u 1 -p 1", "-p and -u"),
+        ("-o x -p 1 --all", "-p and --all"),
+        ("-o x --all -- curl", "--all and a command"),
+        ("-o x", "whom to capture"),
+        ("--pcap-over-ip 57012", "whom to capture"),
         ("-o x -u no-such-user-here", "no user of this name"),
         ("-o x -u 4294967295", "not a user number"),
         ("-o x --record x", "same file"),
@@ -201,17 +206,19 @@ fn help_is_as_agreed() {
 fn names_that_promise_another_format_are_refused() {
     for (line, cure) in [
         (
-            "-o x.pcapng.zst",
+            "-o x.pcapng.zst --all",
             "name it .pcapng.gz, or compress it on the way: tls2pcap -o - | zstd >FILE.pcapng.zst",
         ),
-        ("-o x.cap", "name it .pcapng, or .pcap for classic pcap"),
+        ("-o x.cap --all", "name it .pcapng, or .pcap for classic pcap"),
         ("replay r -o x.json", "name it .pcapng; tshark makes text of that: tshark -r FILE.pcapng -T json"),
-        ("-o x --record r.t2p.gz", "give it another name, as FILE.t2p, and compress it later"),
+        ("-o x --record r.t2p.gz --all", "give it another name, as FILE.t2p, and compress it later"),
     ] {
         let Stop(Reason::Failure(failure)) = parse_line(line).unwrap_err() else { panic!("{line}") };
         assert_eq!((failure.exit, failure.cure.as_str()), (Exit::Usage, cure), "{line}");
     }
-    for line in ["-o x.pcap", "-o x.pcapng.gz", "replay r -o x.pcap.gz", "-o x --record r.txt"] {
+    for line in
+        ["-o x.pcap --all", "-o x.pcapng.gz --all", "replay r -o x.pcap.gz", "-o x --all --record r.txt"]
+    {
         parse_line(line).unwrap();
     }
 }

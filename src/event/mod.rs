@@ -344,7 +344,16 @@ pub struct Start {
     pub show_args: bool,
     /// When probes were attached.
     pub time: Monotonic,
+    /// How long packets wait so that they can be written in order of time, ns.
+    pub sort_time: u64,
 }
+
+/// See [`Start::sort_time`]: enough for all that waits behind the ring but what waits for a socket. With the time between
+/// two clock samples it keeps a file less than a second behind.
+pub const SORT_TIME: u64 = 500_000_000;
+
+/// The same if somebody reads along.
+pub const SORT_TIME_LIVE: u64 = 50_000_000;
 
 /// One sample of both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -337,6 +337,8 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
             backend: fields.text()?,
             show_args: fields.number()? != 0,
             time: fields.number()?,
+            // Recordings of older versions lack it.
+            sort_time: if fields.rest.is_empty() { super::SORT_TIME } else { fields.number()? },
         }),
         Type::Clock => Event::Clock(Clock { monotonic: fields.number()?, realtime: fields.number()? }),
         Type::ProcessFacts => Event::ProcessFacts(
@@ -383,6 +385,7 @@ pub fn encode(event: &Event) -> Option<Bytes> {
             }
             out.number(u64::from(start.show_args));
             out.number(start.time);
+            out.number(start.sort_time);
         }
         Event::Clock(clock) => {
             out.head(Type::Clock, none, 0);
@@ -592,7 +595,13 @@ mod tests {
     fn samples() -> Vec<Event> {
         let key = ProcessKey { pid: 7, generation: 9 };
         vec![
-            Event::Start(Start { application: "a".into(), os: "L".into(), time: 3, ..Start::default() }),
+            Event::Start(Start {
+                application: "a".into(),
+                os: "L".into(),
+                time: 3,
+                sort_time: 4,
+                ..Start::default()
+            }),
             Event::Clock(Clock { monotonic: 1, realtime: 2 }),
             Event::ProcessFacts(
                 key,
@@ -652,7 +661,13 @@ mod tests {
         for record in records {
             decode(&record).unwrap();
             for end in 0..record.len() {
-                assert!(decode(&record.slice(..end)).is_err(), "cut at {end} of {record:?}");
+                match decode(&record.slice(..end)) {
+                    // As older versions recorded it.
+                    Ok(Event::Start(start)) => {
+                        assert_eq!((start.sort_time, record.len() - end), (crate::event::SORT_TIME, 8));
+                    }
+                    other => assert!(other.is_err(), "cut at {end} of {record:?}"),
+                }
             }
         }
     }

@@ -101,6 +101,14 @@ pub fn parse(args: &[OsString]) -> Result<Call, Failure> {
     let Some(fifo) = call.fifo.filter(|path| !path.is_empty()) else {
         return Err(usage("--fifo is missing", "name the FIFO to write to"));
     };
+    let names_whom = |word: &OsString| ["--pid", "--uid", "--all"].iter().any(|name| word == name);
+    if call.command.is_empty() && !call.options.iter().any(names_whom) {
+        // Wireshark keeps what was chosen by profile, and has nothing for one that it has just changed to.
+        return Err(usage(
+            "nothing says whom to capture",
+            "open the interface's options and choose a process, a command, a user, or every program (Wireshark keeps the choice for each profile by itself)",
+        ));
+    }
     let program = args.first().cloned().unwrap_or_default();
     let words = |name: &str| OsString::from(name);
     let mut line = vec![program, words("--quiet"), words("--output"), fifo];

@@ -52,12 +52,14 @@ const fn option(
     Option_ { call, group, label, tooltip, kind }
 }
 
-/// In the order of the dialog. Without one of the first three every program is captured.
+/// In the order of the dialog. One of the first four is to be chosen: Wireshark keeps options by profile, and comes with none
+/// of them when it has changed to another.
 #[rustfmt::skip]
-const OPTIONS: [Option_; 10] = [
+const OPTIONS: [Option_; 11] = [
     option("--pid", WHOM, "Process", Process, "Capture this process, not its children. Those with a TLS library are listed."),
     option(COMMAND, WHOM, "Or run", Text(".*", "curl https://example.org/"), "Run this command and capture it and its children, from the first byte. It is no shell's: for pipes and variables say sh -c '…'. It ends with the capture."),
     option("--uid", WHOM, "Or user", Text("^[A-Za-z0-9_.$-]*$", "name or number"), "Capture all processes of this user."),
+    option("--all", WHOM, "Or every program", Flag, "Capture every program on this machine that uses TLS, those that start later too."),
     option("--ports", PACKETS, "Server ports", Choice(&[("decode", "mapped, so that Wireshark decodes"), ("keep", "as they were"), ("apart", "as no packet capture has them")]), "443 becomes 80 and so on; the true port stands in the comment and in tls2pcap.server_port."),
     option("--framing", PACKETS, "Framing", Choice(&[("plain", "TCP"), ("tls", "made-up TLS without encryption")]), "Whether the plaintext stands in TCP, or in made-up TLS on the true ports, with server name and ALPN."),
     option("--comments", PACKETS, "Comments", Choice(&[("syn", "on the first packet of a connection"), ("all", "on each packet"), ("none", "none")]), "What is known of process and connection. The fields tls2pcap.* are taken from them."),
@@ -122,7 +124,7 @@ pub(super) fn reload(name: &str) -> Result<String, Failure> {
 }
 
 fn processes(out: &mut String, number: usize) {
-    sentence(out, number, "", "every program that uses TLS", true);
+    sentence(out, number, "", "none", true);
     for candidate in processes::candidates() {
         sentence(out, number, &candidate.pid.to_string(), &candidate.shown, false);
     }
@@ -147,7 +149,6 @@ pub(super) fn words(line: &str) -> Result<Vec<OsString>, Failure> {
     let words = shell_words::split(line).map_err(|_| {
         usage(format!("the command has a quote that does not end: {line}"), "close it, or put a \\ before it")
     })?;
-    // Without a command every program would be captured, which is not what was meant.
     if words.is_empty() && !line.is_empty() {
         return Err(usage("the command is blank", "name one, or leave the field empty"));
     }

@@ -50,9 +50,9 @@ fn queries() {
 #[test]
 fn a_capture_has_the_options_of_the_command_line() {
     let base = ["tls2pcap", "--quiet", "--output", "/f"];
-    assert_eq!(captured(&[]).unwrap(), base);
-    let line = ["--pid", "", "--command", "", "--snaplen", "96", "--process-blocks", "--ports=keep"];
-    let expected = [&base[..], &["--snaplen", "96", "--process-blocks", "--ports", "keep"]].concat();
+    let line = ["--pid", "", "--command", "", "--all", "--snaplen", "96", "--process-blocks", "--ports=keep"];
+    assert_eq!(captured(&["--all"]).unwrap(), [&base[..], &["--all"]].concat());
+    let expected = [&base[..], &["--all", "--snaplen", "96", "--process-blocks", "--ports", "keep"]].concat();
     assert_eq!(captured(&line).unwrap(), expected, "what is empty was not chosen");
     let line = ["--command", "sh -c 'echo \"a b\"' x", "--extcap-capture-filter", ""];
     assert_eq!(captured(&line).unwrap(), [&base[..], &["--", "sh", "-c", "echo \"a b\"", "x"]].concat());
@@ -97,6 +97,8 @@ fn every_default_is_understood() {
             Some(default) if !default.is_empty() && kind != "boolflag" => {
                 line.extend([call.as_str(), default])
             }
+            // Every program instead of one.
+            _ if call == "--all" => {}
             _ if kind == "boolflag" => line.push(call),
             _ => {}
         }
@@ -104,6 +106,20 @@ fn every_default_is_understood() {
     assert!(line.len() > 12, "{line:?}");
     let config = crate::cli::parse(args(&line)).unwrap();
     assert!(matches!(config, crate::config::Config::Capture(c) if c.for_wireshark && c.process_blocks));
+}
+
+/// As it comes from Wireshark when that has changed to another profile, of which it has no options.
+#[test]
+fn nobody_to_capture_is_refused_in_a_sentence() {
+    let line = ["--capture", "--extcap-interface", "tls2pcap", "--fifo", "/f"];
+    for more in [&[][..], &["--pid", "", "--command", "", "--uid", ""]] {
+        let refused = crate::cli::parse(args(&[&line, more].concat())).unwrap_err();
+        let text = format!("{refused:?}");
+        assert!(text.contains("nothing says whom to capture") && text.contains("options"), "{text}");
+    }
+    let all = crate::cli::parse(args(&[&line[..], &["--all"]].concat())).unwrap();
+    let crate::config::Config::Capture(all) = all else { panic!("{all:?}") };
+    assert_eq!(all.targets, crate::config::Targets::Everything);
 }
 
 #[test]

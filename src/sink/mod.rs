@@ -8,6 +8,7 @@ pub mod output;
 pub mod pcapng;
 mod place;
 pub mod serve;
+mod sorted;
 mod whereabouts;
 
 use std::io::{self, Write};

@@ -18,14 +18,19 @@ use pcap_file::pcapng::{Block, PcapNgBlock};
 use super::blocks::PACKET;
 use super::link::Link;
 use super::output;
+use super::sorted::Sorted;
 use crate::config::Comments;
 use crate::event::{ProcessKey, Start};
 use crate::redact;
+use crate::synth::comment;
 use crate::synth::packet::{Packet, PacketDirection};
 use crate::track::segment::{Process, WallTime};
 
 /// Blocks are written as soon as this many bytes have come together.
 const FLUSH_AT: usize = 256 << 10;
+
+/// What goes on from the order in one piece of at least so many bytes is written from where it is.
+const DIRECT_MIN: usize = FLUSH_AT / 2;
 
 /// Longest packet that a reader takes; longer ones stop Wireshark for good.
 pub(super) const SNAPLEN: u32 = 262_144;
@@ -91,6 +96,10 @@ pub struct Counts {
     pub bytes: u64,
     /// Interfaces, so processes.
     pub interfaces: usize,
+    /// Packets that stand behind later ones.
+    pub late: u64,
+    /// How late the latest of them is, ns.
+    pub latest: u64,
 }
 
 /// What is known of a process, or of what belongs to none, at the end of the file.
@@ -116,11 +125,18 @@ struct Interface {
 /// Writes packets as pcapng.
 ///
 /// Each write to `W` is one `write_all` of whole blocks, so that what is there is readable at any
-/// moment; [`flush`](Self::flush) is to be called as often as readers should see something new.
+/// moment; [`flush`](Self::flush) is to be called as often as readers should see something new. Packets are put into
+/// order of time if [`tick`](Self::tick) says how the time goes.
 pub struct PcapngWriter<W: Write> {
     out: W,
-    /// Whole blocks that are not written yet.
+    /// Whole blocks that are not written yet: interfaces, and packets that have their place.
     buffer: PcapNgWriter<Vec<u8>>,
+    /// Packets in the buffer.
+    buffered: u64,
+    /// Packets that wait for their place.
+    sorted: Sorted,
+    /// How long they wait, ns.
+    sort_time: u64,
     interfaces: HashMap<ProcessKey, u32>,
     /// The last process and its interface.
     last: Option<(ProcessKey, u32)>,
@@ -158,6 +174,9 @@ impl<W: Write> PcapngWriter<W> {
         let mut writer = PcapngWriter {
             out,
             buffer,
+            buffered: 0,
+            sorted: Sorted::default(),
+            sort_time: 0,
             interfaces: HashMap::new(),
             last: None,
             statistics: Vec::new(),
@@ -194,6 +213,11 @@ impl<W: Write> PcapngWriter<W> {
         self
     }
 
+    /// Packets wait so long, in ns and up to the next tick, for earlier ones.
+    pub fn with_sort_time(self, sort_time: u64) -> PcapngWriter<W> {
+        PcapngWriter { sort_time, ..self }
+    }
+
     /// Which packets carry comments.
     pub fn with_comments(self, comments: Comments) -> PcapngWriter<W> {
         PcapngWriter { comments, ..self }
@@ -205,10 +229,10 @@ impl<W: Write> PcapngWriter<W> {
         Counts { packets, interfaces: self.statistics.len(), ..self.counts }
     }
 
-    /// Adds a packet.
+    /// Adds a packet, which waits for its place.
     ///
     /// # Errors
-    /// Those of the output, if the buffer had to be written.
+    /// Those of the output, if there is too much that waits.
     pub fn packet(&mut self, packet: &Packet<'_>) -> io::Result<()> {
         let id = self.interface(packet)?;
         if let Some(interface) = self.statistics.get_mut(id as usize) {
@@ -217,9 +241,12 @@ impl<W: Write> PcapngWriter<W> {
             interface.packets += 1;
             interface.dropped += packet.dropped;
         }
-        let buffer = self.buffer.get_mut();
-        let before = buffer.len();
         let process_block = (self.process_blocks && (id as usize) < INTERFACES_MAX).then_some(id);
+        let late = self.sorted.late(packet.time, packet.after);
+        self.counts.late += u64::from(late > 0);
+        self.counts.latest = self.counts.latest.max(late);
+        let late =
+            (late > 0 && self.comments != Comments::None).then(|| comment::late(packet.connection, late));
         // Most packets have none of their own.
         let (about, own, calls) = match self.comments {
             Comments::All if packet.comments.iter().all(|c| c != packet.about) => {
@@ -231,9 +258,62 @@ impl<W: Write> PcapngWriter<W> {
         };
         let some = |comment| Some(comment).filter(|c: &&str| !c.is_empty()).into_iter();
         let comments = some(about).chain(own.iter().map(String::as_str)).chain(some(calls));
-        packet_block(buffer, id, process_block, self.link, packet, comments);
+        let comments = comments.chain(late.as_deref());
         self.counts.packets += 1;
-        self.counts.bytes += (buffer.len() - before) as u64;
+        let (link, bytes) = (self.link, &mut self.counts.bytes);
+        self.sorted.add(packet.time.max(packet.after), |blocks| {
+            let before = blocks.len();
+            packet_block(blocks, id, process_block, link, packet, comments);
+            *bytes += (blocks.len() - before) as u64;
+        });
+        if self.sort_time == 0 {
+            self.move_on(|sorted, out| sorted.up_to(WallTime::MAX, out))
+        } else if self.sorted.is_full() {
+            self.move_on(|sorted, out| sorted.make_room(out))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// It is `now`: packets that have waited long enough for earlier ones get their place.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn tick(&mut self, now: WallTime) -> io::Result<()> {
+        let until = now.saturating_sub(self.sort_time);
+        self.move_on(|sorted, out| sorted.tick(now, until, out))
+    }
+
+    /// Nothing comes any more, so that all packets get their place.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn sort_all(&mut self) -> io::Result<()> {
+        self.move_on(|sorted, out| sorted.up_to(WallTime::MAX, out))
+    }
+
+    /// Takes what `which` lets go on of the packets that wait.
+    fn move_on(&mut self, which: impl FnOnce(&mut Sorted, &mut dyn FnMut(&[u8], u64))) -> io::Result<()> {
+        let mut sorted = std::mem::take(&mut self.sorted);
+        let mut result = Ok(());
+        which(&mut sorted, &mut |blocks, packets| {
+            // What follows a failed write is given up.
+            if result.is_ok() {
+                result = self.blocks(blocks, packets);
+            }
+        });
+        self.sorted = sorted;
+        result
+    }
+
+    fn blocks(&mut self, blocks: &[u8], packets: u64) -> io::Result<()> {
+        if blocks.len() >= DIRECT_MIN {
+            self.flush()?;
+            return self.write(blocks, packets);
+        }
+        let buffer = self.buffer.get_mut();
+        buffer.extend_from_slice(blocks);
+        self.buffered += packets;
         if buffer.len() >= self.flush_at { self.flush() } else { Ok(()) }
     }
 
@@ -285,25 +365,31 @@ impl<W: Write> PcapngWriter<W> {
         Ok(())
     }
 
-    /// Writes what has come together.
+    /// Writes what has come together, but what waits for its place.
     ///
     /// # Errors
     /// Those of the output. What was to be written is given up then, and so is all that follows.
     pub fn flush(&mut self) -> io::Result<()> {
-        let buffer = self.buffer.get_mut();
-        if buffer.is_empty() {
+        if self.buffer.get_ref().is_empty() {
             return Ok(());
         }
+        let mut blocks = std::mem::take(self.buffer.get_mut());
+        let packets = std::mem::take(&mut self.buffered);
+        let result = self.write(&blocks, packets);
+        blocks.clear();
+        *self.buffer.get_mut() = blocks;
+        result
+    }
+
+    fn write(&mut self, blocks: &[u8], packets: u64) -> io::Result<()> {
         if self.failed {
-            buffer.clear();
             return Err(io::Error::other("an earlier write failed"));
         }
-        let result = self.out.write_all(buffer).and_then(|()| self.out.flush());
+        let result = self.out.write_all(blocks).and_then(|()| self.out.flush());
         match &result {
-            Ok(()) => self.packets_out = self.counts.packets,
+            Ok(()) => self.packets_out += packets,
             Err(error) => self.packets_out += output::packets_before(error),
         }
-        buffer.clear();
         self.failed = result.is_err();
         result
     }
@@ -315,6 +401,7 @@ impl<W: Write> PcapngWriter<W> {
     /// # Errors
     /// Those of the output.
     pub fn finish(mut self, now: WallTime, told: &[Statistics]) -> io::Result<(W, Counts)> {
+        self.sort_all()?;
         let mut of_interface: HashMap<u32, &Statistics> = HashMap::new();
         let mut rest = Statistics::default();
         for entry in told {

@@ -23,6 +23,7 @@ fn packet<'a>(process: &'a Arc<Process>, payload: &'a [u8], comments: &'a [Strin
         tid: 77,
         connection: ConnectionId(1),
         time: 1_700_000_000_123_456_789,
+        after: 0,
         direction: PacketDirection::Outbound,
         headers: &[0x45; 40],
         payload,
@@ -60,6 +61,52 @@ fn comments_stand_on_the_packets_that_were_asked_for() {
         [vec![opening.clone()], vec![opening.clone()], vec![opening.clone(), other.clone()]]
     );
     assert_eq!(of(Comments::None), [const { Vec::<String>::new() }; 3]);
+}
+
+/// Times of the packets, in seconds, and their comments about it.
+fn order(file: &[u8]) -> Vec<(u64, String)> {
+    let packet = |block: Block<'_>| match block {
+        Block::EnhancedPacket(packet) => {
+            let late = |o: &Epb<'_>| if let Epb::Comment(c) = o { Some(c.to_string()) } else { None };
+            let late = packet.options.iter().find_map(late).unwrap_or_default();
+            Some((packet.timestamp.as_secs(), late))
+        }
+        _ => None,
+    };
+    read(file).into_iter().filter_map(packet).collect()
+}
+
+#[test]
+fn packets_stand_in_order_of_time_or_say_that_they_are_late() {
+    const S: u64 = 1_000_000_000;
+    let (first, second) = (process(1), process(2));
+    for (comments, is_told) in [(Comments::Syn, true), (Comments::None, false)] {
+        let writer = PcapngWriter::new(Writes::default(), &Header::default(), false).unwrap();
+        let mut writer = writer.with_sort_time(2 * S).with_comments(comments);
+        let add = |writer: &mut PcapngWriter<_>, process, time, after| {
+            let packet = Packet { time: time * S, after: after * S, ..packet(process, b"x", &[]) };
+            writer.packet(&packet).unwrap();
+        };
+        [3, 5].iter().for_each(|time| add(&mut writer, &first, *time, 0));
+        // The interface of the second process goes before its packet, wherever that stands.
+        [2, 4].iter().for_each(|time| add(&mut writer, &second, *time, 0));
+        writer.tick(5 * S).unwrap();
+        writer.flush().unwrap();
+        assert_eq!(order(&writer.out.0.concat()).len(), 2, "what is older than the time is in the file");
+        // One comes too late, one is behind its own connection.
+        add(&mut writer, &first, 1, 0);
+        add(&mut writer, &second, 4, 7);
+        assert_eq!((writer.counts().late, writer.counts().latest), (2, 3 * S));
+        let (out, counts) = writer.finish(9 * S, &[]).unwrap();
+        let file = out.0.concat();
+        assert_eq!((counts.packets, counts.bytes), (6, file.len() as u64));
+        let late = |by: &str| {
+            if is_told { format!("tls2pcap=1 conn=1 late={by}.000000000") } else { String::new() }
+        };
+        let none = String::new;
+        let expected = [(2, none()), (3, none()), (1, late("2")), (4, none()), (5, none()), (4, late("3"))];
+        assert_eq!(order(&file), expected);
+    }
 }
 
 /// Remembers each write.

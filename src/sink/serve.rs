@@ -441,6 +441,7 @@ mod tests {
             tid: pid,
             connection: ConnectionId(connection),
             time: 1,
+            after: 0,
             direction: PacketDirection::Outbound,
             headers: &[],
             payload,

@@ -43,6 +43,7 @@
 //! | `calls` | with `--comments all`: lengths of the calls that the packet's bytes came in, if it was more than one: `1x3,130` is three of one byte and one of 130 |
 //! | `first_call` | when the first of them was made: seconds since 1970 with nine decimals |
 //! | `already_written` | `h2-preface`: these bytes of the client stand earlier, made up |
+//! | `late` | this packet stands behind others of the file that are up to so many seconds younger |
 //! | `after_fin` | 1: bytes of a side that had said that it sends no more |
 
 use std::fmt::{self, Display, Write};
@@ -54,6 +55,11 @@ pub const VERSION: u32 = 1;
 
 /// Longest value in bytes, before escaping.
 pub const MAX_VALUE: usize = 1024;
+
+/// The comment of a packet that stands so many nanoseconds late in the file.
+pub fn late(connection: ConnectionId, by: u64) -> String {
+    Comment::new(connection).with("late", Seconds(by)).into()
+}
 
 /// A comment in the making.
 #[derive(Clone, Debug)]

@@ -112,6 +112,8 @@ pub(super) struct Flow {
     callers: Vec<Arc<Process>>,
     /// The last one that was named, and the comment of its packets.
     named: (usize, String),
+    /// The latest time of a packet so far, or of what was written on the same addresses before.
+    pub(super) latest: WallTime,
 }
 
 impl Flow {
@@ -155,6 +157,7 @@ impl Flow {
             calls: String::new(),
             about: String::new(),
             named: (0, String::new()),
+            latest: 0,
         })
     }
 
@@ -209,6 +212,7 @@ impl Flow {
             tid: at.tid,
             connection: self.connection.id,
             time: at.time,
+            after: self.latest,
             direction: if outbound { PacketDirection::Outbound } else { PacketDirection::Inbound },
             headers,
             payload,
@@ -218,6 +222,7 @@ impl Flow {
             about: if at.caller == 0 { &self.about } else { &self.named.1 },
             calls: &self.calls,
         });
+        self.latest = self.latest.max(at.time);
         self.notes.clear();
         self.calls.clear();
         if due {

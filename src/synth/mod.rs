@@ -26,8 +26,8 @@ pub use synthesizer::Synthesizer;
 pub use tls::Carrier;
 pub use tuple::MADE_UP_SERVER;
 
-/// The longest that a connection's first bytes wait until their protocol is known, ns. Together
-/// with the sink's flush this keeps the file less than a second behind.
+/// The longest that a connection's first bytes wait until their protocol is known, ns. The sink lets packets
+/// wait as long ([`crate::event::SORT_TIME`]), so they find their place.
 pub const HOLD_TIME: u64 = 500_000_000;
 
 /// The same where the client's first bytes are of no protocol that is known, so that only the server's

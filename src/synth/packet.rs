@@ -24,6 +24,8 @@ pub struct Packet<'a> {
     pub connection: ConnectionId,
     /// When.
     pub time: WallTime,
+    /// The latest time of its connection so far: it stands behind that, whatever its own is.
+    pub after: WallTime,
     /// Which way.
     pub direction: PacketDirection,
     /// IP and TCP headers, with checksums.

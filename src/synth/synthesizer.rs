@@ -215,7 +215,7 @@ impl Synthesizer {
                 }
                 let after = (flow.held(), flow.held_until());
                 if let Body::End = segment.body {
-                    self.tuples.release(flow.written);
+                    self.tuples.release(flow.written, flow.latest);
                     self.live.remove(&id);
                 }
                 self.count_held(id, before, after);
@@ -313,8 +313,9 @@ impl Synthesizer {
         let Some(mut flow) = Flow::new(hold.connection.clone(), written, decision.protocol, self.serial)
         else {
             // Only for addresses of two families, which are never written.
-            return self.tuples.release(written);
+            return self.tuples.release(written, 0);
         };
+        flow.latest = self.tuples.latest(written);
         self.serial = self.serial.wrapping_add(1);
         self.stats.connections += 1;
         let time = hold.since.unwrap_or(now);

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use super::ports::{CLIENT_PORTS, is_owned};
+use crate::track::segment::WallTime;
 
 /// The server's address where the true one is not known (RFC 5737: for documentation, so no real
 /// host has it). Clients are the other hosts of its network.
@@ -16,7 +17,7 @@ pub const MADE_UP_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// given out longest ago, so so many in use in a row mean that there are too many.
 const ATTEMPTS: usize = 1024;
 
-/// Tuples that are remembered after their connections have ended, 32 bytes each or so. Beyond, the
+/// Tuples that are remembered after their connections have ended, 40 bytes each or so. Beyond, the
 /// oldest is forgotten, and Wireshark may find its ports reused.
 pub const USED_MAX: usize = 1 << 17;
 
@@ -48,13 +49,22 @@ pub struct Identity {
     pub layered: bool,
 }
 
+/// Of a tuple that was given out.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    /// Hash of who had it last.
+    identity: u64,
+    /// The latest time of what was written on it.
+    latest: WallTime,
+}
+
 /// Gives out tuples and takes them back.
 #[derive(Debug)]
 pub struct Tuples {
     /// As many as there are live connections.
     live: HashSet<(SocketAddr, SocketAddr)>,
-    /// Hashes of the last [`USED_MAX`] tuples that were given out, and of who had them.
-    used: HashMap<u64, u64>,
+    /// Hashes of the last [`USED_MAX`] tuples that were given out.
+    used: HashMap<u64, Used>,
     /// Their order.
     oldest: VecDeque<u64>,
     forgotten: u64,
@@ -99,7 +109,7 @@ impl Tuples {
     /// dissector owns the client's port. Made-up addresses if not one port is free.
     pub fn allocate(&mut self, wish: Written, identity: Identity, avoid_owned: bool) -> Written {
         let usable = wish.client != wish.server && !(avoid_owned && is_owned(wish.client.port()));
-        let anothers = self.used.get(&hash(wish.key())).is_some_and(|had| *had != hash(identity));
+        let anothers = self.used.get(&hash(wish.key())).is_some_and(|had| had.identity != hash(identity));
         if usable && !anothers && self.live.insert(wish.key()) {
             self.remember(wish, identity);
             return wish;
@@ -154,9 +164,11 @@ impl Tuples {
 
     fn remember(&mut self, written: Written, identity: Identity) {
         let key = hash(written.key());
-        if self.used.insert(key, hash(identity)).is_some() {
+        if let Some(used) = self.used.get_mut(&key) {
+            used.identity = hash(identity);
             return;
         }
+        self.used.insert(key, Used { identity: hash(identity), latest: 0 });
         self.oldest.push_back(key);
         if self.oldest.len() > USED_MAX
             && let Some(oldest) = self.oldest.pop_front()
@@ -177,9 +189,17 @@ impl Tuples {
         self.live.is_empty()
     }
 
-    /// The connection is over.
-    pub fn release(&mut self, written: Written) {
+    /// The latest time of what earlier connections wrote on this tuple: it is to stand before another.
+    pub fn latest(&self, written: Written) -> WallTime {
+        self.used.get(&hash(written.key())).map_or(0, |used| used.latest)
+    }
+
+    /// The connection is over. `latest`: the latest time of its packets.
+    pub fn release(&mut self, written: Written, latest: WallTime) {
         self.live.remove(&written.key());
+        if let Some(used) = self.used.get_mut(&hash(written.key())) {
+            used.latest = used.latest.max(latest);
+        }
     }
 }
 
@@ -205,7 +225,7 @@ mod tests {
         assert_eq!((other.client.ip(), other.server), (a.client.ip(), a.server));
         let mirrored = Written { client: a.server, server: a.client };
         assert_ne!(tuples.allocate(mirrored, of(a, 1), false), mirrored, "direction makes no difference");
-        tuples.release(a);
+        tuples.release(a, 0);
         assert_eq!(tuples.allocate(a, of(a, 1), false), a);
     }
 
@@ -243,7 +263,7 @@ mod tests {
         for netns in [1, 2, 3] {
             let written = tuples.allocate(a, of(a, netns), false);
             assert!(seen.insert(written.key()));
-            tuples.release(written);
+            tuples.release(written, 0);
         }
         let layered = tuples.allocate(a, Identity { layered: true, ..of(a, 1) }, false);
         assert!(seen.insert(layered.key()));
@@ -265,7 +285,7 @@ mod tests {
                 };
                 let written = tuples.allocate(a, of(a, 1), false);
                 assert_eq!(written, a);
-                tuples.release(written);
+                tuples.release(written, 0);
             }
         }
         assert_eq!((tuples.used.len(), tuples.oldest.len()), (USED_MAX, USED_MAX));

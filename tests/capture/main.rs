@@ -27,6 +27,7 @@ mod loss;
 mod memory;
 mod nss;
 mod open;
+mod order;
 mod protocols;
 mod remote;
 mod rights;

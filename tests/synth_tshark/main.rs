@@ -170,12 +170,15 @@ impl Capture {
         writer.finish(self.time, &[lost]).unwrap();
     }
 
-    /// Asks every judge for these fields of the packets that pass the filter.
+    /// Asks every judge for these fields of the packets that pass the filter, if there is one.
     fn ask(&self, filter: &str, fields: &[&str], judge: impl Fn(&str, Vec<Vec<String>>)) {
         for tshark in judges() {
             let mut command = Command::new(&tshark);
             command.args(["-n", "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"]);
-            command.arg("-r").arg(&self.path).args(["-Y", filter, "-T", "fields"]);
+            command.arg("-r").arg(&self.path).args(["-T", "fields"]);
+            if !filter.is_empty() {
+                command.args(["-Y", filter]);
+            }
             command.args(fields.iter().flat_map(|field| ["-e", field]));
             let output = command.output().unwrap();
             let errors = String::from_utf8_lossy(&output.stderr);

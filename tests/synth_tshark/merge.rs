@@ -1,7 +1,5 @@
 //! A file merged with a packet capture of the same connection: neither harms the other.
 
-use std::cell::Cell;
-
 use super::*;
 use crate::link::run;
 
@@ -12,7 +10,7 @@ const TUPLE: [&str; 2] = ["127.0.0.1:38874", "127.0.0.1:18443"];
 const BEGIN: u64 = 1_795_442_420_692_000_000;
 const PACKETS: usize = 23;
 
-/// What a connection carries, and what each release shows of it: packets, their field, its values.
+/// What a connection carries, and what each release shows of it: of packets with the first field, the values of the second.
 type Kind = (&'static str, Carrier, fn(&mut Capture), [&'static str; 2], &'static [&'static str]);
 
 /// All of them are written on the true server port.
@@ -26,7 +24,7 @@ const KINDS: [Kind; 3] = [
                 capture.say(1, Server, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
             }
         },
-        ["http.request", "http.request.uri"],
+        ["http.request.method", "http.request.uri"],
         &["/ours1", "/ours2", "/ours3"],
     ),
     (
@@ -51,7 +49,7 @@ const KINDS: [Kind; 3] = [
             capture.wait();
             capture.say(1, Server, b"\x04\x05");
         },
-        ["data", "data.data"],
+        ["data.data", "data.data"],
         &["010203", "0405"],
     ),
 ];
@@ -70,59 +68,81 @@ fn ours(name: &str, ports: Ports, carrier: Carrier, say: fn(&mut Capture)) -> Ca
     capture
 }
 
-/// Merges it with the packets, by each release's mergecap: in each of the files, `check` asks the judges.
-fn merged(capture: &mut Capture, check: impl Fn(&Capture)) {
+/// Merges it with the packets, by each release's mergecap, and has `check` look at what each judge shows of all packets in
+/// each of the files: these fields. Files that differ in nothing but the first block, where mergecap
+/// names itself, are one.
+fn merged(capture: &mut Capture, fields: &[&str], check: impl Fn(&str, &[Vec<String>])) {
     let packets = Path::new(env!("CARGO_MANIFEST_DIR")).join(ENCRYPTED);
     let own = std::mem::take(&mut capture.path);
+    let mut judged: Vec<Vec<u8>> = Vec::new();
     for version in ["-4.0", "-4.4", "-4.6"] {
         capture.path = own.with_extension(format!("merged{version}"));
         let files = [&capture.path, &own, &packets].map(|path| path.to_str().unwrap());
         if run(&format!("mergecap{version}"), &[&["-w"], &files[..]].concat()).is_some() {
-            check(capture);
+            let file = std::fs::read(&capture.path).unwrap();
+            let first = u32::from_le_bytes(file[4..8].try_into().unwrap()) as usize;
+            if !judged.iter().any(|before| before == &file[first..]) {
+                // One run of each judge for all that is asked.
+                capture.ask("", fields, |judge, rows| check(judge, &rows));
+                judged.push(file[first..].to_vec());
+            }
             std::fs::remove_file(&capture.path).unwrap();
         }
     }
+    assert!(!judged.is_empty(), "no mergecap is there: run tests/oracles");
     capture.path = own;
 }
 
 #[test]
 fn a_file_can_be_merged_with_the_encrypted_packets() {
-    for (name, carrier, say, [shown, field], expected) in KINDS {
+    for (name, carrier, say, [with, field], expected) in KINDS {
         let mut capture = ours(name, Ports::Apart, carrier, say);
         capture.ask("frame.number == 1", &["tcp.srcport", "tcp.dstport", "frame.comment"], |judge, lines| {
             assert_eq!(lines[0][..2], ["8874", "18443"], "{judge}, {name}");
             assert!(lines[0][2].contains(" written_client=127.0.0.1:8874 "), "{judge}: {lines:?}");
             assert!(lines[0][2].contains(" local=127.0.0.1:38874 "), "{judge}: {lines:?}");
         });
-        merged(&mut capture, |capture| {
-            capture.shows(
-                "tcp.analysis.flags || _ws.malformed",
-                &["frame.number", "_ws.expert.message"],
-                &[],
-            );
-            capture.shows(&format!("tcp.port == 8874 && {shown}"), &[field], expected);
-            let theirs = "tcp.port == 38874 && http2.headers.path";
-            capture.shows(theirs, &["http2.headers.path"], &["/fx1", "/fx2", "/fx3"]);
-            capture.ask("tcp.port == 38874", &["frame.number"], |judge, lines| {
-                assert_eq!(lines.len(), PACKETS, "{judge}");
-            });
+        let mut fields = vec![
+            "tcp.srcport",
+            "tcp.dstport",
+            "tcp.analysis.flags",
+            "_ws.malformed",
+            "_ws.expert.message",
+            "http2.headers.path",
+        ];
+        // tshark shows a field that is asked for twice in one place only.
+        let [with, field] = [with, field].map(|field| {
+            fields.iter().position(|f| *f == field).unwrap_or_else(|| {
+                fields.push(field);
+                fields.len() - 1
+            })
+        });
+        merged(&mut capture, &fields, |judge, rows| {
+            let of =
+                |port: &str| rows.iter().filter(|row| row[..2].iter().any(|p| p == port)).collect::<Vec<_>>();
+            let shown = |rows: &[&Vec<String>], with: usize, at: usize| {
+                let rows = rows.iter().filter(|row| !row[with].is_empty());
+                rows.flat_map(|row| row[at].split(',').map(str::to_owned)).collect::<Vec<_>>()
+            };
+            let (ours, theirs) = (of("8874"), of("38874"));
+            for row in rows {
+                assert!(row[2..4].iter().all(String::is_empty), "{judge}, {name}: {row:?}");
+            }
+            assert_eq!(shown(&ours, with, field), expected, "{judge}, {name}");
+            assert_eq!(shown(&theirs, 5, 5), ["/fx1", "/fx2", "/fx3"], "{judge}, {name}");
+            assert_eq!(theirs.len(), PACKETS, "{judge}, {name}");
         });
     }
 }
 
 #[test]
 fn on_the_true_ports_each_ruins_the_other() {
-    let harmed = Cell::new(0);
     for (name, carrier, say, ..) in KINDS {
         let mut capture = ours(name, Ports::Decode, carrier, say);
-        merged(&mut capture, |capture| {
-            capture.ask("tcp.analysis.flags", &["frame.number"], |judge, lines| {
-                assert!(!lines.is_empty(), "{judge}, {name}");
-                harmed.set(harmed.get() + 1);
-            });
+        merged(&mut capture, &["tcp.analysis.flags", "frame.number"], |judge, rows| {
+            assert!(rows.iter().any(|row| !row[0].is_empty()), "{judge}, {name}");
         });
     }
-    assert!(harmed.get() > 0 || judges().is_empty());
 }
 
 #[test]

@@ -19,7 +19,7 @@ for backend in $1; do
 
 	# Every program, those included whose connection is older than the capture.
 	keepalive "keep.$backend" /echo/before
-	start system --backend "$backend"
+	start system --all --backend "$backend"
 	request /echo/after close >&4
 	exec 4>&-
 	wait $client

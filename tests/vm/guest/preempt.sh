@@ -10,7 +10,7 @@ for backend; do
 		serve $letter letters listen 0 $letter $cert $key
 		ports="$ports $port" servers="$servers $server"
 	done
-	start letters --backend "$backend" --ring-size 64
+	start letters --all --backend "$backend" --ring-size 64
 	for letter in A B; do
 		ports=${ports# }
 		letters connect "${ports%% *}" $letter "$calls" >"$o/$letter/told" 2>"$o/$letter/err" &

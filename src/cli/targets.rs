@@ -1,0 +1,72 @@
+//! Whom to capture, as the command line says it.
+
+use std::ffi::OsString;
+
+use super::usage;
+use crate::config::Targets;
+use crate::event::numbers;
+use crate::failure::Failure;
+use crate::privilege;
+
+/// What was given. `all`: every program was asked for.
+pub(super) fn targets(
+    mut pids: Vec<u32>,
+    users: &[String],
+    all: bool,
+    command: Vec<OsString>,
+) -> Result<Targets, Failure> {
+    let given = [!pids.is_empty(), !users.is_empty(), all, !command.is_empty()];
+    let names: Vec<_> =
+        given.iter().zip(["-p", "-u", "--all", "a command"]).filter(|(g, _)| **g).map(|(_, n)| n).collect();
+    match names.len() {
+        // What every program says is not to be had by an oversight, as an option that was forgotten.
+        0 => {
+            return Err(usage(
+                "nothing says whom to capture",
+                "give -p PID, -u USER, a command after --, or --all for every program on this machine",
+            ));
+        }
+        1 => {}
+        _ => {
+            return Err(usage(
+                format!("{} cannot be given together", names.join(" and ")),
+                "each says on its own whom to capture: keep one of them",
+            ));
+        }
+    }
+    if command.first().is_some_and(|name| name.is_empty()) {
+        return Err(usage("the command's name is empty", "name a command after --"));
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    Ok(match given {
+        [true, ..] => Targets::Pids(pids),
+        [_, true, ..] => {
+            let mut ids = users.iter().map(|name| user_id(name)).collect::<Result<Vec<u32>, Failure>>()?;
+            ids.sort_unstable();
+            ids.dedup();
+            if ids.len() > numbers::UIDS_MAX as usize {
+                return Err(usage(
+                    format!("-u is given for {} users, of {} at most", ids.len(), numbers::UIDS_MAX),
+                    "name fewer, or say --all instead, for the processes of all users",
+                ));
+            }
+            Targets::Users(ids)
+        }
+        [.., true] => Targets::Command(command),
+        _ => Targets::Everything,
+    })
+}
+
+fn user_id(name: &str) -> Result<u32, Failure> {
+    if let Ok(number) = name.parse::<u32>() {
+        // The kernel's "no such user".
+        return match number {
+            u32::MAX => Err(usage(format!("-u {name}: not a user number"), "")),
+            _ => Ok(number),
+        };
+    }
+    privilege::user_id(name).ok_or_else(|| {
+        usage(format!("-u {name}: there is no user of this name"), "give a user's name or number")
+    })
+}
