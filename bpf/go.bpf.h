@@ -176,6 +176,7 @@ static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
 	call->function = args->function;
 	call->site = args->site;
 	call->flags = 0;
+	call->record = 0;
 	call->go = GO_CALL;
 	GO_RETURNS_TO(call) = 0;
 	bpf_probe_read_user(&GO_RETURNS_TO(call), sizeof(u64), (void *)ctx->sp);
