@@ -240,8 +240,11 @@ struct linux_binprm {
 	struct file *file;
 };
 
+struct sock;
+
 struct socket {
 	struct file *file;
+	struct sock *sk;
 };
 
 struct in6_addr {
@@ -267,6 +270,11 @@ struct sock {
 	int sk_err;
 	u32 sk_max_ack_backlog;
 	struct socket *sk_socket;
+};
+
+/* A TCP socket whose bytes the kernel protects by itself (kTLS) has such operations. */
+struct inet_connection_sock {
+	void *icsk_ulp_ops;
 };
 
 struct tcp_sock {
