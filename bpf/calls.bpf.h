@@ -7,10 +7,7 @@
 #ifndef TLS2PCAP_CALLS_H
 #define TLS2PCAP_CALLS_H
 
-#include "socket.bpf.h"
-#include "stack.bpf.h"
-#include "gnutls.bpf.h"
-#include "probation.bpf.h"
+#include "binding.bpf.h"
 
 static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 {
@@ -74,6 +71,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	call->function = args->function;
 	call->site = args->site;
 	call->flags = 0;
+	call->record = 0;
 	call->go = 0;
 	call->returns_to = 0;
 	thread->depth = place + 1;
@@ -133,82 +131,6 @@ static __always_inline s64 moved(struct handle *handle, struct call *call, u64 r
 	return 0;
 }
 
-/* The socket that the call used becomes the handle's. Returns the handle as it is from then on. */
-static __always_inline struct handle *bind_socket(struct process *process, struct handle *handle,
-						  struct call *call)
-{
-	u64 generation;
-
-	/* A callback of a handle that does use TCP may use UDP as well, to ask for a name or to log. */
-	if ((call->flags & CALL_UDP) && !call->sock && !handle->sock)
-		handle->flags |= HANDLE_NOT_TCP;
-	if (call->flags & CALL_CONFLICT) {
-		count(T2P_COUNT_CONFLICT, 1);
-		return handle;
-	}
-	/* What a handle that encrypts into memory is called in may use sockets of others (Node's events). */
-	if (!call->sock || (handle->flags & HANDLE_NO_SOCKET))
-		return handle;
-	generation = socket_generation(call->sock, process->generation);
-	if (!generation)
-		return handle;
-	if (handle->sock && (handle->sock != call->sock || handle->sock_generation != generation)) {
-		/* The handle was given another connection: its streams begin anew. */
-		struct fact fact = { .address = call->handle, .fact = T2P_FACT_FREE };
-
-		emit_fact(handle, &fact);
-		handle = new_handle(process, call->handle, 0, handle->refs);
-		if (!handle)
-			return NULL;
-	}
-	handle->sock = call->sock;
-	handle->sock_generation = generation;
-	process->flags |= PROCESS_SOCKET;
-	if (!(handle->flags & HANDLE_BIND_TOLD))
-		emit_bind(handle, call->handle, call->fd_hint, T2P_TUPLE_SAME_CALL);
-	return handle;
-}
-
-/*
- * A read that was blocked when the probes came returns to no probe. What it took from the socket
- * shows when the next read begins where no call that was seen has left off.
- */
-static __always_inline void check_unseen_read(struct handle *handle, struct call *call)
-{
-	struct fact fact = { .address = call->handle, .fact = T2P_FACT_READ_UNSEEN };
-
-	if (!(call->flags & CALL_READ_SOCKET) || (handle->flags & HANDLE_READ))
-		return;
-	/* In Go another goroutine may write, and so mark, while this one reads. */
-	if (call->go ? (call->go & GO_MARKED) && GO_MARK(call) != call->copied :
-		       (handle->flags & HANDLE_MARKED) && handle->copied != call->copied)
-		emit_fact(handle, &fact);
-	handle->flags |= HANDLE_READ;
-}
-
-static __always_inline void mark(struct handle *handle, u64 sock)
-{
-	struct tcp_sock *tp = (void *)sock;
-
-	handle->copied = BPF_CORE_READ(tp, copied_seq);
-	handle->written = BPF_CORE_READ(tp, write_seq);
-	handle->flags |= HANDLE_MARKED;
-}
-
-static __always_inline u8 tuple_source(struct handle *handle, struct call *call)
-{
-	struct socket_state *state;
-
-	if (handle->flags & HANDLE_LAYER)
-		return T2P_TUPLE_LAYER;
-	if (!handle->sock)
-		return T2P_TUPLE_NONE;
-	if (call->sock == handle->sock)
-		return T2P_TUPLE_SAME_CALL;
-	state = bpf_map_lookup_elem(&sockets, &handle->sock);
-	return state && state->generation == handle->sock_generation ? T2P_TUPLE_REMEMBERED : T2P_TUPLE_NONE;
-}
-
 /* What a call that has returned leaves to be emitted. */
 enum emit_flag {
 	EMIT_BYTES = 1 << 0, /* what is described */
@@ -258,67 +180,28 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	return call->function == T2P_FN_SENDFILE || call->function == T2P_FN_SEND_PARTS ? EMIT_SENT : EMIT_BYTES;
 }
 
-/* Whether nothing is known yet of how the handle's records travel. */
-static __always_inline int may_have_no_socket(struct handle *handle)
-{
-	return !handle->sock && !(handle->flags & (HANDLE_LAYER | HANDLE_NOT_TCP | HANDLE_NO_SOCKET));
-}
-
-/* Reads may take what was buffered before the probes came; so many do not. */
-#define READS_WITHOUT_SOCKET 4
-
-/*
- * A call that used no socket where one that has a socket would: its handle encrypts into memory. Says
- * so once for each process; the command's own tree waits until the BIO functions are probed.
- */
-static __noinline int check_socket(struct process *process, struct call *call)
-{
-	struct handle *handle;
-	struct t2p_noted_no_socket *note;
-
-	if (call->below || (call->flags & (CALL_UDP | CALL_QUIET)))
-		return 0;
-	handle = find_handle(process, call->handle);
-	if (!handle || !may_have_no_socket(handle))
-		return 0;
-	if (call->function != T2P_FN_HANDSHAKE && !is_write(call->function) &&
-	    (!is_read(call->function) || (call->len && handle->read_seq < READS_WITHOUT_SOCKET)))
-		return 0;
-	handle->flags |= HANDLE_NO_SOCKET;
-	if ((process->flags & PROCESS_NO_SOCKET) || call->site > T2P_SITE_BIO_READ)
-		return 0;
-	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
-	if (!note) {
-		/* The handle's next call says it. */
-		handle->flags &= ~HANDLE_NO_SOCKET;
-		return lost(process->generation, T2P_COUNT_NOTICE_LOST, 0);
-	}
-	process->flags |= PROCESS_NO_SOCKET;
-	head(&note->no_socket.head, T2P_NO_SOCKET, process->generation, call->library);
-	note->no_socket.time = bpf_ktime_get_ns();
-	note->no_socket.stopped = (process->flags & PROCESS_STOP) && stop_process();
-	note->no_socket.other_stack = 0;
-	note->place = place_in_ring();
-	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
-	return 0;
-}
-
 /* What a call did to its handle, and in any case whose it was. Returns what is to be emitted. */
 static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
 	struct handle *handle = the_handle(process, call->handle, call->function);
 	int emit = 0;
+	u32 fd;
 	s64 len;
 
 	call->len = 0;
 	data->head.process = process->generation;
 	if (handle)
-		handle = bind_socket(process, handle, call);
+		handle = bind_socket(process, handle, call, returned);
 	if (!handle) {
 		len = call->len = moved(NULL, call, returned);
 		if (len)
 			lost(process->generation, T2P_COUNT_HANDLES_FULL, len > 0 ? len : 0);
 		return 0;
+	}
+	if (may_ask(handle, call)) {
+		fd = fd_of_ssl(call->handle);
+		if (take_socket(call->handle, fd))
+			emit_bind(handle, call->handle, fd - 1, T2P_TUPLE_DESCRIPTOR);
 	}
 	if (call->below && !call->sock && !handle->sock) {
 		struct fact fact = {

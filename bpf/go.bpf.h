@@ -44,11 +44,12 @@ __noinline int go_call_over(u64 generation, u64 address)
 static __noinline int go_drop_calls(struct process *process, struct thread *thread, u64 depth)
 {
 	for (u64 i = 0; i < CALL_DEPTH; i++) {
-		if (i < depth || i >= thread->depth)
-			continue;
-		call_lost(process->generation, thread->calls[i].handle, thread->calls[i].function,
-			  T2P_COUNT_UNFINISHED);
-		go_call_over(process->generation, thread->calls[i].handle);
+		if (i >= depth && i < thread->depth) {
+			struct call *call = &thread->calls[i & (CALL_DEPTH - 1)];
+
+			call_lost(process->generation, call->handle, call->function, T2P_COUNT_UNFINISHED);
+			go_call_over(process->generation, call->handle);
+		}
 	}
 	thread->depth = depth;
 	return 0;
@@ -145,9 +146,9 @@ static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
 		thread->depth = 0;
 	}
 	if (thread->depth)
-		go_drop_calls(process, thread, first_left(thread, &stack));
+		go_drop_calls(process, thread, unknown(first_left(thread, &stack)));
 	sp = place_on_stack(&stack, sp);
-	place = go_place_of(thread, args, sp, address);
+	place = unknown(go_place_of(thread, args, sp, address));
 	if (args->function == T2P_FN_HANDSHAKE)
 		go_handshake(process, address,
 			     place == PLACE_NONE ? &thread->calls[(thread->depth - 1) & (CALL_DEPTH - 1)] : NULL,
@@ -156,8 +157,9 @@ static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
 		return 0;
 	if (place > PLACE_NONE)
 		return call_lost(process->generation, address, args->function, T2P_COUNT_DEPTH);
+	asm volatile("" : "+r"(place)); /* as in enter */
 	call = &thread->calls[place & (CALL_DEPTH - 1)];
-	again = place < thread->depth && is_again(call, args, sp, address);
+	again = unknown(place < thread->depth && is_again(call, args, sp, address));
 	go_drop_calls(process, thread, place + again);
 	handle = the_handle(process, address, args->function);
 	call->sp = sp;
@@ -174,6 +176,7 @@ static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
 	call->function = args->function;
 	call->site = args->site;
 	call->flags = 0;
+	call->record = 0;
 	call->go = GO_CALL;
 	GO_RETURNS_TO(call) = 0;
 	bpf_probe_read_user(&GO_RETURNS_TO(call), sizeof(u64), (void *)ctx->sp);
@@ -297,7 +300,7 @@ static __always_inline int go_left(struct pt_regs *ctx, u32 site, int has_loop)
 
 	if (!thread)
 		return 0;
-	place = go_place_left(ctx, thread, site);
+	place = unknown(go_place_left(ctx, thread, site));
 	if (place >= CALL_DEPTH)
 		return 0;
 	process = process_of(thread);
@@ -306,7 +309,7 @@ static __always_inline int go_left(struct pt_regs *ctx, u32 site, int has_loop)
 	go_drop_calls(process, thread, place + 1);
 	thread->depth = place;
 	call = &thread->calls[place & (CALL_DEPTH - 1)];
-	emission.emit = go_finish(process, call, ctx->ax, &emission.data);
+	emission.emit = unknown(go_finish(process, call, ctx->ax, &emission.data));
 	if (place > 0)
 		note_layer(process, &thread->calls[(place - 1) & (CALL_DEPTH - 1)], call);
 	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN))

@@ -240,8 +240,11 @@ struct linux_binprm {
 	struct file *file;
 };
 
+struct sock;
+
 struct socket {
 	struct file *file;
+	struct sock *sk;
 };
 
 struct in6_addr {
@@ -276,6 +279,11 @@ struct minmax_sample {
 
 struct minmax {
 	struct minmax_sample s[3];
+};
+
+/* A TCP socket whose bytes the kernel protects by itself (kTLS) has such operations. */
+struct inet_connection_sock {
+	void *icsk_ulp_ops;
 };
 
 struct tcp_sock {

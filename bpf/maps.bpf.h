@@ -124,8 +124,8 @@ static __always_inline u32 tgid_of(struct task_struct *task)
 	return own_pidns ? number_of((u64)BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
 }
 
-enum call_flag : u8 {
-	CALL_CONFLICT = 1 << 0, /* more than one TCP socket was used */
+enum call_flag : u16 {
+	CALL_CONFLICT = 1 << 0, /* more than one TCP socket was used, and nothing shows which is the handle's */
 	CALL_UDP = 1 << 1, /* a UDP socket was used */
 	CALL_READ_SOCKET = 1 << 2, /* `copied` is set */
 	CALL_INNER = 1 << 3, /* the internal function was called inside it */
@@ -133,6 +133,7 @@ enum call_flag : u8 {
 	CALL_INNER_WRONG = 1 << 5, /* it is not what it was taken for */
 	CALL_PENDING = 1 << 6, /* counted in `pending` of the export's evidence */
 	CALL_QUIET = 1 << 7, /* that it used no socket says nothing */
+	CALL_WROTE = 1 << 8, /* `sock` was written to */
 };
 
 enum go_flag : u8 {
@@ -150,7 +151,7 @@ struct call {
 	u64 num;
 	u64 count_at; /* where the call puts its byte count; 0: the count is the return value */
 	u64 entered;
-	u64 sock; /* the TCP socket that was used inside this call */
+	u64 sock; /* the TCP socket that was used inside this call: of several, the one that is rather its own */
 	u64 below; /* another handle that was called inside this call */
 	u64 below_generation;
 	u64 inner_sp; /* of the call of an internal function inside this one; see proof.bpf.h. Go: GO_RETURNS_TO */
@@ -160,10 +161,12 @@ struct call {
 	u32 copied; /* copied_seq of the socket before its first read inside this call */
 	s32 fd_hint; /* first argument of the system call that used the socket */
 	u32 library;
-	u8 function;
+	u32 record; /* the first that was written to `sock`: see record_sent */
 	enum call_flag flags;
+	u8 function;
 	u8 site; /* enum t2p_site */
 	enum go_flag go; /* 0: the library is none of Go's */
+	u8 pad[3];
 	u64 returns_to; /* of a call that has no return probe: the address; else 0 */
 };
 
@@ -209,6 +212,8 @@ enum handle_flag {
 	HANDLE_CLOSED = 1 << 11, /* Go: it goes when the last call on it returns */
 	HANDLE_NO_SOCKET = 1 << 12, /* it encrypts into memory: only its records tell which socket it has */
 	HANDLE_CORKED = 1 << 13, /* what is sent stays in the library until it is uncorked */
+	HANDLE_MOVES = 1 << 15, /* the program may have given it another socket */
+	HANDLE_ASKED = 1 << 16, /* the library was asked for its socket */
 	HANDLE_PLAIN = 1 << 14, /* NSS: the program has switched TLS off, and passes plain bytes through */
 };
 

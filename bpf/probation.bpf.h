@@ -14,6 +14,7 @@
 
 #define RECORD_HEADER 5
 #define RECORD_APPLICATION 23
+#define RECORD_PLAIN_MAX 16384
 /* What sealing adds to a record's body: a tag, at least; at most vector, MAC and padding. */
 #define SEAL_MIN 16
 #define SEAL_MAX 96

@@ -107,6 +107,9 @@ static __noinline int other_site_entered(u32 site, struct arguments *args)
 	case T2P_SITE_GNUTLS_ALPN: /* a gnutls_datum_t */
 		args->function = FN_GNUTLS_ALPN;
 		return 1;
+	case T2P_SITE_GNUTLS_SET_SOCKET:
+		socket_given(args->handle);
+		return 0;
 	case T2P_SITE_NSS_RECV: /* buffer, length, flags */
 		args->function = args->count_at & PR_MSG_PEEK ? T2P_FN_PEEK : T2P_FN_NSS_READ;
 		break;
@@ -232,6 +235,8 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site, u32 other
 		return handle_cleared(args.handle, PT_REGS_SP(ctx));
 	case T2P_SITE_CTRL:
 		return ctrl_called(ctx);
+	case T2P_SITE_SET_SOCKET:
+		return socket_given(args.handle);
 	case T2P_SITE_CONNECT_STATE:
 		return role_told(args.handle, 0);
 	case T2P_SITE_ACCEPT_STATE:

@@ -143,55 +143,6 @@ static __always_inline void fin_is_read(struct sock *sk)
 		known->fin = 0;
 }
 
-/*
- * The current thread uses a socket. If a TLS call is in progress, it is the innermost one's.
- * `copied` is the socket's copied_seq before the read.
- */
-static __always_inline void socket_used_in_call(struct sock *sk, int reading, u32 copied)
-{
-	u64 id = current_id();
-	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
-	struct pt_regs *regs;
-	struct call *call = NULL;
-
-	if ((!thread || !thread->depth) && !go_wanted && !stacks_wanted)
-		return;
-	regs = syscall_regs();
-	if (stacks_wanted)
-		thread = calls_of_syscall(thread, BPF_CORE_READ(regs, sp));
-	if (thread)
-		call = call_in_progress(thread, BPF_CORE_READ(regs, sp));
-	if (!call && go_wanted)
-		call = call_of_goroutine(regs, id >> 32);
-	if (!call)
-		return;
-	if (call->sock == (u64)sk && (!reading || (call->flags & CALL_READ_SOCKET)))
-		return;
-	if (!is_protocol(sk, IPPROTO_TCP)) {
-		/* QUIC, DTLS, or a callback that asks for a name. UNIX sockets tell nothing: TLS runs over
-		   them as well, and programs log through them. */
-		if (is_protocol(sk, IPPROTO_UDP))
-			call->flags |= CALL_UDP;
-		return;
-	}
-	if (call->sock && call->sock != (u64)sk) {
-		call->flags |= CALL_CONFLICT;
-		return;
-	}
-	call->sock = (u64)sk;
-	if (!reading)
-		fin_is_read(sk);
-#if defined(__TARGET_ARCH_x86)
-	call->fd_hint = BPF_CORE_READ(regs, di);
-#else
-	call->fd_hint = BPF_CORE_READ(regs, orig_x0);
-#endif
-	if (reading) {
-		call->copied = copied;
-		call->flags |= CALL_READ_SOCKET;
-	}
-}
-
 /* Does file descriptor `fd` of the current process stand for this socket? */
 static __always_inline int is_fd_of(struct files_struct *table, u32 fd, struct socket *socket)
 {
@@ -307,6 +258,11 @@ static __noinline int emit_bind(struct handle *handle, u64 address, s32 fd_hint,
 	return 0;
 }
 
+static __always_inline int is_closed(u64 sk)
+{
+	return BPF_CORE_READ((struct sock *)sk, __sk_common.skc_state) == TCP_CLOSE;
+}
+
 /* The generation under which a live socket is known; 0: it is not to be known. `process`: whose loss that is. */
 static __always_inline u64 socket_generation(u64 sk, u64 process)
 {
@@ -315,7 +271,7 @@ static __always_inline u64 socket_generation(u64 sk, u64 process)
 
 	if (state)
 		return state->generation;
-	if (BPF_CORE_READ((struct sock *)sk, __sk_common.skc_state) == TCP_CLOSE)
+	if (is_closed(sk))
 		return 0;
 	if (bpf_map_update_elem(&sockets, &sk, &new, BPF_NOEXIST)) {
 		state = bpf_map_lookup_elem(&sockets, &sk);
@@ -324,6 +280,14 @@ static __always_inline u64 socket_generation(u64 sk, u64 process)
 		return state ? state->generation : 0;
 	}
 	return new.generation;
+}
+
+/* Whether the handle's socket is known and has not been closed. */
+static __always_inline int has_live_socket(struct handle *handle)
+{
+	struct socket_state *state = handle->sock ? bpf_map_lookup_elem(&sockets, &handle->sock) : NULL;
+
+	return state && state->generation == handle->sock_generation;
 }
 
 /* The handles of rustls that had this socket go, once so many others have lost theirs that they are idle. */

@@ -7,6 +7,8 @@
  *   go.bpf.h       the same for Go's crypto/tls
  *   rustls.bpf.h   the same for rustls
  *   calls.bpf.h    TLS calls, from entry to return
+ *   binding.bpf.h  how a handle comes by its socket, and keeps it
+ *   evidence.bpf.h what a call's use of sockets proves
  *   gnutls.bpf.h   what is peculiar to GnuTLS and NSS
  *   stack.bpf.h    the calls that a thread is in
  *   handles.bpf.h  handles, and the facts that are told of them
@@ -206,6 +208,7 @@ ENTRY(clear, T2P_SITE_CLEAR)
 ENTRY(ctrl, T2P_SITE_CTRL)
 ENTRY(connect_state, T2P_SITE_CONNECT_STATE)
 ENTRY(accept_state, T2P_SITE_ACCEPT_STATE)
+ENTRY(set_socket, T2P_SITE_SET_SOCKET)
 ENTRY(gnutls_send, T2P_SITE_GNUTLS_SEND)
 ENTRY(gnutls_send_range, T2P_SITE_GNUTLS_SEND_RANGE)
 ENTRY(gnutls_send_file, T2P_SITE_GNUTLS_SEND_FILE)
@@ -220,6 +223,7 @@ ENTRY(gnutls_init, T2P_SITE_GNUTLS_INIT)
 ENTRY(gnutls_name_set, T2P_SITE_GNUTLS_NAME_SET)
 ENTRY(gnutls_name_get, T2P_SITE_GNUTLS_NAME_GET)
 ENTRY(gnutls_alpn, T2P_SITE_GNUTLS_ALPN)
+ENTRY(gnutls_set_socket, T2P_SITE_GNUTLS_SET_SOCKET)
 ENTRY(nss_read, T2P_SITE_NSS_READ)
 ENTRY(nss_recv, T2P_SITE_NSS_RECV)
 ENTRY(nss_write, T2P_SITE_NSS_WRITE)

@@ -126,6 +126,7 @@ enum t2p_site {
 	T2P_SITE_CTRL,
 	T2P_SITE_CONNECT_STATE,
 	T2P_SITE_ACCEPT_STATE,
+	T2P_SITE_SET_SOCKET,
 	T2P_SITE_BIO_WRITE,
 	T2P_SITE_BIO_READ,
 	/* From here on, of libraries that have no BIO functions. */
@@ -143,6 +144,7 @@ enum t2p_site {
 	T2P_SITE_GNUTLS_NAME_SET,
 	T2P_SITE_GNUTLS_NAME_GET,
 	T2P_SITE_GNUTLS_ALPN,
+	T2P_SITE_GNUTLS_SET_SOCKET,
 	T2P_SITE_NSS_READ,
 	T2P_SITE_NSS_RECV,
 	T2P_SITE_NSS_WRITE,
@@ -206,10 +208,11 @@ enum t2p_missing : unsigned char {
 /* How the socket of the handle was known when the call was made. */
 enum t2p_tuple_source : unsigned char {
 	T2P_TUPLE_NONE = 0,
-	T2P_TUPLE_SAME_CALL = 1, /* exactly one TCP socket was used inside this call */
+	T2P_TUPLE_SAME_CALL = 1, /* it was used inside this call, and carried its record */
 	T2P_TUPLE_REMEMBERED = 2, /* an earlier call of this handle used it, and it still lives */
 	T2P_TUPLE_LAYER = 3, /* the handle's bytes went through another handle (TLS inside TLS) */
 	T2P_TUPLE_CIPHERTEXT = 4, /* a record of the handle was seen at the socket */
+	T2P_TUPLE_DESCRIPTOR = 5, /* it is what the library holds for the handle */
 };
 
 /* What a T2P_HANDLE record tells. */

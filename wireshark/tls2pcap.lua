@@ -10,6 +10,8 @@
 -- make Wireshark build a protocol tree of every packet of every file. So nothing is hooked while
 -- this is loaded; as a file is opened (`init`), its beginning is looked at, and only if it comes from
 -- tls2pcap, a listener asks for the comments and a dissector is put before those of raw IP and Ethernet.
+-- Most of what is left at loading is that Wireshark builds a tree for the listener (benches/wireshark): fields are
+-- made only where somebody wants them, and bytes are counted when the table is opened.
 
 local proto = Proto("tls2pcap", "Captured process (tls2pcap)")
 
@@ -58,13 +60,15 @@ local SHOWN = {
 	{ "remote", field.remote }, { "tuple", field.tuple }, { "sni", field.sni }, { "alpn", field.alpn },
 	{ "peer_pid", field.peer_pid, true }, { "peer_comm", field.peer_comm },
 }
+local byte, sub, select, pcall, all_field_infos = string.byte, string.sub, select, pcall, all_field_infos
+local NOTHING = {}
 local RAW_IP, ETHERNET = (wtap_encaps or wtap).RAW_IP, (wtap_encaps or wtap).ETHERNET
 local ETHERNET_HEADER = 14
 
 -- Of the file that is open -------------------------------------------------------------------------
 
 local connections -- all that were seen, in order
-local current -- by addresses and ports: the one that has them now
+local current -- by addresses and ports, of both directions: the one that has them now
 local of_frame -- by number of the packet: its connection
 local notes -- by number of the packet: what its comments say of itself
 
@@ -97,27 +101,34 @@ local function port_of(address)
 	return whole(address and address:match(":(%d+)$"), UINT16)
 end
 
--- Addresses and ports, the same for both directions, and the bytes of payload; nil if this is not
--- TCP, written as tls2pcap writes it: IPv6 without extension headers. IP begins at `at`.
-local function look(tvb, at)
+-- Addresses and ports as they stand in the packet; nil if this is not TCP, written as tls2pcap writes it: without
+-- options of IPv4 and extension headers of IPv6. IP begins at `at`. Each call into Wireshark costs as much as
+-- all the rest, so it is one.
+local function ends(tvb, at)
 	local len = tvb:len() - at
 	if len < 40 then return nil end
-	if at > 0 then tvb = tvb(at):tvb() end
-	local tcp, a, b, size
-	local version = tvb(0, 1):bitfield(0, 4)
-	if version == 4 and tvb(9, 1):uint() == 6 then
-		tcp = tvb(0, 1):bitfield(4, 4) * 4
-		a, b, size = 12, 16, 4
-	elseif version == 6 and len >= 60 and tvb(6, 1):uint() == 6 then
-		tcp = 40
-		a, b, size = 8, 24, 16
+	local ip = tvb:raw(at, len < 60 and 40 or 60)
+	local first = byte(ip, 1)
+	if first == 0x45 then
+		if byte(ip, 10) == 6 then return sub(ip, 13, 24), ip end
+	elseif first >= 0x60 and first < 0x70 and len >= 60 and byte(ip, 7) == 6 then
+		return sub(ip, 9, 44), ip
 	end
-	if not tcp or len < tcp + 13 then return nil end
-	local total = version == 4 and tvb(2, 2):uint() or 40 + tvb(4, 2):uint()
-	local payload = math.max(0, total - tcp - tvb(tcp + 12, 1):bitfield(0, 4) * 4)
-	local from = tvb:raw(a, size) .. tvb:raw(tcp, 2)
-	local to = tvb:raw(b, size) .. tvb:raw(tcp + 2, 2)
-	return from < to and from .. to or to .. from, payload
+	return nil
+end
+
+-- The same of the other direction.
+local function turned(key)
+	local size = (#key - 4) / 2
+	return sub(key, size + 1, 2 * size) .. sub(key, 1, size) .. sub(key, -2) .. sub(key, -4, -3)
+end
+
+-- Bytes of TCP's payload, by the lengths in the headers.
+local function payload_of(ip)
+	local head, total = 20, byte(ip, 3) * 256 + byte(ip, 4)
+	if byte(ip, 1) ~= 0x45 then head, total = 40, 40 + byte(ip, 5) * 256 + byte(ip, 6) end
+	local words = byte(ip, head + 13)
+	return words and math.max(0, total - head - math.floor(words / 16) * 4) or 0
 end
 
 -- What a process has to do with a connection. `known`: what is known of it.
@@ -152,37 +163,51 @@ local function learn(c, said)
 	return c
 end
 
--- What the packet's comments and its interface say; nil where there is no protocol tree to ask.
-local function frame_facts()
-	local there, infos = pcall(function() return { all_field_infos() } end)
-	if not there then return nil end
-	local comments, interface = {}, nil
-	for _, info in ipairs(infos) do
+-- Names of interfaces: command name and pid, taken apart.
+local interfaces = setmetatable({}, { __index = function(known, name)
+	local comm, pid = name:match("^(.*)%[(%d+)%]$")
+	local facts = { comm = comm, pid = whole(pid, UINT32) }
+	known[name] = facts
+	return facts
+end })
+
+-- Of all that the frame's tree has: comments, if there are any, and the interface's name.
+local function frame_facts(...)
+	local comments, interface
+	for i = 1, select("#", ...) do
+		local info = select(i, ...)
 		local name = info.name
-		if name == "frame.comment" then
-			comments[#comments + 1] = info.value
-		elseif name == "frame.interface_name" then
+		if name == "frame.interface_name" then
 			interface = info.value
+		elseif name == "frame.comment" then
+			comments = comments or {}
+			comments[#comments + 1] = info.value
 		end
 	end
 	return comments, interface
 end
 
+local function frame() return frame_facts(all_field_infos()) end
+
 -- The first time that a packet is seen with its comments.
-local function first_look(tvb, pinfo, at)
-	local comments, interface = frame_facts()
-	if not comments then return end
-	local key, payload = look(tvb, at)
+local function first_look(tvb, number, at)
+	-- Without a protocol tree there is nothing to ask.
+	local there, comments, interface = pcall(frame)
+	if not there then return end
+	local key = ends(tvb, at)
 	if not key then return end
 	local c = current[key]
+	local before = c
 	local note
-	for _, comment in ipairs(comments) do
+	for _, comment in ipairs(comments or NOTHING) do
 		local said = parse(comment)
 		if said then
 			c = learn(c, said)
-			local pid = whole(said.caller_pid, UINT32)
-			if c and pid and pid ~= c.known.pid then
-				share_of(c, pid, { pid = pid, comm = said.caller_comm, exe = said.caller_exe })
+			if c then
+				local pid = whole(said.caller_pid, UINT32)
+				if pid and pid ~= c.known.pid then
+					share_of(c, pid, { pid = pid, comm = said.caller_comm, exe = said.caller_exe })
+				end
 			end
 			if said.missing or said.synthetic then
 				note = note or {}
@@ -197,30 +222,22 @@ local function first_look(tvb, pinfo, at)
 		end
 	end
 	-- The interface names the process whose call the packet is, also where the SYN was cut off the file.
-	local comm, pid = (interface or ""):match("^(.*)%[(%d+)%]$")
-	pid = whole(pid, UINT32)
+	local caller = interfaces[interface or ""]
+	local pid = caller.pid
 	if not c then
 		if not pid then return end
-		c = new_connection({ comm = comm, pid = pid })
+		c = new_connection({ comm = caller.comm, pid = pid })
 	end
-	local share = share_of(c, c.known.pid or 0, c.known)
-	if pid and c.known.pid and pid ~= c.known.pid then
-		share = share_of(c, pid, { comm = comm, pid = pid })
+	local own = c.known.pid
+	if pid and own and pid ~= own then
 		note = note or {}
-		note.caller = share.known
+		note.caller = share_of(c, pid, caller).known
 	end
-	current[key] = c
-	of_frame[pinfo.number] = c
-	notes[pinfo.number] = note
-	-- All else that is made up stands in the place of bytes that are missing.
-	if note and note.synthetic == "h2-preface" then payload = 0 end
-	if pinfo.p2p_dir == P2P_DIR_SENT then
-		c.sent = c.sent + payload
-		share.sent = share.sent + payload
-	else
-		c.received = c.received + payload
-		share.received = share.received + payload
-	end
+	if c ~= before then current[key], current[turned(key)] = c, c end
+	c.at = at
+	of_frame[number] = c
+	if note then notes[number] = note end
+	return c
 end
 
 local function who(known)
@@ -262,16 +279,18 @@ end
 local encapsulations = DissectorTable.get("wtap_encap")
 local raw, ethernet = encapsulations:get_dissector(RAW_IP), encapsulations:get_dissector(ETHERNET)
 
+local own -- this dissector, to ask whether anybody wants its fields
+local call = raw.call
+
 -- Shows whose packet it is, and hands it on to who would have had it. IP begins at `at`.
 local function dissect(tvb, pinfo, tree, at, next_)
 	local number = pinfo.number
 	-- Two-pass reading comes here first without a protocol tree, so "seen" is not pinfo.visited.
-	if not of_frame[number] then first_look(tvb, pinfo, at) end
-	local c = of_frame[number]
-	if c then show(tree, c, notes[number]) end
+	local c = of_frame[number] or first_look(tvb, number, at)
+	-- Neither looked at nor asked for by a filter or a column: then nothing has to be made.
+	if c and tree:referenced(own) then show(tree, c, notes[number]) end
 	-- Where a packet is cut off, Wireshark has shown so before the error comes here.
-	pcall(next_.call, next_, tvb, pinfo, tree)
-	return tvb:len()
+	pcall(call, next_, tvb, pinfo, tree)
 end
 
 function proto.dissector(tvb, pinfo, tree)
@@ -284,6 +303,8 @@ local below = Proto("tls2pcap_ethernet", "Captured process (tls2pcap), Ethernet"
 function below.dissector(tvb, pinfo, tree)
 	return dissect(tvb, pinfo, tree, ETHERNET_HEADER, ethernet)
 end
+
+own = Dissector.get("tls2pcap")
 
 -- Whether it is a file of ours --------------------------------------------------------------------
 
@@ -480,19 +501,25 @@ local function open_table()
 			.. "A compressed file is recognised once it is unpacked, or with the profile tls2pcap.")
 		return
 	end
-	-- Requests are counted only now: that would cost at loading.
-	local counter = Listener.new("frame", "http.request || http2.headers.method")
+	-- Bytes and requests are counted only now: that would cost at loading.
+	local counter = Listener.new("frame", "frame.interface_name || http.request || http2.headers.method")
 	function counter.reset()
 		for _, c in ipairs(connections) do
-			c.requests = 0
-			for _, share in pairs(c.by_pid) do share.requests = 0 end
+			c.requests, c.sent, c.received = 0, 0, 0
+			for _, share in pairs(c.by_pid) do share.requests, share.sent, share.received = 0, 0, 0 end
 		end
 	end
-	function counter.packet(pinfo)
+	function counter.packet(pinfo, tvb)
 		local c = of_frame[pinfo.number]
 		if not c then return end
-		local caller = notes[pinfo.number] and notes[pinfo.number].caller
+		local note = notes[pinfo.number]
+		local caller = note and note.caller
 		local share = share_of(c, (caller or c.known).pid or 0, caller or c.known)
+		local key, ip = ends(tvb, c.at)
+		-- All else that is made up stands in the place of bytes that are missing.
+		local payload = key and not (note and note.synthetic == "h2-preface") and payload_of(ip) or 0
+		local way = pinfo.p2p_dir == P2P_DIR_SENT and "sent" or "received"
+		c[way], share[way] = c[way] + payload, share[way] + payload
 		for _, info in ipairs({ all_field_infos() }) do
 			if info.name == "http.request" or info.name == "http2.headers.method" then
 				c.requests = c.requests + 1
@@ -502,6 +529,8 @@ local function open_table()
 	end
 	function counter.draw() window:set(report(processes())) end
 	window:set_atclose(function() counter:remove() end)
+	retap_packets()
+	-- Those who said most.
 	for i, p in ipairs(processes()) do
 		if i > BUTTONS then
 			window:add_button("Another...", ask_for_process)
@@ -513,7 +542,6 @@ local function open_table()
 		set_filter("")
 		apply_filter()
 	end)
-	retap_packets()
 end
 
 register_menu("tls2pcap/Processes and connections", open_table, MENU_TOOLS_UNSORTED)

@@ -74,7 +74,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     }
     let given = Given::of(&config.targets, say)?;
     let found = setup::libraries(config, &mut discovery, &say, &mut reasons)?;
-    let probe = setup::load(config, &found)?;
+    let probe = setup::load(config)?;
     say.detail(&format!(
         "sockets are followed by {}; probes attach {}",
         probe.backend(),

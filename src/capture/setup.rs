@@ -38,7 +38,7 @@ const MEMORY_BESIDE: u64 = 64 << 20;
 const CALL_LIMIT: u64 = numbers::CALL_MAX;
 
 /// `found`: what is to be probed first of all.
-pub(super) fn load(config: &Capture, found: &[Found]) -> Result<Probe, Failure> {
+pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
     let ring_bytes = ring_for(config.ring_size, memory::room())?;
     let options = Options {
         backend: match config.backend {
@@ -60,10 +60,6 @@ pub(super) fn load(config: &Capture, found: &[Found]) -> Result<Probe, Failure> 
         snaplen: config.snaplen,
         ring_bytes,
         wake_for_each: config.packet_buffered,
-        // A process that runs and is none in Go will hardly become one.
-        go: !matches!(config.targets, Targets::Pids(_)) || found.iter().any(|f| f.library.go.is_some()),
-        rustls: !matches!(config.targets, Targets::Pids(_))
-            || found.iter().any(|f| f.library.rustls.is_some()),
         verbose: config.verbosity == Verbosity::Verbose,
     };
     Probe::load(&options).map_err(|error| refusal(&error))

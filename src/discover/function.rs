@@ -77,6 +77,18 @@ functions! {
     SetConnectState = "SSL_set_connect_state",
     /// Declares this side the server.
     SetAcceptState = "SSL_set_accept_state",
+    /// Gives a handle its socket.
+    SetFd = "SSL_set_fd",
+    /// The same to read from.
+    SetRfd = "SSL_set_rfd",
+    /// The same to write to.
+    SetWfd = "SSL_set_wfd",
+    /// Gives a handle what it reads from and writes to.
+    SetBio = "SSL_set_bio",
+    /// The same to read from.
+    SetRbio = "SSL_set0_rbio",
+    /// The same to write to.
+    SetWbio = "SSL_set0_wbio",
     /// Writes plaintext.
     GnutlsSend = "gnutls_record_send",
     /// Writes plaintext, padded.
@@ -111,6 +123,12 @@ functions! {
     GnutlsNameGet = "gnutls_server_name_get",
     /// The negotiated application protocol.
     GnutlsAlpn = "gnutls_alpn_get_selected_protocol",
+    /// Gives a handle its socket, mostly.
+    GnutlsSetPtr = "gnutls_transport_set_ptr",
+    /// The same, one to read from and one to write to.
+    GnutlsSetPtr2 = "gnutls_transport_set_ptr2",
+    /// The same, by descriptors.
+    GnutlsSetInt2 = "gnutls_transport_set_int2",
     /// Reads plaintext.
     NssRead = "ssl_Read",
     /// Reads plaintext; with a flag, without consuming it.

@@ -15,7 +15,7 @@ use crate::printable;
 use crate::privilege;
 use crate::probe::Survey;
 
-use self::report::{BackEnd, FORMAT, Kernel, Privileges, Report, Tried, Verdict};
+use self::report::{BackEnd, FORMAT, Kernel, Privileges, Refused, Report, Tried, Verdict};
 
 /// Says all on standard output. The status tells whether a capture would work.
 ///
@@ -94,6 +94,11 @@ fn kernel(own: &privilege::Survey, survey: Option<&Survey>) -> Kernel {
             bulk_one_process: survey.bulk.1,
             attach_cookies: survey.cookies,
             bpf_loop: survey.loops,
+            refused: survey
+                .refused
+                .iter()
+                .map(|(programs, reason)| Refused { programs, reason: reason.clone() })
+                .collect(),
             call_limit: capture::longest_call(survey.loops),
         }),
     }

@@ -196,10 +196,21 @@ pub struct Tried {
     pub bulk_one_process: bool,
     /// Whether programs have attach cookies.
     pub attach_cookies: bool,
+    /// What cannot be captured because the kernel does not take its programs.
+    pub refused: Vec<Refused>,
     /// Whether programs have `bpf_loop`.
     pub bpf_loop: bool,
     /// Bytes of the longest call that is captured whole, without `--ring-size`.
     pub call_limit: u64,
+}
+
+/// See [`Tried::refused`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// A library, or a kind of program.
+    pub programs: &'static str,
+    /// What the kernel says.
+    pub reason: String,
 }
 
 /// See [`Tried::backends`].

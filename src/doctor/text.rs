@@ -224,6 +224,9 @@ fn kernel(out: &mut String, report: &Report) {
             if !tried.attach_cookies {
                 row("", "no attach cookies (Linux 5.15): cheap sites behind exports are not used");
             }
+            for kind in &tried.refused {
+                row("", &format!("{}: not on this kernel: {}", kind.programs, kind.reason));
+            }
             let calls = format!("captured up to {} bytes", grouped(tried.call_limit));
             row("calls", &if tried.bpf_loop { calls } else { format!("{calls}: no bpf_loop (Linux 5.17)") });
         }
@@ -382,6 +385,7 @@ mod tests {
                     bulk_one_process: false,
                     attach_cookies: true,
                     bpf_loop: true,
+                    refused: vec![Refused { programs: "Go", reason: "no".into() }],
                     call_limit: 33_554_432,
                 }),
                 ..Kernel::default()
@@ -420,6 +424,7 @@ KERNEL
                fentry: it has no BPF trampolines
                tracepoint: works too
   probes       attach in bulk (uprobe.multi); with -p one by one
+               Go: not on this kernel: no
   calls        captured up to 33,554,432 bytes
   lockdown     not told
 

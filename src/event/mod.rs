@@ -120,14 +120,18 @@ impl Missing {
 pub enum TupleSource {
     /// Not known: what is written is made up, and marked so.
     None,
-    /// Exactly one TCP socket was used inside the call that moved the first bytes.
+    /// The socket was used inside the call that moved the first bytes, and carried its record.
     SameCall,
     /// An earlier call of the same handle used the socket, which still lives.
     Remembered,
+    /// A later call of the same handle used the socket. Records of the ring never say so.
+    LaterCall,
     /// The handle's bytes went through another handle, whose tuple it is (TLS inside TLS).
     Layer,
     /// The handle encrypts into memory, and one of its TLS records was seen at the socket.
     Ciphertext,
+    /// The handle is older than the capture, and it is the socket that its library holds for it.
+    Descriptor,
 }
 
 impl TupleSource {
@@ -137,8 +141,10 @@ impl TupleSource {
             TupleSource::None => "none",
             TupleSource::SameCall => "same-call",
             TupleSource::Remembered => "remembered",
+            TupleSource::LaterCall => "later-call",
             TupleSource::Layer => "layer",
             TupleSource::Ciphertext => "ciphertext",
+            TupleSource::Descriptor => "descriptor",
         }
     }
 }

@@ -478,6 +478,7 @@ fn tuple_source(raw: u8) -> Option<TupleSource> {
         numbers::TupleSource::Remembered => TupleSource::Remembered,
         numbers::TupleSource::Layer => TupleSource::Layer,
         numbers::TupleSource::Ciphertext => TupleSource::Ciphertext,
+        numbers::TupleSource::Descriptor => TupleSource::Descriptor,
     })
 }
 

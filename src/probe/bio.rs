@@ -43,7 +43,7 @@ impl Probe {
         if self.programs == Programs::Session {
             let options =
                 UprobeMultiOpts { offsets: vec![read as usize], session: true, ..UprobeMultiOpts::default() };
-            let program = self.program("bio_session_read");
+            let program = self.program("bio_session_read")?;
             links.push(program.attach_uprobe_multi_with_opts(pid, path, "", options)?);
         } else if !self.by_returns {
             // The return first: an entry that is seen has its return probed. It would do harm on other stacks.
@@ -61,7 +61,7 @@ impl Probe {
         path: &Path,
         offset: u64,
     ) -> Result<Link, libbpf_rs::Error> {
-        let (program, retprobe) = (self.program(name), name.starts_with("bio_return"));
+        let (program, retprobe) = (self.program(name)?, name.starts_with("bio_return"));
         if self.bio_in_bulk {
             let options =
                 UprobeMultiOpts { offsets: vec![offset as usize], retprobe, ..UprobeMultiOpts::default() };
@@ -96,7 +96,7 @@ impl Probe {
         if self.received.is_none() && self.backend != Backend::Tracepoint {
             // Without it, records that a program receives bind nothing; those that it sends do.
             let name = format!("{}{}", self.backend.as_str(), AT_RETURN);
-            self.received = self.program(&name).attach().ok();
+            self.received = self.program(&name).and_then(|program| program.attach()).ok();
         }
         let bss = self.skeleton.maps.bss_data.as_deref_mut().expect("the object has variables");
         // SAFETY: as in `set_gate`.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
 use libbpf_rs::query::{LinkTypeInfo, PerfEventType};
 use libbpf_rs::skel::Skel;
-use libbpf_rs::{Link, MapCore, MapFlags};
+use libbpf_rs::{Link, MapCore, MapFlags, Object};
 
 use super::skeleton::types;
 use super::{Backend, Probe, from_bytes};
@@ -42,7 +42,8 @@ impl Probe {
     /// kprobe that was hit inside another, those before 6.7 do not.
     fn missed_runs(&self) -> (u64, u64) {
         let (mut others, mut sockets) = (0, 0);
-        for program in self.skeleton.object().progs() {
+        let objects = std::iter::once(self.skeleton.object()).chain(self.later.loaded());
+        for program in objects.flat_map(Object::progs) {
             let name = program.name().to_string_lossy();
             let of_sockets = name == SOCKET_STATE || Backend::of_program(&name).is_some();
             *(if of_sockets { &mut sockets } else { &mut others }) += recursion_misses(program.as_fd());

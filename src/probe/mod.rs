@@ -9,6 +9,7 @@ mod ended;
 mod forget;
 mod layout;
 mod probation;
+mod programs;
 mod proving;
 mod ring;
 mod sites;
@@ -34,12 +35,10 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Func;
 use libbpf_rs::libbpf_sys::{BPF_FUNC_get_attach_cookie, BPF_FUNC_loop};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, ProgramAttachType, ProgramMut, ProgramType, UprobeMultiOpts,
-    UprobeOpts,
-};
+use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, ProgramMut, ProgramType, UprobeMultiOpts, UprobeOpts};
 
 use self::probation::Probation;
+use self::programs::{AT_RETURN, Choice, Later};
 use self::proving::Trial;
 use self::sites::{Group, Kind, Programs, Site, sites};
 use self::skeleton::types::{self, process_flag, t2p_cookie_bit, t2p_gate, t2p_site};
@@ -79,10 +78,6 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Wake the reader of the ring for each record, not when some have come together.
     pub wake_for_each: bool,
-    /// Load what Go programs need, which takes half of the time that loading takes.
-    pub go: bool,
-    /// The same for programs with rustls.
-    pub rustls: bool,
     /// Show what libbpf has to say if nothing can be loaded.
     pub verbose: bool,
 }
@@ -143,13 +138,8 @@ const IN_LIBRARY: [&str; 3] = ["ssl_", IN_GO, IN_RUSTLS];
 const IN_GO: &str = "go_";
 /// Those that only programs with rustls need.
 const IN_RUSTLS: &str = "rustls_";
-/// Names of programs that are attached when the first process needs them begin so, or end so.
+/// Names of programs that are attached when the first process needs them begin so.
 const IN_BIO: &str = "bio_";
-/// Those that see entry and return.
-const IN_SESSION: &str = "session";
-/// What one of those stands for.
-const READ_APART: [&str; 2] = ["bio_entry_read", "bio_return_read"];
-const AT_RETURN: &str = "_tcp_recvmsg_return";
 /// There from Linux 4.17 on, if the kernel has kprobes.
 const KPROBE_EVENTS: &str = "/sys/bus/event_source/devices/kprobe";
 
@@ -162,10 +152,8 @@ pub struct Probe {
     programs: Programs,
     /// See [`bio::in_bulk`].
     bio_in_bulk: bool,
-    /// What Go programs need is loaded.
-    go: bool,
-    /// The same of rustls.
-    rustls: bool,
+    /// Programs that are loaded when they are needed.
+    later: Later,
     pids: Vec<u32>,
     /// Whether the kernel tells a program which library it was attached to (Linux 5.15).
     has_cookie: bool,
@@ -350,33 +338,10 @@ impl Probe {
         }
         knobs.uid_count = options.uids.len() as u32;
         open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
-        // An IPv6 that is a module is not in the kernel's own type information, and fails the load.
-        let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
         let bio_in_bulk = bio::in_bulk(options, programs);
-        for mut program in open.open_object_mut().progs_mut() {
-            let name = program.name().to_string_lossy().into_owned();
-            let in_library = is_in_library(&name);
-            if in_library
-                && !(programs.needs(&name)
-                    && (options.go || !name.starts_with(IN_GO))
-                    && (options.rustls || !name.starts_with(IN_RUSTLS)))
-                || Backend::of_program(&name).is_some_and(|b| b != backend)
-                || name.starts_with("fentry_udpv6") && !has_ipv6
-            {
-                program.set_autoload(false);
-            }
-            let in_session = programs == Programs::Session;
-            if name.contains(IN_SESSION) != in_session
-                && (name.contains(IN_SESSION) || READ_APART.contains(&&*name))
-            {
-                program.set_autoload(false);
-            }
-            let in_bulk =
-                if name.starts_with(IN_BIO) { bio_in_bulk } else { in_library && programs.in_bulk() };
-            if in_bulk && !name.contains(IN_SESSION) {
-                program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
-            }
-        }
+        let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
+        let choice = Choice { backend, programs, bio_in_bulk, has_ipv6 };
+        choice.prepare(open.open_object_mut().progs_mut());
         let skeleton = open.load().map_err(Refusal::Backend)?;
         let mut probe = Probe {
             skeleton,
@@ -384,8 +349,7 @@ impl Probe {
             refused: Vec::new(),
             programs,
             bio_in_bulk,
-            go: options.go,
-            rustls: options.rustls,
+            later: Later::new(choice),
             pids: options.pids.clone(),
             has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_get_attach_cookie).unwrap_or(false),
             libraries: HashMap::new(),
@@ -403,8 +367,11 @@ impl Probe {
         };
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
-            let later = name.starts_with(IN_BIO) || name.ends_with(AT_RETURN);
-            if later || is_in_library(&name) || Backend::of_program(&name).is_some_and(|b| b != backend) {
+            if name.starts_with(IN_BIO)
+                || name.ends_with(AT_RETURN)
+                || is_in_library(&name)
+                || Backend::of_program(&name).is_some_and(|b| b != backend)
+            {
                 continue;
             }
             match program.attach() {
@@ -459,9 +426,14 @@ impl Probe {
         self.programs.in_bulk()
     }
 
-    fn program(&self, name: &str) -> ProgramMut<'_> {
-        let mut programs = self.skeleton.object().progs_mut();
-        programs.find(|p| p.name() == name).expect("the object has every program that is named here")
+    fn program(&self, name: &str) -> libbpf_rs::Result<ProgramMut<'_>> {
+        self.later.program(self.skeleton.object(), name)
+    }
+
+    /// The kinds of programs that cannot be captured on this kernel, and why. Loads all that is loaded when the first
+    /// program of its kind comes.
+    fn refused_kinds(&self) -> Vec<(&'static str, libbpf_rs::Error)> {
+        self.later.try_all(self.skeleton.object())
     }
 
     /// The libraries of a file, if it is new. To be told before [`Probe::attach`], during which their first records
@@ -493,17 +465,9 @@ impl Probe {
         let pids: Vec<i32> =
             if self.pids.is_empty() { vec![-1] } else { self.pids.iter().map(|pid| *pid as i32).collect() };
         if found.library.go.is_some() {
-            if !self.go {
-                return Err(io::Error::other("it is in Go, which nothing was when the capture began").into());
-            }
             self.follow_goroutines();
         }
         if found.library.rustls.is_some() {
-            if !self.rustls {
-                return Err(
-                    io::Error::other("it uses rustls, which nothing did when the capture began").into()
-                );
-            }
             self.follow_ciphertext();
         }
         let beside = found.library.rustls.as_ref().filter(|_| !found.library.is_rustls_alone());
@@ -583,7 +547,7 @@ impl Probe {
                     retprobe: is_return_probe,
                     ..UprobeOpts::default()
                 };
-                let program = self.program(self.programs.name(site));
+                let program = self.program(self.programs.name(site))?;
                 program.attach_uprobe_with_opts(attached.pid, &path, site.offset as usize, options)?
             }
             _ => unreachable!("one by one"),
@@ -610,7 +574,7 @@ impl Probe {
             ..UprobeMultiOpts::default()
         };
         let name = sites.first().map_or("ssl_any_entry", |site| self.programs.name(site));
-        self.program(name).attach_uprobe_multi_with_opts(pid, path, "", options)
+        self.program(name)?.attach_uprobe_multi_with_opts(pid, path, "", options)
     }
 
     /// Captures this process from now on.

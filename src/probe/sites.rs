@@ -74,6 +74,12 @@ fn of(function: Function) -> (t2p_site, Option<&'static str>, bool) {
             (t2p_site::T2P_SITE_CONNECT_STATE, Some("ssl_entry_connect_state"), false)
         }
         Function::SetAcceptState => (t2p_site::T2P_SITE_ACCEPT_STATE, Some("ssl_entry_accept_state"), false),
+        Function::SetFd
+        | Function::SetRfd
+        | Function::SetWfd
+        | Function::SetBio
+        | Function::SetRbio
+        | Function::SetWbio => (t2p_site::T2P_SITE_SET_SOCKET, Some("ssl_entry_set_socket"), false),
         Function::GnutlsSend | Function::GnutlsSend2 => {
             (t2p_site::T2P_SITE_GNUTLS_SEND, Some("ssl_entry_gnutls_send"), true)
         }
@@ -107,6 +113,9 @@ fn of(function: Function) -> (t2p_site, Option<&'static str>, bool) {
             (t2p_site::T2P_SITE_GNUTLS_NAME_GET, Some("ssl_entry_gnutls_name_get"), true)
         }
         Function::GnutlsAlpn => (t2p_site::T2P_SITE_GNUTLS_ALPN, Some("ssl_entry_gnutls_alpn"), true),
+        Function::GnutlsSetPtr | Function::GnutlsSetPtr2 | Function::GnutlsSetInt2 => {
+            (t2p_site::T2P_SITE_GNUTLS_SET_SOCKET, Some("ssl_entry_gnutls_set_socket"), false)
+        }
         Function::NssRead => (t2p_site::T2P_SITE_NSS_READ, Some("ssl_entry_nss_read"), true),
         Function::NssRecv => (t2p_site::T2P_SITE_NSS_RECV, Some("ssl_entry_nss_recv"), true),
         Function::NssWrite => (t2p_site::T2P_SITE_NSS_WRITE, Some("ssl_entry_nss_write"), true),

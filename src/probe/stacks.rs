@@ -179,7 +179,7 @@ impl Probe {
                     cookie: if self.has_cookie { cookie(at.site, id) | COOKIE_RETURN } else { 0 },
                     ..UprobeOpts::default()
                 };
-                let program = self.program(self.programs.name(&site));
+                let program = self.program(self.programs.name(&site))?;
                 let link =
                     program.attach_uprobe_with_opts(attached.pid, &path, at.offset as usize, options)?;
                 attached.links.push((at.group, true, link));
@@ -206,7 +206,7 @@ impl Probe {
             session: of_session,
             ..UprobeMultiOpts::default()
         };
-        let program = self.program(if of_session { "ssl_session" } else { "ssl_return_any" });
+        let program = self.program(if of_session { "ssl_session" } else { "ssl_return_any" })?;
         program.attach_uprobe_multi_with_opts(pid, path, "", options).map(Some)
     }
 }

@@ -25,6 +25,8 @@ pub struct Survey {
     pub bulk: (bool, bool),
     /// Whether a program is told which library it was attached to (Linux 5.15).
     pub cookies: bool,
+    /// What the kernel does not take of what is loaded when it is first needed: for which programs, and why.
+    pub refused: Vec<(&'static str, String)>,
     /// Whether programs can loop (`bpf_loop`, Linux 5.17): else calls are captured up to 1,096,704 bytes.
     pub loops: bool,
 }
@@ -48,23 +50,27 @@ impl Survey {
         let has = |helper| ProgramType::Kprobe.is_helper_supported(helper).unwrap_or(false);
         let (cookies, loops) = (has(BPF_FUNC_get_attach_cookie), has(BPF_FUNC_loop));
         let each = if loops { Programs::Each } else { Programs::EachUnrolled };
-        let mut survey = Survey { backends: Vec::new(), bulk: (false, false), cookies, loops };
+        let mut survey =
+            Survey { backends: Vec::new(), bulk: (false, false), cookies, refused: Vec::new(), loops };
         let mut errors = Vec::new();
         for backend in Backend::ALL {
             let is_first = survey.taken().is_none();
             let first_way = if loops { Programs::Bulk } else { each };
             let result = match Probe::try_load(&options(&[]), backend, first_way) {
-                Ok(_) => Ok(loops),
+                Ok(probe) => Ok((Some(probe), loops)),
                 // What is attached one by one are other programs.
                 Err(Refusal::Bulk) if is_first => {
-                    Probe::try_load(&options(&[]), backend, each).map(|_| false)
+                    Probe::try_load(&options(&[]), backend, each).map(|probe| (Some(probe), false))
                 }
-                Err(Refusal::Bulk) => Ok(false),
+                Err(Refusal::Bulk) => Ok((None, false)),
                 Err(refusal) => Err(refusal),
             };
             let why_not = match result {
-                Ok(bulk) => {
+                Ok((probe, bulk)) => {
                     if is_first {
+                        let kinds = probe.map_or_else(Vec::new, |probe| probe.refused_kinds());
+                        survey.refused =
+                            kinds.into_iter().map(|(kind, error)| (kind, format!("{error:#}"))).collect();
                         let own = [std::process::id()];
                         let for_one = || Probe::try_load(&options(&own), backend, Programs::Bulk).is_ok();
                         survey.bulk = (bulk, bulk && for_one());
@@ -103,8 +109,6 @@ fn options(pids: &[u32]) -> Options {
         snaplen: None,
         ring_bytes: u32::try_from(page_size()).unwrap_or(4096),
         wake_for_each: false,
-        go: true,
-        rustls: true,
         verbose: false,
     }
 }

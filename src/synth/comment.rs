@@ -21,7 +21,7 @@
 //! | `handle` | address of the TLS handle in the process, hexadecimal |
 //! | `fd` `inode` `cookie` `netns` | the socket |
 //! | `local` `remote` | the socket's true addresses and ports |
-//! | `tuple` | how they were learnt: `same-call` `remembered` `layer` `ciphertext` `none` |
+//! | `tuple` | how they were learnt: `same-call` `remembered` `later-call` `descriptor` `layer` `ciphertext` `none` |
 //! | `written_client` `written_server` | address and port in the packets, where not the true one |
 //! | `role` | `client` or `server`: which end the process is |
 //! | `role_source` | `kernel` `tls` `guess` |

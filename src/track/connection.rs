@@ -88,6 +88,10 @@ impl Tracker {
         // The tuple of a layered handle is the one's below, which stands for both.
         let layered = handle.below.is_some() || bind.source == TupleSource::Layer;
         let end = End::new(slot, &bind);
+        // It has waited for its socket.
+        if let Some(stream) = handle.stream_mut().filter(|stream| !stream.is_open()) {
+            stream.first.learns(bind.source);
+        }
         handle.bind = Some(Box::new(bind));
         if layered {
             return;
@@ -140,7 +144,8 @@ impl Tracker {
             let waits = stream.awaits.is_some_and(|caller| !self.processes.is_settled(caller));
             return waits.then_some(self.limits.opening_time);
         }
-        if handle.bind.is_none() && handle.below.is_none() && self.processes.is_without_socket(process) {
+        let waits = self.limits.socket_time > 0;
+        if waits && handle.bind.is_none() && handle.below.is_none() {
             return Some(self.limits.socket_time);
         }
         (!self.processes.is_settled(process)).then_some(self.limits.opening_time)
@@ -257,7 +262,12 @@ impl Tracker {
             _ => (None, Vec::new()),
         };
         self.end(from, Why::Gone, now, out);
-        if let (Some(first), Some(Handle { view: View::Idle, .. })) = (first, self.handles.get(into)) {
+        if let (Some(mut first), Some(handle @ Handle { view: View::Idle, .. })) =
+            (first, self.handles.get(into))
+        {
+            if let Some(bind) = &handle.bind {
+                first.learns(bind.source);
+            }
             self.claim(into, first, out);
         }
         let Some(handle) = self.handles.get_mut(into) else { return };
@@ -319,6 +329,11 @@ impl Tracker {
             None => TupleSource::None,
             Some(_) if layered => TupleSource::Layer,
             Some(bind) if bind.source == TupleSource::Ciphertext => TupleSource::Ciphertext,
+            Some(bind)
+                if (bind.source, tuple_source) == (TupleSource::Descriptor, TupleSource::Remembered) =>
+            {
+                TupleSource::Descriptor
+            }
             Some(_) => tuple_source,
         };
         // The socket was no longer the handle's when the first bytes moved: its role holds, its

@@ -36,7 +36,7 @@
 //! | connections at one socket (layers) | 16 | the same |
 //! | connections whose socket is open and whose handles are all gone | 1,024 | the oldest ends |
 //! | connections whose socket is closed and whose handles are not, remembered | 1,024 | the oldest is forgotten |
-//! | segments held until the socket of a handle that encrypts into memory is known | 256 KiB, 1 s | the connection opens on made-up addresses |
+//! | segments held until the handle's socket is known | 256 KiB, 1 s | the connection opens on made-up addresses |
 //! | the same, in all | 32 MiB | the same, for the connection that holds one more |
 //! | wait for the last bytes after a socket is closed | 1 s without data | the connection ends |
 //! | wait for /proc to tell of the process at the other end | 50 ms, looked at with each segment | it is announced with what is known |
@@ -90,7 +90,7 @@ pub struct Limits {
     pub opening_bytes: usize,
     /// How long a connection holds segments before it opens.
     pub opening_time: u64,
-    /// The same, while the socket of a handle that encrypts into memory is not known.
+    /// The same, while the handle's socket is not known; 0: it does not wait for that.
     pub socket_time: u64,
     /// Bytes that all connections hold before they open.
     pub opening_total: usize,

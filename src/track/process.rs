@@ -15,8 +15,6 @@ struct Entry {
     /// /proc has told what it can.
     facts: bool,
     exited: bool,
-    /// It encrypts into memory.
-    without_socket: bool,
     handles: BTreeSet<Slot>,
     traffic: Traffic,
 }
@@ -58,7 +56,6 @@ impl Processes {
                 process: Arc::new(unknown(key)),
                 facts: false,
                 exited: false,
-                without_socket: false,
                 handles: BTreeSet::new(),
                 traffic: Traffic::default(),
             };
@@ -116,18 +113,6 @@ impl Processes {
         if facts.container.is_some() {
             process.container = facts.container;
         }
-    }
-
-    /// The process makes TLS calls that use no socket.
-    pub fn without_socket(&mut self, key: ProcessKey, bounds: &mut Bounds) {
-        if let Some(entry) = self.entry(key, bounds) {
-            entry.without_socket = true;
-        }
-    }
-
-    /// Whether it does, so that sockets are learnt later than bytes.
-    pub fn is_without_socket(&self, key: ProcessKey) -> bool {
-        self.entries.get(&key).is_some_and(|e| e.without_socket)
     }
 
     /// The process is gone.

@@ -58,6 +58,17 @@ pub(super) struct First {
     pub at_start: bool,
 }
 
+impl First {
+    /// The socket is known now.
+    pub fn learns(&mut self, source: TupleSource) {
+        self.tuple_source = match (self.tuple_source, source) {
+            (TupleSource::None, TupleSource::SameCall) => TupleSource::LaterCall,
+            (TupleSource::None, source) => source,
+            (known, _) => known,
+        };
+    }
+}
+
 /// What is known of a connection once it is open.
 #[derive(Debug)]
 struct Open {

@@ -101,9 +101,14 @@ fn closed(socket: u64, time: u64, reset: bool) -> Event {
     socket_end(socket, time, [None; 2], Some(how))
 }
 
+/// Nothing waits for its socket: most stories are of something else.
+fn prompt() -> Limits {
+    Limits { socket_time: 0, ..Limits::default() }
+}
+
 impl Scene {
     fn new() -> Scene {
-        Scene::with(Limits::default())
+        Scene::with(prompt())
     }
 
     fn with(limits: Limits) -> Scene {
@@ -251,6 +256,34 @@ fn without_a_socket_there_is_no_tuple_and_only_a_handshake_makes_a_start() {
 }
 
 #[test]
+fn data_waits_for_the_socket_of_its_handle_but_not_for_long() {
+    let limits = Limits { opening_bytes: 3 * KB, ..Limits::default() };
+    let joined = |d: Data| Data { tuple_source: TupleSource::None, ..d };
+    let mut s = Scene::with(limits);
+    let h = handle(1, 8);
+    s.data(joined(read(h, 0, 0, "a", 10))).data(joined(read(h, 1, 1, "b", 900 * MS)));
+    assert_eq!(s.tell(), "");
+    s.bind(Bind { fresh: false, ..bind(h, 1, CLIENT, 901 * MS) }).data(read(h, 2, 2, "c", 902 * MS));
+    assert_eq!(s.tell(), "1.open 1.S0:a 1.S1:b 1.S2:c");
+    let c = s.connection(1);
+    assert_eq!((c.tuple.unwrap().local, c.tuple_source), (CLIENT.0.parse().unwrap(), TupleSource::LaterCall));
+    assert!(!c.from_start && c.inode == 1_001);
+    // Nothing tells it in time; or there is too much to wait with.
+    s.data(joined(read(handle(1, 9), 0, 0, "a", 2_000 * MS))).clock(2_999 * MS);
+    assert_eq!(s.tell(), "");
+    s.clock(3_000 * MS).bind(bind(handle(1, 9), 2, SERVER, 3_001 * MS));
+    assert_eq!(s.tell(), "2.open 2.S0:a");
+    for n in 0..4 {
+        s.data(joined(read(handle(1, 10), n, u64::from(n) * KB as u64, kilobyte(), 3_100 * MS)));
+    }
+    assert!(s.tell().starts_with("3.open 3.S0:xxx"));
+    assert_eq!(s.connection(3).tuple_source, TupleSource::None);
+    // The process ends first.
+    s.data(joined(read(handle(1, 11), 0, 0, "a", 3_200 * MS))).event(Event::Exit(process(1), 3_201 * MS));
+    assert!(s.tell().contains("4.open 4.S0:a"));
+}
+
+#[test]
 fn a_socket_that_ciphertext_tells_late_leaves_the_start_as_it_is() {
     let mut s = Scene::new();
     let late = |h, time| Bind { fresh: false, source: TupleSource::Ciphertext, ..bind(h, 1, CLIENT, time) };
@@ -310,7 +343,7 @@ fn what_is_lost_at_the_end_of_a_direction_is_a_hole_before_its_end() {
 
 #[test]
 fn a_handle_is_remembered_as_long_as_its_program_may_use_it() {
-    let mut s = Scene::with(Limits { ended: 0, ..Limits::default() });
+    let mut s = Scene::with(Limits { ended: 0, ..prompt() });
     let (h, other) = (handle(1, 8), handle(1, 9));
     s.bind(bind(h, 1, CLIENT, 1)).data(write(h, 0, 0, "x", 10)).event(closed(1, 20, false)).clock(1_001 * MS);
     assert_eq!(s.tell(), "1.open 1.C0:x 1.Cfin 1.Sfin 1.end");
@@ -361,7 +394,7 @@ fn full_duplex_answers_stand_behind_their_requests() {
 fn holding_is_bounded_in_time_and_amount() {
     let waiting = |h, seq, offset, time| Data { awaits_write: Some(9), ..read(h, seq, offset, "x", time) };
     let (a, b) = (handle(1, 8), handle(1, 9));
-    let limits = Limits { held_records: 2, ..Limits::default() };
+    let limits = Limits { held_records: 2, ..prompt() };
     let mut s = Scene::with(limits);
     s.data(waiting(a, 0, 0, 10)).data(waiting(a, 1, 1, MS));
     s.clock(limits.held_time);
@@ -418,7 +451,7 @@ fn a_connection_waits_for_its_process_but_not_for_long() {
     gone.data(write(h, 0, 0, "a", 10)).event(Event::Exit(process(7), 20));
     assert_eq!(gone.tell(), "1.open 1.C0:a 1.Cfin 1.Sfin 1.end");
 
-    let mut much = Scene::with(Limits { opening_bytes: 3 * KB, ..Limits::default() });
+    let mut much = Scene::with(Limits { opening_bytes: 3 * KB, ..prompt() });
     much.data(write(h, 0, 0, kilobyte(), 10)).data(write(h, 1, KB as u64, kilobyte(), 11));
     assert_eq!(much.tell(), "");
     much.data(write(h, 2, 2 * KB as u64, kilobyte(), 12));
@@ -463,7 +496,7 @@ fn both_ends_on_one_host_are_written_once() {
 
     // Both were bound before: the peer follows the opening, and the owner's end mutes the other,
     // even when the owner is forgotten.
-    let mut s = Scene::with(Limits { ended: 0, ..Limits::default() });
+    let mut s = Scene::with(Limits { ended: 0, ..prompt() });
     s.bind(bind(server, 2, SERVER, 1)).bind(bind(client, 1, CLIENT, 1));
     s.data(write(client, 0, 0, "get", 10)).event(Event::Exit(process(1), 11));
     s.event(closed(1, 11, false)).data(read(server, 0, 0, "get", 12));
@@ -544,7 +577,7 @@ fn tls_inside_tls_takes_the_tuple_below_and_pairs_with_nothing() {
 #[test]
 fn the_layer_below_opens_first() {
     let (outer, inner) = (handle(9, 1), handle(9, 2));
-    let mut s = Scene::with(Limits { opening_bytes: KB, ..Limits::default() });
+    let mut s = Scene::with(Limits { opening_bytes: KB, ..prompt() });
     s.fact(inner, 1, Fact::Layer(outer)).data(write(outer, 0, 0, "o", 2));
     s.data(write(inner, 0, 0, kilobyte(), 3));
     assert!(s.tell().starts_with("1.open 1.C0:o 2.open 2.C0:xxx"));
@@ -605,7 +638,7 @@ fn an_exec_ends_the_connections_of_what_the_process_was() {
 
 #[test]
 fn a_full_table_of_handles_forgets_the_ended_and_refuses_for_the_living() {
-    let mut s = Scene::with(Limits { handles: 2, ..Limits::default() });
+    let mut s = Scene::with(Limits { handles: 2, ..prompt() });
     s.data(write(handle(1, 1), 0, 0, "a", 10)).data(write(handle(1, 2), 0, 0, "b", 11));
     s.data(write(handle(1, 3), 0, 0, "refused", 12));
     assert_eq!(s.tell(), "1.open 1.C0:a 2.open 2.C0:b");

@@ -167,11 +167,8 @@ impl Tracker {
                 slots.sort_unstable();
                 slots.into_iter().for_each(|(_, slot)| self.end(slot, Why::Gone, self.now, out));
             }
-            Event::NoSocket(seen) if !seen.other_stack => {
-                self.processes.without_socket(seen.process, &mut self.bounds);
+            Event::NoSocket(_) | Event::File(_) | Event::Start(_) | Event::Counters(_) | Event::Losses(_) => {
             }
-            Event::NoSocket(_) => {}
-            Event::File(_) | Event::Start(_) | Event::Counters(_) | Event::Losses(_) => {}
         }
     }
 

@@ -8,6 +8,7 @@
 //! to a command or to processes of the test.
 
 mod behind;
+mod binding;
 mod bundled;
 mod calls;
 mod cli;

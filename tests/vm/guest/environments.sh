@@ -29,6 +29,9 @@ rights() {
 }
 try no-rights rights '' tls2pcap -o /tmp/open/x.pcapng -- true
 
+# It loads all that a capture loads when it needs it.
+try doctor tls2pcap doctor --json -p $$
+
 # The least that a command, and a process of the same user, can be captured with.
 nginx -p /out -c /site/nginx.conf 2>/tmp/nginx.err || die "nginx: $(cat /tmp/nginx.err)"
 few=,+cap_38,+cap_39 # CAP_PERFMON, CAP_BPF
