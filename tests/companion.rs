@@ -204,6 +204,7 @@ impl Scene {
             netns: 1,
             inode: 2,
             cookie: None,
+            rtt: None,
             fd: Some(3),
             library: Some(Arc::new(library)),
             from_start: true,

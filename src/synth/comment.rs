@@ -20,6 +20,8 @@
 //! | `library` | TLS library: path, then its version if known |
 //! | `handle` | address of the TLS handle in the process, hexadecimal |
 //! | `fd` `inode` `cookie` `netns` | the socket |
+//! | `rtt_us` `rtt_min_us` | the connection's round-trip time when its socket was learnt, as the kernel has measured it: smoothed, and the least of the last minutes. The handshake is written as long as that |
+//! | `rtt_source` | `kernel`, or `none`: then the handshake is 1 ns long |
 //! | `local` `remote` | the socket's true addresses and ports |
 //! | `tuple` | how they were learnt: `same-call` `remembered` `later-call` `descriptor` `layer` `ciphertext` `none` |
 //! | `written_client` `written_server` | address and port in the packets, where not the true one |

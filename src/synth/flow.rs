@@ -11,8 +11,8 @@ use super::shape::Shape;
 use super::tuple::Written;
 use super::wire::{Headers, Kind, Tcp};
 use super::{ACK_EVERY, HOLE_MAX, NOTES_MAX, SKIP_JUMP, Stats};
-use crate::event::Missing;
 use crate::event::record::CHUNK_MAX;
+use crate::event::{Missing, Rtt};
 use crate::track::segment::{Body, Connection, Payload, Process, Segment, Side, WallTime};
 
 mod join;
@@ -27,6 +27,10 @@ use tls::Tls;
 
 /// Where packets go.
 pub(super) type Out<'a> = dyn FnMut(Packet<'_>) + 'a;
+
+/// The time of a handshake of which the kernel has measured none, ns. With 0 Wireshark takes a later packet for the
+/// end of the handshake, and shows how long a program thought as the initial round-trip time.
+const RTT_UNKNOWN: u64 = 1;
 
 /// Processes of one connection that are named; others share one name.
 const CALLERS_MAX: usize = 1024;
@@ -254,13 +258,23 @@ impl Flow {
         self.emit(from, kind, (&[], 0, 0), at, out);
     }
 
-    /// The handshake, with a comment on the SYN.
+    /// The handshake, with a comment on the SYN. It is over at `time`, and has taken a round trip, if the kernel has
+    /// measured one: for whoever sent the SYN until the answer came, for the other side until that was acknowledged.
     pub(super) fn open(&mut self, comment: Comment, time: WallTime, stats: &mut Stats, out: &mut Out) {
         self.about = comment.clone().into();
         self.note(comment, stats);
-        self.control(Side::Client, Kind::Syn, time, out);
-        self.control(Side::Server, Kind::Syn, time, out);
+        let took = self.connection.rtt.map_or(RTT_UNKNOWN, |rtt| self.round_trip(rtt));
+        let began = time.saturating_sub(took);
+        let answered = if self.connection.local_side == Side::Client { time } else { began };
+        self.control(Side::Client, Kind::Syn, began, out);
+        self.control(Side::Server, Kind::Syn, answered, out);
         self.control(Side::Client, Kind::Ack, time, out);
+    }
+
+    /// That of the SYN, or what is nearest to it, in ns.
+    fn round_trip(&self, rtt: Rtt) -> u64 {
+        let micros = if self.connection.from_start { rtt.smoothed } else { rtt.least };
+        (u64::from(micros) * 1_000).max(RTT_UNKNOWN)
     }
 
     /// Whatever happens between handshake and end.

@@ -33,6 +33,7 @@ pub(super) fn connection(id: u64, local: &str, remote: &str) -> Connection {
         netns: 1,
         inode: 2,
         cookie: None,
+        rtt: None,
         fd: Some(3),
         library: None,
         from_start: true,
@@ -185,7 +186,11 @@ fn a_connection_from_its_syn_to_its_last_ack() {
     run.log.assert_continuous();
     let ports: Vec<_> = run.log.0.iter().map(|p| p.source).collect();
     assert_eq!(ports, [40_001, 80, 40_001, 40_001, 80, 80, 40_001, 80]);
-    assert_eq!(run.log.0[0].time, run.log.0[3].time, "the SYN has the time of the first data");
+    assert_eq!(
+        run.log.0[0].time + 1,
+        run.log.0[3].time,
+        "the SYN has the time of the first data, but for 1 ns"
+    );
     for (key, value) in [
         ("conn", "1"),
         ("pid", "10"),

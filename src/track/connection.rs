@@ -358,6 +358,7 @@ impl Tracker {
             netns: socket.map_or(0, |b| b.netns),
             inode: socket.map_or(0, |b| b.inode),
             cookie: socket.and_then(|b| b.cookie),
+            rtt: socket.and_then(|b| b.rtt),
             fd: socket.and_then(|b| b.fd),
             library: self.libraries.get(&library).map(Arc::clone),
             from_start: at_start && fresh,

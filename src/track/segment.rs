@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::event::{HandleKey, Library, Missing, ProcessKey, Role, TupleSource};
+use crate::event::{HandleKey, Library, Missing, ProcessKey, Role, Rtt, TupleSource};
 
 /// Nanoseconds since 1970, UTC.
 pub type WallTime = u64;
@@ -135,6 +135,8 @@ pub struct Connection {
     pub inode: u64,
     /// Socket cookie, if the kernel has one.
     pub cookie: Option<u64>,
+    /// The round-trip time, as the kernel has measured it.
+    pub rtt: Option<Rtt>,
     /// The socket's file descriptor.
     pub fd: Option<u32>,
     /// The TLS library.

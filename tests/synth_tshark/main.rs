@@ -15,6 +15,7 @@ mod merge;
 mod pieces;
 mod ports;
 mod resync;
+mod times;
 mod tls;
 
 use std::path::{Path, PathBuf};
@@ -92,6 +93,7 @@ fn connection(id: u64, client: &str, server: &str) -> Connection {
         netns: 1,
         inode: 2,
         cookie: None,
+        rtt: None,
         fd: Some(3),
         library: None,
         from_start: true,
