@@ -125,9 +125,7 @@ fn what_goes_wrong_is_shown_in_a_sentence() {
     let gone = gone.id().to_string();
     let no_process = format!("there is no process {gone}");
     type Case<'c> = (&'c [(&'c str, &'c str)], &'c [&'c str], &'c str);
-    let cases: [Case<'_>; 7] = [
-        // As after a change of the profile.
-        (&[], &[], "nothing says whom to capture"),
+    let cases: [Case<'_>; 6] = [
         (&[("pid", "1"), ("ports", "sideways")], &[], "invalid value 'sideways' for '--ports <HOW>'"),
         (&[("command", "curl 'x")], &[], "a quote that does not end"),
         (&[("command", "no-such-command-here")], &[], "no-such-command-here: command not found"),
