@@ -12,9 +12,9 @@ use libbpf_rs::btf::{Btf, HasSize};
 
 /// The enums of `bpf/tls2pcap.h` that `src/event/numbers.rs` has, which must not know the skeleton. Of the last, which
 /// are quantities, it has constants.
-const ENUMS: [&str; 8] =
-    ["type", "direction", "missing", "tuple_source", "fact", "role", "family", "counter"];
-const CONSTANTS: [&str; 2] = ["limit", "handle_bit"];
+const ENUMS: [&str; 9] =
+    ["type", "direction", "missing", "tuple_source", "fact", "role", "state", "family", "counter"];
+const CONSTANTS: [&str; 3] = ["limit", "handle_bit", "socket_flag"];
 
 fn main() {
     println!("cargo:rerun-if-changed=bpf");

@@ -172,8 +172,10 @@ static __always_inline void socket_used_in_call(struct sock *sk, int reading, u3
 			call->flags |= CALL_UDP;
 		return;
 	}
-	if (!reading)
+	if (!reading) {
 		record = record_sent(sk);
+		fin_is_read(sk);
+	}
 	if (call->sock && call->sock != (u64)sk) {
 		if (!is_rather(call, (u64)sk, record))
 			return;

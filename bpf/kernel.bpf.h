@@ -259,6 +259,7 @@ struct sock_common {
 	u32 skc_daddr, skc_rcv_saddr;
 	u16 skc_dport, skc_num, skc_family;
 	volatile unsigned char skc_state;
+	unsigned long skc_flags;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
@@ -272,13 +273,24 @@ struct sock {
 	struct socket *sk_socket;
 };
 
+struct minmax_sample {
+	u32 v;
+};
+
+struct minmax {
+	struct minmax_sample s[3];
+};
+
 /* A TCP socket whose bytes the kernel protects by itself (kTLS) has such operations. */
 struct inet_connection_sock {
 	void *icsk_ulp_ops;
 };
 
 struct tcp_sock {
+	u32 srtt_us; /* eight times as much */
+	struct minmax rtt_min;
 	u32 copied_seq, write_seq, snd_una, rcv_nxt;
+	u32 data_segs_in;
 	u64 bytes_acked, bytes_received;
 };
 
@@ -294,9 +306,10 @@ struct vm_unmapped_area_info;
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
-#define TCP_SYN_SENT 2
-#define TCP_SYN_RECV 3
 #define TCP_CLOSE 7
+/* Numbers of bits in sk_flags. */
+#define SOCK_DEAD 0
+#define SOCK_DONE 1
 #define MSG_PEEK 2
 #define SIGSTOP 19
 

@@ -248,6 +248,9 @@ struct handle {
 
 struct socket_state {
 	u64 generation;
+	u32 data_segs; /* received when this side's FIN was sent */
+	u8 fin; /* the peer's FIN has come, and it is not told yet that it is read */
+	u8 pad[3];
 };
 
 /* The handles of rustls that have a socket, by direction; 0: none. */
@@ -560,17 +563,22 @@ struct {
 	__type(value, struct record_flow);
 } flows SEC(".maps");
 
+enum ended_kind {
+	ENDED_HANDLE,
+	ENDED_PROCESS,
+	ENDED_SOCKET,
+};
+
 struct ended_key {
 	u64 generation;
-	u32 tgid;
-	u32 is_process;
+	u32 tgid; /* of a socket: 0 */
+	enum ended_kind kind; /* of what is kept: a struct t2p_handle, t2p_exit or t2p_socket */
 };
 
 static const struct t2p_handle no_record;
 
 /*
- * Ends of handles, and of processes (struct t2p_exit), for whose record the ring had no room. User space
- * takes them out.
+ * Ends of handles, processes and sockets for whose record the ring had no room. User space takes them out.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

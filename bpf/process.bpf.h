@@ -132,7 +132,7 @@ static __always_inline void process_forked(struct task_struct *parent, struct ta
 /* The ring has no room for the end of a process, without which its handles stay in the table. */
 static __noinline int keep_exit(struct process *process)
 {
-	struct ended_key key = { .generation = process->generation, .tgid = current_id() >> 32, .is_process = 1 };
+	struct ended_key key = { .generation = process->generation, .tgid = current_id() >> 32, .kind = ENDED_PROCESS };
 	struct t2p_exit *record;
 
 	bpf_map_update_elem(&ended, &key, &no_record, BPF_NOEXIST);

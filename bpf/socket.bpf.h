@@ -82,6 +82,67 @@ static __noinline struct thread *calls_of_syscall(struct thread *thread, u64 sp)
 	return thread && (!thread->own_high || (thread->own_low <= sp && sp < thread->own_high)) ? thread : NULL;
 }
 
+static __always_inline void describe_end(struct t2p_socket *record, struct sock *sk, u64 generation,
+					 u32 before, u32 after, u32 flags)
+{
+	/* Often not in the context of the process that owns it. */
+	__builtin_memset(record, 0, sizeof(*record));
+	record->time = bpf_ktime_get_ns();
+	record->socket = (u64)sk;
+	record->socket_generation = generation;
+	record->error = BPF_CORE_READ(sk, sk_err);
+	record->before = before;
+	record->after = after;
+	record->flags = flags;
+	/* Last: a record with it is whole. */
+	asm volatile("" ::: "memory");
+	record->head.type = T2P_SOCKET;
+}
+
+/* The ring has no room for the end of a socket, with which its connection ends. */
+static __noinline int keep_socket(struct sock *sk, u64 generation, u32 before, u32 after, u32 flags)
+{
+	struct ended_key key = { .generation = generation, .kind = ENDED_SOCKET };
+	struct t2p_socket *record;
+
+	bpf_map_update_elem(&ended, &key, &no_record, BPF_NOEXIST);
+	record = bpf_map_lookup_elem(&ended, &key);
+	if (!record)
+		return 0;
+	describe_end(record, sk, generation, before, after, flags);
+	return 1;
+}
+
+/* 0: the ring has no room. */
+static __noinline int tell_end(struct sock *sk, u64 generation, u32 before, u32 after, u32 flags)
+{
+	struct t2p_socket *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+
+	if (!record)
+		return 0;
+	describe_end(record, sk, generation, before, after, flags);
+	bpf_ringbuf_submit(record, wake());
+	return 1;
+}
+
+/*
+ * A process sends through a socket of which the peer's FIN has come. If it has read up to that, all that it
+ * will ever read is told: the FIN stands before what it sends now.
+ */
+static __always_inline void fin_is_read(struct sock *sk)
+{
+	struct tcp_sock *tp = (void *)sk;
+	u64 key = (u64)sk;
+	struct socket_state *known = bpf_map_lookup_elem(&sockets, &key);
+	u32 state;
+
+	if (!known || !known->fin || BPF_CORE_READ(tp, copied_seq) != BPF_CORE_READ(tp, rcv_nxt))
+		return;
+	state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	if (tell_end(sk, known->generation, state, state, T2P_SOCKET_FIN_RECEIVED | T2P_SOCKET_FIN_READ))
+		known->fin = 0;
+}
+
 /* How many descriptors are tried where the system call's first argument is not the socket's. */
 #define FD_SCAN 64
 
@@ -186,6 +247,9 @@ static __noinline int emit_bind(struct handle *handle, u64 address, s32 fd_hint,
 	/* The SYN counts as acknowledged on the side that sent it, so this may be off by one. */
 	bind->local_isn = BPF_CORE_READ(tp, snd_una) - (u32)BPF_CORE_READ(tp, bytes_acked) - 1;
 	bind->remote_isn = BPF_CORE_READ(tp, rcv_nxt) - (u32)BPF_CORE_READ(tp, bytes_received) - 1;
+	bind->rtt = BPF_CORE_READ(tp, srtt_us) >> 3;
+	/* Without a measurement it is the greatest number. */
+	bind->rtt_min = bind->rtt ? BPF_CORE_READ(tp, rtt_min.s[0].v) : 0;
 	bind->fd = find_fd((u64)socket, fd_hint);
 	bind->tuple_source = source;
 	/* A record of its own cannot be that of a connection that the handle had before. */
@@ -261,35 +325,44 @@ static __noinline int bury_sides(u64 sock)
 	return bpf_map_delete_elem(&socket_sides, &sock);
 }
 
-/* A socket ended, or begins anew at an address that was used before. */
-static __always_inline void socket_state_changed(struct sock *sk, int state)
+/* A socket's state changes. It has ended if it is closed, or begins anew at an address that was used before. */
+static __always_inline void socket_state_changed(struct sock *sk, u32 before, u32 after)
 {
-	u64 key = (u64)sk, generation;
+	struct tcp_sock *tp = (void *)sk;
+	u64 key = (u64)sk, generation, of_socket;
 	struct socket_state *known;
-	struct t2p_socket *record;
+	u32 flags = 0;
+	int over;
 
-	if (state != TCP_CLOSE && state != TCP_SYN_SENT && state != TCP_SYN_RECV)
+	over = after == T2P_STATE_CLOSE || after == T2P_STATE_SYN_SENT || after == T2P_STATE_SYN_RECV;
+	if (!over && after != T2P_STATE_FIN_WAIT1 && after != T2P_STATE_CLOSE_WAIT &&
+	    after != T2P_STATE_LAST_ACK && after != T2P_STATE_CLOSING)
 		return;
 	known = bpf_map_lookup_elem(&sockets, &key);
 	if (!known)
 		return;
 	generation = known->generation;
-	bury_sides(key);
-	bpf_map_delete_elem(&sockets, &key);
-	record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
-	if (!record) {
-		count(T2P_COUNT_FACT_LOST, 1);
+	if (after == T2P_STATE_CLOSE_WAIT)
+		known->fin = 1;
+	if (after == T2P_STATE_FIN_WAIT1)
+		known->data_segs = BPF_CORE_READ(tp, data_segs_in);
+	of_socket = BPF_CORE_READ(sk, __sk_common.skc_flags);
+	if (of_socket & 1 << SOCK_DONE)
+		flags |= T2P_SOCKET_FIN_RECEIVED;
+	if (of_socket & 1 << SOCK_DEAD)
+		flags |= T2P_SOCKET_LET_GO;
+	if ((before == T2P_STATE_FIN_WAIT1 || before == T2P_STATE_FIN_WAIT2) &&
+	    known->data_segs != (u32)BPF_CORE_READ(tp, data_segs_in))
+		flags |= T2P_SOCKET_DATA_AFTER;
+	if (!over) {
+		/* If the ring has no room: the end tells which FIN came first as well. */
+		tell_end(sk, generation, before, after, flags);
 		return;
 	}
-	/* Often not in the context of the process that owns it. */
-	__builtin_memset(&record->head, 0, sizeof(record->head));
-	record->head.type = T2P_SOCKET;
-	record->time = bpf_ktime_get_ns();
-	record->socket = key;
-	record->socket_generation = generation;
-	record->error = BPF_CORE_READ(sk, sk_err);
-	record->reserved = 0;
-	bpf_ringbuf_submit(record, wake());
+	bury_sides(key);
+	bpf_map_delete_elem(&sockets, &key);
+	if (!tell_end(sk, generation, before, after, flags) && !keep_socket(sk, generation, before, after, flags))
+		count(T2P_COUNT_FACT_LOST, 1);
 }
 
 #endif

@@ -158,7 +158,7 @@ int BPF_PROG(tracepoint_sock_recv_length, struct sock *sk, int length, int flags
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(socket_state, struct sock *sk, int before, int after)
 {
-	socket_state_changed(sk, after);
+	socket_state_changed(sk, before, after);
 	return 0;
 }
 

@@ -238,6 +238,30 @@ enum t2p_role : unsigned char {
 	T2P_ROLE_SERVER = 2,
 };
 
+/* States of a TCP socket, as the kernel numbers them. */
+enum t2p_state : unsigned char {
+	T2P_STATE_ESTABLISHED = 1,
+	T2P_STATE_SYN_SENT = 2,
+	T2P_STATE_SYN_RECV = 3,
+	T2P_STATE_FIN_WAIT1 = 4,
+	T2P_STATE_FIN_WAIT2 = 5,
+	T2P_STATE_TIME_WAIT = 6,
+	T2P_STATE_CLOSE = 7,
+	T2P_STATE_CLOSE_WAIT = 8,
+	T2P_STATE_LAST_ACK = 9,
+	T2P_STATE_LISTEN = 10,
+	T2P_STATE_CLOSING = 11,
+	T2P_STATE_NEW_SYN_RECV = 12,
+};
+
+/* What else is known of a socket that ends. */
+enum t2p_socket_flag : unsigned char {
+	T2P_SOCKET_FIN_RECEIVED = 1 << 0, /* the peer's FIN has come */
+	T2P_SOCKET_FIN_READ = 1 << 1, /* and the program has read up to it */
+	T2P_SOCKET_LET_GO = 1 << 2, /* no process has the socket any more */
+	T2P_SOCKET_DATA_AFTER = 1 << 3, /* data came after this side's FIN */
+};
+
 enum t2p_family : unsigned char {
 	T2P_FAMILY_IPV4 = 4, /* IPv4-mapped IPv6 as well */
 	T2P_FAMILY_IPV6 = 6,
@@ -331,6 +355,10 @@ struct t2p_bind {
 	enum t2p_role role;
 	enum t2p_tuple_source tuple_source;
 	unsigned char fresh; /* 1: bound in the handle's handshake, so no byte came before */
+	/* The round-trip time in microseconds, as the kernel has measured it by then: smoothed, and the least of
+	   the last minutes. 0: not measured. In a handshake it is that of the SYN. */
+	unsigned int rtt;
+	unsigned int rtt_min;
 };
 
 /* Something learnt about a handle. */
@@ -350,14 +378,17 @@ struct t2p_handle {
 	unsigned char text[T2P_TEXT_LEN];
 };
 
-/* A socket that some handle was bound to is closed. */
+/* A step in the end of a socket that some handle was bound to: a FIN, a RST, or the peer's FIN is read. */
 struct t2p_socket {
 	struct t2p_head head;
 	unsigned long long time;
 	unsigned long long socket;
 	unsigned long long socket_generation;
-	unsigned int error; /* sk_err: ECONNRESET and EPIPE mean that a RST was received */
-	unsigned int reserved;
+	unsigned int error; /* sk_err: ECONNRESET and EPIPE mean that a RST was received, or sent in answer to data */
+	enum t2p_state before;
+	enum t2p_state after; /* the socket's state from now on; closed, or that of a connection that begins: it has ended */
+	enum t2p_socket_flag flags;
+	unsigned char reserved;
 };
 
 /* A process is seen for the first time, or anew after exec. */

@@ -4,6 +4,7 @@
 //! user space adds (clock samples, what /proc tells, counters). Both have one encoding, so that a
 //! recording ([`recording`]) of the encoded events holds every input of what follows.
 
+mod end;
 pub mod numbers;
 pub mod record;
 pub mod recording;
@@ -11,6 +12,8 @@ pub mod recording;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+
+pub use end::{Closed, SocketEnd};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, as `bpf_ktime_get_ns` gives them.
 pub type Monotonic = u64;
@@ -190,6 +193,15 @@ pub enum Role {
     Server,
 }
 
+/// The round-trip time of a TCP connection as the kernel has measured it, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rtt {
+    /// Smoothed. After one measurement, that of the SYN, it is this.
+    pub smoothed: u32,
+    /// The least of the last minutes.
+    pub least: u32,
+}
+
 /// The socket of a handle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bind {
@@ -222,6 +234,8 @@ pub struct Bind {
     pub source: TupleSource,
     /// Bound before the handle moved any byte, so that the stream is seen from its beginning.
     pub fresh: bool,
+    /// The round-trip time when it was bound, if the kernel has measured it.
+    pub rtt: Option<Rtt>,
 }
 
 /// Something learnt about a handle.
@@ -270,17 +284,6 @@ pub enum Fact {
     CallLost(Direction, Missing),
     /// The write with this call number, which some read awaits, moved nothing.
     WriteEmpty(u32),
-}
-
-/// A socket is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketClosed {
-    /// The socket.
-    pub socket: SocketKey,
-    /// When.
-    pub time: Monotonic,
-    /// A RST was received.
-    pub reset: bool,
 }
 
 /// A process that carries TLS, as the kernel saw it.
@@ -396,8 +399,8 @@ pub enum Event {
     Bind(Bind),
     /// A fact about a handle.
     Handle(HandleFact),
-    /// A socket is closed.
-    SocketClosed(SocketClosed),
+    /// A socket comes to its end.
+    SocketEnd(SocketEnd),
     /// A process carries TLS.
     Process(ProcessSeen),
     /// A process is gone.

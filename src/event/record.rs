@@ -10,7 +10,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::numbers::{self, Type};
+use super::numbers::{self, State, Type};
 use super::*;
 
 pub use super::numbers::Counter;
@@ -72,7 +72,7 @@ raw!(
         socket: u64, socket_generation: u64, inode: u64, cookie: u64,
         netns: u32, local_isn: u32, remote_isn: u32, fd: i32,
         local: [u8; 16], remote: [u8; 16], local_port: u16, remote_port: u16,
-        family: u8, role: u8, tuple_source: u8, fresh: u8,
+        family: u8, role: u8, tuple_source: u8, fresh: u8, rtt: u32, rtt_min: u32,
     }
 );
 raw!(
@@ -85,7 +85,10 @@ raw!(
 );
 raw!(
     /// `struct t2p_socket`.
-    RawSocket { head: RawHead, time: u64, socket: u64, socket_generation: u64, error: u32, reserved: u32 }
+    RawSocket {
+        head: RawHead, time: u64, socket: u64, socket_generation: u64,
+        error: u32, before: u8, after: u8, flags: u8, reserved: u8,
+    }
 );
 raw!(
     /// `struct t2p_process`.
@@ -155,9 +158,6 @@ impl RawHead {
         Task { process: self.process(), tid: self.tid }
     }
 }
-
-const ECONNRESET: u32 = 104;
-const EPIPE: u32 = 32;
 
 /// Decodes one record. Payload is a slice of `record`, not a copy.
 ///
@@ -253,6 +253,7 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
                 },
                 source: tuple_source(raw.tuple_source).ok_or(bad("tuple_source"))?,
                 fresh: raw.fresh != 0,
+                rtt: (raw.rtt != 0).then_some(Rtt { smoothed: raw.rtt, least: raw.rtt_min }),
             })
         }
         Type::Handle => {
@@ -282,11 +283,10 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
         }
         Type::Socket => {
             let raw: RawSocket = fixed(record, kind)?;
-            Event::SocketClosed(SocketClosed {
-                socket: SocketKey { address: raw.socket, generation: raw.socket_generation },
-                time: raw.time,
-                reset: raw.error == ECONNRESET || raw.error == EPIPE,
-            })
+            let socket = SocketKey { address: raw.socket, generation: raw.socket_generation };
+            let state = |number, field| State::of(number).ok_or(bad(field));
+            let states = (state(raw.before, "before")?, state(raw.after, "after")?);
+            Event::SocketEnd(SocketEnd::new(socket, raw.time, states, raw.error, raw.flags))
         }
         Type::Process => {
             let raw: RawProcess = fixed(record, kind)?;

@@ -10,7 +10,7 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// First bytes of a recording; the byte before the last is the version.
-pub const MAGIC: [u8; 8] = *b"TLS2PC\x02\x00";
+pub const MAGIC: [u8; 8] = *b"TLS2PC\x03\x00";
 
 /// Longest record that a recording may hold, in bytes.
 const RECORD_MAX: u32 = 1 << 20;

@@ -1,16 +1,16 @@
-//! Ends of handles and processes of which the ring does not tell, because it had no room.
+//! Ends of handles, processes and sockets of which the ring does not tell, because it had no room.
 
 use std::io;
 
 use bytes::Bytes;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapImpl};
 
-use super::skeleton::types::{self, t2p_counter};
+use super::skeleton::types::{self, ended_kind, t2p_counter};
 use super::{bytes_of, from_bytes};
 use crate::event::record::{decode, encode};
 use crate::event::{Ends, Event, HandleKey, ProcessKey};
 
-/// The ends of handles and processes that the kernel side kept instead of putting them into the ring (at most
+/// The ends of handles, processes and sockets that the kernel side kept instead of putting them into the ring (at most
 /// 1024; what is beyond that is counted as lost), and the handles that end with their process.
 pub struct Ended {
     kept: MapHandle,
@@ -27,13 +27,16 @@ impl Ended {
     /// Takes out all records that are there. Each is one of the ring's, and belongs behind all that the
     /// ring holds at this moment.
     pub fn take(&self) -> Vec<Vec<u8>> {
-        // In this order: what was kept of the handles of a process was kept before its end.
+        // In this order: what was kept of the handles of a process was kept before its end. A socket may have ended
+        // before its handles, which come first so that nothing of them comes after the end of their connection.
+        let sockets = self.take_if(is_socket);
         let exits = self.take_if(|record| exit_of(record).is_some());
-        let mut records = self.take_if(|record| exit_of(record).is_none());
+        let mut records = self.take_if(|record| exit_of(record).is_none() && !is_socket(record));
         for exit in exits {
             records.extend(exit_of(&exit).iter().flat_map(|process| self.finals(*process)));
             records.push(exit);
         }
+        records.extend(sockets);
         records
     }
 
@@ -58,15 +61,17 @@ impl Ended {
     fn take_if(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         let read = |key: &Vec<u8>| {
             let mut record = self.kept.lookup(key, MapFlags::ANY).ok().flatten()?;
-            if from_bytes::<types::ended_key>(key)?.is_process != 0 {
-                record.truncate(size_of::<types::t2p_exit>());
-            }
+            record.truncate(match from_bytes::<types::ended_key>(key)?.kind {
+                ended_kind::ENDED_PROCESS => size_of::<types::t2p_exit>(),
+                ended_kind::ENDED_SOCKET => size_of::<types::t2p_socket>(),
+                _ => record.len(),
+            });
             Some(record)
         };
         let taken = |key: Vec<u8>| {
             // The kernel side enters it first, and writes it then; what is not whole yet cannot be decoded. What can
             // be may have been copied while it was written: whole it is the next time.
-            read(&key).filter(|record| process_of(record).is_some())?;
+            read(&key).filter(|record| decode(&Bytes::copy_from_slice(record)).is_ok())?;
             let record = read(&key)?;
             (wanted(&record) && self.kept.delete(&key).is_ok()).then_some(record)
         };
@@ -82,6 +87,10 @@ pub fn process_of(record: &[u8]) -> Option<ProcessKey> {
         Ok(Event::Exit(process, _)) => Some(process),
         _ => None,
     }
+}
+
+fn is_socket(record: &[u8]) -> bool {
+    matches!(decode(&Bytes::copy_from_slice(record)), Ok(Event::SocketEnd(_)))
 }
 
 /// Of which process it is the end.

@@ -61,6 +61,8 @@ same_layout!(
         role,
         tuple_source,
         fresh,
+        rtt,
+        rtt_min,
     }
 );
 same_layout!(
@@ -80,7 +82,7 @@ same_layout!(
         text,
     }
 );
-same_layout!(RawSocket = t2p_socket { head, time, socket, socket_generation, error });
+same_layout!(RawSocket = t2p_socket { head, time, socket, socket_generation, error, before, after, flags });
 same_layout!(
     RawProcess = t2p_process {
         head,

@@ -8,7 +8,7 @@ use super::pair::End;
 use super::segment::{Connection, ConnectionId, RoleSource, Side, Tuple};
 use super::slot::Slot;
 use super::stream::{About, First, Item, Out, Peer, Stream};
-use super::tracker::{Ending, Tracker};
+use super::tracker::{Tracker, Why};
 use crate::event::{Bind, Data, Direction, HandleKey, Role, Task, TupleSource};
 
 /// Layers of TLS inside TLS that are followed.
@@ -81,7 +81,7 @@ impl Tracker {
             // know, and is only no longer looked for.
             self.ends.remove(tuple, old);
             if old != slot && self.handles.get(old).is_some_and(|h| h.stream().is_some()) {
-                self.end(old, Ending::Closed, bind.time, out);
+                self.end(old, Why::Closed, bind.time, out);
             }
         }
         let Some(handle) = self.handles.get_mut(slot) else { return };
@@ -261,7 +261,7 @@ impl Tracker {
             // It is written already, as a connection by itself.
             _ => (None, Vec::new()),
         };
-        self.end(from, Ending::Gone, now, out);
+        self.end(from, Why::Gone, now, out);
         if let (Some(mut first), Some(handle @ Handle { view: View::Idle, .. })) =
             (first, self.handles.get(into))
         {
@@ -285,12 +285,12 @@ impl Tracker {
             self.aside(into, now, item, out);
         }
         for (time, item) in items {
-            let Item::Bytes { direction, tid, offset, bytes, len, missing, .. } = item else {
+            let Item::Bytes { direction, caller: other, tid, offset, bytes, len, missing } = item else {
                 self.send(into, time, item, out);
                 continue;
             };
             let data = Data {
-                task: Task { process: caller, tid },
+                task: Task { process: other.unwrap_or(caller), tid },
                 handle: key,
                 library: 0,
                 direction,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use foldhash::HashMap;
 
 use super::both::Both;
+use super::ending::Ending;
 use super::joined::Reach;
 use super::order::Order;
 use super::second::Second;
@@ -39,14 +40,6 @@ pub(super) enum View {
     },
 }
 
-/// The end of a handle's socket.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Closed {
-    pub time: Monotonic,
-    /// A RST was received.
-    pub reset: bool,
-}
-
 /// A TLS handle.
 #[derive(Debug)]
 pub(super) struct Handle {
@@ -62,7 +55,7 @@ pub(super) struct Handle {
     pub alpn: Option<String>,
     /// The handle that its bytes go through.
     pub below: Option<HandleKey>,
-    pub closed: Option<Closed>,
+    pub ending: Ending,
     /// Holes of unknown length before the first data.
     pub skips: Both<Option<(Missing, Monotonic)>>,
     pub order: Order,
@@ -90,7 +83,7 @@ impl Handle {
             server_name: None,
             alpn: None,
             below: None,
-            closed: None,
+            ending: Ending::default(),
             skips: Both::default(),
             order: Order::default(),
             next: Both::default(),

@@ -147,6 +147,8 @@ struct Member {
     waiting: Option<Box<Waiting>>,
     /// A side that goes on by itself, since nothing tells its socket.
     alone: bool,
+    /// It has sent its close_notify: another session of TLS may follow it.
+    shut: bool,
 }
 
 impl Member {
@@ -167,8 +169,6 @@ struct Joint {
     reach: Both<Reach>,
     members: BTreeSet<HandleKey>,
     closed: Option<Monotonic>,
-    /// A close_notify was sent, which stands as a FIN: nothing can follow.
-    shut: bool,
 }
 
 /// What is to be heard.
@@ -252,9 +252,11 @@ impl Joined {
         }
         let Some(key) = subject(&event) else {
             match event {
-                Event::SocketClosed(closed) => {
+                Event::SocketEnd(end) => {
                     out.push(Told::Event(event));
-                    self.close(closed, out);
+                    if end.closed.is_some() {
+                        self.close(end, out);
+                    }
                     return;
                 }
                 Event::Exit(process, time) => self.exit(process, time, out),
@@ -382,7 +384,6 @@ impl Joined {
             reach: Both::default(),
             members: BTreeSet::new(),
             closed: None,
-            shut: false,
         };
         self.named.insert(joint.handle, self.made);
         self.connections.insert(self.made, joint);
@@ -411,14 +412,15 @@ impl Joined {
     fn joinable(&self, key: HandleKey, socket: SocketKey) -> Option<u64> {
         let is_busy = |other: &HandleKey| {
             let both_sides = is_side(key) && is_side(*other);
-            other.process == key.process && !both_sides
+            let shut = || self.members.get(other).is_some_and(|member| member.shut);
+            other.process == key.process && !both_sides && !shut()
         };
         let free: Vec<_> = self
             .at_socket
             .get(&socket)?
             .iter()
             .filter_map(|id| Some((*id, self.connections.get(id)?)))
-            .filter(|(_, joint)| !joint.shut && !joint.members.iter().any(is_busy))
+            .filter(|(_, joint)| !joint.members.iter().any(is_busy))
             .collect();
         // Of several layers, which a child has all, the one of the same handle.
         let same = free.iter().rev().find(|(_, joint)| joint.handle.address == plain(key).address);
@@ -461,6 +463,7 @@ impl Joined {
             *below = self.name(*below);
         }
         let Some(member) = self.members.get_mut(&key) else { return };
+        member.shut |= matches!(&event, Event::Handle(HandleFact { fact: Fact::Shutdown, .. }));
         let Some((id, joint)) = member.connection.and_then(|id| Some((id, self.connections.get_mut(&id)?)))
         else {
             if is_free(&event) {
@@ -494,10 +497,6 @@ impl Joined {
             Event::Handle(fact) => {
                 let (fact, ends) = (HandleFact { handle, ..fact }, reached(fact.ends));
                 let what = match fact.fact {
-                    Fact::Shutdown => {
-                        joint.shut = true;
-                        Fact::Shutdown
-                    }
                     Fact::WriteEmpty(seq) if joint.shared => {
                         Fact::WriteEmpty(member.progress.write.seq(seq, joint.reach.write))
                     }
@@ -576,18 +575,11 @@ impl Joined {
         }
     }
 
-    fn close(&mut self, closed: SocketClosed, out: &mut Vec<Told>) {
+    fn close(&mut self, closed: SocketEnd, out: &mut Vec<Told>) {
         for id in self.at_socket.get(&closed.socket).cloned().unwrap_or_default() {
             let Some(joint) = self.connections.get_mut(&id) else { continue };
             joint.closed = Some(closed.time);
             if joint.members.is_empty() {
-                // The program let it go first: its side had sent a FIN before the RST came.
-                if closed.reset {
-                    let (handle, ends) = (joint.handle, Ends::default());
-                    let task = Task { process: handle.process, tid: 0 };
-                    let fact = HandleFact { task, handle, time: closed.time, ends, fact: Fact::Shutdown };
-                    out.push(Told::Event(Event::Handle(fact)));
-                }
                 self.over(id, closed.time, out);
                 continue;
             }

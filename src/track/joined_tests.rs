@@ -57,6 +57,7 @@ fn bind(handle: HandleKey, socket: SocketKey) -> Event {
         role: None,
         source: TupleSource::Ciphertext,
         fresh: true,
+        rtt: None,
     })
 }
 
@@ -87,7 +88,7 @@ fn heard(joined: &mut Joined, now: Monotonic, event: Event) -> Vec<String> {
         Told::Event(Event::Final(handle, ends)) => {
             format!("final {:x} {} {}", handle.address, ends.read, ends.write)
         }
-        Told::Event(Event::SocketClosed(_)) => "closed".into(),
+        Told::Event(Event::SocketEnd(_)) => "closed".into(),
         Told::Event(other) => format!("{other:?}"),
         Told::Late(len) => format!("late {len}"),
         Told::Absorb { from, into } => format!("absorb {:x} {:x}", from.address, into.address),
@@ -141,7 +142,9 @@ fn what_is_over_is_forgotten() {
     for n in 0..2 * CLOSED_MAX as u64 {
         let socket = SocketKey { address: n, generation: 1 };
         heard(&mut joined, 0, bind(key(n, n), socket));
-        heard(&mut joined, 0, Event::SocketClosed(SocketClosed { socket, time: 0, reset: false }));
+        let closed = Some(Closed::Orderly);
+        let end = SocketEnd { socket, time: 0, fins: [None; 2], read_up: false, closed };
+        heard(&mut joined, 0, Event::SocketEnd(end));
     }
     assert_eq!((joined.members.len(), joined.connections.len()), (CLOSED_MAX, CLOSED_MAX));
     heard(&mut joined, 0, Event::Exit(PROCESS, 0));

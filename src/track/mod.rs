@@ -13,10 +13,10 @@
 //!   its child, of rustls for one direction and key each) become one handle before anything else hears of them.
 //! - **Pairs** (`pair`): of two ends on one host, the first to carry bytes is written, until it ends.
 //!   What the other moves is counted, not written, also after that.
-//! - **End**: a connection whose socket is known ends with that, at once if all its handles are gone, else a
-//!   moment later; or when the socket's tuple comes back. Any other ends with its handle or its process. All end with
-//!   the capture. Only what is known to be closed, or belongs to nobody any more, gets a
-//!   [`segment::Body::Finish`] or [`segment::Body::Reset`] then.
+//! - **End** (`ending`): FINs and a RST stand in the order in which the socket has had them. A connection whose
+//!   socket is known ends with that, at once if all its handles are gone, else a moment later; or when the socket's
+//!   tuple comes back. Any other ends with its handle or its process. All end with the capture. Only what is known to
+//!   be closed, or belongs to nobody any more, gets a [`segment::Body::Finish`] or [`segment::Body::Reset`] then.
 //!
 //! # Bounds
 //!
@@ -47,6 +47,7 @@
 mod both;
 mod clock;
 mod connection;
+mod ending;
 mod handle;
 mod joined;
 mod order;

@@ -181,9 +181,24 @@ impl Source {
                     role: self.random.pick(&[None, Some(Role::Client), Some(Role::Server)]),
                     source: self.random.pick(&[TupleSource::SameCall, TupleSource::Layer]),
                     fresh: self.random.chance(2),
+                    rtt: None,
                 })
             }
-            6 => Event::SocketClosed(SocketClosed { socket, time: self.time, reset: self.random.chance(2) }),
+            6 => {
+                let (read, write) = (Some(Direction::Read), Some(Direction::Write));
+                let fins =
+                    self.random.pick(&[[None; 2], [read, None], [write, None], [read, write], [write, read]]);
+                let resets = [Direction::Read, Direction::Write].map(|sender| Some(Closed::Reset(sender)));
+                let closed = self.random.pick(&[
+                    None,
+                    Some(Closed::Orderly),
+                    Some(Closed::Lost),
+                    resets[0],
+                    resets[1],
+                ]);
+                let read_up = fins.contains(&read) && self.random.chance(8);
+                Event::SocketEnd(SocketEnd { socket, time: self.time, fins, read_up, closed })
+            }
             7 if self.random.chance(4) => Event::Exit(handle.process, self.time),
             7 => Event::Process(ProcessSeen {
                 key: handle.process,

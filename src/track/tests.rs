@@ -81,6 +81,7 @@ fn bind(handle: HandleKey, socket: u64, (local, remote): (&str, &str), time: u64
         role: None,
         source: TupleSource::SameCall,
         fresh: true,
+        rtt: None,
     }
 }
 
@@ -89,8 +90,15 @@ fn fact(handle: HandleKey, time: u64, fact: Fact) -> HandleFact {
     HandleFact { task, handle, time, ends: Ends::default(), fact }
 }
 
+fn socket_end(socket: u64, time: u64, fins: [Option<Direction>; 2], closed: Option<Closed>) -> Event {
+    let socket = SocketKey { address: socket, generation: 1 };
+    Event::SocketEnd(SocketEnd { socket, time, fins, read_up: false, closed })
+}
+
+/// Nothing but that the socket is closed, or has received a RST.
 fn closed(socket: u64, time: u64, reset: bool) -> Event {
-    Event::SocketClosed(SocketClosed { socket: SocketKey { address: socket, generation: 1 }, time, reset })
+    let how = if reset { Closed::Reset(Direction::Read) } else { Closed::Orderly };
+    socket_end(socket, time, [None; 2], Some(how))
 }
 
 /// Nothing waits for its socket: most stories are of something else.
@@ -189,7 +197,7 @@ fn a_plain_exchange() {
         .event(closed(1, 40, false));
     s.data(read(h, 1, 2, "late", 50));
     assert_eq!(s.tell(), "1.open 1.C0:get 1.S0:ok 1.alpn=h2 1.Cfin 1.Sfin 1.end");
-    assert_eq!(s.times(), [1_010, 1_010, 1_022, 1_025, 1_030, 1_040, 1_040]);
+    assert_eq!(s.times(), [1_010, 1_010, 1_022, 1_025, 1_040, 1_040, 1_040]);
     let c = s.connection(1);
     assert_eq!(
         (c.local_side, c.role_source, c.from_start, c.started),
@@ -203,6 +211,7 @@ fn a_plain_exchange() {
     assert_eq!((summary.open, summary.anomalies.after_end, summary.total), (0, 4, row.traffic));
 }
 
+mod closing;
 mod shared;
 
 #[test]

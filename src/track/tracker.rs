@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Limits;
 use super::clock::WallClock;
-use super::handle::{Closed, Handle, Handles, View};
+use super::handle::{Handle, Handles, View};
 use super::joined::{Joined, Told};
 use super::order::{self, Step};
 use super::pair::{Ends, PER_TUPLE};
@@ -21,7 +21,7 @@ use crate::event::{self, *};
 
 /// Why a handle ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum Why {
     /// Its connection is closed. The program may still have the handle.
     Closed,
     /// The program has freed it, or has ended.
@@ -132,7 +132,7 @@ impl Tracker {
             Event::Data(data) => self.data(data, out),
             Event::Bind(bind) => self.bind(bind, out),
             Event::Handle(fact) => self.fact(fact, out),
-            Event::SocketClosed(closed) => self.socket_closed(closed),
+            Event::SocketEnd(end) => self.socket_end(end, out),
             Event::Process(seen) => {
                 let time = seen.time;
                 if let Some(before) = self.processes.seen(seen, &mut self.bounds) {
@@ -165,7 +165,7 @@ impl Tracker {
                 self.stopped = true;
                 let mut slots: Vec<_> = self.handles.iter().map(|(s, h)| (h.connection(), s)).collect();
                 slots.sort_unstable();
-                slots.into_iter().for_each(|(_, slot)| self.end(slot, Ending::Gone, self.now, out));
+                slots.into_iter().for_each(|(_, slot)| self.end(slot, Why::Gone, self.now, out));
             }
             Event::NoSocket(_) | Event::File(_) | Event::Start(_) | Event::Counters(_) | Event::Losses(_) => {
             }
@@ -186,8 +186,8 @@ impl Tracker {
                     self.open(slot, out);
                 }
                 Timer::Closed => {
-                    let closed = handle.closed.map_or(self.now, |closed| closed.time);
-                    self.end(slot, Ending::Closed, closed, out);
+                    let closed = handle.ending.closed().unwrap_or(self.now);
+                    self.end(slot, Why::Closed, closed, out);
                 }
             }
         }
@@ -352,6 +352,11 @@ impl Tracker {
         if len == 0 {
             return;
         }
+        match (direction, handle.ending.before_read(time)) {
+            (Direction::Write, _) => handle.ending.sends(),
+            (Direction::Read, Some(sent)) => self.finish(slot, Direction::Write, sent, out),
+            (Direction::Read, None) => {}
+        }
         self.gap(slot, direction, start, time, data.task, out);
         let cut = usize::try_from(again).unwrap_or(usize::MAX).min(data.payload.len());
         let bytes = if cut == 0 { data.payload } else { data.payload.slice(cut..) };
@@ -394,7 +399,7 @@ impl Tracker {
     pub(super) fn advance(&mut self, slot: Slot, direction: Direction, end: u64) {
         let Some(handle) = self.handles.get_mut(slot) else { return };
         handle.next[direction] = end;
-        if handle.closed.is_some() {
+        if handle.ending.closed().is_some() {
             let until = self.now.saturating_add(self.limits.closed_time);
             self.timers.set(&mut handle.deadlines, slot, Timer::Closed, Some(until));
         }
@@ -451,13 +456,16 @@ impl Tracker {
             Fact::Shutdown => {
                 self.release(slot, out);
                 self.fill(slot, Direction::Write, ends.write, time, out);
-                self.finish(slot, Direction::Write, time, out);
+                match self.handles.get_mut(slot).filter(|h| h.bind.is_some()) {
+                    Some(handle) => handle.ending.shut(time),
+                    None => self.finish(slot, Direction::Write, time, out),
+                }
             }
             Fact::Free => {
                 self.release(slot, out);
                 self.fill(slot, Direction::Read, ends.read, time, out);
                 self.fill(slot, Direction::Write, ends.write, time, out);
-                self.end(slot, Ending::Freed, time, out);
+                self.end(slot, Why::Freed, time, out);
             }
             Fact::Layer(below) => self.layer(slot, below),
             Fact::ReadUnseen => self.skip(slot, Direction::Read, Missing::Unseen, time, out),
@@ -503,7 +511,7 @@ impl Tracker {
         }
     }
 
-    fn finish(&mut self, slot: Slot, direction: Direction, time: Monotonic, out: Out) {
+    pub(super) fn finish(&mut self, slot: Slot, direction: Direction, time: Monotonic, out: Out) {
         let stream = self.handles.get(slot).and_then(|h| h.stream());
         if stream.is_some_and(|s| s.has_output() && !s.finished[direction]) {
             self.send(slot, time, Item::Finish(direction), out);
@@ -538,7 +546,7 @@ impl Tracker {
         if let Some(bind) = handle.bind.take() {
             forget_at_socket(&mut self.sockets, bind.socket, slot);
         }
-        handle.closed = None;
+        handle.ending = Default::default();
         if let Some(tuple) = tuple {
             self.ends.remove(tuple, slot);
         }
@@ -554,30 +562,6 @@ impl Tracker {
         self.pair(slot, bind, out);
     }
 
-    fn socket_closed(&mut self, closed: SocketClosed) {
-        let until = self.now.saturating_add(self.limits.closed_time);
-        for slot in self.sockets.remove(&closed.socket).unwrap_or_default() {
-            let Some(handle) = self.handles.get_mut(slot) else { continue };
-            handle.closed = Some(Closed { time: closed.time, reset: closed.reset });
-            if let Some(tuple) = handle.tuple() {
-                self.ends.closed(tuple, slot, closed.time);
-            }
-            match handle.view {
-                View::Owner(_) => {
-                    self.timers.set(&mut handle.deadlines, slot, Timer::Closed, Some(until));
-                }
-                // The other end received the RST, so it is this one's.
-                View::Second { owner, id } if closed.reset => {
-                    let owner = self.handles.get_mut(owner).and_then(|h| h.stream_mut());
-                    if let Some(stream) = owner.filter(|s| s.id == id) {
-                        stream.reset = Some(Direction::Write);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
     fn exit(&mut self, key: ProcessKey, time: Monotonic, out: Out) {
         self.processes.exit(key);
         for slot in self.processes.handles(key) {
@@ -585,7 +569,7 @@ impl Tracker {
             // What has a socket ends with that, or lives on in another process.
             let ends = |h: &Handle| h.key.process == key && !self.joined.is_kept(&h.key);
             if self.handles.get(slot).is_some_and(ends) {
-                self.end(slot, Ending::Freed, time, out);
+                self.end(slot, Why::Freed, time, out);
                 self.handles.gone(slot);
             }
         }
@@ -593,7 +577,7 @@ impl Tracker {
     }
 
     /// Ends a handle, and its connection.
-    pub(super) fn end(&mut self, slot: Slot, ending: Ending, time: Monotonic, out: Out) {
+    pub(super) fn end(&mut self, slot: Slot, why: Why, time: Monotonic, out: Out) {
         self.release(slot, out);
         self.open(slot, out);
         let Some(handle) = self.handles.get(slot) else { return };
@@ -601,19 +585,9 @@ impl Tracker {
             return;
         }
         if let Some(stream) = handle.stream().filter(|s| s.has_output()) {
-            let received = handle.closed.is_some_and(|c| c.reset).then_some(Direction::Read);
-            let reset = received.or(stream.reset);
+            let steps = handle.ending.rest(&stream.finished, stream.reset, why != Why::Gone, time);
             self.announce(slot, true, out);
-            match reset {
-                Some(sender) => self.send(slot, time, Item::Reset(sender), out),
-                None if ending != Ending::Gone
-                    || self.handles.get(slot).is_some_and(|h| h.closed.is_some()) =>
-                {
-                    self.finish(slot, Direction::Write, time, out);
-                    self.finish(slot, Direction::Read, time, out);
-                }
-                None => {}
-            }
+            steps.into_iter().for_each(|(time, step)| self.send(slot, time, step, out));
             self.send(slot, time, Item::End, out);
         }
         let Some(handle) = self.handles.get_mut(slot) else { return };
@@ -633,7 +607,7 @@ impl Tracker {
         if let Some(tuple) = handle.tuple() {
             self.ends.closed(tuple, slot, time);
         }
-        self.handles.ended(slot, id, second, ending != Ending::Closed);
+        self.handles.ended(slot, id, second, why != Why::Closed);
         self.bound_gone();
     }
 
@@ -676,7 +650,7 @@ fn time_of(event: &Event) -> Option<Monotonic> {
         Event::Data(data) => Some(data.returned),
         Event::Bind(bind) => Some(bind.time),
         Event::Handle(fact) => Some(fact.time),
-        Event::SocketClosed(closed) => Some(closed.time),
+        Event::SocketEnd(end) => Some(end.time),
         Event::Process(seen) => Some(seen.time),
         Event::Exit(_, time) | Event::Stop(time) => Some(*time),
         Event::File(file) => Some(file.time),

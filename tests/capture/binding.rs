@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::support::each::assert_each_on_its_socket;
 use crate::support::programs::{Told, compiled, connect, exchange_server, transcript};
-use crate::support::{Finished, Process, Test, assert_same_bytes, begin};
+use crate::support::{Finished, Process, Test, assert_same_bytes, begin, gate};
 
 /// A capture that joins `command` where it first waits.
 fn joined(test: &Test, command: &mut Command) -> Finished {
@@ -42,12 +42,28 @@ fn assert_rest(finished: &Finished, dir: &str, skip: usize, tuples: &[&str]) {
 /// library itself knows the socket.
 #[test]
 fn small_pieces_of_a_record_that_came_before_the_capture() {
+    small_pieces(&begin!(), Command::new(compiled("exchange")));
+}
+
+/// The same with an OpenSSL that keeps it elsewhere, as all do from 3.2 on.
+#[test]
+fn small_pieces_by_openssl_3_5() {
     let test = begin!();
-    let (mut server, port) = exchange_server(&test, "w:16000 r:50 w:100 S");
+    let Some(tool) = gate::cached_tool("openssl-3.5") else {
+        return gate::skipped(&test.name, "openssl-3.5 not found (run tests/oracles)", "T2P_REQUIRE_ORACLES");
+    };
+    let root = tool.parent().unwrap().parent().unwrap().join("suites/openssl-3.5");
+    let mut command = Command::new(root.join("lib64/ld-linux-x86-64.so.2"));
+    command.arg("--library-path").arg(root.join("usr/lib/x86_64-linux-gnu")).arg(compiled("exchange"));
+    small_pieces(&test, command);
+}
+
+/// `command` runs `exchange`.
+fn small_pieces(test: &Test, mut command: Command) {
+    let (mut server, port) = exchange_server(test, "w:16000 r:50 w:100 S");
     let dir = test.folder("client");
-    let mut command = Command::new(compiled("exchange"));
     command.args(connect("127.0.0.1", port, &dir, "r:1000 i d:15000 w:50 r:100 S"));
-    let finished = joined(&test, &mut command);
+    let finished = joined(test, &mut command);
     server.wait_ok();
     assert_rest(&finished, &dir, 1000, &["descriptor"]);
 }

@@ -12,6 +12,7 @@ mod binding;
 mod bundled;
 mod calls;
 mod cli;
+mod closing;
 mod coroutines;
 mod crowded;
 mod doctor;

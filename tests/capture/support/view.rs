@@ -101,7 +101,7 @@ pub struct Connection {
     pub requests: Vec<(String, String)>,
     /// Responses, in the order of the file.
     pub responses: Vec<u16>,
-    /// Whether both sides said that they send no more.
+    /// Whether it has an end: both sides said that they send no more, or one reset it.
     pub finished: bool,
     /// Whether a RST was written.
     pub reset: bool,
@@ -358,7 +358,7 @@ fn connection(packets: &[Packet], stream: usize) -> Connection {
             stream.extend_from_slice(&packet.payload);
         }
     }
-    connection.finished = fins == [true, true];
+    connection.finished = fins == [true, true] || connection.reset;
     connection
 }
 
