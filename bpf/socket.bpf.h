@@ -143,34 +143,38 @@ static __always_inline void fin_is_read(struct sock *sk)
 		known->fin = 0;
 }
 
-/* Does file descriptor `fd` of the current process stand for this socket? */
-static __always_inline int is_fd_of(struct files_struct *table, u32 fd, struct socket *socket)
-{
-	struct fdtable *fdt = BPF_CORE_READ(table, fdt);
-	struct file **slot, *file = NULL;
-
-	if (fd >= BPF_CORE_READ(fdt, max_fds))
-		return 0;
-	slot = BPF_CORE_READ(fdt, fd);
-	bpf_probe_read_kernel(&file, sizeof(file), slot + fd);
-	return file && BPF_CORE_READ(file, private_data) == (void *)socket;
-}
-
 /* How many descriptors are tried where the system call's first argument is not the socket's. */
 #define FD_SCAN 64
 
-static __always_inline s32 find_fd(struct socket *socket, s32 hint)
+static __always_inline int is_of(struct file **slot, u64 socket)
+{
+	struct file *file = NULL;
+
+	bpf_probe_read_kernel(&file, sizeof(file), slot);
+	return file && (u64)BPF_CORE_READ(file, private_data) == socket;
+}
+
+/*
+ * The descriptor of the current process for the `struct socket` at this address; -1: none is found. A global function:
+ * the verifier walks it once.
+ */
+__noinline s32 find_fd(u64 socket, s32 hint)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct files_struct *table = BPF_CORE_READ(task, files);
+	struct fdtable *fdt = BPF_CORE_READ(task, files, fdt);
+	struct file **slots = BPF_CORE_READ(fdt, fd);
+	u32 count = BPF_CORE_READ(fdt, max_fds);
 
-	if (!socket || !table)
+	if (!socket || !slots)
 		return -1;
-	if (hint >= 0 && is_fd_of(table, hint, socket))
+	if ((u32)hint < count && is_of(slots + hint, socket))
 		return hint;
-	for (u32 fd = 0; fd < FD_SCAN; fd++)
-		if (is_fd_of(table, fd, socket))
+	for (u32 fd = 0; fd < FD_SCAN; fd++) {
+		if (fd >= count)
+			break;
+		if (is_of(slots + fd, socket))
 			return fd;
+	}
 	return -1;
 }
 
@@ -246,7 +250,7 @@ static __noinline int emit_bind(struct handle *handle, u64 address, s32 fd_hint,
 	bind->rtt = BPF_CORE_READ(tp, srtt_us) >> 3;
 	/* Without a measurement it is the greatest number. */
 	bind->rtt_min = bind->rtt ? BPF_CORE_READ(tp, rtt_min.s[0].v) : 0;
-	bind->fd = find_fd(socket, fd_hint);
+	bind->fd = find_fd((u64)socket, fd_hint);
 	bind->tuple_source = source;
 	/* A record of its own cannot be that of a connection that the handle had before. */
 	bind->fresh = (handle->flags & HANDLE_FRESH) &&

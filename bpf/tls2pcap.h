@@ -28,7 +28,7 @@ enum t2p_limit {
 #define T2P_COMM_LEN 16
 #define T2P_NAME_LEN 256 /* of one part of a path, NAME_MAX and NUL */
 #define T2P_PATH_LEN 512 /* of a path; the part that crosses it is still whole */
-#define T2P_PATH_PARTS 64 /* names and mounts of a path */
+#define T2P_PATH_PARTS 32 /* names and mounts of a path */
 #define T2P_ARGS_LEN 1024
 #define T2P_TEXT_LEN 256
 

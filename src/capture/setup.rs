@@ -186,7 +186,7 @@ fn no_library(pids: &[String], reasons: &str) -> Failure {
     Failure::new(
         Exit::NoTarget,
         format!(
-            "{who} {} {has} no TLS library that is known here (OpenSSL, GnuTLS, NSS, Go){reasons}",
+            "{who} {} {has} no TLS library that is known here (OpenSSL, BoringSSL, AWS-LC, GnuTLS, NSS, Go, rustls){reasons}",
             pids.join(", ")
         ),
         "if it loads one later, start it under the capture: tls2pcap -o FILE -- COMMAND\n\

@@ -20,6 +20,8 @@ use crate::status;
 
 /// Clients at once; one more is sent away.
 const CLIENTS_MAX: usize = 8;
+/// Refused clients that are reported.
+const REFUSALS_TOLD: usize = 3;
 /// Bytes that may wait for a client.
 const BEHIND_MAX: usize = 32 << 20;
 /// Bytes of header and interfaces; beyond it there are no new clients.
@@ -228,16 +230,20 @@ impl Client {
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>, tell: bool) {
+    let mut refused = 0;
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
             // Out of descriptors, perhaps: not again at once.
             thread::sleep(LOOK);
             continue;
         };
-        if let Err(why) = welcome(stream, shared, tell)
-            && tell
-        {
-            status::say(&format!("tls2pcap: a client was sent away: {why}\n"));
+        if let Err(why) = welcome(stream, shared, tell) {
+            refused += 1;
+            // Whoever tries again and again must not fill the terminal.
+            if tell && refused <= REFUSALS_TOLD {
+                let last = if refused == REFUSALS_TOLD { "; later refusals are not reported" } else { "" };
+                status::say(&format!("tls2pcap: a client was refused: {why}{last}\n"));
+            }
         }
     }
 }
