@@ -60,10 +60,11 @@ impl Kept {
         let (mut path, mut note) = (named.map(Path::to_owned), None);
         match fate {
             Some(Fate::Deleted) => {
-                numbers.cut_short.get_or_insert(Cut::Deleted);
+                numbers.cut_short = Some(Cut::Deleted);
                 path = None;
             }
-            Some(Fate::Changed) => _ = numbers.cut_short.get_or_insert(Cut::Changed),
+            // Writing fails on such a file, but what was written before is not all there either.
+            Some(Fate::Changed) => numbers.cut_short = Some(Cut::Changed),
             Some(Fate::Renamed(now)) => {
                 note = named.map(|named| format!("note: {} was renamed meanwhile\n", named.display()));
                 path = Some(now);
