@@ -285,9 +285,20 @@ impl Tracker {
             self.aside(into, now, item, out);
         }
         for (time, item) in items {
-            let Item::Bytes { direction, caller: other, tid, offset, bytes, len, missing } = item else {
-                self.send(into, time, item, out);
-                continue;
+            let (direction, other, tid, offset, bytes, len, missing) = match item {
+                Item::Bytes { direction, caller, tid, offset, bytes, len, missing } => {
+                    (direction, caller, tid, offset, bytes, len, missing)
+                }
+                // How the connection ends its socket says, which told that handle nothing.
+                Item::Finish(_) | Item::Reset(_) | Item::End => continue,
+                Item::Skip { direction, reason } => {
+                    self.skip(into, direction, reason, time, out);
+                    continue;
+                }
+                item => {
+                    self.send(into, time, item, out);
+                    continue;
+                }
             };
             let data = Data {
                 task: Task { process: other.unwrap_or(caller), tid },

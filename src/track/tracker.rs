@@ -499,7 +499,7 @@ impl Tracker {
 
     /// A hole of unknown length. One before the first bytes waits for them: alone it tells of no
     /// connection worth showing, and is only counted.
-    fn skip(&mut self, slot: Slot, direction: Direction, reason: Missing, time: Monotonic, out: Out) {
+    pub(super) fn skip(&mut self, slot: Slot, direction: Direction, reason: Missing, time: Monotonic, out: Out) {
         let Some(handle) = self.handles.get_mut(slot) else { return };
         match &handle.view {
             View::Idle => handle.skips[direction] = Some((reason, time)),
