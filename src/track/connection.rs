@@ -145,6 +145,9 @@ impl Tracker {
             return waits.then_some(self.limits.opening_time);
         }
         let waits = self.limits.socket_time > 0;
+        if waits && handle.stream().is_some_and(|stream| self.is_unproven(stream.first.library)) {
+            return Some(self.limits.socket_time);
+        }
         if waits && handle.bind.is_none() && handle.below.is_none() {
             return Some(self.limits.socket_time);
         }
