@@ -165,9 +165,9 @@ int BPF_PROG(socket_state, struct sock *sk, int before, int after)
 /*
  * ---- TLS libraries ----
  *
- * Where probes are attached in bulk one program serves all entries and one all returns; the attach
- * cookie says which function it is. Kernels without bulk attachment may lack cookies too: there
- * each entry has a program of its own. The return knows its entry by the stack pointer.
+ * One program serves all entries and one all returns; the attach cookie says which function it is.
+ * Before Linux 5.17, where cookies or loops are missing, each entry has a program of its own. The
+ * return knows its entry by the stack pointer.
  */
 
 SEC("uprobe")
@@ -244,14 +244,7 @@ int ssl_return_any(struct pt_regs *ctx)
 	return site_left(ctx, site_of(attach_cookie(ctx)), began_at(ctx), 1);
 }
 
-SEC("uretprobe")
-int ssl_return_of_call(struct pt_regs *ctx)
-{
-	PLAIN_STACK(ctx);
-	return site_left(ctx, site_of(attach_cookie(ctx)), began_at(ctx), 1);
-}
-
-/* For kernels without bpf_loop (before Linux 5.17), which refuse the two above. */
+/* For kernels without bpf_loop (before Linux 5.17), which refuse the one above. */
 SEC("uretprobe")
 int ssl_return_unrolled(struct pt_regs *ctx)
 {

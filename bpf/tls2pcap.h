@@ -50,6 +50,7 @@ enum t2p_type : unsigned short {
 	T2P_FINAL = 69,
 	T2P_STOP = 70,
 	T2P_LOSSES = 71,
+	T2P_VERDICT = 72,
 };
 
 /* Which TLS call moved the bytes. */

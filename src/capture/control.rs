@@ -23,7 +23,7 @@ use crate::event::record::Counter;
 use crate::event::record::encode;
 use crate::event::{
     Direction, Event, Fact, FileSeen, HandleFact, Missing, NoSocket, ProcessFacts, ProcessKey, ProcessLoss,
-    Task,
+    Task, Verdict,
 };
 use crate::failure::{Exit, Failure};
 use crate::kept::Kept;
@@ -103,6 +103,9 @@ impl Control {
         let libraries = self.probe.new_libraries(found);
         for library in &libraries {
             self.tell(Event::Library(library.clone()));
+        }
+        if let Some(library) = libraries.first().filter(|_| found.library.has_to_prove_itself()) {
+            self.tell(Event::Verdict(library.id, Verdict::Pending));
         }
         match self.probe.attach(found) {
             Ok(unclear) => {
@@ -286,6 +289,7 @@ impl Control {
             match news {
                 News::Detail(text) => self.say.detail(&text),
                 News::Warning(text) => self.say.warn(&text),
+                News::Verdict(library, verdict) => self.tell(Event::Verdict(library, verdict)),
             }
         }
         match self.probe.counters() {

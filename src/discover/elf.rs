@@ -50,6 +50,11 @@ impl TlsLibrary {
     pub fn is_rustls_alone(&self) -> bool {
         self.rustls.is_some() && self.family.is_none() && self.go.is_none()
     }
+
+    /// Whether its functions were found in its code: they have to prove themselves while they run.
+    pub fn has_to_prove_itself(&self) -> bool {
+        self.named_by == NamedBy::Code
+    }
 }
 
 /// Where the places of functions come from.

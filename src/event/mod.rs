@@ -325,6 +325,17 @@ pub struct ProcessFacts {
     pub container: Option<String>,
 }
 
+/// Whether the functions of a library are what they were taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not known yet: its data waits.
+    Pending,
+    /// They are.
+    Proven,
+    /// They are not: its data was never plaintext of TLS.
+    Wrong,
+}
+
 /// A probed library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Library {
@@ -417,6 +428,8 @@ pub enum Event {
     ProcessFacts(ProcessKey, ProcessFacts),
     /// A library is probed.
     Library(Library),
+    /// What is known of the functions of a library that were found in its code, without names.
+    Verdict(LibraryId, Verdict),
     /// Counters of the kernel side.
     Counters(Counters),
     /// What the kernel side counted as lost by process; it replaces the one before.

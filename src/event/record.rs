@@ -348,6 +348,15 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
         Type::Library => {
             Event::Library(Library { id: head.library, path: fields.text()?, version: fields.text()? })
         }
+        Type::Verdict => {
+            let verdict = match fields.number()? {
+                0 => Verdict::Pending,
+                1 => Verdict::Proven,
+                2 => Verdict::Wrong,
+                _ => return Err(RecordError::Field { kind, field: "verdict" }),
+            };
+            Event::Verdict(head.library, verdict)
+        }
         Type::Counters => {
             let n = fields.count()?;
             Event::Counters(Counters((0..n).map(|_| fields.number()).collect::<Result<_, _>>()?))
@@ -403,6 +412,14 @@ pub fn encode(event: &Event) -> Option<Bytes> {
             out.head(Type::Library, none, library.id);
             out.text(&library.path);
             out.text(&library.version);
+        }
+        Event::Verdict(library, verdict) => {
+            out.head(Type::Verdict, none, *library);
+            out.number(match verdict {
+                Verdict::Pending => 0,
+                Verdict::Proven => 1,
+                Verdict::Wrong => 2,
+            });
         }
         Event::Counters(counters) => {
             out.head(Type::Counters, none, 0);
@@ -613,6 +630,9 @@ mod tests {
                 },
             ),
             Event::Library(Library { id: 4, path: "/l".into(), version: "OpenSSL 3".into() }),
+            Event::Verdict(4, Verdict::Pending),
+            Event::Verdict(4, Verdict::Proven),
+            Event::Verdict(4, Verdict::Wrong),
             Event::Counters(Counters(vec![1, 2, 3])),
             Event::Losses(vec![ProcessLoss { process: key, reason: 2, events: 3, bytes: 4 }]),
             Event::Final(HandleKey { process: key, address: 1, generation: 2 }, Ends { read: 5, write: 6 }),

@@ -11,8 +11,7 @@ use super::sites::Group;
 use super::skeleton::types::{evidence, t2p_cookie_bit, t2p_site, verdict};
 use super::{Probe, await_programs, bytes_of, cookie};
 use crate::discover::Found;
-use crate::discover::elf::NamedBy;
-use crate::event::LibraryId;
+use crate::event::{LibraryId, Verdict};
 
 /// Calls that must agree, of reads and of writes.
 const CALLS: u32 = 16;
@@ -53,7 +52,7 @@ impl Probe {
         pid: i32,
     ) -> Result<(), libbpf_rs::Error> {
         let other = |what: &str| Err(io::Error::other(what.to_owned()).into());
-        let Some(bio) = found.library.bio.filter(|_| found.library.named_by == NamedBy::Code) else {
+        let Some(bio) = found.library.bio.filter(|_| found.library.has_to_prove_itself()) else {
             return Ok(());
         };
         if !self.has_cookie {
@@ -95,7 +94,7 @@ impl Probe {
     /// A library could not be probed in a process (-1: in all): undoes what [`Probe::begin_probation`] did for it. Its
     /// other probes there must be gone.
     pub(super) fn abandon_probation(&mut self, found: &Found, id: LibraryId, pid: i32) {
-        if found.library.bio.is_none() || found.library.named_by != NamedBy::Code || !self.has_cookie {
+        if found.library.bio.is_none() || !found.library.has_to_prove_itself() || !self.has_cookie {
             return;
         }
         let known = self.probations.iter().position(|p| p.id == id);
@@ -156,6 +155,7 @@ impl Probe {
                 gone.append(&mut self.take_links(probation.id, Group::Base));
                 gone.extend(links.drain(..).map(|(_, link)| link));
                 probation.state = State::Condemned(WRONG);
+                news.push(News::Verdict(probation.id, Verdict::Wrong));
                 news.push(News::Warning(format!(
                     "{}: what looks like SSL_read and SSL_write in its code does not agree with its TLS records; \
                      it is not captured any more",
@@ -167,6 +167,7 @@ impl Probe {
             {
                 gone.extend(links.drain(..).map(|(_, link)| link));
                 probation.state = State::Proven;
+                news.push(News::Verdict(probation.id, Verdict::Proven));
                 news.push(News::Detail(format!(
                     "{}: SSL_read and SSL_write proven after {} and {} calls",
                     probation.path, read.agreed, write.agreed

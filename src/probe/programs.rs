@@ -50,7 +50,7 @@ impl Kind {
     /// `None`: it is loaded at once.
     fn of(program: &str, programs: Programs) -> Option<Kind> {
         // One program serves all C libraries.
-        let by_library = || (!programs.in_bulk()).then_some(());
+        let by_library = || (programs == Programs::EachUnrolled).then_some(());
         match program {
             name if name.starts_with("go_") => Some(Kind::Go),
             name if name.starts_with("rustls_") => Some(Kind::Rustls),

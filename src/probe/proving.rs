@@ -19,7 +19,7 @@ use super::{Attached, Probe, await_programs, bytes_of, cookie, from_bytes, toget
 use crate::discover::Found;
 use crate::discover::code::{Cost, Place};
 use crate::discover::function::Function;
-use crate::event::LibraryId;
+use crate::event::{LibraryId, Verdict};
 use crate::printable;
 
 /// Calls of an export that must agree. Each moved data.
@@ -34,6 +34,8 @@ pub enum News {
     Detail(String),
     /// Something is odd.
     Warning(String),
+    /// A library whose functions had no names has proven itself, or has not.
+    Verdict(LibraryId, Verdict),
 }
 
 /// A library whose internal functions are on trial.

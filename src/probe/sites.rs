@@ -237,31 +237,31 @@ pub(super) enum Programs {
     Session,
     /// Two programs for all functions, attached in bulk with cookies (Linux 6.6).
     Bulk,
-    /// A program for each entry and one for the return of calls.
+    /// The same two, attached one by one with cookies (Linux 5.17).
     Each,
-    /// The same, without `bpf_loop` (before Linux 5.17).
+    /// A program for each entry and few for returns, without cookies and `bpf_loop`.
     EachUnrolled,
 }
 
 impl Programs {
     /// Name of the program for a site.
     pub fn name(self, site: &Site) -> &'static str {
-        match (self, site.entry) {
-            (Programs::Bulk | Programs::Session, Some(_)) if site.kind == Kind::Go => "go_any_entry",
-            (Programs::Bulk | Programs::Session | Programs::Each, None) if site.kind == Kind::Go => {
-                "go_return"
-            }
-            (Programs::EachUnrolled, None) if site.kind == Kind::Go => "go_return_unrolled",
-            (Programs::Bulk | Programs::Session, Some(_)) if site.kind == Kind::Rustls => "rustls_any_entry",
-            (_, None) if site.kind == Kind::Rustls => "rustls_return",
-            (Programs::Session, _) => "ssl_session",
-            (Programs::Bulk, Some(_)) => "ssl_any_entry",
-            (Programs::Bulk, None) => "ssl_return_any",
-            (_, Some(entry)) => entry,
-            (_, None) if site.site == t2p_site::T2P_SITE_NEW => "ssl_return_of_new",
-            (_, None) if site.site == t2p_site::T2P_SITE_NSS_IMPORT => "ssl_return_of_import",
-            (Programs::Each, None) => "ssl_return_of_call",
-            (Programs::EachUnrolled, None) => "ssl_return_unrolled",
+        match (self, site.kind, site.entry) {
+            (_, Kind::Rustls, None) => "rustls_return",
+            (Programs::EachUnrolled, _, Some(entry)) => entry,
+            (Programs::EachUnrolled, Kind::Go, None) => "go_return_unrolled",
+            (Programs::EachUnrolled, Kind::C, None) => match site.site {
+                t2p_site::T2P_SITE_NEW => "ssl_return_of_new",
+                t2p_site::T2P_SITE_NSS_IMPORT => "ssl_return_of_import",
+                _ => "ssl_return_unrolled",
+            },
+            // Its cookie tells a program which function it is at.
+            (_, Kind::Go, Some(_)) => "go_any_entry",
+            (_, Kind::Go, None) => "go_return",
+            (_, Kind::Rustls, Some(_)) => "rustls_any_entry",
+            (Programs::Session, Kind::C, _) => "ssl_session",
+            (_, Kind::C, Some(_)) => "ssl_any_entry",
+            (_, Kind::C, None) => "ssl_return_any",
         }
     }
 
@@ -287,17 +287,13 @@ impl Programs {
                 matches!(program, "ssl_session" | "go_any_entry" | "go_return")
                     || matches!(program, "rustls_any_entry" | "rustls_return")
             }
-            Programs::Bulk => {
+            Programs::Bulk | Programs::Each => {
                 matches!(program, "ssl_any_entry" | "ssl_return_any" | "go_any_entry" | "go_return")
                     || matches!(program, "rustls_any_entry" | "rustls_return")
             }
-            Programs::Each | Programs::EachUnrolled => {
-                let returns = match self {
-                    Programs::Each => ["ssl_return_of_call", "go_return"],
-                    _ => ["ssl_return_unrolled", "go_return_unrolled"],
-                };
-                returns.contains(&program)
-                    || matches!(program, "ssl_return_of_new" | "ssl_return_of_import" | "rustls_return")
+            Programs::EachUnrolled => {
+                matches!(program, "ssl_return_unrolled" | "go_return_unrolled" | "rustls_return")
+                    || matches!(program, "ssl_return_of_new" | "ssl_return_of_import")
                     || program.starts_with("ssl_entry_")
                     || program.starts_with("go_entry_")
                     || program.starts_with("rustls_entry_")

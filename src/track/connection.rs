@@ -145,6 +145,9 @@ impl Tracker {
             return waits.then_some(self.limits.opening_time);
         }
         let waits = self.limits.socket_time > 0;
+        if waits && handle.stream().is_some_and(|stream| self.is_unproven(stream.first.library)) {
+            return Some(self.limits.socket_time);
+        }
         if waits && handle.bind.is_none() && handle.below.is_none() {
             return Some(self.limits.socket_time);
         }
@@ -285,9 +288,20 @@ impl Tracker {
             self.aside(into, now, item, out);
         }
         for (time, item) in items {
-            let Item::Bytes { direction, caller: other, tid, offset, bytes, len, missing } = item else {
-                self.send(into, time, item, out);
-                continue;
+            let (direction, other, tid, offset, bytes, len, missing) = match item {
+                Item::Bytes { direction, caller, tid, offset, bytes, len, missing } => {
+                    (direction, caller, tid, offset, bytes, len, missing)
+                }
+                // How the connection ends its socket says, which told that handle nothing.
+                Item::Finish(_) | Item::Reset(_) | Item::End => continue,
+                Item::Skip { direction, reason } => {
+                    self.skip(into, direction, reason, time, out);
+                    continue;
+                }
+                item => {
+                    self.send(into, time, item, out);
+                    continue;
+                }
             };
             let data = Data {
                 task: Task { process: other.unwrap_or(caller), tid },

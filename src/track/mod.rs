@@ -64,6 +64,7 @@ pub mod summary;
 mod tests;
 mod timers;
 mod tracker;
+mod verdict;
 
 pub use tracker::Tracker;
 

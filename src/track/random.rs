@@ -214,6 +214,12 @@ impl Source {
                 args: vec!["p".into()],
             }),
             8 if self.random.chance(8) => Event::Final(handle, ends),
+            8 if self.random.chance(3) => {
+                let verdict = self.random.pick(&[Verdict::Pending, Verdict::Pending, Verdict::Proven]);
+                // Of a library that turns out to be none, nothing is told from then on.
+                let is_wrong = self.random.chance(20);
+                Event::Verdict(self.random.below(3) as u32, if is_wrong { Verdict::Wrong } else { verdict })
+            }
             8 => Event::ProcessFacts(handle.process, ProcessFacts::default()),
             _ => Event::Clock(Clock { monotonic: self.time, realtime: self.number() }),
         }

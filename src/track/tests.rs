@@ -183,6 +183,37 @@ fn word(segment: &Segment) -> String {
     format!("{}.{body}", segment.connection.0)
 }
 
+/// Functions that were found in code without names have to prove themselves; until they have, nothing is written.
+#[test]
+fn what_is_not_proven_waits() {
+    let story = |verdict: Option<Verdict>| {
+        let mut s = Scene::with(Limits::default());
+        let h = handle(1, 8);
+        let of = |data: Data| Data { library: 7, ..data };
+        s.event(Event::Verdict(7, Verdict::Pending));
+        s.bind(bind(h, 1, CLIENT, 6));
+        s.data(of(write(h, 0, 0, "get", 10))).data(of(read(h, 0, 0, "ok", 20)));
+        assert_eq!(s.tell(), "");
+        // Of another library.
+        let other = handle(2, 9);
+        s.bind(bind(other, 2, ("10.0.0.1:40001", "10.0.0.2:443"), 21)).data(write(other, 0, 0, "o", 22));
+        assert_eq!(s.tell(), "2.open 2.C0:o");
+        match verdict {
+            Some(verdict) => s.event(Event::Verdict(7, verdict)),
+            // It has told nothing in a second.
+            None => s.clock(1_100 * MS),
+        };
+        let told = s.tell();
+        s.data(of(write(h, 1, 3, "more", 1_200 * MS)));
+        s.event(closed(1, 1_300 * MS, false)).event(Event::Stop(1_400 * MS));
+        (told, s.tell())
+    };
+    let known = "1.open 1.C0:get 1.S0:ok";
+    assert_eq!(story(Some(Verdict::Proven)), (known.into(), "1.C3:more 1.Cfin 1.Sfin 1.end 2.end".into()));
+    assert_eq!(story(None), (known.into(), "1.C3:more 1.Cfin 1.Sfin 1.end 2.end".into()));
+    assert_eq!(story(Some(Verdict::Wrong)), (String::new(), "2.end".into()));
+}
+
 #[test]
 fn a_plain_exchange() {
     let mut s = Scene::new();

@@ -39,6 +39,8 @@ pub struct Tracker {
     pub(super) clock: WallClock,
     pub(super) processes: Processes,
     pub(super) libraries: HashMap<LibraryId, Arc<Library>>,
+    /// Of libraries whose functions have no names; what is proven is not here.
+    pub(super) verdicts: HashMap<LibraryId, Verdict>,
     pub(super) handles: Handles,
     pub(super) ends: Ends,
     pub(super) sockets: HashMap<SocketKey, Vec<Slot>>,
@@ -71,6 +73,7 @@ impl Tracker {
             clock: WallClock::default(),
             processes: Processes::new(limits.processes),
             libraries: HashMap::new(),
+            verdicts: HashMap::new(),
             handles: Handles::default(),
             ends: Ends::default(),
             sockets: HashMap::new(),
@@ -154,6 +157,7 @@ impl Tracker {
                     self.bounds.libraries_refused += 1;
                 }
             }
+            Event::Verdict(library, verdict) => self.verdict(library, verdict, out),
             Event::Final(key, ends) => {
                 if let Some(slot) = self.heard_of(key, ends) {
                     self.release(slot, out);
@@ -236,6 +240,9 @@ impl Tracker {
     }
 
     fn data(&mut self, mut data: Data, out: Out) {
+        if self.verdicts.get(&data.library) == Some(&Verdict::Wrong) {
+            return;
+        }
         let Some(slot) = self.slot(data.handle, data.entered, data.task.tid, data.chunk_len) else { return };
         let chunk_end = data.chunk_offset.checked_add(data.chunk_len);
         if chunk_end.is_none_or(|end| end > data.call_len)
@@ -499,7 +506,14 @@ impl Tracker {
 
     /// A hole of unknown length. One before the first bytes waits for them: alone it tells of no
     /// connection worth showing, and is only counted.
-    fn skip(&mut self, slot: Slot, direction: Direction, reason: Missing, time: Monotonic, out: Out) {
+    pub(super) fn skip(
+        &mut self,
+        slot: Slot,
+        direction: Direction,
+        reason: Missing,
+        time: Monotonic,
+        out: Out,
+    ) {
         let Some(handle) = self.handles.get_mut(slot) else { return };
         match &handle.view {
             View::Idle => handle.skips[direction] = Some((reason, time)),
@@ -659,6 +673,7 @@ fn time_of(event: &Event) -> Option<Monotonic> {
         Event::Clock(event::Clock { monotonic, .. }) => Some(*monotonic),
         Event::ProcessFacts(..)
         | Event::Library(_)
+        | Event::Verdict(..)
         | Event::Counters(_)
         | Event::Losses(_)
         | Event::Final(..) => None,

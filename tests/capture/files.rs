@@ -301,7 +301,8 @@ fn a_file_that_another_program_changes_meanwhile() {
             let (finished, _) = after(&test.name, recording, |file| fs::write(file, text).unwrap());
             finished.failed(1, &["another program has changed the file", "was changed by another program"]);
             assert!(!finished.stderr.contains("nothing lost"), "{}", finished.stderr);
-            let says_so = finished.stderr.contains("lost: what another program has overwritten or cut in the file");
+            let says_so =
+                finished.stderr.contains("lost: what another program has overwritten or cut in the file");
             assert_eq!(says_so, !recording, "{}", finished.stderr);
         }
     }
