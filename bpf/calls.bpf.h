@@ -237,6 +237,10 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 
 		tell_once(handle, HANDLE_SHUTDOWN, &fact);
 	}
+	if (handle->name_at) {
+		tell_name(handle, call->handle, handle->name_at, handle->name_len);
+		handle->name_at = 0;
+	}
 	if (call->sock)
 		mark(handle, call->sock);
 	else if (may_have_no_socket(handle))

@@ -123,15 +123,20 @@ static __noinline int emit_fact(struct handle *handle, struct fact *fact)
 	record->fact = fact->fact;
 	record->direction = fact->direction;
 	record->text_len = 0;
+	n = 1;
 	if (fact->text && len) {
 		asm volatile("" : "+r"(len));
 		if (len > T2P_TEXT_LEN)
 			len = T2P_TEXT_LEN;
-		if (!bpf_probe_read_user(record->text, len, (void *)fact->text))
-			record->text_len = len;
+		n = bpf_probe_read_user(record->text, len, (void *)fact->text) ? -1 : 1;
+		record->text_len = len;
 	} else if (fact->text) {
 		n = bpf_probe_read_user_str(record->text, T2P_TEXT_LEN, (void *)fact->text);
 		record->text_len = n > 0 ? n - 1 : 0;
+	}
+	if (n < 0) {
+		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+		return 0;
 	}
 	bpf_ringbuf_submit(record, wake());
 	return 1;
@@ -149,6 +154,18 @@ static __noinline int tell_role(struct handle *handle, u64 address, u32 server)
 	struct fact fact = { .address = address, .fact = server ? T2P_FACT_SERVER : T2P_FACT_CLIENT };
 
 	tell_once(handle, server ? HANDLE_SERVER : HANDLE_CLIENT, &fact);
+	return 0;
+}
+
+/*
+ * Tells the server's name. A constant that nobody has touched yet may not be in memory, and a probe cannot wait for it: then
+ * it is read when the handle's next call has returned.
+ */
+static __noinline int tell_name(struct handle *handle, u64 address, u64 text, u32 len)
+{
+	struct fact fact = { .address = address, .fact = T2P_FACT_SERVER_NAME, .text = text, .text_len = len };
+
+	tell_once(handle, HANDLE_NAME, &fact);
 	return 0;
 }
 

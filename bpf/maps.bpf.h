@@ -240,7 +240,8 @@ struct handle {
 	u32 record_max; /* the most that one send takes; 0: not known */
 	/* By direction: a lost call is still to be told, the ring had no room. Each written by one thread at a time. */
 	u8 lost[2];
-	u16 pad;
+	u16 name_len; /* of the text at `name_at`; 0: up to the NUL */
+	u64 name_at; /* the server's name, which could not be read when the program told it; 0: none */
 	/* rustls, see rustls.bpf.h: */
 	u64 next_seq; /* number of the next record */
 	u64 print; /* of the key */

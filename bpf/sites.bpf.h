@@ -18,12 +18,16 @@ static __noinline int role_told(u64 address, u32 server)
 /* The program says which server it wants: text of this length, or (0) up to the NUL. */
 static __noinline int name_told(u64 address, u64 text, u32 len)
 {
-	struct fact fact = { .address = address, .fact = T2P_FACT_SERVER_NAME, .text = text, .text_len = len };
 	struct process *process = ready && text ? current_process() : NULL;
 	struct handle *handle = process ? the_handle(process, address, T2P_FN_HANDSHAKE) : NULL;
 
-	if (handle)
-		tell_once(handle, HANDLE_NAME, &fact);
+	if (!handle)
+		return 0;
+	tell_name(handle, address, text, len);
+	if (!(handle->flags & HANDLE_NAME)) {
+		handle->name_at = text;
+		handle->name_len = len;
+	}
 	return 0;
 }
 

@@ -154,3 +154,18 @@ fn one_socket_for_each_direction_of_a_server() {
         assert_eq!(connection.comment.get("tuple"), "remembered");
     });
 }
+
+/// A probe cannot read the name while the program tells it, since its page is not in memory yet.
+#[test]
+fn server_name_that_nobody_has_touched_before() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "r:50 w:50 S");
+    let command =
+        [vec![compiled("exchange")], connect("127.0.0.1", port, &test.folder("client"), "w:50 r:50 S")];
+    let finished = test.capture().run(&command.concat()).ok();
+    server.wait_ok();
+    for (view, tshark) in finished.views() {
+        let names: Vec<_> = view.connections.iter().map(|connection| connection.comment.get("sni")).collect();
+        assert_eq!(names, ["localhost"], "tshark {}", tshark.version);
+    }
+}
