@@ -125,11 +125,15 @@ __noinline int take_socket(u64 address, u32 fd)
 	return 1;
 }
 
-/* Whether the library may be asked: it is OpenSSL or its kin, and the handle is older than the capture. */
+/*
+ * Whether the library may be asked: it is OpenSSL or its kin, and the handle is older than the capture or its calls
+ * use several sockets.
+ */
 static __always_inline int may_ask(struct handle *handle, struct call *call)
 {
 	return !handle->sock && !call->go && call->site <= T2P_SITE_BIO_READ &&
-	       !(handle->flags & (HANDLE_FRESH | HANDLE_ASKED | HANDLE_LAYER | HANDLE_NOT_TCP));
+	       (!(handle->flags & HANDLE_FRESH) || (call->flags & CALL_CONFLICT)) &&
+	       !(handle->flags & (HANDLE_ASKED | HANDLE_LAYER | HANDLE_NOT_TCP));
 }
 
 /* ---- What a call shows ---- */

@@ -114,19 +114,25 @@ static __noinline u64 own_socket(struct call *call)
 	return handle && has_live_socket(handle) ? handle->sock : 0;
 }
 
-/* The call uses another TCP socket than the one that is noted. 1: it is to be noted instead. */
-static __noinline int is_rather(struct call *call, u64 sk, u32 record)
+/*
+ * The call uses another TCP socket than the one that is noted. 1: it is to be noted instead. Each may show that it is
+ * the call's, by a record or, in a read, by what is received.
+ */
+static __noinline int is_rather(struct call *call, u64 sk, u32 record, u32 reading)
 {
+	u32 reads = is_read(call->function) || call->function == T2P_FN_PEEK;
+	u32 shows = record || (reads && reading);
+	u32 showed = call->record || (reads && (call->flags & CALL_READ_SOCKET));
 	u64 own = own_socket(call);
 
 	if (own == call->sock)
 		return 0;
 	if (own == sk)
 		return 1;
-	if (record && !call->record)
+	if (shows && !showed)
 		return 1;
-	/* Two that carry records, or two of which nothing shows which is the call's. */
-	if (record || !call->record)
+	/* Both do, or none. */
+	if (shows || !showed)
 		call->flags |= CALL_CONFLICT;
 	return 0;
 }
@@ -177,7 +183,7 @@ static __always_inline void socket_used_in_call(struct sock *sk, int reading, u3
 		fin_is_read(sk);
 	}
 	if (call->sock && call->sock != (u64)sk) {
-		if (!is_rather(call, (u64)sk, record))
+		if (!is_rather(call, (u64)sk, record, reading))
 			return;
 		call->flags &= ~(CALL_CONFLICT | CALL_READ_SOCKET | CALL_WROTE);
 		call->record = 0;

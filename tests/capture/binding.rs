@@ -95,16 +95,27 @@ fn a_handle_that_seemed_to_have_no_socket() {
 /// A callback logs each message over a TCP connection of its own, inside calls that use no other socket.
 #[test]
 fn a_log_over_tcp_inside_the_calls_of_a_handle() {
+    logged_over_tcp(&[]);
+}
+
+/// What the callback logs begins as a TLS record does.
+#[test]
+fn a_log_of_records_over_tcp_inside_the_calls_of_a_handle() {
+    logged_over_tcp(&["records"]);
+}
+
+fn logged_over_tcp(how: &[&str]) {
     let test = begin!();
     let log = TcpListener::bind("127.0.0.1:0").unwrap();
     let log_port = log.local_addr().unwrap().port().to_string();
     let (mut server, port) = exchange_server(&test, "r:10 w:100 w:100 w:100 r:20 w:30 z");
     let dir = test.folder("client");
-    let words = [&compiled("sockets"), "logs", &port.to_string(), &dir, &log_port];
+    let (program, port) = (compiled("sockets"), port.to_string());
+    let words = [&[&program, "logs", &port, &dir, &log_port], how].concat();
     let finished = test.capture().run(&words).ok();
     server.wait_ok();
     assert_each_on_its_socket(&finished, &dir, "client", 1, |_, connection| {
-        assert_eq!(connection.comment.get("tuple"), "same-call");
+        assert!(["same-call", "descriptor"].contains(&connection.comment.get("tuple")));
         assert_eq!(connection.comment.number("from_start"), 1);
     });
 }
