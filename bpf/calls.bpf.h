@@ -135,6 +135,7 @@ static __always_inline s64 moved(struct handle *handle, struct call *call, u64 r
 enum emit_flag {
 	EMIT_BYTES = 1 << 0, /* what is described */
 	EMIT_LOST = 1 << 1, /* first, that an earlier call was lost */
+	EMIT_NAME = 1 << 6, /* first, the server's name */
 	EMIT_UNKNOWN = 1 << 2, /* that the call moved bytes, but nobody knows how many */
 	EMIT_SENT = 1 << 3, /* what is described, which the kernel sent from a file */
 	EMIT_RESULT = 1 << 4, /* what the call tells in its arguments */
@@ -237,10 +238,8 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 
 		tell_once(handle, HANDLE_SHUTDOWN, &fact);
 	}
-	if (handle->name_at) {
-		tell_name(handle, call->handle, handle->name_at, handle->name_len);
-		handle->name_at = 0;
-	}
+	if (handle->name_at)
+		emit |= EMIT_NAME;
 	if (call->sock)
 		mark(handle, call->sock);
 	else if (may_have_no_socket(handle))
@@ -288,13 +287,19 @@ struct emission {
 	struct t2p_data data;
 };
 
-/* Tells what is lost before the bytes of the call, or instead of them. */
-__noinline int tell_losses(u64 address, u32 function, u32 emit)
+/* Tells what comes before the bytes of the call, or instead of them: the server's name, what is lost. */
+__noinline int tell_before(u64 address, u32 function, u32 emit)
 {
 	struct process *process = current_process();
 	struct handle *handle = process ? find_handle(process, address) : NULL;
 
 	if (!handle)
+		return 0;
+	if (emit & EMIT_NAME) {
+		tell_name(handle, address, handle->name_at, handle->name_len);
+		handle->name_at = 0;
+	}
+	if (!(emit & (EMIT_LOST | EMIT_UNKNOWN)))
 		return 0;
 	if (emit & EMIT_UNKNOWN)
 		return call_lost(process->generation, address, function, T2P_COUNT_UNFINISHED);

@@ -293,10 +293,11 @@ static __noinline int go_finish(struct process *process, struct call *call, u64 
 static __always_inline int go_left(struct pt_regs *ctx, u32 site, int has_loop)
 {
 	struct thread *thread = calls_of_goroutine(ctx->r14);
-	struct emission emission = {};
+	struct t2p_data data = {};
 	struct process *process;
 	struct call *call;
 	u64 place;
+	u32 emit;
 
 	if (!thread)
 		return 0;
@@ -309,15 +310,15 @@ static __always_inline int go_left(struct pt_regs *ctx, u32 site, int has_loop)
 	go_drop_calls(process, thread, place + 1);
 	thread->depth = place;
 	call = &thread->calls[place & (CALL_DEPTH - 1)];
-	emission.emit = unknown(go_finish(process, call, ctx->ax, &emission.data));
+	emit = unknown(go_finish(process, call, ctx->ax, &data));
 	if (place > 0)
 		note_layer(process, &thread->calls[(place - 1) & (CALL_DEPTH - 1)], call);
-	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN))
-		tell_losses(call->handle, call->function, emission.emit);
-	if (emission.emit & EMIT_BYTES)
-		emit_call(&emission.data, thread, call->buf, has_loop);
+	if (emit & (EMIT_LOST | EMIT_UNKNOWN | EMIT_NAME))
+		tell_before(call->handle, call->function, emit);
+	if (emit & EMIT_BYTES)
+		emit_call(&data, thread, call->buf, has_loop);
 	if (is_write(call->function))
-		write_over(call, &emission.data);
+		write_over(call, &data);
 	go_call_over(thread->process, call->handle);
 	if (!thread->depth)
 		forget_goroutine(ctx->r14);

@@ -278,8 +278,8 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, u64 sp, int 
 		return tell_result(emission.call, PT_REGS_RC(ctx));
 	if (internal_of(emission.call->function) || is_internal(emission.call->function))
 		compare(emission.call);
-	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN))
-		tell_losses(emission.call->handle, emission.call->function, emission.emit);
+	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN | EMIT_NAME))
+		tell_before(emission.call->handle, emission.call->function, emission.emit);
 	if (emission.emit & EMIT_SENT)
 		emit_missing(&emission.data, emission.data.call_len,
 			     site_writes_parts(emission.call->site) ? T2P_MISSING_UNREADABLE : T2P_MISSING_SENDFILE,
