@@ -89,7 +89,7 @@ fn failure(path: &Path, fate: &Fate) -> Option<Failure> {
         ),
         Fate::Changed => (
             "was changed by another program while it was written: it does not hold what was written to it",
-            "let no other program write to it, or cut it",
+            "let no other program write to it or truncate it",
         ),
     };
     Some(Failure::new(Exit::Io, format!("{}: {message}", path.display()), cure))

@@ -316,19 +316,15 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
     }
     match numbers.cut_short {
         Some(Cut::Recording) => {
-            text.push_str("lost: what the recording does not hold any more, nobody knows how much\n");
+            text.push_str("lost: what the recording does not hold any more, amount unknown\n");
         }
-        Some(Cut::Output) => text.push_str("lost: what came after writing failed, nobody knows how much\n"),
+        Some(Cut::Output) => text.push_str("lost: what came after writing failed, amount unknown\n"),
         Some(Cut::Hastened) => {
-            text.push_str(
-                "lost: the end of the capture, given up at a second signal, nobody knows how much\n",
-            );
+            text.push_str("lost: the end of the capture, given up at a second signal, amount unknown\n");
         }
         Some(Cut::Deleted) => text.push_str("lost: all that was written: the file was deleted meanwhile\n"),
         Some(Cut::Changed) => {
-            text.push_str(
-                "lost: what another program has overwritten or cut in the file, nobody knows how much\n",
-            );
+            text.push_str("lost: what another program has overwritten or cut in the file, amount unknown\n");
         }
         Some(Cut::Reader) => {
             let closed = file.map_or("standard output".into(), |file| file.display().to_string());
@@ -558,12 +554,12 @@ written to out.pcapng
             "0 processes, 0 connections, 0 bytes of plaintext in 0 packets over 0.0 s\nnothing lost\n"
         );
         for (cut, file, expected) in [
-            (Cut::Recording, None, "lost: what the recording does not hold any more, nobody knows how much"),
-            (Cut::Output, None, "lost: what came after writing failed, nobody knows how much"),
+            (Cut::Recording, None, "lost: what the recording does not hold any more, amount unknown"),
+            (Cut::Output, None, "lost: what came after writing failed, amount unknown"),
             (
                 Cut::Hastened,
                 None,
-                "lost: the end of the capture, given up at a second signal, nobody knows how much",
+                "lost: the end of the capture, given up at a second signal, amount unknown",
             ),
             (
                 Cut::Reader,

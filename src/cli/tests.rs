@@ -210,7 +210,7 @@ fn names_that_promise_another_format_are_refused() {
             "name it .pcapng.gz, or compress it on the way: tls2pcap -o - | zstd >FILE.pcapng.zst",
         ),
         ("-o x.cap --all", "name it .pcapng, or .pcap for classic pcap"),
-        ("replay r -o x.json", "name it .pcapng; tshark makes text of that: tshark -r FILE.pcapng -T json"),
+        ("replay r -o x.json", "name it .pcapng and convert it: tshark -r FILE.pcapng -T json"),
         ("-o x --record r.t2p.gz --all", "give it another name, as FILE.t2p, and compress it later"),
     ] {
         let Stop(Reason::Failure(failure)) = parse_line(line).unwrap_err() else { panic!("{line}") };

@@ -34,7 +34,7 @@ const REFUSED: [(&[&str], &str); 3] = [
     (&["cap", "dmp", "snoop", "erf"], "name it .pcapng, or .pcap for classic pcap"),
     (
         &["json", "har", "txt", "log", "csv", "xml", "pdml", "html"],
-        "name it .pcapng; tshark makes text of that: tshark -r FILE.pcapng -T json",
+        "name it .pcapng and convert it: tshark -r FILE.pcapng -T json",
     ),
 ];
 
@@ -49,7 +49,7 @@ pub struct Format {
 
 /// A name that promises what cannot be written.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("files that end in .{ending} are not written here")]
+#[error("tls2pcap does not write .{ending} files")]
 pub struct Unknown {
     ending: String,
     /// What to do.
