@@ -59,6 +59,11 @@ impl Client {
     }
 }
 
+/// The distance between two signals, or from the start to the first, is what is tested: it is no wait for anything.
+fn apart(ms: u64) {
+    thread::sleep(Duration::from_millis(ms));
+}
+
 fn send(running: &Running, signal: Signal) {
     // It may have ended before the second comes.
     let _ = kill(Pid::from_raw(running.process.pid() as i32), signal);
@@ -89,7 +94,7 @@ fn a_second_signal_within_a_moment_costs_nothing() {
         let running = test.capture().output(test.path(&format!("{ms}.pcapng"))).attach(&[client.told.pid]);
         client.talk();
         send(&running, first);
-        thread::sleep(Duration::from_millis(ms));
+        apart(ms);
         send(&running, second);
         let finished = running.finish();
         assert_eq!(finished.status, 0, "{what}: {}", finished.stderr);
@@ -136,7 +141,7 @@ fn a_command_gets_a_signal_once() {
     send(&running, Signal::SIGTERM);
     assert_eq!(running.process.line(), "term");
     send(&running, Signal::SIGTERM);
-    thread::sleep(Duration::from_millis(30));
+    apart(30);
     send(&running, Signal::SIGHUP);
     assert_eq!(running.process.line(), "hup");
     let finished = running.finish();
@@ -152,7 +157,7 @@ fn a_signal_while_the_capture_is_set_up() {
         let pid = test.text(&format!("{ms}.pid"));
         let mut running =
             test.capture().output(&file).start(&["sh", "-c", "echo $$ >$0; exec sleep 1000", &pid]);
-        thread::sleep(Duration::from_millis(ms));
+        apart(ms);
         send(&running, Signal::SIGTERM);
         let status = code(running.process.wait());
         assert_eq!(status, 128 + Signal::SIGTERM as i32, "after {ms} ms: {}", running.process.stderr());

@@ -46,6 +46,14 @@ impl Process {
         let what = format!("{command:?}");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&stderr).unwrap());
         command.process_group(0);
+        // Under nohup it would ignore SIGHUP too, and so would tls2pcap.
+        // SAFETY: signal(2) is async-signal-safe, and SIG_DFL is a valid disposition.
+        unsafe {
+            command.pre_exec(|| match libc::signal(libc::SIGHUP, libc::SIG_DFL) {
+                libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{what}: {e}"));
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().unwrap();
