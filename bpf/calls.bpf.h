@@ -135,11 +135,11 @@ static __always_inline s64 moved(struct handle *handle, struct call *call, u64 r
 enum emit_flag {
 	EMIT_BYTES = 1 << 0, /* what is described */
 	EMIT_LOST = 1 << 1, /* first, that an earlier call was lost */
-	EMIT_NAME = 1 << 6, /* first, the server's name */
 	EMIT_UNKNOWN = 1 << 2, /* that the call moved bytes, but nobody knows how many */
 	EMIT_SENT = 1 << 3, /* what is described, which the kernel sent from a file */
 	EMIT_RESULT = 1 << 4, /* what the call tells in its arguments */
 	EMIT_NO_SOCKET = 1 << 5, /* that the process encrypts into memory, if check_socket finds so */
+	EMIT_NAME = 1 << 6, /* first, the server's name */
 };
 
 /* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
