@@ -432,7 +432,7 @@ impl Probe {
 
     /// The kinds of programs that cannot be captured on this kernel, and why. Loads all that is loaded when the first
     /// program of its kind comes.
-    fn refused_kinds(&self) -> Vec<(&'static str, libbpf_rs::Error)> {
+    fn refused_sets(&self) -> Vec<(&'static str, libbpf_rs::Error)> {
         self.later.try_all(self.skeleton.object())
     }
 

@@ -1,7 +1,7 @@
 //! Which programs are loaded, and when: those of sockets and processes at once, those of a kind of library with the
 //! first library of that kind. Most of the time that a capture takes to start is the verifier's.
 //!
-//! Each kind is loaded into an object of its own that shares the tables of the first one.
+//! Each set is loaded into an object of its own that shares the tables of the first one.
 
 use std::cell::OnceCell;
 use std::os::fd::AsFd;
@@ -22,7 +22,7 @@ pub(super) const AT_RETURN: &str = "_tcp_recvmsg_return";
 
 /// Programs that are loaded together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ProgramSet {
     OpenSsl,
     GnuTls,
     Nss,
@@ -32,34 +32,41 @@ enum Kind {
     Ciphertext,
 }
 
-impl Kind {
-    const ALL: [Kind; 6] = [Kind::OpenSsl, Kind::GnuTls, Kind::Nss, Kind::Go, Kind::Rustls, Kind::Ciphertext];
+impl ProgramSet {
+    const ALL: [ProgramSet; 6] = [
+        ProgramSet::OpenSsl,
+        ProgramSet::GnuTls,
+        ProgramSet::Nss,
+        ProgramSet::Go,
+        ProgramSet::Rustls,
+        ProgramSet::Ciphertext,
+    ];
 
     /// What they are for, in words.
-    fn programs(self) -> &'static str {
+    fn serves(self) -> &'static str {
         match self {
-            Kind::OpenSsl => "OpenSSL",
-            Kind::GnuTls => "GnuTLS",
-            Kind::Nss => "NSS",
-            Kind::Go => "Go",
-            Kind::Rustls => "rustls",
-            Kind::Ciphertext => "programs that encrypt into memory",
+            ProgramSet::OpenSsl => "OpenSSL",
+            ProgramSet::GnuTls => "GnuTLS",
+            ProgramSet::Nss => "NSS",
+            ProgramSet::Go => "Go",
+            ProgramSet::Rustls => "rustls",
+            ProgramSet::Ciphertext => "programs that encrypt into memory",
         }
     }
 
     /// `None`: it is loaded at once.
-    fn of(program: &str, programs: Programs) -> Option<Kind> {
+    fn of(program: &str, programs: Programs) -> Option<ProgramSet> {
         // One program serves all C libraries.
         let by_library = || (programs == Programs::EachUnrolled).then_some(());
         match program {
-            name if name.starts_with("go_") => Some(Kind::Go),
-            name if name.starts_with("rustls_") => Some(Kind::Rustls),
-            name if name.starts_with("bio_") || name.ends_with(AT_RETURN) => Some(Kind::Ciphertext),
-            name if name.starts_with("ssl_entry_gnutls_") => by_library().map(|()| Kind::GnuTls),
+            name if name.starts_with("go_") => Some(ProgramSet::Go),
+            name if name.starts_with("rustls_") => Some(ProgramSet::Rustls),
+            name if name.starts_with("bio_") || name.ends_with(AT_RETURN) => Some(ProgramSet::Ciphertext),
+            name if name.starts_with("ssl_entry_gnutls_") => by_library().map(|()| ProgramSet::GnuTls),
             name if name.starts_with("ssl_entry_nss_") || name == "ssl_return_of_import" => {
-                by_library().map(|()| Kind::Nss)
+                by_library().map(|()| ProgramSet::Nss)
             }
-            name if name.starts_with("ssl_entry_") => by_library().map(|()| Kind::OpenSsl),
+            name if name.starts_with("ssl_entry_") => by_library().map(|()| ProgramSet::OpenSsl),
             _ => None,
         }
     }
@@ -93,13 +100,13 @@ impl Choice {
 
     /// Says of each program whether it is loaded now, and how it will be attached.
     pub(super) fn prepare<'o>(&self, programs: impl Iterator<Item = OpenProgramMut<'o>>) {
-        self.prepare_kind(programs, None);
+        self.prepare_set(programs, None);
     }
 
-    fn prepare_kind<'o>(&self, programs: impl Iterator<Item = OpenProgramMut<'o>>, kind: Option<Kind>) {
+    fn prepare_set<'o>(&self, programs: impl Iterator<Item = OpenProgramMut<'o>>, set: Option<ProgramSet>) {
         for mut program in programs {
             let name = program.name().to_string_lossy().into_owned();
-            program.set_autoload(Kind::of(&name, self.programs) == kind && self.takes(&name));
+            program.set_autoload(ProgramSet::of(&name, self.programs) == set && self.takes(&name));
             if self.is_in_bulk(&name) {
                 program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
             }
@@ -111,7 +118,7 @@ impl Choice {
 #[derive(Debug)]
 pub(super) struct Later {
     choice: Choice,
-    objects: [OnceCell<Object>; Kind::ALL.len()],
+    objects: [OnceCell<Object>; ProgramSet::ALL.len()],
 }
 
 impl Later {
@@ -119,40 +126,40 @@ impl Later {
         Later { choice, objects: Default::default() }
     }
 
-    /// A program of `first`, or of a kind, which is loaded if it is not yet.
+    /// A program of `first`, or of a set, which is loaded if it is not yet.
     ///
     /// # Errors
-    /// If the kernel does not take the programs of that kind.
+    /// If the kernel does not take that set.
     pub(super) fn program<'p>(&'p self, first: &'p Object, name: &str) -> libbpf_rs::Result<ProgramMut<'p>> {
-        let object = match Kind::of(name, self.choice.programs) {
-            Some(kind) => self.object(first, kind)?,
+        let object = match ProgramSet::of(name, self.choice.programs) {
+            Some(set) => self.object(first, set)?,
             None => first,
         };
         let found = object.progs_mut().find(|program| program.name() == name);
         Ok(found.expect("the object has every program that is named here"))
     }
 
-    fn object(&self, first: &Object, kind: Kind) -> libbpf_rs::Result<&Object> {
-        let cell = &self.objects[kind as usize];
+    fn object(&self, first: &Object, set: ProgramSet) -> libbpf_rs::Result<&Object> {
+        let cell = &self.objects[set as usize];
         if cell.get().is_none() {
-            let _ = cell.set(self.load(first, kind)?);
+            let _ = cell.set(self.load(first, set)?);
         }
         Ok(cell.get().expect("it was set just now"))
     }
 
-    fn load(&self, first: &Object, kind: Kind) -> libbpf_rs::Result<Object> {
+    fn load(&self, first: &Object, set: ProgramSet) -> libbpf_rs::Result<Object> {
         let mut open = ObjectBuilder::default().open_memory(OBJECT)?;
         // The same object: its maps come in the same order.
         for (mut map, there) in open.maps_mut().zip(first.maps()) {
             map.reuse_fd(there.as_fd())?;
         }
-        self.choice.prepare_kind(open.progs_mut(), Some(kind));
+        self.choice.prepare_set(open.progs_mut(), Some(set));
         open.load()
     }
 
-    /// Loads all kinds; with each that the kernel does not take, why.
+    /// Loads all sets; with what each serves that the kernel does not take, why.
     pub(super) fn try_all(&self, first: &Object) -> Vec<(&'static str, libbpf_rs::Error)> {
-        let tried = Kind::ALL.into_iter().map(|kind| (kind.programs(), self.object(first, kind)));
+        let tried = ProgramSet::ALL.into_iter().map(|set| (set.serves(), self.object(first, set)));
         tried.filter_map(|(of, object)| Some((of, object.err()?))).collect()
     }
 

@@ -68,9 +68,9 @@ impl Survey {
             let why_not = match result {
                 Ok((probe, bulk)) => {
                     if is_first {
-                        let kinds = probe.map_or_else(Vec::new, |probe| probe.refused_kinds());
+                        let sets = probe.map_or_else(Vec::new, |probe| probe.refused_sets());
                         survey.refused =
-                            kinds.into_iter().map(|(kind, error)| (kind, format!("{error:#}"))).collect();
+                            sets.into_iter().map(|(serves, error)| (serves, format!("{error:#}"))).collect();
                         let own = [std::process::id()];
                         let for_one = || Probe::try_load(&options(&own), backend, Programs::Bulk).is_ok();
                         survey.bulk = (bulk, bulk && for_one());
