@@ -337,8 +337,7 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
             backend: fields.text()?,
             show_args: fields.number()? != 0,
             time: fields.number()?,
-            // Recordings of older versions lack it.
-            sort_time: if fields.rest.is_empty() { super::SORT_TIME } else { fields.number()? },
+            sort_time: fields.number()?,
         }),
         Type::Clock => Event::Clock(Clock { monotonic: fields.number()?, realtime: fields.number()? }),
         Type::ProcessFacts => Event::ProcessFacts(
@@ -349,13 +348,9 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
             Event::Library(Library { id: head.library, path: fields.text()?, version: fields.text()? })
         }
         Type::Verdict => {
-            let verdict = match fields.number()? {
-                0 => Verdict::Pending,
-                1 => Verdict::Proven,
-                2 => Verdict::Wrong,
-                _ => return Err(RecordError::Field { kind, field: "verdict" }),
-            };
-            Event::Verdict(head.library, verdict)
+            let number = fields.number()?;
+            let known = VERDICTS.into_iter().find(|verdict| *verdict as u64 == number);
+            Event::Verdict(head.library, known.ok_or(RecordError::Field { kind, field: "verdict" })?)
         }
         Type::Counters => {
             let n = fields.count()?;
@@ -372,6 +367,8 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
         Type::Stop => Event::Stop(fields.number()?),
     })
 }
+
+const VERDICTS: [Verdict; 3] = [Verdict::Pending, Verdict::Proven, Verdict::Wrong];
 
 fn head(kind: Type, process: ProcessKey, library: LibraryId) -> RawHead {
     let kind = kind as u16;
@@ -415,11 +412,7 @@ pub fn encode(event: &Event) -> Option<Bytes> {
         }
         Event::Verdict(library, verdict) => {
             out.head(Type::Verdict, none, *library);
-            out.number(match verdict {
-                Verdict::Pending => 0,
-                Verdict::Proven => 1,
-                Verdict::Wrong => 2,
-            });
+            out.number(*verdict as u64);
         }
         Event::Counters(counters) => {
             out.head(Type::Counters, none, 0);
@@ -503,8 +496,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The path whose names are `names`, the last one first, each with its NUL; without a slash before it if `whole` says
-/// that more names stand before these.
+/// The path whose names are `names`, the last one first, each with its NUL. Not `whole`: it has more names before
+/// these, and no slash in front.
 fn path(names: &[u8], whole: bool) -> String {
     let names = names.strip_suffix(b"\0").unwrap_or(names);
     if names.is_empty() {
@@ -682,13 +675,7 @@ mod tests {
         for record in records {
             decode(&record).unwrap();
             for end in 0..record.len() {
-                match decode(&record.slice(..end)) {
-                    // As older versions recorded it.
-                    Ok(Event::Start(start)) => {
-                        assert_eq!((start.sort_time, record.len() - end), (crate::event::SORT_TIME, 8));
-                    }
-                    other => assert!(other.is_err(), "cut at {end} of {record:?}"),
-                }
+                assert!(decode(&record.slice(..end)).is_err(), "cut at {end} of {record:?}");
             }
         }
     }
