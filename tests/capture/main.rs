@@ -40,3 +40,4 @@ mod sites;
 mod r#static;
 mod support;
 mod topology;
+mod unwinding;
