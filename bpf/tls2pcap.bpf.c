@@ -497,6 +497,7 @@ struct t2p_no_socket *type_no_socket;
 struct t2p_noted_file *type_noted_file;
 struct t2p_noted_no_socket *type_noted_no_socket;
 struct t2p_noted_process *type_noted_process;
+struct t2p_hold *type_hold;
 enum t2p_limit type_limit;
 enum t2p_cookie_bit type_cookie_bit;
 enum t2p_value type_value;

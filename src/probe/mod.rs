@@ -57,7 +57,7 @@ pub use self::returns::Unfollowed;
 #[cfg(test)]
 pub use self::ring::ring_of_file;
 pub use self::ring::{Record, Rings, Verdict, is_before, page_size};
-pub use self::stops::Stops;
+pub use self::stops::{Hold, HoldWay, Holds, Stops};
 pub use self::survey::Survey;
 
 /// What is captured, and how.
@@ -130,7 +130,7 @@ pub enum Gate {
 pub enum Target {
     /// This process alone.
     Process,
-    /// A command that we started: its children are captured too, and each waits (SIGSTOP) while
+    /// A command that we started: its children are captured too, and each waits while
     /// a file that it is the first to map is looked at.
     Command,
 }
