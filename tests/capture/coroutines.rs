@@ -62,7 +62,7 @@ fn coroutines_where_return_probes_are_chosen() {
     assert!(finished.stderr.contains(" has coroutines: "), "{}", finished.stderr);
 }
 
-/// Its stacks are those of calls that were not seen to begin.
+/// A program whose coroutines exist before the capture does.
 #[track_caller]
 fn running_already(test: &Test, options: &[&str]) -> Finished {
     let (mut server, words, _) = clients(test, 10, 2);
