@@ -110,9 +110,28 @@ struct super_block {
 	u32 s_dev;
 };
 
+struct timespec64 {
+	s64 tv_sec;
+	long tv_nsec;
+};
+
 struct inode {
 	struct super_block *i_sb;
 	unsigned long i_ino;
+	s64 i_size;
+	u32 i_generation;
+	/* When it was changed last; from Linux 6.11 on. */
+	s64 i_ctime_sec;
+	u32 i_ctime_nsec;
+};
+
+/* From Linux 6.6 on. */
+struct inode___before_6_11 {
+	struct timespec64 __i_ctime;
+};
+
+struct inode___before_6_6 {
+	struct timespec64 i_ctime;
 };
 
 struct dentry {
@@ -312,6 +331,11 @@ struct vm_unmapped_area_info;
 #define SOCK_DONE 1
 #define MSG_PEEK 2
 #define SIGSTOP 19
+
+enum pid_type {
+	PIDTYPE_PID,
+	PIDTYPE_TGID,
+};
 
 /* What the return address takes from the stack between a function's entry and its return. */
 #if defined(__TARGET_ARCH_x86)

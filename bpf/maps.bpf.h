@@ -43,6 +43,7 @@ volatile enum t2p_gate ready;
 /* A probe of user space's own was hit. */
 volatile u32 self_seen;
 
+const volatile u32 begins_seen; /* 1: new tasks are seen when they begin, see process_begins */
 const volatile u32 never; /* 0 */
 
 /* Holds no program: see PLAIN_STACK. */
@@ -277,6 +278,7 @@ enum process_flag {
 	PROCESS_RUSTLS = 1 << 10, /* it uses rustls, which encrypts into memory */
 	PROCESS_UNTOLD = 1 << 11, /* the ring had no room to tell of it */
 	PROCESS_STACKS_TOLD = 1 << 12, /* user space knows that it makes calls on other stacks */
+	PROCESS_BEGINS = 1 << 13, /* it is to wait before its first instruction: see process_begins */
 };
 
 /* A process that is captured, or is known to be none of ours. */
@@ -284,6 +286,13 @@ struct process {
 	u64 generation;
 	enum process_flag flags;
 	u32 idle; /* calls of its BIO functions since one told a socket */
+};
+
+/* A library that is probed in a process, of several any. */
+struct held_library {
+	u64 inode;
+	u32 device;
+	u32 pad;
 };
 
 /* The first bytes of the body of a TLS record that no other record begins with. */
@@ -363,10 +372,30 @@ struct loss {
 	u64 bytes;
 };
 
+/* Not enough by itself: numbers of inodes come again, and subvolumes of btrfs share them. */
 struct file_key {
 	u64 inode;
 	u32 device;
 	u32 pad;
+};
+
+enum file_state {
+	FILE_ASKED = 0, /* user space was told of it, and has not looked at it yet */
+	FILE_PLAIN = 1, /* there is nothing in it to probe */
+	FILE_LIBRARY = 2, /* each process of the command that maps it has to get its own probes */
+};
+
+struct seen_file {
+	u64 stamp; /* of the state that the file was in: see stamp_of */
+	u64 told; /* when user space was told of it last: with this it says which state it has looked at */
+	enum file_state state;
+	u32 pad;
+};
+
+struct probed_key {
+	u64 inode;
+	u32 device;
+	u32 tgid;
 };
 
 /* Records on their way to user space. Its size is set before loading. */
@@ -498,13 +527,35 @@ struct {
 	__type(value, struct process);
 } processes SEC(".maps");
 
-/* Files that user space has looked at, and marks here. LRU: forgetting one costs a second look. */
+/* Files that user space was told of. It notes what it has found there. LRU: forgetting one costs a second look. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, struct file_key);
-	__type(value, u32);
+	__type(value, struct seen_file);
 } files SEC(".maps");
+
+/*
+ * Libraries that are probed in a process of the command → generation of that process. User space makes the entries,
+ * and takes them away. LRU: one that is forgotten costs a second look.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct probed_key);
+	__type(value, u64);
+} probed SEC(".maps");
+
+/*
+ * tgid → what is probed in a process that was given, or in one of a command. User space makes the entries; they go with
+ * the program. LRU: a child of one that is forgotten gets probes with the next library that it maps.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u32);
+	__type(value, struct held_library);
+} held SEC(".maps");
 
 static __always_inline u64 cookie_of(u32 library, u32 site)
 {

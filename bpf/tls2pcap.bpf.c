@@ -137,6 +137,20 @@ int BPF_PROG(fentry_udpv6_recvmsg, struct sock *sk)
 	return 0;
 }
 
+/* ---- The beginning of processes, likewise ---- */
+
+SEC("fentry/calculate_sigpending")
+int BPF_PROG(fentry_begin)
+{
+	return process_begins();
+}
+
+SEC("kprobe/calculate_sigpending")
+int BPF_KPROBE(kprobe_begin)
+{
+	return process_begins();
+}
+
 /* ---- Sockets: typed tracepoints, for kernels that have neither ---- */
 
 SEC("tp_btf/sock_send_length")

@@ -23,9 +23,10 @@ const IDLE: u32 = process_flag::PROCESS_IDLE.0;
 /// Whether the probes of BIO functions, which are for one process, are attached as those in bulk: single probes
 /// need CAP_SYS_ADMIN.
 pub(super) fn in_bulk(options: &Options, programs: Programs) -> bool {
-    // With pids it is tried before anything is captured: see `attaches_in_bulk`.
+    // With processes of their own it is tried before anything is captured: see `attaches_in_bulk`.
     programs == Programs::Session
-        || programs.in_bulk() && (!options.pids.is_empty() || privilege::has_bulk_by_process())
+        || programs.in_bulk()
+            && (options.of_command || !options.pids.is_empty() || privilege::has_bulk_by_process())
 }
 
 impl Probe {
@@ -84,7 +85,9 @@ impl Probe {
         let mut links = Vec::new();
         for bio in bios {
             let offsets = (bio.write, bio.read);
-            links.append(&mut self.attach_records(process.pid as i32, &bio.attach_path(), offsets)?);
+            let of_bio = self.attach_records(process.pid as i32, &bio.attach_path(), offsets)?;
+            links.extend(of_bio.into_iter().map(|link| (bio.id, link)));
+            self.leases.take(bio.id, bio.file());
         }
         self.follow_ciphertext();
         self.bios.insert(process, links);
@@ -146,7 +149,7 @@ impl Probe {
         self.process(process.pid).is_some_and(|now| now.generation != process.generation)
     }
 
-    fn process(&self, pid: u32) -> Option<types::process> {
+    pub(super) fn process(&self, pid: u32) -> Option<types::process> {
         from_bytes(&self.skeleton.maps.processes.lookup(&pid.to_ne_bytes(), MapFlags::ANY).ok()??)
     }
 
