@@ -12,6 +12,8 @@
 
 #define CALL_DEPTH 4
 #define NOTICES_BYTES (64 << 10)
+/* The smallest that kernels with pages of 64 KiB take. Room for far more threads than wait at a time. */
+#define HOLDS_BYTES (64 << 10)
 
 /* Set before loading. */
 const volatile u32 targets_only; /* 1: only processes that are in the map already; 0: all */
@@ -37,13 +39,15 @@ volatile u32 stacks_wanted;
 /* Set when no function of a TLS library has a return probe any more, but probes on its return instructions. */
 volatile u32 by_returns;
 
+/* How threads of the command are made to wait. */
+volatile enum t2p_hold_way hold_way;
+
 /* Opened once all probes are attached. */
 volatile enum t2p_gate ready;
 
 /* A probe of user space's own was hit. */
 volatile u32 self_seen;
 
-const volatile u32 begins_seen; /* 1: new tasks are seen when they begin, see process_begins */
 const volatile u32 never; /* 0 */
 
 /* Holds no program: see PLAIN_STACK. */
@@ -118,6 +122,11 @@ static __always_inline u64 current_id(void)
 		return bpf_get_current_pid_tgid();
 	task = (void *)bpf_get_current_task();
 	return (u64)number_of((u64)BPF_CORE_READ(task, group_leader)) << 32 | number_of((u64)task);
+}
+
+static __always_inline u32 tid_of(struct task_struct *task)
+{
+	return own_pidns ? number_of((u64)task) : BPF_CORE_READ(task, pid);
 }
 
 static __always_inline u32 tgid_of(struct task_struct *task)
@@ -278,7 +287,6 @@ enum process_flag {
 	PROCESS_RUSTLS = 1 << 10, /* it uses rustls, which encrypts into memory */
 	PROCESS_UNTOLD = 1 << 11, /* the ring had no room to tell of it */
 	PROCESS_STACKS_TOLD = 1 << 12, /* user space knows that it makes calls on other stacks */
-	PROCESS_BEGINS = 1 << 13, /* it is to wait before its first instruction: see process_begins */
 };
 
 /* A process that is captured, or is known to be none of ours. */
@@ -427,7 +435,13 @@ struct goroutine_key {
 	u32 pad;
 };
 
-/* Processes of the command that wait for user space: who else is stopped has stopped by itself. */
+/* Threads that are to be seized, on their way to who does it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, HOLDS_BYTES);
+} holds SEC(".maps");
+
+/* Processes of the command that wait for SIGCONT: who else is stopped has stopped by itself. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);

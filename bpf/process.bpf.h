@@ -6,15 +6,63 @@
 #include "emit.bpf.h"
 #include "path.bpf.h"
 
-/* The current process waits until user space lets it go. 1: it will. */
-__noinline int stop_process(void)
+/*
+ * How often it is looked whether a thread is seized: some 50 us, which is longer than it takes. The verifier of 5.10
+ * walks each by itself.
+ */
+#define SEIZED_LOOKS 1024
+
+/* The current process is stopped by a signal. 1: it will. */
+static __always_inline int stop_process(u32 tgid)
 {
-	u32 tgid = current_id() >> 32, one = 1;
+	u32 one = 1;
 
 	/* Before the signal: whoever sees the process stopped sees why. */
 	bpf_map_update_elem(&stopped, &tgid, &one, BPF_ANY);
 	/* To this thread: sent to the process, another thread might stop first and this one go on. */
 	return !bpf_send_signal_thread(SIGSTOP);
+}
+
+/*
+ * A thread waits until user space lets it go on, before it runs any more of its program. 1: it will. `address`: of its
+ * task, which is the current one, or has not run yet. `time`: of the record that says why.
+ *
+ * A signal is seen by its parent and by whoever debugs it. So user space becomes its tracer for that time. Until that
+ * is done the current thread is kept here, if it does not take long. It does if user space is to run on this very
+ * processor: then it does so before any other thread does, since it runs with real-time priority.
+ */
+__noinline int hold_task(u64 address, u64 time)
+{
+	struct task_struct *task = (void *)address;
+	unsigned long jobctl = 0;
+	struct t2p_hold *hold;
+
+	if (hold_way == T2P_HOLD_BY_SIGNAL)
+		return address == bpf_get_current_task() && stop_process(tgid_of(task));
+	/* Who debugs it has it already. */
+	if (BPF_CORE_READ(task, ptrace))
+		return 0;
+	hold = bpf_ringbuf_reserve(&holds, sizeof(*hold), 0);
+	if (!hold)
+		return 0;
+	hold->tgid = tgid_of(task);
+	hold->tid = tid_of(task);
+	hold->time = time;
+	bpf_ringbuf_submit(hold, BPF_RB_FORCE_WAKEUP);
+	for (u32 i = 0; i < SEIZED_LOOKS; i++) {
+		BPF_CORE_READ_INTO(&jobctl, task, jobctl);
+		/* It takes time. */
+		bpf_ktime_get_ns();
+		if (jobctl & JOBCTL_TRAP_STOP)
+			break;
+	}
+	return 1;
+}
+
+/* The same of the current thread. */
+static __always_inline int hold_thread(u64 time)
+{
+	return hold_task(bpf_get_current_task(), time);
 }
 
 static __always_inline int uid_wanted(void)
@@ -114,8 +162,8 @@ static __always_inline struct process *current_process(void)
 	return process;
 }
 
-/* Tells user space of a file that the process `tgid` has mapped. NULL: there is no room. */
-static __always_inline struct t2p_noted_file *note_file(u32 tgid, u64 generation, u64 inode, u32 device)
+/* Tells user space of a file that a process has mapped. NULL: there is no room. */
+static __always_inline struct t2p_noted_file *note_file(u32 tgid, u32 tid, u64 generation, u64 inode, u32 device)
 {
 	struct t2p_noted_file *note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
 
@@ -125,6 +173,7 @@ static __always_inline struct t2p_noted_file *note_file(u32 tgid, u64 generation
 	}
 	head(&note->file.head, T2P_FILE, generation, 0);
 	note->file.head.tgid = tgid;
+	note->file.head.tid = tid;
 	note->file.time = bpf_ktime_get_ns();
 	note->file.inode = inode;
 	note->file.device = device;
@@ -133,20 +182,18 @@ static __always_inline struct t2p_noted_file *note_file(u32 tgid, u64 generation
 	return note;
 }
 
-/* There from Linux 6.13 on. */
-extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type, u64 value) __ksym __weak;
-
 /*
  * A child has its parent's libraries, and breakpoints in them, but its calls are not followed: each process has
  * probes of its own. So it waits before its first instruction until user space has set those, as if it had mapped a
- * library anew. Before Linux 6.13 it stops itself, in `process_begins`.
+ * library anew.
  */
 static __always_inline void process_forked(struct task_struct *parent, struct task_struct *child)
 {
-	u32 from = tgid_of(parent), to = tgid_of(child), one = 1;
+	u32 from = tgid_of(parent), to = tgid_of(child);
 	struct process *process, new = { .generation = bpf_ktime_get_ns() };
 	struct held_library *library;
 	struct t2p_noted_file *note;
+	u32 follows;
 
 	if (from == to)
 		return;
@@ -157,55 +204,25 @@ static __always_inline void process_forked(struct task_struct *parent, struct ta
 	/* One that shares its parent's memory until it calls exec makes no TLS calls. */
 	if (library && BPF_CORE_READ(child, mm) == BPF_CORE_READ(parent, mm))
 		library = NULL;
-	if (!(process->flags & PROCESS_FOLLOW)) {
-		/* The child is no target: user space takes the breakpoints away that it has got. */
-		note = library ? note_file(from, process->generation, library->inode, library->device) : NULL;
-		if (note)
-			bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
-		return;
-	}
-	new.flags = process->flags & (PROCESS_TARGET | PROCESS_FOLLOW | PROCESS_STOP);
-	if (library && begins_seen)
-		new.flags |= PROCESS_BEGINS;
-	if (bpf_map_update_elem(&processes, &to, &new, BPF_ANY)) {
-		count(T2P_COUNT_PROCESSES_FULL, 1);
-		return;
+	follows = process->flags & PROCESS_FOLLOW;
+	if (follows) {
+		new.flags = process->flags & (PROCESS_TARGET | PROCESS_FOLLOW | PROCESS_STOP);
+		if (bpf_map_update_elem(&processes, &to, &new, BPF_ANY)) {
+			count(T2P_COUNT_PROCESSES_FULL, 1);
+			return;
+		}
 	}
 	if (!library)
 		return;
-	if (new.flags & PROCESS_BEGINS) {
-		bpf_map_update_elem(&held, &to, library, BPF_ANY);
-		return;
-	}
-	note = note_file(to, new.generation, library->inode, library->device);
+	/* A child that is no target: user space takes the breakpoints away that it has got. */
+	note = follows ? note_file(to, tid_of(child), new.generation, library->inode, library->device) :
+			 note_file(from, from, process->generation, library->inode, library->device);
 	if (!note)
 		return;
-	if (new.flags & PROCESS_STOP) {
-		bpf_map_update_elem(&stopped, &to, &one, BPF_ANY);
-		note->file.stopped = bpf_ksym_exists(bpf_send_signal_task) &&
-				     !bpf_send_signal_task(child, SIGSTOP, PIDTYPE_TGID, 0);
-	}
+	/* Which is the child: read as a number. */
+	note->file.stopped = (new.flags & PROCESS_STOP) &&
+			     hold_task((u64)BPF_CORE_READ(child, group_leader), note->file.time);
 	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
-}
-
-/* A new task runs for the first time, and is still in the kernel. */
-static __always_inline int process_begins(void)
-{
-	u32 tgid = current_id() >> 32;
-	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
-	struct held_library *library;
-	struct t2p_noted_file *note;
-
-	if (!process || !(process->flags & PROCESS_BEGINS))
-		return 0;
-	process->flags &= ~PROCESS_BEGINS;
-	library = bpf_map_lookup_elem(&held, &tgid);
-	note = library ? note_file(tgid, process->generation, library->inode, library->device) : NULL;
-	if (!note)
-		return 0;
-	note->file.stopped = ready == T2P_GATE_OPEN && (process->flags & PROCESS_STOP) && stop_process();
-	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
-	return 0;
 }
 
 /* The ring has no room for the end of a process, without which its handles stay in the table. */
@@ -264,7 +281,7 @@ static __always_inline void process_execed(u32 before)
 	emit_exit(process);
 	process->generation = bpf_ktime_get_ns();
 	bpf_map_delete_elem(&held, &tgid);
-	process->flags &= ~(PROCESS_BEGINS | PROCESS_TOLD | PROCESS_UNTOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_STACKS_TOLD |
+	process->flags &= ~(PROCESS_TOLD | PROCESS_UNTOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_STACKS_TOLD |
 			    PROCESS_RUSTLS);
 	if (!targets_only) {
 		/* It may run as another user now. */
@@ -343,7 +360,7 @@ static __always_inline void file_mapped(struct file *file)
 	if (seen && seen->stamp == now.stamp &&
 	    (seen->state == FILE_PLAIN || (seen->state == FILE_LIBRARY && is_probed(process, &key))))
 		return;
-	note = note_file(tgid, process ? process->generation : 0, key.inode, key.device);
+	note = note_file(tgid, (u32)current_id(), process ? process->generation : 0, key.inode, key.device);
 	if (!note)
 		return;
 	now.told = note->file.time;
@@ -352,8 +369,8 @@ static __always_inline void file_mapped(struct file *file)
 	else if (seen->state == FILE_ASKED)
 		seen->told = now.told;
 	/* Only while somebody is there to let it go on. */
-	note->file.stopped =
-		ready == T2P_GATE_OPEN && process && (process->flags & PROCESS_STOP) && stop_process();
+	note->file.stopped = ready == T2P_GATE_OPEN && process && (process->flags & PROCESS_STOP) &&
+			     hold_thread(note->file.time);
 	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
 }
 

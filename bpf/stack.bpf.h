@@ -185,7 +185,7 @@ static __noinline int tell_other_stack(struct process *process)
 	process->flags |= PROCESS_STACKS_TOLD;
 	head(&note->no_socket.head, T2P_NO_SOCKET, process->generation, 0);
 	note->no_socket.time = bpf_ktime_get_ns();
-	note->no_socket.stopped = (process->flags & PROCESS_STOP) && stop_process();
+	note->no_socket.stopped = (process->flags & PROCESS_STOP) && hold_thread(note->no_socket.time);
 	note->no_socket.other_stack = 1;
 	note->place = place_in_ring();
 	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);

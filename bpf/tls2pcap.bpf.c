@@ -137,20 +137,6 @@ int BPF_PROG(fentry_udpv6_recvmsg, struct sock *sk)
 	return 0;
 }
 
-/* ---- The beginning of processes, likewise ---- */
-
-SEC("fentry/calculate_sigpending")
-int BPF_PROG(fentry_begin)
-{
-	return process_begins();
-}
-
-SEC("kprobe/calculate_sigpending")
-int BPF_KPROBE(kprobe_begin)
-{
-	return process_begins();
-}
-
 /* ---- Sockets: typed tracepoints, for kernels that have neither ---- */
 
 SEC("tp_btf/sock_send_length")
@@ -506,6 +492,7 @@ struct t2p_no_socket *type_no_socket;
 struct t2p_noted_file *type_noted_file;
 struct t2p_noted_no_socket *type_noted_no_socket;
 struct t2p_noted_process *type_noted_process;
+struct t2p_hold *type_hold;
 enum t2p_limit type_limit;
 enum t2p_cookie_bit type_cookie_bit;
 enum t2p_stack_key type_stack_key;

@@ -101,6 +101,12 @@ enum t2p_gate {
 	T2P_GATE_ENDING = 2, /* those that have begun, to their return */
 };
 
+/* How a thread of the command is made to wait while something is looked at. */
+enum t2p_hold_way {
+	T2P_HOLD_BY_SIGNAL = 0, /* SIGSTOP, which its parent sees */
+	T2P_HOLD_BY_TRACER = 1, /* user space seizes it */
+};
+
 /* What is probed in a library. */
 enum t2p_site {
 	T2P_SITE_READ = 1,
@@ -426,7 +432,7 @@ struct t2p_exit {
 struct t2p_no_socket {
 	struct t2p_head head;
 	unsigned long long time;
-	unsigned int stopped; /* 1: the process was sent SIGSTOP and waits for SIGCONT */
+	unsigned int stopped; /* 1: the thread waits until user space lets it go on */
 	unsigned int other_stack; /* 1: the latter */
 };
 
@@ -436,7 +442,14 @@ struct t2p_file {
 	unsigned long long time;
 	unsigned long long inode;
 	unsigned int device; /* s_dev as the kernel keeps it: major << 20 | minor */
-	unsigned int stopped; /* 1: the process was sent SIGSTOP and waits for SIGCONT */
+	unsigned int stopped; /* 1: the thread waits until user space lets it go on */
+};
+
+/* A thread is to be seized. Comes through a ring of its own, to a thread that does nothing else. */
+struct t2p_hold {
+	unsigned int tgid; /* as in struct t2p_head */
+	unsigned int tid;
+	unsigned long long time; /* that of the record that says why */
 };
 
 /*

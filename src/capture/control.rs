@@ -12,11 +12,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::Say;
 use super::handover::Handover;
 use super::looker::{Look, Looked, Looker, PATIENCE, Sight};
-use super::minders::Minders;
 use super::reader::{Notice, RING_INTERVAL};
 use super::reasons::Reasons;
 use super::threads::{CLOCK_INTERVAL, Message};
 use super::vain::InVain;
+use super::waits::Waits;
 use crate::discover::process::{self, process_facts};
 use crate::discover::{Bio, Found, InProcess};
 use crate::event::record::Counter;
@@ -30,7 +30,7 @@ use crate::kept::Kept;
 use crate::launch::Running;
 use crate::losses;
 use crate::printable;
-use crate::probe::{Gate, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
+use crate::probe::{Gate, Hold, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
@@ -56,8 +56,7 @@ pub(super) struct Control {
     ended: HashSet<ProcessKey>,
     /// Processes of whose BIO functions it was told that they are probed.
     told_of_bios: HashSet<ProcessKey>,
-    /// If there is a command.
-    minders: Option<Minders>,
+    waits: Waits,
     /// Why nothing is captured of targets.
     pub(super) reasons: Reasons,
     pub(super) kept: Kept,
@@ -76,7 +75,7 @@ impl Control {
         looker: Looker,
         handover: Arc<Handover>,
         say: Say,
-        minders: Option<Minders>,
+        waits: Waits,
         reasons: Reasons,
         kept: Kept,
     ) -> Control {
@@ -88,7 +87,7 @@ impl Control {
             say,
             ended: HashSet::new(),
             told_of_bios: HashSet::new(),
-            minders,
+            waits,
             reasons,
             kept,
             told_losses: (0, Instant::now()),
@@ -196,7 +195,7 @@ impl Control {
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look(Look::File(file)),
                 Ok(Message::Notice(Notice::NoSocket(seen))) if seen.other_stack => {
-                    self.look(Look::Stacks { process: seen.process, stopped: seen.stopped });
+                    self.look(Look::Stacks(seen));
                 }
                 Ok(Message::Notice(Notice::NoSocket(seen))) => self.look(Look::Bios(seen)),
                 Ok(Message::Looked(looked)) => self.looked(looked),
@@ -274,7 +273,8 @@ impl Control {
 
     /// What is to be done now and then.
     fn keep_house(&mut self) {
-        for pid in self.let_waiting_go(PATIENCE) {
+        for hold in self.let_waiting_go(PATIENCE) {
+            let pid = hold.pid;
             self.say.warn(&format!(
                 "process {pid} goes on: looking at a file that it has mapped takes longer than {} s. What it says over TLS until that is done is not captured",
                 PATIENCE.as_secs()
@@ -318,7 +318,7 @@ impl Control {
         while let Ok(message) = heard.recv() {
             match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
-                Message::Notice(Notice::NoSocket(seen)) if seen.stopped => self.let_go(seen.process.pid),
+                Message::Notice(Notice::NoSocket(seen)) => self.let_go_after(&Look::Bios(seen)),
                 Message::Signal(signal) if signal != SIGINT => running.forward(signal),
                 Message::FileWanted => self.yield_files(),
                 Message::Ended => break,
@@ -337,7 +337,7 @@ impl Control {
             || ring.is_finished(),
             |message| match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
-                Message::Notice(Notice::NoSocket(seen)) if seen.stopped => self.let_go(seen.process.pid),
+                Message::Notice(Notice::NoSocket(seen)) => self.let_go_after(&Look::Bios(seen)),
                 Message::Notice(Notice::Process(key)) => self.ask(key),
                 Message::FileWanted => self.yield_files(),
                 _ => {}
@@ -359,9 +359,7 @@ impl Control {
         if self.looker.order(look) {
             return;
         }
-        if let Some(pid) = look.stopped() {
-            self.let_go(pid);
-        }
+        self.let_go_after(&look);
     }
 
     fn looked(&mut self, looked: Looked) {
@@ -371,21 +369,19 @@ impl Control {
                 self.found_in(&file, found);
             }
             (Some(Look::Bios(seen)), Sight::Bios(bios)) => self.probe_bio(&seen, bios),
-            (Some(Look::Stacks { process, stopped }), Sight::Found(found)) => {
-                self.follow_stacks(process, &found);
-                if stopped {
-                    self.let_go(process.pid);
-                }
+            (Some(look @ Look::Stacks(seen)), Sight::Found(found)) => {
+                self.follow_stacks(seen.process, &found);
+                self.let_go_after(&look);
             }
             _ => {}
         }
     }
 
     /// Lets those go on that have waited for a look for so long; who they are.
-    fn let_waiting_go(&mut self, waited: Duration) -> Vec<u32> {
-        let pids: Vec<u32> = std::iter::from_fn(|| self.looker.next_waiting(waited)).collect();
-        pids.iter().for_each(|pid| self.let_go(*pid));
-        pids
+    fn let_waiting_go(&mut self, waited: Duration) -> Vec<Hold> {
+        let holds: Vec<Hold> = std::iter::from_fn(|| self.looker.next_waiting(waited)).collect();
+        holds.iter().for_each(|hold| self.let_go(*hold));
+        holds
     }
 
     /// The capture ends: nothing is worth waiting for.
@@ -393,7 +389,7 @@ impl Control {
         for look in self.looker.give_up() {
             match look {
                 Look::File(file) => self.resume(&file),
-                other => other.stopped().into_iter().for_each(|pid| self.let_go(pid)),
+                other => self.let_go_after(&other),
             }
         }
     }
@@ -406,9 +402,7 @@ impl Control {
             if self.in_vain.count(file, Instant::now()) {
                 self.probe.mark_seen(file, false);
             }
-            if file.stopped {
-                self.let_go(file.pid);
-            }
+            self.let_go_after(&Look::File(*file));
             return;
         }
         // One whose mappings are hidden has no library to probe either.
@@ -443,14 +437,12 @@ impl Control {
             }
         }
         self.probe.mark_seen(file, is_library);
-        if file.stopped {
+        if file.stopped && !is_library {
             // It may be about to take away what ended processes of the command have left.
             self.probe.let_go();
-            if !is_library {
-                self.probe.await_gone();
-            }
-            self.let_go(file.pid);
+            self.probe.await_gone();
         }
+        self.let_go_after(&Look::File(*file));
     }
 
     /// Somebody opens a probed file for writing, and waits until its probes are gone.
@@ -486,9 +478,7 @@ impl Control {
                 "process {pid} encrypts into memory; its BIO functions cannot be probed: {error}"
             )),
         }
-        if seen.stopped {
-            self.let_go(pid);
-        }
+        self.let_go_after(&Look::Bios(*seen));
     }
 
     /// A process makes TLS calls on stacks of coroutines, where return probes do harm or none are.
@@ -523,19 +513,18 @@ impl Control {
     }
 
     fn resume(&self, file: &FileSeen) {
-        if file.stopped {
-            self.let_go(file.pid);
+        self.let_go_after(&Look::File(*file));
+    }
+
+    /// Lets the thread go on that waits for a look, if one does.
+    fn let_go_after(&self, look: &Look) {
+        if let Some(hold) = look.held() {
+            self.let_go(hold);
         }
     }
 
-    fn let_go(&self, pid: u32) {
-        if let Some(minders) = &self.minders {
-            minders.watch_those_of(pid);
-        }
-        self.probe.end_stop(pid);
-        // SAFETY: a plain system call. The pid is that of a process that the kernel side
-        // stopped because it belongs to the command; it stays stopped until this.
-        unsafe { libc::kill(pid as i32, libc::SIGCONT) };
+    fn let_go(&self, hold: Hold) {
+        self.waits.end(&self.probe, hold);
     }
 
     /// What stands at the end of the stream of events.

@@ -43,7 +43,7 @@ use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, ProgramMut, ProgramType, Upr
 
 use self::leases::{FileId, Leases};
 use self::probation::Probation;
-use self::programs::{AT_BEGIN, AT_RETURN, Choice, Later};
+use self::programs::{AT_RETURN, Choice, Later};
 use self::proving::Trial;
 use self::sites::{Group, Kind, Programs, Site, sites};
 use self::skeleton::types::{self, process_flag, t2p_cookie_bit, t2p_gate, t2p_site};
@@ -61,7 +61,7 @@ pub use self::proving::{News, described, note};
 pub use self::ring::ring_of_file;
 pub use self::ring::{Record, Rings, Verdict, is_before, page_size};
 pub use self::stacks::Unfollowed;
-pub use self::stops::Stops;
+pub use self::stops::{Hold, HoldWay, Holds, Stops};
 pub use self::survey::Survey;
 
 /// What is captured, and how.
@@ -134,7 +134,7 @@ pub enum Gate {
 pub enum Target {
     /// This process alone.
     Process,
-    /// A command that we started: its children are captured too, and each waits (SIGSTOP) while
+    /// A command that we started: its children are captured too, and each waits while
     /// a file that it is the first to map is looked at.
     Command,
 }
@@ -362,15 +362,8 @@ impl Probe {
         knobs.uid_count = options.uids.len() as u32;
         let bio_in_bulk = bio::in_bulk(options, programs);
         let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
-        let of_command = options.of_command;
-        // Else their parent can stop them.
-        let sees_begins = of_command
-            && backend != Backend::Tracepoint
-            && has_function("calculate_sigpending")
-            && !has_function("bpf_send_signal_task");
-        knobs.begins_seen = u32::from(sees_begins);
         open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
-        let choice = Choice { backend, programs, bio_in_bulk, has_ipv6, sees_begins };
+        let choice = Choice { backend, programs, bio_in_bulk, has_ipv6 };
         choice.prepare(open.open_object_mut().progs_mut());
         let skeleton = open.load().map_err(Refusal::Backend)?;
         let mut probe = Probe {
@@ -381,7 +374,7 @@ impl Probe {
             bio_in_bulk,
             later: Later::new(choice),
             pids: options.pids.clone(),
-            of_command,
+            of_command: options.of_command,
             has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_get_attach_cookie).unwrap_or(false),
             libraries: HashMap::new(),
             last_id: 0,
@@ -405,7 +398,6 @@ impl Probe {
             if name.starts_with(IN_BIO)
                 || name.ends_with(AT_RETURN)
                 || is_in_library(&name)
-                || name.ends_with(AT_BEGIN) && !sees_begins
                 || Backend::of_program(&name).is_some_and(|b| b != backend)
             {
                 continue;

@@ -19,8 +19,6 @@ const IN_SESSION: &str = "session";
 const READ_APART: [&str; 2] = ["bio_entry_read", "bio_return_read"];
 /// How the names of those end that see what a socket has received.
 pub(super) const AT_RETURN: &str = "_tcp_recvmsg_return";
-/// How the names of those end that see a new task begin.
-pub(super) const AT_BEGIN: &str = "_begin";
 
 /// Programs that are loaded together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +81,6 @@ pub(super) struct Choice {
     pub bio_in_bulk: bool,
     /// An IPv6 that is a module is not in the kernel's own type information, and fails the load.
     pub has_ipv6: bool,
-    /// Children of a command are stopped by themselves, since their parent cannot do it.
-    pub sees_begins: bool,
 }
 
 impl Choice {
@@ -93,7 +89,6 @@ impl Choice {
         let is_of_session = name.contains(IN_SESSION);
         (!is_in_library(name) || self.programs.needs(name))
             && Backend::of_program(name).is_none_or(|b| b == self.backend)
-            && (self.sees_begins || !name.ends_with(AT_BEGIN))
             && (self.has_ipv6 || !name.starts_with("fentry_udpv6"))
             && (is_of_session == in_session || !(is_of_session || READ_APART.contains(&name)))
     }

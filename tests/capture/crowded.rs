@@ -25,8 +25,8 @@ fn is_stopped(pid: u32) -> bool {
     tasks.all(|task| state(&task.path()) == Some('T'))
 }
 
-/// Captures `before`, then a program that fills the ring while tls2pcap is stopped, then `second`; that is to be
-/// stopped before it gets far, since it does what has to be acted upon. Then tls2pcap goes on. Returns the pid
+/// Captures `before`, then a program that fills the ring while tls2pcap does not read it, then `second`; that is to be
+/// held before it gets far, since it does what has to be acted upon. Then tls2pcap goes on. Returns the pid
 /// of the second as well.
 fn behind_a_full_ring(test: &Test, folder: &str, before: &str, second: &str) -> (Finished, u32) {
     // Data records of 128 and of 120 bytes: the ring takes 16,376 bytes, all of them from these.
@@ -58,17 +58,16 @@ fn behind_a_full_ring(test: &Test, folder: &str, before: &str, second: &str) -> 
         let written = fs::read(&file).ok()?;
         written.windows(10).any(|text| text == b"c00000 000").then_some(())
     });
-    running.process.signal(Signal::SIGSTOP);
-    until("tls2pcap to stop", || is_stopped(running.process.pid()).then_some(()));
+    let frozen = running.process.freeze_but("holder");
     running.process.go_on();
     running.process.line_after("waiting");
     running.process.go_on();
     let pid = running.process.line_after("second ").parse().unwrap();
-    until("the second program to be stopped, or to end", || {
+    until("the second program to be held, or to end", || {
         let state = state(Path::new(&format!("/proc/{pid}")));
-        matches!(state, None | Some('T' | 'Z')).then_some(())
+        matches!(state, None | Some('t' | 'Z')).then_some(())
     });
-    running.process.signal(Signal::SIGCONT);
+    frozen.thaw();
     let finished = running.finish().ok();
     server.wait_ok();
     let truth = transcript(&dir, "client", 0);

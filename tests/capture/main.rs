@@ -22,6 +22,7 @@ mod files;
 mod formats;
 mod gnutls;
 mod go;
+mod held;
 mod http;
 mod judge;
 mod lives;
