@@ -41,3 +41,4 @@ mod sites;
 mod r#static;
 mod support;
 mod topology;
+mod unwinding;
