@@ -36,7 +36,7 @@ volatile u32 go_wanted;
 /* Set once a call was seen on a stack that is not its thread's own: see stack.bpf.h. */
 volatile u32 stacks_wanted;
 
-/* Set when no function of a TLS library has a return probe any more, but probes on its return instructions. */
+/* Set where no function of a TLS library has a return probe, but probes on its return instructions. */
 volatile u32 by_returns;
 
 /* How threads of the command are made to wait. */
@@ -144,6 +144,7 @@ enum call_flag : u16 {
 	CALL_PENDING = 1 << 6, /* counted in `pending` of the export's evidence */
 	CALL_QUIET = 1 << 7, /* that it used no socket says nothing */
 	CALL_WROTE = 1 << 8, /* `sock` was written to */
+	CALL_ASIDE = 1 << 9, /* it began on a stack that is not its thread's own, where no return was probed */
 };
 
 enum go_flag : u8 {

@@ -496,8 +496,15 @@ impl Control {
     }
 
     fn tell_unfollowed(&self, functions: Vec<Unfollowed>) {
-        for (symbol, path, why) in functions {
-            self.say.detail(&format!("{symbol} of {path}: its calls by coroutines are not followed: {why}"));
+        for Unfollowed { function, path, why, moves_data } in functions {
+            if moves_data {
+                self.say.warn(&format!(
+                    "{function} of {path}: its calls are not captured, since it is not known where it returns: {why} \
+                     (--return-probes captures them)"
+                ));
+            } else {
+                self.say.detail(&format!("{function} of {path}: its return is not seen: {why}"));
+            }
         }
     }
 

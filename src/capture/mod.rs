@@ -73,7 +73,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     if reasons.are_wanted() {
         discovery = discovery.explaining();
     }
-    if !may_choose_returns() {
+    if config.return_probes && !may_choose_returns() {
         discovery = discovery.noticing_switchers();
     }
     let given = Given::of(&config.targets, say)?;

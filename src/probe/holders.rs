@@ -9,6 +9,7 @@ use std::thread;
 
 use libbpf_rs::Link;
 
+use super::sites::Role;
 use super::{Attached, FileId, Probe, Unfollowed, detach};
 use crate::discover::Found;
 use crate::event::{Library, LibraryId};
@@ -89,7 +90,7 @@ impl Probe {
             let (pid, _) = holder;
             let former = self.take_away(|a| a.found.key == found.key && a.pid == pid);
             self.discard(former);
-            if known.is_none() && !fresh && !self.by_returns {
+            if known.is_none() && !fresh && self.has_trials() {
                 self.begin_trial(found, id);
             }
             match self.attach_in(found, id, holder) {
@@ -216,11 +217,11 @@ impl Probe {
     pub(super) fn take_away(&mut self, is_it: impl Fn(&Attached) -> bool) -> Vec<Link> {
         let mut taken = Vec::new();
         for attached in self.attached.extract_if(.., |attached| is_it(attached)).collect::<Vec<_>>() {
-            taken.extend(attached.links.into_iter().map(|(_, is_entry, link)| (!is_entry, link)));
+            taken.extend(attached.links.into_iter().map(|(_, role, link)| (role, link)));
             let of_probation = self.leave_probation(attached.id, attached.pid);
-            taken.extend(of_probation.into_iter().map(|link| (true, link)));
+            taken.extend(of_probation.into_iter().map(|link| (Role::ReturnProbe, link)));
         }
-        taken.sort_by_key(|(last, _)| *last);
+        taken.sort_by_key(|(role, _)| *role);
         taken.into_iter().map(|(_, link)| link).collect()
     }
 

@@ -43,3 +43,4 @@ mod r#static;
 mod support;
 mod topology;
 mod untouched;
+mod unwinding;
