@@ -302,7 +302,10 @@ static __always_inline void process_exited(void)
 	bpf_map_delete_elem(&processes, &tgid);
 }
 
-/* What changes when a file is written anew, or another gets its inode. Nobody can set the time of its last change. */
+/*
+ * What changes when a file is written anew, or another gets its inode. Nobody can set the time of its last change. User
+ * space computes it too, in stamp_of in probe/files.rs.
+ */
 static __noinline u64 stamp_of(u64 address)
 {
 	struct inode *inode = (void *)address;
@@ -312,7 +315,8 @@ static __noinline u64 stamp_of(u64 address)
 
 	if (bpf_core_field_exists(inode->i_ctime_sec)) {
 		seconds = BPF_CORE_READ(inode, i_ctime_sec);
-		nanoseconds = BPF_CORE_READ(inode, i_ctime_nsec);
+		/* The highest bit says whether somebody has asked for it: from Linux 6.13 on. */
+		nanoseconds = BPF_CORE_READ(inode, i_ctime_nsec) & ~(1U << 31);
 	} else if (bpf_core_field_exists(former->__i_ctime)) {
 		seconds = BPF_CORE_READ(former, __i_ctime.tv_sec);
 		nanoseconds = BPF_CORE_READ(former, __i_ctime.tv_nsec);
