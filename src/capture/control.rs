@@ -426,6 +426,7 @@ impl Control {
                     }
                 }
             }
+            in_process.plain.iter().for_each(|file| self.probe.mark_plain(file));
             for (path, why) in &in_process.unprobed {
                 self.reasons.unprobed(file.pid, path, why);
             }

@@ -13,6 +13,7 @@ mod image;
 pub mod internal;
 pub mod likely;
 pub mod maps;
+mod needed;
 pub mod nss;
 pub mod process;
 pub mod reason;
@@ -21,7 +22,7 @@ pub mod rustls;
 pub mod stores;
 mod version;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -30,10 +31,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::bounded::Deadline;
 use self::elf::TlsLibrary;
 use self::function::Family;
 use self::maps::MappedFile;
 use self::maps::Whereabouts;
+pub use self::needed::Plain;
 use self::reason::NotTls;
 use self::returns::{Return, Returns};
 
@@ -166,6 +169,8 @@ pub struct InProcess {
     pub unreadable: Vec<(PathBuf, io::Error)>,
     /// Files that speak TLS in a way that cannot be probed, and why.
     pub unprobed: Vec<(PathBuf, NotTls)>,
+    /// Files that it is going to map, and that have nothing to probe.
+    pub plain: Vec<Plain>,
 }
 
 /// Whether a file of this name is, by its name, a library that is captured.
@@ -280,6 +285,45 @@ impl Discovery {
         }
         self.has_seen_switcher |= switches && (fresh || !result.found.is_empty());
         Ok(result)
+    }
+
+    /// Which of the libraries that a process's program names, and those name, have nothing to probe. `program`: inode
+    /// of a file; if it is no program, there are none.
+    pub fn plain_ahead_of(&mut self, pid: u32, program: u64) -> Vec<Plain> {
+        let is_program = std::fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|m| m.ino() == program);
+        let opened = || {
+            let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+            Some((path, maps::open_regular(Path::new(&format!("/proc/{pid}/exe"))).ok()?))
+        };
+        let Some(program) = is_program.then(opened).flatten() else { return Vec::new() };
+        let told = needed::folders_of_environment(pid);
+        let standard = folders();
+        let deadline = Deadline::after(needed::TIME_MAX);
+        let (mut plain, mut seen, mut left) = (Vec::new(), HashSet::new(), VecDeque::from([program]));
+        while let Some((path, file)) = left.pop_front() {
+            let needed = needed::of_file(&file, &path);
+            let folders = || needed.folders.iter().chain(&told).chain(&standard);
+            for name in &needed.names {
+                if seen.len() >= needed::FILES_MAX || deadline.is_over() {
+                    return plain;
+                }
+                let Some((path, file)) = needed::find(pid, name, folders()) else { continue };
+                let Ok(state) = state_of(&file) else { continue };
+                if !seen.insert(state) {
+                    continue;
+                }
+                // Before it is read: what is written to it meanwhile is not what was looked at.
+                let this = Plain::of(&file);
+                let at = Whereabouts { root: maps::root_of(pid), path: path.clone() };
+                let has_nothing =
+                    self.classify(state, &file, &at).is_err_and(|why| !is_worth_telling(&why, &path));
+                if has_nothing && !self.is_switcher(state, &file, &path) {
+                    plain.extend(this);
+                }
+                left.push_back((path, file));
+            }
+        }
+        plain
     }
 
     /// The BIO functions of a process's TLS libraries: each library's own, or its libcrypto's.

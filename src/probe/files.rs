@@ -4,7 +4,7 @@ use libbpf_rs::{MapCore, MapFlags};
 
 use super::skeleton::types::{self, file_state};
 use super::{Probe, bytes_of, from_bytes};
-use crate::discover::Found;
+use crate::discover::{Found, Plain};
 use crate::event::FileSeen;
 
 impl Probe {
@@ -50,6 +50,19 @@ impl Probe {
         let _ = self.skeleton.maps.held.update(&pid.to_ne_bytes(), bytes_of(&library), MapFlags::ANY);
     }
 
+    /// A file that nobody has mapped yet has nothing to probe: whoever maps it need not wait.
+    pub fn mark_plain(&self, file: &Plain) {
+        let key = types::file_key {
+            inode: file.inode,
+            device: device_of(file.device.0, file.device.1),
+            ..Default::default()
+        };
+        let seen =
+            types::seen_file { stamp: stamp_of(file), state: file_state::FILE_PLAIN, ..Default::default() };
+        // If it fails, or the kernel side was told of it already, it is looked at when it is mapped.
+        let _ = self.skeleton.maps.files.update(bytes_of(&key), bytes_of(&seen), MapFlags::NO_EXIST);
+    }
+
     /// This file is to be looked at again when it is mapped the next time.
     pub fn mark_unseen(&self, file: &FileSeen) {
         self.forget_file(file.inode, file.device);
@@ -66,6 +79,14 @@ impl Probe {
         // Forgotten already is as good.
         let _ = self.skeleton.maps.files.delete(bytes_of(&key));
     }
+}
+
+/// As the kernel side has it.
+fn stamp_of(file: &Plain) -> u64 {
+    let (seconds, nanoseconds) = (file.changed.0.cast_unsigned(), file.changed.1.cast_unsigned());
+    (seconds << 30 ^ nanoseconds)
+        .wrapping_add(file.size.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        .wrapping_add(u64::from(file.generation).wrapping_mul(0xc2b2_ae3d_27d4_eb4f))
 }
 
 /// As the kernel keeps it.
