@@ -140,6 +140,7 @@ enum emit_flag {
 	EMIT_RESULT = 1 << 4, /* what the call tells in its arguments */
 	EMIT_NO_SOCKET = 1 << 5, /* that the process encrypts into memory, if check_socket finds so */
 	EMIT_NAME = 1 << 6, /* first, the server's name */
+	EMIT_OVER = 1 << 7, /* last, that the entry of the thread or stack goes */
 };
 
 /* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
@@ -379,6 +380,8 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 	emission->emit = finish(process, call, PT_REGS_RC(ctx), &emission->data);
 	if (emission->emit & EMIT_NO_SOCKET)
 		check_socket(process, call);
+	if (!i && (thread->of_stack || has_many_threads(process)))
+		emission->emit |= EMIT_OVER;
 	if (i > 0)
 		note_layer(process, &thread->calls[(i - 1) & (CALL_DEPTH - 1)], call);
 	return 1;
@@ -388,7 +391,6 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 static __noinline int handle_freed(u64 address)
 {
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
-	struct handle_key key = { .address = fact.address, .tgid = current_id() >> 32 };
 	struct process *process = ready ? current_process() : NULL;
 	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
 
@@ -401,8 +403,7 @@ static __noinline int handle_freed(u64 address)
 			return 0;
 	}
 	emit_fact(handle, &fact);
-	bpf_map_delete_elem(&handles, &key);
-	return 0;
+	return forget_handle(address, current_id() >> 32);
 }
 
 /* SSL_clear: the handle is used again, for another connection; unless the library itself calls it. */
@@ -429,7 +430,7 @@ static __always_inline void thread_exited(void)
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct process *process;
 
-	bpf_map_delete_elem(&rustls_calls, &id);
+	rustls_call_over(id);
 	if (!thread)
 		return;
 	process = ready && thread->depth ? current_process() : NULL;
@@ -454,7 +455,7 @@ static __always_inline void thread_exited(void)
 			      BPF_CORE_READ(tp, copied_seq) != handle->copied)
 			call_lost(process->generation, call->handle, call->function, T2P_COUNT_UNFINISHED);
 	}
-	bpf_map_delete_elem(&threads, &id);
+	forget_calls(id, id >> 32);
 }
 
 #endif

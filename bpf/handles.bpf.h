@@ -4,6 +4,7 @@
 #define TLS2PCAP_HANDLES_H
 
 #include "process.bpf.h"
+#include "room.bpf.h"
 #include "proof.bpf.h"
 
 /* Calls that only tell facts; never in a data record, hence not in tls2pcap.h. */
@@ -41,13 +42,22 @@ static __noinline struct handle *new_handle(struct process *process, u64 address
 {
 	struct handle_key key = { .address = address, .tgid = current_id() >> 32 };
 	struct handle *handle;
+	u32 user;
 
-	/* Not by way of the stack, of which old kernels have too little here. */
-	if (bpf_map_update_elem(&handles, &key, &no_handle, BPF_ANY))
+	forget_handle(address, key.tgid);
+	user = take_room(ROOM_HANDLES);
+	if (!user)
 		return NULL;
+	/* Not by way of the stack, of which old kernels have too little here. */
+	if (bpf_map_update_elem(&handles, &key, &no_handle, BPF_NOEXIST)) {
+		give_room(process->generation, key.tgid, user - 1, ROOM_HANDLES);
+		/* Another thread may be first: then its entry is the one. */
+		return bpf_map_lookup_elem(&handles, &key);
+	}
 	handle = bpf_map_lookup_elem(&handles, &key);
 	if (!handle)
 		return NULL;
+	handle->user = user - 1;
 	handle->generation = bpf_ktime_get_ns();
 	handle->flags = flags;
 	handle->refs = refs;

@@ -5,6 +5,7 @@
 
 #include "emit.bpf.h"
 #include "path.bpf.h"
+#include "room.bpf.h"
 
 /* The current process waits until user space lets it go. 1: it will. */
 __noinline int stop_process(void)
@@ -59,6 +60,7 @@ __noinline int emit_process(void)
 
 	if (!process)
 		return 0;
+	process->user = bpf_get_current_uid_gid() & (ROOM_USERS - 1);
 	record = room_for_process();
 	if (!record) {
 		/* The next call introduces it. */
@@ -178,11 +180,13 @@ static __always_inline void process_execed(u32 before)
 
 	if (!process)
 		return;
-	bpf_map_delete_elem(&threads, &id);
+	forget_calls(id, tgid);
 	/* In another namespace user space finds it, once the process has ended. */
 	id = (u64)tgid << 32 | before;
-	bpf_map_delete_elem(&threads, &id);
+	forget_calls(id, tgid);
 	emit_exit(process);
+	for (int i = 0; i < ROOMS; i++)
+		process->taken[i] = 0;
 	process->generation = bpf_ktime_get_ns();
 	process->flags &= ~(PROCESS_TOLD | PROCESS_UNTOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_STACKS_TOLD |
 			    PROCESS_RUSTLS);

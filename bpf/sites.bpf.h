@@ -288,8 +288,8 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, u64 sp, int 
 		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
 	if (is_write(emission.call->function))
 		write_over(emission.call, &emission.data);
-	if (emission.thread->process && !emission.thread->depth)
-		forget_stack(emission.call->sp);
+	if (emission.emit & EMIT_OVER)
+		calls_over(emission.call->sp, emission.thread->of_stack);
 	return 0;
 }
 

@@ -12,6 +12,7 @@ mod probation;
 mod programs;
 mod proving;
 mod ring;
+mod room;
 mod sites;
 mod stacks;
 mod stops;
@@ -337,6 +338,7 @@ impl Probe {
             *knob = *uid;
         }
         knobs.uid_count = options.uids.len() as u32;
+        room::prepare(&mut open).map_err(failed("sizing the tables"))?;
         open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
         let bio_in_bulk = bio::in_bulk(options, programs);
         let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");

@@ -35,6 +35,7 @@ mod remote;
 mod rights;
 mod rustls;
 mod shared;
+mod shares;
 mod signals;
 mod sites;
 mod r#static;
