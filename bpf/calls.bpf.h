@@ -42,7 +42,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 		if (place == PLACE_NONE && !args->other_stack)
 			place = inner_entered(thread, args, sp, address);
 		else if (place != PLACE_NONE && verdict_of(args->library, args->site) != VERDICT_TAKEN &&
-			 !internal_counts(args->library, args->site, find_handle(process, address) != NULL))
+			 !internal_counts(args->library, args->site, find_handle(process->generation, address) != NULL))
 			return 0;
 	}
 	place = unknown(place);
@@ -80,7 +80,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	if (args->other_stack)
 		tell_other_stack(process);
 	if (is_write(args->function)) {
-		handle = the_handle(process, address, args->function);
+		handle = the_handle(process->generation, address, args->function);
 		if (handle && !(handle->flags & (HANDLE_PLAIN | HANDLE_NOT_TCP)))
 			handle->inflight = handle->write_seq + 1;
 		if (handle && args->function == T2P_FN_SEND_PARTS)
@@ -185,7 +185,7 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 /* What a call did to its handle, and in any case whose it was. Returns what is to be emitted. */
 static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
-	struct handle *handle = the_handle(process, call->handle, call->function);
+	struct handle *handle = the_handle(process->generation, call->handle, call->function);
 	int emit = 0;
 	u32 fd;
 	s64 len;
@@ -251,7 +251,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 static __noinline int tell_text(struct process *process, struct call *call, u64 returned)
 {
 	struct fact fact = { .address = call->handle, .fact = T2P_FACT_SERVER_NAME, .text = returned };
-	struct handle *handle = the_handle(process, call->handle, call->function);
+	struct handle *handle = the_handle(process->generation, call->handle, call->function);
 
 	if (!handle)
 		return 0;
@@ -271,7 +271,7 @@ static __noinline int tell_text(struct process *process, struct call *call, u64 
 /* The call before this one in its thread goes through this one's handle, if it has no socket. */
 static __noinline int note_layer(struct process *process, struct call *outer, struct call *call)
 {
-	struct handle *handle = find_handle(process, call->handle);
+	struct handle *handle = find_handle(process->generation, call->handle);
 
 	if (handle && uses_socket(outer->function) && outer->handle != call->handle) {
 		outer->below = call->handle;
@@ -292,7 +292,7 @@ struct emission {
 __noinline int tell_before(u64 address, u32 function, u32 emit)
 {
 	struct process *process = current_process();
-	struct handle *handle = process ? find_handle(process, address) : NULL;
+	struct handle *handle = process ? find_handle(process->generation, address) : NULL;
 
 	if (!handle)
 		return 0;
@@ -392,7 +392,7 @@ static __noinline int handle_freed(u64 address)
 {
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
 	struct process *process = ready ? current_process() : NULL;
-	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
+	struct handle *handle = process ? find_handle(process->generation, fact.address) : NULL;
 
 	if (!handle)
 		return 0;
@@ -411,7 +411,7 @@ static __noinline int handle_cleared(u64 address, u64 sp)
 {
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
 	struct process *process = ready ? current_process() : NULL;
-	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
+	struct handle *handle = process ? find_handle(process->generation, fact.address) : NULL;
 	struct thread *thread = calls_at(sp);
 
 	if (!handle || (!handle->read_end && !handle->write_end))
@@ -419,7 +419,7 @@ static __noinline int handle_cleared(u64 address, u64 sp)
 	if (thread && thread->depth)
 		return 0;
 	emit_fact(handle, &fact);
-	new_handle(process, fact.address, HANDLE_FRESH, handle->refs);
+	new_handle(process->generation, fact.address, HANDLE_FRESH, handle->refs);
 	return 0;
 }
 
@@ -444,7 +444,7 @@ static __always_inline void thread_exited(void)
 			testify(call->library, call->site, PENDING, -1);
 		if (i >= thread->depth || !(is_read(call->function) || is_write(call->function)))
 			continue;
-		handle = find_handle(process, call->handle);
+		handle = find_handle(process->generation, call->handle);
 		writing = is_write(call->function);
 		if (handle && writing)
 			handle->inflight = 0;

@@ -22,8 +22,7 @@
  */
 __noinline int go_call_over(u64 generation, u64 address)
 {
-	struct process process = { .generation = generation };
-	struct handle *handle = find_handle(&process, address);
+	struct handle *handle = find_handle(generation, address);
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
 
 	if (!handle || !handle->refs)
@@ -94,7 +93,7 @@ static __noinline u64 go_place_of(struct thread *thread, struct arguments *args,
 /* The handshake of a Conn begins, which a Conn has one of. `outer`: the call that it is made in, or NULL. */
 static __noinline int go_handshake(struct process *process, u64 address, struct call *outer, u32 server)
 {
-	struct handle *handle = the_handle(process, address, T2P_FN_HANDSHAKE);
+	struct handle *handle = the_handle(process->generation, address, T2P_FN_HANDSHAKE);
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
 	struct socket_state *state = NULL;
 
@@ -109,7 +108,7 @@ static __noinline int go_handshake(struct process *process, u64 address, struct 
 	if (outer ? handle->sock && (!state || state->generation != handle->sock_generation) :
 		    handle->sock || handle->read_end || handle->write_end) {
 		emit_fact(handle, &fact);
-		handle = new_handle(process, address, HANDLE_FRESH, outer ? handle->refs : 0);
+		handle = new_handle(process->generation, address, HANDLE_FRESH, outer ? handle->refs : 0);
 		if (!handle)
 			return 0;
 	} else if (!handle->sock && !handle->read_end && !handle->write_end && (!outer || !outer->sock)) {
@@ -145,7 +144,7 @@ static __noinline int forget_goroutine(u64 g)
 static __noinline struct thread *new_goroutine(struct process *process, struct goroutine_key *key)
 {
 	struct thread *thread;
-	u32 user = take_room(ROOM_GOROUTINES);
+	u32 user = take_room(key->tgid, ROOM_GOROUTINES);
 
 	if (!user)
 		return NULL;
@@ -201,7 +200,7 @@ static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
 	call = &thread->calls[place & (CALL_DEPTH - 1)];
 	again = unknown(place < thread->depth && is_again(call, args, sp, address));
 	go_drop_calls(process, thread, place + again);
-	handle = the_handle(process, address, args->function);
+	handle = the_handle(process->generation, address, args->function);
 	call->sp = sp;
 	call->ip = ctx->ip;
 	call->handle = address;
@@ -306,7 +305,7 @@ static __noinline int go_finish(struct process *process, struct call *call, u64 
 
 	if (call->function == T2P_FN_SHUTDOWN) {
 		/* After it nothing more is written, whatever it returns; unless a write is still on its way. */
-		handle = find_handle(process, call->handle);
+		handle = find_handle(process->generation, call->handle);
 		returned = handle && handle->inflight ? -1 : 0;
 		if (handle && call->site == T2P_SITE_GO_CLOSE)
 			handle->flags |= HANDLE_CLOSED;

@@ -89,6 +89,16 @@ __noinline int emit_process(void)
 	return 0;
 }
 
+/* The current process is seen for the first time. Not inlined: old kernels have little stack. */
+__noinline int meet_process(u32 tgid)
+{
+	struct process new = { .generation = bpf_ktime_get_ns() };
+
+	new.flags = uid_wanted() ? PROCESS_TARGET : PROCESS_IGNORED;
+	/* Another thread may be first: then its entry is the one. */
+	return bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
+}
+
 /* The current process if it is captured, else NULL. */
 static __always_inline struct process *current_process(void)
 {
@@ -96,13 +106,9 @@ static __always_inline struct process *current_process(void)
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
 	if (!process) {
-		struct process new = { .generation = bpf_ktime_get_ns() };
-
 		if (targets_only || tgid == own_tgid || !tgid)
 			return NULL;
-		new.flags = uid_wanted() ? PROCESS_TARGET : PROCESS_IGNORED;
-		/* Another thread may be first: then its entry is the one. */
-		bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
+		meet_process(tgid);
 		process = bpf_map_lookup_elem(&processes, &tgid);
 		if (!process) {
 			lost(0, T2P_COUNT_PROCESSES_FULL, 0);

@@ -21,10 +21,10 @@ static __always_inline u32 bounded(u32 room)
 	return at & (ROOMS - 1);
 }
 
-/* Takes room for one entry of the current process: 1 + its user's row; 0: there is none. */
-__noinline u32 take_room(u32 room)
+/* Takes room for one entry of the current process, whose number is `tgid`: 1 + its user's row; 0: there is none. */
+__noinline u32 take_room(u32 tgid, u32 room)
 {
-	u32 tgid = current_id() >> 32, user, taken, left;
+	u32 user, taken, left;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
 	if (!process)
@@ -42,7 +42,7 @@ __noinline u32 take_room(u32 room)
 }
 
 /* Gives back the room of one entry of the process of this number and generation. */
-__noinline int give_room(u64 generation, u32 tgid, u32 user, u32 room)
+static __always_inline int give_room(u64 generation, u32 tgid, u32 user, u32 room)
 {
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
@@ -99,8 +99,8 @@ __noinline int rustls_call_over(u64 id)
 	return bpf_map_delete_elem(&rustls_calls, &id) ?: give_room(generation, id >> 32, user, ROOM_RUSTLS);
 }
 
-/* A socket that was known is closed. */
-__noinline int forget_socket(u64 sk)
+/* A socket that was known is closed. Not global: to the verifier its address is no number. */
+static __noinline int forget_socket(u64 sk)
 {
 	struct socket_state *state = bpf_map_lookup_elem(&sockets, &sk);
 	u64 generation;

@@ -154,7 +154,7 @@ static __noinline u64 rustls_print(u64 self)
 /* The handle of the key with which this call begins. */
 static __noinline struct handle *rustls_side(struct process *process, struct rustls_call *call, u64 print)
 {
-	struct handle *handle = find_handle(process, call->handle);
+	struct handle *handle = find_handle(process->generation, call->handle);
 	struct fact fact = { .address = call->handle, .fact = T2P_FACT_FREE };
 
 	if (handle && handle->print == print && call->seq >= handle->next_seq) {
@@ -166,7 +166,7 @@ static __noinline struct handle *rustls_side(struct process *process, struct rus
 	}
 	if (handle)
 		emit_fact(handle, &fact);
-	handle = new_handle(process, call->handle, call->seq ? 0 : HANDLE_FRESH, 0);
+	handle = new_handle(process->generation, call->handle, call->seq ? 0 : HANDLE_FRESH, 0);
 	if (handle) {
 		handle->next_seq = call->seq;
 		handle->print = print;
@@ -222,7 +222,7 @@ static __noinline struct rustls_call *rustls_call_of(struct process *process, u6
 	u32 user;
 
 	rustls_call_over(id);
-	user = take_room(ROOM_RUSTLS);
+	user = take_room(id >> 32, ROOM_RUSTLS);
 	if (!user)
 		return NULL;
 	if (bpf_map_update_elem(&rustls_calls, &id, &no_rustls_call, BPF_NOEXIST))
@@ -442,7 +442,7 @@ static __noinline int rustls_settle(struct process *process, struct handle *hand
 		return 0;
 	fact.address = sides->before[direction];
 	sides->before[direction] = 0;
-	before = find_handle(process, fact.address);
+	before = find_handle(process->generation, fact.address);
 	if (!before || before->sock != handle->sock || before->sock_generation != handle->sock_generation)
 		return 0;
 	emit_fact(before, &fact);
@@ -475,7 +475,7 @@ static __always_inline int rustls_left(struct pt_regs *ctx)
 
 	if (!process || call->sp != PT_REGS_SP(ctx) - RETURN_POPS)
 		return 0;
-	handle = find_handle(process, call->handle);
+	handle = find_handle(process->generation, call->handle);
 	if (handle) {
 		rustls_settle(process, handle, call->handle);
 		if (call->kind & T2P_RUSTLS_WRITES ? rustls_encrypted(process, handle, call) : rustls_opened(handle, call))

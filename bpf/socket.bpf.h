@@ -278,12 +278,12 @@ static __always_inline u64 socket_generation(u64 sk, u64 process)
 		return state->generation;
 	if (is_closed(sk))
 		return 0;
-	user = take_room(ROOM_SOCKETS);
+	new.tgid = current_id() >> 32;
+	user = take_room(new.tgid, ROOM_SOCKETS);
 	if (!user) {
 		lost(process, T2P_COUNT_SOCKETS_FULL, 0);
 		return 0;
 	}
-	new.tgid = current_id() >> 32;
 	new.user = user - 1;
 	if (bpf_map_update_elem(&sockets, &sk, &new, BPF_NOEXIST)) {
 		give_room(process, new.tgid, new.user, ROOM_SOCKETS);

@@ -153,7 +153,7 @@ static __noinline struct thread *calls_for(struct process *process, u64 sp, u32 
 	if (calls && calls->process == process->generation)
 		return calls;
 	forget_calls(key, tgid);
-	user = take_room(ROOM_THREADS);
+	user = take_room(tgid, ROOM_THREADS);
 	if (!user)
 		return NULL;
 	if (bpf_map_update_elem(&threads, &key, &no_thread, BPF_NOEXIST)) {

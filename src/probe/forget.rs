@@ -5,8 +5,8 @@ use std::path::Path;
 
 use libbpf_rs::{MapCore, MapFlags};
 
-use super::skeleton::types::{self, room, t2p_stack_key};
-use super::{Probe, bytes_of, ended, from_bytes, room as rooms};
+use super::skeleton::types::{self, room as Room, t2p_stack_key};
+use super::{Probe, bytes_of, ended, from_bytes, room};
 use crate::event::ProcessKey;
 
 impl Probe {
@@ -25,15 +25,16 @@ impl Probe {
             // After exec a handle of the new program may be there by now.
             let Some(now) = now.filter(|now| now.process == handle.key.process.generation) else { continue };
             if handles.delete(bytes_of(&key)).is_ok() {
-                rooms::give_back(variables, room::ROOM_HANDLES, now.user);
+                room::give_back(variables, Room::ROOM_HANDLES, now.user);
             }
         }
         let (goroutines, threads) = (&self.skeleton.maps.goroutines, &self.skeleton.maps.threads);
         let pid_of = |key: &[u8]| Some(from_bytes::<types::goroutine_key>(key)?.tgid);
-        let mut give_back = |room, calls: &types::thread| rooms::give_back(variables, room, calls.user.into());
-        forget_calls(goroutines, ended, pid_of, |calls| give_back(room::ROOM_GOROUTINES, calls));
-        forget_calls(threads, ended, pid_of_stack, |calls| give_back(room::ROOM_THREADS, calls));
-        forget_threads(threads, ended, |calls| give_back(room::ROOM_THREADS, calls));
+        let mut give_back =
+            |of: Room, calls: &types::thread| room::give_back(variables, of, calls.user.into());
+        forget_calls(goroutines, ended, pid_of, |calls| give_back(Room::ROOM_GOROUTINES, calls));
+        forget_calls(threads, ended, pid_of_stack, |calls| give_back(Room::ROOM_THREADS, calls));
+        forget_threads(threads, ended, |calls| give_back(Room::ROOM_THREADS, calls));
     }
 }
 

@@ -2,22 +2,23 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use libbpf_rs::OpenMapMut;
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Struct;
 use libbpf_rs::libbpf_sys::BPF_F_NO_PREALLOC;
-use libbpf_rs::{MapCore, OpenMapMut};
 
 use super::skeleton::OpenTls2pcapSkel;
-use super::skeleton::types::{self, room};
+use super::skeleton::types::{self, room as Room};
 
 /// So many times as many entries where a table takes memory only for those that it has.
 const GROWTH: u32 = 4;
 
 /// Tells the programs how large the tables are, of which nobody may take all the room. Where the kernel can allocate
-/// memory inside a probe (Linux 6.1, 7c8199e24fa0) they grow as needed; else all of it is allocated at once.
+/// memory inside a probe (Linux 6.1) they grow as needed; else all of it is allocated at once.
 pub(super) fn prepare(open: &mut OpenTls2pcapSkel<'_>) -> libbpf_rs::Result<()> {
-    let grows = Btf::from_vmlinux().is_ok_and(|btf| btf.type_by_name::<Struct<'_>>("bpf_mem_alloc").is_some());
-    let mut size = |map: &mut OpenMapMut<'_>| {
+    let grows =
+        Btf::from_vmlinux().is_ok_and(|btf| btf.type_by_name::<Struct<'_>>("bpf_mem_alloc").is_some());
+    let size = |map: &mut OpenMapMut<'_>| -> libbpf_rs::Result<u32> {
         if grows {
             map.set_map_flags(map.map_flags() | BPF_F_NO_PREALLOC)?;
             map.set_max_entries(map.max_entries() * GROWTH)?;
@@ -26,11 +27,11 @@ pub(super) fn prepare(open: &mut OpenTls2pcapSkel<'_>) -> libbpf_rs::Result<()> 
     };
     let maps = &mut open.maps;
     let sizes = [
-        (room::ROOM_HANDLES, size(&mut maps.handles)?),
-        (room::ROOM_THREADS, size(&mut maps.threads)?),
-        (room::ROOM_GOROUTINES, size(&mut maps.goroutines)?),
-        (room::ROOM_RUSTLS, size(&mut maps.rustls_calls)?),
-        (room::ROOM_SOCKETS, size(&mut maps.sockets)?),
+        (Room::ROOM_HANDLES, size(&mut maps.handles)?),
+        (Room::ROOM_THREADS, size(&mut maps.threads)?),
+        (Room::ROOM_GOROUTINES, size(&mut maps.goroutines)?),
+        (Room::ROOM_RUSTLS, size(&mut maps.rustls_calls)?),
+        (Room::ROOM_SOCKETS, size(&mut maps.sockets)?),
     ];
     let knobs = maps.rodata_data.as_deref_mut().expect("the object has constants");
     for (room, size) in sizes {
@@ -40,7 +41,7 @@ pub(super) fn prepare(open: &mut OpenTls2pcapSkel<'_>) -> libbpf_rs::Result<()> 
 }
 
 /// Counts an entry that user space has deleted of a process that has ended; `user`: its row.
-pub(super) fn give_back(variables: &mut types::bss, room: room, user: u32) {
+pub(super) fn give_back(variables: &mut types::bss, room: Room, user: u32) {
     let room = room.0 as usize;
     let row = &mut variables.room_of_users[user as usize % variables.room_of_users.len()];
     for count in [&mut row[room], &mut variables.room_taken[room]] {

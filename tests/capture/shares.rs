@@ -4,7 +4,7 @@ use crate::support::programs::{Told, compiled, compiled_with, connect, exchange_
 use crate::support::{assert_same_bytes, begin};
 
 /// More handles than the tables have room for, of one process.
-const HANDLES: &str = "300000";
+const HANDLES: &str = "100000";
 
 #[test]
 fn who_makes_handles_without_end_takes_no_others() {
