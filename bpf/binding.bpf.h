@@ -288,7 +288,7 @@ static __noinline int check_socket(struct process *process, struct call *call)
 	process->flags |= PROCESS_NO_SOCKET;
 	head(&note->no_socket.head, T2P_NO_SOCKET, process->generation, call->library);
 	note->no_socket.time = bpf_ktime_get_ns();
-	note->no_socket.stopped = (process->flags & PROCESS_STOP) && stop_process();
+	note->no_socket.stopped = (process->flags & PROCESS_STOP) && hold_thread(note->no_socket.time);
 	note->no_socket.other_stack = 0;
 	note->place = place_in_ring();
 	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);

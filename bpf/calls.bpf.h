@@ -32,14 +32,14 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 			call_lost(process->generation, address, args->function, T2P_COUNT_THREADS_FULL);
 		return 0;
 	}
-	place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
+	place = place_of(thread, sp, PT_REGS_IP(ctx), args);
 	if (place > PLACE_NONE) {
 		forget_dead(process, thread);
-		place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
+		place = place_of(thread, sp, PT_REGS_IP(ctx), args);
 	}
 	if (is_internal(args->function)) {
-		/* On another stack its return may not be seen: the export, if it is probed, is what counts. */
-		if (place == PLACE_NONE && !args->other_stack)
+		/* Where its return is not seen the export, if it is probed, is what counts. */
+		if (place == PLACE_NONE && (by_returns || !args->other_stack))
 			place = inner_entered(thread, args, sp, address);
 		else if (place != PLACE_NONE && verdict_of(args->library, args->site) != VERDICT_TAKEN &&
 			 !internal_counts(args->library, args->site, find_handle(process->generation, address) != NULL))
@@ -70,7 +70,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	call->library = args->library;
 	call->function = args->function;
 	call->site = args->site;
-	call->flags = 0;
+	call->flags = args->other_stack && !by_returns ? CALL_ASIDE : 0;
 	call->record = 0;
 	call->go = 0;
 	call->returns_to = 0;
@@ -350,14 +350,15 @@ static __noinline u64 place_left(struct thread *thread, u64 sp, u32 site, u64 re
 static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emission *emission)
 {
 	struct thread *thread = calls_at(sp);
-	u64 i;
+	u64 i, returned;
 	struct process *process;
 	struct call *call;
 
 	/* Once the capture is over the streams rest: user space reads where they end. */
 	if (!thread || !ready)
 		return 0;
-	i = unknown(place_left(thread, sp, site, PT_REGS_RC(ctx)));
+	returned = result_of(ctx);
+	i = unknown(place_left(thread, sp, site, returned));
 	if (i >= CALL_DEPTH)
 		return 0; /* part of a call that is followed already, or not a call of ours */
 	process = current_process();
@@ -365,6 +366,9 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 		return 0;
 	asm volatile("" : "+r"(i)); /* as in enter */
 	call = &thread->calls[i & (CALL_DEPTH - 1)];
+	/* A call that was left stood at the same place, and this is not its return. */
+	if (by_returns && call->returns_to && !can_return(call->sp, call->returns_to))
+		return 0;
 	drop_calls(process, thread, i + 1, T2P_COUNT_UNFINISHED);
 	thread->depth = i;
 	emission->thread = thread;
@@ -374,10 +378,10 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 		return 1;
 	}
 	if (!uses_socket(call->function)) {
-		tell_text(process, call, PT_REGS_RC(ctx));
+		tell_text(process, call, returned);
 		return 0;
 	}
-	emission->emit = finish(process, call, PT_REGS_RC(ctx), &emission->data);
+	emission->emit = finish(process, call, returned, &emission->data);
 	if (emission->emit & EMIT_NO_SOCKET)
 		check_socket(process, call);
 	if (!i && (thread->of_stack || has_many_threads(process)))

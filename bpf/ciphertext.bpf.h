@@ -404,19 +404,22 @@ static __noinline int bio_read_entered(struct pt_regs *ctx)
 /* BIO_read returns: the library has a record, or its header. */
 static __noinline int bio_read_left(struct pt_regs *ctx)
 {
-	u64 sp = PT_REGS_SP(ctx) - RETURN_POPS;
+	u64 sp = PT_REGS_SP(ctx) + depth_of(attach_cookie(ctx));
 	struct thread *thread = thread_in_call(sp);
 	struct process *process = thread ? process_without_socket() : NULL;
 	struct record_socket through;
 	struct record_socket *found;
 	struct record_key key;
 	u8 bytes[RECORD_HEADER];
-	s32 len = PT_REGS_RC(ctx);
+	s32 len = result_of(ctx);
 	struct socket_state *state;
 	struct handle *handle;
 	struct call *call;
 	u32 header;
 
+	/* At a return instruction, or behind it. */
+	if (thread && thread->bio_sp != sp)
+		sp = PT_REGS_SP(ctx) - RETURN_POPS;
 	if (!thread || thread->bio_sp != sp)
 		return 0;
 	/* The same function may be probed twice. */

@@ -6,6 +6,7 @@
 #include "process.bpf.h"
 #include "room.bpf.h"
 #include "proof.bpf.h"
+#include "returns.bpf.h"
 
 /* Calls that only tell facts; never in a data record, hence not in tls2pcap.h. */
 #define FN_SERVER_NAME 32
@@ -21,11 +22,6 @@ static const struct handle no_handle;
 static __always_inline int uses_socket(u32 fn)
 {
 	return fn < FN_SERVER_NAME;
-}
-
-static __always_inline u64 attach_cookie(void *ctx)
-{
-	return HAS_HELPER(get_attach_cookie) ? bpf_get_attach_cookie(ctx) : 0;
 }
 
 /* The state of a handle; NULL if there is none. */

@@ -222,6 +222,8 @@ struct thread_struct {
 
 struct task_struct {
 	int pid, tgid;
+	unsigned int ptrace; /* not 0: it is traced */
+	unsigned long jobctl;
 	struct thread_struct thread;
 	struct pid *thread_pid;
 	struct task_struct *group_leader, *real_parent;
@@ -312,6 +314,8 @@ struct vm_unmapped_area_info;
 #define SOCK_DONE 1
 #define MSG_PEEK 2
 #define SIGSTOP 19
+/* Of task_struct.jobctl: the thread stops for its tracer before it goes on in its program. Since Linux 3.1. */
+#define JOBCTL_TRAP_STOP (1UL << 19)
 
 /* What the return address takes from the stack between a function's entry and its return. */
 #if defined(__TARGET_ARCH_x86)

@@ -12,6 +12,8 @@
 
 #define CALL_DEPTH 4
 #define NOTICES_BYTES (64 << 10)
+/* The smallest that kernels with pages of 64 KiB take. Room for far more threads than wait at a time. */
+#define HOLDS_BYTES (64 << 10)
 
 /* Set before loading. */
 const volatile u32 targets_only; /* 1: only processes that are in the map already; 0: all */
@@ -34,8 +36,11 @@ volatile u32 go_wanted;
 /* Set once a call was seen on a stack that is not its thread's own: see stack.bpf.h. */
 volatile u32 stacks_wanted;
 
-/* Set when no function of a TLS library has a return probe any more, but probes on its return instructions. */
+/* Set where no function of a TLS library has a return probe, but probes on its return instructions. */
 volatile u32 by_returns;
+
+/* How threads of the command are made to wait. */
+volatile enum t2p_hold_way hold_way;
 
 /* Opened once all probes are attached. */
 volatile enum t2p_gate ready;
@@ -137,6 +142,11 @@ static __always_inline u64 current_id(void)
 	return (u64)number_of((u64)BPF_CORE_READ(task, group_leader)) << 32 | number_of((u64)task);
 }
 
+static __always_inline u32 tid_of(struct task_struct *task)
+{
+	return own_pidns ? number_of((u64)task) : BPF_CORE_READ(task, pid);
+}
+
 static __always_inline u32 tgid_of(struct task_struct *task)
 {
 	return own_pidns ? number_of((u64)BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
@@ -152,6 +162,7 @@ enum call_flag : u16 {
 	CALL_PENDING = 1 << 6, /* counted in `pending` of the export's evidence */
 	CALL_QUIET = 1 << 7, /* that it used no socket says nothing */
 	CALL_WROTE = 1 << 8, /* `sock` was written to */
+	CALL_ASIDE = 1 << 9, /* it began on a stack that is not its thread's own, where no return was probed */
 };
 
 enum go_flag : u8 {
@@ -424,7 +435,13 @@ struct goroutine_key {
 	u32 pad;
 };
 
-/* Processes of the command that wait for user space: who else is stopped has stopped by itself. */
+/* Threads that are to be seized, on their way to who does it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, HOLDS_BYTES);
+} holds SEC(".maps");
+
+/* Processes of the command that wait for SIGCONT: who else is stopped has stopped by itself. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);

@@ -7,15 +7,63 @@
 #include "path.bpf.h"
 #include "room.bpf.h"
 
-/* The current process waits until user space lets it go. 1: it will. */
-__noinline int stop_process(void)
+/*
+ * How often it is looked whether a thread is seized: some 50 us, which is longer than it takes. The verifier of 5.10
+ * walks each by itself.
+ */
+#define SEIZED_LOOKS 1024
+
+/* The current process is stopped by a signal. 1: it will. */
+static __always_inline int stop_process(u32 tgid)
 {
-	u32 tgid = current_id() >> 32, one = 1;
+	u32 one = 1;
 
 	/* Before the signal: whoever sees the process stopped sees why. */
 	bpf_map_update_elem(&stopped, &tgid, &one, BPF_ANY);
 	/* To this thread: sent to the process, another thread might stop first and this one go on. */
 	return !bpf_send_signal_thread(SIGSTOP);
+}
+
+/*
+ * A thread waits until user space lets it go on, before it runs any more of its program. 1: it will. `address`: of its
+ * task, which is the current one, or has not run yet. `time`: of the record that says why.
+ *
+ * A signal is seen by its parent and by whoever debugs it. So user space becomes its tracer for that time. Until that
+ * is done the current thread is kept here, if it does not take long. It does if user space is to run on this very
+ * processor: then it does so before any other thread does, since it runs with real-time priority.
+ */
+__noinline int hold_task(u64 address, u64 time)
+{
+	struct task_struct *task = (void *)address;
+	unsigned long jobctl = 0;
+	struct t2p_hold *hold;
+
+	if (hold_way == T2P_HOLD_BY_SIGNAL)
+		return address == bpf_get_current_task() && stop_process(tgid_of(task));
+	/* Who debugs it has it already. */
+	if (BPF_CORE_READ(task, ptrace))
+		return 0;
+	hold = bpf_ringbuf_reserve(&holds, sizeof(*hold), 0);
+	if (!hold)
+		return 0;
+	hold->tgid = tgid_of(task);
+	hold->tid = tid_of(task);
+	hold->time = time;
+	bpf_ringbuf_submit(hold, BPF_RB_FORCE_WAKEUP);
+	for (u32 i = 0; i < SEIZED_LOOKS; i++) {
+		BPF_CORE_READ_INTO(&jobctl, task, jobctl);
+		/* It takes time. */
+		bpf_ktime_get_ns();
+		if (jobctl & JOBCTL_TRAP_STOP)
+			break;
+	}
+	return 1;
+}
+
+/* The same of the current thread. */
+static __always_inline int hold_thread(u64 time)
+{
+	return hold_task(bpf_get_current_task(), time);
 }
 
 static __always_inline int uid_wanted(void)
@@ -243,7 +291,7 @@ static __always_inline void file_mapped(struct file *file)
 	note->file.time = bpf_ktime_get_ns();
 	note->file.inode = key.inode;
 	note->file.device = key.device;
-	note->file.stopped = stop && stop_process();
+	note->file.stopped = stop && hold_thread(note->file.time);
 	note->place = place_in_ring();
 	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
 }

@@ -473,7 +473,9 @@ static __always_inline int rustls_left(struct pt_regs *ctx)
 	struct process *process = call ? bpf_map_lookup_elem(&processes, &tgid) : NULL;
 	struct handle *handle;
 
-	if (!process || call->sp != PT_REGS_SP(ctx) - RETURN_POPS)
+	/* At a return instruction, or behind it. */
+	if (!process || (call->sp != PT_REGS_SP(ctx) + depth_of(attach_cookie(ctx)) &&
+			 call->sp != PT_REGS_SP(ctx) - RETURN_POPS))
 		return 0;
 	handle = find_handle(process->generation, call->handle);
 	if (handle) {

@@ -268,14 +268,14 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, u64 sp, int 
 	struct emission emission = {};
 
 	if (site == T2P_SITE_NEW)
-		return handle_made(PT_REGS_RC(ctx));
+		return handle_made(result_of(ctx));
 	if (site == T2P_SITE_NSS_IMPORT)
-		return nss_made(PT_REGS_RC(ctx));
+		return nss_made(result_of(ctx));
 	if (!leave(ctx, site, sp, &emission))
 		return 0;
 	emission.emit = unknown(emission.emit);
 	if (emission.emit & EMIT_RESULT)
-		return tell_result(emission.call, PT_REGS_RC(ctx));
+		return tell_result(emission.call, result_of(ctx));
 	if (internal_of(emission.call->function) || is_internal(emission.call->function))
 		compare(emission.call);
 	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN | EMIT_NAME))
@@ -293,9 +293,6 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, u64 sp, int 
 	return 0;
 }
 
-#define COOKIE_RETURN (1ULL << T2P_COOKIE_RETURN)
-#define COOKIE_ENTRY_ONLY (1ULL << T2P_COOKIE_ENTRY_ONLY)
-
 /* Whether a call that is followed began at `sp`. */
 static __noinline int is_call_at(u64 sp)
 {
@@ -307,13 +304,13 @@ static __noinline int is_call_at(u64 sp)
 	return 0;
 }
 
-/* Where the function began that returns here: a return probe is hit behind the return, others at it. */
+/* Where the function began that returns here. Return probes are hit behind the return, and so are others. */
 static __always_inline u64 began_at(struct pt_regs *ctx)
 {
-	u64 sp = PT_REGS_SP(ctx);
+	u64 sp = PT_REGS_SP(ctx), cookie = attach_cookie(ctx);
 
-	if (HAS_HELPER(get_attach_cookie) ? attach_cookie(ctx) & COOKIE_RETURN : is_call_at(sp))
-		return sp;
+	if (HAS_HELPER(get_attach_cookie) ? cookie & COOKIE_RETURN : is_call_at(sp))
+		return sp + depth_of(cookie);
 	return sp - RETURN_POPS;
 }
 

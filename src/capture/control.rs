@@ -12,11 +12,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::Say;
 use super::handover::Handover;
 use super::looker::{Look, Looked, Looker, PATIENCE, Sight};
-use super::minders::Minders;
 use super::reader::{Notice, RING_INTERVAL};
 use super::reasons::Reasons;
 use super::threads::{CLOCK_INTERVAL, Message};
 use super::vain::InVain;
+use super::waits::Waits;
 use crate::discover::process::process_facts;
 use crate::discover::{Bio, Found, InProcess};
 use crate::event::record::Counter;
@@ -30,7 +30,7 @@ use crate::kept::Kept;
 use crate::launch::Running;
 use crate::losses;
 use crate::printable;
-use crate::probe::{Gate, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
+use crate::probe::{Gate, Hold, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
@@ -56,8 +56,7 @@ pub(super) struct Control {
     ended: HashSet<ProcessKey>,
     /// Processes of whose BIO functions it was told that they are probed.
     told_of_bios: HashSet<ProcessKey>,
-    /// If there is a command.
-    minders: Option<Minders>,
+    waits: Waits,
     /// Why nothing is captured of targets.
     pub(super) reasons: Reasons,
     pub(super) kept: Kept,
@@ -76,7 +75,7 @@ impl Control {
         looker: Looker,
         handover: Arc<Handover>,
         say: Say,
-        minders: Option<Minders>,
+        waits: Waits,
         reasons: Reasons,
         kept: Kept,
     ) -> Control {
@@ -88,7 +87,7 @@ impl Control {
             say,
             ended: HashSet::new(),
             told_of_bios: HashSet::new(),
-            minders,
+            waits,
             reasons,
             kept,
             told_losses: (0, Instant::now()),
@@ -195,7 +194,7 @@ impl Control {
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look(Look::File(file)),
                 Ok(Message::Notice(Notice::NoSocket(seen))) if seen.other_stack => {
-                    self.look(Look::Stacks { process: seen.process, stopped: seen.stopped });
+                    self.look(Look::Stacks(seen));
                 }
                 Ok(Message::Notice(Notice::NoSocket(seen))) => self.look(Look::Bios(seen)),
                 Ok(Message::Looked(looked)) => self.looked(looked),
@@ -272,7 +271,8 @@ impl Control {
 
     /// What is to be done now and then.
     fn keep_house(&mut self) {
-        for pid in self.let_waiting_go(PATIENCE) {
+        for hold in self.let_waiting_go(PATIENCE) {
+            let pid = hold.pid;
             self.say.warn(&format!(
                 "process {pid} goes on: looking at a file that it has mapped takes longer than {} s. What it says over TLS until that is done is not captured",
                 PATIENCE.as_secs()
@@ -314,7 +314,7 @@ impl Control {
         while let Ok(message) = heard.recv() {
             match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
-                Message::Notice(Notice::NoSocket(seen)) if seen.stopped => self.let_go(seen.process.pid),
+                Message::Notice(Notice::NoSocket(seen)) => self.let_go_after(&Look::Bios(seen)),
                 Message::Signal(signal) if signal != SIGINT => running.forward(signal),
                 Message::Ended => break,
                 _ => {}
@@ -332,7 +332,7 @@ impl Control {
             || ring.is_finished(),
             |message| match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
-                Message::Notice(Notice::NoSocket(seen)) if seen.stopped => self.let_go(seen.process.pid),
+                Message::Notice(Notice::NoSocket(seen)) => self.let_go_after(&Look::Bios(seen)),
                 Message::Notice(Notice::Process(key)) => self.ask(key),
                 _ => {}
             },
@@ -353,9 +353,7 @@ impl Control {
         if self.looker.order(look) {
             return;
         }
-        if let Some(pid) = look.stopped() {
-            self.let_go(pid);
-        }
+        self.let_go_after(&look);
     }
 
     fn looked(&mut self, looked: Looked) {
@@ -365,21 +363,19 @@ impl Control {
                 self.found_in(&file, found);
             }
             (Some(Look::Bios(seen)), Sight::Bios(bios)) => self.probe_bio(&seen, bios),
-            (Some(Look::Stacks { process, stopped }), Sight::Found(found)) => {
-                self.follow_stacks(process, &found);
-                if stopped {
-                    self.let_go(process.pid);
-                }
+            (Some(look @ Look::Stacks(seen)), Sight::Found(found)) => {
+                self.follow_stacks(seen.process, &found);
+                self.let_go_after(&look);
             }
             _ => {}
         }
     }
 
     /// Lets those go on that have waited for a look for so long; who they are.
-    fn let_waiting_go(&mut self, waited: Duration) -> Vec<u32> {
-        let pids: Vec<u32> = std::iter::from_fn(|| self.looker.next_waiting(waited)).collect();
-        pids.iter().for_each(|pid| self.let_go(*pid));
-        pids
+    fn let_waiting_go(&mut self, waited: Duration) -> Vec<Hold> {
+        let holds: Vec<Hold> = std::iter::from_fn(|| self.looker.next_waiting(waited)).collect();
+        holds.iter().for_each(|hold| self.let_go(*hold));
+        holds
     }
 
     /// The capture ends: nothing is worth waiting for.
@@ -387,7 +383,7 @@ impl Control {
         for look in self.looker.give_up() {
             match look {
                 Look::File(file) => self.resume(&file),
-                other => other.stopped().into_iter().for_each(|pid| self.let_go(pid)),
+                other => self.let_go_after(&other),
             }
         }
     }
@@ -400,9 +396,7 @@ impl Control {
             if self.in_vain.count(file, Instant::now()) {
                 self.probe.mark_seen(file);
             }
-            if file.stopped {
-                self.let_go(file.pid);
-            }
+            self.let_go_after(&Look::File(*file));
             return;
         }
         // One whose mappings are hidden has no library to probe either.
@@ -451,9 +445,7 @@ impl Control {
                 "process {pid} encrypts into memory; its BIO functions cannot be probed: {error}"
             )),
         }
-        if seen.stopped {
-            self.let_go(pid);
-        }
+        self.let_go_after(&Look::Bios(*seen));
     }
 
     /// A process makes TLS calls on stacks of coroutines, where return probes do harm or none are.
@@ -471,8 +463,15 @@ impl Control {
     }
 
     fn tell_unfollowed(&self, functions: Vec<Unfollowed>) {
-        for (symbol, path, why) in functions {
-            self.say.detail(&format!("{symbol} of {path}: its calls by coroutines are not followed: {why}"));
+        for Unfollowed { function, path, why, moves_data } in functions {
+            if moves_data {
+                self.say.warn(&format!(
+                    "{function} of {path}: its calls are not captured, since it is not known where it returns: {why} \
+                     (--return-probes captures them)"
+                ));
+            } else {
+                self.say.detail(&format!("{function} of {path}: its return is not seen: {why}"));
+            }
         }
     }
 
@@ -489,19 +488,18 @@ impl Control {
 
     fn resume(&self, file: &FileSeen) {
         self.probe.mark_seen(file);
-        if file.stopped {
-            self.let_go(file.pid);
+        self.let_go_after(&Look::File(*file));
+    }
+
+    /// Lets the thread go on that waits for a look, if one does.
+    fn let_go_after(&self, look: &Look) {
+        if let Some(hold) = look.held() {
+            self.let_go(hold);
         }
     }
 
-    fn let_go(&self, pid: u32) {
-        if let Some(minders) = &self.minders {
-            minders.watch_those_of(pid);
-        }
-        self.probe.end_stop(pid);
-        // SAFETY: a plain system call. The pid is that of a process that the kernel side
-        // stopped because it belongs to the command; it stays stopped until this.
-        unsafe { libc::kill(pid as i32, libc::SIGCONT) };
+    fn let_go(&self, hold: Hold) {
+        self.waits.end(&self.probe, hold);
     }
 
     /// What stands at the end of the stream of events.

@@ -9,6 +9,7 @@ mod aside;
 mod control;
 mod given;
 mod handover;
+mod holder;
 mod looker;
 mod minders;
 mod reader;
@@ -16,7 +17,9 @@ mod reasons;
 mod setup;
 mod signals;
 mod threads;
+mod tracee;
 mod vain;
+mod waits;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,10 +32,10 @@ use self::control::Control;
 use self::given::Given;
 use self::handover::Handover;
 use self::looker::Looker;
-use self::minders::Minders;
 use self::reasons::Reasons;
 use self::signals::Signals;
 use self::threads::{MESSAGES, ReaderWatch, Waiting, Written, await_writer, spawn_ring, spawn_writer, watch};
+use self::waits::Waits;
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::Discovery;
 use crate::event::Event;
@@ -48,6 +51,7 @@ use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
 
 pub(crate) use self::setup::{format, longest_call, ports, refusal};
+pub(crate) use self::tracee::may_trace;
 
 /// Runs a capture until it is told to end.
 ///
@@ -69,12 +73,12 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     if reasons.are_wanted() {
         discovery = discovery.explaining();
     }
-    if !may_choose_returns() {
+    if config.return_probes && !may_choose_returns() {
         discovery = discovery.noticing_switchers();
     }
     let given = Given::of(&config.targets, say)?;
     let found = setup::libraries(config, &mut discovery, &say, &mut reasons)?;
-    let probe = setup::load(config)?;
+    let mut probe = setup::load(config)?;
     say.detail(&format!(
         "sockets are followed by {}; probes attach {}",
         probe.backend(),
@@ -127,12 +131,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let first = [Event::Start(setup::start(config, &probe, live)), Event::Clock(clocks())];
     first.iter().filter_map(encode).for_each(|record| handover.put_record(&record));
 
-    let stops =
-        |e| Failure::new(Exit::Io, format!("the table of stopped processes cannot be kept open: {e}"), "");
-    let minders = match &held {
-        Some(held) => Some(Minders::new(held.pid(), probe.stops().map_err(stops)?)),
-        None => None,
-    };
+    let waits = Waits::of(&mut probe, held.as_ref(), say)?;
+    let outlives = waits.outlive();
     // Those that run already may have connections whose socket only their records tell.
     let watched: Vec<_> = match &config.targets {
         Targets::Pids(pids) => pids.iter().map(|pid| (*pid, discovery.bios_of(*pid))).collect(),
@@ -140,7 +140,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     };
     let has_seen_switcher = discovery.has_seen_switcher();
     let looker = Looker::spawn(discovery, messages.clone())?;
-    let mut control = Control::new(probe, looker, handover, say, minders, reasons, kept);
+    let mut control = Control::new(probe, looker, handover, say, waits, reasons, kept);
     control.for_wireshark = config.for_wireshark;
     // Waiting for whoever reads the output may have taken long.
     given.gone().map_or(Ok(()), Err)?;
@@ -194,7 +194,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         privilege::as_user(|| setup::tell_ready(config))?;
     }
     signals.running();
-    let running = held.map(Held::release).transpose()?;
+    let running = held.map(|held| held.release(outlives)).transpose()?;
     given.watch(messages.clone());
     if let Some(running) = &running {
         watch(running, messages)?;

@@ -60,6 +60,7 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
         snaplen: config.snaplen,
         ring_bytes,
         wake_for_each: config.packet_buffered,
+        return_probes: config.return_probes,
         verbose: config.verbosity == Verbosity::Verbose,
     };
     Probe::load(&options).map_err(|error| refusal(&error))

@@ -35,6 +35,7 @@ use self::function::Family;
 use self::maps::MappedFile;
 use self::maps::Whereabouts;
 use self::reason::NotTls;
+use self::returns::{Return, Returns};
 
 /// Most files whose classification is remembered; beyond it the memory starts anew.
 const CACHE_MAX: usize = 1 << 14;
@@ -99,14 +100,6 @@ impl Found {
         likely::find(&self.file)
     }
 
-    /// File offsets of the RET instructions that end the functions at these file offsets.
-    ///
-    /// # Errors
-    /// For each function by itself: why they are not known.
-    pub fn returns(&self, functions: &[u64]) -> Vec<Result<Vec<u64>, returns::Unclear>> {
-        returns::find(&self.file, functions)
-    }
-
     /// Path that leads to the file as long as this value lives, whatever becomes of the process
     /// in which it was found and of the path there. For this process only.
     pub fn attach_path(&self) -> PathBuf {
@@ -121,6 +114,8 @@ pub struct Bio {
     pub write: u64,
     /// File offset of `BIO_read`.
     pub read: u64,
+    /// Where that returns; empty if it is not known.
+    pub returns: Vec<Return>,
     /// Path of their file for people to read.
     pub path: PathBuf,
     file: Arc<File>,
@@ -271,18 +266,20 @@ impl Discovery {
             if library.family != Some(Family::OpenSsl) {
                 continue;
             }
-            let own = library.bio.map(|(write, read)| Bio {
+            let of = |(write, read), returns: &Returns, path: &Path, file| Bio {
                 write,
                 read,
-                path: mapped.path.clone(),
+                returns: returns.of(read).unwrap_or_default().to_vec(),
+                path: path.to_owned(),
                 file: Arc::new(file),
-            });
+            };
+            let own = library.bio.map(|places| of(places, &library.returns, &mapped.path, file));
             let mut near = files.iter().filter(|f| is_crypto_of(f, mapped));
             let bio = own.or_else(|| {
                 near.find_map(|candidate| {
                     let file = candidate.open(pid).ok()?;
-                    let (write, read) = elf::bio(&file)?;
-                    Some(Bio { write, read, path: candidate.path.clone(), file: Arc::new(file) })
+                    let (places, returns) = elf::bio(&file)?;
+                    Some(of(places, &returns, &candidate.path, file))
                 })
             });
             bios.extend(bio.filter(|new| !bios.iter().any(|known| known.path == new.path)));

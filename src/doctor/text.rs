@@ -259,6 +259,10 @@ fn privileges(out: &mut String, report: &Report) {
     if own.seccomp {
         row("seccomp", "a filter is on this process: it may refuse bpf and perf_event_open");
     }
+    if let Some(why) = &own.no_tracing {
+        let text = "a command is stopped by signals while its files are looked at, which its parent sees";
+        row("tracing", &format!("refused ({why}): {text}"));
+    }
 }
 
 fn heading(out: &mut String, title: &str) {

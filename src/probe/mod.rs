@@ -11,6 +11,7 @@ mod layout;
 mod probation;
 mod programs;
 mod proving;
+mod returns;
 mod ring;
 mod room;
 mod sites;
@@ -41,7 +42,7 @@ use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, ProgramMut, ProgramType, Upr
 use self::probation::Probation;
 use self::programs::{AT_RETURN, Choice, Later};
 use self::proving::Trial;
-use self::sites::{Group, Kind, Programs, Site, sites};
+use self::sites::{Group, Kind, Programs, Role, Site};
 use self::skeleton::types::{self, process_flag, t2p_cookie_bit, t2p_gate, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
@@ -52,12 +53,12 @@ use crate::privilege::version;
 pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
 pub use self::ended::{Ended, Handle, exit_of, process_of};
-pub use self::proving::{News, described, note};
+pub use self::proving::{News, described, note, unseen_return};
+pub use self::returns::Unfollowed;
 #[cfg(test)]
 pub use self::ring::ring_of_file;
 pub use self::ring::{Record, Rings, Verdict, is_before, page_size};
-pub use self::stacks::Unfollowed;
-pub use self::stops::Stops;
+pub use self::stops::{Hold, HoldWay, Holds, Stops};
 pub use self::survey::Survey;
 
 /// What is captured, and how.
@@ -79,6 +80,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Wake the reader of the ring for each record, not when some have come together.
     pub wake_for_each: bool,
+    /// Use the kernel's return probes where functions return, which harm programs that unwind their stacks.
+    pub return_probes: bool,
     /// Show what libbpf has to say if nothing can be loaded.
     pub verbose: bool,
 }
@@ -128,7 +131,7 @@ pub enum Gate {
 pub enum Target {
     /// This process alone.
     Process,
-    /// A command that we started: its children are captured too, and each waits (SIGSTOP) while
+    /// A command that we started: its children are captured too, and each waits while
     /// a file that it is the first to map is looked at.
     Command,
 }
@@ -170,8 +173,10 @@ pub struct Probe {
     received: Option<Link>,
     /// Probes of return instructions, by process: see `stacks`.
     stacks: HashMap<ProcessKey, stacks::Followed>,
-    /// There are no return probes: see [`Probe::avoid_return_probes`].
+    /// There are no return probes of libraries in C, now or ever: see [`Probe::avoid_return_probes`].
     by_returns: bool,
+    /// There never are any.
+    without_return_probes: bool,
     /// What [`Probe::settle`] is to tell.
     unsaid: Vec<News>,
     /// So many of the links, the first, do not depend on a library.
@@ -231,8 +236,15 @@ struct Attached {
     found: Found,
     pid: i32,
     id: LibraryId,
-    /// With each, which group it belongs to, and whether it is anything but return probes.
-    links: Vec<(Group, bool, Link)>,
+    /// With each, which group it belongs to, and what it is for.
+    links: Vec<(Group, Role, Link)>,
+}
+
+impl Options {
+    /// Machine code is decoded for x86-64 only: elsewhere nobody knows where functions return.
+    fn avoids_return_probes(&self) -> bool {
+        cfg!(target_arch = "x86_64") && !self.return_probes
+    }
 }
 
 impl Probe {
@@ -265,7 +277,9 @@ impl Probe {
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_loop).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
         let ways: &[Programs] = match has_loop {
-            true if may_choose_returns() => &[Programs::Session, Programs::Bulk, each],
+            true if may_choose_returns() && !options.avoids_return_probes() => {
+                &[Programs::Session, Programs::Bulk, each]
+            }
             true => &[Programs::Bulk, each],
             false => &[each],
         };
@@ -363,10 +377,12 @@ impl Probe {
             bios: HashMap::new(),
             received: None,
             stacks: HashMap::new(),
-            by_returns: false,
+            by_returns: options.avoids_return_probes(),
+            without_return_probes: options.avoids_return_probes(),
             unsaid: Vec::new(),
             own_links: 0,
         };
+        probe.tell_by_returns();
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             if name.starts_with(IN_BIO)
@@ -481,7 +497,7 @@ impl Probe {
             if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
                 continue;
             }
-            if known.is_none() && !fresh && !self.by_returns {
+            if known.is_none() && !fresh && self.has_trials() {
                 self.begin_trial(found, id);
             }
             match self.attach_in(found, id, pid) {
@@ -521,8 +537,10 @@ impl Probe {
     ) -> Result<(Attached, Vec<Unfollowed>), libbpf_rs::Error> {
         self.begin_probation(found, id, pid)?;
         let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
-        let unclear = if self.by_returns { self.exchange(&mut attached)? } else { Vec::new() };
-        for run in sites(&found.library, self.programs).chunk_by(together(self.programs)) {
+        let is_wanted = |group| self.is_wanted(id, group);
+        let unclear =
+            if self.by_returns { self.probe_returns(&mut attached, is_wanted)? } else { Vec::new() };
+        for run in self.sites_of(found).chunk_by(together(self.programs)) {
             if self.is_wanted(id, run[0].group) {
                 self.attach_run(&mut attached, run)?;
             }
@@ -535,10 +553,9 @@ impl Probe {
         let path = attached.found.attach_path();
         let is_return_probe = self.programs.is_return_probe(&run[0]);
         // Nothing yields inside the functions of rustls.
-        let is_rustls = run[0].kind == Kind::Rustls;
-        let beside = self.beside.get(&attached.id).filter(|_| is_rustls);
-        let id = self.cookie_of(*beside.unwrap_or(&attached.id));
-        if is_return_probe && self.by_returns && !is_rustls {
+        let stays = run[0].kind == Kind::Rustls && !self.without_return_probes;
+        let id = self.number_of(attached.id, run[0].kind);
+        if is_return_probe && self.by_returns && !stays {
             return Ok(());
         }
         let link = match (self.programs, run) {
@@ -554,8 +571,15 @@ impl Probe {
             }
             _ => unreachable!("one by one"),
         };
-        attached.links.push((run[0].group, !is_return_probe || is_rustls, link));
+        let role = if is_return_probe && !stays { Role::ReturnProbe } else { Role::Entry };
+        attached.links.push((run[0].group, role, link));
         Ok(())
+    }
+
+    /// The number by which programs know a library, or the rustls beside it.
+    fn number_of(&self, id: LibraryId, kind: Kind) -> LibraryId {
+        let beside = self.beside.get(&id).filter(|_| kind == Kind::Rustls);
+        self.cookie_of(*beside.unwrap_or(&id))
     }
 
     /// Attaches entries only, or returns only.

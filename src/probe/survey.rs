@@ -109,6 +109,7 @@ fn options(pids: &[u32]) -> Options {
         snaplen: None,
         ring_bytes: u32::try_from(page_size()).unwrap_or(4096),
         wake_for_each: false,
+        return_probes: false,
         verbose: false,
     }
 }
