@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use crate::printable;
 use crate::sink;
 
+/// What is said of [`Cut::Output`]: how much of it has reached the file, only the file tells.
+const FAILED: &str = "lost: what came after writing failed, amount unknown; the numbers above include it\n";
+
 /// Least time between two states of the line.
 const INTERVAL: Duration = Duration::from_millis(200);
 
@@ -324,7 +327,7 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
         Some(Cut::Recording) => {
             text.push_str("lost: what the recording does not hold any more, amount unknown\n");
         }
-        Some(Cut::Output) => text.push_str("lost: what came after writing failed, amount unknown\n"),
+        Some(Cut::Output) => text.push_str(FAILED),
         Some(Cut::Hastened) => {
             text.push_str("lost: the end of the capture, given up at a second signal, amount unknown\n");
         }
@@ -349,7 +352,8 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
         } else {
             ""
         };
-        let _ = writeln!(text, "written to {}{without}", file.display());
+        let partly = if numbers.cut_short == Some(Cut::Output) { "partly " } else { "" };
+        let _ = writeln!(text, "{partly}written to {}{without}", file.display());
     }
     text
 }
@@ -561,7 +565,7 @@ written to out.pcapng
         );
         for (cut, file, expected) in [
             (Cut::Recording, None, "lost: what the recording does not hold any more, amount unknown"),
-            (Cut::Output, None, "lost: what came after writing failed, amount unknown"),
+            (Cut::Output, None, FAILED.trim_end()),
             (
                 Cut::Hastened,
                 None,

@@ -186,11 +186,11 @@ fn scattered(run: u32, below: u64) -> u64 {
     (x ^ x >> 31) % below
 }
 
-/// T2P_KILLS: how often (10).
+/// T2P_KILLS: how often (6).
 #[test]
 fn nothing_is_left_by_a_tls2pcap_that_is_killed() {
     let test = begin!();
-    let kills = std::env::var("T2P_KILLS").map_or(10, |n| n.parse().unwrap());
+    let kills = std::env::var("T2P_KILLS").map_or(6, |n| n.parse().unwrap());
     let dir = test.folder("files");
     fs::copy("/bin/true", format!("{dir}/tool")).unwrap();
     for run in 0..kills {
