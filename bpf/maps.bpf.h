@@ -322,6 +322,13 @@ struct process {
 	u32 taken[ROOMS];
 };
 
+/* A library that is probed in a process, of several any. */
+struct held_library {
+	u64 inode;
+	u32 device;
+	u32 pad;
+};
+
 /* The first bytes of the body of a TLS record that no other record begins with. */
 #define RECORD_BODY 24
 struct record_key {
@@ -400,10 +407,30 @@ struct loss {
 	u64 bytes;
 };
 
+/* Not enough by itself: numbers of inodes come again, and subvolumes of btrfs share them. */
 struct file_key {
 	u64 inode;
 	u32 device;
 	u32 pad;
+};
+
+enum file_state {
+	FILE_ASKED = 0, /* user space was told of it, and has not looked at it yet */
+	FILE_PLAIN = 1, /* there is nothing in it to probe */
+	FILE_LIBRARY = 2, /* each process of the command that maps it has to get its own probes */
+};
+
+struct seen_file {
+	u64 stamp; /* of the state that the file was in: see stamp_of */
+	u64 told; /* when user space was told of it last: with this it says which state it has looked at */
+	enum file_state state;
+	u32 pad;
+};
+
+struct probed_key {
+	u64 inode;
+	u32 device;
+	u32 tgid;
 };
 
 /* Records on their way to user space. Its size is set before loading. */
@@ -541,13 +568,35 @@ struct {
 	__type(value, struct process);
 } processes SEC(".maps");
 
-/* Files that user space has looked at, and marks here. LRU: forgetting one costs a second look. */
+/* Files that user space was told of. It notes what it has found there. LRU: forgetting one costs a second look. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, struct file_key);
-	__type(value, u32);
+	__type(value, struct seen_file);
 } files SEC(".maps");
+
+/*
+ * Libraries that are probed in a process of the command → generation of that process. User space makes the entries,
+ * and takes them away. LRU: one that is forgotten costs a second look.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct probed_key);
+	__type(value, u64);
+} probed SEC(".maps");
+
+/*
+ * tgid → what is probed in a process that was given, or in one of a command. User space makes the entries; they go with
+ * the program. LRU: a child of one that is forgotten gets probes with the next library that it maps.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u32);
+	__type(value, struct held_library);
+} held SEC(".maps");
 
 static __always_inline u64 cookie_of(u32 library, u32 site)
 {
