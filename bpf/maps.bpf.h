@@ -48,6 +48,24 @@ volatile enum t2p_gate ready;
 /* A probe of user space's own was hit. */
 volatile u32 self_seen;
 
+/* Tables of which no process and no user may take all the room: see room.bpf.h. */
+enum room {
+	ROOM_HANDLES,
+	ROOM_THREADS,
+	ROOM_GOROUTINES,
+	ROOM_RUSTLS,
+	ROOM_SOCKETS,
+};
+#define ROOMS 8 /* a power of two, so that the verifier sees that a number is below it */
+
+/* Users share a row if their numbers end in the same bits. */
+#define ROOM_USERS 256
+
+/* Entries of each table: the most, in all, and of each row of users. */
+const volatile u32 room_size[ROOMS];
+u32 room_taken[ROOMS];
+u32 room_of_users[ROOM_USERS][ROOMS];
+
 const volatile u32 never; /* 0 */
 
 /* Holds no program: see PLAIN_STACK. */
@@ -188,12 +206,13 @@ struct call {
 /* The calls of one thread, of one goroutine, or on one stack, outermost first. */
 struct thread {
 	u64 depth;
-	u64 process; /* of a goroutine or a stack: generation of its process; of a thread: 0 */
+	u64 process; /* generation */
 	u64 todo, done; /* bytes of the call that just returned: to be emitted, and emitted */
 	u64 bio_sp; /* a BIO_read in progress inside a TLS call; 0: none */
 	u64 bio_buf;
 	u32 bio_header; /* the last one read the first five bytes of a record: its length and type */
-	u32 pad;
+	u16 user; /* in whose room it stands: struct process */
+	u16 of_stack; /* not of a thread or goroutine */
 	u64 own_low, own_high; /* bounds of the thread's own stack, as far as they are known */
 	struct call calls[CALL_DEPTH];
 };
@@ -252,6 +271,7 @@ struct handle {
 	/* By direction: a lost call is still to be told, the ring had no room. Each written by one thread at a time. */
 	u8 lost[2];
 	u16 name_len; /* of the text at `name_at`; 0: up to the NUL */
+	u32 user; /* in whose room it stands: struct process */
 	u64 name_at; /* the server's name, which could not be read when the program told it; 0: none */
 	/* rustls, see rustls.bpf.h: */
 	u64 next_seq; /* number of the next record */
@@ -260,9 +280,12 @@ struct handle {
 
 struct socket_state {
 	u64 generation;
+	u64 process; /* generation of the process that it counts for */
+	u32 tgid;
 	u32 data_segs; /* received when this side's FIN was sent */
 	u8 fin; /* the peer's FIN has come, and it is not told yet that it is read */
-	u8 pad[3];
+	u8 user; /* in whose room it stands: struct process */
+	u8 pad[6];
 };
 
 /* The handles of rustls that have a socket, by direction; 0: none. */
@@ -295,6 +318,8 @@ struct process {
 	u64 generation;
 	enum process_flag flags;
 	u32 idle; /* calls of its BIO functions since one told a socket */
+	u32 user; /* row of its user in room_of_users */
+	u32 taken[ROOMS];
 };
 
 /* A library that is probed in a process, of several any. */
@@ -326,6 +351,7 @@ struct record_socket {
 
 /* A call of rustls in progress. */
 struct rustls_call {
+	u64 process; /* generation */
 	u64 sp; /* at entry */
 	u64 handle;
 	u64 entered;
@@ -340,7 +366,7 @@ struct rustls_call {
 	u8 kind; /* enum t2p_rustls_flag */
 	u8 type; /* of the record's content, RUSTLS_*; of TLS 1.3 when it is decrypted: not known yet */
 	u8 understood; /* the arguments are what they are taken for */
-	u8 pad;
+	u8 user; /* in whose room it stands: struct process */
 	u64 seen; /* bytes in the slices that were looked at */
 	struct t2p_data data;
 };

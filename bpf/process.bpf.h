@@ -5,6 +5,7 @@
 
 #include "emit.bpf.h"
 #include "path.bpf.h"
+#include "room.bpf.h"
 
 /*
  * How often it is looked whether a thread is seized: some 50 us, which is longer than it takes. The verifier of 5.10
@@ -107,6 +108,7 @@ __noinline int emit_process(void)
 
 	if (!process)
 		return 0;
+	process->user = bpf_get_current_uid_gid() & (ROOM_USERS - 1);
 	record = room_for_process();
 	if (!record) {
 		/* The next call introduces it. */
@@ -135,6 +137,16 @@ __noinline int emit_process(void)
 	return 0;
 }
 
+/* The current process is seen for the first time. Not inlined: old kernels have little stack. */
+__noinline int meet_process(u32 tgid)
+{
+	struct process new = { .generation = bpf_ktime_get_ns() };
+
+	new.flags = uid_wanted() ? PROCESS_TARGET : PROCESS_IGNORED;
+	/* Another thread may be first: then its entry is the one. */
+	return bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
+}
+
 /* The current process if it is captured, else NULL. */
 static __always_inline struct process *current_process(void)
 {
@@ -142,13 +154,9 @@ static __always_inline struct process *current_process(void)
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
 	if (!process) {
-		struct process new = { .generation = bpf_ktime_get_ns() };
-
 		if (targets_only || tgid == own_tgid || !tgid)
 			return NULL;
-		new.flags = uid_wanted() ? PROCESS_TARGET : PROCESS_IGNORED;
-		/* Another thread may be first: then its entry is the one. */
-		bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
+		meet_process(tgid);
 		process = bpf_map_lookup_elem(&processes, &tgid);
 		if (!process) {
 			lost(0, T2P_COUNT_PROCESSES_FULL, 0);
@@ -274,11 +282,13 @@ static __always_inline void process_execed(u32 before)
 
 	if (!process)
 		return;
-	bpf_map_delete_elem(&threads, &id);
+	forget_calls(id, tgid);
 	/* In another namespace user space finds it, once the process has ended. */
 	id = (u64)tgid << 32 | before;
-	bpf_map_delete_elem(&threads, &id);
+	forget_calls(id, tgid);
 	emit_exit(process);
+	for (int i = 0; i < ROOMS; i++)
+		process->taken[i] = 0;
 	process->generation = bpf_ktime_get_ns();
 	bpf_map_delete_elem(&held, &tgid);
 	process->flags &= ~(PROCESS_TOLD | PROCESS_UNTOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_STACKS_TOLD |

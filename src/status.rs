@@ -185,11 +185,17 @@ impl Reason {
             Reason::ReadBeforeAttach => ("read", "reads", "already waiting when the capture began"),
             Reason::Unfinished => ("call", "calls", "the return was not seen"),
             Reason::Depth => ("call", "calls", "nested too deep"),
-            Reason::ThreadsFull => ("call", "calls", "too many threads in TLS calls at once"),
+            Reason::ThreadsFull => {
+                ("call", "calls", "its process or user had its share of all threads in TLS calls")
+            }
             Reason::OtherStack => ("call", "calls", "made by coroutines before their returns were probed"),
-            Reason::HandlesFull => ("call", "calls", "too many TLS handles at once"),
+            Reason::HandlesFull => ("call", "calls", "its process or user had its share of all TLS handles"),
             Reason::ProcessesFull => ("call", "calls", "too many processes at once"),
-            Reason::SocketsFull => ("call", "calls", "too many sockets at once, the addresses are not known"),
+            Reason::SocketsFull => (
+                "call",
+                "calls",
+                "its process or user had its share of all sockets; the addresses are not known",
+            ),
             Reason::ConnectionsFull => ("connection", "connections", "too many at once"),
             Reason::Late => ("data record", "data records", "moved after the end of the connection"),
             Reason::MissedRuns => ("probe run", "probe runs", "skipped by the kernel"),

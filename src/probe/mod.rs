@@ -16,6 +16,7 @@ mod programs;
 mod proving;
 mod returns;
 mod ring;
+mod room;
 mod sites;
 mod stacks;
 mod stops;
@@ -374,6 +375,7 @@ impl Probe {
             *knob = *uid;
         }
         knobs.uid_count = options.uids.len() as u32;
+        room::prepare(&mut open).map_err(failed("sizing the tables"))?;
         let bio_in_bulk = bio::in_bulk(options, programs);
         let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
         open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;

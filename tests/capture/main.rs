@@ -37,6 +37,7 @@ mod rewritten;
 mod rights;
 mod rustls;
 mod shared;
+mod shares;
 mod signals;
 mod sites;
 mod r#static;
