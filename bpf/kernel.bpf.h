@@ -110,9 +110,28 @@ struct super_block {
 	u32 s_dev;
 };
 
+struct timespec64 {
+	s64 tv_sec;
+	long tv_nsec;
+};
+
 struct inode {
 	struct super_block *i_sb;
 	unsigned long i_ino;
+	s64 i_size;
+	u32 i_generation;
+	/* When it was changed last; from Linux 6.11 on. */
+	s64 i_ctime_sec;
+	u32 i_ctime_nsec;
+};
+
+/* From Linux 6.6 on. */
+struct inode___before_6_11 {
+	struct timespec64 __i_ctime;
+};
+
+struct inode___before_6_6 {
+	struct timespec64 i_ctime;
 };
 
 struct dentry {

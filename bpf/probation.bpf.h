@@ -159,7 +159,7 @@ __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 
 	if (!writing && !by_returns && (process->flags & PROCESS_STACKS))
 		return -1;
 	seen = bpf_map_lookup_elem(&evidence, &key);
-	handle = find_handle(process, address);
+	handle = find_handle(process->generation, address);
 	flow = handle ? flow_of(handle, address) : NULL;
 	if (!seen || !flow || seen->disagreed)
 		return -1;

@@ -5,6 +5,7 @@
 
 #include "emit.bpf.h"
 #include "path.bpf.h"
+#include "room.bpf.h"
 
 /*
  * How often it is looked whether a thread is seized: some 50 us, which is longer than it takes. The verifier of 5.10
@@ -107,6 +108,7 @@ __noinline int emit_process(void)
 
 	if (!process)
 		return 0;
+	process->user = bpf_get_current_uid_gid() & (ROOM_USERS - 1);
 	record = room_for_process();
 	if (!record) {
 		/* The next call introduces it. */
@@ -135,6 +137,16 @@ __noinline int emit_process(void)
 	return 0;
 }
 
+/* The current process is seen for the first time. Not inlined: old kernels have little stack. */
+__noinline int meet_process(u32 tgid)
+{
+	struct process new = { .generation = bpf_ktime_get_ns() };
+
+	new.flags = uid_wanted() ? PROCESS_TARGET : PROCESS_IGNORED;
+	/* Another thread may be first: then its entry is the one. */
+	return bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
+}
+
 /* The current process if it is captured, else NULL. */
 static __always_inline struct process *current_process(void)
 {
@@ -142,13 +154,9 @@ static __always_inline struct process *current_process(void)
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
 	if (!process) {
-		struct process new = { .generation = bpf_ktime_get_ns() };
-
 		if (targets_only || tgid == own_tgid || !tgid)
 			return NULL;
-		new.flags = uid_wanted() ? PROCESS_TARGET : PROCESS_IGNORED;
-		/* Another thread may be first: then its entry is the one. */
-		bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
+		meet_process(tgid);
 		process = bpf_map_lookup_elem(&processes, &tgid);
 		if (!process) {
 			lost(0, T2P_COUNT_PROCESSES_FULL, 0);
@@ -162,19 +170,67 @@ static __always_inline struct process *current_process(void)
 	return process;
 }
 
+/* Tells user space of a file that a process has mapped. NULL: there is no room. */
+static __always_inline struct t2p_noted_file *note_file(u32 tgid, u32 tid, u64 generation, u64 inode, u32 device)
+{
+	struct t2p_noted_file *note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
+
+	if (!note) {
+		lost(generation, T2P_COUNT_NOTICE_LOST, 0);
+		return NULL;
+	}
+	head(&note->file.head, T2P_FILE, generation, 0);
+	note->file.head.tgid = tgid;
+	note->file.head.tid = tid;
+	note->file.time = bpf_ktime_get_ns();
+	note->file.inode = inode;
+	note->file.device = device;
+	note->file.stopped = 0;
+	note->place = place_in_ring();
+	return note;
+}
+
+/*
+ * A child has its parent's libraries, and breakpoints in them, but its calls are not followed: each process has
+ * probes of its own. So it waits before its first instruction until user space has set those, as if it had mapped a
+ * library anew.
+ */
 static __always_inline void process_forked(struct task_struct *parent, struct task_struct *child)
 {
 	u32 from = tgid_of(parent), to = tgid_of(child);
 	struct process *process, new = { .generation = bpf_ktime_get_ns() };
+	struct held_library *library;
+	struct t2p_noted_file *note;
+	u32 follows;
 
 	if (from == to)
 		return;
 	process = bpf_map_lookup_elem(&processes, &from);
-	if (!process || !(process->flags & PROCESS_FOLLOW))
+	if (!process)
 		return;
-	new.flags = process->flags & (PROCESS_TARGET | PROCESS_FOLLOW | PROCESS_STOP);
-	if (bpf_map_update_elem(&processes, &to, &new, BPF_ANY))
-		count(T2P_COUNT_PROCESSES_FULL, 1);
+	library = ready == T2P_GATE_OPEN ? bpf_map_lookup_elem(&held, &from) : NULL;
+	/* One that shares its parent's memory until it calls exec makes no TLS calls. */
+	if (library && BPF_CORE_READ(child, mm) == BPF_CORE_READ(parent, mm))
+		library = NULL;
+	follows = process->flags & PROCESS_FOLLOW;
+	if (follows) {
+		new.flags = process->flags & (PROCESS_TARGET | PROCESS_FOLLOW | PROCESS_STOP);
+		if (bpf_map_update_elem(&processes, &to, &new, BPF_ANY)) {
+			count(T2P_COUNT_PROCESSES_FULL, 1);
+			return;
+		}
+	}
+	if (!library)
+		return;
+	/* A child that is no target: user space takes the breakpoints away that it has got. */
+	note = follows ? note_file(to, tid_of(child), new.generation, library->inode, library->device) :
+			 note_file(from, from, process->generation, library->inode, library->device);
+	if (!note)
+		return;
+	/* Which is the child: read as a number. */
+	note->file.stopped = (new.flags & PROCESS_STOP) &&
+			     hold_task((u64)BPF_CORE_READ(child, group_leader), note->file.time);
+	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
 }
 
 /* The ring has no room for the end of a process, without which its handles stay in the table. */
@@ -226,12 +282,15 @@ static __always_inline void process_execed(u32 before)
 
 	if (!process)
 		return;
-	bpf_map_delete_elem(&threads, &id);
+	forget_calls(id, tgid);
 	/* In another namespace user space finds it, once the process has ended. */
 	id = (u64)tgid << 32 | before;
-	bpf_map_delete_elem(&threads, &id);
+	forget_calls(id, tgid);
 	emit_exit(process);
+	for (int i = 0; i < ROOMS; i++)
+		process->taken[i] = 0;
 	process->generation = bpf_ktime_get_ns();
+	bpf_map_delete_elem(&held, &tgid);
 	process->flags &= ~(PROCESS_TOLD | PROCESS_UNTOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_STACKS_TOLD |
 			    PROCESS_RUSTLS);
 	if (!targets_only) {
@@ -249,40 +308,83 @@ static __always_inline void process_exited(void)
 	if (!process)
 		return;
 	emit_exit(process);
+	bpf_map_delete_elem(&held, &tgid);
 	bpf_map_delete_elem(&processes, &tgid);
 }
 
 /*
- * Tells user space of a file that it has not looked at yet; the command's own tree waits until it
- * has. User space marks the file as seen, so that whoever maps it meanwhile waits too.
+ * What changes when a file is written anew, or another gets its inode. Nobody can set the time of its last change. User
+ * space computes it too, in stamp_of in probe/files.rs.
+ */
+static __noinline u64 stamp_of(u64 address)
+{
+	struct inode *inode = (void *)address;
+	struct inode___before_6_11 *former = (void *)address;
+	struct inode___before_6_6 *old = (void *)address;
+	u64 seconds = 0, nanoseconds = 0;
+
+	if (bpf_core_field_exists(inode->i_ctime_sec)) {
+		seconds = BPF_CORE_READ(inode, i_ctime_sec);
+		/* The highest bit says whether somebody has asked for it: from Linux 6.13 on. */
+		nanoseconds = BPF_CORE_READ(inode, i_ctime_nsec) & ~(1U << 31);
+	} else if (bpf_core_field_exists(former->__i_ctime)) {
+		seconds = BPF_CORE_READ(former, __i_ctime.tv_sec);
+		nanoseconds = BPF_CORE_READ(former, __i_ctime.tv_nsec);
+	} else if (bpf_core_field_exists(old->i_ctime)) {
+		seconds = BPF_CORE_READ(old, i_ctime.tv_sec);
+		nanoseconds = BPF_CORE_READ(old, i_ctime.tv_nsec);
+	}
+	/* Odd constants: what differs in one of them does not vanish among the others. */
+	return (seconds << 30 ^ nanoseconds) + BPF_CORE_READ(inode, i_size) * 0x9e3779b97f4a7c15ULL +
+	       BPF_CORE_READ(inode, i_generation) * 0xc2b2ae3d27d4eb4fULL;
+}
+
+/* Whether a library that is known is probed in this process already, or needs not be by itself. */
+static __noinline int is_probed(struct process *process, struct file_key *file)
+{
+	struct probed_key key = { .inode = file->inode, .device = file->device, .tgid = current_id() >> 32 };
+	u64 *generation;
+
+	if (!process || !(process->flags & PROCESS_FOLLOW))
+		return 1;
+	generation = bpf_map_lookup_elem(&probed, &key);
+	return generation && *generation == process->generation;
+}
+
+/*
+ * Tells user space of a file that it has not looked at yet, or has to probe in this process; the command's own tree
+ * waits until it has. User space notes what it has found, so that whoever maps the file meanwhile waits too.
  */
 static __always_inline void file_mapped(struct file *file)
 {
 	u32 tgid = current_id() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct seen_file *seen, now = {};
 	struct file_key key = {};
 	struct t2p_noted_file *note;
-	u32 stop;
 
 	if (targets_only && !process)
 		return;
 	key.inode = BPF_CORE_READ(file, f_inode, i_ino);
 	key.device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
-	if (!key.inode || bpf_map_lookup_elem(&files, &key))
+	if (!key.inode)
 		return;
+	now.stamp = stamp_of((u64)BPF_CORE_READ(file, f_inode));
+	seen = bpf_map_lookup_elem(&files, &key);
+	if (seen && seen->stamp == now.stamp &&
+	    (seen->state == FILE_PLAIN || (seen->state == FILE_LIBRARY && is_probed(process, &key))))
+		return;
+	note = note_file(tgid, (u32)current_id(), process ? process->generation : 0, key.inode, key.device);
+	if (!note)
+		return;
+	now.told = note->file.time;
+	if (!seen || seen->stamp != now.stamp)
+		bpf_map_update_elem(&files, &key, &now, BPF_ANY);
+	else if (seen->state == FILE_ASKED)
+		seen->told = now.told;
 	/* Only while somebody is there to let it go on. */
-	stop = ready == T2P_GATE_OPEN && process && (process->flags & PROCESS_STOP);
-	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
-	if (!note) {
-		lost(process ? process->generation : 0, T2P_COUNT_NOTICE_LOST, 0);
-		return;
-	}
-	head(&note->file.head, T2P_FILE, process ? process->generation : 0, 0);
-	note->file.time = bpf_ktime_get_ns();
-	note->file.inode = key.inode;
-	note->file.device = key.device;
-	note->file.stopped = stop && hold_thread(note->file.time);
-	note->place = place_in_ring();
+	note->file.stopped = ready == T2P_GATE_OPEN && process && (process->flags & PROCESS_STOP) &&
+			     hold_thread(note->file.time);
 	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
 }
 

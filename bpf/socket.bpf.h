@@ -271,16 +271,23 @@ static __always_inline int is_closed(u64 sk)
 static __always_inline u64 socket_generation(u64 sk, u64 process)
 {
 	struct socket_state *state = bpf_map_lookup_elem(&sockets, &sk);
-	struct socket_state new = { .generation = bpf_ktime_get_ns() };
+	struct socket_state new = { .generation = bpf_ktime_get_ns(), .process = process };
+	u32 user;
 
 	if (state)
 		return state->generation;
 	if (is_closed(sk))
 		return 0;
+	new.tgid = current_id() >> 32;
+	user = take_room(new.tgid, ROOM_SOCKETS);
+	if (!user) {
+		lost(process, T2P_COUNT_SOCKETS_FULL, 0);
+		return 0;
+	}
+	new.user = user - 1;
 	if (bpf_map_update_elem(&sockets, &sk, &new, BPF_NOEXIST)) {
+		give_room(process, new.tgid, new.user, ROOM_SOCKETS);
 		state = bpf_map_lookup_elem(&sockets, &sk);
-		if (!state)
-			lost(process, T2P_COUNT_SOCKETS_FULL, 0);
 		return state ? state->generation : 0;
 	}
 	return new.generation;
@@ -308,7 +315,7 @@ static __noinline int bury(u64 address, u64 generation, u32 tgid)
 	key.tgid = old.tgid;
 	handle = bpf_map_lookup_elem(&handles, &key);
 	if (handle && handle->sock_generation == old.sock_generation)
-		bpf_map_delete_elem(&handles, &key);
+		forget_handle(old.address, old.tgid);
 	return bpf_map_push_elem(&graves, &grave, 0);
 }
 
@@ -360,7 +367,7 @@ static __always_inline void socket_state_changed(struct sock *sk, u32 before, u3
 		return;
 	}
 	bury_sides(key);
-	bpf_map_delete_elem(&sockets, &key);
+	forget_socket(key);
 	if (!tell_end(sk, generation, before, after, flags) && !keep_socket(sk, generation, before, after, flags))
 		count(T2P_COUNT_FACT_LOST, 1);
 }

@@ -147,23 +147,36 @@ static __noinline struct thread *calls_at(u64 sp)
 static __noinline struct thread *calls_for(struct process *process, u64 sp, u32 other)
 {
 	u64 key = other ? stack_key(sp) : current_id();
+	u32 tgid = current_id() >> 32, user;
 	struct thread *calls = other ? calls_on_stack(sp) : bpf_map_lookup_elem(&threads, &key);
 
-	if (calls && (!other || calls->process == process->generation))
+	if (calls && calls->process == process->generation)
 		return calls;
-	bpf_map_update_elem(&threads, &key, &no_thread, other ? BPF_ANY : BPF_NOEXIST);
+	forget_calls(key, tgid);
+	user = take_room(tgid, ROOM_THREADS);
+	if (!user)
+		return NULL;
+	if (bpf_map_update_elem(&threads, &key, &no_thread, BPF_NOEXIST)) {
+		give_room(process->generation, tgid, user - 1, ROOM_THREADS);
+		return NULL;
+	}
 	calls = bpf_map_lookup_elem(&threads, &key);
-	if (calls && other)
+	if (calls) {
 		calls->process = process->generation;
+		calls->user = user - 1;
+		calls->of_stack = other != 0;
+	}
 	return calls;
 }
 
-/* The outermost call of a stack is over, and began at `sp`. */
-static __noinline int forget_stack(u64 sp)
+/* The outermost call of a thread or stack is over, and began at `sp`. */
+static __noinline int calls_over(u64 sp, u32 of_stack)
 {
-	u64 key = stack_key(sp);
+	u64 id = current_id();
 
-	return bpf_map_delete_elem(&threads, &key);
+	if (!of_stack)
+		return forget_calls(id, id >> 32);
+	return forget_calls(stack_key(sp), id >> 32);
 }
 
 /*

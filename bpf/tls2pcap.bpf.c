@@ -502,6 +502,7 @@ enum t2p_limit type_limit;
 enum t2p_cookie_bit type_cookie_bit;
 enum t2p_value type_value;
 enum t2p_stack_key type_stack_key;
+enum room type_room;
 enum t2p_handle_bit type_handle_bit;
 enum t2p_site type_site;
 enum t2p_rustls_flag type_rustls_flag;

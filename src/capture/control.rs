@@ -17,7 +17,7 @@ use super::reasons::Reasons;
 use super::threads::{CLOCK_INTERVAL, Message};
 use super::vain::InVain;
 use super::waits::Waits;
-use crate::discover::process::process_facts;
+use crate::discover::process::{self, process_facts};
 use crate::discover::{Bio, Found, InProcess};
 use crate::event::record::Counter;
 use crate::event::record::encode;
@@ -97,8 +97,8 @@ impl Control {
         }
     }
 
-    /// Probes a library; whether that is done only now.
-    pub(super) fn attach(&mut self, found: &Found) -> Result<bool, Failure> {
+    /// Probes a library, of a command in this process; whether that is done only now.
+    pub(super) fn attach(&mut self, found: &Found, process: Option<u32>) -> Result<bool, Failure> {
         let libraries = self.probe.new_libraries(found);
         for library in &libraries {
             self.tell(Event::Library(library.clone()));
@@ -106,8 +106,8 @@ impl Control {
         if let Some(library) = libraries.first().filter(|_| found.library.has_to_prove_itself()) {
             self.tell(Event::Verdict(library.id, Verdict::Pending));
         }
-        match self.probe.attach(found) {
-            Ok(unclear) => {
+        match self.probe.attach(found, process) {
+            Ok((fresh, unclear)) => {
                 let symbols = &found.library.named_by;
                 for library in &libraries {
                     self.say.detail(&format!(
@@ -116,12 +116,13 @@ impl Control {
                         library.version
                     ));
                 }
-                let is_new = !libraries.is_empty();
-                if is_new && self.say.is_verbose() {
-                    described(found).iter().for_each(|line| self.say.detail(line));
+                if !libraries.is_empty() {
+                    if self.say.is_verbose() {
+                        described(found).iter().for_each(|line| self.say.detail(line));
+                    }
+                    self.tell_unfollowed(unclear);
                 }
-                self.tell_unfollowed(unclear);
-                Ok(is_new)
+                Ok(fresh)
             }
             Err(error) => {
                 let denied = is_denied(&error);
@@ -198,6 +199,7 @@ impl Control {
                 }
                 Ok(Message::Notice(Notice::NoSocket(seen))) => self.look(Look::Bios(seen)),
                 Ok(Message::Looked(looked)) => self.looked(looked),
+                Ok(Message::FileWanted) => self.yield_files(),
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
                     self.told_of_bios.remove(&key);
@@ -278,6 +280,8 @@ impl Control {
                 PATIENCE.as_secs()
             ));
         }
+        self.probe.let_go();
+        self.probe.disinherit();
         self.probe.stop_watching();
         while let Some(file) = self.in_vain.next_rested(Instant::now()) {
             self.probe.mark_unseen(&file);
@@ -316,6 +320,7 @@ impl Control {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
                 Message::Notice(Notice::NoSocket(seen)) => self.let_go_after(&Look::Bios(seen)),
                 Message::Signal(signal) if signal != SIGINT => running.forward(signal),
+                Message::FileWanted => self.yield_files(),
                 Message::Ended => break,
                 _ => {}
             }
@@ -334,6 +339,7 @@ impl Control {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
                 Message::Notice(Notice::NoSocket(seen)) => self.let_go_after(&Look::Bios(seen)),
                 Message::Notice(Notice::Process(key)) => self.ask(key),
+                Message::FileWanted => self.yield_files(),
                 _ => {}
             },
         );
@@ -394,22 +400,33 @@ impl Control {
         // Outside of this process's pid namespace (pid 0) none can ever be looked at.
         if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
             if self.in_vain.count(file, Instant::now()) {
-                self.probe.mark_seen(file);
+                self.probe.mark_seen(file, false);
             }
             self.let_go_after(&Look::File(*file));
             return;
         }
         // One whose mappings are hidden has no library to probe either.
+        let mut is_library = false;
         if let Ok(in_process) = looked {
             for found in &in_process.found {
-                match self.attach(found) {
-                    Ok(is_new) => self.reasons.library(&found.path, is_new && !file.stopped),
+                let is_it = found.mapped.is_some_and(|(_, inode)| inode == file.inode);
+                match self.attach(found, Some(file.pid)) {
+                    Ok(fresh) => {
+                        is_library |= is_it;
+                        self.reasons.library(&found.path, fresh && !file.stopped);
+                        if is_it && !fresh {
+                            self.probe.note_heir();
+                        }
+                    }
+                    // Who has ended needs none, and others do.
+                    Err(_) if self.probe.has_holders() && process::is_gone(file.pid) => is_library |= is_it,
                     Err(failure) => {
                         self.reasons.not_attached(file.pid, &found.path);
                         self.say.warn(&failure.to_string());
                     }
                 }
             }
+            in_process.plain.iter().for_each(|file| self.probe.mark_plain(file));
             for (path, why) in &in_process.unprobed {
                 self.reasons.unprobed(file.pid, path, why);
             }
@@ -420,7 +437,24 @@ impl Control {
                 self.say.detail(&format!("{}: not looked at: {error}", printable::path(path)));
             }
         }
-        self.resume(file);
+        self.probe.mark_seen(file, is_library);
+        if file.stopped && !is_library {
+            // It may be about to take away what ended processes of the command have left.
+            self.probe.let_go();
+            self.probe.await_gone();
+        }
+        self.let_go_after(&Look::File(*file));
+    }
+
+    /// Somebody opens a probed file for writing, and waits until its probes are gone.
+    fn yield_files(&mut self) {
+        for path in self.probe.yield_files() {
+            self.say.warn(&format!(
+                "{}: it is opened for writing, so its probes are taken away: programs that run it are not captured from now on. \
+                 Who starts it anew is",
+                printable::path(&path)
+            ));
+        }
     }
 
     /// A process encrypts into memory: its records tell which sockets they go through.
@@ -487,7 +521,6 @@ impl Control {
     }
 
     fn resume(&self, file: &FileSeen) {
-        self.probe.mark_seen(file);
         self.let_go_after(&Look::File(*file));
     }
 

@@ -105,6 +105,7 @@ struct Threads {
 }
 
 struct Held {
+    pid: u32,
     tid: u32,
     /// The times of the holds that have not ended.
     times: Vec<u64>,
@@ -142,9 +143,14 @@ impl Threads {
             held.times.push(hold.time);
             return;
         }
+        // Of each process one thread. If a third calls exec, that waits until this thread has seen the end of the first,
+        // and this one, were it to seize the second, would wait for exec.
+        let is_alone = self.held.iter().all(|held| held.pid != hold.pid || matches!(held.state, State::Free));
         // Who has a debugger stays with that.
-        let state = Tracee::seize(hold.tid, hold.tid == self.command).map_or(State::Free, State::Asked);
-        self.held.push(Held { tid: hold.tid, times: vec![hold.time], state, since: Instant::now() });
+        let seized = is_alone.then(|| Tracee::seize(hold.tid, hold.tid == self.command).ok()).flatten();
+        let state = seized.map_or(State::Free, State::Asked);
+        let Hold { pid, tid, time } = hold;
+        self.held.push(Held { pid, tid, times: vec![time], state, since: Instant::now() });
     }
 
     fn end(&mut self, hold: Hold) {

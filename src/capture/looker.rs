@@ -135,7 +135,7 @@ impl Looker {
 fn work(mut discovery: Discovery, ordered: &Receiver<Look>, messages: &Sender<Message>) {
     for look in ordered {
         let sight = match look {
-            Look::File(file) => Sight::Libraries(discovery.libraries_of(file.pid, Some(file.inode))),
+            Look::File(file) => Sight::Libraries(libraries(&mut discovery, &file)),
             Look::Bios(seen) => Sight::Bios(discovery.bios_of(seen.process.pid)),
             Look::Stacks(seen) => Sight::Found(
                 discovery.libraries_of(seen.process.pid, None).map(|p| p.found).unwrap_or_default(),
@@ -146,6 +146,15 @@ fn work(mut discovery: Discovery, ordered: &Receiver<Look>, messages: &Sender<Me
             return;
         }
     }
+}
+
+fn libraries(discovery: &mut Discovery, file: &FileSeen) -> io::Result<InProcess> {
+    let mut in_process = discovery.libraries_of(file.pid, Some(file.inode))?;
+    // Who waits now need not wait for each library again.
+    if file.stopped {
+        in_process.plain = discovery.plain_ahead_of(file.pid, file.inode);
+    }
+    Ok(in_process)
 }
 
 #[cfg(test)]

@@ -85,6 +85,14 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         if probe.bulk() { "in bulk" } else { "one by one" }
     ));
     probe.refused().iter().for_each(|r| say.detail(&format!("not taken: {r}")));
+    say.detail(match &config.targets {
+        Targets::Command(_) => "probes stand in processes of the command only",
+        Targets::Pids(_) => "probes stand in the processes of -p only",
+        Targets::Everything => "probes stand in every process that has mapped a TLS library",
+        Targets::Users(_) => {
+            "probes stand in every process that has mapped a TLS library, those of other users too: their calls are not recorded, but pay for the probes"
+        }
+    });
 
     let server = config.serve.map(|address| setup::listen(config, address, &given, &say)).transpose()?;
 
@@ -151,7 +159,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     control.mind_coroutines(has_seen_switcher);
     let (mut attached, mut refused) = (0, None);
     for library in found.iter().take_while(|_| signals.asked().is_none()) {
-        match control.attach(library) {
+        match control.attach(library, held.as_ref().map(Held::pid)) {
             Ok(_) => attached += 1,
             Err(failure) if must => return Err(given.gone().unwrap_or(failure)),
             Err(failure) => {
@@ -167,6 +175,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Targets::Pids(_) => {
             for (pid, bios) in watched {
                 control.target(pid, Target::Process)?;
+                found.iter().for_each(|library| control.probe.mark_probed_ahead(pid, library));
                 control.watch(pid, bios);
             }
             // Their pids may be others' by now.

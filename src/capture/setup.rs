@@ -56,6 +56,7 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
             Targets::Pids(pids) => pids.clone(),
             _ => Vec::new(),
         },
+        of_command: matches!(config.targets, Targets::Command(_)),
         call_limit: call_limit(ring_bytes),
         snaplen: config.snaplen,
         ring_bytes,

@@ -35,7 +35,12 @@ pub(super) struct Deadline(Duration);
 impl Deadline {
     /// [`TIME_MAX`] from now.
     pub(super) fn start() -> Deadline {
-        Deadline(busy() + TIME_MAX)
+        Deadline::after(TIME_MAX)
+    }
+
+    /// So much time from now.
+    pub(super) fn after(time: Duration) -> Deadline {
+        Deadline(busy() + time)
     }
 
     /// Whether the time is over.

@@ -24,9 +24,10 @@ const IDLE: u32 = process_flag::PROCESS_IDLE.0;
 /// Whether the probes of BIO functions, which are for one process, are attached as those in bulk: single probes
 /// need CAP_SYS_ADMIN.
 pub(super) fn in_bulk(options: &Options, programs: Programs) -> bool {
-    // With pids it is tried before anything is captured: see `attaches_in_bulk`.
+    // With processes of their own it is tried before anything is captured: see `attaches_in_bulk`.
     programs == Programs::Session
-        || programs.in_bulk() && (!options.pids.is_empty() || privilege::has_bulk_by_process())
+        || programs.in_bulk()
+            && (options.of_command || !options.pids.is_empty() || privilege::has_bulk_by_process())
 }
 
 impl Probe {
@@ -97,12 +98,10 @@ impl Probe {
         let mut links = Vec::new();
         for bio in bios {
             let offsets = (bio.write, bio.read);
-            links.append(&mut self.attach_records(
-                process.pid as i32,
-                &bio.attach_path(),
-                offsets,
-                &bio.returns,
-            )?);
+            let (pid, path) = (process.pid as i32, bio.attach_path());
+            let of_bio = self.attach_records(pid, &path, offsets, &bio.returns)?;
+            links.extend(of_bio.into_iter().map(|link| (bio.id, link)));
+            self.leases.take(bio.id, bio.file());
         }
         self.follow_ciphertext();
         self.bios.insert(process, links);
@@ -164,7 +163,7 @@ impl Probe {
         self.process(process.pid).is_some_and(|now| now.generation != process.generation)
     }
 
-    fn process(&self, pid: u32) -> Option<types::process> {
+    pub(super) fn process(&self, pid: u32) -> Option<types::process> {
         from_bytes(&self.skeleton.maps.processes.lookup(&pid.to_ne_bytes(), MapFlags::ANY).ok()??)
     }
 

@@ -6,13 +6,17 @@ mod bio;
 mod clock;
 mod counts;
 mod ended;
+mod files;
 mod forget;
+mod holders;
 mod layout;
+mod leases;
 mod probation;
 mod programs;
 mod proving;
 mod returns;
 mod ring;
+mod room;
 mod sites;
 mod stacks;
 mod stops;
@@ -30,6 +34,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use libbpf_rs::btf::Btf;
@@ -38,6 +43,7 @@ use libbpf_rs::libbpf_sys::{BPF_FUNC_get_attach_cookie, BPF_FUNC_loop};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, ProgramMut, ProgramType, UprobeMultiOpts, UprobeOpts};
 
+use self::leases::{FileId, Leases};
 use self::probation::Probation;
 use self::programs::{AT_RETURN, Choice, Later};
 use self::proving::Trial;
@@ -45,7 +51,7 @@ use self::sites::{Group, Kind, Programs, Role, Site};
 use self::skeleton::types::{self, process_flag, t2p_cookie_bit, t2p_gate, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
-use crate::event::{FileSeen, Library, LibraryId, ProcessKey};
+use crate::event::{LibraryId, ProcessKey};
 use crate::limits;
 use crate::privilege::version;
 
@@ -71,6 +77,8 @@ pub struct Options {
     pub uids: Vec<u32>,
     /// Attach to these processes only, so that others pay nothing; empty: to every process.
     pub pids: Vec<u32>,
+    /// Attach to the processes of a command only, each of which [`Probe::attach`] is told of.
+    pub of_command: bool,
     /// Bytes of one call that are captured.
     pub call_limit: u64,
     /// Bytes of one record that are captured, at least 1; `None`: all.
@@ -158,17 +166,27 @@ pub struct Probe {
     /// Programs that are loaded when they are needed.
     later: Later,
     pids: Vec<u32>,
+    /// Each process of a command gets probes of its own.
+    of_command: bool,
     /// Whether the kernel tells a program which library it was attached to (Linux 5.15).
     has_cookie: bool,
     libraries: HashMap<FileKey, LibraryId>,
+    /// The last number that was given to a library.
+    last_id: LibraryId,
     /// The number of rustls in a file that holds another library too, by that one's.
     beside: HashMap<LibraryId, LibraryId>,
     attached: Vec<Attached>,
+    /// So that files lose their probes before they are written to.
+    leases: Leases,
+    /// Probes that are being taken away.
+    going: Vec<JoinHandle<()>>,
+    /// Some child has breakpoints from its parent, and is no target.
+    has_heirs: bool,
     trials: Vec<Trial>,
     probations: Vec<Probation>,
     links: Vec<Link>,
     /// Probes of the BIO functions, by process.
-    bios: HashMap<ProcessKey, Vec<Link>>,
+    bios: HashMap<ProcessKey, Vec<(FileId, Link)>>,
     received: Option<Link>,
     /// Probes of return instructions, by process: see `stacks`.
     stacks: HashMap<ProcessKey, stacks::Followed>,
@@ -183,20 +201,24 @@ pub struct Probe {
 }
 
 impl Drop for Probe {
-    /// For each link the kernel waits until nobody runs its program: for many at once that takes no longer.
     fn drop(&mut self) {
-        const THREADS: usize = 16;
-        let mut shares: Vec<Vec<Link>> = (0..THREADS).map(|_| Vec::new()).collect();
         let of_libraries = self.attached.drain(..).flat_map(|a| a.links).map(|(_, _, link)| link);
-        for (index, link) in of_libraries.chain(self.links.drain(..)).enumerate() {
-            shares[index % THREADS].push(link);
-        }
-        std::thread::scope(|scope| {
-            for share in shares.into_iter().filter(|share| !share.is_empty()) {
-                scope.spawn(move || drop(share));
-            }
-        });
+        detach(of_libraries.chain(self.links.drain(..)).collect());
     }
+}
+
+/// For each link the kernel waits until nobody runs its program: for many at once that takes no longer.
+fn detach(links: Vec<Link>) {
+    const THREADS: usize = 16;
+    let mut shares: Vec<Vec<Link>> = (0..THREADS).map(|_| Vec::new()).collect();
+    for (index, link) in links.into_iter().enumerate() {
+        shares[index % THREADS].push(link);
+    }
+    thread::scope(|scope| {
+        for share in shares.into_iter().filter(|share| !share.is_empty()) {
+            scope.spawn(move || drop(share));
+        }
+    });
 }
 
 impl Probe {
@@ -234,6 +256,8 @@ impl Probe {
 struct Attached {
     found: Found,
     pid: i32,
+    /// Of a process of a command: its generation; 0: it is the command, before its exec.
+    generation: u64,
     id: LibraryId,
     /// With each, which group it belongs to, and what it is for.
     links: Vec<(Group, Role, Link)>,
@@ -351,9 +375,10 @@ impl Probe {
             *knob = *uid;
         }
         knobs.uid_count = options.uids.len() as u32;
-        open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
+        room::prepare(&mut open).map_err(failed("sizing the tables"))?;
         let bio_in_bulk = bio::in_bulk(options, programs);
         let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
+        open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
         let choice = Choice { backend, programs, bio_in_bulk, has_ipv6 };
         choice.prepare(open.open_object_mut().progs_mut());
         let skeleton = open.load().map_err(Refusal::Backend)?;
@@ -365,10 +390,15 @@ impl Probe {
             bio_in_bulk,
             later: Later::new(choice),
             pids: options.pids.clone(),
+            of_command: options.of_command,
             has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_get_attach_cookie).unwrap_or(false),
             libraries: HashMap::new(),
+            last_id: 0,
             beside: HashMap::new(),
             attached: Vec::new(),
+            leases: Leases::default(),
+            going: Vec::new(),
+            has_heirs: false,
             trials: Vec::new(),
             probations: Vec::new(),
             links: Vec::new(),
@@ -416,9 +446,10 @@ impl Probe {
             group: Group::Base,
             alone: true,
         };
-        let pid = if self.pids.is_empty() { -1 } else { i32::try_from(std::process::id())? };
+        let for_one = self.of_command || !self.pids.is_empty();
+        let pid = if for_one { i32::try_from(std::process::id())? } else { -1 };
         let _link = self.attach_bulk(pid, Path::new("/proc/self/exe"), &[site], 0)?;
-        if self.pids.is_empty() {
+        if !for_one {
             return Ok(true);
         }
         std::thread::spawn(|| marker()).join().map_err(|_| "the thread failed")?;
@@ -452,89 +483,15 @@ impl Probe {
         self.later.try_all(self.skeleton.object())
     }
 
-    /// The libraries of a file, if it is new. To be told before [`Probe::attach`], during which their first records
-    /// may come.
-    pub fn new_libraries(&self, found: &Found) -> Vec<Library> {
-        if self.libraries.contains_key(&found.key) {
-            return Vec::new();
-        }
-        let id = self.next_id();
-        let path = found.path.to_string_lossy().into_owned();
-        let own = Library { id, path: path.clone(), version: found.version.clone() };
-        let beside = found.library.rustls.as_ref().filter(|_| !found.library.is_rustls_alone());
-        let beside = beside.map(|rustls| Library { id: id + 1, path, version: rustls.to_string() });
-        [Some(own), beside].into_iter().flatten().collect()
-    }
-
-    fn next_id(&self) -> LibraryId {
-        (self.libraries.len() + self.beside.len()) as LibraryId + 1
-    }
-
-    /// Probes a file's libraries: in the processes of [`Options::pids`], or in all. Returns the functions whose calls
-    /// by coroutines are not followed.
-    ///
-    /// # Errors
-    /// If a probe cannot be attached; those of this file that were are taken away again.
-    pub fn attach(&mut self, found: &Found) -> Result<Vec<Unfollowed>, libbpf_rs::Error> {
-        let known = self.libraries.get(&found.key).copied();
-        let id = known.unwrap_or(self.next_id());
-        let pids: Vec<i32> =
-            if self.pids.is_empty() { vec![-1] } else { self.pids.iter().map(|pid| *pid as i32).collect() };
-        if found.library.go.is_some() {
-            self.follow_goroutines();
-        }
-        if found.library.rustls.is_some() {
-            self.follow_ciphertext();
-        }
-        let beside = found.library.rustls.as_ref().filter(|_| !found.library.is_rustls_alone());
-        if known.is_none() && beside.is_some() {
-            self.beside.insert(id, id + 1);
-        }
-        let (mut fresh, mut unclear) = (false, Vec::new());
-        for pid in pids {
-            if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
-                continue;
-            }
-            if known.is_none() && !fresh && self.has_trials() {
-                self.begin_trial(found, id);
-            }
-            match self.attach_in(found, id, pid) {
-                Ok((attached, not)) => {
-                    self.attached.push(attached);
-                    // The same in each process.
-                    unclear = not;
-                }
-                Err(error) => {
-                    self.abandon_probation(found, id, pid);
-                    if known.is_none() {
-                        // The numbers go to the next library.
-                        self.beside.remove(&id);
-                        let gone: Vec<Attached> = self.attached.extract_if(.., |a| a.id == id).collect();
-                        for Attached { pid, links, .. } in gone {
-                            drop(links);
-                            self.abandon_probation(found, id, pid);
-                        }
-                    }
-                    return Err(error);
-                }
-            }
-            fresh = true;
-        }
-        if fresh {
-            self.libraries.insert(found.key, id);
-        }
-        Ok(unclear)
-    }
-
     /// Probes a library in one process, or in all (-1).
     fn attach_in(
         &mut self,
         found: &Found,
         id: LibraryId,
-        pid: i32,
+        (pid, generation): (i32, u64),
     ) -> Result<(Attached, Vec<Unfollowed>), libbpf_rs::Error> {
         self.begin_probation(found, id, pid)?;
-        let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
+        let mut attached = Attached { found: found.clone(), pid, generation, id, links: Vec::new() };
         let is_wanted = |group| self.is_wanted(id, group);
         let unclear =
             if self.by_returns { self.probe_returns(&mut attached, is_wanted)? } else { Vec::new() };
@@ -572,6 +529,29 @@ impl Probe {
         let role = if is_return_probe && !stays { Role::ReturnProbe } else { Role::Entry };
         attached.links.push((run[0].group, role, link));
         Ok(())
+    }
+
+    /// Where a library is probed for as long as it is.
+    fn offsets_of(&self, attached: &Attached) -> Vec<u64> {
+        let found = &attached.found;
+        let wanted = |group| self.is_wanted(attached.id, group);
+        let sites =
+            self.sites_of(found).into_iter().filter(|site| wanted(site.group)).map(|site| site.offset);
+        let (returns, _) = self.returns_of(found);
+        sites.chain(returns.into_iter().map(|at| at.offset)).collect()
+    }
+
+    /// Attaches probes in this process, which has no such code mapped.
+    fn attach_to_none(&self, attached: &Attached, offsets: &[u64]) -> Option<Link> {
+        let options = UprobeMultiOpts {
+            offsets: offsets.iter().map(|offset| *offset as usize).collect(),
+            session: self.programs == Programs::Session,
+            ..UprobeMultiOpts::default()
+        };
+        let name = if self.programs == Programs::Session { "ssl_session" } else { "ssl_any_entry" };
+        let pid = i32::try_from(std::process::id()).ok()?;
+        let path = attached.found.attach_path();
+        self.program(name).ok()?.attach_uprobe_multi_with_opts(pid, &path, "", options).ok()
     }
 
     /// The number by which programs know a library, or the rustls beside it.
@@ -618,26 +598,14 @@ impl Probe {
 
     /// Captures this process no more: it has ended.
     pub fn remove_target(&mut self, pid: u32) {
+        let links = self.take_away(|attached| attached.pid == pid as i32);
+        self.discard(links);
         // What is attached for one that is no more fails for all; without any it would be for everybody.
         if self.pids.len() > 1 {
             self.pids.retain(|known| *known != pid);
         }
         // Gone already is as good.
         let _ = self.skeleton.maps.processes.delete(&pid.to_ne_bytes());
-    }
-
-    /// This file has been looked at: whoever maps it next need not wait.
-    pub fn mark_seen(&self, file: &FileSeen) {
-        let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
-        // If it fails the file is looked at again.
-        let _ = self.skeleton.maps.files.update(bytes_of(&key), &1u32.to_ne_bytes(), MapFlags::ANY);
-    }
-
-    /// This file is to be looked at again when it is mapped the next time.
-    pub fn mark_unseen(&self, file: &FileSeen) {
-        let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
-        // Forgotten already is as good.
-        let _ = self.skeleton.maps.files.delete(bytes_of(&key));
     }
 
     /// Opens or shuts the gate. Once this returns the kernel side acts on it.

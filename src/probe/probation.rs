@@ -124,6 +124,14 @@ impl Probe {
         self.want_records(self.probations.iter().any(|p| !matches!(p.state, State::Proven)));
     }
 
+    /// A library is not probed any more in a process: what has checked it there.
+    pub(super) fn leave_probation(&mut self, id: LibraryId, pid: i32) -> Vec<Link> {
+        let running = self.probations.iter_mut().filter(|p| p.id == id);
+        let links =
+            running.filter_map(|p| if let State::Running(links) = &mut p.state { Some(links) } else { None });
+        links.flat_map(|links| links.extract_if(.., |(of, _)| *of == pid)).map(|(_, link)| link).collect()
+    }
+
     /// Return probes are forbidden from now on, without which nothing can be checked: what is not proven
     /// yet is not captured any more. To be called after the other libraries' return probes were exchanged. When it
     /// returns the probes are gone.

@@ -33,7 +33,7 @@ pub(super) struct Return {
     site: t2p_site,
     kind: Kind,
     group: Group,
-    offset: u64,
+    pub offset: u64,
     /// What the attach cookie says beside site and library.
     bits: u64,
 }

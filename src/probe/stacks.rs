@@ -17,7 +17,7 @@ use crate::event::{LibraryId, ProcessKey};
 pub(super) struct Followed {
     ids: HashSet<LibraryId>,
     /// In this process only. They last as long as it is known.
-    links: Vec<Link>,
+    links: Vec<(LibraryId, Link)>,
 }
 
 impl Probe {
@@ -56,6 +56,16 @@ impl Probe {
         Ok(unclear)
     }
 
+    /// Takes away what is followed in a library.
+    pub(super) fn forget_stacks_in(&mut self, id: LibraryId) -> Vec<Link> {
+        let mut links = Vec::new();
+        for followed in self.stacks.values_mut() {
+            followed.ids.remove(&id);
+            links.extend(followed.links.extract_if(.., |(of, _)| *of == id).map(|(_, link)| link));
+        }
+        links
+    }
+
     /// The process of this pid, if it has coroutines.
     pub fn with_stacks(&self, pid: u32) -> Option<ProcessKey> {
         self.stacks.keys().find(|process| process.pid == pid).copied()
@@ -78,11 +88,12 @@ impl Probe {
     ) -> Result<(), libbpf_rs::Error> {
         let path = found.attach_path();
         let pid = process.pid as i32;
-        followed.links.extend(self.attach_returns(pid, &path, returns, self.cookie_of(id))?);
+        let of_returns = self.attach_returns(pid, &path, returns, self.cookie_of(id))?;
+        followed.links.extend(of_returns.into_iter().map(|link| (id, link)));
         let is_gone = |group| matches!(group, Group::Export(_)) && !self.is_wanted(id, group);
         let gone: Vec<Site> = self.sites_of(found).into_iter().filter(|site| is_gone(site.group)).collect();
         if !gone.is_empty() {
-            followed.links.push(self.attach_bulk(pid, &path, &gone, self.cookie_of(id))?);
+            followed.links.push((id, self.attach_bulk(pid, &path, &gone, self.cookie_of(id))?));
         }
         Ok(())
     }

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use libbpf_rs::libbpf_sys::bpf_prog_get_fd_by_id;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tls2pcap::event::recording::Player;
+use tls2pcap::event::{Event, FileSeen, record};
 
 use crate::lives::library;
 use crate::support::capture::{Finished, TLS2PCAP};
@@ -126,6 +130,46 @@ fn debuggers() {
     }
 }
 
+/// Of the libraries that a program names, those that have nothing to probe make it wait once, all together.
+#[test]
+fn libraries_that_a_program_names() {
+    let test = begin!();
+    let (folder, recording) = (test.folder("lib"), test.text("held.t2p"));
+    let library = |name: &str, needed: &[&str]| {
+        let mut cc = Command::new("cc");
+        cc.current_dir(&folder).args(["-x", "c", "-", "-shared", "-nostdlib", "-o", name]);
+        cc.args(["-Wl,--no-as-needed", "-L."]).args(needed).stdin(Stdio::null());
+        assert!(cc.status().unwrap().success());
+    };
+    // A chain: the program names the first only.
+    const COUNT: usize = 12;
+    library("libn0.so", &[]);
+    for n in 1..COUNT {
+        library(&format!("libn{n}.so"), &[&format!("-ln{}", n - 1)]);
+    }
+    let program = test.text("program");
+    let mut cc = Command::new("cc");
+    cc.args(["-Wl,--no-as-needed", "-L", &folder, &format!("-ln{}", COUNT - 1), "-o", &program]);
+    cc.args(["-x", "c", "-"]).stdin(Stdio::piped());
+    let mut cc = cc.spawn().unwrap();
+    cc.stdin.take().unwrap().write_all(b"int main(void) { return 0; }").unwrap();
+    assert!(cc.wait().unwrap().success());
+    let capture = test.capture().variable("LD_LIBRARY_PATH", &folder).args(&["--record", &recording]);
+    capture.run(&[&program]).ok();
+    let mut player = Player::new(fs::read(recording).unwrap().into()).unwrap();
+    let records = std::iter::from_fn(|| player.next_record().unwrap());
+    let files: Vec<FileSeen> = records
+        .filter_map(|record| match record::decode(&record) {
+            Ok(Event::File(file)) => Some(file),
+            _ => None,
+        })
+        .collect();
+    let is = |file: &&FileSeen, path: String| fs::metadata(path).unwrap().ino() == file.inode;
+    assert_eq!(files.iter().filter(|file| is(file, program.clone())).count(), 1, "{files:?}");
+    let named = |file: &&FileSeen| (0..COUNT).any(|n| is(file, format!("{folder}/libn{n}.so")));
+    assert_eq!(files.iter().filter(named).count(), 0, "{files:?}");
+}
+
 /// Then it is stopped by signals, which is worse, and is said.
 #[test]
 fn a_command_that_cannot_be_traced() {
@@ -186,11 +230,11 @@ fn scattered(run: u32, below: u64) -> u64 {
     (x ^ x >> 31) % below
 }
 
-/// T2P_KILLS: how often (10).
+/// T2P_KILLS: how often (6).
 #[test]
 fn nothing_is_left_by_a_tls2pcap_that_is_killed() {
     let test = begin!();
-    let kills = std::env::var("T2P_KILLS").map_or(10, |n| n.parse().unwrap());
+    let kills = std::env::var("T2P_KILLS").map_or(6, |n| n.parse().unwrap());
     let dir = test.folder("files");
     fs::copy("/bin/true", format!("{dir}/tool")).unwrap();
     for run in 0..kills {
