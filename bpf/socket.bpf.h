@@ -267,30 +267,37 @@ static __always_inline int is_closed(u64 sk)
 	return BPF_CORE_READ((struct sock *)sk, __sk_common.skc_state) == TCP_CLOSE;
 }
 
+/* A live socket is to be known from now on: its generation; 0: there is no room. Not inlined: old kernels have little stack. */
+static __noinline u64 new_socket(u64 sk, u64 process)
+{
+	struct socket_state new = { .generation = bpf_ktime_get_ns(), .process = process, .tgid = current_id() >> 32 };
+	struct socket_state *state;
+	u32 user = take_room(new.tgid, ROOM_SOCKETS);
+
+	if (!user)
+		return 0;
+	new.user = user - 1;
+	if (!bpf_map_update_elem(&sockets, &sk, &new, BPF_NOEXIST))
+		return new.generation;
+	give_room(process, new.tgid, new.user, ROOM_SOCKETS);
+	state = bpf_map_lookup_elem(&sockets, &sk);
+	return state ? state->generation : 0;
+}
+
 /* The generation under which a live socket is known; 0: it is not to be known. `process`: whose loss that is. */
 static __always_inline u64 socket_generation(u64 sk, u64 process)
 {
 	struct socket_state *state = bpf_map_lookup_elem(&sockets, &sk);
-	struct socket_state new = { .generation = bpf_ktime_get_ns(), .process = process };
-	u32 user;
+	u64 generation;
 
 	if (state)
 		return state->generation;
 	if (is_closed(sk))
 		return 0;
-	new.tgid = current_id() >> 32;
-	user = take_room(new.tgid, ROOM_SOCKETS);
-	if (!user) {
+	generation = new_socket(sk, process);
+	if (!generation)
 		lost(process, T2P_COUNT_SOCKETS_FULL, 0);
-		return 0;
-	}
-	new.user = user - 1;
-	if (bpf_map_update_elem(&sockets, &sk, &new, BPF_NOEXIST)) {
-		give_room(process, new.tgid, new.user, ROOM_SOCKETS);
-		state = bpf_map_lookup_elem(&sockets, &sk);
-		return state ? state->generation : 0;
-	}
-	return new.generation;
+	return generation;
 }
 
 /* Whether the handle's socket is known and has not been closed. */
