@@ -18,7 +18,7 @@ impl Flow {
     }
 
     /// Acknowledges what the peer of `from` has said.
-    fn acknowledge(&mut self, from: Side, out: &mut Out) {
+    pub(super) fn acknowledge(&mut self, from: Side, out: &mut Out) {
         let peer = self.side(from.peer());
         let Some(said) = peer.unacked_at.take().filter(|_| peer.unacked > 0) else { return };
         // The comments are for the packet with data.
