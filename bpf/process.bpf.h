@@ -8,10 +8,11 @@
 #include "room.bpf.h"
 
 /*
- * How often it is looked whether a thread is seized: some 50 us, which is longer than it takes. The verifier of 5.10
- * walks each by itself.
+ * How often it is looked whether a thread is seized, and how long at most: that is longer than it takes. The verifier
+ * of 5.10 walks each look by itself.
  */
 #define SEIZED_LOOKS 1024
+#define SEIZED_NS 50000
 
 /* The current process is stopped by a signal. 1: it will. */
 static __always_inline int stop_process(u32 tgid)
@@ -35,6 +36,7 @@ static __always_inline int stop_process(u32 tgid)
 __noinline int hold_task(u64 address, u64 time)
 {
 	struct task_struct *task = (void *)address;
+	u64 began = bpf_ktime_get_ns();
 	unsigned long jobctl = 0;
 	struct t2p_hold *hold;
 
@@ -52,9 +54,7 @@ __noinline int hold_task(u64 address, u64 time)
 	bpf_ringbuf_submit(hold, BPF_RB_FORCE_WAKEUP);
 	for (u32 i = 0; i < SEIZED_LOOKS; i++) {
 		BPF_CORE_READ_INTO(&jobctl, task, jobctl);
-		/* It takes time. */
-		bpf_ktime_get_ns();
-		if (jobctl & JOBCTL_TRAP_STOP)
+		if (jobctl & JOBCTL_TRAP_STOP || bpf_ktime_get_ns() - began > SEIZED_NS)
 			break;
 	}
 	return 1;
@@ -223,7 +223,7 @@ static __always_inline void process_forked(struct task_struct *parent, struct ta
 	if (!library)
 		return;
 	/* A child that is no target: user space takes the breakpoints away that it has got. */
-	note = follows ? note_file(to, tid_of(child), new.generation, library->inode, library->device) :
+	note = follows ? note_file(to, to, new.generation, library->inode, library->device) :
 			 note_file(from, from, process->generation, library->inode, library->device);
 	if (!note)
 		return;
@@ -287,9 +287,10 @@ static __always_inline void process_execed(u32 before)
 	id = (u64)tgid << 32 | before;
 	forget_calls(id, tgid);
 	emit_exit(process);
+	process->generation = bpf_ktime_get_ns();
+	/* Afterwards: what goes of the old program is not taken off. */
 	for (int i = 0; i < ROOMS; i++)
 		process->taken[i] = 0;
-	process->generation = bpf_ktime_get_ns();
 	bpf_map_delete_elem(&held, &tgid);
 	process->flags &= ~(PROCESS_TOLD | PROCESS_UNTOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_STACKS_TOLD |
 			    PROCESS_RUSTLS);
