@@ -21,6 +21,12 @@ static __always_inline u32 bounded(u32 room)
 	return at & (ROOMS - 1);
 }
 
+/* A count that has come below 0 must refuse nobody. */
+static __always_inline u32 counted(u32 n)
+{
+	return n >> 31 ? 0 : n;
+}
+
 /* Takes room for one entry of the current process, whose number is `tgid`: 1 + its user's row; 0: there is none. */
 __noinline u32 take_room(u32 tgid, u32 room)
 {
@@ -31,9 +37,9 @@ __noinline u32 take_room(u32 tgid, u32 room)
 		return 0;
 	room = bounded(room);
 	user = process->user & (ROOM_USERS - 1);
-	taken = room_taken[room];
+	taken = counted(room_taken[room]);
 	left = taken < room_size[room] ? room_size[room] - taken : 0;
-	if (process->taken[room] >= left / 2 || room_of_users[user][room] >= left)
+	if (counted(process->taken[room]) >= left / 2 || counted(room_of_users[user][room]) >= left)
 		return 0;
 	__sync_fetch_and_add(&process->taken[room], 1);
 	__sync_fetch_and_add(&room_of_users[user][room], 1);
