@@ -27,6 +27,8 @@ pub use self::cheap::{Cheap, Value};
 
 /// Most instructions that are followed from one function.
 const STEPS_MAX: usize = 1 << 14;
+/// Ways from one instruction to another that are followed: a table of jumps has one to each instruction.
+const WAYS_MAX: usize = 1 << 18;
 /// Longest x86 instruction.
 const INSTRUCTION_MAX: usize = 15;
 /// Longest function that is decoded.
@@ -228,8 +230,9 @@ impl<'d, R: ReadRef<'d>> File<'_, 'd, R> {
             if next.wrapping_add_signed(distance) != start {
                 continue;
             }
-            let Some(function) = self.function(next - 5) else { continue };
-            let Some(all) = function.all() else { continue };
+            // A caller that cannot be read may be a true one.
+            let function = self.function(next - 5)?;
+            let all = function.all()?;
             // It may be part of another instruction.
             match all.iter().find(|i| i.next_ip() == next).map(Instruction::flow_control) {
                 Some(FlowControl::Call) => {}
@@ -306,6 +309,8 @@ struct Walked {
     /// What comes after each instruction, and before it.
     after: BTreeMap<u64, Vec<u64>>,
     before: BTreeMap<u64, Vec<(u64, Step)>>,
+    /// How many of these there are.
+    ways: usize,
 }
 
 impl Walked {
@@ -315,6 +320,7 @@ impl Walked {
     }
 
     fn step(&mut self, from: u64, to: u64, how: Step) {
+        self.ways += 1;
         self.after.entry(from).or_default().push(to);
         self.before.entry(to).or_default().push((from, how));
     }
@@ -331,7 +337,7 @@ fn walk<'c>(start: u64, program: &impl Program<'c>) -> Result<Walked, Unclear> {
         }
         let code = program.function(at).ok_or(Unclear::Code)?;
         let instruction = code.decode(at).ok_or(Unclear::Code)?;
-        if walked.seen.len() >= STEPS_MAX {
+        if walked.seen.len() >= STEPS_MAX || walked.ways > WAYS_MAX {
             return Err(Unclear::NoReturn);
         }
         let next = instruction.next_ip();
@@ -417,6 +423,9 @@ fn chosen_by<'c>(all: &[Instruction], jump: &Instruction, program: &impl Program
         let table = lea.ip_rel_memory_address();
         let entries = (0..ENTRIES_MAX).map_while(|n| program.distance(table.wrapping_add(4 * n)));
         places.extend(entries.map(|distance| table.wrapping_add_signed(distance.into())));
+        if places.len() > WAYS_MAX {
+            return None;
+        }
     }
     (!places.is_empty()).then_some(places)
 }
