@@ -14,7 +14,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::looker::PATIENCE;
 use super::tracee::{self, Seen, Tracee};
-use crate::probe::{Hold, Holds};
+use crate::probe::{Hold, Holds, monotonic};
 
 /// Time between two looks whether a thread stands still that was asked to.
 const LOOK: Duration = Duration::from_millis(1);
@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_millis(1);
 const LOOK_HELD: Duration = Duration::from_millis(10);
 /// Nobody is held longer, even if it was forgotten.
 const LONGEST: Duration = PATIENCE.saturating_add(Duration::from_secs(5));
+/// Nobody is held who has run for longer than this since the kernel side asked, ns.
+const FRESH: u64 = 100_000_000;
 /// Holds that ended before they began which are remembered.
 const EARLY_MAX: usize = 1024;
 
@@ -146,8 +148,11 @@ impl Threads {
         // Of each process one thread. If a third calls exec, that waits until this thread has seen the end of the first,
         // and this one, were it to seize the second, would wait for exec.
         let is_alone = self.held.iter().all(|held| held.pid != hold.pid || matches!(held.state, State::Free));
+        // If tls2pcap was stopped meanwhile, it may sleep in the kernel by now, and would be woken.
+        let is_fresh = monotonic().saturating_sub(hold.time) < FRESH;
         // Who has a debugger stays with that.
-        let seized = is_alone.then(|| Tracee::seize(hold.tid, hold.tid == self.command).ok()).flatten();
+        let seized =
+            (is_alone && is_fresh).then(|| Tracee::seize(hold.tid, hold.tid == self.command).ok()).flatten();
         let state = seized.map_or(State::Free, State::Asked);
         let Hold { pid, tid, time } = hold;
         self.held.push(Held { pid, tid, times: vec![time], state, since: Instant::now() });
