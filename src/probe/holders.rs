@@ -71,6 +71,10 @@ impl Probe {
         // The old breakpoints must not stay in new code.
         detach(former);
         let known = self.libraries.get(&found.key).copied();
+        if known.is_none() {
+            // Where an old probe still stands, the kernel would run the old instruction.
+            self.await_gone();
+        }
         let id = known.unwrap_or(self.last_id + 1);
         if found.library.go.is_some() {
             self.follow_goroutines();
