@@ -149,23 +149,6 @@ fn a_program_that_encrypts_into_memory_is_followed() {
     assert_whole(&finished, pid, &second, COUNT, "ciphertext");
 }
 
-#[test]
-fn a_program_with_coroutines_is_followed_by_return_probes() {
-    let test = begin!();
-    let (mut server, port) = exchange_server(&test, "--times 6 r:100 w:200 z");
-    let folder = test.folder("lib");
-    for name in ["libssl.so.3", "libcrypto.so.3"] {
-        fs::copy(library(name), format!("{folder}/{name}")).unwrap();
-    }
-    let program =
-        |dir: &str| format!("{} 127.0.0.1 {port} {dir} 2 1 100:200 </dev/null", compiled("coroutines"));
-    let [before, second] = ["before", "second"].map(|dir| test.folder(dir));
-    let (finished, pid) =
-        behind_a_full_ring(&test, (&folder, &["--return-probes"]), &program(&before), &program(&second));
-    server.wait_ok();
-    assert_whole(&finished, pid, &second, 3, "same-call");
-}
-
 /// The other ring has its end too: a thousand files at once, while nobody looks.
 #[test]
 fn who_was_not_looked_at_is_told() {
