@@ -42,6 +42,9 @@ volatile u32 by_returns;
 /* How threads of the command are made to wait. */
 volatile enum t2p_hold_way hold_way;
 
+/* Set where programs run in new processes before these run themselves. */
+volatile u32 births_seen;
+
 /* Opened once all probes are attached. */
 volatile enum t2p_gate ready;
 
@@ -311,6 +314,7 @@ enum process_flag {
 	PROCESS_RUSTLS = 1 << 10, /* it uses rustls, which encrypts into memory */
 	PROCESS_UNTOLD = 1 << 11, /* the ring had no room to tell of it */
 	PROCESS_STACKS_TOLD = 1 << 12, /* user space knows that it makes calls on other stacks */
+	PROCESS_BORN = 1 << 13, /* it has not run yet, and has to wait before it does */
 };
 
 /* A process that is captured, or is known to be none of ours. */
@@ -588,8 +592,9 @@ struct {
 } probed SEC(".maps");
 
 /*
- * tgid → what is probed in a process that was given, or in one of a command. User space makes the entries; they go with
- * the program. LRU: a child of one that is forgotten gets probes with the next library that it maps.
+ * tgid → what is probed in a process that was given, or in one of a command. User space makes the entries, and fork
+ * those of children; they go with the program. LRU: a child of one that is forgotten gets probes with the next library
+ * that it maps.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

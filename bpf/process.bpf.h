@@ -8,11 +8,12 @@
 #include "room.bpf.h"
 
 /*
- * How often it is looked whether a thread is seized, and how long at most: that is longer than it takes. The verifier
- * of 5.10 walks each look by itself.
+ * How often it is looked whether a thread is seized, and how long at most: that is far longer than it takes, but the
+ * processor where user space is to do it may be that of a virtual machine, and be taken away.
  */
-#define SEIZED_LOOKS 1024
-#define SEIZED_NS 50000
+#define SEIZED_LOOKS_AT_ONCE 256
+#define SEIZED_LOOKS 64
+#define SEIZED_NS 500000
 
 /* The current process is stopped by a signal. 1: it will. */
 static __always_inline int stop_process(u32 tgid)
@@ -25,19 +26,32 @@ static __always_inline int stop_process(u32 tgid)
 	return !bpf_send_signal_thread(SIGSTOP);
 }
 
+/* Looks for a while whether a thread is asked to stand still. A global function: the verifier walks it once. */
+__noinline int is_seized(u64 address)
+{
+	struct task_struct *task = (void *)address;
+	unsigned long jobctl = 0;
+
+	for (u32 i = 0; i < SEIZED_LOOKS_AT_ONCE; i++) {
+		BPF_CORE_READ_INTO(&jobctl, task, jobctl);
+		if (jobctl & JOBCTL_TRAP_STOP)
+			return 1;
+	}
+	return 0;
+}
+
 /*
  * A thread waits until user space lets it go on, before it runs any more of its program. 1: it will. `address`: of its
  * task, which is the current one, or has not run yet. `time`: of the record that says why.
  *
  * A signal is seen by its parent and by whoever debugs it. So user space becomes its tracer for that time. Until that
  * is done the current thread is kept here, if it does not take long. It does if user space is to run on this very
- * processor: then it does so before any other thread does, since it runs with real-time priority.
+ * processor: then it does so before this thread leaves the kernel, since it runs with real-time priority.
  */
 __noinline int hold_task(u64 address, u64 time)
 {
 	struct task_struct *task = (void *)address;
 	u64 began = bpf_ktime_get_ns();
-	unsigned long jobctl = 0;
 	struct t2p_hold *hold;
 
 	if (hold_way == T2P_HOLD_BY_SIGNAL)
@@ -52,11 +66,9 @@ __noinline int hold_task(u64 address, u64 time)
 	hold->tid = tid_of(task);
 	hold->time = time;
 	bpf_ringbuf_submit(hold, BPF_RB_FORCE_WAKEUP);
-	for (u32 i = 0; i < SEIZED_LOOKS; i++) {
-		BPF_CORE_READ_INTO(&jobctl, task, jobctl);
-		if (jobctl & JOBCTL_TRAP_STOP || bpf_ktime_get_ns() - began > SEIZED_NS)
+	for (u32 i = 0; i < SEIZED_LOOKS; i++)
+		if (is_seized(address) || bpf_ktime_get_ns() - began > SEIZED_NS)
 			break;
-	}
 	return 1;
 }
 
@@ -193,7 +205,8 @@ static __always_inline struct t2p_noted_file *note_file(u32 tgid, u32 tid, u64 g
 /*
  * A child has its parent's libraries, and breakpoints in them, but its calls are not followed: each process has
  * probes of its own. So it waits before its first instruction until user space has set those, as if it had mapped a
- * library anew.
+ * library anew. This runs in the parent, and for a child that another processor runs meanwhile that may be too late:
+ * where it can be, it waits in process_born.
  */
 static __always_inline void process_forked(struct task_struct *parent, struct task_struct *child)
 {
@@ -215,12 +228,14 @@ static __always_inline void process_forked(struct task_struct *parent, struct ta
 	follows = process->flags & PROCESS_FOLLOW;
 	if (follows) {
 		new.flags = process->flags & (PROCESS_TARGET | PROCESS_FOLLOW | PROCESS_STOP);
+		if (library && births_seen && !bpf_map_update_elem(&held, &to, library, BPF_ANY))
+			new.flags |= PROCESS_BORN;
 		if (bpf_map_update_elem(&processes, &to, &new, BPF_ANY)) {
 			count(T2P_COUNT_PROCESSES_FULL, 1);
 			return;
 		}
 	}
-	if (!library)
+	if (!library || new.flags & PROCESS_BORN)
 		return;
 	/* A child that is no target: user space takes the breakpoints away that it has got. */
 	note = follows ? note_file(to, to, new.generation, library->inode, library->device) :
@@ -230,6 +245,28 @@ static __always_inline void process_forked(struct task_struct *parent, struct ta
 	/* Which is the child: read as a number. */
 	note->file.stopped = (new.flags & PROCESS_STOP) &&
 			     hold_task((u64)BPF_CORE_READ(child, group_leader), note->file.time);
+	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
+}
+
+/* The current thread is new, and has not run any of its program yet. */
+static __always_inline void process_born(void)
+{
+	u64 id = current_id();
+	u32 tgid = id >> 32;
+	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct held_library *library;
+	struct t2p_noted_file *note;
+
+	if (!process || !(process->flags & PROCESS_BORN))
+		return;
+	process->flags &= ~PROCESS_BORN;
+	library = bpf_map_lookup_elem(&held, &tgid);
+	if (!library)
+		return;
+	note = note_file(tgid, (u32)id, process->generation, library->inode, library->device);
+	if (!note)
+		return;
+	note->file.stopped = (process->flags & PROCESS_STOP) && hold_thread(note->file.time);
 	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
 }
 

@@ -429,6 +429,22 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	return 0;
 }
 
+/* What a new thread does last before it leaves the kernel for the first time. */
+
+SEC("fentry/calculate_sigpending")
+int BPF_PROG(fentry_calculate_sigpending)
+{
+	process_born();
+	return 0;
+}
+
+SEC("kprobe/calculate_sigpending")
+int BPF_KPROBE(kprobe_calculate_sigpending)
+{
+	process_born();
+	return 0;
+}
+
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task, int before, struct linux_binprm *program)
 {

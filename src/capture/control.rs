@@ -441,7 +441,7 @@ impl Control {
         if file.stopped && !is_library {
             // It may be about to take away what ended processes of the command have left.
             self.probe.let_go();
-            self.probe.await_gone();
+            self.probe.await_unmountable();
         }
         self.let_go_after(&Look::File(*file));
     }

@@ -4,8 +4,9 @@
 //! has mapped it. It loses its probes there when the process ends or calls exec, and everywhere when its file is
 //! opened for writing.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use libbpf_rs::Link;
 
@@ -13,6 +14,12 @@ use super::sites::Role;
 use super::{Attached, FileId, Probe, Unfollowed, detach};
 use crate::discover::Found;
 use crate::event::{Library, LibraryId};
+
+/// Probes that are being taken away, and the files that they are in.
+pub(super) struct Going {
+    files: Vec<FileId>,
+    thread: JoinHandle<()>,
+}
 
 impl Probe {
     /// The libraries of a file, if it is new. To be told before [`Probe::attach`], during which their first records
@@ -73,7 +80,7 @@ impl Probe {
         let known = self.libraries.get(&found.key).copied();
         if known.is_none() {
             // Where an old probe still stands, the kernel would run the old instruction.
-            self.await_gone();
+            self.await_gone(|file| file == found.key.id());
         }
         let id = known.unwrap_or(self.last_id + 1);
         if found.library.go.is_some() {
@@ -93,7 +100,7 @@ impl Probe {
             }
             let (pid, _) = holder;
             let former = self.take_away(|a| a.found.key == found.key && a.pid == pid);
-            self.discard(former);
+            self.discard(former, vec![found.key.id()]);
             if known.is_none() && !fresh && self.has_trials() {
                 self.begin_trial(found, id);
             }
@@ -155,18 +162,39 @@ impl Probe {
                     }
             })
         };
+        let files = self.files_of(is_over);
         let links = self.take_away(is_over);
-        self.discard(links);
-        let needed: Vec<FileId> = self.attached.iter().map(|attached| attached.found.key.id()).collect();
-        let of_bios: Vec<FileId> = self.bios.values().flatten().map(|(id, _)| *id).collect();
-        self.leases.keep(|id| needed.contains(&id) || of_bios.contains(&id));
+        self.discard(links, files);
+        self.going.retain(|going| !going.thread.is_finished());
+        let mut needed = self.files_of(|_| true);
+        needed.extend(self.going.iter().flat_map(|going| &going.files));
+        needed.extend(self.bios.values().flatten().map(|(id, _)| *id));
+        self.leases.keep(|id| needed.contains(&id));
     }
 
-    /// Until what was let go is gone.
-    pub fn await_gone(&mut self) {
-        for thread in self.going.drain(..) {
+    pub(super) fn files_of(&self, is_it: impl Fn(&Attached) -> bool) -> Vec<FileId> {
+        self.attached
+            .iter()
+            .filter(|attached| is_it(attached))
+            .map(|attached| attached.found.key.id())
+            .collect()
+    }
+
+    /// Until no probe is left that was let go in the files that are waited for.
+    pub fn await_gone(&mut self, is_awaited: impl Fn(FileId) -> bool) {
+        for Going { thread, .. } in
+            self.going.extract_if(.., |going| going.files.iter().any(|id| is_awaited(*id)))
+        {
             // It does nothing that can fail.
             let _ = thread.join();
+        }
+    }
+
+    /// Until no file system is busy because of probes that were let go. The one of the root always is.
+    pub fn await_unmountable(&mut self) {
+        if !self.going.is_empty() {
+            let root = std::fs::metadata("/").map_or(0, |root| root.dev());
+            self.await_gone(|(device, _)| device != root);
         }
     }
 
@@ -192,7 +220,7 @@ impl Probe {
             detach(links);
         }
         // What was let go before may be of the same files.
-        self.await_gone();
+        self.await_gone(|id| asked.contains(&id));
         self.leases.keep(|id| !asked.contains(&id));
         paths
     }
@@ -214,7 +242,7 @@ impl Probe {
             let offsets = self.offsets_of(attached);
             links.extend(self.attach_to_none(attached, &offsets));
         }
-        self.discard(links);
+        self.discard(links, self.files_of(|_| true));
     }
 
     /// Takes what is attached out of the tables; its probes go when the links are dropped, those of entries first.
@@ -229,12 +257,12 @@ impl Probe {
         taken.into_iter().map(|(_, link)| link).collect()
     }
 
-    /// Detaches; the kernel takes its time for that.
-    pub(super) fn discard(&mut self, links: Vec<Link>) {
+    /// Detaches from these files; the kernel takes its time for that.
+    pub(super) fn discard(&mut self, links: Vec<Link>, files: Vec<FileId>) {
         if links.is_empty() {
             return;
         }
-        self.going.retain(|thread| !thread.is_finished());
-        self.going.push(thread::spawn(move || detach(links)));
+        self.going.retain(|going| !going.thread.is_finished());
+        self.going.push(Going { files, thread: thread::spawn(move || detach(links)) });
     }
 }

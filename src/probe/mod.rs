@@ -34,7 +34,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::btf::Btf;
@@ -45,7 +45,7 @@ use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, ProgramMut, ProgramType, Upr
 
 use self::leases::{FileId, Leases};
 use self::probation::Probation;
-use self::programs::{AT_RETURN, Choice, Later};
+use self::programs::{AT_BIRTH, AT_RETURN, Choice, Later};
 use self::proving::Trial;
 use self::sites::{Group, Kind, Programs, Role, Site};
 use self::skeleton::types::{self, process_flag, t2p_cookie_bit, t2p_gate, t2p_site};
@@ -179,7 +179,7 @@ pub struct Probe {
     /// So that files lose their probes before they are written to.
     leases: Leases,
     /// Probes that are being taken away.
-    going: Vec<JoinHandle<()>>,
+    going: Vec<holders::Going>,
     /// Some child has breakpoints from its parent, and is no target.
     has_heirs: bool,
     trials: Vec<Trial>,
@@ -307,13 +307,18 @@ impl Probe {
             false => &[each],
         };
         let mut refused = Vec::new();
-        let mut try_backend = |backend| {
+        let mut not_in_bulk = Vec::new();
+        let mut try_backend = |backend: Backend| {
             for &programs in ways {
                 match Probe::try_load(options, backend, programs) {
                     Ok(probe) => return Ok(Some(probe)),
                     Err(Refusal::Bulk) => {}
                     // The verifier refuses the programs for bulk attachment, which are larger than the others.
-                    Err(Refusal::Backend(error)) if programs.in_bulk() && has_code(&error, libc::EACCES) => {}
+                    Err(Refusal::Backend(error)) if programs.in_bulk() && has_code(&error, libc::EACCES) => {
+                        let way =
+                            if programs == Programs::Session { "uprobe sessions" } else { "uprobes in bulk" };
+                        not_in_bulk.push(format!("{way} beside {}: {error:#}", backend.as_str()));
+                    }
                     Err(Refusal::Backend(error)) => {
                         refused.push((backend, error));
                         break;
@@ -332,8 +337,8 @@ impl Probe {
             match try_backend(backend)? {
                 Some(_) if asked.is_some_and(|a| a != backend) => others.push(backend.as_str()),
                 Some(mut probe) => {
-                    probe.refused =
-                        refused.iter().map(|(b, e)| format!("{b}: {}", why_missing(*b, e))).collect();
+                    let of_backends = refused.iter().map(|(b, e)| format!("{b}: {}", why_missing(*b, e)));
+                    probe.refused = of_backends.chain(not_in_bulk).collect();
                     return Ok(probe);
                 }
                 None => {}
@@ -379,7 +384,9 @@ impl Probe {
         let bio_in_bulk = bio::in_bulk(options, programs);
         let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
         open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
-        let choice = Choice { backend, programs, bio_in_bulk, has_ipv6 };
+        let sees_births =
+            options.of_command && (backend != Backend::Fentry || has_function("calculate_sigpending"));
+        let choice = Choice { backend, programs, bio_in_bulk, has_ipv6, sees_births };
         choice.prepare(open.open_object_mut().progs_mut());
         let skeleton = open.load().map_err(Refusal::Backend)?;
         let mut probe = Probe {
@@ -411,23 +418,34 @@ impl Probe {
             own_links: 0,
         };
         probe.tell_by_returns();
+        let mut births_seen = false;
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             if name.starts_with(IN_BIO)
                 || name.ends_with(AT_RETURN)
                 || is_in_library(&name)
+                || name.ends_with(AT_BIRTH) && !sees_births
                 || Backend::of_program(&name).is_some_and(|b| b != backend)
             {
                 continue;
             }
             match program.attach() {
-                Ok(link) => probe.links.push(link),
+                Ok(link) => {
+                    births_seen |= name.ends_with(AT_BIRTH);
+                    probe.links.push(link);
+                }
                 // Without it QUIC and DTLS are not told apart, which the kernel may not have.
                 Err(_) if name.contains("udp") => {}
+                // Then new processes wait as soon as they are seen.
+                Err(_) if name.ends_with(AT_BIRTH) => {}
                 Err(error) => return Err(Refusal::Backend(error)),
             }
         }
         probe.own_links = probe.links.len();
+        if let (true, Some(bss)) = (births_seen, probe.skeleton.maps.bss_data.as_deref_mut()) {
+            // SAFETY: a valid, aligned place in the mapped .bss; the kernel only reads it.
+            unsafe { std::ptr::from_mut(&mut bss.births_seen).write_volatile(1) };
+        }
         if programs.in_bulk() && !probe.attaches_in_bulk().unwrap_or(false) {
             return Err(Refusal::Bulk);
         }
@@ -598,8 +616,10 @@ impl Probe {
 
     /// Captures this process no more: it has ended.
     pub fn remove_target(&mut self, pid: u32) {
-        let links = self.take_away(|attached| attached.pid == pid as i32);
-        self.discard(links);
+        let is_its = |attached: &Attached| attached.pid == pid as i32;
+        let files = self.files_of(is_its);
+        let links = self.take_away(is_its);
+        self.discard(links, files);
         // What is attached for one that is no more fails for all; without any it would be for everybody.
         if self.pids.len() > 1 {
             self.pids.retain(|known| *known != pid);
