@@ -29,6 +29,8 @@ pub use self::cheap::{Cheap, Value};
 const STEPS_MAX: usize = 1 << 14;
 /// Ways from one instruction to another that are followed: a table of jumps has one to each instruction.
 const WAYS_MAX: usize = 1 << 18;
+/// Returns of one function for which something cheaper is looked for.
+const CHEAP_MAX: usize = 128;
 /// Longest x86 instruction.
 const INSTRUCTION_MAX: usize = 15;
 /// Longest function that is decoded.
@@ -204,8 +206,9 @@ impl<'d, R: ReadRef<'d>> File<'_, 'd, R> {
         let start = self.image.address_of(offset).ok_or(Unclear::Unreadable)?;
         let walked = walk(start, self)?;
         let offset = |address| self.image.file_offset(address).ok_or(Unclear::Code);
-        let returns = walked.returns().into_iter().map(|at| {
-            let cheap = cheap::before(&walked, at).into_iter();
+        let returns = walked.returns().into_iter().enumerate().map(|(index, at)| {
+            // Looking for these is dear, and no function that matters has so many returns.
+            let cheap = if index < CHEAP_MAX { cheap::before(&walked, at) } else { Vec::new() }.into_iter();
             let cheap = cheap.map(|found| Ok(Cheap { at: offset(found.at)?, ..found }));
             Ok(Return::Ret { at: offset(at)?, cheap: cheap.collect::<Result<_, Unclear>>()? })
         });

@@ -17,6 +17,8 @@ const JUMPS_MAX: usize = 4;
 const DEPTH_MAX: i64 = 1023;
 /// Bytes of a word on the stack.
 const WORD: i64 = 8;
+/// Most instructions behind a jump that are looked at to see whether it is in a loop.
+const BEHIND_MAX: usize = 4096;
 /// Results that are constants have 4 bits of an attach cookie.
 const CONSTANTS: std::ops::RangeInclusive<i64> = -8..=7;
 
@@ -88,7 +90,8 @@ fn all_before(walked: &Walked, ret: u64) -> Option<Vec<Cheap>> {
     Some(found)
 }
 
-/// Whether an instruction may come after itself: then it may be passed often in one call.
+/// Whether an instruction may come after itself: then it may be passed often in one call. Of one with too much behind
+/// it that is supposed.
 fn is_in_loop(walked: &Walked, at: u64) -> bool {
     let mut seen = std::collections::HashSet::new();
     let mut todo = vec![at];
@@ -100,6 +103,9 @@ fn is_in_loop(walked: &Walked, at: u64) -> bool {
             if seen.insert(*to) {
                 todo.push(*to);
             }
+        }
+        if seen.len() > BEHIND_MAX {
+            return true;
         }
     }
     false
