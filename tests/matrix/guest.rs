@@ -36,13 +36,13 @@ impl Guest {
         Some(Guest { test: Test::unprivileged(&name), kernel: kernel.into() })
     }
 
-    /// Boots with more kernel parameters, runs a command as root, and returns the folder of what it
-    /// left in its `/out`. The scripts of tests/vm/guest are in its `/vm`.
+    /// Boots, runs a command as root, and returns the folder of what it left in its `/out`. The scripts of
+    /// tests/vm/guest are in its `/vm`.
     #[track_caller]
-    pub fn run(&self, params: &str, words: &[&str]) -> PathBuf {
-        let out = self.test.path(&format!("out-{}", words[0].rsplit('/').next().unwrap_or_default()));
+    pub fn run(&self, words: &[String]) -> PathBuf {
+        let out = self.test.path("out");
         let mut command = Command::new(vm("run-in"));
-        command.args(["-t", LIMIT, "-m", "1200", "-a", params, "-o"]).arg(&out);
+        command.args(["-t", LIMIT, "-m", "1200", "-o"]).arg(&out);
         command.arg(&self.kernel).arg("--").args(self.files()).arg("--").args(words);
         let output = command.output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
