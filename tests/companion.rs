@@ -176,6 +176,27 @@ struct Scene {
 }
 
 impl Scene {
+    fn begin(process_blocks: bool, link: Link) -> Scene {
+        let header = Header { application: "tls2pcap test".into(), ..Header::default() };
+        let writer = PcapngWriter::new(Vec::new(), &header, false)
+            .unwrap()
+            .with_process_blocks(process_blocks)
+            .with_link(link);
+        Scene {
+            synthesizer: Synthesizer::new(Ports::Decode),
+            writer,
+            time: 1_700_000_000_000_000_000,
+            offsets: HashMap::new(),
+            callers: HashMap::new(),
+        }
+    }
+
+    fn finish(self) -> Vec<u8> {
+        let Scene { mut synthesizer, mut writer, time, .. } = self;
+        synthesizer.finish(time, &mut |packet| writer.packet(&packet).unwrap());
+        writer.finish(time, &[]).unwrap().0
+    }
+
     fn step(&mut self, id: u64, body: Body) {
         self.time += 1_000_000;
         let segment = Segment { connection: ConnectionId(id), time: self.time, body };
@@ -260,19 +281,7 @@ fn scene() -> Vec<u8> {
 
 /// [`scene`], with process blocks or without, and with this in front of the packets.
 fn scene_with(process_blocks: bool, link: Link) -> Vec<u8> {
-    let header = Header { application: "tls2pcap test".into(), ..Header::default() };
-    let writer = PcapngWriter::new(Vec::new(), &header, false)
-        .unwrap()
-        .with_process_blocks(process_blocks)
-        .with_link(link);
-    let time = 1_700_000_000_000_000_000;
-    let mut scene = Scene {
-        synthesizer: Synthesizer::new(Ports::Decode),
-        writer,
-        time,
-        offsets: HashMap::new(),
-        callers: HashMap::new(),
-    };
+    let mut scene = Scene::begin(process_blocks, link);
     let curl = process(100, "curl", Some("0123456789ab"));
     let nginx = process(200, "nginx", None);
     let odd = process(300, "söme one[1]", None);
@@ -295,9 +304,15 @@ fn scene_with(process_blocks: bool, link: Link) -> Vec<u8> {
     scene.open(4, &odd, Client, again, Some("other.example"));
     scene.exchange(4, "/seven");
     scene.step(2, Body::End);
-    let Scene { mut synthesizer, mut writer, time, .. } = scene;
-    synthesizer.finish(time, &mut |packet| writer.packet(&packet).unwrap());
-    writer.finish(time, &[]).unwrap().0
+    scene.finish()
+}
+
+fn one_connection(pid: u32) -> Vec<u8> {
+    let mut scene = Scene::begin(false, Link::default());
+    let tuple = ["10.0.0.1:41000", "10.0.0.2:443"];
+    scene.open(1, &process(pid, &format!("number-{pid}"), None), Client, tuple, None);
+    scene.exchange(1, "/");
+    scene.finish()
 }
 
 const PLUGIN: &[u8] = include_bytes!("../wireshark/tls2pcap.lua");
@@ -363,7 +378,7 @@ fn every_packet_tells_whose_it_is() {
             );
             assert_eq!(
                 requests,
-                ["/five||", "/six|late.example|", "/seven|other.example|http/1.1"],
+                ["/five|late.example|", "/six|late.example|", "/seven|other.example|http/1.1"],
                 "{release}"
             );
             let lost = ask(options, "tls2pcap.lost", &["conn", "lost", "lost.reason"]);
@@ -420,8 +435,41 @@ fn fields_are_there_in_compressed_files() {
     home.give(&path);
     let file = home.write("scene.pcapng", &scene());
     for &(release, ref tshark) in tsharks() {
-        let of = |file| fields(&home, tshark, file, &[], "frame", &["tls2pcap.pid", "tls2pcap.sni"]);
-        assert_eq!(of(&path), of(&file), "{release}");
+        // What is learnt late stands only on the packets from there on.
+        let of = |file, filter| fields(&home, tshark, file, &[], filter, &["tls2pcap.pid", "tls2pcap.sni"]);
+        let filter = "tls2pcap.sni != \"late.example\" || tls2pcap.pid < 300 || http.request.uri == \"/six\"";
+        assert_eq!(of(&path, filter), of(&file, filter), "{release}");
+        assert_eq!(of(&path, "http.request && http.request.uri == \"/five\"")[0], "300|", "{release}");
+    }
+}
+
+#[test]
+fn fields_are_right_where_packets_are_numbered_otherwise() {
+    let home = with_plugin();
+    let file = home.write("scene.pcapng", &scene());
+    let names = ["tcp.stream", "tls2pcap.conn", "tls2pcap.comm", "http.request.uri"];
+    for &(release, ref tshark) in tsharks() {
+        let all = fields(&home, tshark, &file, &["-2"], "tls2pcap.conn > 2", &names[1..]);
+        let some = ["-2", "-R", "ipv6 || tls2pcap.sni == \"other.example\""];
+        let read = fields(&home, tshark, &file, &some, "frame", &names[1..]);
+        assert!(all.len() > 10, "{release}: {all:?}");
+        assert_eq!(read, all, "{release}");
+    }
+}
+
+#[test]
+fn connections_of_merged_files_stay_apart() {
+    let home = with_plugin();
+    let [one, two] = [100, 900].map(|pid| home.write(&format!("{pid}.pcapng"), &one_connection(pid)));
+    for &(release, ref tshark) in tsharks() {
+        let Some(mergecap) = program("mergecap", release) else { continue };
+        let both = home.path().join("both.pcapng");
+        let mut command = home.command(&mergecap);
+        // One after the other: the same number, the same addresses and ports.
+        command.arg("-a").arg("-w").arg(&both).arg(&one).arg(&two);
+        lines(command);
+        let of = |file| fields(&home, tshark, file, &[], "frame", &["tls2pcap.pid", "tls2pcap.comm"]);
+        assert_eq!(of(&both), [of(&one), of(&two)].concat(), "{release}");
     }
 }
 

@@ -9,9 +9,10 @@
 -- No file pays for this but tls2pcap's own. A field extractor, or a registered post-dissector, would
 -- make Wireshark build a protocol tree of every packet of every file. So nothing is hooked while
 -- this is loaded; as a file is opened (`init`), its beginning is looked at, and only if it comes from
--- tls2pcap, a listener asks for the comments and a dissector is put before those of raw IP and Ethernet.
--- Most of what is left at loading is that Wireshark builds a tree for the listener (benches/wireshark): fields are
--- made only where somebody wants them, and bytes are counted when the table is opened.
+-- tls2pcap, a dissector is put before those of raw IP and Ethernet. Fields are made only where somebody wants them;
+-- only then are comments needed, and they are read from the file itself. Where it cannot be read (a pipe, a
+-- compressed file) a listener asks Wireshark for them, which makes loading slower (benches/wireshark), since Wireshark
+-- then builds a tree of each packet. Bytes are counted when the table is opened.
 
 local proto = Proto("tls2pcap", "Captured process (tls2pcap)")
 
@@ -71,9 +72,11 @@ local connections -- all that were seen, in order
 local current -- by addresses and ports, of both directions: the one that has them now
 local of_frame -- by number of the packet: its connection
 local notes -- by number of the packet: what its comments say of itself
+local index -- how far the file was read, if it can be; see `advance`
 
 local function forget()
-	connections, current, of_frame, notes = {}, {}, {}, {}
+	if index then index.file:close() end
+	connections, current, of_frame, notes, index = {}, {}, {}, {}, nil
 end
 forget()
 
@@ -101,20 +104,26 @@ local function port_of(address)
 	return whole(address and address:match(":(%d+)$"), UINT16)
 end
 
--- Addresses and ports as they stand in the packet; nil if this is not TCP, written as tls2pcap writes it: without
--- options of IPv4 and extension headers of IPv6. IP begins at `at`. Each call into Wireshark costs as much as
--- all the rest, so it is one.
+-- Addresses and ports as they stand in the packet whose IP header is at text[at] and has `len` bytes with all that
+-- follows; nil if this is not TCP, written as tls2pcap writes it: without options of IPv4 and extension headers of IPv6.
+local function ends_of(text, at, len)
+	if len < 40 then return nil end
+	local first = byte(text, at)
+	if first == 0x45 then
+		if byte(text, at + 9) == 6 then return sub(text, at + 12, at + 23) end
+	elseif first >= 0x60 and first < 0x70 and len >= 60 and byte(text, at + 6) == 6 then
+		return sub(text, at + 8, at + 43)
+	end
+	return nil
+end
+
+-- The same of a packet that is dissected, and its headers. IP begins at `at`. Each call into Wireshark costs as much
+-- as all the rest, so it is one.
 local function ends(tvb, at)
 	local len = tvb:len() - at
 	if len < 40 then return nil end
 	local ip = tvb:raw(at, len < 60 and 40 or 60)
-	local first = byte(ip, 1)
-	if first == 0x45 then
-		if byte(ip, 10) == 6 then return sub(ip, 13, 24), ip end
-	elseif first >= 0x60 and first < 0x70 and len >= 60 and byte(ip, 7) == 6 then
-		return sub(ip, 9, 44), ip
-	end
-	return nil
+	return ends_of(ip, 1, len), ip
 end
 
 -- The same of the other direction.
@@ -141,15 +150,17 @@ local function share_of(c, pid, known)
 	return share
 end
 
-local function new_connection(known)
-	local c = { known = known, by_pid = {}, sent = 0, received = 0, requests = 0 }
+local function new_connection(known, key)
+	local c = { known = known, key = key, turned = turned(key), by_pid = {}, sent = 0, received = 0, requests = 0 }
 	connections[#connections + 1] = c
 	return c
 end
 
 -- Adds what a comment says to the connection, or begins a new one.
-local function learn(c, said)
-	if said.pid and (not c or c.known.pid and c.known.conn ~= whole(said.conn, UINT32)) then c = new_connection({}) end
+local function learn(c, said, key)
+	local conn, pid = whole(said.conn, UINT32), whole(said.pid, UINT32)
+	-- In files that were merged, numbers come again.
+	if pid and (not c or c.known.pid and (c.known.conn ~= conn or c.known.pid ~= pid)) then c = new_connection({}, key) end
 	if not c then return nil end
 	for _, shown in ipairs(SHOWN) do
 		local key = shown[1]
@@ -189,20 +200,15 @@ end
 
 local function frame() return frame_facts(all_field_infos()) end
 
--- The first time that a packet is seen with its comments.
-local function first_look(tvb, number, at)
-	-- Without a protocol tree there is nothing to ask.
-	local there, comments, interface = pcall(frame)
-	if not there then return end
-	local key = ends(tvb, at)
-	if not key then return end
+-- What a packet says of its connection; IP begins at `at`.
+local function take(number, key, at, comments, interface)
 	local c = current[key]
 	local before = c
 	local note
 	for _, comment in ipairs(comments or NOTHING) do
 		local said = parse(comment)
 		if said then
-			c = learn(c, said)
+			c = learn(c, said, key)
 			if c then
 				local pid = whole(said.caller_pid, UINT32)
 				if pid and pid ~= c.known.pid then
@@ -226,18 +232,176 @@ local function first_look(tvb, number, at)
 	local pid = caller.pid
 	if not c then
 		if not pid then return end
-		c = new_connection({ comm = caller.comm, pid = pid })
+		c = new_connection({ comm = caller.comm, pid = pid }, key)
 	end
 	local own = c.known.pid
 	if pid and own and pid ~= own then
 		note = note or {}
 		note.caller = share_of(c, pid, caller).known
 	end
-	if c ~= before then current[key], current[turned(key)] = c, c end
+	if c ~= before then current[key], current[c.key == key and c.turned or c.key] = c, c end
 	c.at = at
 	of_frame[number] = c
 	if note then notes[number] = note end
 	return c
+end
+
+-- The first time that the listener's tree shows a packet.
+local function first_look(tvb, number, at)
+	-- Without a protocol tree there is nothing to ask.
+	local there, comments, interface = pcall(frame)
+	local key = there and ends(tvb, at)
+	return key and take(number, key, at, comments, interface)
+end
+
+-- The file itself ---------------------------------------------------------------------------------
+
+local CHUNK = 1048576
+local BLOCK_MAX = 16777216 -- Wireshark's own limit
+local SECTION_HEADER, INTERFACE, ENHANCED_PACKET = 0x0a0d0d0a, 1, 6
+-- The others that Wireshark numbers: packets of two older kinds, entries of a journal.
+local NUMBERED = { [2] = true, [3] = true, [9] = true }
+local IP_BEGINS = { [1] = ETHERNET_HEADER, [101] = 0 }
+local COMMENT, IF_NAME, IF_TSRESOL = 1, 2, 9
+
+local function u16(text, at)
+	local a, b = byte(text, at, at + 1)
+	return a + b * 256
+end
+
+local function u32(text, at)
+	local a, b, c, d = byte(text, at, at + 3)
+	return a + b * 256 + c * 65536 + d * 16777216
+end
+
+-- Calls `hear` with code and value of each option from `at` on, as far as they are whole.
+local function options(text, at, last, hear)
+	while at + 3 <= last do
+		local code, len = u16(text, at), u16(text, at + 2)
+		if code == 0 or at + 3 + len > last then return end
+		hear(code, sub(text, at + 4, at + 3 + len))
+		at = at + 4 + len + -len % 4
+	end
+end
+
+-- Of an interface's description: where IP begins in its packets, its name, and ticks of its clock per second.
+local function interface_of(text, at, last)
+	local found = { at = IP_BEGINS[u16(text, at + 8)], ticks = 1000000 }
+	options(text, at + 16, last, function(code, value)
+		if code == IF_NAME then
+			found.name = value
+		elseif code == IF_TSRESOL and #value == 1 then
+			local power = byte(value)
+			found.ticks = power < 128 and 10 ^ power or 2 ^ (power - 128)
+		end
+	end)
+	return found
+end
+
+-- Headers that are the same in packets of one connection only, unless that connection comes again.
+local HEADERS = 40
+
+local comments_found -- of the packet that is being read
+local function hear_comment(code, value)
+	if code == COMMENT then
+		comments_found = comments_found or {}
+		comments_found[#comments_found + 1] = value
+	end
+end
+
+-- The packet in text[at, last]; the block has its size at both ends.
+local function read_packet(text, at, last)
+	local from = index.interfaces[u32(text, at + 8)]
+	local begins, len = from and from.at, u32(text, at + 20)
+	if not begins or at + 27 + len > last then return end
+	local key = ends_of(text, at + 28 + begins, len - begins)
+	if not key then return end
+	index.keys[index.count] = key
+	comments_found = nil
+	local at_options = at + 28 + len + -len % 4
+	if at_options < last then options(text, at_options, last, hear_comment) end
+	take(index.count, key, begins, comments_found, from.name)
+	if index.same then
+		local headers = sub(text, at + 28 + begins, at + 27 + begins + HEADERS)
+		local time = (u32(text, at + 12) * 4294967296 + u32(text, at + 16)) / from.ticks
+		local same = index.same[headers] or {}
+		index.same[headers] = same
+		same[#same + 1] = { number = index.count, time = time }
+	end
+end
+
+-- Reads the next blocks of the file; whether there were any.
+local function read_on()
+	local text = index.file:seek("set", index.offset) and index.file:read(index.size)
+	if not text then return false end
+	local at, size = 1, nil
+	while at + 11 <= #text do
+		local kind = u32(text, at)
+		size = u32(text, at + 4)
+		-- Wireshark reads no further either.
+		index.over = size < 12 or size > BLOCK_MAX
+		if index.over then break end
+		if at + size - 1 > #text then break end
+		local last = at + size - 5
+		if kind == ENHANCED_PACKET then
+			index.count = index.count + 1
+			if size >= 32 then read_packet(text, at, last) end
+		elseif kind == INTERFACE and size >= 20 then
+			index.interfaces[index.interface] = interface_of(text, at, last)
+			index.interface = index.interface + 1
+		elseif kind == SECTION_HEADER then
+			index.interfaces, index.interface = {}, 0
+		elseif NUMBERED[kind] then
+			index.count = index.count + 1
+		end
+		at, size = at + size, nil
+	end
+	index.offset = index.offset + at - 1
+	-- The next block may be larger than what is read at once.
+	index.size = math.max(CHUNK, at == 1 and size or 0)
+	return not index.over and (at > 1 or size ~= nil and size > #text and #text >= CHUNK)
+end
+
+-- Reads as far as there is something to read, since what is known of a connection may come late; the file may still be
+-- written.
+local function advance()
+	while not index.over and read_on() do end
+end
+
+-- Begins to read the file. Wireshark closes one of its descriptors when it has read it once, so this has its own, until
+-- the next file is opened.
+local function read_from(path)
+	local file = io.open(path, "rb")
+	forget()
+	index = file and { file = file, offset = 0, size = CHUNK, count = 0, interfaces = {}, interface = 0, keys = {} }
+end
+
+-- The number in the file of a packet that Wireshark numbers otherwise, since the file was opened with a read filter.
+local function number_in_file(ip, time)
+	if not index.same then
+		-- From the beginning.
+		connections, current, of_frame, notes = {}, {}, {}, {}
+		index.offset, index.count, index.same, index.over = 0, 0, {}, false
+	end
+	advance()
+	local best, number = math.huge, nil
+	for _, packet in ipairs(index.same[sub(ip, 1, HEADERS)] or NOTHING) do
+		local distance = math.abs(packet.time - time)
+		if distance < best then best, number = distance, packet.number end
+	end
+	return number
+end
+
+-- Connection and notes of a packet, of which somebody wants to know; IP begins at `at`.
+local function find(tvb, pinfo, at)
+	local number = pinfo.number
+	if index then
+		local key, ip = ends(tvb, at)
+		if not key then return nil end
+		if number > index.count then advance() end
+		if index.same or index.keys[number] ~= key then number = number_in_file(ip, pinfo.abs_ts) end
+	end
+	return of_frame[number], notes[number]
 end
 
 local function who(known)
@@ -279,16 +443,19 @@ end
 local encapsulations = DissectorTable.get("wtap_encap")
 local raw, ethernet = encapsulations:get_dissector(RAW_IP), encapsulations:get_dissector(ETHERNET)
 
+local listener -- where the file cannot be read
 local own -- this dissector, to ask whether anybody wants its fields
 local call = raw.call
 
 -- Shows whose packet it is, and hands it on to who would have had it. IP begins at `at`.
 local function dissect(tvb, pinfo, tree, at, next_)
-	local number = pinfo.number
 	-- Two-pass reading comes here first without a protocol tree, so "seen" is not pinfo.visited.
-	local c = of_frame[number] or first_look(tvb, number, at)
+	if listener and not of_frame[pinfo.number] then first_look(tvb, pinfo.number, at) end
 	-- Neither looked at nor asked for by a filter or a column: then nothing has to be made.
-	if c and tree:referenced(own) then show(tree, c, notes[number]) end
+	if tree:referenced(own) then
+		local c, note = find(tvb, pinfo, at)
+		if c then show(tree, c, note) end
+	end
 	-- Where a packet is cut off, Wireshark has shown so before the error comes here.
 	pcall(call, next_, tvb, pinfo, tree)
 end
@@ -309,7 +476,7 @@ own = Dissector.get("tls2pcap")
 -- Whether it is a file of ours --------------------------------------------------------------------
 
 local LOOK_AT = 262144
-local SECTION_HEADER = "\n\r\r\n"
+local MAGIC, LITTLE_ENDIAN = "\n\r\r\n", "\x4d\x3c\x2b\x1a"
 
 local function contents(path, len)
 	local file = io.open(path, "rb")
@@ -319,13 +486,14 @@ local function contents(path, len)
 	return text
 end
 
--- true, false, or nil if that is no capture file.
+-- true, false, or nil if that is no capture file; and whether its blocks can be read here.
 local function is_ours(path)
 	local magic = contents(path, 4)
-	if magic == SECTION_HEADER then
+	if magic == MAGIC then
 		local text = contents(path, LOOK_AT) or ""
 		-- The application of the section header, or, where another tool wrote that, a first comment.
-		return text:sub(1, 4096):find("tls2pcap", 1, true) ~= nil or text:find("tls2pcap=1 conn=", 1, true) ~= nil
+		local is_it = text:sub(1, 4096):find("tls2pcap", 1, true) ~= nil or text:find("tls2pcap=1 conn=", 1, true) ~= nil
+		return is_it, text:sub(9, 12) == LITTLE_ENDIAN
 	elseif magic == "\xd4\xc3\xb2\xa1" or magic == "\xa1\xb2\xc3\xd4" or magic == "\x4d\x3c\xb2\xa1"
 		or magic == "\xa1\xb2\x3c\x4d" then
 		return false
@@ -346,19 +514,19 @@ local function reads_a_pipe()
 	return mounts ~= nil and ("\n" .. mounts):find("\n" .. mount .. " ", 1, true) == nil
 end
 
--- Whether the file that Wireshark has just opened is ours. No function says which one that is, but
--- Linux shows it: it is open, and its beginning has been read.
+-- Whether the file that Wireshark has just opened is ours, and its path if it can be read here. No function says which
+-- one that is, but Linux shows it: it is open, and its beginning has been read.
 local function opened_ours()
 	local open, descriptors = pcall(Dir.open, "/proc/self/fdinfo")
 	if not open or not descriptors then return false end
-	local found
+	local found, path
 	for name in descriptors do
 		local position = (contents("/proc/self/fdinfo/" .. name, 256) or ""):match("pos:%s*(%d+)")
 		-- A pipe has no position, and must not be read from.
 		if position and tonumber(position) > 0 then
-			local answer = is_ours("/proc/self/fd/" .. name)
+			local answer, readable = is_ours("/proc/self/fd/" .. name)
 			if answer then
-				found = true
+				found, path = true, readable and "/proc/self/fd/" .. name or nil
 				break
 			elseif answer == false then
 				found = false
@@ -367,21 +535,28 @@ local function opened_ours()
 	end
 	descriptors:close()
 	if found == nil then return reads_a_pipe() end
-	return found
+	return found, path
 end
 
-local listener
-
-local function hook(wanted)
-	if wanted == (listener ~= nil) then return end
-	if wanted then
+local function listen(wanted)
+	if wanted and not listener then
 		-- Its filter is what makes Wireshark keep these fields of each packet.
 		listener = Listener.new("frame", "frame.comment || frame.interface_name")
+	elseif listener and not wanted then
+		listener:remove()
+		listener = nil
+	end
+end
+
+local hooked = false
+
+local function hook(wanted)
+	if wanted == hooked then return end
+	hooked = wanted
+	if wanted then
 		encapsulations:add(RAW_IP, proto)
 		encapsulations:add(ETHERNET, below)
 	else
-		listener:remove()
-		listener = nil
 		encapsulations:remove(RAW_IP, proto)
 		encapsulations:add(RAW_IP, raw)
 		encapsulations:remove(ETHERNET, below)
@@ -392,7 +567,12 @@ end
 function proto.init()
 	forget()
 	local choice = proto.prefs.fields
-	hook(choice == ALWAYS or choice == AUTO and opened_ours())
+	local ours, path = false, nil
+	if choice ~= NEVER then ours, path = opened_ours() end
+	local wanted = choice == ALWAYS or choice == AUTO and ours
+	if wanted and path then read_from(path) end
+	hook(wanted)
+	listen(wanted and not index)
 end
 
 -- The menu ----------------------------------------------------------------------------------------
@@ -496,6 +676,7 @@ local BUTTONS = 4
 
 local function open_table()
 	local window = TextWindow.new("Processes and connections")
+	if index then advance() end
 	if #connections == 0 then
 		window:set("There are no packets of tls2pcap in this file, or no file is open.\n\n"
 			.. "A compressed file is recognised once it is unpacked, or with the profile tls2pcap.")

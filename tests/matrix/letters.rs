@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tls2pcap::event::record::decode;
 use tls2pcap::event::recording::Player;
-use tls2pcap::event::{Direction, Event, HandleKey};
+use tls2pcap::event::{Direction, Event, HandleKey, Missing};
 
 use crate::guest::Guest;
 use crate::judge;
@@ -16,7 +16,8 @@ const CALL: u64 = 16384;
 /// Calls of each client.
 const CALLS: u64 = 1000;
 
-/// Every record of every call holds that process's letter only, and none is missing.
+/// Every record of every call holds that process's letter only, and stands at its place. What the file's
+/// writer was too slow for, on an emulated processor, is marked; most must be there.
 pub fn no_foreign_byte(kernel: &str) {
     let Some(guest) = Guest::new(kernel) else { return };
     // The programs that copy payload are the same with all back ends.
@@ -41,6 +42,7 @@ pub fn no_foreign_byte(kernel: &str) {
 fn records_hold_only(recording: &Path, letters: &HashMap<u32, (u8, bool)>) {
     let mut player = Player::new(std::fs::read(recording).unwrap().into()).unwrap();
     let mut ends: HashMap<(HandleKey, bool), u64> = HashMap::new();
+    let mut seen = 0;
     while let Some(record) = player.next_record().unwrap() {
         let Ok(Event::Data(data)) = decode(&record) else { continue };
         let writes = data.direction == Direction::Write;
@@ -57,11 +59,17 @@ fn records_hold_only(recording: &Path, letters: &HashMap<u32, (u8, bool)>) {
             at + foreign.unwrap_or(0) as u64,
             *letter as char
         );
-        assert_eq!((data.payload.len() as u64, data.missing), (data.chunk_len, None));
+        match data.missing {
+            None => assert_eq!(data.payload.len() as u64, data.chunk_len),
+            reason => assert_eq!(reason, Some(Missing::WriterBehind)),
+        }
+        seen += data.payload.len() as u64;
         let end = ends.entry((data.handle, writes)).or_default();
         assert_eq!(at, *end, "the records of {} do not follow each other", *letter as char);
         *end += data.chunk_len;
     }
     assert_eq!(ends.len(), letters.len(), "one direction of one handle for each process");
     assert!(ends.values().all(|end| *end == CALL * CALLS), "{ends:?}");
+    let all = CALL * CALLS * ends.len() as u64;
+    assert!(seen > all / 2, "{seen} bytes of {all}");
 }
