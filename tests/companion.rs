@@ -503,6 +503,30 @@ fn fields_survive_other_tools() {
     }
 }
 
+#[test]
+fn a_file_that_is_cut_in_a_large_block_is_read_to_there() {
+    let home = with_plugin();
+    let whole = home.write("whole.pcapng", &scene());
+    // A packet of 2 MiB, of which the last quarter is not there.
+    let mut cut = scene();
+    cut.extend([6u32, 2 << 20].map(u32::to_le_bytes).concat());
+    cut.resize(cut.len() + (3 << 19), 0);
+    let cut = home.write("cut.pcapng", &cut);
+    for (release, tshark) in tsharks() {
+        let mut command = home.command(Path::new("timeout"));
+        command.args(["-k", "1", "60"]).arg(tshark).args(["-n", "-r"]).arg(&cut).args([
+            "-T",
+            "fields",
+            "-e",
+            "tls2pcap.pid",
+        ]);
+        let output = command.output().unwrap();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        let expected = fields(&home, tshark, &whole, &[], "frame", &["tls2pcap.pid"]);
+        assert_eq!(shown.lines().collect::<Vec<_>>(), expected, "{release}: {:?}", output.status);
+    }
+}
+
 /// The same packets as a stranger's capture, which has the same link type.
 fn foreign(packets: u32) -> Vec<u8> {
     let mut file = Vec::new();

@@ -332,7 +332,8 @@ end
 
 -- Reads the next blocks of the file; whether there were any.
 local function read_on()
-	local text = index.file:seek("set", index.offset) and index.file:read(index.size)
+	local asked = index.size
+	local text = index.file:seek("set", index.offset) and index.file:read(asked)
 	if not text then return false end
 	local at, size = 1, nil
 	while at + 11 <= #text do
@@ -359,7 +360,7 @@ local function read_on()
 	index.offset = index.offset + at - 1
 	-- The next block may be larger than what is read at once.
 	index.size = math.max(CHUNK, at == 1 and size or 0)
-	return not index.over and (at > 1 or size ~= nil and size > #text and #text >= CHUNK)
+	return not index.over and (at > 1 or size ~= nil and size > asked)
 end
 
 -- Reads as far as there is something to read, since what is known of a connection may come late; the file may still be
