@@ -109,7 +109,7 @@ __noinline int take_socket(u64 address, u32 fd)
 {
 	u32 tgid = current_id() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
-	struct handle *handle = process ? find_handle(process, address) : NULL;
+	struct handle *handle = process ? find_handle(process->generation, address) : NULL;
 	u64 sk, generation;
 
 	if (!handle)
@@ -185,7 +185,7 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 		struct fact fact = { .address = call->handle, .fact = T2P_FACT_FREE };
 
 		emit_fact(handle, &fact);
-		handle = new_handle(process, call->handle, 0, handle->refs);
+		handle = new_handle(process->generation, call->handle, 0, handle->refs);
 		if (!handle)
 			return NULL;
 	}
@@ -201,7 +201,7 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 static __noinline int socket_given(u64 address)
 {
 	struct process *process = ready ? current_process() : NULL;
-	struct handle *handle = process ? find_handle(process, address) : NULL;
+	struct handle *handle = process ? find_handle(process->generation, address) : NULL;
 
 	if (!handle)
 		return 0;
@@ -270,7 +270,7 @@ static __noinline int check_socket(struct process *process, struct call *call)
 
 	if (call->below || (call->flags & (CALL_UDP | CALL_QUIET)))
 		return 0;
-	handle = find_handle(process, call->handle);
+	handle = find_handle(process->generation, call->handle);
 	if (!handle || !may_have_no_socket(handle))
 		return 0;
 	if (call->function != T2P_FN_HANDSHAKE && !is_write(call->function) &&
@@ -288,7 +288,7 @@ static __noinline int check_socket(struct process *process, struct call *call)
 	process->flags |= PROCESS_NO_SOCKET;
 	head(&note->no_socket.head, T2P_NO_SOCKET, process->generation, call->library);
 	note->no_socket.time = bpf_ktime_get_ns();
-	note->no_socket.stopped = (process->flags & PROCESS_STOP) && stop_process();
+	note->no_socket.stopped = (process->flags & PROCESS_STOP) && hold_thread(note->no_socket.time);
 	note->no_socket.other_stack = 0;
 	note->place = place_in_ring();
 	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);

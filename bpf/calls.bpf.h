@@ -32,17 +32,17 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 			call_lost(process->generation, address, args->function, T2P_COUNT_THREADS_FULL);
 		return 0;
 	}
-	place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
+	place = place_of(thread, sp, PT_REGS_IP(ctx), args);
 	if (place > PLACE_NONE) {
 		forget_dead(process, thread);
-		place = place_of(thread, sp, PT_REGS_IP(ctx), address, args->function);
+		place = place_of(thread, sp, PT_REGS_IP(ctx), args);
 	}
 	if (is_internal(args->function)) {
-		/* On another stack its return may not be seen: the export, if it is probed, is what counts. */
-		if (place == PLACE_NONE && !args->other_stack)
+		/* Where its return is not seen the export, if it is probed, is what counts. */
+		if (place == PLACE_NONE && (by_returns || !args->other_stack))
 			place = inner_entered(thread, args, sp, address);
 		else if (place != PLACE_NONE && verdict_of(args->library, args->site) != VERDICT_TAKEN &&
-			 !internal_counts(args->library, args->site, find_handle(process, address) != NULL))
+			 !internal_counts(args->library, args->site, find_handle(process->generation, address) != NULL))
 			return 0;
 	}
 	place = unknown(place);
@@ -70,7 +70,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	call->library = args->library;
 	call->function = args->function;
 	call->site = args->site;
-	call->flags = 0;
+	call->flags = args->other_stack && !by_returns ? CALL_ASIDE : 0;
 	call->record = 0;
 	call->go = 0;
 	call->returns_to = 0;
@@ -80,7 +80,7 @@ static __noinline int enter(struct pt_regs *ctx, struct arguments *args)
 	if (args->other_stack)
 		tell_other_stack(process);
 	if (is_write(args->function)) {
-		handle = the_handle(process, address, args->function);
+		handle = the_handle(process->generation, address, args->function);
 		if (handle && !(handle->flags & (HANDLE_PLAIN | HANDLE_NOT_TCP)))
 			handle->inflight = handle->write_seq + 1;
 		if (handle && args->function == T2P_FN_SEND_PARTS)
@@ -140,6 +140,7 @@ enum emit_flag {
 	EMIT_RESULT = 1 << 4, /* what the call tells in its arguments */
 	EMIT_NO_SOCKET = 1 << 5, /* that the process encrypts into memory, if check_socket finds so */
 	EMIT_NAME = 1 << 6, /* first, the server's name */
+	EMIT_OVER = 1 << 7, /* last, that the entry of the thread or stack goes */
 };
 
 /* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
@@ -184,7 +185,7 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 /* What a call did to its handle, and in any case whose it was. Returns what is to be emitted. */
 static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
-	struct handle *handle = the_handle(process, call->handle, call->function);
+	struct handle *handle = the_handle(process->generation, call->handle, call->function);
 	int emit = 0;
 	u32 fd;
 	s64 len;
@@ -250,7 +251,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 static __noinline int tell_text(struct process *process, struct call *call, u64 returned)
 {
 	struct fact fact = { .address = call->handle, .fact = T2P_FACT_SERVER_NAME, .text = returned };
-	struct handle *handle = the_handle(process, call->handle, call->function);
+	struct handle *handle = the_handle(process->generation, call->handle, call->function);
 
 	if (!handle)
 		return 0;
@@ -270,7 +271,7 @@ static __noinline int tell_text(struct process *process, struct call *call, u64 
 /* The call before this one in its thread goes through this one's handle, if it has no socket. */
 static __noinline int note_layer(struct process *process, struct call *outer, struct call *call)
 {
-	struct handle *handle = find_handle(process, call->handle);
+	struct handle *handle = find_handle(process->generation, call->handle);
 
 	if (handle && uses_socket(outer->function) && outer->handle != call->handle) {
 		outer->below = call->handle;
@@ -291,7 +292,7 @@ struct emission {
 __noinline int tell_before(u64 address, u32 function, u32 emit)
 {
 	struct process *process = current_process();
-	struct handle *handle = process ? find_handle(process, address) : NULL;
+	struct handle *handle = process ? find_handle(process->generation, address) : NULL;
 
 	if (!handle)
 		return 0;
@@ -349,14 +350,15 @@ static __noinline u64 place_left(struct thread *thread, u64 sp, u32 site, u64 re
 static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emission *emission)
 {
 	struct thread *thread = calls_at(sp);
-	u64 i;
+	u64 i, returned;
 	struct process *process;
 	struct call *call;
 
 	/* Once the capture is over the streams rest: user space reads where they end. */
 	if (!thread || !ready)
 		return 0;
-	i = unknown(place_left(thread, sp, site, PT_REGS_RC(ctx)));
+	returned = result_of(ctx);
+	i = unknown(place_left(thread, sp, site, returned));
 	if (i >= CALL_DEPTH)
 		return 0; /* part of a call that is followed already, or not a call of ours */
 	process = current_process();
@@ -364,6 +366,9 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 		return 0;
 	asm volatile("" : "+r"(i)); /* as in enter */
 	call = &thread->calls[i & (CALL_DEPTH - 1)];
+	/* A call that was left stood at the same place, and this is not its return. */
+	if (by_returns && call->returns_to && !can_return(call->sp, call->returns_to))
+		return 0;
 	drop_calls(process, thread, i + 1, T2P_COUNT_UNFINISHED);
 	thread->depth = i;
 	emission->thread = thread;
@@ -373,12 +378,14 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 		return 1;
 	}
 	if (!uses_socket(call->function)) {
-		tell_text(process, call, PT_REGS_RC(ctx));
+		tell_text(process, call, returned);
 		return 0;
 	}
-	emission->emit = finish(process, call, PT_REGS_RC(ctx), &emission->data);
+	emission->emit = finish(process, call, returned, &emission->data);
 	if (emission->emit & EMIT_NO_SOCKET)
 		check_socket(process, call);
+	if (!i && (thread->of_stack || has_many_threads(process)))
+		emission->emit |= EMIT_OVER;
 	if (i > 0)
 		note_layer(process, &thread->calls[(i - 1) & (CALL_DEPTH - 1)], call);
 	return 1;
@@ -388,9 +395,8 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 static __noinline int handle_freed(u64 address)
 {
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
-	struct handle_key key = { .address = fact.address, .tgid = current_id() >> 32 };
 	struct process *process = ready ? current_process() : NULL;
-	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
+	struct handle *handle = process ? find_handle(process->generation, fact.address) : NULL;
 
 	if (!handle)
 		return 0;
@@ -401,8 +407,7 @@ static __noinline int handle_freed(u64 address)
 			return 0;
 	}
 	emit_fact(handle, &fact);
-	bpf_map_delete_elem(&handles, &key);
-	return 0;
+	return forget_handle(address, current_id() >> 32);
 }
 
 /* SSL_clear: the handle is used again, for another connection; unless the library itself calls it. */
@@ -410,7 +415,7 @@ static __noinline int handle_cleared(u64 address, u64 sp)
 {
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
 	struct process *process = ready ? current_process() : NULL;
-	struct handle *handle = process ? find_handle(process, fact.address) : NULL;
+	struct handle *handle = process ? find_handle(process->generation, fact.address) : NULL;
 	struct thread *thread = calls_at(sp);
 
 	if (!handle || (!handle->read_end && !handle->write_end))
@@ -418,7 +423,7 @@ static __noinline int handle_cleared(u64 address, u64 sp)
 	if (thread && thread->depth)
 		return 0;
 	emit_fact(handle, &fact);
-	new_handle(process, fact.address, HANDLE_FRESH, handle->refs);
+	new_handle(process->generation, fact.address, HANDLE_FRESH, handle->refs);
 	return 0;
 }
 
@@ -429,7 +434,7 @@ static __always_inline void thread_exited(void)
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 	struct process *process;
 
-	bpf_map_delete_elem(&rustls_calls, &id);
+	rustls_call_over(id);
 	if (!thread)
 		return;
 	process = ready && thread->depth ? current_process() : NULL;
@@ -443,7 +448,7 @@ static __always_inline void thread_exited(void)
 			testify(call->library, call->site, PENDING, -1);
 		if (i >= thread->depth || !(is_read(call->function) || is_write(call->function)))
 			continue;
-		handle = find_handle(process, call->handle);
+		handle = find_handle(process->generation, call->handle);
 		writing = is_write(call->function);
 		if (handle && writing)
 			handle->inflight = 0;
@@ -454,7 +459,7 @@ static __always_inline void thread_exited(void)
 			      BPF_CORE_READ(tp, copied_seq) != handle->copied)
 			call_lost(process->generation, call->handle, call->function, T2P_COUNT_UNFINISHED);
 	}
-	bpf_map_delete_elem(&threads, &id);
+	forget_calls(id, id >> 32);
 }
 
 #endif

@@ -169,7 +169,7 @@ __noinline int sent_record(u64 sk, u64 base, u64 len)
 		return 0;
 	if (from->address & T2P_HANDLE_SIDE)
 		count_outgoing(-1);
-	handle = from->address ? find_handle(process, from->address) : NULL;
+	handle = from->address ? find_handle(process->generation, from->address) : NULL;
 	if (handle && handle->generation == from->generation) {
 		through.generation = socket_generation(sk, process->generation);
 		through.fd = syscall_fd();
@@ -325,7 +325,7 @@ static __noinline struct handle *handle_in_call(struct process *process, struct 
 
 	if (!call || !uses_socket(call->function))
 		return NULL;
-	handle = the_handle(process, call->handle, call->function);
+	handle = the_handle(process->generation, call->handle, call->function);
 	if (!handle || (handle->sock && bpf_map_lookup_elem(&sockets, &handle->sock)))
 		return NULL;
 	return handle;
@@ -352,7 +352,7 @@ static __noinline int records_passed(struct thread *thread, u64 sp, u64 from, u3
 {
 	struct call *call = call_in_progress(thread, sp);
 	struct process *process = call && uses_socket(call->function) ? current_process() : NULL;
-	struct handle *handle = process ? the_handle(process, call->handle, call->function) : NULL;
+	struct handle *handle = process ? the_handle(process->generation, call->handle, call->function) : NULL;
 
 	if (!handle)
 		return 0;
@@ -404,19 +404,22 @@ static __noinline int bio_read_entered(struct pt_regs *ctx)
 /* BIO_read returns: the library has a record, or its header. */
 static __noinline int bio_read_left(struct pt_regs *ctx)
 {
-	u64 sp = PT_REGS_SP(ctx) - RETURN_POPS;
+	u64 sp = PT_REGS_SP(ctx) + depth_of(attach_cookie(ctx));
 	struct thread *thread = thread_in_call(sp);
 	struct process *process = thread ? process_without_socket() : NULL;
 	struct record_socket through;
 	struct record_socket *found;
 	struct record_key key;
 	u8 bytes[RECORD_HEADER];
-	s32 len = PT_REGS_RC(ctx);
+	s32 len = result_of(ctx);
 	struct socket_state *state;
 	struct handle *handle;
 	struct call *call;
 	u32 header;
 
+	/* At a return instruction, or behind it. */
+	if (thread && thread->bio_sp != sp)
+		sp = PT_REGS_SP(ctx) - RETURN_POPS;
 	if (!thread || thread->bio_sp != sp)
 		return 0;
 	/* The same function may be probed twice. */

@@ -144,7 +144,7 @@ static __noinline int gnutls_made(struct process *process, u64 at, u64 flags)
 
 	if (bpf_probe_read_user(&address, sizeof(address), (void *)at) || !address)
 		return 0;
-	handle = new_handle(process, address, HANDLE_FRESH, 1);
+	handle = new_handle(process->generation, address, HANDLE_FRESH, 1);
 	if (!handle)
 		return 0;
 	if (flags & GNUTLS_DATAGRAM)
@@ -163,7 +163,7 @@ static __noinline int tell_result(struct call *call, u64 returned)
 		return 0;
 	if (call->function == FN_GNUTLS_INIT)
 		return gnutls_made(process, call->handle, call->buf);
-	handle = the_handle(process, call->handle, call->function);
+	handle = the_handle(process->generation, call->handle, call->function);
 	if (!handle)
 		return 0;
 	if (call->function == FN_GNUTLS_ALPN) { /* a gnutls_datum_t */
@@ -227,12 +227,12 @@ static __noinline int nss_made(u64 layer)
 {
 	struct process *process = ready ? current_process() : NULL;
 	u64 address = process && layer ? nss_socket(layer) : 0;
-	struct handle *handle = address ? find_handle(process, address) : NULL;
+	struct handle *handle = address ? find_handle(process->generation, address) : NULL;
 
 	if (!address)
 		return 0;
 	if (!handle || handle->read_end || handle->write_end)
-		handle = new_handle(process, address, 0, 0);
+		handle = new_handle(process->generation, address, 0, 0);
 	if (handle) {
 		handle->flags |= HANDLE_FRESH;
 		handle->refs = 1;
@@ -244,7 +244,7 @@ static __noinline int nss_made(u64 layer)
 static __noinline int nss_option_set(u64 address, u32 option, u32 on)
 {
 	struct process *process = ready && option == SSL_SECURITY ? current_process() : NULL;
-	struct handle *handle = process ? the_handle(process, address, T2P_FN_HANDSHAKE) : NULL;
+	struct handle *handle = process ? the_handle(process->generation, address, T2P_FN_HANDSHAKE) : NULL;
 
 	if (handle && on)
 		handle->flags &= ~HANDLE_PLAIN;

@@ -22,9 +22,7 @@
  */
 __noinline int go_call_over(u64 generation, u64 address)
 {
-	struct process process = { .generation = generation };
-	struct handle *handle = find_handle(&process, address);
-	struct handle_key key = { .address = address, .tgid = current_id() >> 32 };
+	struct handle *handle = find_handle(generation, address);
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
 
 	if (!handle || !handle->refs)
@@ -36,8 +34,7 @@ __noinline int go_call_over(u64 generation, u64 address)
 		emit_fact(handle, &fact);
 	else if (handle->sock || handle->read_end || handle->write_end || (handle->flags & ~HANDLE_FRESH))
 		return 0;
-	bpf_map_delete_elem(&handles, &key);
-	return 0;
+	return forget_handle(address, current_id() >> 32);
 }
 
 /* Calls from index `depth` on will not be seen to return. */
@@ -96,7 +93,7 @@ static __noinline u64 go_place_of(struct thread *thread, struct arguments *args,
 /* The handshake of a Conn begins, which a Conn has one of. `outer`: the call that it is made in, or NULL. */
 static __noinline int go_handshake(struct process *process, u64 address, struct call *outer, u32 server)
 {
-	struct handle *handle = the_handle(process, address, T2P_FN_HANDSHAKE);
+	struct handle *handle = the_handle(process->generation, address, T2P_FN_HANDSHAKE);
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
 	struct socket_state *state = NULL;
 
@@ -111,13 +108,56 @@ static __noinline int go_handshake(struct process *process, u64 address, struct 
 	if (outer ? handle->sock && (!state || state->generation != handle->sock_generation) :
 		    handle->sock || handle->read_end || handle->write_end) {
 		emit_fact(handle, &fact);
-		handle = new_handle(process, address, HANDLE_FRESH, outer ? handle->refs : 0);
+		handle = new_handle(process->generation, address, HANDLE_FRESH, outer ? handle->refs : 0);
 		if (!handle)
 			return 0;
 	} else if (!handle->sock && !handle->read_end && !handle->write_end && (!outer || !outer->sock)) {
 		handle->flags |= HANDLE_FRESH;
 	}
 	return tell_role(handle, address, server);
+}
+
+/* The calls that the goroutine at `g` is in. Not inlined, like the next ones: old kernels have little stack. */
+static __noinline struct thread *calls_of_goroutine(u64 g)
+{
+	struct goroutine_key key = { .g = g, .tgid = current_id() >> 32 };
+
+	return ready ? bpf_map_lookup_elem(&goroutines, &key) : NULL;
+}
+
+static __noinline int forget_goroutine(u64 g)
+{
+	struct goroutine_key key = { .g = g, .tgid = current_id() >> 32 };
+
+	struct thread *calls = bpf_map_lookup_elem(&goroutines, &key);
+	u64 generation;
+	u32 user;
+
+	if (!calls)
+		return 0;
+	generation = calls->process;
+	user = calls->user;
+	return bpf_map_delete_elem(&goroutines, &key) ?: give_room(generation, key.tgid, user, ROOM_GOROUTINES);
+}
+
+/* A new entry for a goroutine; NULL: there is no room. */
+static __noinline struct thread *new_goroutine(struct process *process, struct goroutine_key *key)
+{
+	struct thread *thread;
+	u32 user = take_room(key->tgid, ROOM_GOROUTINES);
+
+	if (!user)
+		return NULL;
+	if (bpf_map_update_elem(&goroutines, key, &no_thread, BPF_NOEXIST)) {
+		give_room(process->generation, key->tgid, user - 1, ROOM_GOROUTINES);
+		return NULL;
+	}
+	thread = bpf_map_lookup_elem(&goroutines, key);
+	if (thread) {
+		thread->process = process->generation;
+		thread->user = user - 1;
+	}
+	return thread;
 }
 
 static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
@@ -134,16 +174,15 @@ static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
 		return 0;
 	if (!read_go_stack(key.g, sp, &stack))
 		return call_lost(process->generation, address, args->function, T2P_COUNT_UNFINISHED);
-	thread = bpf_map_lookup_elem(&goroutines, &key);
+	thread = calls_of_goroutine(key.g);
+	if (thread && thread->process != process->generation) {
+		forget_goroutine(key.g);
+		thread = NULL;
+	}
 	if (!thread) {
-		bpf_map_update_elem(&goroutines, &key, &no_thread, BPF_NOEXIST);
-		thread = bpf_map_lookup_elem(&goroutines, &key);
+		thread = new_goroutine(process, &key);
 		if (!thread)
 			return call_lost(process->generation, address, args->function, T2P_COUNT_THREADS_FULL);
-	}
-	if (thread->process != process->generation) {
-		thread->process = process->generation;
-		thread->depth = 0;
 	}
 	if (thread->depth)
 		go_drop_calls(process, thread, unknown(first_left(thread, &stack)));
@@ -161,7 +200,7 @@ static __noinline int go_enter(struct pt_regs *ctx, struct arguments *args)
 	call = &thread->calls[place & (CALL_DEPTH - 1)];
 	again = unknown(place < thread->depth && is_again(call, args, sp, address));
 	go_drop_calls(process, thread, place + again);
-	handle = the_handle(process, address, args->function);
+	handle = the_handle(process->generation, address, args->function);
 	call->sp = sp;
 	call->ip = ctx->ip;
 	call->handle = address;
@@ -230,21 +269,6 @@ static __always_inline int go_entered(struct pt_regs *ctx, u32 site)
 	return go_enter(ctx, &args);
 }
 
-/* The calls that the goroutine at `g` is in. Not inlined, like the next ones: old kernels have little stack. */
-static __noinline struct thread *calls_of_goroutine(u64 g)
-{
-	struct goroutine_key key = { .g = g, .tgid = current_id() >> 32 };
-
-	return ready ? bpf_map_lookup_elem(&goroutines, &key) : NULL;
-}
-
-static __noinline int forget_goroutine(u64 g)
-{
-	struct goroutine_key key = { .g = g, .tgid = current_id() >> 32 };
-
-	return bpf_map_delete_elem(&goroutines, &key);
-}
-
 static __noinline struct process *process_of(struct thread *thread)
 {
 	struct process *process = current_process();
@@ -281,7 +305,7 @@ static __noinline int go_finish(struct process *process, struct call *call, u64 
 
 	if (call->function == T2P_FN_SHUTDOWN) {
 		/* After it nothing more is written, whatever it returns; unless a write is still on its way. */
-		handle = find_handle(process, call->handle);
+		handle = find_handle(process->generation, call->handle);
 		returned = handle && handle->inflight ? -1 : 0;
 		if (handle && call->site == T2P_SITE_GO_CLOSE)
 			handle->flags |= HANDLE_CLOSED;

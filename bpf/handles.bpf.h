@@ -4,7 +4,9 @@
 #define TLS2PCAP_HANDLES_H
 
 #include "process.bpf.h"
+#include "room.bpf.h"
 #include "proof.bpf.h"
+#include "returns.bpf.h"
 
 /* Calls that only tell facts; never in a data record, hence not in tls2pcap.h. */
 #define FN_SERVER_NAME 32
@@ -22,44 +24,48 @@ static __always_inline int uses_socket(u32 fn)
 	return fn < FN_SERVER_NAME;
 }
 
-static __always_inline u64 attach_cookie(void *ctx)
-{
-	return HAS_HELPER(get_attach_cookie) ? bpf_get_attach_cookie(ctx) : 0;
-}
-
 /* The state of a handle; NULL if there is none. */
-static __always_inline struct handle *find_handle(struct process *process, u64 address)
+static __always_inline struct handle *find_handle(u64 generation, u64 address)
 {
 	struct handle_key key = { .address = address, .tgid = current_id() >> 32 };
 	struct handle *handle = bpf_map_lookup_elem(&handles, &key);
 
-	return handle && handle->process == process->generation ? handle : NULL;
+	return handle && handle->process == generation ? handle : NULL;
 }
 
 /* A new state for a handle, in the place of one that stands there. */
-static __noinline struct handle *new_handle(struct process *process, u64 address, u32 flags, u32 refs)
+static __noinline struct handle *new_handle(u64 generation, u64 address, u32 flags, u32 refs)
 {
 	struct handle_key key = { .address = address, .tgid = current_id() >> 32 };
 	struct handle *handle;
+	u32 user;
 
-	/* Not by way of the stack, of which old kernels have too little here. */
-	if (bpf_map_update_elem(&handles, &key, &no_handle, BPF_ANY))
+	forget_handle(address, key.tgid);
+	user = take_room(key.tgid, ROOM_HANDLES);
+	if (!user)
 		return NULL;
+	/* Not by way of the stack, of which old kernels have too little here. */
+	if (bpf_map_update_elem(&handles, &key, &no_handle, BPF_NOEXIST)) {
+		give_room(generation, key.tgid, user - 1, ROOM_HANDLES);
+		/* Another thread may be first: then its entry is the one. */
+		return bpf_map_lookup_elem(&handles, &key);
+	}
 	handle = bpf_map_lookup_elem(&handles, &key);
 	if (!handle)
 		return NULL;
+	handle->user = user - 1;
 	handle->generation = bpf_ktime_get_ns();
 	handle->flags = flags;
 	handle->refs = refs;
-	handle->process = process->generation;
+	handle->process = generation;
 	return handle;
 }
 
-static __always_inline struct handle *the_handle(struct process *process, u64 address, u32 function)
+static __always_inline struct handle *the_handle(u64 generation, u64 address, u32 function)
 {
-	struct handle *handle = find_handle(process, address);
+	struct handle *handle = find_handle(generation, address);
 
-	return handle ?: new_handle(process, address, function == T2P_FN_HANDSHAKE ? HANDLE_FRESH : 0, 0);
+	return handle ?: new_handle(generation, address, function == T2P_FN_HANDSHAKE ? HANDLE_FRESH : 0, 0);
 }
 
 struct fact {
@@ -190,13 +196,12 @@ static __noinline int tell_lost(struct handle *handle, u64 address, u32 writing,
  */
 __noinline int call_lost(u64 generation, u64 address, u32 function, u32 reason)
 {
-	struct process process = { .generation = generation };
 	u32 writing = is_write(function);
 	struct handle *handle;
 
 	if (!writing && !is_read(function))
 		return 0;
-	handle = the_handle(&process, address, function);
+	handle = the_handle(generation, address, function);
 	if (handle && (handle->flags & HANDLE_NOT_TCP))
 		return 0;
 	lost(generation, reason, 0);

@@ -110,9 +110,28 @@ struct super_block {
 	u32 s_dev;
 };
 
+struct timespec64 {
+	s64 tv_sec;
+	long tv_nsec;
+};
+
 struct inode {
 	struct super_block *i_sb;
 	unsigned long i_ino;
+	s64 i_size;
+	u32 i_generation;
+	/* When it was changed last; from Linux 6.11 on. */
+	s64 i_ctime_sec;
+	u32 i_ctime_nsec;
+};
+
+/* From Linux 6.6 on. */
+struct inode___before_6_11 {
+	struct timespec64 __i_ctime;
+};
+
+struct inode___before_6_6 {
+	struct timespec64 i_ctime;
 };
 
 struct dentry {
@@ -222,6 +241,8 @@ struct thread_struct {
 
 struct task_struct {
 	int pid, tgid;
+	unsigned int ptrace; /* not 0: it is traced */
+	unsigned long jobctl;
 	struct thread_struct thread;
 	struct pid *thread_pid;
 	struct task_struct *group_leader, *real_parent;
@@ -312,6 +333,8 @@ struct vm_unmapped_area_info;
 #define SOCK_DONE 1
 #define MSG_PEEK 2
 #define SIGSTOP 19
+/* Of task_struct.jobctl: the thread stops for its tracer before it goes on in its program. Since Linux 3.1. */
+#define JOBCTL_TRAP_STOP (1UL << 19)
 
 /* What the return address takes from the stack between a function's entry and its return. */
 #if defined(__TARGET_ARCH_x86)

@@ -12,6 +12,8 @@
 
 #define CALL_DEPTH 4
 #define NOTICES_BYTES (64 << 10)
+/* The smallest that kernels with pages of 64 KiB take. Room for far more threads than wait at a time. */
+#define HOLDS_BYTES (64 << 10)
 
 /* Set before loading. */
 const volatile u32 targets_only; /* 1: only processes that are in the map already; 0: all */
@@ -34,14 +36,38 @@ volatile u32 go_wanted;
 /* Set once a call was seen on a stack that is not its thread's own: see stack.bpf.h. */
 volatile u32 stacks_wanted;
 
-/* Set when no function of a TLS library has a return probe any more, but probes on its return instructions. */
+/* Set where no function of a TLS library has a return probe, but probes on its return instructions. */
 volatile u32 by_returns;
+
+/* How threads of the command are made to wait. */
+volatile enum t2p_hold_way hold_way;
+
+/* Set where programs run in new processes before these run themselves. */
+volatile u32 births_seen;
 
 /* Opened once all probes are attached. */
 volatile enum t2p_gate ready;
 
 /* A probe of user space's own was hit. */
 volatile u32 self_seen;
+
+/* Tables of which no process and no user may take all the room: see room.bpf.h. */
+enum room {
+	ROOM_HANDLES,
+	ROOM_THREADS,
+	ROOM_GOROUTINES,
+	ROOM_RUSTLS,
+	ROOM_SOCKETS,
+};
+#define ROOMS 8 /* a power of two, so that the verifier sees that a number is below it */
+
+/* Users share a row if their numbers end in the same bits. */
+#define ROOM_USERS 256
+
+/* Entries of each table: the most, in all, and of each row of users. */
+const volatile u32 room_size[ROOMS];
+u32 room_taken[ROOMS];
+u32 room_of_users[ROOM_USERS][ROOMS];
 
 const volatile u32 never; /* 0 */
 
@@ -119,6 +145,11 @@ static __always_inline u64 current_id(void)
 	return (u64)number_of((u64)BPF_CORE_READ(task, group_leader)) << 32 | number_of((u64)task);
 }
 
+static __always_inline u32 tid_of(struct task_struct *task)
+{
+	return own_pidns ? number_of((u64)task) : BPF_CORE_READ(task, pid);
+}
+
 static __always_inline u32 tgid_of(struct task_struct *task)
 {
 	return own_pidns ? number_of((u64)BPF_CORE_READ(task, group_leader)) : BPF_CORE_READ(task, tgid);
@@ -134,6 +165,7 @@ enum call_flag : u16 {
 	CALL_PENDING = 1 << 6, /* counted in `pending` of the export's evidence */
 	CALL_QUIET = 1 << 7, /* that it used no socket says nothing */
 	CALL_WROTE = 1 << 8, /* `sock` was written to */
+	CALL_ASIDE = 1 << 9, /* it began on a stack that is not its thread's own, where no return was probed */
 };
 
 enum go_flag : u8 {
@@ -177,12 +209,13 @@ struct call {
 /* The calls of one thread, of one goroutine, or on one stack, outermost first. */
 struct thread {
 	u64 depth;
-	u64 process; /* of a goroutine or a stack: generation of its process; of a thread: 0 */
+	u64 process; /* generation */
 	u64 todo, done; /* bytes of the call that just returned: to be emitted, and emitted */
 	u64 bio_sp; /* a BIO_read in progress inside a TLS call; 0: none */
 	u64 bio_buf;
 	u32 bio_header; /* the last one read the first five bytes of a record: its length and type */
-	u32 pad;
+	u16 user; /* in whose room it stands: struct process */
+	u16 of_stack; /* not of a thread or goroutine */
 	u64 own_low, own_high; /* bounds of the thread's own stack, as far as they are known */
 	struct call calls[CALL_DEPTH];
 };
@@ -241,6 +274,7 @@ struct handle {
 	/* By direction: a lost call is still to be told, the ring had no room. Each written by one thread at a time. */
 	u8 lost[2];
 	u16 name_len; /* of the text at `name_at`; 0: up to the NUL */
+	u32 user; /* in whose room it stands: struct process */
 	u64 name_at; /* the server's name, which could not be read when the program told it; 0: none */
 	/* rustls, see rustls.bpf.h: */
 	u64 next_seq; /* number of the next record */
@@ -249,9 +283,12 @@ struct handle {
 
 struct socket_state {
 	u64 generation;
+	u64 process; /* generation of the process that it counts for */
+	u32 tgid;
 	u32 data_segs; /* received when this side's FIN was sent */
 	u8 fin; /* the peer's FIN has come, and it is not told yet that it is read */
-	u8 pad[3];
+	u8 user; /* in whose room it stands: struct process */
+	u8 pad[6];
 };
 
 /* The handles of rustls that have a socket, by direction; 0: none. */
@@ -277,6 +314,7 @@ enum process_flag {
 	PROCESS_RUSTLS = 1 << 10, /* it uses rustls, which encrypts into memory */
 	PROCESS_UNTOLD = 1 << 11, /* the ring had no room to tell of it */
 	PROCESS_STACKS_TOLD = 1 << 12, /* user space knows that it makes calls on other stacks */
+	PROCESS_BORN = 1 << 13, /* it has not run yet, and has to wait before it does */
 };
 
 /* A process that is captured, or is known to be none of ours. */
@@ -284,6 +322,15 @@ struct process {
 	u64 generation;
 	enum process_flag flags;
 	u32 idle; /* calls of its BIO functions since one told a socket */
+	u32 user; /* row of its user in room_of_users */
+	u32 taken[ROOMS];
+};
+
+/* A library that is probed in a process, of several any. */
+struct held_library {
+	u64 inode;
+	u32 device;
+	u32 pad;
 };
 
 /* The first bytes of the body of a TLS record that no other record begins with. */
@@ -308,6 +355,7 @@ struct record_socket {
 
 /* A call of rustls in progress. */
 struct rustls_call {
+	u64 process; /* generation */
 	u64 sp; /* at entry */
 	u64 handle;
 	u64 entered;
@@ -322,7 +370,7 @@ struct rustls_call {
 	u8 kind; /* enum t2p_rustls_flag */
 	u8 type; /* of the record's content, RUSTLS_*; of TLS 1.3 when it is decrypted: not known yet */
 	u8 understood; /* the arguments are what they are taken for */
-	u8 pad;
+	u8 user; /* in whose room it stands: struct process */
 	u64 seen; /* bytes in the slices that were looked at */
 	struct t2p_data data;
 };
@@ -363,10 +411,30 @@ struct loss {
 	u64 bytes;
 };
 
+/* Not enough by itself: numbers of inodes come again, and subvolumes of btrfs share them. */
 struct file_key {
 	u64 inode;
 	u32 device;
 	u32 pad;
+};
+
+enum file_state {
+	FILE_ASKED = 0, /* user space was told of it, and has not looked at it yet */
+	FILE_PLAIN = 1, /* there is nothing in it to probe */
+	FILE_LIBRARY = 2, /* each process of the command that maps it has to get its own probes */
+};
+
+struct seen_file {
+	u64 stamp; /* of the state that the file was in: see stamp_of */
+	u64 told; /* when user space was told of it last: with this it says which state it has looked at */
+	enum file_state state;
+	u32 pad;
+};
+
+struct probed_key {
+	u64 inode;
+	u32 device;
+	u32 tgid;
 };
 
 /* Records on their way to user space. Its size is set before loading. */
@@ -398,7 +466,13 @@ struct goroutine_key {
 	u32 pad;
 };
 
-/* Processes of the command that wait for user space: who else is stopped has stopped by itself. */
+/* Threads that are to be seized, on their way to who does it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, HOLDS_BYTES);
+} holds SEC(".maps");
+
+/* Processes of the command that wait for SIGCONT: who else is stopped has stopped by itself. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -498,13 +572,36 @@ struct {
 	__type(value, struct process);
 } processes SEC(".maps");
 
-/* Files that user space has looked at, and marks here. LRU: forgetting one costs a second look. */
+/* Files that user space was told of. It notes what it has found there. LRU: forgetting one costs a second look. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, struct file_key);
-	__type(value, u32);
+	__type(value, struct seen_file);
 } files SEC(".maps");
+
+/*
+ * Libraries that are probed in a process of the command → generation of that process. User space makes the entries,
+ * and takes them away. LRU: one that is forgotten costs a second look.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct probed_key);
+	__type(value, u64);
+} probed SEC(".maps");
+
+/*
+ * tgid → what is probed in a process that was given, or in one of a command. User space makes the entries, and fork
+ * those of children; they go with the program. LRU: a child of one that is forgotten gets probes with the next library
+ * that it maps.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u32);
+	__type(value, struct held_library);
+} held SEC(".maps");
 
 static __always_inline u64 cookie_of(u32 library, u32 site)
 {

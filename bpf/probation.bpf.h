@@ -156,10 +156,10 @@ __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 
 	 * What BIO_read gets on other stacks is not seen, and a record may come in there and be read here: of such a
 	 * process the reads are neither held against it nor believed.
 	 */
-	if (!writing && (process->flags & PROCESS_STACKS))
+	if (!writing && !by_returns && (process->flags & PROCESS_STACKS))
 		return -1;
 	seen = bpf_map_lookup_elem(&evidence, &key);
-	handle = find_handle(process, address);
+	handle = find_handle(process->generation, address);
 	flow = handle ? flow_of(handle, address) : NULL;
 	if (!seen || !flow || seen->disagreed)
 		return -1;

@@ -5,16 +5,77 @@
 
 #include "emit.bpf.h"
 #include "path.bpf.h"
+#include "room.bpf.h"
 
-/* The current process waits until user space lets it go. 1: it will. */
-__noinline int stop_process(void)
+/*
+ * How often it is looked whether a thread is seized, and how long at most: that is far longer than it takes, but the
+ * processor where user space is to do it may be that of a virtual machine, and be taken away.
+ */
+#define SEIZED_LOOKS_AT_ONCE 256
+#define SEIZED_LOOKS 64
+#define SEIZED_NS 500000
+
+/* The current process is stopped by a signal. 1: it will. */
+static __always_inline int stop_process(u32 tgid)
 {
-	u32 tgid = current_id() >> 32, one = 1;
+	u32 one = 1;
 
 	/* Before the signal: whoever sees the process stopped sees why. */
 	bpf_map_update_elem(&stopped, &tgid, &one, BPF_ANY);
 	/* To this thread: sent to the process, another thread might stop first and this one go on. */
 	return !bpf_send_signal_thread(SIGSTOP);
+}
+
+/* Looks for a while whether a thread is asked to stand still. A global function: the verifier walks it once. */
+__noinline int is_seized(u64 address)
+{
+	struct task_struct *task = (void *)address;
+	unsigned long jobctl = 0;
+
+	for (u32 i = 0; i < SEIZED_LOOKS_AT_ONCE; i++) {
+		BPF_CORE_READ_INTO(&jobctl, task, jobctl);
+		if (jobctl & JOBCTL_TRAP_STOP)
+			return 1;
+	}
+	return 0;
+}
+
+/*
+ * A thread waits until user space lets it go on, before it runs any more of its program. 1: it will. `address`: of its
+ * task, which is the current one, or has not run yet. `time`: of the record that says why.
+ *
+ * A signal is seen by its parent and by whoever debugs it. So user space becomes its tracer for that time. Until that
+ * is done the current thread is kept here, if it does not take long. It does if user space is to run on this very
+ * processor: then it does so before this thread leaves the kernel, since it runs with real-time priority.
+ */
+__noinline int hold_task(u64 address, u64 time)
+{
+	struct task_struct *task = (void *)address;
+	u64 began = bpf_ktime_get_ns();
+	struct t2p_hold *hold;
+
+	if (hold_way == T2P_HOLD_BY_SIGNAL)
+		return address == bpf_get_current_task() && stop_process(tgid_of(task));
+	/* Who debugs it has it already. */
+	if (BPF_CORE_READ(task, ptrace))
+		return 0;
+	hold = bpf_ringbuf_reserve(&holds, sizeof(*hold), 0);
+	if (!hold)
+		return 0;
+	hold->tgid = tgid_of(task);
+	hold->tid = tid_of(task);
+	hold->time = time;
+	bpf_ringbuf_submit(hold, BPF_RB_FORCE_WAKEUP);
+	for (u32 i = 0; i < SEIZED_LOOKS; i++)
+		if (is_seized(address) || bpf_ktime_get_ns() - began > SEIZED_NS)
+			break;
+	return 1;
+}
+
+/* The same of the current thread. */
+static __always_inline int hold_thread(u64 time)
+{
+	return hold_task(bpf_get_current_task(), time);
 }
 
 static __always_inline int uid_wanted(void)
@@ -59,6 +120,7 @@ __noinline int emit_process(void)
 
 	if (!process)
 		return 0;
+	process->user = bpf_get_current_uid_gid() & (ROOM_USERS - 1);
 	record = room_for_process();
 	if (!record) {
 		/* The next call introduces it. */
@@ -87,6 +149,16 @@ __noinline int emit_process(void)
 	return 0;
 }
 
+/* The current process is seen for the first time. Not inlined: old kernels have little stack. */
+__noinline int meet_process(u32 tgid)
+{
+	struct process new = { .generation = bpf_ktime_get_ns() };
+
+	new.flags = uid_wanted() ? PROCESS_TARGET : PROCESS_IGNORED;
+	/* Another thread may be first: then its entry is the one. */
+	return bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
+}
+
 /* The current process if it is captured, else NULL. */
 static __always_inline struct process *current_process(void)
 {
@@ -94,13 +166,9 @@ static __always_inline struct process *current_process(void)
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
 	if (!process) {
-		struct process new = { .generation = bpf_ktime_get_ns() };
-
 		if (targets_only || tgid == own_tgid || !tgid)
 			return NULL;
-		new.flags = uid_wanted() ? PROCESS_TARGET : PROCESS_IGNORED;
-		/* Another thread may be first: then its entry is the one. */
-		bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
+		meet_process(tgid);
 		process = bpf_map_lookup_elem(&processes, &tgid);
 		if (!process) {
 			lost(0, T2P_COUNT_PROCESSES_FULL, 0);
@@ -114,19 +182,92 @@ static __always_inline struct process *current_process(void)
 	return process;
 }
 
+/* Tells user space of a file that a process has mapped. NULL: there is no room. */
+static __always_inline struct t2p_noted_file *note_file(u32 tgid, u32 tid, u64 generation, u64 inode, u32 device)
+{
+	struct t2p_noted_file *note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
+
+	if (!note) {
+		lost(generation, T2P_COUNT_NOTICE_LOST, 0);
+		return NULL;
+	}
+	head(&note->file.head, T2P_FILE, generation, 0);
+	note->file.head.tgid = tgid;
+	note->file.head.tid = tid;
+	note->file.time = bpf_ktime_get_ns();
+	note->file.inode = inode;
+	note->file.device = device;
+	note->file.stopped = 0;
+	note->place = place_in_ring();
+	return note;
+}
+
+/*
+ * A child has its parent's libraries, and breakpoints in them, but its calls are not followed: each process has
+ * probes of its own. So it waits before its first instruction until user space has set those, as if it had mapped a
+ * library anew. This runs in the parent, and for a child that another processor runs meanwhile that may be too late:
+ * where it can be, it waits in process_born.
+ */
 static __always_inline void process_forked(struct task_struct *parent, struct task_struct *child)
 {
 	u32 from = tgid_of(parent), to = tgid_of(child);
 	struct process *process, new = { .generation = bpf_ktime_get_ns() };
+	struct held_library *library;
+	struct t2p_noted_file *note;
+	u32 follows;
 
 	if (from == to)
 		return;
 	process = bpf_map_lookup_elem(&processes, &from);
-	if (!process || !(process->flags & PROCESS_FOLLOW))
+	if (!process)
 		return;
-	new.flags = process->flags & (PROCESS_TARGET | PROCESS_FOLLOW | PROCESS_STOP);
-	if (bpf_map_update_elem(&processes, &to, &new, BPF_ANY))
-		count(T2P_COUNT_PROCESSES_FULL, 1);
+	library = ready == T2P_GATE_OPEN ? bpf_map_lookup_elem(&held, &from) : NULL;
+	/* One that shares its parent's memory until it calls exec makes no TLS calls. */
+	if (library && BPF_CORE_READ(child, mm) == BPF_CORE_READ(parent, mm))
+		library = NULL;
+	follows = process->flags & PROCESS_FOLLOW;
+	if (follows) {
+		new.flags = process->flags & (PROCESS_TARGET | PROCESS_FOLLOW | PROCESS_STOP);
+		if (library && births_seen && !bpf_map_update_elem(&held, &to, library, BPF_ANY))
+			new.flags |= PROCESS_BORN;
+		if (bpf_map_update_elem(&processes, &to, &new, BPF_ANY)) {
+			count(T2P_COUNT_PROCESSES_FULL, 1);
+			return;
+		}
+	}
+	if (!library || new.flags & PROCESS_BORN)
+		return;
+	/* A child that is no target: user space takes the breakpoints away that it has got. */
+	note = follows ? note_file(to, to, new.generation, library->inode, library->device) :
+			 note_file(from, from, process->generation, library->inode, library->device);
+	if (!note)
+		return;
+	/* Which is the child: read as a number. */
+	note->file.stopped = (new.flags & PROCESS_STOP) &&
+			     hold_task((u64)BPF_CORE_READ(child, group_leader), note->file.time);
+	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
+}
+
+/* The current thread is new, and has not run any of its program yet. */
+static __always_inline void process_born(void)
+{
+	u64 id = current_id();
+	u32 tgid = id >> 32;
+	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct held_library *library;
+	struct t2p_noted_file *note;
+
+	if (!process || !(process->flags & PROCESS_BORN))
+		return;
+	process->flags &= ~PROCESS_BORN;
+	library = bpf_map_lookup_elem(&held, &tgid);
+	if (!library)
+		return;
+	note = note_file(tgid, (u32)id, process->generation, library->inode, library->device);
+	if (!note)
+		return;
+	note->file.stopped = (process->flags & PROCESS_STOP) && hold_thread(note->file.time);
+	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
 }
 
 /* The ring has no room for the end of a process, without which its handles stay in the table. */
@@ -178,12 +319,16 @@ static __always_inline void process_execed(u32 before)
 
 	if (!process)
 		return;
-	bpf_map_delete_elem(&threads, &id);
+	forget_calls(id, tgid);
 	/* In another namespace user space finds it, once the process has ended. */
 	id = (u64)tgid << 32 | before;
-	bpf_map_delete_elem(&threads, &id);
+	forget_calls(id, tgid);
 	emit_exit(process);
 	process->generation = bpf_ktime_get_ns();
+	/* Afterwards: what goes of the old program is not taken off. */
+	for (int i = 0; i < ROOMS; i++)
+		process->taken[i] = 0;
+	bpf_map_delete_elem(&held, &tgid);
 	process->flags &= ~(PROCESS_TOLD | PROCESS_UNTOLD | PROCESS_NO_SOCKET | PROCESS_STACKS | PROCESS_STACKS_TOLD |
 			    PROCESS_RUSTLS);
 	if (!targets_only) {
@@ -201,40 +346,83 @@ static __always_inline void process_exited(void)
 	if (!process)
 		return;
 	emit_exit(process);
+	bpf_map_delete_elem(&held, &tgid);
 	bpf_map_delete_elem(&processes, &tgid);
 }
 
 /*
- * Tells user space of a file that it has not looked at yet; the command's own tree waits until it
- * has. User space marks the file as seen, so that whoever maps it meanwhile waits too.
+ * What changes when a file is written anew, or another gets its inode. Nobody can set the time of its last change. User
+ * space computes it too, in stamp_of in probe/files.rs.
+ */
+static __noinline u64 stamp_of(u64 address)
+{
+	struct inode *inode = (void *)address;
+	struct inode___before_6_11 *former = (void *)address;
+	struct inode___before_6_6 *old = (void *)address;
+	u64 seconds = 0, nanoseconds = 0;
+
+	if (bpf_core_field_exists(inode->i_ctime_sec)) {
+		seconds = BPF_CORE_READ(inode, i_ctime_sec);
+		/* The highest bit says whether somebody has asked for it: from Linux 6.13 on. */
+		nanoseconds = BPF_CORE_READ(inode, i_ctime_nsec) & ~(1U << 31);
+	} else if (bpf_core_field_exists(former->__i_ctime)) {
+		seconds = BPF_CORE_READ(former, __i_ctime.tv_sec);
+		nanoseconds = BPF_CORE_READ(former, __i_ctime.tv_nsec);
+	} else if (bpf_core_field_exists(old->i_ctime)) {
+		seconds = BPF_CORE_READ(old, i_ctime.tv_sec);
+		nanoseconds = BPF_CORE_READ(old, i_ctime.tv_nsec);
+	}
+	/* Odd constants: what differs in one of them does not vanish among the others. */
+	return (seconds << 30 ^ nanoseconds) + BPF_CORE_READ(inode, i_size) * 0x9e3779b97f4a7c15ULL +
+	       BPF_CORE_READ(inode, i_generation) * 0xc2b2ae3d27d4eb4fULL;
+}
+
+/* Whether a library that is known is probed in this process already, or needs not be by itself. */
+static __noinline int is_probed(struct process *process, struct file_key *file)
+{
+	struct probed_key key = { .inode = file->inode, .device = file->device, .tgid = current_id() >> 32 };
+	u64 *generation;
+
+	if (!process || !(process->flags & PROCESS_FOLLOW))
+		return 1;
+	generation = bpf_map_lookup_elem(&probed, &key);
+	return generation && *generation == process->generation;
+}
+
+/*
+ * Tells user space of a file that it has not looked at yet, or has to probe in this process; the command's own tree
+ * waits until it has. User space notes what it has found, so that whoever maps the file meanwhile waits too.
  */
 static __always_inline void file_mapped(struct file *file)
 {
 	u32 tgid = current_id() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct seen_file *seen, now = {};
 	struct file_key key = {};
 	struct t2p_noted_file *note;
-	u32 stop;
 
 	if (targets_only && !process)
 		return;
 	key.inode = BPF_CORE_READ(file, f_inode, i_ino);
 	key.device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
-	if (!key.inode || bpf_map_lookup_elem(&files, &key))
+	if (!key.inode)
 		return;
+	now.stamp = stamp_of((u64)BPF_CORE_READ(file, f_inode));
+	seen = bpf_map_lookup_elem(&files, &key);
+	if (seen && seen->stamp == now.stamp &&
+	    (seen->state == FILE_PLAIN || (seen->state == FILE_LIBRARY && is_probed(process, &key))))
+		return;
+	note = note_file(tgid, (u32)current_id(), process ? process->generation : 0, key.inode, key.device);
+	if (!note)
+		return;
+	now.told = note->file.time;
+	if (!seen || seen->stamp != now.stamp)
+		bpf_map_update_elem(&files, &key, &now, BPF_ANY);
+	else if (seen->state == FILE_ASKED)
+		seen->told = now.told;
 	/* Only while somebody is there to let it go on. */
-	stop = ready == T2P_GATE_OPEN && process && (process->flags & PROCESS_STOP);
-	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
-	if (!note) {
-		lost(process ? process->generation : 0, T2P_COUNT_NOTICE_LOST, 0);
-		return;
-	}
-	head(&note->file.head, T2P_FILE, process ? process->generation : 0, 0);
-	note->file.time = bpf_ktime_get_ns();
-	note->file.inode = key.inode;
-	note->file.device = key.device;
-	note->file.stopped = stop && stop_process();
-	note->place = place_in_ring();
+	note->file.stopped = ready == T2P_GATE_OPEN && process && (process->flags & PROCESS_STOP) &&
+			     hold_thread(note->file.time);
 	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
 }
 

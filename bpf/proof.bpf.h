@@ -194,7 +194,7 @@ static __noinline int compare(struct call *call)
 
 	if (flags & CALL_PENDING)
 		testify(library, site, PENDING, -1);
-	if (call->returns_to)
+	if (call->flags & CALL_ASIDE)
 		return 0; /* see enter */
 	if (!(flags & CALL_INNER_WRONG)) {
 		if (is_internal(call->function))

@@ -154,7 +154,7 @@ static __noinline u64 rustls_print(u64 self)
 /* The handle of the key with which this call begins. */
 static __noinline struct handle *rustls_side(struct process *process, struct rustls_call *call, u64 print)
 {
-	struct handle *handle = find_handle(process, call->handle);
+	struct handle *handle = find_handle(process->generation, call->handle);
 	struct fact fact = { .address = call->handle, .fact = T2P_FACT_FREE };
 
 	if (handle && handle->print == print && call->seq >= handle->next_seq) {
@@ -166,7 +166,7 @@ static __noinline struct handle *rustls_side(struct process *process, struct rus
 	}
 	if (handle)
 		emit_fact(handle, &fact);
-	handle = new_handle(process, call->handle, call->seq ? 0 : HANDLE_FRESH, 0);
+	handle = new_handle(process->generation, call->handle, call->seq ? 0 : HANDLE_FRESH, 0);
 	if (handle) {
 		handle->next_seq = call->seq;
 		handle->print = print;
@@ -215,6 +215,26 @@ static __noinline int rustls_await_socket(struct handle *handle, struct rustls_c
 
 static const struct rustls_call no_rustls_call;
 
+/* A new entry for a call of this thread; NULL: there is no room. */
+static __noinline struct rustls_call *rustls_call_of(struct process *process, u64 id)
+{
+	struct rustls_call *call;
+	u32 user;
+
+	rustls_call_over(id);
+	user = take_room(id >> 32, ROOM_RUSTLS);
+	if (!user)
+		return NULL;
+	if (bpf_map_update_elem(&rustls_calls, &id, &no_rustls_call, BPF_NOEXIST))
+		give_room(process->generation, id >> 32, user - 1, ROOM_RUSTLS);
+	call = bpf_map_lookup_elem(&rustls_calls, &id);
+	if (call) {
+		call->process = process->generation;
+		call->user = user - 1;
+	}
+	return call;
+}
+
 /* An encrypting (or decrypting) function begins. */
 static __noinline int rustls_entered(struct pt_regs *ctx, u32 kind)
 {
@@ -226,8 +246,7 @@ static __noinline int rustls_entered(struct pt_regs *ctx, u32 kind)
 	if (!process)
 		return 0;
 	process->flags |= PROCESS_RUSTLS;
-	bpf_map_update_elem(&rustls_calls, &id, &no_rustls_call, BPF_ANY);
-	call = bpf_map_lookup_elem(&rustls_calls, &id);
+	call = rustls_call_of(process, id);
 	if (!call)
 		return call_lost(process->generation, rustls_handle(self, kind),
 				 kind & T2P_RUSTLS_WRITES ? T2P_FN_WRITE : T2P_FN_READ, T2P_COUNT_THREADS_FULL);
@@ -416,20 +435,18 @@ static __noinline int rustls_settle(struct process *process, struct handle *hand
 {
 	struct socket_sides *sides = handle->sock ? bpf_map_lookup_elem(&socket_sides, &handle->sock) : NULL;
 	u32 direction = address & T2P_HANDLE_WRITES ? T2P_WRITE : T2P_READ;
-	struct handle_key key = { .tgid = current_id() >> 32 };
 	struct fact fact = { .fact = T2P_FACT_FREE };
 	struct handle *before;
 
 	if (!sides || sides->now[direction] != address || !sides->before[direction])
 		return 0;
-	key.address = sides->before[direction];
+	fact.address = sides->before[direction];
 	sides->before[direction] = 0;
-	before = find_handle(process, key.address);
+	before = find_handle(process->generation, fact.address);
 	if (!before || before->sock != handle->sock || before->sock_generation != handle->sock_generation)
 		return 0;
-	fact.address = key.address;
 	emit_fact(before, &fact);
-	return bpf_map_delete_elem(&handles, &key);
+	return forget_handle(fact.address, current_id() >> 32);
 }
 
 /* A decrypting function returns. 1: what it describes is to be emitted. */
@@ -456,9 +473,11 @@ static __always_inline int rustls_left(struct pt_regs *ctx)
 	struct process *process = call ? bpf_map_lookup_elem(&processes, &tgid) : NULL;
 	struct handle *handle;
 
-	if (!process || call->sp != PT_REGS_SP(ctx) - RETURN_POPS)
+	/* At a return instruction, or behind it. */
+	if (!process || (call->sp != PT_REGS_SP(ctx) + depth_of(attach_cookie(ctx)) &&
+			 call->sp != PT_REGS_SP(ctx) - RETURN_POPS))
 		return 0;
-	handle = find_handle(process, call->handle);
+	handle = find_handle(process->generation, call->handle);
 	if (handle) {
 		rustls_settle(process, handle, call->handle);
 		if (call->kind & T2P_RUSTLS_WRITES ? rustls_encrypted(process, handle, call) : rustls_opened(handle, call))
@@ -466,8 +485,7 @@ static __always_inline int rustls_left(struct pt_regs *ctx)
 	} else if (call->type == RUSTLS_DATA && call->understood) {
 		lost(process->generation, T2P_COUNT_HANDLES_FULL, call->len);
 	}
-	bpf_map_delete_elem(&rustls_calls, &id);
-	return 0;
+	return rustls_call_over(id);
 }
 
 #endif

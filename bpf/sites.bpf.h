@@ -10,7 +10,7 @@
 static __noinline int role_told(u64 address, u32 server)
 {
 	struct process *process = ready ? current_process() : NULL;
-	struct handle *handle = process ? the_handle(process, address, T2P_FN_HANDSHAKE) : NULL;
+	struct handle *handle = process ? the_handle(process->generation, address, T2P_FN_HANDSHAKE) : NULL;
 
 	return handle ? tell_role(handle, address, server) : 0;
 }
@@ -19,7 +19,7 @@ static __noinline int role_told(u64 address, u32 server)
 static __noinline int name_told(u64 address, u64 text, u32 len)
 {
 	struct process *process = ready && text ? current_process() : NULL;
-	struct handle *handle = process ? the_handle(process, address, T2P_FN_HANDSHAKE) : NULL;
+	struct handle *handle = process ? the_handle(process->generation, address, T2P_FN_HANDSHAKE) : NULL;
 
 	if (!handle)
 		return 0;
@@ -41,7 +41,7 @@ static __noinline int ctrl_called(struct pt_regs *ctx)
 static __noinline int reference_taken(struct pt_regs *ctx)
 {
 	struct process *process = ready ? current_process() : NULL;
-	struct handle *handle = process ? find_handle(process, PT_REGS_PARM1(ctx)) : NULL;
+	struct handle *handle = process ? find_handle(process->generation, PT_REGS_PARM1(ctx)) : NULL;
 
 	if (handle && handle->refs)
 		__sync_fetch_and_add(&handle->refs, 1);
@@ -53,14 +53,14 @@ static __noinline int handle_made(u64 address)
 	struct process *process = ready ? current_process() : NULL;
 
 	if (process && address)
-		new_handle(process, address, HANDLE_FRESH, 1);
+		new_handle(process->generation, address, HANDLE_FRESH, 1);
 	return 0;
 }
 
 static __noinline int handle_corked(u64 address)
 {
 	struct process *process = ready ? current_process() : NULL;
-	struct handle *handle = process ? find_handle(process, address) : NULL;
+	struct handle *handle = process ? find_handle(process->generation, address) : NULL;
 
 	if (handle)
 		handle->flags |= HANDLE_CORKED;
@@ -268,14 +268,14 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, u64 sp, int 
 	struct emission emission = {};
 
 	if (site == T2P_SITE_NEW)
-		return handle_made(PT_REGS_RC(ctx));
+		return handle_made(result_of(ctx));
 	if (site == T2P_SITE_NSS_IMPORT)
-		return nss_made(PT_REGS_RC(ctx));
+		return nss_made(result_of(ctx));
 	if (!leave(ctx, site, sp, &emission))
 		return 0;
 	emission.emit = unknown(emission.emit);
 	if (emission.emit & EMIT_RESULT)
-		return tell_result(emission.call, PT_REGS_RC(ctx));
+		return tell_result(emission.call, result_of(ctx));
 	if (internal_of(emission.call->function) || is_internal(emission.call->function))
 		compare(emission.call);
 	if (emission.emit & (EMIT_LOST | EMIT_UNKNOWN | EMIT_NAME))
@@ -288,13 +288,10 @@ static __always_inline int site_left(struct pt_regs *ctx, u32 site, u64 sp, int 
 		emit_call(&emission.data, emission.thread, emission.call->buf, has_loop);
 	if (is_write(emission.call->function))
 		write_over(emission.call, &emission.data);
-	if (emission.thread->process && !emission.thread->depth)
-		forget_stack(emission.call->sp);
+	if (emission.emit & EMIT_OVER)
+		calls_over(emission.call->sp, emission.thread->of_stack);
 	return 0;
 }
-
-#define COOKIE_RETURN (1ULL << T2P_COOKIE_RETURN)
-#define COOKIE_ENTRY_ONLY (1ULL << T2P_COOKIE_ENTRY_ONLY)
 
 /* Whether a call that is followed began at `sp`. */
 static __noinline int is_call_at(u64 sp)
@@ -307,13 +304,13 @@ static __noinline int is_call_at(u64 sp)
 	return 0;
 }
 
-/* Where the function began that returns here: a return probe is hit behind the return, others at it. */
+/* Where the function began that returns here. Return probes are hit behind the return, and so are others. */
 static __always_inline u64 began_at(struct pt_regs *ctx)
 {
-	u64 sp = PT_REGS_SP(ctx);
+	u64 sp = PT_REGS_SP(ctx), cookie = attach_cookie(ctx);
 
-	if (HAS_HELPER(get_attach_cookie) ? attach_cookie(ctx) & COOKIE_RETURN : is_call_at(sp))
-		return sp;
+	if (HAS_HELPER(get_attach_cookie) ? cookie & COOKIE_RETURN : is_call_at(sp))
+		return sp + depth_of(cookie);
 	return sp - RETURN_POPS;
 }
 

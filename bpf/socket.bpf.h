@@ -267,23 +267,37 @@ static __always_inline int is_closed(u64 sk)
 	return BPF_CORE_READ((struct sock *)sk, __sk_common.skc_state) == TCP_CLOSE;
 }
 
+/* A live socket is to be known from now on: its generation; 0: there is no room. Not inlined: old kernels have little stack. */
+static __noinline u64 new_socket(u64 sk, u64 process)
+{
+	struct socket_state new = { .generation = bpf_ktime_get_ns(), .process = process, .tgid = current_id() >> 32 };
+	struct socket_state *state;
+	u32 user = take_room(new.tgid, ROOM_SOCKETS);
+
+	if (!user)
+		return 0;
+	new.user = user - 1;
+	if (!bpf_map_update_elem(&sockets, &sk, &new, BPF_NOEXIST))
+		return new.generation;
+	give_room(process, new.tgid, new.user, ROOM_SOCKETS);
+	state = bpf_map_lookup_elem(&sockets, &sk);
+	return state ? state->generation : 0;
+}
+
 /* The generation under which a live socket is known; 0: it is not to be known. `process`: whose loss that is. */
 static __always_inline u64 socket_generation(u64 sk, u64 process)
 {
 	struct socket_state *state = bpf_map_lookup_elem(&sockets, &sk);
-	struct socket_state new = { .generation = bpf_ktime_get_ns() };
+	u64 generation;
 
 	if (state)
 		return state->generation;
 	if (is_closed(sk))
 		return 0;
-	if (bpf_map_update_elem(&sockets, &sk, &new, BPF_NOEXIST)) {
-		state = bpf_map_lookup_elem(&sockets, &sk);
-		if (!state)
-			lost(process, T2P_COUNT_SOCKETS_FULL, 0);
-		return state ? state->generation : 0;
-	}
-	return new.generation;
+	generation = new_socket(sk, process);
+	if (!generation)
+		lost(process, T2P_COUNT_SOCKETS_FULL, 0);
+	return generation;
 }
 
 /* Whether the handle's socket is known and has not been closed. */
@@ -308,7 +322,7 @@ static __noinline int bury(u64 address, u64 generation, u32 tgid)
 	key.tgid = old.tgid;
 	handle = bpf_map_lookup_elem(&handles, &key);
 	if (handle && handle->sock_generation == old.sock_generation)
-		bpf_map_delete_elem(&handles, &key);
+		forget_handle(old.address, old.tgid);
 	return bpf_map_push_elem(&graves, &grave, 0);
 }
 
@@ -360,7 +374,7 @@ static __always_inline void socket_state_changed(struct sock *sk, u32 before, u3
 		return;
 	}
 	bury_sides(key);
-	bpf_map_delete_elem(&sockets, &key);
+	forget_socket(key);
 	if (!tell_end(sk, generation, before, after, flags) && !keep_socket(sk, generation, before, after, flags))
 		count(T2P_COUNT_FACT_LOST, 1);
 }

@@ -147,23 +147,36 @@ static __noinline struct thread *calls_at(u64 sp)
 static __noinline struct thread *calls_for(struct process *process, u64 sp, u32 other)
 {
 	u64 key = other ? stack_key(sp) : current_id();
+	u32 tgid = current_id() >> 32, user;
 	struct thread *calls = other ? calls_on_stack(sp) : bpf_map_lookup_elem(&threads, &key);
 
-	if (calls && (!other || calls->process == process->generation))
+	if (calls && calls->process == process->generation)
 		return calls;
-	bpf_map_update_elem(&threads, &key, &no_thread, other ? BPF_ANY : BPF_NOEXIST);
+	forget_calls(key, tgid);
+	user = take_room(tgid, ROOM_THREADS);
+	if (!user)
+		return NULL;
+	if (bpf_map_update_elem(&threads, &key, &no_thread, BPF_NOEXIST)) {
+		give_room(process->generation, tgid, user - 1, ROOM_THREADS);
+		return NULL;
+	}
 	calls = bpf_map_lookup_elem(&threads, &key);
-	if (calls && other)
+	if (calls) {
 		calls->process = process->generation;
+		calls->user = user - 1;
+		calls->of_stack = other != 0;
+	}
 	return calls;
 }
 
-/* The outermost call of a stack is over, and began at `sp`. */
-static __noinline int forget_stack(u64 sp)
+/* The outermost call of a thread or stack is over, and began at `sp`. */
+static __noinline int calls_over(u64 sp, u32 of_stack)
 {
-	u64 key = stack_key(sp);
+	u64 id = current_id();
 
-	return bpf_map_delete_elem(&threads, &key);
+	if (!of_stack)
+		return forget_calls(id, id >> 32);
+	return forget_calls(stack_key(sp), id >> 32);
 }
 
 /*
@@ -176,7 +189,8 @@ static __noinline int tell_other_stack(struct process *process)
 
 	stacks_wanted = 1;
 	process->flags |= PROCESS_STACKS;
-	if (process->flags & PROCESS_STACKS_TOLD)
+	/* Return instructions are the same on every stack. */
+	if (by_returns || (process->flags & PROCESS_STACKS_TOLD))
 		return 0;
 	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
 	if (!note)
@@ -185,7 +199,7 @@ static __noinline int tell_other_stack(struct process *process)
 	process->flags |= PROCESS_STACKS_TOLD;
 	head(&note->no_socket.head, T2P_NO_SOCKET, process->generation, 0);
 	note->no_socket.time = bpf_ktime_get_ns();
-	note->no_socket.stopped = (process->flags & PROCESS_STOP) && stop_process();
+	note->no_socket.stopped = (process->flags & PROCESS_STOP) && hold_thread(note->no_socket.time);
 	note->no_socket.other_stack = 1;
 	note->place = place_in_ring();
 	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);
@@ -195,12 +209,12 @@ static __noinline int tell_other_stack(struct process *process)
 /* A call that stands in the thread's stack will not be seen to return. */
 static __always_inline int drop_call(struct process *process, struct call *call, u32 reason)
 {
-	if (call->returns_to && reason == T2P_COUNT_UNFINISHED)
+	if ((call->flags & CALL_ASIDE) && reason == T2P_COUNT_UNFINISHED)
 		reason = T2P_COUNT_OTHER_STACK;
 	if (call->flags & CALL_PENDING)
 		testify(call->library, call->site, PENDING, -1);
-	/* Without a return probe what is inside it has not told anything either. */
-	if (call->returns_to || !export_gone(call->library, call->site, call->function, call->flags))
+	/* Where no return was probed, what is inside it has not told anything either. */
+	if ((call->flags & CALL_ASIDE) || !export_gone(call->library, call->site, call->function, call->flags))
 		call_lost(process->generation, call->handle, call->function, reason);
 	return 0;
 }
@@ -216,9 +230,9 @@ static __noinline int drop_calls(struct process *process, struct thread *thread,
 }
 
 /*
- * Whether the call that began at `sp` can still return. A probed function that is being executed returns
- * through the kernel's own page, and so says its place on the stack. If the function was left by longjmp,
- * its caller's next call writes over that place.
+ * Whether the call that began at `sp` can still return. Its place on the stack holds the address to which it
+ * returns, or that of the kernel's own page, if somebody has a return probe on the function. If the function was
+ * left by longjmp or an exception, its caller's next call writes over that place.
  */
 __noinline int can_return(u64 sp, u64 returns_to)
 {
@@ -226,10 +240,12 @@ __noinline int can_return(u64 sp, u64 returns_to)
 	struct task_struct *task = (void *)bpf_get_current_task();
 	u64 page = 0, place;
 
+	if (bpf_probe_read_user(&place, sizeof(place), (void *)sp) || (returns_to && place == returns_to))
+		return 1;
 	if (bpf_core_field_exists(struct xol_area, vaddr))
 		page = BPF_CORE_READ(task, mm, uprobes_state.xol_area, vaddr);
-	if ((page || returns_to) && !bpf_probe_read_user(&place, sizeof(place), (void *)sp))
-		return (page && place == page) || (returns_to && place == returns_to);
+	if (page || returns_to)
+		return page && place == page;
 #endif
 	return 1;
 }
@@ -291,10 +307,27 @@ static __always_inline int is_part_of(u32 function, u32 outer)
 #define PLACE_DEAD (CALL_DEPTH + 1) /* the call that it would be part of can return no more */
 #define PLACE_DEEP (CALL_DEPTH + 2) /* there is no room */
 
-/* Where a call that begins at `sp` belongs in its thread's stack. */
-static __noinline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 address, u32 function)
+/* Two programs at one place run one after the other; a call that was left and is made anew comes later. */
+#define TWICE_NS 50000
+
+/*
+ * Whether a call like one that is noted is the same, met once more: a file that is probed under two names has two
+ * numbers. Else the noted one was left, and this is another.
+ */
+static __always_inline int is_twice(struct call *call, struct arguments *args, u64 sp)
 {
-	u64 depth = thread->depth;
+	if (!by_returns)
+		return !call->returns_to && !is_awaited(sp);
+	if (HAS_HELPER(get_attach_cookie))
+		return call->library != args->library;
+	return bpf_ktime_get_ns() - call->entered < TWICE_NS;
+}
+
+/* Where a call that begins at `sp` belongs in its thread's stack. */
+static __noinline u64 place_of(struct thread *thread, u64 sp, u64 ip, struct arguments *args)
+{
+	u64 depth = thread->depth, address = args->handle;
+	u32 function = args->function;
 
 	for (u64 i = 0; i < CALL_DEPTH; i++) {
 		struct call *call = &thread->calls[i];
@@ -302,8 +335,7 @@ static __noinline u64 place_of(struct thread *thread, u64 sp, u64 ip, u64 addres
 		if (i >= depth)
 			return i;
 		if (call->sp == sp && call->handle == address) {
-			/* The same call once more, unless it is one after another: then the kernel awaits the first. */
-			if (call->ip == ip && !call->returns_to && !is_awaited(sp)) {
+			if (call->ip == ip && is_twice(call, args, sp)) {
 				count(T2P_COUNT_TWICE, 1);
 				thread->depth = i;
 				return i;

@@ -11,6 +11,7 @@
  *   evidence.bpf.h what a call's use of sockets proves
  *   gnutls.bpf.h   what is peculiar to GnuTLS and NSS
  *   stack.bpf.h    the calls that a thread is in
+ *   returns.bpf.h  what is known where a function returns
  *   handles.bpf.h  handles, and the facts that are told of them
  *   proof.bpf.h    whether an internal function may stand for the exports before it
  *   probation.bpf.h   whether functions without names are what they were taken for
@@ -241,6 +242,8 @@ SEC("uretprobe")
 int ssl_return_any(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
+	if (!is_returning(ctx))
+		return 0;
 	return site_left(ctx, site_of(attach_cookie(ctx)), began_at(ctx), 1);
 }
 
@@ -249,6 +252,8 @@ SEC("uretprobe")
 int ssl_return_unrolled(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
+	if (!is_returning(ctx))
+		return 0;
 	return site_left(ctx, site_of(attach_cookie(ctx)), began_at(ctx), 0);
 }
 
@@ -389,7 +394,7 @@ SEC("uretprobe")
 int rustls_return(struct pt_regs *ctx)
 {
 	PLAIN_STACK(ctx);
-	return rustls_left(ctx);
+	return is_returning(ctx) ? rustls_left(ctx) : 0;
 }
 
 /* Only in processes that encrypt into memory and in libraries on probation: others pay nothing. */
@@ -412,7 +417,7 @@ SEC("uretprobe")
 int bio_return_read(struct pt_regs *ctx)
 {
 	PLAIN_STACK_SINGLE(ctx);
-	return bio_read_left(ctx);
+	return is_returning(ctx) ? bio_read_left(ctx) : 0;
 }
 
 /* ---- Processes ---- */
@@ -421,6 +426,22 @@ SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
 	process_forked(parent, child);
+	return 0;
+}
+
+/* What a new thread does last before it leaves the kernel for the first time. */
+
+SEC("fentry/calculate_sigpending")
+int BPF_PROG(fentry_calculate_sigpending)
+{
+	process_born();
+	return 0;
+}
+
+SEC("kprobe/calculate_sigpending")
+int BPF_KPROBE(kprobe_calculate_sigpending)
+{
+	process_born();
 	return 0;
 }
 
@@ -492,9 +513,12 @@ struct t2p_no_socket *type_no_socket;
 struct t2p_noted_file *type_noted_file;
 struct t2p_noted_no_socket *type_noted_no_socket;
 struct t2p_noted_process *type_noted_process;
+struct t2p_hold *type_hold;
 enum t2p_limit type_limit;
 enum t2p_cookie_bit type_cookie_bit;
+enum t2p_value type_value;
 enum t2p_stack_key type_stack_key;
+enum room type_room;
 enum t2p_handle_bit type_handle_bit;
 enum t2p_site type_site;
 enum t2p_rustls_flag type_rustls_flag;

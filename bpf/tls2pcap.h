@@ -83,8 +83,24 @@ enum t2p_function : unsigned char {
 enum t2p_cookie_bit {
 	T2P_COOKIE_PROBATION = 7, /* in a key of `evidence`: what was found while the function was on probation */
 	T2P_COOKIE_LIBRARY = 8,
-	T2P_COOKIE_RETURN = 62, /* this is a return instruction */
+	/* Of a return instruction, or a jump before it: */
+	T2P_COOKIE_DEPTH = 40, /* so many words are still on the stack above the return address: 10 bits */
+	T2P_COOKIE_REGISTER = 50, /* index in struct pt_regs, or the constant: 4 bits */
+	T2P_COOKIE_VALUE = 54, /* enum t2p_value: 3 bits */
+	T2P_COOKIE_CONDITION = 57, /* number of the condition under which the jump leads to the return: 4 bits */
+	T2P_COOKIE_CONDITIONAL = 61, /* there is one */
+	T2P_COOKIE_RETURN = 62, /* the function itself is here about to return, and its caller not yet reached */
 	T2P_COOKIE_ENTRY_ONLY = 63, /* the return of this function is of no interest */
+};
+
+/* What a function is about to return. */
+enum t2p_value {
+	T2P_VALUE_READY = 0, /* it is in its place */
+	T2P_VALUE_WHOLE = 1, /* a register */
+	T2P_VALUE_SIGNED = 2, /* its lower half, with its sign */
+	T2P_VALUE_UNSIGNED = 3, /* the same without */
+	T2P_VALUE_CONSTANT = 4, /* the number in place of the register, with its sign */
+	T2P_VALUE_HALF = 5, /* the lower half of that */
 };
 
 /* A key of `threads` for a stack that is not a thread's own: a pid from T2P_STACK_PID on; below, its address. */
@@ -99,6 +115,12 @@ enum t2p_gate {
 	T2P_GATE_SHUT = 0, /* none */
 	T2P_GATE_OPEN = 1, /* all: a stream begins with a call that begins after this */
 	T2P_GATE_ENDING = 2, /* those that have begun, to their return */
+};
+
+/* How a thread of the command is made to wait while something is looked at. */
+enum t2p_hold_way {
+	T2P_HOLD_BY_SIGNAL = 0, /* SIGSTOP, which its parent sees */
+	T2P_HOLD_BY_TRACER = 1, /* user space seizes it */
 };
 
 /* What is probed in a library. */
@@ -426,7 +448,7 @@ struct t2p_exit {
 struct t2p_no_socket {
 	struct t2p_head head;
 	unsigned long long time;
-	unsigned int stopped; /* 1: the process was sent SIGSTOP and waits for SIGCONT */
+	unsigned int stopped; /* 1: the thread waits until user space lets it go on */
 	unsigned int other_stack; /* 1: the latter */
 };
 
@@ -436,7 +458,14 @@ struct t2p_file {
 	unsigned long long time;
 	unsigned long long inode;
 	unsigned int device; /* s_dev as the kernel keeps it: major << 20 | minor */
-	unsigned int stopped; /* 1: the process was sent SIGSTOP and waits for SIGCONT */
+	unsigned int stopped; /* 1: the thread waits until user space lets it go on */
+};
+
+/* A thread is to be seized. Comes through a ring of its own, to a thread that does nothing else. */
+struct t2p_hold {
+	unsigned int tgid; /* as in struct t2p_head */
+	unsigned int tid;
+	unsigned long long time; /* that of the record that says why */
 };
 
 /*

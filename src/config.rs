@@ -31,6 +31,8 @@ pub struct Capture {
     pub libraries: Vec<PathBuf>,
     /// How sockets are followed.
     pub backend: Backend,
+    /// Whether returns are probed in a way that harms programs that unwind their stacks.
+    pub return_probes: bool,
     /// How server ports are written.
     pub ports: Ports,
     /// What the plaintext stands in.

@@ -23,6 +23,8 @@ use crate::privilege::User;
 
 /// Status of a child whose gate never opened; nobody sees it but the parent that gave up.
 const ABANDONED: c_int = 125;
+/// What comes through the gate for a command that is to get SIGCONT when its parent dies.
+const WAKES: u8 = b'w';
 /// Environment variables that sudo adds for the commands it runs.
 const SUDO_VARIABLES: [&str; 4] = ["SUDO_COMMAND", "SUDO_GID", "SUDO_UID", "SUDO_USER"];
 
@@ -108,15 +110,15 @@ impl Held {
         self.child.pid()
     }
 
-    /// Lets the child go on to exec, and waits until it has.
+    /// Lets the child go on to exec, and waits until it has. `wakes`: it gets SIGCONT when this process dies.
     ///
     /// # Errors
     /// [`Exit::NotFound`], [`Exit::NotExecutable`], or [`Exit::NotPermitted`] if the child cannot
     /// become its user.
-    pub fn release(self) -> Result<Running, Failure> {
+    pub fn release(self, wakes: bool) -> Result<Running, Failure> {
         let Held { mut child, name, gate, mut report } = self;
         // A child that was killed meanwhile shows when it is waited for.
-        let _ = File::from(gate).write_all(b"x");
+        let _ = File::from(gate).write_all(&[if wakes { WAKES } else { b'x' }]);
         let mut text = Vec::new();
         let read = report.read_to_end(&mut text);
         match (read, text.first_chunk::<5>()) {
@@ -349,9 +351,11 @@ impl Plan {
                     self.fail(Stage::User);
                 }
             }
-            // If this program is killed while the command waits for a file to be looked at (see
-            // `probe::Target::Command`), nobody else would let it go on.
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT);
+            // If this program is killed while the command is stopped for a file to be looked at (see
+            // `probe::HoldWay::Signal`), nobody else would let it go on.
+            if byte == WAKES {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT);
+            }
             if self.stdout_to_stderr {
                 libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO);
             }
@@ -445,7 +449,7 @@ mod tests {
     }
 
     fn status(text: &[&str]) -> u8 {
-        hold(text).release().unwrap().wait().unwrap().code()
+        hold(text).release(false).unwrap().wait().unwrap().code()
     }
 
     #[test]
@@ -465,7 +469,7 @@ mod tests {
         assert_eq!(exe, std::env::current_exe().unwrap());
         assert!(!file.exists());
         let pid = held.pid();
-        let mut running = held.release().unwrap();
+        let mut running = held.release(false).unwrap();
         assert_eq!(running.pid(), pid);
         assert_eq!(running.wait().unwrap(), Exit::Command(0));
         assert_eq!(fs::read_to_string(&file).unwrap(), format!("{pid}\n"));
@@ -490,7 +494,7 @@ mod tests {
         fs::write(path("script"), "#!/no/such/interpreter\n").unwrap();
         fs::set_permissions(path("script"), fs::Permissions::from_mode(0o755)).unwrap();
         let spawn = |name: OsString| Held::spawn(&[name], &Options::default());
-        let exit = |name: OsString| spawn(name).unwrap().release().unwrap_err().exit;
+        let exit = |name: OsString| spawn(name).unwrap().release(false).unwrap_err().exit;
         assert_eq!(spawn("no-such-command-here".into()).unwrap_err().exit, Exit::NotFound);
         assert_eq!(spawn(path("missing")).unwrap_err().exit, Exit::NotFound);
         assert_eq!(exit(path("plain")), Exit::NotExecutable);
@@ -513,7 +517,7 @@ mod tests {
         let pipes = [name(held.gate.as_raw_fd()), name(held.report.as_raw_fd())];
         assert!(pipes.iter().all(|pipe| pipe.starts_with("pipe:")));
         fs::write(&names, pipes.join("\n")).unwrap();
-        assert_eq!(held.release().unwrap().wait().unwrap().code(), 0);
+        assert_eq!(held.release(false).unwrap().wait().unwrap().code(), 0);
     }
 
     #[test]
@@ -522,7 +526,7 @@ mod tests {
         let fifo = folder.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let script = "trap 'exit 7' TERM; echo up >\"$0\"; while :; do read x <\"$0\"; done";
-        let mut running = hold(&["sh", "-c", script, fifo.to_str().unwrap()]).release().unwrap();
+        let mut running = hold(&["sh", "-c", script, fifo.to_str().unwrap()]).release(false).unwrap();
         assert_eq!(fs::read_to_string(&fifo).unwrap(), "up\n");
         assert_eq!(running.try_wait().unwrap(), None);
         running.forward(libc::SIGTERM);
@@ -538,7 +542,7 @@ mod tests {
     fn standard_output_can_go_to_standard_error() {
         let options = Options { stdout_to_stderr: true, ..Options::default() };
         let check = words(&["sh", "-c", "test $(readlink /proc/$$/fd/1) = $(readlink /proc/$$/fd/2)"]);
-        let exit = Held::spawn(&check, &options).unwrap().release().unwrap().wait().unwrap();
+        let exit = Held::spawn(&check, &options).unwrap().release(false).unwrap().wait().unwrap();
         assert_eq!(exit.code(), 0);
     }
 
@@ -558,9 +562,9 @@ mod tests {
             grep -q '^CapEff:.0*$' /proc/self/status && grep -q '^CapPrm:.0*$' /proc/self/status"#;
         let held = Held::spawn(&words(&["sh", "-c", script]), &options).unwrap();
         if nix::unistd::geteuid().is_root() {
-            assert_eq!(held.release().unwrap().wait().unwrap().code(), 0);
+            assert_eq!(held.release(false).unwrap().wait().unwrap().code(), 0);
         } else {
-            assert_eq!(held.release().unwrap_err().exit, Exit::NotPermitted);
+            assert_eq!(held.release(false).unwrap_err().exit, Exit::NotPermitted);
         }
     }
 

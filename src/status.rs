@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use crate::printable;
 use crate::sink;
 
+/// What is said of [`Cut::Output`]: how much of it has reached the file, only the file tells.
+const FAILED: &str = "lost: what came after writing failed, amount unknown; the numbers above include it\n";
+
 /// Least time between two states of the line.
 const INTERVAL: Duration = Duration::from_millis(200);
 
@@ -182,11 +185,17 @@ impl Reason {
             Reason::ReadBeforeAttach => ("read", "reads", "already waiting when the capture began"),
             Reason::Unfinished => ("call", "calls", "the return was not seen"),
             Reason::Depth => ("call", "calls", "nested too deep"),
-            Reason::ThreadsFull => ("call", "calls", "too many threads in TLS calls at once"),
+            Reason::ThreadsFull => {
+                ("call", "calls", "its process or user had its share of all threads in TLS calls")
+            }
             Reason::OtherStack => ("call", "calls", "made by coroutines before their returns were probed"),
-            Reason::HandlesFull => ("call", "calls", "too many TLS handles at once"),
+            Reason::HandlesFull => ("call", "calls", "its process or user had its share of all TLS handles"),
             Reason::ProcessesFull => ("call", "calls", "too many processes at once"),
-            Reason::SocketsFull => ("call", "calls", "too many sockets at once, the addresses are not known"),
+            Reason::SocketsFull => (
+                "call",
+                "calls",
+                "its process or user had its share of all sockets; the addresses are not known",
+            ),
             Reason::ConnectionsFull => ("connection", "connections", "too many at once"),
             Reason::Late => ("data record", "data records", "moved after the end of the connection"),
             Reason::MissedRuns => ("probe run", "probe runs", "skipped by the kernel"),
@@ -318,7 +327,7 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
         Some(Cut::Recording) => {
             text.push_str("lost: what the recording does not hold any more, amount unknown\n");
         }
-        Some(Cut::Output) => text.push_str("lost: what came after writing failed, amount unknown\n"),
+        Some(Cut::Output) => text.push_str(FAILED),
         Some(Cut::Hastened) => {
             text.push_str("lost: the end of the capture, given up at a second signal, amount unknown\n");
         }
@@ -343,7 +352,8 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
         } else {
             ""
         };
-        let _ = writeln!(text, "written to {}{without}", file.display());
+        let partly = if numbers.cut_short == Some(Cut::Output) { "partly " } else { "" };
+        let _ = writeln!(text, "{partly}written to {}{without}", file.display());
     }
     text
 }
@@ -555,7 +565,7 @@ written to out.pcapng
         );
         for (cut, file, expected) in [
             (Cut::Recording, None, "lost: what the recording does not hold any more, amount unknown"),
-            (Cut::Output, None, "lost: what came after writing failed, amount unknown"),
+            (Cut::Output, None, FAILED.trim_end()),
             (
                 Cut::Hastened,
                 None,

@@ -12,12 +12,12 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::Say;
 use super::handover::Handover;
 use super::looker::{Look, Looked, Looker, PATIENCE, Sight};
-use super::minders::Minders;
 use super::reader::{Notice, RING_INTERVAL};
 use super::reasons::Reasons;
 use super::threads::{CLOCK_INTERVAL, Message};
 use super::vain::InVain;
-use crate::discover::process::process_facts;
+use super::waits::Waits;
+use crate::discover::process::{self, process_facts};
 use crate::discover::{Bio, Found, InProcess};
 use crate::event::record::Counter;
 use crate::event::record::encode;
@@ -30,7 +30,7 @@ use crate::kept::Kept;
 use crate::launch::Running;
 use crate::losses;
 use crate::printable;
-use crate::probe::{Gate, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
+use crate::probe::{Gate, Hold, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
@@ -56,8 +56,7 @@ pub(super) struct Control {
     ended: HashSet<ProcessKey>,
     /// Processes of whose BIO functions it was told that they are probed.
     told_of_bios: HashSet<ProcessKey>,
-    /// If there is a command.
-    minders: Option<Minders>,
+    waits: Waits,
     /// Why nothing is captured of targets.
     pub(super) reasons: Reasons,
     pub(super) kept: Kept,
@@ -76,7 +75,7 @@ impl Control {
         looker: Looker,
         handover: Arc<Handover>,
         say: Say,
-        minders: Option<Minders>,
+        waits: Waits,
         reasons: Reasons,
         kept: Kept,
     ) -> Control {
@@ -88,7 +87,7 @@ impl Control {
             say,
             ended: HashSet::new(),
             told_of_bios: HashSet::new(),
-            minders,
+            waits,
             reasons,
             kept,
             told_losses: (0, Instant::now()),
@@ -98,8 +97,8 @@ impl Control {
         }
     }
 
-    /// Probes a library; whether that is done only now.
-    pub(super) fn attach(&mut self, found: &Found) -> Result<bool, Failure> {
+    /// Probes a library, of a command in this process; whether that is done only now.
+    pub(super) fn attach(&mut self, found: &Found, process: Option<u32>) -> Result<bool, Failure> {
         let libraries = self.probe.new_libraries(found);
         for library in &libraries {
             self.tell(Event::Library(library.clone()));
@@ -107,8 +106,8 @@ impl Control {
         if let Some(library) = libraries.first().filter(|_| found.library.has_to_prove_itself()) {
             self.tell(Event::Verdict(library.id, Verdict::Pending));
         }
-        match self.probe.attach(found) {
-            Ok(unclear) => {
+        match self.probe.attach(found, process) {
+            Ok((fresh, unclear)) => {
                 let symbols = &found.library.named_by;
                 for library in &libraries {
                     self.say.detail(&format!(
@@ -117,12 +116,13 @@ impl Control {
                         library.version
                     ));
                 }
-                let is_new = !libraries.is_empty();
-                if is_new && self.say.is_verbose() {
-                    described(found).iter().for_each(|line| self.say.detail(line));
+                if !libraries.is_empty() {
+                    if self.say.is_verbose() {
+                        described(found).iter().for_each(|line| self.say.detail(line));
+                    }
+                    self.tell_unfollowed(unclear);
                 }
-                self.tell_unfollowed(unclear);
-                Ok(is_new)
+                Ok(fresh)
             }
             Err(error) => {
                 let denied = is_denied(&error);
@@ -195,10 +195,11 @@ impl Control {
             match heard.recv_timeout(CLOCK_INTERVAL) {
                 Ok(Message::Notice(Notice::File(file))) => self.look(Look::File(file)),
                 Ok(Message::Notice(Notice::NoSocket(seen))) if seen.other_stack => {
-                    self.look(Look::Stacks { process: seen.process, stopped: seen.stopped });
+                    self.look(Look::Stacks(seen));
                 }
                 Ok(Message::Notice(Notice::NoSocket(seen))) => self.look(Look::Bios(seen)),
                 Ok(Message::Looked(looked)) => self.looked(looked),
+                Ok(Message::FileWanted) => self.yield_files(),
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
                     self.told_of_bios.remove(&key);
@@ -272,12 +273,15 @@ impl Control {
 
     /// What is to be done now and then.
     fn keep_house(&mut self) {
-        for pid in self.let_waiting_go(PATIENCE) {
+        for hold in self.let_waiting_go(PATIENCE) {
+            let pid = hold.pid;
             self.say.warn(&format!(
                 "process {pid} goes on: looking at a file that it has mapped takes longer than {} s. What it says over TLS until that is done is not captured",
                 PATIENCE.as_secs()
             ));
         }
+        self.probe.let_go();
+        self.probe.disinherit();
         self.probe.stop_watching();
         while let Some(file) = self.in_vain.next_rested(Instant::now()) {
             self.probe.mark_unseen(&file);
@@ -314,8 +318,9 @@ impl Control {
         while let Ok(message) = heard.recv() {
             match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
-                Message::Notice(Notice::NoSocket(seen)) if seen.stopped => self.let_go(seen.process.pid),
+                Message::Notice(Notice::NoSocket(seen)) => self.let_go_after(&Look::Bios(seen)),
                 Message::Signal(signal) if signal != SIGINT => running.forward(signal),
+                Message::FileWanted => self.yield_files(),
                 Message::Ended => break,
                 _ => {}
             }
@@ -332,8 +337,9 @@ impl Control {
             || ring.is_finished(),
             |message| match message {
                 Message::Notice(Notice::File(file)) => self.resume(&file),
-                Message::Notice(Notice::NoSocket(seen)) if seen.stopped => self.let_go(seen.process.pid),
+                Message::Notice(Notice::NoSocket(seen)) => self.let_go_after(&Look::Bios(seen)),
                 Message::Notice(Notice::Process(key)) => self.ask(key),
+                Message::FileWanted => self.yield_files(),
                 _ => {}
             },
         );
@@ -353,9 +359,7 @@ impl Control {
         if self.looker.order(look) {
             return;
         }
-        if let Some(pid) = look.stopped() {
-            self.let_go(pid);
-        }
+        self.let_go_after(&look);
     }
 
     fn looked(&mut self, looked: Looked) {
@@ -365,21 +369,19 @@ impl Control {
                 self.found_in(&file, found);
             }
             (Some(Look::Bios(seen)), Sight::Bios(bios)) => self.probe_bio(&seen, bios),
-            (Some(Look::Stacks { process, stopped }), Sight::Found(found)) => {
-                self.follow_stacks(process, &found);
-                if stopped {
-                    self.let_go(process.pid);
-                }
+            (Some(look @ Look::Stacks(seen)), Sight::Found(found)) => {
+                self.follow_stacks(seen.process, &found);
+                self.let_go_after(&look);
             }
             _ => {}
         }
     }
 
     /// Lets those go on that have waited for a look for so long; who they are.
-    fn let_waiting_go(&mut self, waited: Duration) -> Vec<u32> {
-        let pids: Vec<u32> = std::iter::from_fn(|| self.looker.next_waiting(waited)).collect();
-        pids.iter().for_each(|pid| self.let_go(*pid));
-        pids
+    fn let_waiting_go(&mut self, waited: Duration) -> Vec<Hold> {
+        let holds: Vec<Hold> = std::iter::from_fn(|| self.looker.next_waiting(waited)).collect();
+        holds.iter().for_each(|hold| self.let_go(*hold));
+        holds
     }
 
     /// The capture ends: nothing is worth waiting for.
@@ -387,7 +389,7 @@ impl Control {
         for look in self.looker.give_up() {
             match look {
                 Look::File(file) => self.resume(&file),
-                other => other.stopped().into_iter().for_each(|pid| self.let_go(pid)),
+                other => self.let_go_after(&other),
             }
         }
     }
@@ -398,24 +400,33 @@ impl Control {
         // Outside of this process's pid namespace (pid 0) none can ever be looked at.
         if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
             if self.in_vain.count(file, Instant::now()) {
-                self.probe.mark_seen(file);
+                self.probe.mark_seen(file, false);
             }
-            if file.stopped {
-                self.let_go(file.pid);
-            }
+            self.let_go_after(&Look::File(*file));
             return;
         }
         // One whose mappings are hidden has no library to probe either.
+        let mut is_library = false;
         if let Ok(in_process) = looked {
             for found in &in_process.found {
-                match self.attach(found) {
-                    Ok(is_new) => self.reasons.library(&found.path, is_new && !file.stopped),
+                let is_it = found.mapped.is_some_and(|(_, inode)| inode == file.inode);
+                match self.attach(found, Some(file.pid)) {
+                    Ok(fresh) => {
+                        is_library |= is_it;
+                        self.reasons.library(&found.path, fresh && !file.stopped);
+                        if is_it && !fresh {
+                            self.probe.note_heir();
+                        }
+                    }
+                    // Who has ended needs none, and others do.
+                    Err(_) if self.probe.has_holders() && process::is_gone(file.pid) => is_library |= is_it,
                     Err(failure) => {
                         self.reasons.not_attached(file.pid, &found.path);
                         self.say.warn(&failure.to_string());
                     }
                 }
             }
+            in_process.plain.iter().for_each(|file| self.probe.mark_plain(file));
             for (path, why) in &in_process.unprobed {
                 self.reasons.unprobed(file.pid, path, why);
             }
@@ -426,7 +437,24 @@ impl Control {
                 self.say.detail(&format!("{}: not looked at: {error}", printable::path(path)));
             }
         }
-        self.resume(file);
+        self.probe.mark_seen(file, is_library);
+        if file.stopped && !is_library {
+            // It may be about to take away what ended processes of the command have left.
+            self.probe.let_go();
+            self.probe.await_unmountable();
+        }
+        self.let_go_after(&Look::File(*file));
+    }
+
+    /// Somebody opens a probed file for writing, and waits until its probes are gone.
+    fn yield_files(&mut self) {
+        for path in self.probe.yield_files() {
+            self.say.warn(&format!(
+                "{}: it is opened for writing, so its probes are taken away: programs that run it are not captured from now on. \
+                 Who starts it anew is",
+                printable::path(&path)
+            ));
+        }
     }
 
     /// A process encrypts into memory: its records tell which sockets they go through.
@@ -451,9 +479,7 @@ impl Control {
                 "process {pid} encrypts into memory; its BIO functions cannot be probed: {error}"
             )),
         }
-        if seen.stopped {
-            self.let_go(pid);
-        }
+        self.let_go_after(&Look::Bios(*seen));
     }
 
     /// A process makes TLS calls on stacks of coroutines, where return probes do harm or none are.
@@ -471,8 +497,15 @@ impl Control {
     }
 
     fn tell_unfollowed(&self, functions: Vec<Unfollowed>) {
-        for (symbol, path, why) in functions {
-            self.say.detail(&format!("{symbol} of {path}: its calls by coroutines are not followed: {why}"));
+        for Unfollowed { function, path, why, moves_data } in functions {
+            if moves_data {
+                self.say.warn(&format!(
+                    "{function} of {path}: its calls are not captured, since it is not known where it returns: {why} \
+                     (--return-probes captures them)"
+                ));
+            } else {
+                self.say.detail(&format!("{function} of {path}: its return is not seen: {why}"));
+            }
         }
     }
 
@@ -488,20 +521,18 @@ impl Control {
     }
 
     fn resume(&self, file: &FileSeen) {
-        self.probe.mark_seen(file);
-        if file.stopped {
-            self.let_go(file.pid);
+        self.let_go_after(&Look::File(*file));
+    }
+
+    /// Lets the thread go on that waits for a look, if one does.
+    fn let_go_after(&self, look: &Look) {
+        if let Some(hold) = look.held() {
+            self.let_go(hold);
         }
     }
 
-    fn let_go(&self, pid: u32) {
-        if let Some(minders) = &self.minders {
-            minders.watch_those_of(pid);
-        }
-        self.probe.end_stop(pid);
-        // SAFETY: a plain system call. The pid is that of a process that the kernel side
-        // stopped because it belongs to the command; it stays stopped until this.
-        unsafe { libc::kill(pid as i32, libc::SIGCONT) };
+    fn let_go(&self, hold: Hold) {
+        self.waits.end(&self.probe, hold);
     }
 
     /// What stands at the end of the stream of events.

@@ -12,10 +12,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::threads::Message;
 use crate::discover::{Bio, Discovery, Found, InProcess};
-use crate::event::{FileSeen, NoSocket, ProcessKey};
+use crate::event::{FileSeen, NoSocket};
 use crate::failure::{Exit, Failure};
+use crate::probe::Hold;
 
-/// How long a process of the command stays stopped for one look.
+/// How long a thread of the command waits for one look.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Most looks that wait. More are refused.
 const WAITING_MAX: usize = 4096;
@@ -27,25 +28,26 @@ pub(super) enum Look {
     File(FileSeen),
     /// BIO functions of a process that encrypts into memory.
     Bios(NoSocket),
-    /// TLS libraries of a process that has coroutines. `stopped`: it waits for that.
-    Stacks { process: ProcessKey, stopped: bool },
+    /// TLS libraries of a process that has coroutines.
+    Stacks(NoSocket),
 }
 
 impl Look {
-    /// The process that is stopped until this is done.
-    pub(super) fn stopped(&self) -> Option<u32> {
+    /// The thread that is held until this is done.
+    pub(super) fn held(&self) -> Option<Hold> {
+        let hold = |pid, tid, time| Hold { pid, tid, time };
         match self {
-            Look::File(file) => file.stopped.then_some(file.pid),
-            Look::Bios(seen) => seen.stopped.then_some(seen.process.pid),
-            Look::Stacks { process, stopped } => stopped.then_some(process.pid),
+            Look::File(file) => file.stopped.then_some(hold(file.pid, file.tid, file.time)),
+            Look::Bios(seen) | Look::Stacks(seen) => {
+                seen.stopped.then_some(hold(seen.process.pid, seen.tid, seen.time))
+            }
         }
     }
 
     fn went_on(&mut self) {
         match self {
             Look::File(file) => file.stopped = false,
-            Look::Bios(seen) => seen.stopped = false,
-            Look::Stacks { stopped, .. } => *stopped = false,
+            Look::Bios(seen) | Look::Stacks(seen) => seen.stopped = false,
         }
     }
 }
@@ -107,14 +109,14 @@ impl Looker {
         over.map(|(look, _)| look)
     }
 
-    /// The next process that has waited for so long; it is expected to go on now.
-    pub(super) fn next_waiting(&mut self, since: Duration) -> Option<u32> {
+    /// The next thread that has waited for so long; it is expected to go on now.
+    pub(super) fn next_waiting(&mut self, since: Duration) -> Option<Hold> {
         let waits =
-            |(look, ordered): &&mut (Look, Instant)| look.stopped().is_some() && ordered.elapsed() >= since;
+            |(look, ordered): &&mut (Look, Instant)| look.held().is_some() && ordered.elapsed() >= since;
         let (look, _) = self.looks.iter_mut().find(waits)?;
-        let pid = look.stopped();
+        let hold = look.held();
         look.went_on();
-        pid
+        hold
     }
 
     /// Ends all looks; what was to be looked at.
@@ -133,11 +135,11 @@ impl Looker {
 fn work(mut discovery: Discovery, ordered: &Receiver<Look>, messages: &Sender<Message>) {
     for look in ordered {
         let sight = match look {
-            Look::File(file) => Sight::Libraries(discovery.libraries_of(file.pid, Some(file.inode))),
+            Look::File(file) => Sight::Libraries(libraries(&mut discovery, &file)),
             Look::Bios(seen) => Sight::Bios(discovery.bios_of(seen.process.pid)),
-            Look::Stacks { process, .. } => {
-                Sight::Found(discovery.libraries_of(process.pid, None).map(|p| p.found).unwrap_or_default())
-            }
+            Look::Stacks(seen) => Sight::Found(
+                discovery.libraries_of(seen.process.pid, None).map(|p| p.found).unwrap_or_default(),
+            ),
         };
         let has_seen_switcher = discovery.has_seen_switcher();
         if messages.send(Message::Looked(Looked { sight, has_seen_switcher })).is_err() {
@@ -146,16 +148,25 @@ fn work(mut discovery: Discovery, ordered: &Receiver<Look>, messages: &Sender<Me
     }
 }
 
+fn libraries(discovery: &mut Discovery, file: &FileSeen) -> io::Result<InProcess> {
+    let mut in_process = discovery.libraries_of(file.pid, Some(file.inode))?;
+    // Who waits now need not wait for each library again.
+    if file.stopped {
+        in_process.plain = discovery.plain_ahead_of(file.pid, file.inode);
+    }
+    Ok(in_process)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn file(pid: u32, stopped: bool) -> Look {
-        Look::File(FileSeen { pid, time: 0, device: 3, inode: 4, stopped })
+        Look::File(FileSeen { pid, tid: pid, time: 0, device: 3, inode: 4, stopped })
     }
 
     #[test]
-    fn who_is_stopped_goes_on_once_and_in_order() {
+    fn who_waits_goes_on_once_and_in_order() {
         // One look never ends.
         let (orders, _ordered) = bounded(1);
         let mut looker = Looker { orders, looks: VecDeque::new() };
@@ -163,7 +174,7 @@ mod tests {
             assert!(looker.order(file(pid, stopped)));
         }
         assert_eq!(looker.next_waiting(PATIENCE), None);
-        let mut going = || looker.next_waiting(Duration::ZERO);
+        let mut going = || looker.next_waiting(Duration::ZERO).map(|hold| hold.tid);
         assert_eq!([going(), going(), going()], [Some(1), Some(3), None]);
         // The looks are done all the same.
         assert!(

@@ -1,5 +1,5 @@
-//! Programs that mind others stop when those stop: sudo and su do, to pass a Ctrl-Z on. A stop that
-//! was the capture's own has to end for them as well, or they would wait for ever.
+//! Programs that mind others stop when those stop: sudo and su do, to pass a Ctrl-Z on. Where the capture has to
+//! stop processes by a signal, that has to end for them as well, or they would wait for ever.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;

@@ -9,6 +9,7 @@ mod aside;
 mod control;
 mod given;
 mod handover;
+mod holder;
 mod looker;
 mod minders;
 mod reader;
@@ -16,7 +17,9 @@ mod reasons;
 mod setup;
 mod signals;
 mod threads;
+mod tracee;
 mod vain;
+mod waits;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,10 +32,10 @@ use self::control::Control;
 use self::given::Given;
 use self::handover::Handover;
 use self::looker::Looker;
-use self::minders::Minders;
 use self::reasons::Reasons;
 use self::signals::Signals;
 use self::threads::{MESSAGES, ReaderWatch, Waiting, Written, await_writer, spawn_ring, spawn_writer, watch};
+use self::waits::Waits;
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::Discovery;
 use crate::event::Event;
@@ -48,6 +51,7 @@ use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
 
 pub(crate) use self::setup::{format, longest_call, ports, refusal};
+pub(crate) use self::tracee::may_trace;
 
 /// Runs a capture until it is told to end.
 ///
@@ -69,18 +73,26 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     if reasons.are_wanted() {
         discovery = discovery.explaining();
     }
-    if !may_choose_returns() {
+    if config.return_probes && !may_choose_returns() {
         discovery = discovery.noticing_switchers();
     }
     let given = Given::of(&config.targets, say)?;
     let found = setup::libraries(config, &mut discovery, &say, &mut reasons)?;
-    let probe = setup::load(config)?;
+    let mut probe = setup::load(config)?;
     say.detail(&format!(
         "sockets are followed by {}; probes attach {}",
         probe.backend(),
         if probe.bulk() { "in bulk" } else { "one by one" }
     ));
     probe.refused().iter().for_each(|r| say.detail(&format!("not taken: {r}")));
+    say.detail(match &config.targets {
+        Targets::Command(_) => "probes stand in processes of the command only",
+        Targets::Pids(_) => "probes stand in the processes of -p only",
+        Targets::Everything => "probes stand in every process that has mapped a TLS library",
+        Targets::Users(_) => {
+            "probes stand in every process that has mapped a TLS library, those of other users too: their calls are not recorded, but pay for the probes"
+        }
+    });
 
     let server = config.serve.map(|address| setup::listen(config, address, &given, &say)).transpose()?;
 
@@ -127,12 +139,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let first = [Event::Start(setup::start(config, &probe, live)), Event::Clock(clocks())];
     first.iter().filter_map(encode).for_each(|record| handover.put_record(&record));
 
-    let stops =
-        |e| Failure::new(Exit::Io, format!("the table of stopped processes cannot be kept open: {e}"), "");
-    let minders = match &held {
-        Some(held) => Some(Minders::new(held.pid(), probe.stops().map_err(stops)?)),
-        None => None,
-    };
+    let waits = Waits::of(&mut probe, held.as_ref(), say)?;
+    let outlives = waits.outlive();
     // Those that run already may have connections whose socket only their records tell.
     let watched: Vec<_> = match &config.targets {
         Targets::Pids(pids) => pids.iter().map(|pid| (*pid, discovery.bios_of(*pid))).collect(),
@@ -140,7 +148,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     };
     let has_seen_switcher = discovery.has_seen_switcher();
     let looker = Looker::spawn(discovery, messages.clone())?;
-    let mut control = Control::new(probe, looker, handover, say, minders, reasons, kept);
+    let mut control = Control::new(probe, looker, handover, say, waits, reasons, kept);
     control.for_wireshark = config.for_wireshark;
     // Waiting for whoever reads the output may have taken long.
     given.gone().map_or(Ok(()), Err)?;
@@ -151,7 +159,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     control.mind_coroutines(has_seen_switcher);
     let (mut attached, mut refused) = (0, None);
     for library in found.iter().take_while(|_| signals.asked().is_none()) {
-        match control.attach(library) {
+        match control.attach(library, held.as_ref().map(Held::pid)) {
             Ok(_) => attached += 1,
             Err(failure) if must => return Err(given.gone().unwrap_or(failure)),
             Err(failure) => {
@@ -167,6 +175,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Targets::Pids(_) => {
             for (pid, bios) in watched {
                 control.target(pid, Target::Process)?;
+                found.iter().for_each(|library| control.probe.mark_probed_ahead(pid, library));
                 control.watch(pid, bios);
             }
             // Their pids may be others' by now.
@@ -194,7 +203,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         privilege::as_user(|| setup::tell_ready(config))?;
     }
     signals.running();
-    let running = held.map(Held::release).transpose()?;
+    let running = held.map(|held| held.release(outlives)).transpose()?;
     given.watch(messages.clone());
     if let Some(running) = &running {
         watch(running, messages)?;

@@ -56,10 +56,12 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
             Targets::Pids(pids) => pids.clone(),
             _ => Vec::new(),
         },
+        of_command: matches!(config.targets, Targets::Command(_)),
         call_limit: call_limit(ring_bytes),
         snaplen: config.snaplen,
         ring_bytes,
         wake_for_each: config.packet_buffered,
+        return_probes: config.return_probes,
         verbose: config.verbosity == Verbosity::Verbose,
     };
     Probe::load(&options).map_err(|error| refusal(&error))

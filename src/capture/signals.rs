@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGIO, SIGTERM};
 use signal_hook::low_level::emulate_default_handler;
 
 use super::handover::Handover;
@@ -117,11 +117,17 @@ impl Signals {
         // nohup ignores SIGHUP, and means it. A shell ignores SIGINT for background jobs, which may be sent one on
         // purpose all the same.
         let wanted = SIGNALS.into_iter().filter(|signal| *signal != SIGHUP || !limits::is_ignored(SIGHUP));
+        // Not of those: it comes when a lease is asked for.
+        let wanted = wanted.chain([SIGIO]);
         let mut incoming = signal_hook::iterator::Signals::new(wanted).map_err(failed)?;
         let signals = Signals(Arc::new(Mutex::new(State::NEW)));
         let heard = signals.clone();
         thread::spawn(move || {
             for signal in incoming.forever() {
+                if signal == SIGIO {
+                    let _ = messages.send(Message::FileWanted);
+                    continue;
+                }
                 let effect = heard.state().hear(signal, Instant::now());
                 match effect {
                     Effect::Nothing => {}

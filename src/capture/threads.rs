@@ -38,6 +38,8 @@ pub(super) enum Message {
     /// Something was looked at.
     Looked(Looked),
     Signal(i32),
+    /// Somebody opens a file for writing that is probed.
+    FileWanted,
     /// The command has ended.
     Ended,
     /// A process given with -p has ended, and so many of them are left.

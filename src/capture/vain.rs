@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_file_rests_after_some_looks_and_is_looked_at_again() {
-        let file = |inode| FileSeen { pid: 1, time: 0, device: 3, inode, stopped: false };
+        let file = |inode| FileSeen { pid: 1, tid: 1, time: 0, device: 3, inode, stopped: false };
         let (mut in_vain, now) = (InVain::default(), Instant::now());
         for _ in 0..2 {
             assert!((1..LOOKS).all(|_| !in_vain.count(&file(1), now) && !in_vain.count(&file(2), now)));
@@ -70,7 +70,7 @@ mod tests {
         let (mut in_vain, now) = (InVain::default(), Instant::now());
         for inode in 0..4 * FILES_MAX as u64 {
             for _ in 0..LOOKS {
-                in_vain.count(&FileSeen { pid: 1, time: 0, device: 3, inode, stopped: false }, now);
+                in_vain.count(&FileSeen { pid: 1, tid: 1, time: 0, device: 3, inode, stopped: false }, now);
             }
         }
         assert!(in_vain.looks.len() <= FILES_MAX && in_vain.resting.len() <= FILES_MAX);

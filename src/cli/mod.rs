@@ -108,6 +108,14 @@ struct Arguments {
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     backend: Backend,
 
+    /// Use the kernel's return probes, not breakpoints where functions return
+    ///
+    /// They cost less where single-stepping is dear, and see functions whose returns are not found. But a
+    /// return probe replaces the return address on the stack: exceptions and cancelled threads that pass
+    /// such a call end the program or skip its handlers, and backtraces end there.
+    #[arg(long)]
+    return_probes: bool,
+
     /// How server ports are written
     #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
     ports: Ports,
@@ -557,6 +565,7 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
         for_wireshark: false,
         libraries: args.libraries,
         backend: args.backend.into(),
+        return_probes: args.return_probes,
         ports: args.ports.into(),
         framing: args.framing.into(),
         link: args.link.into(),

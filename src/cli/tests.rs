@@ -19,6 +19,7 @@ fn the_plainest_capture() {
         targets: Targets::Everything,
         libraries: vec![],
         backend: config::Backend::Auto,
+        return_probes: false,
         ports: config::Ports::Decode,
         framing: config::Framing::Plain,
         link: config::Link::Ethernet,
@@ -46,6 +47,7 @@ fn every_option_arrives() {
         targets: Targets::Pids(vec![7, 9]),
         libraries: vec!["/a".into(), "/b".into()],
         backend: config::Backend::Tracepoint,
+        return_probes: true,
         ports: config::Ports::Keep,
         framing: config::Framing::Tls,
         link: config::Link::Raw,
@@ -63,7 +65,7 @@ fn every_option_arrives() {
         for_wireshark: false,
         verbosity: Verbosity::Verbose,
     };
-    let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --backend tracepoint --ports keep --framing tls --link raw \
+    let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --return-probes --backend tracepoint --ports keep --framing tls --link raw \
                 --record r \
                 --ready-file f --ready-fd 3 --show-args --ring-size 128 -s 96 --fail-on-loss -U -v \
                 --comments all --pcap-over-ip 57012";

@@ -35,7 +35,12 @@ pub(super) struct Deadline(Duration);
 impl Deadline {
     /// [`TIME_MAX`] from now.
     pub(super) fn start() -> Deadline {
-        Deadline(busy() + TIME_MAX)
+        Deadline::after(TIME_MAX)
+    }
+
+    /// So much time from now.
+    pub(super) fn after(time: Duration) -> Deadline {
+        Deadline(busy() + time)
     }
 
     /// Whether the time is over.
@@ -59,6 +64,8 @@ pub(super) struct Bounded<S: ReadCacheOps> {
     deadline: Deadline,
     refused: Cell<bool>,
     reads: Cell<u32>,
+    /// The deadline was over.
+    over: Cell<bool>,
 }
 
 impl<'f> Bounded<&'f File> {
@@ -84,6 +91,7 @@ impl<S: ReadCacheOps> Bounded<S> {
             deadline,
             refused: Cell::new(false),
             reads: Cell::new(0),
+            over: Cell::new(false),
         }
     }
 
@@ -95,6 +103,9 @@ impl<S: ReadCacheOps> Bounded<S> {
     fn admit(&self, offset: u64, size: u64) -> Result<(), ()> {
         let reads = self.reads.replace(self.reads.get().wrapping_add(1));
         if reads.is_multiple_of(READS_AT_ONCE) && self.deadline.is_over() {
+            self.over.set(true);
+        }
+        if self.over.get() {
             return Err(());
         }
         if self.pieces.borrow().contains(&(offset, size)) {

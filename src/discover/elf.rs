@@ -8,6 +8,7 @@ use object::{ReadCacheOps, ReadRef, elf};
 
 use super::boring::{self, NoEntries};
 use super::bounded::{Bounded, Deadline};
+use super::code::Place;
 use super::debug;
 use super::function::{Family, Function, Offsets};
 use super::go::{self, Go};
@@ -17,6 +18,7 @@ use super::likely::{self, Likely};
 use super::maps::Whereabouts;
 use super::nss::{self, NoMethods};
 use super::reason::NotTls;
+use super::returns::{self, Returns, Wanted};
 use super::rustls::{self, Rustls};
 use super::version;
 
@@ -31,6 +33,8 @@ pub struct TlsLibrary {
     pub internal: Internal,
     /// File offsets of `BIO_write` and `BIO_read`, if they are in this file.
     pub bio: Option<(u64, u64)>,
+    /// Where the functions return.
+    pub returns: Returns,
     /// Go's own TLS, in a program that was written in Go.
     pub go: Option<Go>,
     /// rustls, in a program that contains it.
@@ -108,10 +112,28 @@ fn classify_bounded<S: ReadCacheOps>(
     at: &Whereabouts,
     deadline: Deadline,
 ) -> Result<TlsLibrary, NotTls> {
-    let result = classify_image(data, at, deadline);
+    let result = classify_image(data, at, deadline).map(|mut library| {
+        library.returns = returns_of(data, deadline, &library);
+        library
+    });
     // What was found in part of a table may not be what the whole tells.
     let in_part = deadline.is_over() || result.is_err() && data.has_refused();
     if in_part { Err(NotTls::TooCostly) } else { result }
+}
+
+/// Where the functions return that are probed.
+fn returns_of<S: ReadCacheOps>(data: &Bounded<S>, deadline: Deadline, library: &TlsLibrary) -> Returns {
+    let Ok(image) = Image::parse(data, deadline) else { return Returns::default() };
+    let mut functions: Vec<u64> = library.offsets.places().map(|(_, place)| place.offset).collect();
+    functions.extend(library.rustls.iter().flat_map(|rustls| &rustls.places).map(|place| place.entry));
+    functions.extend(library.bio.map(|(_, read)| read));
+    let internal = [&library.internal.read, &library.internal.write];
+    let called = internal.into_iter().flatten().filter_map(|behind| {
+        let Place { function, offset, .. } = behind.place;
+        Some((image.address_of(function)?, offset))
+    });
+    let wanted = Wanted { functions, called: called.collect() };
+    returns::find(&image, &own_tables(&image), &wanted)
 }
 
 fn classify_image<S: ReadCacheOps>(
@@ -146,6 +168,7 @@ fn of_code<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<TlsLibrary, NotTl
             offsets: found.offsets,
             internal: Internal::none(NoInternal::NoExport),
             bio: Some(found.bio),
+            returns: Returns::default(),
             go: None,
             rustls: None,
             version: None,
@@ -205,12 +228,16 @@ pub fn switches_stacks(file: &File) -> bool {
     })
 }
 
-/// File offsets of `BIO_write` and `BIO_read`, through which OpenSSL gives and takes TLS records, in a libcrypto.
-pub fn bio(file: &File) -> Option<(u64, u64)> {
+/// File offsets of `BIO_write` and `BIO_read`, through which OpenSSL gives and takes TLS records, in a libcrypto; and
+/// where the latter returns.
+pub(super) fn bio(file: &File) -> Option<((u64, u64), Returns)> {
     let deadline = Deadline::start();
     let data = Bounded::file(file, deadline);
     let image = Image::parse(&data, deadline).ok()?;
-    own_tables(&image).iter().find_map(|symbols| bio_in(&image, symbols))
+    let tables = own_tables(&image);
+    let (write, read) = tables.iter().find_map(|symbols| bio_in(&image, symbols))?;
+    let wanted = Wanted { functions: vec![read], ..Wanted::default() };
+    Some(((write, read), returns::find(&image, &tables, &wanted)))
 }
 
 fn bio_in<'d, R: ReadRef<'d>>(image: &Image<'d, R>, symbols: &Symbols<'d>) -> Option<(u64, u64)> {
@@ -274,7 +301,20 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
             None => (None, likely::rustls(image).map(NotTls::Likely)),
         };
         let family = Some(family);
-        return Ok(TlsLibrary { family, offsets, internal, bio, go, rustls, version, make, also, named_by });
+        let returns = Returns::default();
+        return Ok(TlsLibrary {
+            family,
+            offsets,
+            internal,
+            bio,
+            returns,
+            go,
+            rustls,
+            version,
+            make,
+            also,
+            named_by,
+        });
     }
     let (go, rustls) = match (go, rustls) {
         (Some(Ok(go)), rustls) => (Some(go), rustls.and_then(Result::ok)),
@@ -287,6 +327,7 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         offsets: Offsets::default(),
         internal: Internal::none(NoInternal::NoExport),
         bio: None,
+        returns: Returns::default(),
         version: Some(match &rustls {
             Some(rustls) if go.is_none() => rustls.to_string(),
             _ => go::version(image),

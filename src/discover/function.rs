@@ -194,6 +194,34 @@ impl Family {
 }
 
 impl Function {
+    /// Whether it reads or writes a connection's plaintext.
+    pub const fn moves_data(self) -> bool {
+        use Function::*;
+        matches!(
+            self,
+            Read | ReadEx
+                | Write
+                | WriteEx
+                | WriteEx2
+                | ReadEarlyData
+                | WriteEarlyData
+                | Sendfile
+                | GnutlsSend
+                | GnutlsSend2
+                | GnutlsSendRange
+                | GnutlsSendFile
+                | GnutlsRecv
+                | GnutlsRecvSeq
+                | GnutlsRecvEarly
+                | GnutlsRecvPacket
+                | NssRead
+                | NssRecv
+                | NssWrite
+                | NssSend
+                | NssWritev
+        )
+    }
+
     /// Which libraries have it.
     pub const fn family(self) -> Family {
         if (self as usize) < Function::GnutlsSend as usize {

@@ -15,6 +15,8 @@ use super::bounded::Deadline;
 const POINTERS_MAX: usize = 7 << 18;
 /// Most section or program headers.
 const HEADERS_MAX: u32 = 1 << 16;
+/// Most entries of the table for the loader that are read.
+const ENTRIES_MAX: usize = 4096;
 /// Longest name of a symbol, in bytes. Without a limit, many symbols that share one very long name take
 /// quadratic time.
 const NAME_MAX: usize = 4096;
@@ -138,6 +140,31 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
 
     fn contents(&self, header: &'d SectionHeader64<Endianness>) -> Option<&'d [u8]> {
         header.data(self.endian, self.data).ok()
+    }
+
+    /// Names of the libraries that the loader is to map with this file, and lists of folders where it is to look.
+    pub(super) fn needed(&self) -> (Vec<&'d [u8]>, Vec<&'d [u8]>) {
+        const NEEDED: u64 = elf::DT_NEEDED.0 as u64;
+        const FOLDERS: [u64; 2] = [elf::DT_RPATH.0 as u64, elf::DT_RUNPATH.0 as u64];
+        let (mut names, mut folders) = (Vec::new(), Vec::new());
+        let (Some((_, entries)), Some((_, strings))) = (self.section(b".dynamic"), self.section(b".dynstr"))
+        else {
+            return (names, folders);
+        };
+        let number = |bytes: &[u8]| bytes.first_chunk().map_or(0, |n| u64::from_ne_bytes(*n));
+        for entry in entries.chunks_exact(16).take(ENTRIES_MAX) {
+            let (tag, at) = (number(entry), number(&entry[8..]));
+            let text = || {
+                let from = strings.get(usize::try_from(at).ok()?..)?;
+                Some(&from[..memchr::memchr(0, &from[..from.len().min(NAME_MAX)])?])
+            };
+            match tag {
+                NEEDED => names.extend(text()),
+                tag if FOLDERS.contains(&tag) => folders.extend(text()),
+                _ => {}
+            }
+        }
+        (names, folders)
     }
 
     /// What tells this build of the file from all others, if its linker wrote that.

@@ -177,6 +177,13 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
         self.unwind.0.iter().copied()
     }
 
+    /// Where the function begins and ends that has an address.
+    pub(super) fn range_with(&self, address: u64) -> Option<(u64, u64)> {
+        let after = self.unwind.0.partition_point(|(start, _)| *start <= address);
+        let found = self.unwind.0.get(after.checked_sub(1)?).copied();
+        found.filter(|(_, end)| address < *end)
+    }
+
     /// Name of the import whose address the loader puts at a place.
     pub(super) fn import_in(&self, address: u64) -> Option<&'d [u8]> {
         self.imports.get(&address).copied()
@@ -228,12 +235,16 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
         self.imports.get(&slot).map(|name| name.to_vec())
     }
 
-    fn functions(&self) -> impl Iterator<Item = (&'d [u8], u64)> + '_ {
+    pub(super) fn functions(&self) -> impl Iterator<Item = (&'d [u8], u64)> + '_ {
         self.tables.iter().flat_map(Symbols::functions)
     }
 
     fn address_of(&self, symbol: &str) -> Option<u64> {
-        self.functions().find(|(name, _)| *name == symbol.as_bytes()).map(|(_, address)| address)
+        self.address_named(symbol.as_bytes())
+    }
+
+    pub(super) fn address_named(&self, symbol: &[u8]) -> Option<u64> {
+        self.functions().find(|(name, _)| *name == symbol).map(|(_, address)| address)
     }
 
     pub(super) fn is_function(&self, address: u64) -> bool {

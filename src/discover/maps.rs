@@ -161,7 +161,7 @@ impl MappedFile {
 }
 
 /// The root folder of a process. It leads to this process's own if the two are the same.
-fn root_of(pid: u32) -> PathBuf {
+pub(super) fn root_of(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/root"))
 }
 

@@ -13,6 +13,7 @@ mod image;
 pub mod internal;
 pub mod likely;
 pub mod maps;
+mod needed;
 pub mod nss;
 pub mod process;
 pub mod reason;
@@ -21,7 +22,7 @@ pub mod rustls;
 pub mod stores;
 mod version;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -30,11 +31,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::bounded::Deadline;
 use self::elf::TlsLibrary;
 use self::function::Family;
 use self::maps::MappedFile;
 use self::maps::Whereabouts;
+pub use self::needed::Plain;
 use self::reason::NotTls;
+use self::returns::{Return, Returns};
 
 /// Most files whose classification is remembered; beyond it the memory starts anew.
 const CACHE_MAX: usize = 1 << 14;
@@ -64,7 +68,15 @@ pub struct FileKey {
     size: u64,
 }
 
+/// Which file, in whatever state: `st_dev`, `st_ino`.
+pub type FileId = (u64, u64);
+
 impl FileKey {
+    /// Without its state.
+    pub fn id(&self) -> FileId {
+        (self.device, self.inode)
+    }
+
     fn of(metadata: &Metadata) -> FileKey {
         FileKey {
             device: metadata.dev(),
@@ -73,6 +85,15 @@ impl FileKey {
             size: metadata.size(),
         }
     }
+}
+
+/// A file that was looked at, and when it was last changed in any way. That time nobody can set, but it changes when a
+/// name of the file goes too, so it is no part of the key.
+type FileState = (FileKey, (i64, i64));
+
+fn state_of(file: &File) -> io::Result<FileState> {
+    let metadata = file.metadata()?;
+    Ok((FileKey::of(&metadata), (metadata.ctime(), metadata.ctime_nsec())))
 }
 
 /// A TLS library that was found, held open.
@@ -99,12 +120,9 @@ impl Found {
         likely::find(&self.file)
     }
 
-    /// File offsets of the RET instructions that end the functions at these file offsets.
-    ///
-    /// # Errors
-    /// For each function by itself: why they are not known.
-    pub fn returns(&self, functions: &[u64]) -> Vec<Result<Vec<u64>, returns::Unclear>> {
-        returns::find(&self.file, functions)
+    /// The file, held open.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     /// Path that leads to the file as long as this value lives, whatever becomes of the process
@@ -121,12 +139,21 @@ pub struct Bio {
     pub write: u64,
     /// File offset of `BIO_read`.
     pub read: u64,
+    /// Where that returns; empty if it is not known.
+    pub returns: Vec<Return>,
     /// Path of their file for people to read.
     pub path: PathBuf,
+    /// Which file it is.
+    pub id: FileId,
     file: Arc<File>,
 }
 
 impl Bio {
+    /// As [`Found::file`].
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
     /// As [`Found::attach_path`].
     pub fn attach_path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
@@ -142,6 +169,8 @@ pub struct InProcess {
     pub unreadable: Vec<(PathBuf, io::Error)>,
     /// Files that speak TLS in a way that cannot be probed, and why.
     pub unprobed: Vec<(PathBuf, NotTls)>,
+    /// Files that it is going to map, and that have nothing to probe.
+    pub plain: Vec<Plain>,
 }
 
 /// Whether a file of this name is, by its name, a library that is captured.
@@ -153,10 +182,10 @@ pub fn has_known_name(path: &Path) -> bool {
 /// Finds TLS libraries; remembers what it has looked at.
 #[derive(Debug, Default)]
 pub struct Discovery {
-    seen: HashMap<FileKey, Result<Arc<TlsLibrary>, NotTls>>,
+    seen: HashMap<FileState, Result<Arc<TlsLibrary>, NotTls>>,
     explains: bool,
     /// Files that were looked at for functions that switch stacks, and whether they have any.
-    switchers: Option<HashMap<FileKey, bool>>,
+    switchers: Option<HashMap<FileState, bool>>,
     has_seen_switcher: bool,
 }
 
@@ -177,7 +206,7 @@ impl Discovery {
         self.has_seen_switcher
     }
 
-    fn is_switcher(&mut self, key: FileKey, file: &File, path: &Path) -> bool {
+    fn is_switcher(&mut self, state: FileState, file: &File, path: &Path) -> bool {
         let Some(switchers) = &mut self.switchers else { return false };
         // OpenSSL's jobs never switch inside of what is probed.
         if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"libcrypto")) {
@@ -186,7 +215,7 @@ impl Discovery {
         if switchers.len() >= CACHE_MAX {
             switchers.clear();
         }
-        *switchers.entry(key).or_insert_with(|| elf::switches_stacks(file))
+        *switchers.entry(state).or_insert_with(|| elf::switches_stacks(file))
     }
 
     /// TLS libraries that a process has mapped, its own program among them. `fresh`: inode of a
@@ -210,8 +239,8 @@ impl Discovery {
         let mut result = InProcess::default();
         let mut switches = false;
         for mapped in files {
-            let open = mapped.open(pid).and_then(|file| Ok((FileKey::of(&file.metadata()?), file)));
-            let (key, file) = match open {
+            let open = mapped.open(pid).and_then(|file| Ok((state_of(&file)?, file)));
+            let (state, file) = match open {
                 Ok(opened) => opened,
                 // It has ended meanwhile, which is no news of its files.
                 Err(_) if process::is_gone(pid) => return Err(gone()),
@@ -220,11 +249,12 @@ impl Discovery {
                     continue;
                 }
             };
+            let (key, _) = state;
             if result.found.iter().any(|f| f.key == key) {
                 continue;
             }
-            switches |= self.is_switcher(key, &file, &mapped.path);
-            let library = match self.classify(key, &file, &mapped.whereabouts(pid)) {
+            switches |= self.is_switcher(state, &file, &mapped.path);
+            let library = match self.classify(state, &file, &mapped.whereabouts(pid)) {
                 Ok(library) => library,
                 Err(why) => {
                     if is_worth_telling(&why, &mapped.path) {
@@ -257,6 +287,45 @@ impl Discovery {
         Ok(result)
     }
 
+    /// Which of the libraries that a process's program names, and those name, have nothing to probe. `program`: inode
+    /// of a file; if it is no program, there are none.
+    pub fn plain_ahead_of(&mut self, pid: u32, program: u64) -> Vec<Plain> {
+        let is_program = std::fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|m| m.ino() == program);
+        let opened = || {
+            let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+            Some((path, maps::open_regular(Path::new(&format!("/proc/{pid}/exe"))).ok()?))
+        };
+        let Some(program) = is_program.then(opened).flatten() else { return Vec::new() };
+        let told = needed::folders_of_environment(pid);
+        let standard = folders();
+        let deadline = Deadline::after(needed::TIME_MAX);
+        let (mut plain, mut seen, mut left) = (Vec::new(), HashSet::new(), VecDeque::from([program]));
+        while let Some((path, file)) = left.pop_front() {
+            let needed = needed::of_file(&file, &path);
+            let folders = || needed.folders.iter().chain(&told).chain(&standard);
+            for name in &needed.names {
+                if seen.len() >= needed::FILES_MAX || deadline.is_over() {
+                    return plain;
+                }
+                let Some((path, file)) = needed::find(pid, name, folders()) else { continue };
+                let Ok(state) = state_of(&file) else { continue };
+                if !seen.insert(state) {
+                    continue;
+                }
+                // Before it is read: what is written to it meanwhile is not what was looked at.
+                let this = Plain::of(&file);
+                let at = Whereabouts { root: maps::root_of(pid), path: path.clone() };
+                let has_nothing =
+                    self.classify(state, &file, &at).is_err_and(|why| !is_worth_telling(&why, &path));
+                if has_nothing && !self.is_switcher(state, &file, &path) {
+                    plain.extend(this);
+                }
+                left.push_back((path, file));
+            }
+        }
+        plain
+    }
+
     /// The BIO functions of a process's TLS libraries: each library's own, or its libcrypto's.
     ///
     /// # Errors
@@ -266,23 +335,28 @@ impl Discovery {
         let mut bios: Vec<Bio> = Vec::new();
         for mapped in &files {
             let Ok(file) = mapped.open(pid) else { continue };
-            let key = FileKey::of(&file.metadata()?);
-            let Ok(library) = self.classify(key, &file, &mapped.whereabouts(pid)) else { continue };
+            let state = state_of(&file)?;
+            let Ok(library) = self.classify(state, &file, &mapped.whereabouts(pid)) else { continue };
             if library.family != Some(Family::OpenSsl) {
                 continue;
             }
-            let own = library.bio.map(|(write, read)| Bio {
+            let of = |(write, read), returns: &Returns, path: &Path, id, file| Bio {
                 write,
                 read,
-                path: mapped.path.clone(),
+                returns: returns.of(read).unwrap_or_default().to_vec(),
+                path: path.to_owned(),
+                id,
                 file: Arc::new(file),
-            });
+            };
+            let own =
+                library.bio.map(|places| of(places, &library.returns, &mapped.path, state.0.id(), file));
             let mut near = files.iter().filter(|f| is_crypto_of(f, mapped));
             let bio = own.or_else(|| {
                 near.find_map(|candidate| {
                     let file = candidate.open(pid).ok()?;
-                    let (write, read) = elf::bio(&file)?;
-                    Some(Bio { write, read, path: candidate.path.clone(), file: Arc::new(file) })
+                    let id = FileKey::of(&file.metadata().ok()?).id();
+                    let (places, returns) = elf::bio(&file)?;
+                    Some(of(places, &returns, &candidate.path, id, file))
                 })
             });
             bios.extend(bio.filter(|new| !bios.iter().any(|known| known.path == new.path)));
@@ -296,17 +370,17 @@ impl Discovery {
     /// If there is no such file, it may not be read, or ([`NotTls`] inside) is not a TLS library.
     pub fn at(&mut self, path: &Path) -> io::Result<Found> {
         let file = maps::open_regular(path)?;
-        let key = FileKey::of(&file.metadata()?);
+        let state = state_of(&file)?;
         let path = path.canonicalize()?;
         let at = Whereabouts { root: PathBuf::from("/"), path: path.clone() };
         let library =
-            self.classify(key, &file, &at).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            self.classify(state, &file, &at).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         let crypto = || {
             let name = crypto_name(path.file_name()?.as_bytes())?;
             maps::open_regular(&path.with_file_name(name)).ok()
         };
         let version = version_of(&library, crypto);
-        Ok(Found { library, key, mapped: None, path, version, deleted: false, file: Arc::new(file) })
+        Ok(Found { library, key: state.0, mapped: None, path, version, deleted: false, file: Arc::new(file) })
     }
 
     /// Every `libssl.so*`, `libgnutls.so*` and `libssl3.so` in the standard folders and those that the dynamic loader is told of.
@@ -328,8 +402,13 @@ impl Discovery {
         found
     }
 
-    fn classify(&mut self, key: FileKey, file: &File, at: &Whereabouts) -> Result<Arc<TlsLibrary>, NotTls> {
-        if let Some(known) = self.seen.get(&key) {
+    fn classify(
+        &mut self,
+        state: FileState,
+        file: &File,
+        at: &Whereabouts,
+    ) -> Result<Arc<TlsLibrary>, NotTls> {
+        if let Some(known) = self.seen.get(&state) {
             return known.clone();
         }
         if self.seen.len() >= CACHE_MAX {
@@ -342,7 +421,7 @@ impl Discovery {
         {
             result = Err(NotTls::Likely(likely));
         }
-        self.seen.insert(key, result.clone());
+        self.seen.insert(state, result.clone());
         result
     }
 }

@@ -251,7 +251,10 @@ fn functions(found: &Found) -> Vec<Function> {
         name: function.symbol().into(),
         offset: place.offset,
         cost: place.cost.into(),
-        note: probe::note(found, function),
+        note: match (probe::note(found, function), probe::unseen_return(found, function)) {
+            (Some(note), Some(unseen)) => Some(format!("{note}; {unseen}")),
+            (note, unseen) => note.or(unseen),
+        },
     });
     let go = found.library.go.iter().flat_map(|go| &go.places).map(|place| Function {
         name: format!("crypto/tls.(*Conn).{}", place.function.name()),
@@ -283,8 +286,11 @@ fn cost_of(found: &Found) -> Option<Cost> {
             _ => None,
         };
         // Once it is proven, it takes the place of the other.
+        let returns = |place: code::Place| library.returns.of(place.offset);
         let taken = behind.filter(|behind| behind.exports.contains(&function)).map(|behind| behind.place);
-        Some(Cost::from(taken.unwrap_or(place).cost))
+        let place = taken.filter(|place| returns(*place).is_ok()).unwrap_or(place);
+        let at_return = returns(place).into_iter().flatten().map(|at| Cost::from(at.cost()));
+        at_return.chain([Cost::from(place.cost)]).max()
     };
     [Read, Write, GnutlsRecv, GnutlsSend, GnutlsSend2, NssRead, NssRecv, NssWrite, NssSend]
         .into_iter()

@@ -112,5 +112,6 @@ fn privileges(own: &privilege::Survey) -> Privileges {
         missing: of(false).collect(),
         user_namespace: own.user_namespace,
         seccomp: own.seccomp,
+        no_tracing: capture::may_trace().err().map(|error| error.desc().to_owned()),
     }
 }

@@ -237,4 +237,6 @@ pub struct Privileges {
     pub user_namespace: bool,
     /// Whether a seccomp filter is on this process.
     pub seccomp: bool,
+    /// Why it may not trace a process, so that whoever starts a command sees that it has to wait.
+    pub no_tracing: Option<String>,
 }

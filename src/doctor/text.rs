@@ -217,9 +217,13 @@ fn kernel(out: &mut String, report: &Report) {
                 "probes",
                 match (tried.bulk, tried.bulk_one_process) {
                     (true, true) => "attach in bulk (uprobe.multi)",
-                    (true, false) => "attach in bulk (uprobe.multi); with -p one by one",
+                    (true, false) => "attach in bulk (uprobe.multi); of a command and with -p one by one",
                     (false, _) => "attach one by one: no uprobe.multi (Linux 6.6)",
                 },
+            );
+            row(
+                "",
+                "stand in processes of the command or of -p only; with --all and -u in every process that has mapped a TLS library",
             );
             if !tried.attach_cookies {
                 row("", "no attach cookies (Linux 5.15): cheap sites behind exports are not used");
@@ -258,6 +262,10 @@ fn privileges(out: &mut String, report: &Report) {
     }
     if own.seccomp {
         row("seccomp", "a filter is on this process: it may refuse bpf and perf_event_open");
+    }
+    if let Some(why) = &own.no_tracing {
+        let text = "a command is stopped by signals while its files are looked at, which its parent sees";
+        row("tracing", &format!("refused ({why}): {text}"));
     }
 }
 
@@ -423,7 +431,9 @@ KERNEL
   back end     kprobe is taken
                fentry: it has no BPF trampolines
                tracepoint: works too
-  probes       attach in bulk (uprobe.multi); with -p one by one
+  probes       attach in bulk (uprobe.multi); of a command and with -p one by one
+               stand in processes of the command or of -p only; with --all and -u in every process
+               that has mapped a TLS library
                Go: not on this kernel: no
   calls        captured up to 33,554,432 bytes
   lockdown     not told

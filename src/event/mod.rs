@@ -448,9 +448,11 @@ pub struct NoSocket {
     pub process: ProcessKey,
     /// The TLS library.
     pub library: LibraryId,
+    /// The thread that made the call.
+    pub tid: u32,
     /// When.
     pub time: Monotonic,
-    /// The process was stopped and waits for SIGCONT.
+    /// The thread waits until it is let go on.
     pub stopped: bool,
     /// It is the latter.
     pub other_stack: bool,
@@ -461,12 +463,14 @@ pub struct NoSocket {
 pub struct FileSeen {
     /// Pid of who maps it.
     pub pid: u32,
+    /// Its thread.
+    pub tid: u32,
     /// When.
     pub time: Monotonic,
     /// Device, `major << 20 | minor`.
     pub device: u32,
     /// Inode.
     pub inode: u64,
-    /// The process was stopped and waits for SIGCONT.
+    /// The thread waits until it is let go on.
     pub stopped: bool,
 }

@@ -313,6 +313,7 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
             let raw: RawFile = fixed(record, kind)?;
             Event::File(FileSeen {
                 pid: head.tgid,
+                tid: head.tid,
                 time: raw.time,
                 device: raw.device,
                 inode: raw.inode,
@@ -324,6 +325,7 @@ pub fn decode_within(records: &Bytes, at: Range<usize>) -> Result<Event, RecordE
             Event::NoSocket(NoSocket {
                 process: head.process(),
                 library: head.library,
+                tid: head.tid,
                 time: raw.time,
                 stopped: raw.stopped != 0,
                 other_stack: raw.other_stack != 0,

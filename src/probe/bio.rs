@@ -8,6 +8,7 @@ use super::sites::Programs;
 use super::skeleton::types::{self, process_flag};
 use super::{AT_RETURN, Backend, Options, Probe, bytes_of, from_bytes, is_denied};
 use crate::discover::Bio;
+use crate::discover::returns::Return;
 use crate::event::ProcessKey;
 use crate::privilege;
 
@@ -23,13 +24,15 @@ const IDLE: u32 = process_flag::PROCESS_IDLE.0;
 /// Whether the probes of BIO functions, which are for one process, are attached as those in bulk: single probes
 /// need CAP_SYS_ADMIN.
 pub(super) fn in_bulk(options: &Options, programs: Programs) -> bool {
-    // With pids it is tried before anything is captured: see `attaches_in_bulk`.
+    // With processes of their own it is tried before anything is captured: see `attaches_in_bulk`.
     programs == Programs::Session
-        || programs.in_bulk() && (!options.pids.is_empty() || privilege::has_bulk_by_process())
+        || programs.in_bulk()
+            && (options.of_command || !options.pids.is_empty() || privilege::has_bulk_by_process())
 }
 
 impl Probe {
-    /// Probes BIO_write and BIO_read, at these offsets of a file, in one process or in all (-1).
+    /// Probes BIO_write and BIO_read, at these offsets of a file, in one process or in all (-1). `returns`: of the
+    /// latter.
     ///
     /// # Errors
     /// If a probe cannot be attached.
@@ -38,19 +41,28 @@ impl Probe {
         pid: i32,
         path: &Path,
         (write, read): (u64, u64),
+        returns: &[Return],
     ) -> Result<Vec<Link>, libbpf_rs::Error> {
         let mut links = Vec::new();
-        if self.programs == Programs::Session {
+        if self.without_return_probes {
+            // Without its returns nothing is seen of what it reads.
+            for at in returns.iter().flat_map(|at| self.probed_at(at)) {
+                links.push(self.attach_bio_program("bio_return_read", pid, path, at, false)?);
+            }
+            if !links.is_empty() {
+                links.push(self.attach_bio_program("bio_entry_read", pid, path, (read, 0), false)?);
+            }
+        } else if self.programs == Programs::Session {
             let options =
                 UprobeMultiOpts { offsets: vec![read as usize], session: true, ..UprobeMultiOpts::default() };
             let program = self.program("bio_session_read")?;
             links.push(program.attach_uprobe_multi_with_opts(pid, path, "", options)?);
         } else if !self.by_returns {
             // The return first: an entry that is seen has its return probed. It would do harm on other stacks.
-            links.push(self.attach_bio_program("bio_return_read", pid, path, read)?);
-            links.push(self.attach_bio_program("bio_entry_read", pid, path, read)?);
+            links.push(self.attach_bio_program("bio_return_read", pid, path, (read, 0), true)?);
+            links.push(self.attach_bio_program("bio_entry_read", pid, path, (read, 0), false)?);
         }
-        links.push(self.attach_bio_program("bio_entry_write", pid, path, write)?);
+        links.push(self.attach_bio_program("bio_entry_write", pid, path, (write, 0), false)?);
         Ok(links)
     }
 
@@ -59,15 +71,17 @@ impl Probe {
         name: &str,
         pid: i32,
         path: &Path,
-        offset: u64,
+        (offset, cookie): (u64, u64),
+        retprobe: bool,
     ) -> Result<Link, libbpf_rs::Error> {
-        let (program, retprobe) = (self.program(name)?, name.starts_with("bio_return"));
+        let program = self.program(name)?;
         if self.bio_in_bulk {
-            let options =
-                UprobeMultiOpts { offsets: vec![offset as usize], retprobe, ..UprobeMultiOpts::default() };
+            let (offsets, cookies) = (vec![offset as usize], vec![cookie]);
+            let options = UprobeMultiOpts { offsets, cookies, retprobe, ..UprobeMultiOpts::default() };
             return program.attach_uprobe_multi_with_opts(pid, path, "", options);
         }
-        let options = UprobeOpts { retprobe, ..UprobeOpts::default() };
+        let cookie = if self.has_cookie { cookie } else { 0 };
+        let options = UprobeOpts { cookie, retprobe, ..UprobeOpts::default() };
         program.attach_uprobe_with_opts(pid, path, offset as usize, options).map_err(|error| match is_denied(
             &error,
         ) {
@@ -84,7 +98,10 @@ impl Probe {
         let mut links = Vec::new();
         for bio in bios {
             let offsets = (bio.write, bio.read);
-            links.append(&mut self.attach_records(process.pid as i32, &bio.attach_path(), offsets)?);
+            let (pid, path) = (process.pid as i32, bio.attach_path());
+            let of_bio = self.attach_records(pid, &path, offsets, &bio.returns)?;
+            links.extend(of_bio.into_iter().map(|link| (bio.id, link)));
+            self.leases.take(bio.id, bio.file());
         }
         self.follow_ciphertext();
         self.bios.insert(process, links);
@@ -146,7 +163,7 @@ impl Probe {
         self.process(process.pid).is_some_and(|now| now.generation != process.generation)
     }
 
-    fn process(&self, pid: u32) -> Option<types::process> {
+    pub(super) fn process(&self, pid: u32) -> Option<types::process> {
         from_bytes(&self.skeleton.maps.processes.lookup(&pid.to_ne_bytes(), MapFlags::ANY).ok()??)
     }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use libbpf_rs::{MapCore, MapFlags};
 
-use super::skeleton::types::{self, t2p_stack_key};
-use super::{Probe, from_bytes};
+use super::skeleton::types::{self, room as Room, t2p_stack_key};
+use super::{Probe, bytes_of, ended, from_bytes, room};
 use crate::event::ProcessKey;
 
 impl Probe {
@@ -14,48 +14,59 @@ impl Probe {
     pub fn forget(&mut self, ended: &HashSet<ProcessKey>) {
         self.bios.retain(|process, _| !ended.contains(process));
         self.stacks.retain(|process, _| !ended.contains(process));
+        let Some(variables) = self.skeleton.maps.bss_data.as_deref_mut() else { return };
         let handles = &self.skeleton.maps.handles;
-        let of_ended = |key: &Vec<u8>| {
-            let value = handles.lookup(key, MapFlags::ANY).ok().flatten()?;
-            let handle: types::handle = from_bytes(&value)?;
-            let pid = from_bytes::<types::handle_key>(key)?.tgid;
-            ended.contains(&ProcessKey { pid, generation: handle.process }).then_some(())
-        };
-        let stale: Vec<Vec<u8>> = handles.keys().filter(|key| of_ended(key).is_some()).collect();
-        for key in stale {
-            // After exec a handle of the new program may stand there by now.
-            if of_ended(&key).is_some() {
-                // Gone already is as good.
-                let _ = handles.delete(&key);
+        let stale: Vec<_> = ended::handles(handles).filter(|h| ended.contains(&h.key.process)).collect();
+        for handle in stale {
+            let mut key = types::handle_key::default();
+            (key.address, key.tgid) = (handle.key.address, handle.key.process.pid);
+            let value = handles.lookup(bytes_of(&key), MapFlags::ANY).ok().flatten();
+            let now = value.and_then(|value| from_bytes::<types::handle>(&value));
+            // After exec a handle of the new program may be there by now.
+            let Some(now) = now.filter(|now| now.process == handle.key.process.generation) else { continue };
+            if handles.delete(bytes_of(&key)).is_ok() {
+                room::give_back(variables, Room::ROOM_HANDLES, now.user);
             }
         }
         let (goroutines, threads) = (&self.skeleton.maps.goroutines, &self.skeleton.maps.threads);
-        forget_calls(goroutines, ended, |key| Some(from_bytes::<types::goroutine_key>(key)?.tgid));
-        forget_calls(threads, ended, pid_of_stack);
-        forget_threads(threads, ended);
+        let pid_of = |key: &[u8]| Some(from_bytes::<types::goroutine_key>(key)?.tgid);
+        let mut give_back =
+            |of: Room, calls: &types::thread| room::give_back(variables, of, calls.user.into());
+        forget_calls(goroutines, ended, pid_of, |calls| give_back(Room::ROOM_GOROUTINES, calls));
+        forget_calls(threads, ended, pid_of_stack, |calls| give_back(Room::ROOM_THREADS, calls));
+        forget_threads(threads, ended, |calls| give_back(Room::ROOM_THREADS, calls));
     }
 }
 
 /// Takes out goroutines and stacks that were in a call when their process ended. `pid_of`: whose a key is.
-fn forget_calls(map: &impl MapCore, ended: &HashSet<ProcessKey>, pid_of: impl Fn(&[u8]) -> Option<u32>) {
+fn forget_calls(
+    map: &impl MapCore,
+    ended: &HashSet<ProcessKey>,
+    pid_of: impl Fn(&[u8]) -> Option<u32>,
+    mut forgotten: impl FnMut(&types::thread),
+) {
     let of_ended = |key: &Vec<u8>| {
         let pid = pid_of(key)?;
         let value = map.lookup(key, MapFlags::ANY).ok().flatten()?;
         let thread: types::thread = from_bytes(&value)?;
-        ended.contains(&ProcessKey { pid, generation: thread.process }).then_some(())
+        ended.contains(&ProcessKey { pid, generation: thread.process }).then_some(thread)
     };
     let stale: Vec<Vec<u8>> = map.keys().filter(|key| of_ended(key).is_some()).collect();
     for key in stale {
         // As above: after exec they may be the new program's.
-        if of_ended(&key).is_some() {
-            let _ = map.delete(&key);
+        if let Some(thread) = of_ended(&key).filter(|_| map.delete(&key).is_ok()) {
+            forgotten(&thread);
         }
     }
 }
 
 /// Takes out threads that are no more and whose end was not seen: those that called exec and were not the first
 /// of their process get another number.
-fn forget_threads(threads: &impl MapCore, ended: &HashSet<ProcessKey>) {
+fn forget_threads(
+    threads: &impl MapCore,
+    ended: &HashSet<ProcessKey>,
+    mut forgotten: impl FnMut(&types::thread),
+) {
     let pids: HashSet<u32> = ended.iter().map(|process| process.pid).collect();
     let is_gone = |key: &Vec<u8>| {
         let Some(key) = key.first_chunk().map(|key| u64::from_ne_bytes(*key)) else { return false };
@@ -64,8 +75,12 @@ fn forget_threads(threads: &impl MapCore, ended: &HashSet<ProcessKey>) {
     };
     let stale: Vec<Vec<u8>> = threads.keys().filter(is_gone).collect();
     for key in stale {
+        let value = threads.lookup(&key, MapFlags::ANY).ok().flatten();
+        let Some(thread) = value.and_then(|value| from_bytes(&value)) else { continue };
         // Gone already is as good.
-        let _ = threads.delete(&key);
+        if threads.delete(&key).is_ok() {
+            forgotten(&thread);
+        }
     }
 }
 

@@ -6,12 +6,17 @@ mod bio;
 mod clock;
 mod counts;
 mod ended;
+mod files;
 mod forget;
+mod holders;
 mod layout;
+mod leases;
 mod probation;
 mod programs;
 mod proving;
+mod returns;
 mod ring;
+mod room;
 mod sites;
 mod stacks;
 mod stops;
@@ -29,6 +34,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::btf::Btf;
@@ -37,26 +43,27 @@ use libbpf_rs::libbpf_sys::{BPF_FUNC_get_attach_cookie, BPF_FUNC_loop};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, ProgramMut, ProgramType, UprobeMultiOpts, UprobeOpts};
 
+use self::leases::{FileId, Leases};
 use self::probation::Probation;
-use self::programs::{AT_RETURN, Choice, Later};
+use self::programs::{AT_BIRTH, AT_RETURN, Choice, Later};
 use self::proving::Trial;
-use self::sites::{Group, Kind, Programs, Site, sites};
+use self::sites::{Group, Kind, Programs, Role, Site};
 use self::skeleton::types::{self, process_flag, t2p_cookie_bit, t2p_gate, t2p_site};
 use self::skeleton::{Tls2pcapSkel, Tls2pcapSkelBuilder};
 use crate::discover::{FileKey, Found};
-use crate::event::{FileSeen, Library, LibraryId, ProcessKey};
+use crate::event::{LibraryId, ProcessKey};
 use crate::limits;
 use crate::privilege::version;
 
 pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
 pub use self::ended::{Ended, Handle, exit_of, process_of};
-pub use self::proving::{News, described, note};
+pub use self::proving::{News, described, note, unseen_return};
+pub use self::returns::Unfollowed;
 #[cfg(test)]
 pub use self::ring::ring_of_file;
 pub use self::ring::{Record, Rings, Verdict, is_before, page_size};
-pub use self::stacks::Unfollowed;
-pub use self::stops::Stops;
+pub use self::stops::{Hold, HoldWay, Holds, Stops};
 pub use self::survey::Survey;
 
 /// What is captured, and how.
@@ -70,6 +77,8 @@ pub struct Options {
     pub uids: Vec<u32>,
     /// Attach to these processes only, so that others pay nothing; empty: to every process.
     pub pids: Vec<u32>,
+    /// Attach to the processes of a command only, each of which [`Probe::attach`] is told of.
+    pub of_command: bool,
     /// Bytes of one call that are captured.
     pub call_limit: u64,
     /// Bytes of one record that are captured, at least 1; `None`: all.
@@ -78,6 +87,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Wake the reader of the ring for each record, not when some have come together.
     pub wake_for_each: bool,
+    /// Use the kernel's return probes where functions return, which harm programs that unwind their stacks.
+    pub return_probes: bool,
     /// Show what libbpf has to say if nothing can be loaded.
     pub verbose: bool,
 }
@@ -127,7 +138,7 @@ pub enum Gate {
 pub enum Target {
     /// This process alone.
     Process,
-    /// A command that we started: its children are captured too, and each waits (SIGSTOP) while
+    /// A command that we started: its children are captured too, and each waits while
     /// a file that it is the first to map is looked at.
     Command,
 }
@@ -155,22 +166,34 @@ pub struct Probe {
     /// Programs that are loaded when they are needed.
     later: Later,
     pids: Vec<u32>,
+    /// Each process of a command gets probes of its own.
+    of_command: bool,
     /// Whether the kernel tells a program which library it was attached to (Linux 5.15).
     has_cookie: bool,
     libraries: HashMap<FileKey, LibraryId>,
+    /// The last number that was given to a library.
+    last_id: LibraryId,
     /// The number of rustls in a file that holds another library too, by that one's.
     beside: HashMap<LibraryId, LibraryId>,
     attached: Vec<Attached>,
+    /// So that files lose their probes before they are written to.
+    leases: Leases,
+    /// Probes that are being taken away.
+    going: Vec<holders::Going>,
+    /// Some child has breakpoints from its parent, and is no target.
+    has_heirs: bool,
     trials: Vec<Trial>,
     probations: Vec<Probation>,
     links: Vec<Link>,
     /// Probes of the BIO functions, by process.
-    bios: HashMap<ProcessKey, Vec<Link>>,
+    bios: HashMap<ProcessKey, Vec<(FileId, Link)>>,
     received: Option<Link>,
     /// Probes of return instructions, by process: see `stacks`.
     stacks: HashMap<ProcessKey, stacks::Followed>,
-    /// There are no return probes: see [`Probe::avoid_return_probes`].
+    /// There are no return probes of libraries in C, now or ever: see [`Probe::avoid_return_probes`].
     by_returns: bool,
+    /// There never are any.
+    without_return_probes: bool,
     /// What [`Probe::settle`] is to tell.
     unsaid: Vec<News>,
     /// So many of the links, the first, do not depend on a library.
@@ -178,20 +201,24 @@ pub struct Probe {
 }
 
 impl Drop for Probe {
-    /// For each link the kernel waits until nobody runs its program: for many at once that takes no longer.
     fn drop(&mut self) {
-        const THREADS: usize = 16;
-        let mut shares: Vec<Vec<Link>> = (0..THREADS).map(|_| Vec::new()).collect();
         let of_libraries = self.attached.drain(..).flat_map(|a| a.links).map(|(_, _, link)| link);
-        for (index, link) in of_libraries.chain(self.links.drain(..)).enumerate() {
-            shares[index % THREADS].push(link);
-        }
-        std::thread::scope(|scope| {
-            for share in shares.into_iter().filter(|share| !share.is_empty()) {
-                scope.spawn(move || drop(share));
-            }
-        });
+        detach(of_libraries.chain(self.links.drain(..)).collect());
     }
+}
+
+/// For each link the kernel waits until nobody runs its program: for many at once that takes no longer.
+fn detach(links: Vec<Link>) {
+    const THREADS: usize = 16;
+    let mut shares: Vec<Vec<Link>> = (0..THREADS).map(|_| Vec::new()).collect();
+    for (index, link) in links.into_iter().enumerate() {
+        shares[index % THREADS].push(link);
+    }
+    thread::scope(|scope| {
+        for share in shares.into_iter().filter(|share| !share.is_empty()) {
+            scope.spawn(move || drop(share));
+        }
+    });
 }
 
 impl Probe {
@@ -229,9 +256,18 @@ impl Probe {
 struct Attached {
     found: Found,
     pid: i32,
+    /// Of a process of a command: its generation; 0: it is the command, before its exec.
+    generation: u64,
     id: LibraryId,
-    /// With each, which group it belongs to, and whether it is anything but return probes.
-    links: Vec<(Group, bool, Link)>,
+    /// With each, which group it belongs to, and what it is for.
+    links: Vec<(Group, Role, Link)>,
+}
+
+impl Options {
+    /// Machine code is decoded for x86-64 only: elsewhere nobody knows where functions return.
+    fn avoids_return_probes(&self) -> bool {
+        cfg!(target_arch = "x86_64") && !self.return_probes
+    }
 }
 
 impl Probe {
@@ -264,18 +300,25 @@ impl Probe {
         let has_loop = ProgramType::Kprobe.is_helper_supported(BPF_FUNC_loop).unwrap_or(false);
         let each = if has_loop { Programs::Each } else { Programs::EachUnrolled };
         let ways: &[Programs] = match has_loop {
-            true if may_choose_returns() => &[Programs::Session, Programs::Bulk, each],
+            true if may_choose_returns() && !options.avoids_return_probes() => {
+                &[Programs::Session, Programs::Bulk, each]
+            }
             true => &[Programs::Bulk, each],
             false => &[each],
         };
         let mut refused = Vec::new();
-        let mut try_backend = |backend| {
+        let mut not_in_bulk = Vec::new();
+        let mut try_backend = |backend: Backend| {
             for &programs in ways {
                 match Probe::try_load(options, backend, programs) {
                     Ok(probe) => return Ok(Some(probe)),
                     Err(Refusal::Bulk) => {}
                     // The verifier refuses the programs for bulk attachment, which are larger than the others.
-                    Err(Refusal::Backend(error)) if programs.in_bulk() && has_code(&error, libc::EACCES) => {}
+                    Err(Refusal::Backend(error)) if programs.in_bulk() && has_code(&error, libc::EACCES) => {
+                        let way =
+                            if programs == Programs::Session { "uprobe sessions" } else { "uprobes in bulk" };
+                        not_in_bulk.push(format!("{way} beside {}: {error:#}", backend.as_str()));
+                    }
                     Err(Refusal::Backend(error)) => {
                         refused.push((backend, error));
                         break;
@@ -294,8 +337,8 @@ impl Probe {
             match try_backend(backend)? {
                 Some(_) if asked.is_some_and(|a| a != backend) => others.push(backend.as_str()),
                 Some(mut probe) => {
-                    probe.refused =
-                        refused.iter().map(|(b, e)| format!("{b}: {}", why_missing(*b, e))).collect();
+                    let of_backends = refused.iter().map(|(b, e)| format!("{b}: {}", why_missing(*b, e)));
+                    probe.refused = of_backends.chain(not_in_bulk).collect();
                     return Ok(probe);
                 }
                 None => {}
@@ -337,10 +380,13 @@ impl Probe {
             *knob = *uid;
         }
         knobs.uid_count = options.uids.len() as u32;
-        open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
+        room::prepare(&mut open).map_err(failed("sizing the tables"))?;
         let bio_in_bulk = bio::in_bulk(options, programs);
         let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
-        let choice = Choice { backend, programs, bio_in_bulk, has_ipv6 };
+        open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
+        let sees_births =
+            options.of_command && (backend != Backend::Fentry || has_function("calculate_sigpending"));
+        let choice = Choice { backend, programs, bio_in_bulk, has_ipv6, sees_births };
         choice.prepare(open.open_object_mut().progs_mut());
         let skeleton = open.load().map_err(Refusal::Backend)?;
         let mut probe = Probe {
@@ -351,37 +397,55 @@ impl Probe {
             bio_in_bulk,
             later: Later::new(choice),
             pids: options.pids.clone(),
+            of_command: options.of_command,
             has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_get_attach_cookie).unwrap_or(false),
             libraries: HashMap::new(),
+            last_id: 0,
             beside: HashMap::new(),
             attached: Vec::new(),
+            leases: Leases::default(),
+            going: Vec::new(),
+            has_heirs: false,
             trials: Vec::new(),
             probations: Vec::new(),
             links: Vec::new(),
             bios: HashMap::new(),
             received: None,
             stacks: HashMap::new(),
-            by_returns: false,
+            by_returns: options.avoids_return_probes(),
+            without_return_probes: options.avoids_return_probes(),
             unsaid: Vec::new(),
             own_links: 0,
         };
+        probe.tell_by_returns();
+        let mut births_seen = false;
         for program in probe.skeleton.object().progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             if name.starts_with(IN_BIO)
                 || name.ends_with(AT_RETURN)
                 || is_in_library(&name)
+                || name.ends_with(AT_BIRTH) && !sees_births
                 || Backend::of_program(&name).is_some_and(|b| b != backend)
             {
                 continue;
             }
             match program.attach() {
-                Ok(link) => probe.links.push(link),
+                Ok(link) => {
+                    births_seen |= name.ends_with(AT_BIRTH);
+                    probe.links.push(link);
+                }
                 // Without it QUIC and DTLS are not told apart, which the kernel may not have.
                 Err(_) if name.contains("udp") => {}
+                // Then new processes wait as soon as they are seen.
+                Err(_) if name.ends_with(AT_BIRTH) => {}
                 Err(error) => return Err(Refusal::Backend(error)),
             }
         }
         probe.own_links = probe.links.len();
+        if let (true, Some(bss)) = (births_seen, probe.skeleton.maps.bss_data.as_deref_mut()) {
+            // SAFETY: a valid, aligned place in the mapped .bss; the kernel only reads it.
+            unsafe { std::ptr::from_mut(&mut bss.births_seen).write_volatile(1) };
+        }
         if programs.in_bulk() && !probe.attaches_in_bulk().unwrap_or(false) {
             return Err(Refusal::Bulk);
         }
@@ -400,9 +464,10 @@ impl Probe {
             group: Group::Base,
             alone: true,
         };
-        let pid = if self.pids.is_empty() { -1 } else { i32::try_from(std::process::id())? };
+        let for_one = self.of_command || !self.pids.is_empty();
+        let pid = if for_one { i32::try_from(std::process::id())? } else { -1 };
         let _link = self.attach_bulk(pid, Path::new("/proc/self/exe"), &[site], 0)?;
-        if self.pids.is_empty() {
+        if !for_one {
             return Ok(true);
         }
         std::thread::spawn(|| marker()).join().map_err(|_| "the thread failed")?;
@@ -436,91 +501,19 @@ impl Probe {
         self.later.try_all(self.skeleton.object())
     }
 
-    /// The libraries of a file, if it is new. To be told before [`Probe::attach`], during which their first records
-    /// may come.
-    pub fn new_libraries(&self, found: &Found) -> Vec<Library> {
-        if self.libraries.contains_key(&found.key) {
-            return Vec::new();
-        }
-        let id = self.next_id();
-        let path = found.path.to_string_lossy().into_owned();
-        let own = Library { id, path: path.clone(), version: found.version.clone() };
-        let beside = found.library.rustls.as_ref().filter(|_| !found.library.is_rustls_alone());
-        let beside = beside.map(|rustls| Library { id: id + 1, path, version: rustls.to_string() });
-        [Some(own), beside].into_iter().flatten().collect()
-    }
-
-    fn next_id(&self) -> LibraryId {
-        (self.libraries.len() + self.beside.len()) as LibraryId + 1
-    }
-
-    /// Probes a file's libraries: in the processes of [`Options::pids`], or in all. Returns the functions whose calls
-    /// by coroutines are not followed.
-    ///
-    /// # Errors
-    /// If a probe cannot be attached; those of this file that were are taken away again.
-    pub fn attach(&mut self, found: &Found) -> Result<Vec<Unfollowed>, libbpf_rs::Error> {
-        let known = self.libraries.get(&found.key).copied();
-        let id = known.unwrap_or(self.next_id());
-        let pids: Vec<i32> =
-            if self.pids.is_empty() { vec![-1] } else { self.pids.iter().map(|pid| *pid as i32).collect() };
-        if found.library.go.is_some() {
-            self.follow_goroutines();
-        }
-        if found.library.rustls.is_some() {
-            self.follow_ciphertext();
-        }
-        let beside = found.library.rustls.as_ref().filter(|_| !found.library.is_rustls_alone());
-        if known.is_none() && beside.is_some() {
-            self.beside.insert(id, id + 1);
-        }
-        let (mut fresh, mut unclear) = (false, Vec::new());
-        for pid in pids {
-            if self.attached.iter().any(|a| a.found.key == found.key && a.pid == pid) {
-                continue;
-            }
-            if known.is_none() && !fresh && !self.by_returns {
-                self.begin_trial(found, id);
-            }
-            match self.attach_in(found, id, pid) {
-                Ok((attached, not)) => {
-                    self.attached.push(attached);
-                    // The same in each process.
-                    unclear = not;
-                }
-                Err(error) => {
-                    self.abandon_probation(found, id, pid);
-                    if known.is_none() {
-                        // The numbers go to the next library.
-                        self.beside.remove(&id);
-                        let gone: Vec<Attached> = self.attached.extract_if(.., |a| a.id == id).collect();
-                        for Attached { pid, links, .. } in gone {
-                            drop(links);
-                            self.abandon_probation(found, id, pid);
-                        }
-                    }
-                    return Err(error);
-                }
-            }
-            fresh = true;
-        }
-        if fresh {
-            self.libraries.insert(found.key, id);
-        }
-        Ok(unclear)
-    }
-
     /// Probes a library in one process, or in all (-1).
     fn attach_in(
         &mut self,
         found: &Found,
         id: LibraryId,
-        pid: i32,
+        (pid, generation): (i32, u64),
     ) -> Result<(Attached, Vec<Unfollowed>), libbpf_rs::Error> {
         self.begin_probation(found, id, pid)?;
-        let mut attached = Attached { found: found.clone(), pid, id, links: Vec::new() };
-        let unclear = if self.by_returns { self.exchange(&mut attached)? } else { Vec::new() };
-        for run in sites(&found.library, self.programs).chunk_by(together(self.programs)) {
+        let mut attached = Attached { found: found.clone(), pid, generation, id, links: Vec::new() };
+        let is_wanted = |group| self.is_wanted(id, group);
+        let unclear =
+            if self.by_returns { self.probe_returns(&mut attached, is_wanted)? } else { Vec::new() };
+        for run in self.sites_of(found).chunk_by(together(self.programs)) {
             if self.is_wanted(id, run[0].group) {
                 self.attach_run(&mut attached, run)?;
             }
@@ -533,10 +526,9 @@ impl Probe {
         let path = attached.found.attach_path();
         let is_return_probe = self.programs.is_return_probe(&run[0]);
         // Nothing yields inside the functions of rustls.
-        let is_rustls = run[0].kind == Kind::Rustls;
-        let beside = self.beside.get(&attached.id).filter(|_| is_rustls);
-        let id = self.cookie_of(*beside.unwrap_or(&attached.id));
-        if is_return_probe && self.by_returns && !is_rustls {
+        let stays = run[0].kind == Kind::Rustls && !self.without_return_probes;
+        let id = self.number_of(attached.id, run[0].kind);
+        if is_return_probe && self.by_returns && !stays {
             return Ok(());
         }
         let link = match (self.programs, run) {
@@ -552,8 +544,38 @@ impl Probe {
             }
             _ => unreachable!("one by one"),
         };
-        attached.links.push((run[0].group, !is_return_probe || is_rustls, link));
+        let role = if is_return_probe && !stays { Role::ReturnProbe } else { Role::Entry };
+        attached.links.push((run[0].group, role, link));
         Ok(())
+    }
+
+    /// Where a library is probed for as long as it is.
+    fn offsets_of(&self, attached: &Attached) -> Vec<u64> {
+        let found = &attached.found;
+        let wanted = |group| self.is_wanted(attached.id, group);
+        let sites =
+            self.sites_of(found).into_iter().filter(|site| wanted(site.group)).map(|site| site.offset);
+        let (returns, _) = self.returns_of(found);
+        sites.chain(returns.into_iter().map(|at| at.offset)).collect()
+    }
+
+    /// Attaches probes in this process, which has no such code mapped.
+    fn attach_to_none(&self, attached: &Attached, offsets: &[u64]) -> Option<Link> {
+        let options = UprobeMultiOpts {
+            offsets: offsets.iter().map(|offset| *offset as usize).collect(),
+            session: self.programs == Programs::Session,
+            ..UprobeMultiOpts::default()
+        };
+        let name = if self.programs == Programs::Session { "ssl_session" } else { "ssl_any_entry" };
+        let pid = i32::try_from(std::process::id()).ok()?;
+        let path = attached.found.attach_path();
+        self.program(name).ok()?.attach_uprobe_multi_with_opts(pid, &path, "", options).ok()
+    }
+
+    /// The number by which programs know a library, or the rustls beside it.
+    fn number_of(&self, id: LibraryId, kind: Kind) -> LibraryId {
+        let beside = self.beside.get(&id).filter(|_| kind == Kind::Rustls);
+        self.cookie_of(*beside.unwrap_or(&id))
     }
 
     /// Attaches entries only, or returns only.
@@ -594,26 +616,16 @@ impl Probe {
 
     /// Captures this process no more: it has ended.
     pub fn remove_target(&mut self, pid: u32) {
+        let is_its = |attached: &Attached| attached.pid == pid as i32;
+        let files = self.files_of(is_its);
+        let links = self.take_away(is_its);
+        self.discard(links, files);
         // What is attached for one that is no more fails for all; without any it would be for everybody.
         if self.pids.len() > 1 {
             self.pids.retain(|known| *known != pid);
         }
         // Gone already is as good.
         let _ = self.skeleton.maps.processes.delete(&pid.to_ne_bytes());
-    }
-
-    /// This file has been looked at: whoever maps it next need not wait.
-    pub fn mark_seen(&self, file: &FileSeen) {
-        let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
-        // If it fails the file is looked at again.
-        let _ = self.skeleton.maps.files.update(bytes_of(&key), &1u32.to_ne_bytes(), MapFlags::ANY);
-    }
-
-    /// This file is to be looked at again when it is mapped the next time.
-    pub fn mark_unseen(&self, file: &FileSeen) {
-        let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
-        // Forgotten already is as good.
-        let _ = self.skeleton.maps.files.delete(bytes_of(&key));
     }
 
     /// Opens or shuts the gate. Once this returns the kernel side acts on it.

@@ -21,6 +21,8 @@ const EVIDENCE: u64 = 1 << t2p_cookie_bit::T2P_COOKIE_PROBATION.0;
 const WRONG: &str = "its functions are not what they were taken for";
 const NO_RETURNS: &str = "its functions have no names, and to check what is found needs return probes, which do harm to \
                           programs with coroutines before Linux 6.13";
+const UNCLEAR: &str =
+    "its functions have no names, and to check what is found it must be known where BIO_read returns";
 const SITES: [t2p_site; 2] = [t2p_site::T2P_SITE_READ, t2p_site::T2P_SITE_WRITE];
 
 /// A library whose functions were found in its code.
@@ -52,7 +54,8 @@ impl Probe {
         pid: i32,
     ) -> Result<(), libbpf_rs::Error> {
         let other = |what: &str| Err(io::Error::other(what.to_owned()).into());
-        let Some(bio) = found.library.bio.filter(|_| found.library.has_to_prove_itself()) else {
+        let library = &found.library;
+        let Some(bio) = library.bio.filter(|_| library.has_to_prove_itself()) else {
             return Ok(());
         };
         if !self.has_cookie {
@@ -62,7 +65,8 @@ impl Probe {
         match known.map(|at| &self.probations[at].state) {
             Some(State::Condemned(why)) => return other(why),
             Some(State::Proven) => return Ok(()),
-            _ if self.by_returns => return other(NO_RETURNS),
+            _ if self.without_return_probes && library.returns.of(bio.1).is_err() => return other(UNCLEAR),
+            _ if self.by_returns && !self.without_return_probes => return other(NO_RETURNS),
             Some(State::Running(_)) => {}
             None => {
                 for site in SITES {
@@ -78,7 +82,8 @@ impl Probe {
                 }
             }
         }
-        let links = self.attach_records(pid, &found.attach_path(), bio)?;
+        let returns = library.returns.of(bio.1).unwrap_or_default();
+        let links = self.attach_records(pid, &found.attach_path(), bio, returns)?;
         let links = links.into_iter().map(|link| (pid, link));
         match known.map(|at| &mut self.probations[at].state) {
             Some(State::Running(all)) => all.extend(links),
@@ -117,6 +122,14 @@ impl Probe {
             let _ = self.skeleton.maps.evidence.delete(&(cookie(site, id) | EVIDENCE).to_ne_bytes());
         }
         self.want_records(self.probations.iter().any(|p| !matches!(p.state, State::Proven)));
+    }
+
+    /// A library is not probed any more in a process: what has checked it there.
+    pub(super) fn leave_probation(&mut self, id: LibraryId, pid: i32) -> Vec<Link> {
+        let running = self.probations.iter_mut().filter(|p| p.id == id);
+        let links =
+            running.filter_map(|p| if let State::Running(links) = &mut p.state { Some(links) } else { None });
+        links.flat_map(|links| links.extract_if(.., |(of, _)| *of == pid)).map(|(_, link)| link).collect()
     }
 
     /// Return probes are forbidden from now on, without which nothing can be checked: what is not proven

@@ -20,6 +20,9 @@ const READ_APART: [&str; 2] = ["bio_entry_read", "bio_return_read"];
 /// How the names of those end that see what a socket has received.
 pub(super) const AT_RETURN: &str = "_tcp_recvmsg_return";
 
+/// How the names of those end that see new processes before these run.
+pub(super) const AT_BIRTH: &str = "_calculate_sigpending";
+
 /// Programs that are loaded together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ProgramSet {
@@ -81,6 +84,8 @@ pub(super) struct Choice {
     pub bio_in_bulk: bool,
     /// An IPv6 that is a module is not in the kernel's own type information, and fails the load.
     pub has_ipv6: bool,
+    /// New processes are to wait before they run, and the kernel has the function where they can.
+    pub sees_births: bool,
 }
 
 impl Choice {
@@ -90,6 +95,7 @@ impl Choice {
         (!is_in_library(name) || self.programs.needs(name))
             && Backend::of_program(name).is_none_or(|b| b == self.backend)
             && (self.has_ipv6 || !name.starts_with("fentry_udpv6"))
+            && (self.sees_births || !name.ends_with(AT_BIRTH))
             && (is_of_session == in_session || !(is_of_session || READ_APART.contains(&name)))
     }
 

@@ -13,12 +13,13 @@ use std::thread;
 
 use libbpf_rs::{MapCore, MapFlags};
 
-use super::sites::{Group, behind, site_of, sites};
+use super::sites::{Group, behind, is_left, site_of};
 use super::skeleton::types::{self, evidence, t2p_site};
 use super::{Attached, Probe, await_programs, bytes_of, cookie, from_bytes, together};
 use crate::discover::Found;
 use crate::discover::code::{Cost, Place};
 use crate::discover::function::Function;
+use crate::discover::internal::Behind;
 use crate::event::{LibraryId, Verdict};
 use crate::printable;
 
@@ -81,7 +82,8 @@ impl Probe {
             internal: Vec::new(),
             condemned: false,
         };
-        for (site, behind) in behind(&found.library) {
+        let may_count = |behind: &Behind| self.is_seen_to_return(found, behind.place.offset);
+        for (site, behind) in behind(&found.library).filter(|(_, behind)| may_count(behind)) {
             trial.internal.push(site);
             trial.exports.extend(behind.exports.iter().map(|function| Export {
                 function: *function,
@@ -108,12 +110,17 @@ impl Probe {
         self.trials.push(trial);
     }
 
+    /// Whether functions may take over from the exports before them: their returns must be seen on all stacks.
+    pub(super) fn has_trials(&self) -> bool {
+        self.without_return_probes || !self.by_returns
+    }
+
     /// Whether a group of probes is to be attached.
     pub(super) fn is_wanted(&self, id: LibraryId, group: Group) -> bool {
         let trial = self.trials.iter().find(|t| t.id == id);
         match group {
             Group::Base => true,
-            Group::Internal => !self.by_returns && trial.is_some_and(|t| !t.condemned),
+            Group::Internal => self.has_trials() && trial.is_some_and(|t| !t.condemned),
             Group::Export(function) => !trial.is_some_and(|t| {
                 !t.condemned && t.exports.iter().any(|e| e.function == function && e.state == State::Gone)
             }),
@@ -246,10 +253,11 @@ impl Probe {
         let mut all = std::mem::take(&mut self.attached);
         let result = all.iter_mut().filter(|a| a.id == id).try_for_each(|attached| {
             let group = Group::Export(function);
-            let of_export: Vec<_> = sites(&attached.found.library, self.programs)
-                .into_iter()
-                .filter(|s| s.group == group)
-                .collect();
+            if self.by_returns {
+                self.probe_returns(attached, |of| of == group)?;
+            }
+            let of_export: Vec<_> =
+                self.sites_of(&attached.found).into_iter().filter(|s| s.group == group).collect();
             of_export.chunk_by(together(self.programs)).try_for_each(|run| self.attach_run(attached, run))
         });
         self.attached = all;
@@ -264,7 +272,7 @@ impl Probe {
             .filter(|a| a.id == id)
             .flat_map(|a: &mut Attached| a.links.extract_if(.., |(of, _, _)| *of == group))
             .collect();
-        taken.sort_by_key(|(_, is_entry, _)| !is_entry);
+        taken.sort_by_key(|(_, role, _)| *role);
         taken.into_iter().map(|(_, _, link)| link).collect()
     }
 
@@ -309,7 +317,9 @@ pub fn described(found: &Found) -> Vec<String> {
         )
     };
     let line = |(function, place): (Function, Place)| {
-        let head = format!("{} of {}: {}", function.symbol(), printable::path(&found.path), describe(place));
+        let returns = returning(found, place.offset).unwrap_or_default();
+        let path = printable::path(&found.path);
+        let head = format!("{} of {path}: {}{returns}", function.symbol(), describe(place));
         match note(found, function) {
             Some(note) => Some(format!("{head}; {note}")),
             None => others(function).then_some(head),
@@ -326,11 +336,37 @@ pub fn note(found: &Found, function: Function) -> Option<String> {
         Function::Write | Function::WriteEx | Function::WriteEx2 => &internal.write,
         _ => return None,
     };
+    let may_count = |behind: &Behind| {
+        behind.exports.contains(&function) && found.library.returns.of(behind.place.offset).is_ok()
+    };
     Some(match behind {
-        Ok(behind) if behind.exports.contains(&function) => format!("on trial: {}", describe(behind.place)),
+        Ok(behind) if may_count(behind) => {
+            let returns = returning(found, behind.place.offset).unwrap_or_default();
+            format!("on trial: {}{returns}", describe(behind.place))
+        }
         Ok(_) => "no other site: not shown to be a wrapper".into(),
         Err(why) => format!("no other site: {why}"),
     })
+}
+
+/// What probes cost where the function returns that is probed at this offset; `None`: it is not known where.
+fn returning(found: &Found, offset: u64) -> Option<String> {
+    let returns = found.library.returns.of(offset).ok()?;
+    let stepped = returns.iter().filter(|at| at.cost() != Cost::Emulated).count();
+    Some(match (returns.len(), stepped) {
+        (1, 0) => ", 1 cheap return".into(),
+        (n, 0) => format!(", {n} cheap returns"),
+        (1, _) => ", 1 single-stepped return".into(),
+        (n, stepped) => format!(", {n} returns, {stepped} single-stepped"),
+    })
+}
+
+/// What is said of a function whose returns are not known, if they are of interest.
+pub fn unseen_return(found: &Found, function: Function) -> Option<String> {
+    let place = found.library.offsets.places().find(|(f, _)| *f == function)?.1;
+    let why = found.library.returns.of(place.offset).err().filter(|_| is_left(function))?;
+    let what = if function.moves_data() { "its calls are not captured" } else { "its return is not seen" };
+    Some(format!("{what}: {why}"))
 }
 
 fn describe(place: Place) -> String {

@@ -146,7 +146,7 @@ impl Record<'_> {
 
 impl Ring {
     /// A reader of the ring that `map` is, which has room for `size` bytes of records.
-    fn new(map: BorrowedFd<'_>, size: usize) -> io::Result<Ring> {
+    pub(super) fn new(map: BorrowedFd<'_>, size: usize) -> io::Result<Ring> {
         let page = page_size();
         let reader = MmapOptions::new().len(page).map_raw(map.as_raw_fd())?;
         let kernel =

@@ -9,7 +9,7 @@ use crate::discover::internal::Behind;
 use crate::discover::rustls::{Protection, RustlsFunction};
 
 /// What is attached and taken away together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Group {
     /// The functions behind exports.
     Internal,
@@ -17,6 +17,17 @@ pub(super) enum Group {
     Base,
     /// An export that its internal function may take over.
     Export(Function),
+}
+
+/// What a link is for, in the order in which links are taken away: an entry that is seen has its return probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// Entries, or entries and returns in one.
+    Entry,
+    /// Instructions with which functions return.
+    Instruction,
+    /// Return probes.
+    ReturnProbe,
 }
 
 /// One probe in a library.
@@ -35,8 +46,15 @@ pub(super) struct Site {
     pub alone: bool,
 }
 
+impl Site {
+    /// An instruction with which a function returns.
+    pub(super) fn at_return(site: t2p_site, offset: u64, kind: Kind, group: Group) -> Site {
+        Site { site, offset, entry: None, kind, group, alone: false }
+    }
+}
+
 /// Which programs of `bpf/` are for a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// Those for libraries in C.
     C,
@@ -130,6 +148,11 @@ fn of(function: Function) -> (t2p_site, Option<&'static str>, bool) {
         Function::NssUrl => (t2p_site::T2P_SITE_NSS_URL, Some("ssl_entry_nss_url"), false),
         Function::NssProto => (t2p_site::T2P_SITE_NSS_PROTO, Some("ssl_entry_nss_proto"), true),
     }
+}
+
+/// Whether the return of a function is of interest.
+pub(super) fn is_left(function: Function) -> bool {
+    of(function).2
 }
 
 /// The site of an export.

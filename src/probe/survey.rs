@@ -105,10 +105,12 @@ fn options(pids: &[u32]) -> Options {
         targets_only: true,
         uids: Vec::new(),
         pids: pids.to_vec(),
+        of_command: false,
         call_limit: 1 << 20,
         snaplen: None,
         ring_bytes: u32::try_from(page_size()).unwrap_or(4096),
         wake_for_each: false,
+        return_probes: false,
         verbose: false,
     }
 }

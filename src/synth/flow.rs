@@ -15,6 +15,7 @@ use crate::event::record::CHUNK_MAX;
 use crate::event::{Missing, Rtt};
 use crate::track::segment::{Body, Connection, Payload, Process, Segment, Side, WallTime};
 
+mod acknowledgment;
 mod join;
 mod messages;
 mod resync;
@@ -67,8 +68,12 @@ struct Direction {
     next: u32,
     /// Where the next byte of the plaintext should stand.
     offset: u64,
-    /// Bytes since the other side's last packet.
+    /// Sequence numbers since the other side's last packet.
     unacked: u64,
+    /// The last packet with some of them.
+    unacked_at: Option<At>,
+    /// Bytes of unknown number are missing, behind which nothing was written but perhaps the FIN.
+    open_hole: bool,
     /// Something of this direction was written, or is known to be missing.
     begun: bool,
     finished: bool,
@@ -118,6 +123,10 @@ pub(super) struct Flow {
     named: (usize, String),
     /// The latest time of a packet so far, or of what was written on the same addresses before.
     pub(super) latest: WallTime,
+    /// A RST was written: nothing is acknowledged any more.
+    reset: bool,
+    /// See [`Flow::newly_unacknowledged`].
+    ack_due: bool,
 }
 
 impl Flow {
@@ -136,6 +145,8 @@ impl Flow {
                 next: isn,
                 offset: 0,
                 unacked: 0,
+                unacked_at: None,
+                open_hole: false,
                 begun: false,
                 finished: false,
                 frames: Frames::new(from_start),
@@ -162,6 +173,8 @@ impl Flow {
             about: String::new(),
             named: (0, String::new()),
             latest: 0,
+            reset: false,
+            ack_due: false,
         })
     }
 
@@ -193,17 +206,24 @@ impl Flow {
         at: At,
         out: &mut Out,
     ) {
+        self.acknowledge_before(from, at, out);
         let peer = self.side(from.peer());
         // Only the SYN has nothing to acknowledge.
         let ack = (kind != Kind::Syn || from == Side::Server).then_some(peer.next);
-        peer.unacked = 0;
+        (peer.unacked, peer.unacked_at) = (0, None);
+        let reset = self.reset;
         let side = self.side(from);
         let headers = side.headers.build(Tcp { seq: side.next, ack, kind }, payload, original);
         let headers = headers.as_slice();
         let phantom = u32::from(matches!(kind, Kind::Syn | Kind::Fin));
         let advance = u32::try_from(original).unwrap_or(u32::MAX);
         side.next = side.next.wrapping_add(advance).wrapping_add(phantom);
-        side.unacked += u64::from(advance);
+        side.open_hole &= kind != Kind::Data;
+        // Wireshark 4.0 finds fault with a pure ACK of a FIN right behind a hole.
+        if kind == Kind::Data || (kind == Kind::Fin && !side.open_hole) {
+            side.unacked += u64::from(advance + phantom);
+            side.unacked_at = Some(at).filter(|_| !reset);
+        }
         let due = side.unacked >= ACK_EVERY;
         let outbound = from == self.connection.local_side;
         let process = &self.callers[at.caller];
@@ -307,6 +327,7 @@ impl Flow {
                 self.control(*from, Kind::Rst, time, out);
                 self.client.finished = true;
                 self.server.finished = true;
+                self.reset = true;
             }
             Body::Open(_) | Body::End => {}
         }
@@ -559,7 +580,11 @@ impl Flow {
 
     /// Leaves room in the sequence numbers for a hole that cannot be written in its true length.
     fn jump(&mut self, from: Side, by: u32, lost_records: u64, at: At, out: &mut Out) {
+        self.acknowledge_before(from, at, out);
+        // What stands before the hole; beyond it there may be nothing that could be acknowledged.
+        self.acknowledge(from.peer(), out);
         let side = self.side(from);
+        side.open_hole = true;
         side.next = side.next.wrapping_add(by);
         self.emit(from, Kind::Ack, (&[], 0, lost_records), at, out);
     }

@@ -37,6 +37,8 @@ pub struct Synthesizer {
     tuples: Tuples,
     /// Who waits, until when.
     waiting: BTreeSet<(WallTime, ConnectionId)>,
+    /// Whose last data is to be acknowledged at the next tick; each at most once.
+    unacknowledged: Vec<ConnectionId>,
     held_bytes: usize,
     serial: u32,
     stats: Stats,
@@ -176,6 +178,7 @@ impl Synthesizer {
             live: HashMap::default(),
             tuples: Tuples::new(if ports == Ports::Apart { CLIENT_PORTS_APART } else { CLIENT_PORTS }),
             waiting: BTreeSet::new(),
+            unacknowledged: Vec::new(),
             held_bytes: 0,
             serial: 0,
             stats: Stats::default(),
@@ -214,6 +217,9 @@ impl Synthesizer {
                     flow.release(&mut self.stats, out);
                 }
                 let after = (flow.held(), flow.held_until());
+                if flow.newly_unacknowledged() {
+                    self.unacknowledged.push(id);
+                }
                 if let Body::End = segment.body {
                     self.tuples.release(flow.written, flow.latest);
                     self.live.remove(&id);
@@ -384,7 +390,7 @@ impl Synthesizer {
         loop {
             let oldest = self.waiting.first().filter(|(until, _)| due(*until));
             let Some((_, id)) = oldest.or(self.waiting.last().filter(|(until, _)| due(*until))) else {
-                return;
+                break;
             };
             let id = *id;
             match self.live.get_mut(&id) {
@@ -393,12 +399,20 @@ impl Synthesizer {
                     flow.joined_if(due, &mut self.stats, out);
                     flow.release(&mut self.stats, out);
                     let after = (flow.held(), flow.held_until());
+                    if flow.newly_unacknowledged() {
+                        self.unacknowledged.push(id);
+                    }
                     self.count_held(id, before, after);
                 }
                 _ => {
                     self.stats.decided_early += 1;
                     self.write(id, now, out);
                 }
+            }
+        }
+        for id in std::mem::take(&mut self.unacknowledged) {
+            if let Some(State::Written(flow)) = self.live.get_mut(&id) {
+                flow.acknowledge_all(out);
             }
         }
     }

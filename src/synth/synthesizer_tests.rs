@@ -78,8 +78,9 @@ struct Seen {
     calls: String,
 }
 
+/// The packets but for pure ACKs of data and FINs, and all.
 #[derive(Default)]
-struct Log(Vec<Seen>);
+struct Log(Vec<Seen>, Vec<Seen>);
 
 impl Log {
     fn add(&mut self, packet: Packet<'_>) {
@@ -94,7 +95,7 @@ impl Log {
             }
         };
         let named = [(tcp.syn, 'S'), (tcp.fin, 'F'), (tcp.rst, 'R'), (tcp.psh, 'P'), (tcp.ack, 'A')];
-        self.0.push(Seen {
+        let seen = Seen {
             time: packet.time,
             source: tcp.source_port,
             destination: tcp.destination_port,
@@ -106,14 +107,21 @@ impl Log {
             dropped: packet.dropped,
             comments: packet.comments.to_vec(),
             calls: packet.calls.to_owned(),
-        });
+        };
+        let is_answered = |said: &Seen| {
+            said.source == seen.destination && said.time == seen.time && said.flags.contains(['P', 'F'])
+        };
+        if seen.flags != "A" || !seen.comments.is_empty() || !self.1.iter().any(is_answered) {
+            self.0.push(seen.clone());
+        }
+        self.1.push(seen);
         for comment in packet.comments {
             comment::parse(comment).unwrap();
         }
     }
 
     fn flags(&self) -> Vec<&str> {
-        self.0.iter().map(|p| p.flags.as_str()).collect()
+        self.1.iter().map(|p| p.flags.as_str()).collect()
     }
 
     fn value(&self, packet: usize, key: &str) -> Option<String> {
@@ -124,7 +132,7 @@ impl Log {
     /// No packet of a direction leaves a hole or goes back.
     fn assert_continuous(&self) {
         let mut next: HashMap<(u16, u16), u32> = HashMap::default();
-        for packet in &self.0 {
+        for packet in &self.1 {
             let phantom = u32::from(packet.flags.contains(['S', 'F']));
             let end = packet.seq.wrapping_add(packet.original as u32).wrapping_add(phantom);
             let key = (packet.source, packet.destination);
@@ -182,10 +190,16 @@ fn a_connection_from_its_syn_to_its_last_ack() {
     run.step(1, Body::Finish(Side::Server));
     run.step(1, Body::Finish(Side::Client));
     run.step(1, Body::End);
-    assert_eq!(run.log.flags(), ["S", "SA", "A", "PA", "PA", "FA", "FA", "A"]);
+    assert_eq!(run.log.flags(), ["S", "SA", "A", "PA", "A", "PA", "FA", "A", "FA", "A"]);
     run.log.assert_continuous();
-    let ports: Vec<_> = run.log.0.iter().map(|p| p.source).collect();
-    assert_eq!(ports, [40_001, 80, 40_001, 40_001, 80, 80, 40_001, 80]);
+    let ports: Vec<_> = run.log.1.iter().map(|p| p.source).collect();
+    assert_eq!(ports, [40_001, 80, 40_001, 40_001, 80, 80, 80, 40_001, 40_001, 80]);
+    let times: Vec<_> = run.log.1.iter().map(|p| p.time).collect();
+    assert_eq!(
+        [times[3], times[6], times[8]],
+        [times[4], times[7], times[9]],
+        "each is acknowledged at its own time"
+    );
     assert_eq!(
         run.log.0[0].time + 1,
         run.log.0[3].time,
@@ -315,7 +329,7 @@ fn sequence_numbers_wrap_and_are_acknowledged_in_time() {
     }
     run.step(1, data(Side::Server, offset, b"after 5 GiB"));
     run.log.assert_continuous();
-    let acks = run.log.0.iter().filter(|p| p.flags == "A").count();
+    let acks = run.log.1.iter().filter(|p| p.flags == "A").count();
     assert!(acks > 300, "{acks}");
     assert_eq!(run.synthesizer.stats().missing_bytes, 5 * HOLE_MAX);
 }
@@ -470,11 +484,11 @@ fn resets_ends_and_nonsense() {
     run.step(1, Body::Reset { from: Side::Server });
     run.step(1, data(Side::Client, 18, b"late"));
     run.step(1, Body::End);
-    assert_eq!(run.log.flags(), ["S", "SA", "A", "PA", "RA", "PA"]);
+    assert_eq!(run.log.flags(), ["S", "SA", "A", "PA", "A", "RA", "PA"]);
     assert_eq!(run.log.value(5, "after_fin").as_deref(), Some("1"));
     run.open(connection(2, CLIENT, SERVER));
     run.step(2, Body::End);
-    assert_eq!(run.log.flags()[6..], ["S", "SA", "A"], "nobody said that it is over");
+    assert_eq!(run.log.flags()[7..], ["S", "SA", "A"], "nobody said that it is over");
     assert!(run.synthesizer.live.is_empty() && run.synthesizer.tuples.is_empty());
 }
 

@@ -25,10 +25,15 @@ fn is_stopped(pid: u32) -> bool {
     tasks.all(|task| state(&task.path()) == Some('T'))
 }
 
-/// Captures `before`, then a program that fills the ring while tls2pcap is stopped, then `second`; that is to be
-/// stopped before it gets far, since it does what has to be acted upon. Then tls2pcap goes on. Returns the pid
+/// Captures `before`, then a program that fills the ring while tls2pcap does not read it, then `second`; that is to be
+/// held before it gets far, since it does what has to be acted upon. Then tls2pcap goes on. Returns the pid
 /// of the second as well.
-fn behind_a_full_ring(test: &Test, folder: &str, before: &str, second: &str) -> (Finished, u32) {
+fn behind_a_full_ring(
+    test: &Test,
+    (folder, options): (&str, &[&str]),
+    before: &str,
+    second: &str,
+) -> (Finished, u32) {
     // Data records of 128 and of 120 bytes: the ring takes 16,376 bytes, all of them from these.
     let writes = format!("{} {}", ["w:9"; 7].join(" "), ["w:1"; 140].join(" "));
     let mut server = Command::new(compiled("exchange"));
@@ -38,7 +43,7 @@ fn behind_a_full_ring(test: &Test, folder: &str, before: &str, second: &str) -> 
     let fills = connect("127.0.0.1", server.port(), &dir, &format!("w:10 i {writes} i r:10 S")).join(" ");
     let recording = test.text("full.t2p");
     let script = format!("{before} && {} {fills} && echo second $$ && exec {second}", compiled("exchange"));
-    let capture = test.capture().variable("LD_LIBRARY_PATH", folder).args(&[
+    let capture = test.capture().variable("LD_LIBRARY_PATH", folder).args(options).args(&[
         "--ring-size",
         "16K",
         "-v",
@@ -58,17 +63,16 @@ fn behind_a_full_ring(test: &Test, folder: &str, before: &str, second: &str) -> 
         let written = fs::read(&file).ok()?;
         written.windows(10).any(|text| text == b"c00000 000").then_some(())
     });
-    running.process.signal(Signal::SIGSTOP);
-    until("tls2pcap to stop", || is_stopped(running.process.pid()).then_some(()));
+    let frozen = running.process.freeze_but("holder");
     running.process.go_on();
     running.process.line_after("waiting");
     running.process.go_on();
     let pid = running.process.line_after("second ").parse().unwrap();
-    until("the second program to be stopped, or to end", || {
+    until("the second program to be held, or to end", || {
         let state = state(Path::new(&format!("/proc/{pid}")));
-        matches!(state, None | Some('T' | 'Z')).then_some(())
+        matches!(state, None | Some('t' | 'Z')).then_some(())
     });
-    running.process.signal(Signal::SIGCONT);
+    frozen.thaw();
     let finished = running.finish().ok();
     server.wait_ok();
     let truth = transcript(&dir, "client", 0);
@@ -113,8 +117,12 @@ fn a_library_that_is_new_is_probed() {
     let new = format!("{folder}/new-libssl.so.3");
     fs::copy(library("libssl.so.3"), &new).unwrap();
     let late = |library: &str| format!("{} {library} 127.0.0.1 {port} hello", compiled("late"));
-    let (finished, pid) =
-        behind_a_full_ring(&test, &folder, &(late(&library("libssl.so.3")) + " >/dev/null"), &late(&new));
+    let (finished, pid) = behind_a_full_ring(
+        &test,
+        (&folder, &[]),
+        &(late(&library("libssl.so.3")) + " >/dev/null"),
+        &late(&new),
+    );
     server.wait_ok();
     let truth = transcript(&test.text("server"), "server", 1);
     for (view, _) in finished.views() {
@@ -136,25 +144,9 @@ fn a_program_that_encrypts_into_memory_is_followed() {
     let (mut server, port) = exchange_server(&test, "--threads 4 r:1000 w:2000 r:10 w:10 z S");
     let program = |dir: &str| format!("{PYTHON} {} connect {port} {COUNT} {dir}", source("eventloop.py"));
     let [before, second] = ["before", "second"].map(|dir| test.folder(dir));
-    let (finished, pid) = behind_a_full_ring(&test, "", &program(&before), &program(&second));
+    let (finished, pid) = behind_a_full_ring(&test, ("", &[]), &program(&before), &program(&second));
     server.wait_ok();
     assert_whole(&finished, pid, &second, COUNT, "ciphertext");
-}
-
-#[test]
-fn a_program_with_coroutines_is_followed() {
-    let test = begin!();
-    let (mut server, port) = exchange_server(&test, "--times 6 r:100 w:200 z");
-    let folder = test.folder("lib");
-    for name in ["libssl.so.3", "libcrypto.so.3"] {
-        fs::copy(library(name), format!("{folder}/{name}")).unwrap();
-    }
-    let program =
-        |dir: &str| format!("{} 127.0.0.1 {port} {dir} 2 1 100:200 </dev/null", compiled("coroutines"));
-    let [before, second] = ["before", "second"].map(|dir| test.folder(dir));
-    let (finished, pid) = behind_a_full_ring(&test, &folder, &program(&before), &program(&second));
-    server.wait_ok();
-    assert_whole(&finished, pid, &second, 3, "same-call");
 }
 
 /// The other ring has its end too: a thousand files at once, while nobody looks.

@@ -111,7 +111,7 @@ fn a_signal_reaches_a_command_that_maps_an_expensive_file() {
     until("the command to wait", || {
         let stat = std::fs::read_to_string(format!("/proc/{loader}/stat")).ok()?;
         let maps = std::fs::read_to_string(format!("/proc/{loader}/maps")).ok()?;
-        (stat.contains(") T ") && maps.contains(&library)).then_some(())
+        (stat.contains(") t ") && maps.contains(&library)).then_some(())
     });
     running.process.signal(Signal::SIGTERM);
     running.process.line_after("heard");
@@ -140,17 +140,17 @@ fn library_whose_first_user_is_gone_too_soon() {
     let mut running = test.capture().start(&["sh", "-c", &script]);
     running.process.line_after("begin");
     let shell = children(running.process.pid())[0];
-    running.process.signal(Signal::SIGSTOP);
+    let frozen = running.process.freeze_but("holder");
     running.process.go_on();
     let loader = until("the loader to wait", || {
         let loader = *children(shell).first()?;
         let stat = std::fs::read_to_string(format!("/proc/{loader}/stat")).ok()?;
         let maps = std::fs::read_to_string(format!("/proc/{loader}/maps")).ok()?;
-        (stat.contains(") T ") && maps.contains("python")).then_some(loader)
+        (stat.contains(") t ") && maps.contains("python")).then_some(loader)
     });
     kill(Pid::from_raw(loader as i32), Signal::SIGKILL).unwrap();
     running.process.line_after("killed");
-    running.process.signal(Signal::SIGCONT);
+    frozen.thaw();
     let finished = running.finish().ok();
     server.wait_ok();
     for (view, _) in finished.views() {

@@ -1,6 +1,7 @@
 //! What is lost: it has its place, its length and its reason in the file, and the summary says the same.
 
 use std::path::Path;
+use std::process::Command;
 
 use libbpf_rs::{MapCore, MapHandle};
 use nix::sys::signal::Signal;
@@ -9,7 +10,7 @@ use crate::support::capture::Capture;
 use crate::support::nginx::{Nginx, PAGE};
 use crate::support::programs::{Told, Transcript, compiled, connect, exchange_server, transcript};
 use crate::support::view::{Connection, From, Hole};
-use crate::support::{Finished, Test, assert_same_bytes, begin, tshark, until};
+use crate::support::{Finished, Process, Test, assert_same_bytes, begin, tshark, until};
 
 /// A finished capture of the program `leap` doing `client`; an uncaptured server did `server`.
 fn leap(test: &Test, capture: Capture, client: &str, server: &str) -> (Finished, Transcript) {
@@ -276,21 +277,27 @@ fn handles_of(capture: u32) -> MapHandle {
 fn ends_of_processes_that_the_ring_refuses() {
     const COUNT: usize = 8;
     let test = begin!();
-    let (mut peer, port) = exchange_server(&test, &format!("--times {COUNT} z"));
+    let (mut peer, port) = exchange_server(&test, &format!("--threads {} z", COUNT + 1));
     let client = |n: usize, ops: &str| {
-        let dir = test.folder(&format!("client{n}"));
-        [vec![compiled("exchange")], connect("127.0.0.1", port, &dir, ops)].concat().join(" ")
+        let mut command = Command::new(compiled("exchange"));
+        command.args(connect("127.0.0.1", port, &test.folder(&format!("client{n}")), &format!("i {ops}")));
+        let mut client = Process::start(&mut command, test.path(&format!("client{n}.err")));
+        client.line_after("waiting");
+        client
     };
-    // The first fills the ring. The next is not heard of when it begins, and all ends that the rest of the ring has room for are few.
-    let first = client(0, &format!("w:10 i {} {} X", ["w:1000"; 300].join(" "), ["w:1"; 50].join(" ")));
-    let others: Vec<String> = (1..COUNT).map(|n| client(n, "w:10 X")).collect();
-    let script = format!("{first}; {}; echo over; read line", others.join("; "));
-    let mut running = test.capture().args(&["--ring-size", "4K"]).start(&["sh", "-c", &script]);
-    running.process.line_after("waiting");
+    // The first fills the ring. The next are not heard of when they begin, and of all ends the rest of the ring has room for few.
+    let first = format!("w:10 {} {} X", ["w:1000"; 300].join(" "), ["w:1"; 50].join(" "));
+    let mut clients: Vec<Process> =
+        (0..=COUNT).map(|n| client(n, if n == 0 { &first } else { "w:10 X" })).collect();
+    let pids: Vec<u32> = clients.iter().map(Process::pid).collect();
+    let running = test.capture().args(&["--ring-size", "4K"]).attach(&pids);
     let handles = handles_of(running.process.pid());
     running.process.signal(Signal::SIGSTOP);
-    running.process.go_on();
-    running.process.line_after("over");
+    let mut last = clients.pop().unwrap();
+    for client in &mut clients {
+        client.go_on();
+        client.wait();
+    }
     assert_eq!(handles.keys().count(), COUNT, "they ended without freeing their handles");
     running.process.signal(Signal::SIGCONT);
     until("the handles to be given back", || (handles.keys().count() == 0).then_some(()));
@@ -298,7 +305,8 @@ fn ends_of_processes_that_the_ring_refuses() {
     until("the end of the connection", || {
         (tshark.count_so_far(&file, "tcp.flags.fin == 1") >= 2).then_some(())
     });
-    running.process.go_on();
+    last.go_on();
+    last.wait();
     let finished = running.finish().ok();
     peer.wait_ok();
     assert!(lost_bytes(&finished, "the ring buffer was full") > 290_000, "{}", finished.stderr);

@@ -9,7 +9,7 @@ use crate::support::view::{Connection, View};
 use crate::support::{Finished, Test, assert_same_bytes, begin, gate, run, until};
 
 /// The system's libssl, as a file of its own.
-fn own_copy(test: &Test) -> PathBuf {
+pub fn own_copy(test: &Test) -> PathBuf {
     let found =
         run(Command::new("sh").args(["-c", "ldconfig -p | sed -n 's/.*libssl.so.3 .*x86-64.* => //p'"]));
     let found = String::from_utf8(found).unwrap();
@@ -31,31 +31,36 @@ fn hostile(test: &Test, variant: &str) -> PathBuf {
 }
 
 /// A program that talks through a library until it is told.
-struct Talk {
+pub struct Talk {
     /// Loader and libcrypto that go with the library; empty if it is the system's.
     loader: Vec<String>,
     crypto: String,
-    library: PathBuf,
+    pub library: PathBuf,
     functions: &'static str,
     threads: usize,
     rounds: usize,
 }
 
 impl Talk {
-    fn through(library: PathBuf) -> Talk {
+    pub fn through(library: PathBuf) -> Talk {
         Talk { loader: vec![], crypto: "-".into(), library, functions: "both", threads: 2, rounds: 50 }
     }
 
-    fn words(&self, test: &Test) -> Vec<String> {
+    pub fn words(&self, test: &Test) -> Vec<String> {
+        self.words_in(test, "client")
+    }
+
+    /// The same; what it moves stands in another folder.
+    pub fn words_in(&self, test: &Test, folder: &str) -> Vec<String> {
         let (cert, key) = test.certificate();
         let library = self.library.to_str().unwrap().to_string();
-        let rest = [self.crypto.clone(), library, cert, key, test.folder("client"), self.functions.into()];
+        let rest = [self.crypto.clone(), library, cert, key, test.folder(folder), self.functions.into()];
         let numbers = [self.threads.to_string(), self.rounds.to_string()];
         [self.loader.clone(), vec![compiled("library")], rest.to_vec(), numbers.to_vec()].concat()
     }
 
     /// What stands on stderr of the capture about the library.
-    fn said(&self, stderr: &str) -> Vec<String> {
+    pub fn said(&self, stderr: &str) -> Vec<String> {
         let name = self.library.file_name().unwrap().to_str().unwrap();
         let name = format!("/{name}: ");
         stderr.lines().filter(|l| l.contains(&name)).map(String::from).collect()
@@ -67,7 +72,11 @@ impl Talk {
         self.finished(running, enough)
     }
 
-    fn finished(&self, mut running: Running, enough: impl Fn(&[String]) -> bool) -> (Finished, Vec<Told>) {
+    pub fn finished(
+        &self,
+        mut running: Running,
+        enough: impl Fn(&[String]) -> bool,
+    ) -> (Finished, Vec<Told>) {
         until("the probes to be settled", || {
             assert!(running.process.ended().is_none(), "{}", running.process.stderr());
             enough(&self.said(&running.process.stderr())).then_some(())
@@ -90,7 +99,7 @@ fn of<'a>(view: &'a View, told: &Told) -> &'a Connection {
 
 /// Every byte of every connection is in the file, and once.
 #[track_caller]
-fn assert_whole(test: &Test, finished: &Finished, told: &[Told]) {
+pub fn assert_whole(test: &Test, finished: &Finished, told: &[Told]) {
     assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
     for (view, tshark) in finished.views() {
         assert_eq!(view.connections.len(), told.len(), "tshark {}", tshark.version);
@@ -104,7 +113,7 @@ fn assert_whole(test: &Test, finished: &Finished, told: &[Told]) {
 }
 
 /// Whether so many exports have been taken over.
-fn proven(count: usize) -> impl Fn(&[String]) -> bool {
+pub fn proven(count: usize) -> impl Fn(&[String]) -> bool {
     move |said| said.iter().filter(|l| l.contains(" proven after ")).count() >= count
 }
 

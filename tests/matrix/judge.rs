@@ -28,7 +28,8 @@ pub fn backend(test: &Test, dir: &Path, backend: &str, first: bool) {
     // Captures follow each other, and so do their requests in the log.
     let mut rest = &log[1..];
     let mut next = |count: usize| {
-        let (now, then) = rest.split_at(count);
+        let (now, then) =
+            rest.split_at_checked(count).unwrap_or_else(|| panic!("requests are missing in {text}"));
         rest = then;
         now
     };

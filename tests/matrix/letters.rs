@@ -7,8 +7,8 @@ use tls2pcap::event::record::decode;
 use tls2pcap::event::recording::Player;
 use tls2pcap::event::{Direction, Event, HandleKey, Missing};
 
-use crate::guest::Guest;
 use crate::judge;
+use crate::support::Test;
 use crate::support::programs::Told;
 
 /// Bytes of a call of the program `letters`.
@@ -16,16 +16,18 @@ const CALL: u64 = 16384;
 /// Calls of each client.
 const CALLS: u64 = 1000;
 
+/// What the guest runs for this.
+pub fn part() -> String {
+    format!("preempt.sh {CALLS}")
+}
+
 /// Every record of every call holds that process's letter only, and stands at its place. What the file's
 /// writer was too slow for, on an emulated processor, is marked; most must be there.
-pub fn no_foreign_byte(kernel: &str) {
-    let Some(guest) = Guest::new(kernel) else { return };
-    // The programs that copy payload are the same with all back ends.
+pub fn no_foreign_byte(test: &Test, out: &Path) {
     let backend = "fentry";
-    let out = guest.run("preempt=full", &["/vm/preempt.sh", &CALLS.to_string(), backend]);
-    let dir = out.join(backend);
+    let dir = out.join("preempt");
     let finished = judge::finished(&dir, "letters", backend);
-    judge::replays(&guest.test, &dir, "letters", &finished);
+    judge::replays(test, &dir, "letters", &finished);
     let mut letters = HashMap::new();
     for letter in ["A", "B"] {
         for file in ["told", "server.out"] {

@@ -18,53 +18,53 @@ mod letters;
 
 use guest::Guest;
 
+/// What can be done with a kernel beside what is done with all.
+enum Part {
+    /// It is made preemptible.
+    Preemptible,
+    /// It is locked down. The last part.
+    LockedDown,
+}
+
 /// Boots a kernel, has every back end capture, and judges what comes back. `lacks` are the back ends
 /// that this kernel does not have.
-fn kernel(name: &str, backends: &[&str], lacks: &[&str]) {
+fn kernel(name: &str, backends: &[&str], lacks: &[&str], parts: &[Part]) {
     let Some(guest) = Guest::new(name) else { return };
-    let out = guest.run("", &["/vm/backends.sh", &backends.join(" "), &lacks.join(" ")]);
+    let mut words = vec!["/vm/kernel.sh".to_owned(), backends.join(" "), lacks.join(" ")];
+    words.extend(parts.iter().map(|part| match part {
+        Part::Preemptible => letters::part(),
+        Part::LockedDown => "lockdown.sh".into(),
+    }));
+    let out = guest.run(&words);
     for backend in backends {
         judge::backend(&guest.test, &out.join(backend), backend, backend == &backends[0]);
     }
     environments::refused_or_with_few_rights(&out, lacks);
-}
-
-#[test]
-fn linux_5_10() {
-    kernel("5.10", &["fentry", "kprobe"], &["tracepoint"]);
-}
-
-#[test]
-fn linux_6_1() {
-    kernel("6.1", &["fentry", "kprobe"], &["tracepoint"]);
-}
-
-#[test]
-fn linux_6_12() {
-    kernel("6.12", &["fentry", "kprobe", "tracepoint"], &[]);
+    for part in parts {
+        match part {
+            Part::Preemptible => letters::no_foreign_byte(&guest.test, &out),
+            Part::LockedDown => environments::locked_down(&out),
+        }
+    }
 }
 
 #[test]
 fn linux_newest() {
-    kernel("newest", &["fentry", "kprobe", "tracepoint"], &[]);
+    let parts = [Part::Preemptible, Part::LockedDown];
+    kernel("newest", &["fentry", "kprobe", "tracepoint"], &[], &parts);
 }
 
 #[test]
-fn linux_6_12_preemptible() {
-    letters::no_foreign_byte("6.12");
+fn linux_6_12() {
+    kernel("6.12", &["fentry", "kprobe", "tracepoint"], &[], &[Part::Preemptible]);
 }
 
 #[test]
-fn linux_newest_preemptible() {
-    letters::no_foreign_byte("newest");
+fn linux_5_10() {
+    kernel("5.10", &["fentry", "kprobe"], &["tracepoint"], &[Part::LockedDown]);
 }
 
 #[test]
-fn linux_5_10_locked_down() {
-    environments::locked_down("5.10");
-}
-
-#[test]
-fn linux_newest_locked_down() {
-    environments::locked_down("newest");
+fn linux_6_1() {
+    kernel("6.1", &["fentry", "kprobe"], &["tracepoint"], &[]);
 }

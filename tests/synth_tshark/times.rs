@@ -29,3 +29,27 @@ fn the_initial_round_trip_time_is_what_the_kernel_has_measured_or_plainly_none()
         capture.shows(&format!("{filter} && tcp.flags.syn == 1"), &["tcp.stream"], &[&n.to_string()]);
     }
 }
+
+#[test]
+fn no_answer_counts_as_a_round_trip() {
+    let mut capture = Capture::new("acknowledged", Ports::Decode);
+    let rtt = Some(Rtt { smoothed: 30, least: 20 });
+    capture.open(Connection { rtt, ..connection(1, "10.0.0.1:41001", "10.0.0.2:443") });
+    for _ in 0..3 {
+        capture.say(1, Client, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n");
+        capture.say(1, Client, b"ping");
+        capture.time += 42_000_000;
+        capture.say(1, Server, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        capture.time += 42_000_000;
+    }
+    capture.step(1, Body::Finish(Client));
+    capture.time += 42_000_000;
+    capture.step(1, Body::Finish(Server));
+    capture.end(1);
+    capture.close();
+    capture.is_clean();
+    // The handshake has a true one.
+    capture.shows("tcp.analysis.ack_rtt && tcp.ack > 1", &["frame.number"], &[]);
+    // Three requests and answers, and two FINs.
+    capture.shows("tcp.analysis.acks_frame && tcp.len == 0 && tcp.ack > 1", &["tcp.len"], &["0"; 8]);
+}

@@ -269,6 +269,7 @@ impl Flow {
         for from in [Side::Client, Side::Server] {
             self.close_side(from, stats, out);
         }
+        self.acknowledge_all(out);
     }
 
     /// Nothing follows from this side.

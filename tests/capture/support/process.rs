@@ -132,6 +132,26 @@ impl Process {
         Pid::from_raw(self.child.id() as i32)
     }
 
+    /// Lets none of its threads run but the one of this name, until [`Frozen::thaw`]: the calling thread becomes their
+    /// tracer.
+    #[track_caller]
+    pub fn freeze_but(&self, name: &str) -> Frozen {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().flatten();
+        let others = tasks.filter(|task| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() != name)
+        });
+        let threads: Vec<i32> = others.map(|t| t.file_name().to_str().unwrap().parse().unwrap()).collect();
+        for request in [libc::PTRACE_SEIZE, libc::PTRACE_INTERRUPT] {
+            threads.iter().for_each(|thread| ptrace(request, *thread));
+        }
+        for thread in &threads {
+            // SAFETY: nothing is written for a null pointer.
+            let waited = unsafe { libc::waitpid(*thread, std::ptr::null_mut(), libc::__WALL) };
+            assert_eq!(waited, *thread, "{}", std::io::Error::last_os_error());
+        }
+        Frozen(threads)
+    }
+
     /// Whether it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
@@ -163,6 +183,24 @@ impl Process {
         let status = self.wait();
         assert!(status.success(), "{}: {status}\n{}", self.what, self.stderr());
     }
+}
+
+/// Threads that do not run. See [`Process::freeze_but`].
+pub struct Frozen(Vec<i32>);
+
+impl Frozen {
+    /// They go on.
+    pub fn thaw(self) {
+        self.0.iter().for_each(|thread| ptrace(libc::PTRACE_DETACH, *thread));
+    }
+}
+
+#[track_caller]
+fn ptrace(request: libc::c_uint, thread: i32) {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the requests that are made here read and write no memory.
+    let result = unsafe { libc::ptrace(request, thread, none, none) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 impl Drop for Process {

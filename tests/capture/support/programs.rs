@@ -22,6 +22,16 @@ pub fn compiled_with(name: &str, libraries: &[&str]) -> String {
 
 /// The same, as a program of another name.
 pub fn compiled_as(name: &str, of: &str, libraries: &[&str]) -> String {
+    const OPTIONS: [&str; 3] = ["-Wall", "-Wextra", "-Werror"];
+    compiled_by("cc", name, &format!("{of}.c"), &[&OPTIONS, libraries].concat())
+}
+
+/// A C++ program, with these libraries and options.
+pub fn compiled_cpp(name: &str, libraries: &[&str]) -> String {
+    compiled_by("c++", name, &format!("{name}.cc"), libraries)
+}
+
+fn compiled_by(compiler: &str, name: &str, file: &str, options: &[&str]) -> String {
     let mut built = BUILT.lock().unwrap_or_else(|e| e.into_inner());
     let built = built.get_or_insert_default();
     if let Some(path) = built.get(name) {
@@ -29,10 +39,7 @@ pub fn compiled_as(name: &str, of: &str, libraries: &[&str]) -> String {
     }
     let path = format!("{}/{name}", env!("CARGO_TARGET_TMPDIR"));
     let fresh = format!("{path}.{}", std::process::id());
-    run(Command::new("cc")
-        .args(["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", &fresh])
-        .arg(source(&format!("{of}.c")))
-        .args(libraries));
+    run(Command::new(compiler).args(["-O1", "-g", "-pthread", "-o", &fresh]).arg(source(file)).args(options));
     std::fs::rename(fresh, &path).unwrap();
     built.insert(name.to_string(), path.clone());
     path

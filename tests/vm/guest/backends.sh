@@ -1,6 +1,5 @@
 #!/bin/sh
-# backends.sh "BACKEND..." "LACKING...": captures with each back end into /out/BACKEND, then does what environments.sh
-# does; the host judges. LACKING are the back ends that the kernel does not have. One boot for all.
+# backends.sh "BACKEND...": captures with each back end into /out/BACKEND.
 . /vm/lib.sh
 
 # One library under two names more, each of a device of its own.
@@ -120,6 +119,3 @@ for backend in $1; do
 	await "nginx to end" test ! -e "$o/nginx.pid"
 	file=/mega # once is enough of the long one, which takes its time
 done
-
-# shellcheck disable=SC2086 # words
-exec sh /vm/environments.sh $2

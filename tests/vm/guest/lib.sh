@@ -4,13 +4,13 @@ cert=/site/cert.pem key=/site/key.pem
 say() { echo "$(cut -d' ' -f1 /proc/uptime) $*"; }
 die() { echo "guest: $*" >&2; exit 1; }
 
-# await WHAT COMMAND...: until the command succeeds.
+# await WHAT COMMAND...: until the command succeeds. Each look takes time from what is waited for.
 await() {
 	what=$1
 	shift
-	for attempt in $(seq 6000); do
+	for attempt in $(seq 1200); do
 		"$@" >/dev/null 2>&1 && return
-		usleep 10000
+		usleep 50000
 	done
 	die "waited in vain: $what"
 }
@@ -77,4 +77,12 @@ keepalive() {
 	client=$!
 	request "$2" keep-alive >&4
 	await "the first answer" grep -q "asked for $2" "/tmp/$1.out"
+}
+
+# try NAME COMMAND...: whether it succeeds or not.
+try() {
+	name=$1
+	shift
+	("$@") >"$o/$name.out" 2>"$o/$name.err" </dev/null
+	echo $? >"$o/$name.status"
 }

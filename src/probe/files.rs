@@ -1,0 +1,95 @@
+//! What the kernel side is to know of files: which were looked at, and in which processes their libraries are probed.
+
+use libbpf_rs::{MapCore, MapFlags};
+
+use super::skeleton::types::{self, file_state};
+use super::{Probe, bytes_of, from_bytes};
+use crate::discover::{Found, Plain};
+use crate::event::FileSeen;
+
+impl Probe {
+    /// This file has been looked at, in the state that it was in then: whoever maps it next need not wait. If it
+    /// holds a library, that is probed in the process that has mapped it.
+    pub fn mark_seen(&self, file: &FileSeen, is_library: bool) {
+        let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
+        let files = &self.skeleton.maps.files;
+        let seen = files.lookup(bytes_of(&key), MapFlags::ANY).ok().flatten();
+        // If it was written to meanwhile, or others wait for a look as well, a later look will tell.
+        if let Some(mut seen) =
+            seen.and_then(|seen| from_bytes::<types::seen_file>(&seen)).filter(|seen| seen.told == file.time)
+        {
+            seen.state = if is_library { file_state::FILE_LIBRARY } else { file_state::FILE_PLAIN };
+            // If it fails the file is looked at again.
+            let _ = files.update(bytes_of(&key), bytes_of(&seen), MapFlags::EXIST);
+        }
+        if is_library {
+            self.mark_probed(file.pid, file.inode, file.device);
+        }
+    }
+
+    /// A library is probed in a process from the start.
+    pub fn mark_probed_ahead(&self, pid: u32, found: &Found) {
+        if let Some(((major, minor), inode)) = found.mapped {
+            self.mark_probed(pid, inode, device_of(major, minor));
+        }
+    }
+
+    fn mark_probed(&self, pid: u32, inode: u64, device: u32) {
+        if !self.of_command && self.pids.is_empty() {
+            return;
+        }
+        let Some(process) = self.process(pid) else { return };
+        if self.of_command {
+            let key = types::probed_key { inode, device, tgid: pid };
+            let generation = process.generation.to_ne_bytes();
+            // If it fails the process waits once more.
+            let _ = self.skeleton.maps.probed.update(bytes_of(&key), &generation, MapFlags::ANY);
+        }
+        let library = types::held_library { inode, device, ..Default::default() };
+        // If it fails children are probed with the next library that they map.
+        let _ = self.skeleton.maps.held.update(&pid.to_ne_bytes(), bytes_of(&library), MapFlags::ANY);
+    }
+
+    /// A file that nobody has mapped yet has nothing to probe: whoever maps it need not wait.
+    pub fn mark_plain(&self, file: &Plain) {
+        let key = types::file_key {
+            inode: file.inode,
+            device: device_of(file.device.0, file.device.1),
+            ..Default::default()
+        };
+        let seen =
+            types::seen_file { stamp: stamp_of(file), state: file_state::FILE_PLAIN, ..Default::default() };
+        // If it fails, or the kernel side was told of it already, it is looked at when it is mapped.
+        let _ = self.skeleton.maps.files.update(bytes_of(&key), bytes_of(&seen), MapFlags::NO_EXIST);
+    }
+
+    /// This file is to be looked at again when it is mapped the next time.
+    pub fn mark_unseen(&self, file: &FileSeen) {
+        self.forget_file(file.inode, file.device);
+    }
+
+    pub(super) fn forget_found(&self, found: &Found) {
+        if let Some(((major, minor), inode)) = found.mapped {
+            self.forget_file(inode, device_of(major, minor));
+        }
+    }
+
+    fn forget_file(&self, inode: u64, device: u32) {
+        let key = types::file_key { inode, device, ..Default::default() };
+        // Forgotten already is as good.
+        let _ = self.skeleton.maps.files.delete(bytes_of(&key));
+    }
+}
+
+/// As the kernel side has it.
+fn stamp_of(file: &Plain) -> u64 {
+    let (seconds, nanoseconds) = (file.changed.0.cast_unsigned(), file.changed.1.cast_unsigned());
+    (seconds << 30 ^ nanoseconds)
+        .wrapping_add(file.size.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        .wrapping_add(u64::from(file.generation).wrapping_mul(0xc2b2_ae3d_27d4_eb4f))
+}
+
+/// As the kernel keeps it.
+fn device_of(major: u32, minor: u32) -> u32 {
+    major << 20 | minor
+}
