@@ -470,7 +470,18 @@ struct goroutine_key {
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, HOLDS_BYTES);
-} holds SEC(".maps");
+} holds SEC(".maps"), holds_elsewhere SEC(".maps");
+
+/*
+ * For each of these rings the processor of the thread that reads it, plus 1, if it goes before all others there. 0: it
+ * does not, or there is none.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, u32);
+	__type(value, u32);
+} holders SEC(".maps");
 
 /* Processes of the command that wait for SIGCONT: who else is stopped has stopped by itself. */
 struct {

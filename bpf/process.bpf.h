@@ -12,8 +12,8 @@
  * processor where user space is to do it may be that of a virtual machine, and be taken away.
  */
 #define SEIZED_LOOKS_AT_ONCE 256
-#define SEIZED_LOOKS 64
-#define SEIZED_NS 500000
+#define SEIZED_LOOKS 1024
+#define SEIZED_NS 5000000
 
 /* The current process is stopped by a signal. 1: it will. */
 static __always_inline int stop_process(u32 tgid)
@@ -41,31 +41,64 @@ __noinline int is_seized(u64 address)
 }
 
 /*
- * A thread waits until user space lets it go on, before it runs any more of its program. 1: it will. `address`: of its
- * task, which is the current one, or has not run yet. `time`: of the record that says why.
- *
- * A signal is seen by its parent and by whoever debugs it. So user space becomes its tracer for that time. Until that
- * is done the current thread is kept here, if it does not take long. It does if user space is to run on this very
- * processor: then it does so before this thread leaves the kernel, since it runs with real-time priority.
+ * Has user space seize a thread. `is_own`: it is the current one. Else it is a child that has not run yet: it enters its
+ * program where its parent does, but maybe on a stack of its own. 0: there is no room.
  */
-__noinline int hold_task(u64 address, u64 time)
+static __always_inline int note_hold(void *to, struct task_struct *task, u64 time, int is_own)
 {
-	struct task_struct *task = (void *)address;
-	u64 began = bpf_ktime_get_ns();
-	struct t2p_hold *hold;
+	struct t2p_hold *hold = bpf_ringbuf_reserve(to, sizeof(*hold), 0);
+	struct pt_regs *regs = syscall_regs();
 
-	if (hold_way == T2P_HOLD_BY_SIGNAL)
-		return address == bpf_get_current_task() && stop_process(tgid_of(task));
-	/* Who debugs it has it already. */
-	if (BPF_CORE_READ(task, ptrace))
-		return 0;
-	hold = bpf_ringbuf_reserve(&holds, sizeof(*hold), 0);
 	if (!hold)
 		return 0;
 	hold->tgid = tgid_of(task);
 	hold->tid = tid_of(task);
 	hold->time = time;
+#if defined(__TARGET_ARCH_x86)
+	hold->call = BPF_PROBE_READ(regs, orig_ax);
+	hold->ip = BPF_PROBE_READ(regs, ip);
+	hold->sp = is_own ? BPF_PROBE_READ(regs, sp) : 0;
+#else
+	hold->call = (s64)BPF_PROBE_READ(regs, syscallno);
+	hold->ip = BPF_PROBE_READ(regs, pc);
+	hold->sp = is_own ? BPF_PROBE_READ(regs, sp) : 0;
+#endif
 	bpf_ringbuf_submit(hold, BPF_RB_FORCE_WAKEUP);
+	return 1;
+}
+
+/*
+ * A thread waits until user space lets it go on, before it runs any more of its program. 1: it will. `address`: of its
+ * task, which is the current one, or has not run yet. `time`: of the record that says why.
+ *
+ * A signal is seen by its parent and by whoever debugs it. So user space becomes its tracer for that time. Until that
+ * is done the current thread is kept here. That is done on another processor, where user space goes before all others.
+ * If there is only this one, that is so when this thread leaves the kernel. User space sees whether it came in time.
+ */
+__noinline int hold_task(u64 address, u64 time)
+{
+	struct task_struct *task = (void *)address;
+	u64 began = bpf_ktime_get_ns();
+	u32 first = 0, second = 1, cpu = bpf_get_smp_processor_id() + 1, *holder;
+	int is_here, is_elsewhere, is_own = address == bpf_get_current_task();
+
+	if (hold_way == T2P_HOLD_BY_SIGNAL)
+		return is_own && stop_process(tgid_of(task));
+	/* Who debugs it has it already. */
+	if (BPF_CORE_READ(task, ptrace))
+		return 0;
+	holder = bpf_map_lookup_elem(&holders, &first);
+	is_here = holder && *holder == cpu;
+	holder = bpf_map_lookup_elem(&holders, &second);
+	is_elsewhere = is_here && holder && *holder && *holder != cpu;
+	if (is_elsewhere) {
+		if (!note_hold(&holds_elsewhere, task, time, is_own))
+			return 0;
+	} else if (!note_hold(&holds, task, time, is_own)) {
+		return 0;
+	}
+	if (is_here && !is_elsewhere)
+		return 1;
 	for (u32 i = 0; i < SEIZED_LOOKS; i++)
 		if (is_seized(address) || bpf_ktime_get_ns() - began > SEIZED_NS)
 			break;

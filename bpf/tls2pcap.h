@@ -323,6 +323,7 @@ enum t2p_counter {
 	T2P_COUNT_LOSSES_FULL, /* losses that are counted in all, but not for their process */
 	T2P_COUNT_OTHER_STACK, /* reads and writes on a stack where their return was not probed yet, or cannot be */
 	T2P_COUNT_NOTICE_LOST, /* records refused by the ring of notices: nobody acts on them */
+	T2P_COUNT_UNHELD, /* filled in by user space: processes that ran on before their library was probed */
 	T2P_COUNT_MAX,
 };
 
@@ -466,6 +467,10 @@ struct t2p_hold {
 	unsigned int tgid; /* as in struct t2p_head */
 	unsigned int tid;
 	unsigned long long time; /* that of the record that says why */
+	/* Where it enters its program again: if it stands elsewhere once it is seized, it went on in between. */
+	unsigned long long ip; /* 0: this is not known */
+	unsigned long long sp; /* 0: this part is not known */
+	unsigned long long call; /* number of the system call that it is in, negative if none */
 };
 
 /*

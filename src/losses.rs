@@ -12,7 +12,7 @@ use crate::synth::comment::Comment;
 use crate::track::summary::{Summary, Traffic};
 
 /// What the kernel side counts as lost: where it counts events, and bytes if it knows them.
-const COUNTED: [(Reason, Counter, Option<Counter>); 14] = [
+const COUNTED: [(Reason, Counter, Option<Counter>); 15] = [
     (Reason::RingFull, Counter::RingFull, Some(Counter::RingFullBytes)),
     (Reason::FactLost, Counter::FactLost, None),
     (Reason::NoticeLost, Counter::NoticeLost, None),
@@ -27,6 +27,7 @@ const COUNTED: [(Reason, Counter, Option<Counter>); 14] = [
     (Reason::ProcessesFull, Counter::ProcessesFull, None),
     (Reason::SocketsFull, Counter::SocketsFull, None),
     (Reason::MissedRuns, Counter::MissedRuns, None),
+    (Reason::Unheld, Counter::Unheld, None),
 ];
 
 /// How much was lost for one reason.

@@ -126,6 +126,8 @@ pub enum Reason {
     Late,
     /// Probes of libraries or processes that the kernel did not run.
     MissedRuns,
+    /// Files that a process of the command mapped, and went on before they were looked at.
+    Unheld,
     /// Records that could not be decoded.
     BadRecord,
     /// Packets that no client got: there is no file, and clients were too slow.
@@ -156,6 +158,7 @@ impl Reason {
             Reason::ConnectionsFull => "connections-full",
             Reason::Late => "after-end",
             Reason::MissedRuns => "missed-runs",
+            Reason::Unheld => "probed-late",
             Reason::BadRecord => "bad-record",
             Reason::NotServed => "not-served",
             Reason::Unknown => "unknown",
@@ -198,6 +201,11 @@ impl Reason {
             ),
             Reason::ConnectionsFull => ("connection", "connections", "too many at once"),
             Reason::Late => ("data record", "data records", "moved after the end of the connection"),
+            Reason::Unheld => (
+                "mapped file",
+                "mapped files",
+                "not looked at before the process went on: TLS calls may be missing",
+            ),
             Reason::MissedRuns => ("probe run", "probe runs", "skipped by the kernel"),
             Reason::BadRecord => ("record", "records", "not understood, which is an error in tls2pcap"),
             Reason::NotServed => ("packet", "packets", "no client was fast enough for them"),
@@ -232,6 +240,7 @@ impl Reason {
             | Reason::Depth
             | Reason::OtherStack
             | Reason::Late
+            | Reason::Unheld
             | Reason::MissedRuns => None,
         }
     }

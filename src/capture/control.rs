@@ -329,13 +329,14 @@ impl Control {
     }
 
     /// Until the ring is read to its end: hears what the ring thread still has to say, so that it
-    /// never waits for us, and lets go on whom the kernel side stopped.
-    pub(super) fn see_out(&mut self, heard: &Receiver<Message>, ring: &JoinHandle<()>) {
+    /// never waits for us, and lets go on whom the kernel side stopped. `ended`: when the capture did, ns.
+    pub(super) fn see_out(&mut self, heard: &Receiver<Message>, ring: &JoinHandle<()>, ended: u64) {
         self.look_no_more();
         hear_out(
             heard,
             || ring.is_finished(),
             |message| match message {
+                Message::Notice(Notice::File(file)) if file.time < ended => self.not_looked_at(&file),
                 Message::Notice(Notice::File(file)) => self.resume(&file),
                 Message::Notice(Notice::NoSocket(seen)) => self.let_go_after(&Look::Bios(seen)),
                 Message::Notice(Notice::Process(key)) => self.ask(key),
@@ -359,7 +360,13 @@ impl Control {
         if self.looker.order(look) {
             return;
         }
-        self.let_go_after(&look);
+        match look {
+            Look::File(file) => {
+                self.probe.note_unheld(file.pid);
+                self.resume(&file);
+            }
+            other => self.let_go_after(&other),
+        }
     }
 
     fn looked(&mut self, looked: Looked) {
@@ -388,7 +395,7 @@ impl Control {
     fn look_no_more(&mut self) {
         for look in self.looker.give_up() {
             match look {
-                Look::File(file) => self.resume(&file),
+                Look::File(file) => self.not_looked_at(&file),
                 other => self.let_go_after(&other),
             }
         }
@@ -402,17 +409,18 @@ impl Control {
             if self.in_vain.count(file, Instant::now()) {
                 self.probe.mark_seen(file, false);
             }
-            self.let_go_after(&Look::File(*file));
+            self.not_looked_at(file);
             return;
         }
         // One whose mappings are hidden has no library to probe either.
-        let mut is_library = false;
+        let (mut is_library, mut is_fresh) = (false, false);
         if let Ok(in_process) = looked {
             for found in &in_process.found {
                 let is_it = found.mapped.is_some_and(|(_, inode)| inode == file.inode);
                 match self.attach(found, Some(file.pid)) {
                     Ok(fresh) => {
                         is_library |= is_it;
+                        is_fresh |= fresh;
                         self.reasons.library(&found.path, fresh && !file.stopped);
                         if is_it && !fresh {
                             self.probe.note_heir();
@@ -436,6 +444,9 @@ impl Control {
             for (path, error) in &in_process.unreadable {
                 self.say.detail(&format!("{}: not looked at: {error}", printable::path(path)));
             }
+        }
+        if is_fresh {
+            self.check_in_time(file);
         }
         self.probe.mark_seen(file, is_library);
         if file.stopped && !is_library {
@@ -517,6 +528,19 @@ impl Control {
         match self.probe.avoid_return_probes() {
             Ok(unclear) => self.tell_unfollowed(unclear),
             Err(error) => self.say.warn(&format!("calls of coroutines are not captured: {error:#}")),
+        }
+    }
+
+    /// A process went on although nobody knows whether it has mapped a TLS library.
+    fn not_looked_at(&mut self, file: &FileSeen) {
+        self.check_in_time(file);
+        self.resume(file);
+    }
+
+    /// Whether a process was held before it ran on with a file that it has mapped. If not, that is counted.
+    fn check_in_time(&mut self, file: &FileSeen) {
+        if !self.waits.was_in_time(Look::File(*file).held()) {
+            self.probe.note_unheld(file.pid);
         }
     }
 

@@ -1,20 +1,25 @@
 //! Holds threads of the command while something is looked at, without anybody seeing it: as their tracer, for that
 //! time. See [`Tracee`].
+//!
+//! A thread waits in the kernel until it is seized. It is seized on another processor, so that there are two threads
+//! that do it, each on a processor of its own.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 use libc::c_int;
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::eventfd::EventFd;
+use nix::unistd::Pid;
 
 use super::looker::PATIENCE;
 use super::tracee::{self, Seen, Tracee};
-use crate::probe::{Hold, Holds, monotonic};
+use crate::probe::{Hold, Holds, Place, monotonic};
 
 /// Time between two looks whether a thread stands still that was asked to.
 const LOOK: Duration = Duration::from_millis(1);
@@ -22,17 +27,30 @@ const LOOK: Duration = Duration::from_millis(1);
 const LOOK_HELD: Duration = Duration::from_millis(10);
 /// Nobody is held longer, even if it was forgotten.
 const LONGEST: Duration = PATIENCE.saturating_add(Duration::from_secs(5));
+/// A thread that was asked to stand still does so as soon as it leaves the kernel.
+const LONGEST_STOP: Duration = Duration::from_secs(1);
 /// Nobody is held who has run for longer than this since the kernel side asked, ns.
 const FRESH: u64 = 100_000_000;
 /// Holds that ended before they began which are remembered.
 const EARLY_MAX: usize = 1024;
 
-/// The thread that does it. Once this is dropped, nobody is held.
+/// The threads that do it. Once this is dropped, nobody is held.
 #[derive(Debug)]
-pub(super) struct Holder {
-    ended: Option<Sender<Hold>>,
+pub(super) struct Holder(Vec<Worker>);
+
+#[derive(Debug)]
+struct Worker {
+    orders: Option<Sender<Order>>,
     bell: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What is to be done with a thread.
+#[derive(Clone, Debug)]
+enum Order {
+    End(Hold),
+    /// Whether it stood still in time.
+    Ask(Hold, Sender<bool>),
 }
 
 impl Holder {
@@ -40,49 +58,91 @@ impl Holder {
     ///
     /// # Errors
     /// Why it cannot.
-    pub(super) fn spawn(mut holds: Holds, command: u32) -> io::Result<Holder> {
-        let bell = holds.bell();
-        let (ended, orders) = unbounded();
-        let (tell, told) = bounded(1);
-        let thread = thread::Builder::new().name("holder".into()).spawn(move || {
-            go_first();
-            let tried = tracee::try_on(command);
-            let can = tried.is_ok();
-            let _ = tell.send(tried);
-            if can {
-                hold(&mut holds, &orders, Threads::new(command));
-            }
-        })?;
-        told.recv().unwrap_or(Err(Errno::EIO))?;
-        Ok(Holder { ended: Some(ended), bell, thread: Some(thread) })
+    pub(super) fn spawn([holds, more]: [Holds; 2], command: u32) -> io::Result<Holder> {
+        let busy = Busy::default();
+        let processors = processors();
+        let (first, goes_first) = Worker::spawn(holds, command, busy.clone(), processors.first().copied())?;
+        let mut workers = vec![first];
+        if let (true, Some(processor)) = (goes_first, processors.get(1)) {
+            workers.push(Worker::spawn(more, command, busy, Some(*processor))?.0);
+        }
+        Ok(Holder(workers))
     }
 
     /// Lets a thread go on.
     pub(super) fn end(&self, hold: Hold) {
-        if let Some(ended) = &self.ended {
-            let _ = ended.send(hold);
+        self.order(&Order::End(hold));
+    }
+
+    /// Whether a thread stood still before it ran any more of its program. Waits until it does, for a second at most:
+    /// then nobody knows, which is no better than that it did not.
+    pub(super) fn was_in_time(&self, hold: Hold) -> bool {
+        let (answer, answered) = bounded(1);
+        self.order(&Order::Ask(hold, answer));
+        answered.recv_timeout(LONGEST_STOP).unwrap_or(false)
+    }
+
+    /// Only one of them holds the thread.
+    fn order(&self, order: &Order) {
+        for Worker { orders, bell, .. } in &self.0 {
+            let _ = orders.as_ref().map(|orders| orders.send(order.clone()));
+            let _ = bell.write(1);
         }
-        let _ = self.bell.write(1);
     }
 }
 
-impl Drop for Holder {
+impl Worker {
+    /// Returns whether it goes before all other threads of its processor, too.
+    fn spawn(
+        mut holds: Holds,
+        command: u32,
+        busy: Busy,
+        processor: Option<usize>,
+    ) -> io::Result<(Worker, bool)> {
+        let bell = holds.bell();
+        let (send, orders) = unbounded();
+        let (tell, told) = bounded(1);
+        let thread = thread::Builder::new().name("holder".into()).spawn(move || {
+            let goes_first = go_first();
+            if goes_first {
+                stay_on(processor);
+            }
+            let tried = tracee::try_on(command);
+            let can = tried.is_ok();
+            let _ = tell.send(tried.map(|()| goes_first));
+            if can {
+                hold(&mut holds, goes_first, &orders, Threads::new(command, busy));
+            }
+        })?;
+        let goes_first = told.recv().unwrap_or(Err(Errno::EIO))?;
+        Ok((Worker { orders: Some(send), bell, thread: Some(thread) }, goes_first))
+    }
+}
+
+impl Drop for Worker {
     fn drop(&mut self) {
-        self.ended = None;
+        self.orders = None;
         let _ = self.bell.write(1);
         // With the thread, the kernel lets all go that it traces.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-fn hold(holds: &mut Holds, orders: &Receiver<Hold>, mut threads: Threads) {
+fn hold(holds: &mut Holds, goes_first: bool, orders: &Receiver<Order>, mut threads: Threads) {
     loop {
+        if goes_first {
+            holds.tell_processor();
+        }
         holds.wait(threads.patience());
-        holds.take(|hold| threads.begin(hold));
+        holds.take(|hold, place| threads.begin(hold, place));
         threads.look();
         loop {
-            match orders.try_recv() {
-                Ok(hold) => threads.end(hold),
+            let order = orders.try_recv();
+            // Whoever orders something about a hold was told of it after this thread.
+            holds.take(|hold, place| threads.begin(hold, place));
+            match order {
+                Ok(Order::End(hold)) => threads.end(hold),
+                Ok(Order::Ask(hold, answer)) => threads.ask(hold, answer),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return,
             }
@@ -90,78 +150,153 @@ fn hold(holds: &mut Holds, orders: &Receiver<Hold>, mut threads: Threads) {
     }
 }
 
-/// Who is to be held runs until this thread has seized it.
-fn go_first() {
+/// Who is to be held runs until this thread has seized it. Whether this thread goes before all others now.
+fn go_first() -> bool {
     let priority = libc::sched_param { sched_priority: 1 };
     // SAFETY: a plain system call with a parameter of this frame, about this thread only. Refused, all goes on as
-    // before: a thread may then run a little of its program before it is held.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const priority) };
+    // before: a thread may then run a little of its program before it is held, which is noticed.
+    unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const priority) == 0
+    }
+}
+
+/// The processors that this process may use.
+fn processors() -> Vec<usize> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    (0..CpuSet::count()).filter(|processor| allowed.is_set(*processor).unwrap_or(false)).collect()
+}
+
+/// This thread runs there only. Refused, the kernel side is told when it runs elsewhere.
+fn stay_on(processor: Option<usize>) {
+    let mut set = CpuSet::new();
+    if processor.is_some_and(|processor| set.set(processor).is_ok()) {
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
+}
+
+/// The processes of which a thread is held.
+#[derive(Clone, Debug, Default)]
+struct Busy(Arc<Mutex<Vec<u32>>>);
+
+/// A thread of this process is held, until this is dropped.
+struct Turn {
+    pid: u32,
+    busy: Busy,
+}
+
+impl Busy {
+    /// `None`: one is held already.
+    fn turn(&self, pid: u32) -> Option<Turn> {
+        let mut pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pids.contains(&pid) {
+            return None;
+        }
+        pids.push(pid);
+        Some(Turn { pid, busy: self.clone() })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.busy.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| *pid != self.pid);
+    }
 }
 
 /// The threads that are held.
 struct Threads {
     command: u32,
+    busy: Busy,
     held: Vec<Held>,
     /// Holds that have ended, and are still to begin.
     early: VecDeque<Hold>,
 }
 
 struct Held {
-    pid: u32,
     tid: u32,
     /// The times of the holds that have not ended.
     times: Vec<u64>,
     state: State,
     since: Instant,
+    /// Where it is to stand still.
+    place: Option<Place>,
+    /// Whether it did, as far as this is known.
+    in_time: Option<bool>,
+    /// Who wants to know.
+    asking: Vec<Sender<bool>>,
 }
 
 enum State {
     /// It is asked to stand still, or is being killed.
-    Asked(Tracee),
+    Asked(Tracee, Turn),
     /// It does, and is to get this signal when it goes on.
-    Trapped(Tracee, c_int),
+    Trapped(Tracee, Turn, c_int),
     /// It cannot be held.
     Free,
 }
 
+/// How a thread was met that was asked to stand still.
+enum Met {
+    Standing(Option<Place>),
+    /// It runs no more.
+    Gone,
+}
+
 impl Threads {
-    fn new(command: u32) -> Threads {
-        Threads { command, held: Vec::new(), early: VecDeque::new() }
+    fn new(command: u32, busy: Busy) -> Threads {
+        Threads { command, busy, held: Vec::new(), early: VecDeque::new() }
     }
 
     /// How long to wait until the next [`look`](Self::look).
     fn patience(&self) -> Option<Duration> {
-        let asked = self.held.iter().any(|held| matches!(held.state, State::Asked(_)));
+        let asked = self.held.iter().any(|held| matches!(held.state, State::Asked(..)));
         let traced = self.held.iter().any(|held| !matches!(held.state, State::Free));
         if asked { Some(LOOK) } else { traced.then_some(LOOK_HELD) }
     }
 
-    fn begin(&mut self, hold: Hold) {
+    fn begin(&mut self, hold: Hold, place: Option<Place>) {
         if let Some(at) = self.early.iter().position(|early| *early == hold) {
             self.early.remove(at);
             return;
         }
         if let Some(held) = self.held.iter_mut().find(|held| held.tid == hold.tid) {
             held.times.push(hold.time);
+            // It has gone on since the hold before.
+            held.know(false);
             return;
         }
         // Of each process one thread. If a third calls exec, that waits until this thread has seen the end of the first,
         // and this one, were it to seize the second, would wait for exec.
-        let is_alone = self.held.iter().all(|held| held.pid != hold.pid || matches!(held.state, State::Free));
+        let turn = self.busy.turn(hold.pid);
         // If tls2pcap was stopped meanwhile, it may sleep in the kernel by now, and would be woken.
         let is_fresh = monotonic().saturating_sub(hold.time) < FRESH;
         // Who has a debugger stays with that.
-        let seized =
-            (is_alone && is_fresh).then(|| Tracee::seize(hold.tid, hold.tid == self.command).ok()).flatten();
-        let state = seized.map_or(State::Free, State::Asked);
-        let Hold { pid, tid, time } = hold;
-        self.held.push(Held { pid, tid, times: vec![time], state, since: Instant::now() });
+        let seized = turn.filter(|_| is_fresh).map(|turn| {
+            let tracee = Tracee::seize(hold.tid, hold.tid == self.command)?;
+            Ok::<_, Errno>(State::Asked(tracee, turn))
+        });
+        let (state, in_time) = match seized {
+            Some(Ok(state)) => (state, None),
+            Some(Err(_)) | None => (State::Free, Some(false)),
+        };
+        let Hold { tid, time, .. } = hold;
+        let (times, since, asking) = (vec![time], Instant::now(), Vec::new());
+        self.held.push(Held { tid, times, state, since, place, in_time, asking });
+    }
+
+    /// Answers as soon as it is known whether a thread stood still in time.
+    fn ask(&mut self, hold: Hold, answer: Sender<bool>) {
+        let is_it = |held: &&mut Held| held.tid == hold.tid && held.times.contains(&hold.time);
+        if let Some(held) = self.held.iter_mut().find(is_it) {
+            held.asking.push(answer);
+            held.answer();
+        }
     }
 
     fn end(&mut self, hold: Hold) {
         let is_it = |held: &&mut Held| held.tid == hold.tid && held.times.contains(&hold.time);
         match self.held.iter_mut().find(is_it) {
             Some(held) => held.times.retain(|time| *time != hold.time),
+            // Or the other thread holds it.
             None => {
                 self.early.truncate(EARLY_MAX - 1);
                 self.early.push_front(hold);
@@ -176,32 +311,60 @@ impl Threads {
             if held.since.elapsed() >= LONGEST {
                 held.times.clear();
             }
-            held.state = std::mem::replace(&mut held.state, State::Free).looked_at(held.times.is_empty());
+            let (state, met) =
+                std::mem::replace(&mut held.state, State::Free).looked_at(held.times.is_empty());
+            held.state = state;
+            match met {
+                Some(Met::Standing(place)) => {
+                    held.know(held.place.zip(place).is_none_or(|(wanted, place)| wanted.is_same(place)));
+                }
+                // It was killed, or has ended: nobody knows whether by itself.
+                Some(Met::Gone) => held.know(false),
+                None => {}
+            }
             !matches!(held.state, State::Free) || !held.times.is_empty()
         });
     }
 }
 
+impl Held {
+    /// What is known first counts.
+    fn know(&mut self, in_time: bool) {
+        self.in_time.get_or_insert(in_time);
+        self.answer();
+    }
+
+    fn answer(&mut self) {
+        if let Some(in_time) = self.in_time {
+            for answer in self.asking.drain(..) {
+                let _ = answer.send(in_time);
+            }
+        }
+    }
+}
+
 impl State {
-    fn looked_at(self, goes_on: bool) -> State {
-        let (tracee, trapped) = match self {
-            State::Asked(tracee) => (tracee, None),
-            State::Trapped(tracee, signal) => (tracee, Some(signal)),
-            State::Free => return State::Free,
+    /// What it is now, and how the thread was met if that is news.
+    fn looked_at(self, goes_on: bool) -> (State, Option<Met>) {
+        let (tracee, turn, trapped) = match self {
+            State::Asked(tracee, turn) => (tracee, turn, None),
+            State::Trapped(tracee, turn, signal) => (tracee, turn, Some(signal)),
+            State::Free => return (State::Free, None),
         };
-        let trapped = match tracee.look() {
-            Seen::Gone => return State::Free,
-            Seen::Trapped(signal) => Some(signal),
-            Seen::Nothing => trapped,
+        let (trapped, met) = match tracee.look() {
+            Seen::Gone => return (State::Free, Some(Met::Gone)),
+            Seen::Trapped(signal) => (Some(signal), Some(Met::Standing(tracee.place()))),
+            Seen::Nothing => (trapped, None),
         };
-        match trapped {
-            None => State::Asked(tracee),
-            Some(signal) if !goes_on => State::Trapped(tracee, signal),
+        let state = match trapped {
+            None => State::Asked(tracee, turn),
+            Some(signal) if !goes_on => State::Trapped(tracee, turn, signal),
             Some(signal) => match tracee.detach(signal) {
                 Ok(()) => State::Free,
                 // It is being killed: its end is to be seen.
-                Err(_) => State::Asked(tracee),
+                Err(_) => State::Asked(tracee, turn),
             },
-        }
+        };
+        (state, met)
     }
 }

@@ -46,7 +46,7 @@ use crate::launch::{self, Held};
 use crate::limits;
 use crate::pipeline::Pipeline;
 use crate::privilege;
-use crate::probe::{Gate, Target, clocks, may_choose_returns};
+use crate::probe::{Gate, Target, clocks, may_choose_returns, monotonic};
 use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
 
@@ -222,9 +222,10 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     // ring is read to its end, and whoever was stopped goes on.
     signals.ending();
     let waiting = has_reader.then(Waiting::for_reader);
+    let ended = monotonic();
     control.probe.end();
     stop.store(true, Ordering::Release);
-    control.see_out(&heard, &ring);
+    control.see_out(&heard, &ring, ended);
     let _ = ring.join();
     control.last_words();
     // Wireshark looks for words when the pipe ends.

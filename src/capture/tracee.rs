@@ -4,6 +4,8 @@
 //! flags returns. If the tracer dies, however it does, the thread goes on. All of this must happen in one thread,
 //! which is the tracer.
 
+#[cfg(target_arch = "x86_64")]
+use std::mem::MaybeUninit;
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+
+use crate::probe::Place;
 
 /// A thread that was seized by the calling thread.
 #[derive(Debug)]
@@ -43,6 +47,24 @@ impl Tracee {
         // It fails only if the thread ends, which shows later.
         let _ = request(libc::PTRACE_INTERRUPT, tid, 0);
         Ok(Tracee { tid, is_own_child })
+    }
+
+    /// Where it enters its program again. It must stand still. `None`: this is not known here.
+    pub(super) fn place(&self) -> Option<Place> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
+            let to = registers.as_mut_ptr().cast::<libc::c_void>();
+            let none = std::ptr::null_mut::<libc::c_void>();
+            // SAFETY: the request fills in that structure, all zeros of which are valid.
+            let registers = unsafe {
+                Errno::result(libc::ptrace(libc::PTRACE_GETREGS, self.tid, none, to)).ok()?;
+                registers.assume_init()
+            };
+            Some(Place { call: registers.orig_rax, ip: registers.rip, sp: registers.rsp })
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        None
     }
 
     /// Never waits.
@@ -185,6 +207,32 @@ mod tests {
             tracee.detach(0).unwrap();
             until(|| !is_held(&child));
         }
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn it_is_known_where_a_thread_enters_its_program() {
+        let mut child = child();
+        // It has read its libraries by now.
+        let is_reading = |child: &Child| {
+            let syscall = std::fs::read_to_string(format!("/proc/{}/syscall", child.id())).unwrap();
+            syscall.starts_with("0 0x0 ").then(|| {
+                let mut numbers = syscall.split_ascii_whitespace().rev();
+                let mut number = || u64::from_str_radix(&numbers.next().unwrap()[2..], 16).unwrap();
+                let (ip, sp) = (number(), number());
+                Place { call: 0, ip, sp }
+            })
+        };
+        until(|| is_reading(&child).is_some());
+        let place = is_reading(&child).unwrap();
+        let tracee = Tracee::seize(child.id(), true).unwrap();
+        trapped(&tracee);
+        assert_eq!(tracee.place(), Some(place));
+        assert!(!place.is_same(Place { sp: place.sp + 8, ..place }));
+        assert!(Place { sp: 0, ..place }.is_same(place) && !Place { ip: 1, ..place }.is_same(place));
+        tracee.detach(0).unwrap();
         drop(child.stdin.take());
         assert!(child.wait().unwrap().success());
     }

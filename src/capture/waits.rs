@@ -52,6 +52,15 @@ impl Waits {
         matches!(self, Waits::Signalled(_))
     }
 
+    /// Whether a thread of the command ran no more of its program before it was held. `None`: it was not.
+    pub(super) fn was_in_time(&self, hold: Option<Hold>) -> bool {
+        match (self, hold) {
+            (Waits::Nobody, _) | (Waits::Signalled(_), Some(_)) => true,
+            (Waits::Traced(holder), Some(hold)) => holder.was_in_time(hold),
+            (Waits::Traced(_) | Waits::Signalled(_), None) => false,
+        }
+    }
+
     /// Lets a thread go on.
     pub(super) fn end(&self, probe: &Probe, hold: Hold) {
         match self {

@@ -1,5 +1,6 @@
 //! What the kernel side counted, and what the kernel counted about it.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
@@ -15,7 +16,29 @@ use crate::event::{Counters, ProcessKey, ProcessLoss};
 /// The program that follows sockets to their ends, with every back end.
 const SOCKET_STATE: &str = "socket_state";
 
+/// Processes of which it is known how often they ran on unprobed; the rest stands in the sum only.
+const UNHELD_MAX: usize = 4096;
+
+/// How often a process ran on before a library of it was probed.
+#[derive(Debug, Default)]
+pub(super) struct Unheld {
+    times: u64,
+    by_process: HashMap<ProcessKey, u64>,
+}
+
 impl Probe {
+    /// A process of the command ran on before a library was probed in it: nobody knows what it said until then.
+    pub fn note_unheld(&mut self, pid: u32) {
+        self.unheld.times += 1;
+        // One that is gone has told its name to nobody.
+        let Some(process) = self.process(pid) else { return };
+        let key = ProcessKey { pid, generation: process.generation };
+        let by_process = &mut self.unheld.by_process;
+        if by_process.len() < UNHELD_MAX || by_process.contains_key(&key) {
+            *by_process.entry(key).or_default() += 1;
+        }
+    }
+
     /// What the kernel side counted.
     ///
     /// # Errors
@@ -29,9 +52,14 @@ impl Probe {
             sums.push(values.iter().map(number).sum());
         }
         let (others, sockets) = self.missed_runs();
-        for (index, missed) in [(Counter::MissedRuns, others), (Counter::MissedSocketRuns, sockets)] {
+        let of_user_space = [
+            (Counter::MissedRuns, others),
+            (Counter::MissedSocketRuns, sockets),
+            (Counter::Unheld, self.unheld.times),
+        ];
+        for (index, times) in of_user_space {
             if let Some(sum) = sums.get_mut(index as usize) {
-                *sum = missed;
+                *sum = times;
             }
         }
         Ok(Counters(sums))
@@ -69,6 +97,12 @@ impl Probe {
                 })
             })
             .collect();
+        losses.extend(self.unheld.by_process.iter().map(|(process, times)| ProcessLoss {
+            process: *process,
+            reason: Counter::Unheld as u32,
+            events: *times,
+            bytes: 0,
+        }));
         losses.sort_by_key(|loss| (loss.process, loss.reason));
         losses
     }

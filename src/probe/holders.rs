@@ -143,7 +143,7 @@ impl Probe {
 
     /// Takes the probes of processes away that have ended or become another program. Nobody waits for that.
     pub fn let_go(&mut self) {
-        if !self.of_command || self.attached.is_empty() {
+        if !self.of_command {
             return;
         }
         let mut pids: Vec<i32> = self.attached.iter().map(|attached| attached.pid).collect();
@@ -165,6 +165,11 @@ impl Probe {
         let files = self.files_of(is_over);
         let links = self.take_away(is_over);
         self.discard(links, files);
+        self.give_leases_back();
+    }
+
+    /// Those of files that have no probes any more.
+    fn give_leases_back(&mut self) {
         self.going.retain(|going| !going.thread.is_finished());
         let mut needed = self.files_of(|_| true);
         needed.extend(self.going.iter().flat_map(|going| &going.files));
@@ -195,6 +200,7 @@ impl Probe {
         if !self.going.is_empty() {
             let root = std::fs::metadata("/").map_or(0, |root| root.dev());
             self.await_gone(|(device, _)| device != root);
+            self.give_leases_back();
         }
     }
 

@@ -63,7 +63,7 @@ pub use self::returns::Unfollowed;
 #[cfg(test)]
 pub use self::ring::ring_of_file;
 pub use self::ring::{Record, Rings, Verdict, is_before, page_size};
-pub use self::stops::{Hold, HoldWay, Holds, Stops};
+pub use self::stops::{Hold, HoldWay, Holds, Place, Stops};
 pub use self::survey::Survey;
 
 /// What is captured, and how.
@@ -182,6 +182,7 @@ pub struct Probe {
     going: Vec<holders::Going>,
     /// Some child has breakpoints from its parent, and is no target.
     has_heirs: bool,
+    unheld: counts::Unheld,
     trials: Vec<Trial>,
     probations: Vec<Probation>,
     links: Vec<Link>,
@@ -406,6 +407,7 @@ impl Probe {
             leases: Leases::default(),
             going: Vec::new(),
             has_heirs: false,
+            unheld: counts::Unheld::default(),
             trials: Vec::new(),
             probations: Vec::new(),
             links: Vec::new(),

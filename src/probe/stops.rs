@@ -5,13 +5,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapMut};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::Probe;
 use super::ring::{Ring, Verdict};
 use super::skeleton::types::{self, t2p_hold_way};
+use super::{Probe, from_bytes};
 
 /// How a thread of the command is made to wait while something is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +33,34 @@ pub struct Hold {
     pub time: u64,
 }
 
+/// Where a thread that is in a system call enters its program again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the system call.
+    pub call: u64,
+    /// Instruction pointer.
+    pub ip: u64,
+    /// Stack pointer; 0: not known.
+    pub sp: u64,
+}
+
+impl Place {
+    /// Whether a thread that was to be held here, and stands there, has not left the kernel in between.
+    pub fn is_same(self, there: Place) -> bool {
+        let is_on_stack = self.sp == 0 || self.sp == there.sp;
+        self.call == there.call && self.ip == there.ip && is_on_stack
+    }
+}
+
 /// The threads that are to be seized, as the kernel side tells. Lives in one thread.
 pub struct Holds {
     ring: Ring,
     waker: Epoll,
     bell: Arc<EventFd>,
+    /// The kernel side's table of processors of such threads, which of them this is, and what stands there.
+    holders: MapHandle,
+    index: u32,
+    processor: u32,
 }
 
 impl Holds {
@@ -49,30 +72,36 @@ impl Holds {
         let _ = self.waker.wait(&mut [EpollEvent::empty(); 2], patience.unwrap_or(EpollTimeout::ZERO));
     }
 
+    /// Tells the kernel side which processor this thread runs on. Only for one that goes before all others there.
+    pub fn tell_processor(&mut self) {
+        // SAFETY: a plain system call. It does not fail on Linux: then this is 0, and nothing is known.
+        let processor = unsafe { libc::sched_getcpu() }.wrapping_add(1).cast_unsigned();
+        let (key, value) = (self.index.to_ne_bytes(), processor.to_ne_bytes());
+        if processor != self.processor && self.holders.update(&key, &value, MapFlags::ANY).is_ok() {
+            self.processor = processor;
+        }
+    }
+
     /// Ends a wait when it is written to.
     pub fn bell(&self) -> Arc<EventFd> {
         Arc::clone(&self.bell)
     }
 
-    /// Those that came meanwhile.
-    pub fn take(&mut self, mut act: impl FnMut(Hold)) {
+    /// Those that came meanwhile; with each, where it is to be held, if that is known and it is in a system call.
+    pub fn take(&mut self, mut act: impl FnMut(Hold, Option<Place>)) {
         let until = self.ring.written();
         self.ring.take(until, |record| {
             let mut bytes = [0; size_of::<types::t2p_hold>()];
             record.copy(&mut bytes);
-            let number = |at: usize| bytes[at..].first_chunk().map_or(0, |n| u32::from_ne_bytes(*n));
-            let time = bytes.last_chunk().map_or(0, |n| u64::from_ne_bytes(*n));
-            act(Hold { pid: number(0), tid: number(4), time });
+            if let Some(hold) = from_bytes::<types::t2p_hold>(&bytes) {
+                let types::t2p_hold { tgid: pid, tid, time, ip, sp, call } = hold;
+                let is_in_call = ip != 0 && call.cast_signed() >= 0;
+                act(Hold { pid, tid, time }, is_in_call.then_some(Place { call, ip, sp }));
+            }
             Verdict::Taken
         });
     }
 }
-
-const _: () = {
-    assert!(std::mem::offset_of!(types::t2p_hold, tgid) == 0);
-    assert!(std::mem::offset_of!(types::t2p_hold, tid) == 4);
-    assert!(std::mem::offset_of!(types::t2p_hold, time) == 8 && size_of::<types::t2p_hold>() == 16);
-};
 
 /// The kernel side's own table of those that are stopped by a signal.
 #[derive(Debug)]
@@ -98,16 +127,24 @@ impl Probe {
         }
     }
 
+    /// For two threads: the second is asked by whoever runs on the processor of the first.
+    ///
     /// # Errors
-    /// If no descriptor is left for it, or the ring cannot be mapped.
-    pub fn holds(&self) -> io::Result<Holds> {
-        let map = &self.skeleton.maps.holds;
+    /// If no descriptor is left for it, or a ring cannot be mapped.
+    pub fn holds(&self) -> io::Result<[Holds; 2]> {
+        let maps = &self.skeleton.maps;
+        Ok([self.holds_in(&maps.holds, 0)?, self.holds_in(&maps.holds_elsewhere, 1)?])
+    }
+
+    fn holds_in(&self, map: &MapMut<'_>, index: u32) -> io::Result<Holds> {
         let waker = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let bell = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         for source in [map.as_fd(), bell.as_fd()] {
             waker.add(source, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
         }
-        Ok(Holds { ring: Ring::new(map.as_fd(), map.max_entries() as usize)?, waker, bell })
+        let ring = Ring::new(map.as_fd(), map.max_entries() as usize)?;
+        let holders = MapHandle::try_from(&self.skeleton.maps.holders).map_err(io::Error::other)?;
+        Ok(Holds { ring, waker, bell, holders, index, processor: 0 })
     }
 
     /// # Errors

@@ -124,6 +124,9 @@ fn debuggers() {
         let finished = test.capture().run(&words).ok();
         let said = finished.text() + &finished.stderr + &fs::read_to_string(&log).unwrap_or_default();
         assert!(said.contains("exited"), "{name}: {said}");
+        // It cannot be held too.
+        let late = "not looked at before the process went on: TLS calls may be missing";
+        assert!(finished.stderr.contains(late), "{name}: {}", finished.stderr);
         for word in ["SIGSTOP", "SIGCONT", "SIGTRAP", "stopped", "Operation not permitted"] {
             assert!(!said.contains(word), "{name}: {said}");
         }

@@ -101,6 +101,11 @@ fn nothing_is_kept_of_programs_that_were_run_and_removed() {
             format!("rm {program}"),
         ]);
     }
+    // Nobody waits for it, so it takes a moment.
+    script.push(
+        "for n in $(seq 200); do ls -l /proc/$PPID/fd | grep -q '(deleted)' || break; sleep 0.05; done"
+            .into(),
+    );
     script.push("ls -l /proc/$PPID/fd".into());
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let open = captured(&test, &script, &names);
