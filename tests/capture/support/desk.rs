@@ -1,6 +1,7 @@
 //! Somebody who lives in Wireshark: an ordinary user with a home, and with a tls2pcap that may capture.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -67,10 +68,13 @@ impl<'t> Desk<'t> {
     pub fn give(&self, rights: &str) -> bool {
         let set = Command::new("setcap").arg(rights).arg(&self.program).output();
         let works = match &set {
-            Ok(set) if set.status.success() => {
-                let output = self.command(&self.program).arg("--version").output();
-                output.is_ok_and(|output| output.status.success())
-            }
+            Ok(set) if set.status.success() => until("nobody to write to the program", || {
+                match self.command(&self.program).arg("--version").output() {
+                    // A program that another test starts has the descriptor of the copy until it calls exec.
+                    Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => None,
+                    output => Some(output.is_ok_and(|output| output.status.success())),
+                }
+            }),
             _ => false,
         };
         if !works {
