@@ -8,7 +8,7 @@ die() { echo "guest: $*" >&2; exit 1; }
 await() {
 	what=$1
 	shift
-	for attempt in $(seq 1200); do
+	for attempt in $(seq 3600); do
 		"$@" >/dev/null 2>&1 && return
 		usleep 50000
 	done
