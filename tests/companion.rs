@@ -404,6 +404,22 @@ fn every_packet_tells_whose_it_is() {
 }
 
 #[test]
+fn a_packet_tells_how_late_it_comes() {
+    let (home, mut scene) = (with_plugin(), scene());
+    // A comment of the same length takes the place of another.
+    let key = b" synthetic=";
+    let at = scene.windows(key.len()).position(|bytes| bytes == key).unwrap();
+    let end = at + scene[at..].iter().position(|byte| *byte == 0).unwrap();
+    scene[at..end].fill(b'0');
+    scene[at..at + 9].copy_from_slice(b" late=0.8");
+    let file = home.write("scene.pcapng", &scene);
+    for &(release, ref tshark) in tsharks() {
+        let late = fields(&home, tshark, &file, &[], "tls2pcap.late > 0.5", &["tls2pcap.late"]);
+        assert_eq!(late, ["0.8"], "{release}");
+    }
+}
+
+#[test]
 fn fields_are_the_same_with_raw_ip() {
     let home = with_plugin();
     let [raw, ethernet] = [("raw", Link::Raw), ("ethernet", Link::Ethernet)]

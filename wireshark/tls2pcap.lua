@@ -40,6 +40,7 @@ local field = {
 	lost_total = ProtoField.uint64("tls2pcap.lost.total", "Bytes missing in the connection", base.DEC, nil, nil,
 		"0: not known how many"),
 	synthetic = ProtoField.string("tls2pcap.synthetic", "Made up"),
+	late = ProtoField.double("tls2pcap.late", "Seconds by which this packet comes after later ones in the file"),
 }
 do
 	local list = {}
@@ -90,6 +91,10 @@ local function whole(text, max)
 	return number and number <= max and number or nil
 end
 local UINT16, UINT32, LENGTH = 65535, 4294967295, 9007199254740992
+
+local function seconds(text)
+	return text and text:match("^%d+%.%d+$") and tonumber(text) or nil
+end
 
 -- The pairs of a comment; nil if it is not one of ours.
 local function parse(comment)
@@ -215,9 +220,10 @@ local function take(number, key, at, comments, interface)
 					share_of(c, pid, { pid = pid, comm = said.caller_comm, exe = said.caller_exe })
 				end
 			end
-			if said.missing or said.synthetic then
+			if said.missing or said.synthetic or said.late then
 				note = note or {}
 				note.synthetic = said.synthetic or note.synthetic
+				note.late = seconds(said.late) or note.late
 				if said.missing then
 					local lost = whole(said.missing, LENGTH) or 0
 					note.lost = (note.lost or 0) + lost
@@ -439,6 +445,7 @@ local function show(tree, c, note)
 		if note.reason then item:add(field.lost_reason, note.reason):set_generated() end
 	end
 	if note.synthetic then item:add(field.synthetic, note.synthetic):set_generated() end
+	if note.late then item:add(field.late, note.late):set_generated() end
 end
 
 local encapsulations = DissectorTable.get("wtap_encap")
