@@ -8,7 +8,7 @@ use crate::sink::{Fate, Whereabouts};
 use crate::status::{self, Cut, Numbers};
 
 /// Time between two looks at the files while a capture runs.
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The capture file and the recording, those of them that are regular files.
 #[derive(Debug)]
