@@ -416,7 +416,7 @@ static __noinline int is_probed(struct process *process, struct file_key *file)
 	struct probed_key key = { .inode = file->inode, .device = file->device, .tgid = current_id() >> 32 };
 	u64 *generation;
 
-	if (!process || !(process->flags & PROCESS_FOLLOW))
+	if (!process || !targets_only)
 		return 1;
 	generation = bpf_map_lookup_elem(&probed, &key);
 	return generation && *generation == process->generation;

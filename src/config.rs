@@ -125,13 +125,41 @@ pub enum Output {
     File(PathBuf),
 }
 
+/// Which children of processes are captured with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// None.
+    Nobody,
+    /// Those that begin during the capture, and theirs.
+    New,
+    /// Those that there are, too.
+    Tree,
+}
+
+impl Targets {
+    /// Whether children of targets are targets.
+    pub fn are_followed(&self) -> bool {
+        matches!(self, Targets::Command(_) | Targets::Pids { follow: Follow::New | Follow::Tree, .. })
+    }
+
+    /// Whether single processes are meant, and not all or those of users.
+    pub fn are_processes(&self) -> bool {
+        matches!(self, Targets::Pids { .. } | Targets::Command(_))
+    }
+}
+
 /// Whom to capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Targets {
     /// Every TLS program.
     Everything,
-    /// These processes, not their children; not empty.
-    Pids(Vec<u32>),
+    /// These processes.
+    Pids {
+        /// Not empty.
+        pids: Vec<u32>,
+        /// Whom else.
+        follow: Follow,
+    },
     /// All processes of these users; not empty.
     Users(Vec<u32>),
     /// This command and its children; not empty.

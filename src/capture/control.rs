@@ -30,7 +30,7 @@ use crate::kept::Kept;
 use crate::launch::Running;
 use crate::losses;
 use crate::printable;
-use crate::probe::{Gate, Hold, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic};
+use crate::probe::{Gate, Hold, News, Probe, Unfollowed, clocks, described, is_denied, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
@@ -135,10 +135,24 @@ impl Control {
         }
     }
 
-    pub(super) fn target(&self, pid: u32, target: Target) -> Result<(), Failure> {
-        self.probe.add_target(pid, target).map_err(|error| {
+    pub(super) fn target(&self, pid: u32) -> Result<(), Failure> {
+        self.probe.add_target(pid, self.waits.target()).map_err(|error| {
             Failure::new(Exit::Kernel, format!("process {pid} cannot be made a target: {error}"), "")
         })
+    }
+
+    /// Captures a process that runs already, if it is not captured yet, and what it has mapped since it was looked at.
+    pub(super) fn also(&mut self, pid: u32) -> Result<(), Failure> {
+        if !self.probe.is_target(pid) {
+            self.target(pid)?;
+            // Nobody would hear of an end that came before.
+            if process::is_gone(pid) {
+                self.probe.remove_target(pid);
+                return Ok(());
+            }
+        }
+        self.look(Look::Process(pid));
+        Ok(())
     }
 
     /// A process that runs already may have connections whose socket only their records tell.
@@ -177,6 +191,8 @@ impl Control {
         began: Instant,
     ) -> Result<Exit, Failure> {
         let mut kept_house = Instant::now();
+        // All processes that were given have ended.
+        let mut only_children = false;
         // When the command is waited for no longer.
         let mut patience: Option<Instant> = None;
         let result = loop {
@@ -185,6 +201,9 @@ impl Control {
             }
             if kept_house.elapsed() >= CLOCK_INTERVAL {
                 kept_house = Instant::now();
+                if only_children && !self.probe.has_targets() {
+                    break Ok(Exit::Success);
+                }
                 self.keep_house();
                 let warnings = self.kept.look();
                 if let (false, Some(line)) = (warnings.is_empty(), &mut line) {
@@ -229,10 +248,13 @@ impl Control {
                     if let Some(line) = &mut line {
                         line.clear();
                     }
-                    self.say.warn(&format!("process {pid} has ended"));
-                    if left == 0 {
+                    let followed = left == 0 && self.probe.has_targets();
+                    let more = if followed { "; the capture goes on with its children" } else { "" };
+                    self.say.warn(&format!("process {pid} has ended{more}"));
+                    if left == 0 && !followed {
                         break Ok(Exit::Success);
                     }
+                    only_children = followed;
                 }
                 Ok(Message::Writer(error)) => {
                     if let Some(line) = &mut line {
@@ -356,7 +378,7 @@ impl Control {
 
     /// Has something looked at. If too much waits for that, whoever is stopped goes on, and the file is looked at
     /// when it is mapped again.
-    fn look(&mut self, look: Look) {
+    pub(super) fn look(&mut self, look: Look) {
         if self.looker.order(look) {
             return;
         }
@@ -374,6 +396,18 @@ impl Control {
             (Some(Look::File(file)), Sight::Libraries(found)) => {
                 self.mind_coroutines(looked.has_seen_switcher);
                 self.found_in(&file, found);
+            }
+            (Some(Look::Process(pid)), Sight::Libraries(Ok(in_process))) => {
+                for found in &in_process.found {
+                    match self.attach(found, Some(pid)) {
+                        Ok(fresh) => {
+                            self.reasons.library(&found.path, fresh);
+                            self.probe.mark_probed_ahead(pid, found);
+                        }
+                        Err(_) if process::is_gone(pid) => {}
+                        Err(failure) => self.say.warn(&failure.to_string()),
+                    }
+                }
             }
             (Some(Look::Bios(seen)), Sight::Bios(bios)) => self.probe_bio(&seen, bios),
             (Some(look @ Look::Stacks(seen)), Sight::Found(found)) => {

@@ -29,7 +29,7 @@ impl Given {
     /// # Errors
     /// [`Exit::NoTarget`] if there is no such process.
     pub(super) fn of(targets: &Targets, say: Say) -> Result<Given, Failure> {
-        let Targets::Pids(pids) = targets else { return Ok(Given::default()) };
+        let Targets::Pids { pids, .. } = targets else { return Ok(Given::default()) };
         let mut given = Given::default();
         for pid in pids {
             match pidfd_open(Pid::from_raw(pid.cast_signed())) {

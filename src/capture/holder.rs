@@ -54,11 +54,12 @@ enum Order {
 }
 
 impl Holder {
-    /// `command`: pid of a child of this process, which is held for a moment to see whether that can be done.
+    /// `command`: pid of the command, if there is one: a child of this process. It is held for a moment to see whether that
+    /// can be done; else another one is.
     ///
     /// # Errors
     /// Why it cannot.
-    pub(super) fn spawn([holds, more]: [Holds; 2], command: u32) -> io::Result<Holder> {
+    pub(super) fn spawn([holds, more]: [Holds; 2], command: Option<u32>) -> io::Result<Holder> {
         let busy = Busy::default();
         let processors = processors();
         let (first, goes_first) = Worker::spawn(holds, command, busy.clone(), processors.first().copied())?;
@@ -95,7 +96,7 @@ impl Worker {
     /// Returns whether it goes before all other threads of its processor, too.
     fn spawn(
         mut holds: Holds,
-        command: u32,
+        command: Option<u32>,
         busy: Busy,
         processor: Option<usize>,
     ) -> io::Result<(Worker, bool)> {
@@ -107,7 +108,7 @@ impl Worker {
             if goes_first {
                 stay_on(processor);
             }
-            let tried = tracee::try_on(command);
+            let tried = command.map_or_else(tracee::may_trace, tracee::try_on);
             let can = tried.is_ok();
             let _ = tell.send(tried.map(|()| goes_first));
             if can {
@@ -204,7 +205,7 @@ impl Drop for Turn {
 
 /// The threads that are held.
 struct Threads {
-    command: u32,
+    command: Option<u32>,
     busy: Busy,
     held: Vec<Held>,
     /// Holds that have ended, and are still to begin.
@@ -242,7 +243,7 @@ enum Met {
 }
 
 impl Threads {
-    fn new(command: u32, busy: Busy) -> Threads {
+    fn new(command: Option<u32>, busy: Busy) -> Threads {
         Threads { command, busy, held: Vec::new(), early: VecDeque::new() }
     }
 
@@ -271,7 +272,7 @@ impl Threads {
         let is_fresh = monotonic().saturating_sub(hold.time) < FRESH;
         // Who has a debugger stays with that.
         let seized = turn.filter(|_| is_fresh).map(|turn| {
-            let tracee = Tracee::seize(hold.tid, hold.tid == self.command)?;
+            let tracee = Tracee::seize(hold.tid, Some(hold.tid) == self.command)?;
             Ok::<_, Errno>(State::Asked(tracee, turn))
         });
         let (state, in_time) = match seized {

@@ -26,6 +26,8 @@ const WAITING_MAX: usize = 4096;
 pub(super) enum Look {
     /// TLS libraries of a process that has just mapped a file.
     File(FileSeen),
+    /// TLS libraries of a process that runs already.
+    Process(u32),
     /// BIO functions of a process that encrypts into memory.
     Bios(NoSocket),
     /// TLS libraries of a process that has coroutines.
@@ -38,6 +40,7 @@ impl Look {
         let hold = |pid, tid, time| Hold { pid, tid, time };
         match self {
             Look::File(file) => file.stopped.then_some(hold(file.pid, file.tid, file.time)),
+            Look::Process(_) => None,
             Look::Bios(seen) | Look::Stacks(seen) => {
                 seen.stopped.then_some(hold(seen.process.pid, seen.tid, seen.time))
             }
@@ -47,6 +50,7 @@ impl Look {
     fn went_on(&mut self) {
         match self {
             Look::File(file) => file.stopped = false,
+            Look::Process(_) => {}
             Look::Bios(seen) | Look::Stacks(seen) => seen.stopped = false,
         }
     }
@@ -54,7 +58,7 @@ impl Look {
 
 /// What a look has found.
 pub(super) enum Sight {
-    /// For [`Look::File`].
+    /// For [`Look::File`] and [`Look::Process`].
     Libraries(io::Result<InProcess>),
     /// For [`Look::Bios`].
     Bios(io::Result<Vec<Bio>>),
@@ -136,6 +140,7 @@ fn work(mut discovery: Discovery, ordered: &Receiver<Look>, messages: &Sender<Me
     for look in ordered {
         let sight = match look {
             Look::File(file) => Sight::Libraries(libraries(&mut discovery, &file)),
+            Look::Process(pid) => Sight::Libraries(discovery.libraries_of(pid, None)),
             Look::Bios(seen) => Sight::Bios(discovery.bios_of(seen.process.pid)),
             Look::Stacks(seen) => Sight::Found(
                 discovery.libraries_of(seen.process.pid, None).map(|p| p.found).unwrap_or_default(),

@@ -46,7 +46,7 @@ use crate::launch::{self, Held};
 use crate::limits;
 use crate::pipeline::Pipeline;
 use crate::privilege;
-use crate::probe::{Gate, Target, clocks, may_choose_returns, monotonic};
+use crate::probe::{Gate, clocks, may_choose_returns, monotonic};
 use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
 
@@ -76,8 +76,10 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     if config.return_probes && !may_choose_returns() {
         discovery = discovery.noticing_switchers();
     }
+    let config = &setup::with_tree(config);
     let given = Given::of(&config.targets, say)?;
     let found = setup::libraries(config, &mut discovery, &say, &mut reasons)?;
+    setup::name_children(&config.targets, &mut discovery, &say);
     let mut probe = setup::load(config)?;
     say.detail(&format!(
         "sockets are followed by {}; probes attach {}",
@@ -87,7 +89,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     probe.refused().iter().for_each(|r| say.detail(&format!("not taken: {r}")));
     say.detail(match &config.targets {
         Targets::Command(_) => "probes stand in processes of the command only",
-        Targets::Pids(_) => "probes stand in the processes of -p only",
+        Targets::Pids { .. } => "probes stand in the processes of -p only",
         Targets::Everything => "probes stand in every process that has mapped a TLS library",
         Targets::Users(_) => {
             "probes stand in every process that has mapped a TLS library, those of other users too: their calls are not recorded, but pay for the probes"
@@ -139,11 +141,11 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let first = [Event::Start(setup::start(config, &probe, live)), Event::Clock(clocks())];
     first.iter().filter_map(encode).for_each(|record| handover.put_record(&record));
 
-    let waits = Waits::of(&mut probe, held.as_ref(), say)?;
+    let waits = Waits::of(&mut probe, held.as_ref(), config.targets.are_followed(), say)?;
     let outlives = waits.outlive();
     // Those that run already may have connections whose socket only their records tell.
     let watched: Vec<_> = match &config.targets {
-        Targets::Pids(pids) => pids.iter().map(|pid| (*pid, discovery.bios_of(*pid))).collect(),
+        Targets::Pids { pids, .. } => pids.iter().map(|pid| (*pid, discovery.bios_of(*pid))).collect(),
         _ => Vec::new(),
     };
     let has_seen_switcher = discovery.has_seen_switcher();
@@ -155,12 +157,23 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     given.ended().into_iter().for_each(|pid| control.probe.remove_target(pid));
     // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
     // it is the same with all.
-    let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids(_));
+    let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids { .. });
     control.mind_coroutines(has_seen_switcher);
+    match &config.targets {
+        Targets::Pids { pids, .. } => pids.iter().try_for_each(|pid| control.target(*pid))?,
+        Targets::Command(_) => held.iter().try_for_each(|held| control.target(held.pid()))?,
+        Targets::Everything | Targets::Users(_) => {}
+    }
+    // Their pids may be others' by now.
+    given.ended().into_iter().for_each(|pid| control.probe.remove_target(pid));
     let (mut attached, mut refused) = (0, None);
-    for library in found.iter().take_while(|_| signals.asked().is_none()) {
-        match control.attach(library, held.as_ref().map(Held::pid)) {
-            Ok(_) => attached += 1,
+    for (process, library) in found.iter().take_while(|_| signals.asked().is_none()) {
+        let process = process.or(held.as_ref().map(Held::pid));
+        match control.attach(library, process) {
+            Ok(_) => {
+                attached += 1;
+                process.iter().for_each(|pid| control.probe.mark_probed_ahead(*pid, library));
+            }
             Err(failure) if must => return Err(given.gone().unwrap_or(failure)),
             Err(failure) => {
                 say.warn(&failure.to_string());
@@ -171,24 +184,13 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     if let (0, Some(failure)) = (attached, refused) {
         return Err(failure);
     }
-    match &config.targets {
-        Targets::Pids(_) => {
-            for (pid, bios) in watched {
-                control.target(pid, Target::Process)?;
-                found.iter().for_each(|library| control.probe.mark_probed_ahead(pid, library));
-                control.watch(pid, bios);
-            }
-            // Their pids may be others' by now.
-            given.ended().into_iter().for_each(|pid| control.probe.remove_target(pid));
-        }
-        Targets::Command(_) => {
-            if let Some(held) = &held {
-                control.target(held.pid(), Target::Command)?;
-            }
-        }
-        Targets::Everything | Targets::Users(_) => {}
-    }
+    watched.into_iter().for_each(|(pid, bios)| control.watch(pid, bios));
+    given.ended().into_iter().for_each(|pid| control.probe.remove_target(pid));
     control.probe.set_gate(Gate::Open);
+    // What came since they were looked at.
+    for pid in setup::now_in(&config.targets) {
+        control.also(pid)?;
+    }
 
     let stop = Arc::new(AtomicBool::new(false));
     let handover = Arc::clone(&control.handover);

@@ -29,7 +29,7 @@ impl Reasons {
     pub(super) fn new(targets: &Targets, say: Say) -> Reasons {
         Reasons {
             say,
-            aloud: matches!(targets, Targets::Pids(_) | Targets::Command(_)),
+            aloud: targets.are_processes(),
             of_command: matches!(targets, Targets::Command(_)),
             unprobed: Vec::new(),
             libraries: Vec::new(),

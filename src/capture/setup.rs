@@ -10,7 +10,7 @@ use std::path::Path;
 use super::Say;
 use super::given::{Given, no_process};
 use super::reasons::Reasons;
-use crate::config::{self, Capture, Targets, Verbosity};
+use crate::config::{self, Capture, Follow, Targets, Verbosity};
 use crate::discover::process::{self, processes};
 use crate::discover::{Discovery, Found, InProcess};
 use crate::event::numbers;
@@ -21,7 +21,7 @@ use crate::memory::{self, Room};
 use crate::pipeline::NotRecorded;
 use crate::probe::{Backend, Options, Probe, ProbeError, monotonic};
 use crate::sink::Whereabouts;
-use crate::{extcap, privilege, sink};
+use crate::{extcap, printable, privilege, sink};
 
 /// Size of the ring unless the user says otherwise, and on machines with little memory.
 const RING_BYTES: u32 = 64 << 20;
@@ -47,16 +47,13 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
             config::Backend::Fentry => Some(Backend::Fentry),
             config::Backend::Tracepoint => Some(Backend::Tracepoint),
         },
-        targets_only: matches!(config.targets, Targets::Pids(_) | Targets::Command(_)),
+        targets_only: config.targets.are_processes(),
         uids: match &config.targets {
             Targets::Users(uids) => uids.clone(),
             _ => Vec::new(),
         },
-        pids: match &config.targets {
-            Targets::Pids(pids) => pids.clone(),
-            _ => Vec::new(),
-        },
-        of_command: matches!(config.targets, Targets::Command(_)),
+        by_process: config.targets.are_processes(),
+        follow: config.targets.are_followed(),
         call_limit: call_limit(ring_bytes),
         snaplen: config.snaplen,
         ring_bytes,
@@ -129,25 +126,29 @@ fn call_limit(ring_bytes: u32) -> u64 {
     CALL_LIMIT.min(u64::from(ring_bytes) / 2).max(1 << 20)
 }
 
-/// The libraries to probe from the start.
+/// The libraries to probe from the start, those of -p with their process.
 pub(super) fn libraries(
     config: &Capture,
     discovery: &mut Discovery,
     say: &Say,
     reasons: &mut Reasons,
-) -> Result<Vec<Found>, Failure> {
+) -> Result<Vec<(Option<u32>, Found)>, Failure> {
     let mut all = Vec::new();
     for path in &config.libraries {
-        all.push(privilege::as_user(|| discovery.at(path)).map_err(|error| {
+        let found =privilege::as_user(|| discovery.at(path)).map_err(|error| {
             Failure::new(
                 Exit::Usage,
                 format!("--lib {}: {error}", path.display()),
                 "name a library that has the functions of OpenSSL, GnuTLS or NSS, or a program that holds one, or a Go program",
             )
-        })?);
+        })?;
+        match &config.targets {
+            Targets::Pids { pids, .. } => all.extend(pids.iter().map(|pid| (Some(*pid), found.clone()))),
+            _ => all.push((None, found)),
+        }
     }
     match &config.targets {
-        Targets::Pids(pids) => {
+        Targets::Pids { pids, .. } => {
             let (mut without, mut not_captured) = (Vec::new(), Vec::new());
             for pid in pids {
                 let InProcess { found, unprobed, .. } = of_pid(*pid, discovery)?;
@@ -157,7 +158,7 @@ pub(super) fn libraries(
                     without.push(pid.to_string());
                 }
                 found.iter().for_each(|found| reasons.library(&found.path, false));
-                all.extend(found);
+                all.extend(found.into_iter().map(|found| (Some(*pid), found)));
             }
             if all.is_empty() {
                 let texts: Vec<String> = not_captured.iter().map(|text| format!("; {text}")).collect();
@@ -170,16 +171,64 @@ pub(super) fn libraries(
                 }
             }
         }
-        Targets::Command(_) => all.extend(discovery.installed()),
+        // Each of its processes waits when it maps a file that nobody has looked at yet.
+        Targets::Command(_) => {}
         Targets::Everything | Targets::Users(_) => {
-            all.extend(discovery.installed());
+            let mut found = discovery.installed();
             for pid in processes() {
                 // Processes end while we look.
-                all.extend(discovery.libraries_of(pid, None).map(|p| p.found).unwrap_or_default());
+                found.extend(discovery.libraries_of(pid, None).map(|p| p.found).unwrap_or_default());
             }
+            all.extend(found.into_iter().map(|found| (None, found)));
         }
     }
     Ok(all)
+}
+
+/// With all processes of the tree, if that is asked for.
+pub(super) fn with_tree(config: &Capture) -> Capture {
+    let mut config = config.clone();
+    if let Targets::Pids { pids, follow: Follow::Tree } = &mut config.targets {
+        pids.extend(process::descendants(pids));
+    }
+    config
+}
+
+/// The processes of -p, and those that have come to their tree.
+pub(super) fn now_in(targets: &Targets) -> Vec<u32> {
+    match targets {
+        Targets::Pids { pids, follow: Follow::Tree } => [&pids[..], &process::descendants(pids)].concat(),
+        Targets::Pids { pids, .. } => pids.clone(),
+        _ => Vec::new(),
+    }
+}
+
+/// Says which children of the processes given with -p talk TLS, it seems, and are not captured.
+pub(super) fn name_children(targets: &Targets, discovery: &mut Discovery, say: &Say) {
+    /// Most that are looked at, and named.
+    const LOOKED_AT: usize = 64;
+    const NAMED: usize = 5;
+    let Targets::Pids { pids, follow: Follow::Nobody | Follow::New } = targets else { return };
+    let mut children = process::descendants(pids);
+    children.retain(|pid| !pids.contains(pid));
+    children.truncate(LOOKED_AT);
+    children.retain(|pid| discovery.libraries_of(*pid, None).is_ok_and(|found| !found.found.is_empty()));
+    if children.is_empty() {
+        return;
+    }
+    let named: Vec<String> = children
+        .iter()
+        .take(NAMED)
+        .map(|pid| format!("{}[{pid}]", printable::line(&process::name(*pid).unwrap_or_default())))
+        .collect();
+    let more = if children.len() > NAMED { ", …" } else { "" };
+    let (count, have) = if children.len() == 1 { ("a child", "has") } else { ("children", "have") };
+    let who =
+        if pids.len() == 1 { format!("process {} has", pids[0]) } else { "the processes of -p have".into() };
+    say.warn(&format!(
+        "{who} {count} that {have} a TLS library and that the capture leaves out: {}{more} (--follow captures them too)",
+        named.join(", ")
+    ));
 }
 
 /// To wait for a library that perhaps never comes would look like a capture that works.

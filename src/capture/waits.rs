@@ -1,4 +1,4 @@
-//! Who of the command waits for a look, and how it is let go on.
+//! Who of the command, or of the processes of -p, waits for a look, and how it is let go on.
 
 use std::io;
 
@@ -10,12 +10,12 @@ use super::holder::Holder;
 use super::minders::Minders;
 use crate::failure::{Exit, Failure};
 use crate::launch::Held;
-use crate::probe::{Hold, HoldWay, Probe};
+use crate::probe::{Hold, HoldWay, Probe, Target};
 
 /// How.
 pub(super) enum Waits {
-    /// There is no command: nobody ever waits.
-    Nobody,
+    /// Nobody ever waits, in a capture of all: `false`. Or somebody should, and cannot.
+    Nobody { should: bool },
     /// Unseen.
     Traced(Holder),
     /// By signals, where it cannot be done otherwise.
@@ -23,27 +23,45 @@ pub(super) enum Waits {
 }
 
 impl Waits {
-    /// Chooses the way for a command, and has the kernel side take it.
+    /// Chooses the way for a command, or for the processes of -p if these `wait`, and has the kernel side take it.
     ///
     /// # Errors
     /// If too few descriptors or threads are left.
-    pub(super) fn of(probe: &mut Probe, held: Option<&Held>, say: Say) -> Result<Waits, Failure> {
-        let Some(held) = held else { return Ok(Waits::Nobody) };
+    pub(super) fn of(probe: &mut Probe, held: Option<&Held>, wait: bool, say: Say) -> Result<Waits, Failure> {
+        if held.is_none() && !wait {
+            return Ok(Waits::Nobody { should: false });
+        }
         let failed = |e: io::Error| {
             Failure::new(Exit::Io, format!("nothing can be kept open to hold the command: {e}"), "")
         };
-        match Holder::spawn(probe.holds().map_err(failed)?, held.pid()) {
+        match Holder::spawn(probe.holds().map_err(failed)?, held.map(Held::pid)) {
             Ok(holder) => {
                 probe.hold_by(HoldWay::Tracer);
                 Ok(Waits::Traced(holder))
+            }
+            // A signal would stop programs that are not ours, and may outlive us.
+            Err(error) if held.is_none() => {
+                say.warn(&format!(
+                    "processes cannot be traced ({error}): they do not wait for probes, and TLS calls right after they load a TLS library or begin may be missing"
+                ));
+                Ok(Waits::Nobody { should: true })
             }
             Err(error) => {
                 say.warn(&format!(
                     "the command cannot be traced ({error}): while a file that it maps is looked at it is stopped by a signal, which whoever started it sees"
                 ));
                 probe.hold_by(HoldWay::Signal);
-                Ok(Waits::Signalled(Minders::new(held.pid(), probe.stops().map_err(failed)?)))
+                let command = held.map_or(0, Held::pid);
+                Ok(Waits::Signalled(Minders::new(command, probe.stops().map_err(failed)?)))
             }
+        }
+    }
+
+    /// What becomes of targets that map a file.
+    pub(super) fn target(&self) -> Target {
+        match self {
+            Waits::Nobody { .. } => Target::GoesOn,
+            Waits::Traced(_) | Waits::Signalled(_) => Target::Waits,
         }
     }
 
@@ -55,7 +73,8 @@ impl Waits {
     /// Whether a thread of the command ran no more of its program before it was held. `None`: it was not.
     pub(super) fn was_in_time(&self, hold: Option<Hold>) -> bool {
         match (self, hold) {
-            (Waits::Nobody, _) | (Waits::Signalled(_), Some(_)) => true,
+            (Waits::Nobody { should }, _) => !should,
+            (Waits::Signalled(_), Some(_)) => true,
             (Waits::Traced(holder), Some(hold)) => holder.was_in_time(hold),
             (Waits::Traced(_) | Waits::Signalled(_), None) => false,
         }
@@ -64,7 +83,7 @@ impl Waits {
     /// Lets a thread go on.
     pub(super) fn end(&self, probe: &Probe, hold: Hold) {
         match self {
-            Waits::Nobody => {}
+            Waits::Nobody { .. } => {}
             Waits::Traced(holder) => holder.end(hold),
             Waits::Signalled(minders) => {
                 minders.watch_those_of(hold.pid);

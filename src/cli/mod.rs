@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Capture, Config, Output, Replay, Verbosity};
+use crate::config::{self, Capture, Config, Follow, Output, Replay, Verbosity};
 use crate::extcap;
 use crate::failure::{Exit, Failure};
 use crate::sink;
@@ -85,9 +85,17 @@ struct Arguments {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Capture this process (not its children); may be given several times
+    /// Capture this process, and children that it has from then on; may be given several times
     #[arg(short, long = "pid", value_name = "PID", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     pids: Vec<u32>,
+
+    /// With -p, capture the children that there are already, too, and theirs
+    #[arg(long, requires = "pids", conflicts_with = "no_follow")]
+    follow: bool,
+
+    /// With -p, capture no children
+    #[arg(long, requires = "pids")]
+    no_follow: bool,
 
     /// Capture the processes of this user (name or number); may be given several times
     #[arg(short, long = "uid", value_name = "USER")]
@@ -557,8 +565,13 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
     if args.record.is_some() && args.record == args.ready_file {
         return Err(usage("--record and --ready-file name the same file", "give them different names"));
     }
+    let follow = match (args.follow, args.no_follow) {
+        (true, _) => Follow::Tree,
+        (_, true) => Follow::Nobody,
+        _ => Follow::New,
+    };
     Ok(Capture {
-        targets: targets::targets(args.pids, &args.users, args.all, args.command)?,
+        targets: targets::targets(args.pids, follow, &args.users, args.all, args.command)?,
         output: args.output.map(output_of).transpose()?,
         serve: args.pcap_over_ip,
         comments: args.comments.into(),

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::usage;
-use crate::config::Targets;
+use crate::config::{Follow, Targets};
 use crate::event::numbers;
 use crate::failure::Failure;
 use crate::privilege;
@@ -11,6 +11,7 @@ use crate::privilege;
 /// What was given. `all`: every program was asked for.
 pub(super) fn targets(
     mut pids: Vec<u32>,
+    follow: Follow,
     users: &[String],
     all: bool,
     command: Vec<OsString>,
@@ -40,7 +41,7 @@ pub(super) fn targets(
     pids.sort_unstable();
     pids.dedup();
     Ok(match given {
-        [true, ..] => Targets::Pids(pids),
+        [true, ..] => Targets::Pids { pids, follow },
         [_, true, ..] => {
             let mut ids = users.iter().map(|name| user_id(name)).collect::<Result<Vec<u32>, Failure>>()?;
             ids.sort_unstable();

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{self, Targets};
+use crate::config::{self, Follow, Targets};
 
 fn parse_line(line: &str) -> Result<Config, Stop> {
     parse(std::iter::once("tls2pcap").chain(line.split_whitespace()).map(OsString::from))
@@ -44,7 +44,7 @@ fn the_plainest_capture() {
 fn every_option_arrives() {
     let expected = Capture {
         output: Some(Output::Stdout),
-        targets: Targets::Pids(vec![7, 9]),
+        targets: Targets::Pids { pids: vec![7, 9], follow: Follow::Tree },
         libraries: vec!["/a".into(), "/b".into()],
         backend: config::Backend::Tracepoint,
         return_probes: true,
@@ -65,7 +65,7 @@ fn every_option_arrives() {
         for_wireshark: false,
         verbosity: Verbosity::Verbose,
     };
-    let line = "-o - -p 9 -p 7 --pid 9 --lib /a --lib /b --return-probes --backend tracepoint --ports keep --framing tls --link raw \
+    let line = "-o - -p 9 -p 7 --pid 9 --follow --lib /a --lib /b --return-probes --backend tracepoint --ports keep --framing tls --link raw \
                 --record r \
                 --ready-file f --ready-fd 3 --show-args --ring-size 128 -s 96 --fail-on-loss -U -v \
                 --comments all --pcap-over-ip 57012";

@@ -20,6 +20,25 @@ pub fn processes() -> Vec<u32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// The children of these processes, and theirs.
+pub fn descendants(of: &[u32]) -> Vec<u32> {
+    let parent = |pid: u32| {
+        let stat = text(&read(pid, "stat", STATUS_MAX));
+        let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok()?;
+        Some((pid, parent))
+    };
+    let parents: Vec<(u32, u32)> = processes().into_iter().filter_map(parent).collect();
+    let mut all = of.to_vec();
+    let mut at = 0;
+    while let Some(pid) = all.get(at).copied() {
+        at += 1;
+        let children = parents.iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| *child);
+        let new: Vec<u32> = children.filter(|child| !all.contains(child)).collect();
+        all.extend(new);
+    }
+    all.split_off(of.len())
+}
+
 /// Name that the process has given itself; `None` if it is gone.
 pub fn name(pid: u32) -> Option<String> {
     let name = read(pid, "comm", 64);

@@ -56,7 +56,7 @@ const fn option(
 /// of them when it has changed to another.
 #[rustfmt::skip]
 const OPTIONS: [Option_; 11] = [
-    option("--pid", WHOM, "Process", Process, "Capture this process, not its children. Those with a TLS library are listed."),
+    option("--pid", WHOM, "Process", Process, "Capture this process, and children that it has from then on. Those with a TLS library are listed."),
     option(COMMAND, WHOM, "Or run", Text(".*", "curl https://example.org/"), "Run this command and capture it and its children, from the first byte. It is no shell's: for pipes and variables say sh -c '…'. It ends with the capture."),
     option("--uid", WHOM, "Or user", Text("^[A-Za-z0-9_.$-]*$", "name or number"), "Capture all processes of this user."),
     option("--all", WHOM, "Or every program", Flag, "Capture every program on this machine that uses TLS, those that start later too."),

@@ -26,8 +26,7 @@ const IDLE: u32 = process_flag::PROCESS_IDLE.0;
 pub(super) fn in_bulk(options: &Options, programs: Programs) -> bool {
     // With processes of their own it is tried before anything is captured: see `attaches_in_bulk`.
     programs == Programs::Session
-        || programs.in_bulk()
-            && (options.of_command || !options.pids.is_empty() || privilege::has_bulk_by_process())
+        || programs.in_bulk() && (options.by_process || privilege::has_bulk_by_process())
 }
 
 impl Probe {

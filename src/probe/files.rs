@@ -35,16 +35,14 @@ impl Probe {
     }
 
     fn mark_probed(&self, pid: u32, inode: u64, device: u32) {
-        if !self.of_command && self.pids.is_empty() {
+        if !self.by_process {
             return;
         }
         let Some(process) = self.process(pid) else { return };
-        if self.of_command {
-            let key = types::probed_key { inode, device, tgid: pid };
-            let generation = process.generation.to_ne_bytes();
-            // If it fails the process waits once more.
-            let _ = self.skeleton.maps.probed.update(bytes_of(&key), &generation, MapFlags::ANY);
-        }
+        let key = types::probed_key { inode, device, tgid: pid };
+        let generation = process.generation.to_ne_bytes();
+        // If it fails the process is looked at once more.
+        let _ = self.skeleton.maps.probed.update(bytes_of(&key), &generation, MapFlags::ANY);
         let library = types::held_library { inode, device, ..Default::default() };
         // If it fails children are probed with the next library that they map.
         let _ = self.skeleton.maps.held.update(&pid.to_ne_bytes(), bytes_of(&library), MapFlags::ANY);

@@ -1,7 +1,6 @@
 //! Who has probes: which libraries should be probed in which processes now, and what has to go.
 //!
-//! A library is probed in all processes, in those that were given, or in each process of a command that
-//! has mapped it. It loses its probes there when the process ends or calls exec, and everywhere when its file is
+//! A library is probed in all processes, or in each target that has mapped it. It loses its probes there when the process ends or calls exec, and everywhere when its file is
 //! opened for writing.
 
 use std::os::unix::fs::MetadataExt;
@@ -36,36 +35,24 @@ impl Probe {
         [Some(own), beside].into_iter().flatten().collect()
     }
 
-    /// The processes that are to have probes in a library which `process` has mapped, each with its generation. -1:
-    /// all have them.
-    fn holders(&self, process: Option<u32>) -> Vec<(i32, u64)> {
-        if self.of_command {
-            let holder = |pid: u32| (pid as i32, self.process(pid).map_or(0, |process| process.generation));
-            return process.map(holder).into_iter().collect();
+    /// The process that is to have probes in a library which `process` has mapped, with its generation. -1: all have
+    /// them.
+    fn holder(&self, process: Option<u32>) -> Option<(i32, u64)> {
+        if !self.by_process {
+            return Some((-1, 0));
         }
-        if self.pids.is_empty() {
-            return vec![(-1, 0)];
-        }
-        self.pids.iter().map(|pid| (*pid as i32, 0)).collect()
+        let pid = process?;
+        Some((pid as i32, self.process(pid)?.generation))
     }
 
     /// Whether a library is probed already in a process, which is the same program still.
-    fn is_held(&mut self, found: &Found, (pid, generation): (i32, u64)) -> bool {
-        // Bulk probes outlast exec. Single ones may not, if the program has other rights.
-        let outlast = self.programs.in_bulk();
-        let known = self.attached.iter_mut().find(|a| a.found.key == found.key && a.pid == pid);
-        match known {
-            Some(attached) if attached.generation == generation => true,
-            Some(attached) if attached.generation == 0 && outlast => {
-                attached.generation = generation;
-                true
-            }
-            _ => false,
-        }
+    fn is_held(&self, found: &Found, (pid, generation): (i32, u64)) -> bool {
+        let is_it = |a: &Attached| a.found.key == found.key && (a.pid, a.generation) == (pid, generation);
+        self.attached.iter().any(is_it)
     }
 
-    /// Probes a file's libraries: in the processes that were given, in all, or, of a command, in `process`. Returns
-    /// whether they were not probed there, and the functions whose calls by coroutines are not followed.
+    /// Probes a file's libraries, in all processes or in `process`, which must be a target. Returns whether they were not
+    /// probed there, and the functions whose calls by coroutines are not followed.
     ///
     /// # Errors
     /// If a probe cannot be attached; those that were are taken away again.
@@ -93,57 +80,45 @@ impl Probe {
         if known.is_none() && beside.is_some() {
             self.beside.insert(id, id + 1);
         }
-        let (mut fresh, mut unclear) = (false, Vec::new());
-        for holder in self.holders(process) {
-            if self.is_held(found, holder) {
-                continue;
-            }
-            let (pid, _) = holder;
-            let former = self.take_away(|a| a.found.key == found.key && a.pid == pid);
-            self.discard(former, vec![found.key.id()]);
-            if known.is_none() && !fresh && self.has_trials() {
-                self.begin_trial(found, id);
-            }
-            match self.attach_in(found, id, holder) {
-                Ok((attached, not)) => {
-                    self.attached.push(attached);
-                    // The same in each process.
-                    unclear = not;
-                }
-                Err(error) => {
-                    self.abandon_probation(found, id, pid);
-                    if known.is_none() {
-                        // The numbers go to the next library.
-                        self.beside.remove(&id);
-                        let gone: Vec<Attached> = self.attached.extract_if(.., |a| a.id == id).collect();
-                        for Attached { pid, links, .. } in gone {
-                            drop(links);
-                            self.abandon_probation(found, id, pid);
-                        }
-                    }
-                    return Err(error);
-                }
-            }
-            fresh = true;
+        let Some(holder) = self.holder(process).filter(|holder| !self.is_held(found, *holder)) else {
+            return Ok((false, Vec::new()));
+        };
+        let (pid, _) = holder;
+        let former = self.take_away(|a| a.found.key == found.key && a.pid == pid);
+        self.discard(former, vec![found.key.id()]);
+        if known.is_none() && self.has_trials() {
+            self.begin_trial(found, id);
         }
-        if fresh {
-            self.leases.take(found.key.id(), found.file());
-            if known.is_none() {
-                self.libraries.insert(found.key, id);
-                self.last_id = self.beside.get(&id).copied().unwrap_or(id);
+        let unfollowed = match self.attach_in(found, id, holder) {
+            Ok((attached, unfollowed)) => {
+                self.attached.push(attached);
+                unfollowed
             }
+            Err(error) => {
+                self.abandon_probation(found, id, pid);
+                if known.is_none() {
+                    // The numbers go to the next library.
+                    self.beside.remove(&id);
+                }
+                return Err(error);
+            }
+        };
+        self.leases.take(found.key.id(), found.file());
+        if known.is_none() {
+            self.libraries.insert(found.key, id);
+            self.last_id = self.beside.get(&id).copied().unwrap_or(id);
         }
-        Ok((fresh, unclear))
+        Ok((true, unfollowed))
     }
 
     /// Whether a library is probed for certain processes only.
     pub fn has_holders(&self) -> bool {
-        self.of_command || !self.pids.is_empty()
+        self.by_process
     }
 
     /// Takes the probes of processes away that have ended or become another program. Nobody waits for that.
     pub fn let_go(&mut self) {
-        if !self.of_command {
+        if !self.by_process {
             return;
         }
         let mut pids: Vec<i32> = self.attached.iter().map(|attached| attached.pid).collect();
@@ -155,11 +130,7 @@ impl Probe {
             .collect();
         let is_over = |attached: &Attached| {
             now.iter().any(|(pid, generation)| {
-                *pid == attached.pid
-                    && match generation {
-                        None => true,
-                        Some(generation) => ![0, *generation].contains(&attached.generation),
-                    }
+                *pid == attached.pid && generation.is_none_or(|generation| generation != attached.generation)
             })
         };
         let files = self.files_of(is_over);
@@ -233,7 +204,7 @@ impl Probe {
 
     /// A process that is captured has a child that is not, with breakpoints from its parent.
     pub fn note_heir(&mut self) {
-        self.has_heirs = !self.of_command;
+        self.has_heirs = !self.follow;
     }
 
     /// Takes breakpoints away from those who have inherited them and are no targets.

@@ -75,10 +75,10 @@ pub struct Options {
     pub targets_only: bool,
     /// Only processes of these users; empty: all. At most 16.
     pub uids: Vec<u32>,
-    /// Attach to these processes only, so that others pay nothing; empty: to every process.
-    pub pids: Vec<u32>,
-    /// Attach to the processes of a command only, each of which [`Probe::attach`] is told of.
-    pub of_command: bool,
+    /// Attach to single processes, each of which [`Probe::attach`] is told of, so that others pay nothing; else to all.
+    pub by_process: bool,
+    /// Children of targets are targets too.
+    pub follow: bool,
     /// Bytes of one call that are captured.
     pub call_limit: u64,
     /// Bytes of one record that are captured, at least 1; `None`: all.
@@ -133,14 +133,13 @@ pub enum Gate {
     Ending,
 }
 
-/// What happens to a target's children, and to the target when it maps an unknown file.
+/// What happens to a target, and to its children that are targets too, when it maps a file that has not been looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// This process alone.
-    Process,
-    /// A command that we started: its children are captured too, and each waits while
-    /// a file that it is the first to map is looked at.
-    Command,
+    /// It goes on.
+    GoesOn,
+    /// It waits until the file has been looked at.
+    Waits,
 }
 
 /// Names of programs that go into libraries begin with one of these.
@@ -165,9 +164,10 @@ pub struct Probe {
     bio_in_bulk: bool,
     /// Programs that are loaded when they are needed.
     later: Later,
-    pids: Vec<u32>,
-    /// Each process of a command gets probes of its own.
-    of_command: bool,
+    /// Each process gets probes of its own.
+    by_process: bool,
+    /// Children of targets are targets too.
+    follow: bool,
     /// Whether the kernel tells a program which library it was attached to (Linux 5.15).
     has_cookie: bool,
     libraries: HashMap<FileKey, LibraryId>,
@@ -257,7 +257,7 @@ impl Probe {
 struct Attached {
     found: Found,
     pid: i32,
-    /// Of a process of a command: its generation; 0: it is the command, before its exec.
+    /// That of the process.
     generation: u64,
     id: LibraryId,
     /// With each, which group it belongs to, and what it is for.
@@ -386,7 +386,7 @@ impl Probe {
         let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
         open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
         let sees_births =
-            options.of_command && (backend != Backend::Fentry || has_function("calculate_sigpending"));
+            options.follow && (backend != Backend::Fentry || has_function("calculate_sigpending"));
         let choice = Choice { backend, programs, bio_in_bulk, has_ipv6, sees_births };
         choice.prepare(open.open_object_mut().progs_mut());
         let skeleton = open.load().map_err(Refusal::Backend)?;
@@ -397,8 +397,8 @@ impl Probe {
             programs,
             bio_in_bulk,
             later: Later::new(choice),
-            pids: options.pids.clone(),
-            of_command: options.of_command,
+            by_process: options.by_process,
+            follow: options.follow,
             has_cookie: ProgramType::Kprobe.is_helper_supported(BPF_FUNC_get_attach_cookie).unwrap_or(false),
             libraries: HashMap::new(),
             last_id: 0,
@@ -466,7 +466,7 @@ impl Probe {
             group: Group::Base,
             alone: true,
         };
-        let for_one = self.of_command || !self.pids.is_empty();
+        let for_one = self.by_process;
         let pid = if for_one { i32::try_from(std::process::id())? } else { -1 };
         let _link = self.attach_bulk(pid, Path::new("/proc/self/exe"), &[site], 0)?;
         if !for_one {
@@ -607,13 +607,21 @@ impl Probe {
     /// If the table of processes is full.
     pub fn add_target(&self, pid: u32, target: Target) -> Result<(), libbpf_rs::Error> {
         use process_flag as of;
-        let flags = match target {
-            Target::Process => of::PROCESS_TARGET.0,
-            Target::Command => of::PROCESS_TARGET.0 | of::PROCESS_FOLLOW.0 | of::PROCESS_STOP.0,
-        };
-        let flags = process_flag(flags);
+        let follow = if self.follow { of::PROCESS_FOLLOW.0 } else { 0 };
+        let waits = if target == Target::Waits { of::PROCESS_STOP.0 } else { 0 };
+        let flags = process_flag(of::PROCESS_TARGET.0 | follow | waits);
         let process = types::process { generation: monotonic(), flags, ..Default::default() };
         self.skeleton.maps.processes.update(&pid.to_ne_bytes(), bytes_of(&process), MapFlags::ANY)
+    }
+
+    /// Whether this process is a target.
+    pub fn is_target(&self, pid: u32) -> bool {
+        self.process(pid).is_some()
+    }
+
+    /// Whether any process is still a target.
+    pub fn has_targets(&self) -> bool {
+        self.skeleton.maps.processes.keys().next().is_some()
     }
 
     /// Captures this process no more: it has ended.
@@ -622,10 +630,6 @@ impl Probe {
         let files = self.files_of(is_its);
         let links = self.take_away(is_its);
         self.discard(links, files);
-        // What is attached for one that is no more fails for all; without any it would be for everybody.
-        if self.pids.len() > 1 {
-            self.pids.retain(|known| *known != pid);
-        }
         // Gone already is as good.
         let _ = self.skeleton.maps.processes.delete(&pid.to_ne_bytes());
     }

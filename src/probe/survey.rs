@@ -56,11 +56,11 @@ impl Survey {
         for backend in Backend::ALL {
             let is_first = survey.taken().is_none();
             let first_way = if loops { Programs::Bulk } else { each };
-            let result = match Probe::try_load(&options(&[]), backend, first_way) {
+            let result = match Probe::try_load(&options(false), backend, first_way) {
                 Ok(probe) => Ok((Some(probe), loops)),
                 // What is attached one by one are other programs.
                 Err(Refusal::Bulk) if is_first => {
-                    Probe::try_load(&options(&[]), backend, each).map(|probe| (Some(probe), false))
+                    Probe::try_load(&options(false), backend, each).map(|probe| (Some(probe), false))
                 }
                 Err(Refusal::Bulk) => Ok((None, false)),
                 Err(refusal) => Err(refusal),
@@ -71,8 +71,7 @@ impl Survey {
                         let sets = probe.map_or_else(Vec::new, |probe| probe.refused_sets());
                         survey.refused =
                             sets.into_iter().map(|(serves, error)| (serves, format!("{error:#}"))).collect();
-                        let own = [std::process::id()];
-                        let for_one = || Probe::try_load(&options(&own), backend, Programs::Bulk).is_ok();
+                        let for_one = || Probe::try_load(&options(true), backend, Programs::Bulk).is_ok();
                         survey.bulk = (bulk, bulk && for_one());
                     }
                     None
@@ -99,13 +98,13 @@ impl Survey {
     }
 }
 
-fn options(pids: &[u32]) -> Options {
+fn options(by_process: bool) -> Options {
     Options {
         backend: None,
         targets_only: true,
         uids: Vec::new(),
-        pids: pids.to_vec(),
-        of_command: false,
+        by_process,
+        follow: false,
         call_limit: 1 << 20,
         snaplen: None,
         ring_bytes: u32::try_from(page_size()).unwrap_or(4096),

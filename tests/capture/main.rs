@@ -19,6 +19,7 @@ mod doctor;
 mod errors;
 mod extcap;
 mod files;
+mod follow;
 mod formats;
 mod gnutls;
 mod go;

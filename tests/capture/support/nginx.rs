@@ -174,6 +174,11 @@ impl Nginx {
         self
     }
 
+    /// Pid of its main process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Pid of its worker.
     pub fn worker(&self) -> u32 {
         until("nginx's worker", || process::children(self.process.pid()).first().copied())
