@@ -135,23 +135,14 @@ impl Control {
         }
     }
 
-    pub(super) fn target(&self, pid: u32) -> Result<(), Failure> {
+    pub(super) fn target(&mut self, pid: u32) -> Result<(), Failure> {
         self.probe.add_target(pid, self.waits.target()).map_err(|error| {
             Failure::new(Exit::Kernel, format!("process {pid} cannot be made a target: {error}"), "")
-        })
-    }
-
-    /// Captures a process that runs already, if it is not captured yet, and what it has mapped since it was looked at.
-    pub(super) fn also(&mut self, pid: u32) -> Result<(), Failure> {
-        if !self.probe.is_target(pid) {
-            self.target(pid)?;
-            // Nobody would hear of an end that came before.
-            if process::is_gone(pid) {
-                self.probe.remove_target(pid);
-                return Ok(());
-            }
+        })?;
+        // Nobody would hear of an end that came before.
+        if process::is_gone(pid) {
+            self.probe.remove_target(pid);
         }
-        self.look(Look::Process(pid));
         Ok(())
     }
 

@@ -31,13 +31,14 @@ use self::aside::Aside;
 use self::control::Control;
 use self::given::Given;
 use self::handover::Handover;
-use self::looker::Looker;
+use self::looker::{Look, Looker};
 use self::reasons::Reasons;
 use self::signals::Signals;
 use self::threads::{MESSAGES, ReaderWatch, Waiting, Written, await_writer, spawn_ring, spawn_writer, watch};
 use self::waits::Waits;
 use crate::config::{self, Capture, Targets, Verbosity};
 use crate::discover::Discovery;
+use crate::discover::process::is_gone;
 use crate::event::Event;
 use crate::event::record::encode;
 use crate::failure::{Exit, Failure};
@@ -76,9 +77,9 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     if config.return_probes && !may_choose_returns() {
         discovery = discovery.noticing_switchers();
     }
-    let config = &setup::with_tree(config);
     let given = Given::of(&config.targets, say)?;
-    let found = setup::libraries(config, &mut discovery, &say, &mut reasons)?;
+    let tree = setup::tree(&config.targets);
+    let found = setup::libraries(config, &tree, &mut discovery, &say, &mut reasons)?;
     setup::name_children(&config.targets, &mut discovery, &say);
     let mut probe = setup::load(config)?;
     say.detail(&format!(
@@ -145,7 +146,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let outlives = waits.outlive();
     // Those that run already may have connections whose socket only their records tell.
     let watched: Vec<_> = match &config.targets {
-        Targets::Pids { pids, .. } => pids.iter().map(|pid| (*pid, discovery.bios_of(*pid))).collect(),
+        Targets::Pids { .. } => tree.iter().map(|pid| (*pid, discovery.bios_of(*pid))).collect(),
         _ => Vec::new(),
     };
     let has_seen_switcher = discovery.has_seen_switcher();
@@ -154,13 +155,12 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     control.for_wireshark = config.for_wireshark;
     // Waiting for whoever reads the output may have taken long.
     given.gone().map_or(Ok(()), Err)?;
-    given.ended().into_iter().for_each(|pid| control.probe.remove_target(pid));
     // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
     // it is the same with all.
     let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids { .. });
     control.mind_coroutines(has_seen_switcher);
     match &config.targets {
-        Targets::Pids { pids, .. } => pids.iter().try_for_each(|pid| control.target(*pid))?,
+        Targets::Pids { .. } => tree.iter().try_for_each(|pid| control.target(*pid))?,
         Targets::Command(_) => held.iter().try_for_each(|held| control.target(held.pid()))?,
         Targets::Everything | Targets::Users(_) => {}
     }
@@ -174,6 +174,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
                 attached += 1;
                 process.iter().for_each(|pid| control.probe.mark_probed_ahead(*pid, library));
             }
+            Err(_) if process.is_some_and(is_gone) && given.gone().is_none() => {}
             Err(failure) if must => return Err(given.gone().unwrap_or(failure)),
             Err(failure) => {
                 say.warn(&failure.to_string());
@@ -188,8 +189,11 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     given.ended().into_iter().for_each(|pid| control.probe.remove_target(pid));
     control.probe.set_gate(Gate::Open);
     // What came since they were looked at.
-    for pid in setup::now_in(&config.targets) {
-        control.also(pid)?;
+    for pid in setup::tree(&config.targets) {
+        if !tree.contains(&pid) {
+            control.target(pid)?;
+        }
+        control.look(Look::Process(pid));
     }
 
     let stop = Arc::new(AtomicBool::new(false));

@@ -126,9 +126,10 @@ fn call_limit(ring_bytes: u32) -> u64 {
     CALL_LIMIT.min(u64::from(ring_bytes) / 2).max(1 << 20)
 }
 
-/// The libraries to probe from the start, those of -p with their process.
+/// The libraries to probe from the start, those of -p with their process. `tree`: see there.
 pub(super) fn libraries(
     config: &Capture,
+    tree: &[u32],
     discovery: &mut Discovery,
     say: &Say,
     reasons: &mut Reasons,
@@ -143,24 +144,29 @@ pub(super) fn libraries(
             )
         })?;
         match &config.targets {
-            Targets::Pids { pids, .. } => all.extend(pids.iter().map(|pid| (Some(*pid), found.clone()))),
+            Targets::Pids { .. } => all.extend(tree.iter().map(|pid| (Some(*pid), found.clone()))),
             _ => all.push((None, found)),
         }
     }
     match &config.targets {
-        Targets::Pids { pids, .. } => {
+        Targets::Pids { pids, follow } => {
             let (mut without, mut not_captured) = (Vec::new(), Vec::new());
-            for pid in pids {
-                let InProcess { found, unprobed, .. } = of_pid(*pid, discovery)?;
+            for pid in tree {
+                let InProcess { found, unprobed, .. } = match of_pid(*pid, discovery) {
+                    // A child may have ended since the tree was looked at.
+                    Err(_) if !pids.contains(pid) => continue,
+                    looked => looked?,
+                };
                 let new = unprobed.iter().filter_map(|(path, why)| reasons.remember(*pid, path, why));
                 not_captured.extend(new);
-                if found.is_empty() {
+                if found.is_empty() && pids.contains(pid) {
                     without.push(pid.to_string());
                 }
                 found.iter().for_each(|found| reasons.library(&found.path, false));
                 all.extend(found.into_iter().map(|found| (Some(*pid), found)));
             }
-            if all.is_empty() {
+            // Of a tree, as of a shell, more is to come.
+            if all.is_empty() && *follow != Follow::Tree {
                 let texts: Vec<String> = not_captured.iter().map(|text| format!("; {text}")).collect();
                 return Err(no_library(&without, &texts.concat()));
             }
@@ -185,17 +191,8 @@ pub(super) fn libraries(
     Ok(all)
 }
 
-/// With all processes of the tree, if that is asked for.
-pub(super) fn with_tree(config: &Capture) -> Capture {
-    let mut config = config.clone();
-    if let Targets::Pids { pids, follow: Follow::Tree } = &mut config.targets {
-        pids.extend(process::descendants(pids));
-    }
-    config
-}
-
-/// The processes of -p, and those that have come to their tree.
-pub(super) fn now_in(targets: &Targets) -> Vec<u32> {
+/// The processes of -p, first those that were given, then the children that are captured with them from the start.
+pub(super) fn tree(targets: &Targets) -> Vec<u32> {
     match targets {
         Targets::Pids { pids, follow: Follow::Tree } => [&pids[..], &process::descendants(pids)].concat(),
         Targets::Pids { pids, .. } => pids.clone(),
@@ -241,7 +238,8 @@ fn no_library(pids: &[String], reasons: &str) -> Failure {
             pids.join(", ")
         ),
         "if it loads one later, start it under the capture: tls2pcap -o FILE -- COMMAND\n\
-         if it has one elsewhere, name that library or program: --lib PATH",
+         if it has one elsewhere, name that library or program: --lib PATH\n\
+         if programs that it runs have one: --follow",
     )
 }
 

@@ -614,11 +614,6 @@ impl Probe {
         self.skeleton.maps.processes.update(&pid.to_ne_bytes(), bytes_of(&process), MapFlags::ANY)
     }
 
-    /// Whether this process is a target.
-    pub fn is_target(&self, pid: u32) -> bool {
-        self.process(pid).is_some()
-    }
-
     /// Whether any process is still a target.
     pub fn has_targets(&self) -> bool {
         self.skeleton.maps.processes.keys().next().is_some()

@@ -122,3 +122,32 @@ fn a_tree_whose_root_ends_first() {
         assert_eq!(view.connections.len(), 2);
     }
 }
+
+/// A shell has no TLS library; what is run in it has.
+#[test]
+fn what_a_shell_runs() {
+    let test = begin!();
+    let nginx = Nginx::start(&test);
+    let done = test.text("done");
+    let url = nginx.site.url("/page.html");
+    let script = format!(
+        "read line; for n in 1 2; do curl -sS --http1.1 --cacert {} {url} >{done}; done; read line",
+        nginx.site.cert
+    );
+    let mut shell = Process::start(Command::new("sh").args(["-c", &script]), test.path("shell.err"));
+    let refused = test.capture().attach_in_vain(&[shell.pid()]);
+    assert_eq!(refused.status, 5, "{}", refused.stderr);
+    let running = test.capture().args(&["--follow"]).attach(&[shell.pid()]);
+    shell.go_on();
+    shell.go_on();
+    shell.wait_ok();
+    let finished = running.finish().ok();
+    assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
+    for (view, _) in finished.views() {
+        assert_eq!(view.connections.len(), 2);
+        for connection in &view.connections {
+            assert_eq!((connection.comment.get("comm"), connection.comment.get("from_start")), ("curl", "1"));
+            assert_eq!(connection.responses, [200]);
+        }
+    }
+}
