@@ -17,7 +17,7 @@ use crate::failure::{Exit, Failure};
 use crate::probe::Hold;
 
 /// How long a thread of the command waits for one look.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Most looks that wait. More are refused.
 const WAITING_MAX: usize = 4096;
 
