@@ -407,11 +407,9 @@ fn every_packet_tells_whose_it_is() {
 fn a_packet_tells_how_late_it_comes() {
     let (home, mut scene) = (with_plugin(), scene());
     // A comment of the same length takes the place of another.
-    let key = b" synthetic=";
-    let at = scene.windows(key.len()).position(|bytes| bytes == key).unwrap();
-    let end = at + scene[at..].iter().position(|byte| *byte == 0).unwrap();
-    scene[at..end].fill(b'0');
-    scene[at..at + 9].copy_from_slice(b" late=0.8");
+    let (missing, late) = (b" missing=unknown", b" late=0.80000000");
+    let at = scene.windows(missing.len()).position(|bytes| bytes == missing).unwrap();
+    scene[at..at + late.len()].copy_from_slice(late);
     let file = home.write("scene.pcapng", &scene);
     for &(release, ref tshark) in tsharks() {
         let late = fields(&home, tshark, &file, &[], "tls2pcap.late > 0.5", &["tls2pcap.late"]);

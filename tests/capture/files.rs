@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::support::capture::{Capture, TLS2PCAP};
 use crate::support::nginx::{Nginx, PAGE};
 use crate::support::programs::{PYTHON, Told, source};
-use crate::support::{Finished, Process, Test, assert_same_bytes, begin, tshark, until};
+use crate::support::{Finished, Process, Test, assert_same_bytes, begin, copy_program, tshark, until};
 
 /// setpriv's words for: as nobody, without any right.
 pub const AS_NOBODY: &[&str] = &[
@@ -26,7 +26,7 @@ pub const AS_NOBODY: &[&str] = &[
 /// A copy of tls2pcap that any user may run.
 pub fn public_copy(test: &Test) -> String {
     let copy = test.path("tls2pcap");
-    fs::copy(TLS2PCAP, &copy).unwrap();
+    copy_program(TLS2PCAP, &copy);
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     copy.to_str().unwrap().to_string()
 }

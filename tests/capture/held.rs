@@ -18,12 +18,12 @@ use crate::lives::library;
 use crate::support::capture::{Finished, TLS2PCAP};
 use crate::support::process::children;
 use crate::support::programs::{compiled, exchange_server, transcript};
-use crate::support::{Process, Test, assert_same_bytes, begin, tshark, until};
+use crate::support::{Process, Test, assert_same_bytes, begin, copy_program, tshark, until};
 
 /// A copy of a file, which nobody has ever mapped.
 fn fresh(test: &Test, file: &str, name: &str) -> String {
     let copy = test.text(name);
-    fs::copy(file, &copy).unwrap();
+    copy_program(file, &copy);
     copy
 }
 
@@ -239,7 +239,7 @@ fn nothing_is_left_by_a_tls2pcap_that_is_killed() {
     let test = begin!();
     let kills = std::env::var("T2P_KILLS").map_or(6, |n| n.parse().unwrap());
     let dir = test.folder("files");
-    fs::copy("/bin/true", format!("{dir}/tool")).unwrap();
+    copy_program("/bin/true", format!("{dir}/tool"));
     for run in 0..kills {
         let mut running = test.capture().start(&["sh", "-c", STARTER, &dir]);
         let command: u32 = running.process.line_after("pid").parse().unwrap();

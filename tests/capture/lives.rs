@@ -12,7 +12,7 @@ use crate::support::programs::{
     PYTHON, Told, blocks_in_read, blocks_in_write, compiled, connect, exchange_server, transcript,
 };
 use crate::support::view::{FIN, Packet};
-use crate::support::{Process, Test, assert_same_bytes, begin, gate, until};
+use crate::support::{Process, Test, assert_same_bytes, begin, copy_program, gate, until};
 
 /// Where the dynamic linker finds a library.
 pub fn library(name: &str) -> String {
@@ -129,7 +129,7 @@ fn library_whose_first_user_is_gone_too_soon() {
     let (mut server, port) = exchange_server(&test, "r:5 w:40 z S");
     let (known, copy, fresh) = (library("libssl.so.3"), test.text("libssl.so.3"), test.text("fresh"));
     std::fs::copy(&known, &copy).unwrap();
-    std::fs::copy("/bin/true", &fresh).unwrap();
+    copy_program("/bin/true", &fresh);
     let load = format!("{PYTHON} -I -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])'");
     // When the fresh program goes on, the one before it was looked at.
     let script = format!(
@@ -176,7 +176,8 @@ fn what_is_said_of_libraries_without_data() {
     command.args(["-I", "-c", script, &first, &copy]);
     let mut process = Process::start(&mut command, test.path("loader.err"));
     process.port();
-    let running = test.capture().args(&["-v"]).attach(&[process.pid()]);
+    // It does not wait then.
+    let running = test.capture().args(&["-v", "--no-follow"]).attach(&[process.pid()]);
     process.go_on();
     process.port();
     until("the copy to be probed", || {

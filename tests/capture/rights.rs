@@ -8,7 +8,7 @@ use crate::support::desk::Desk;
 use crate::support::each::assert_each_on_its_socket;
 use crate::support::nginx::Nginx;
 use crate::support::programs::{PYTHON, exchange_server, source};
-use crate::support::{Finished, begin, process, run, until};
+use crate::support::{Finished, begin, copy_program, process, run, until};
 
 /// The program may read and look into everything; the files that its user names it may not.
 #[test]
@@ -43,7 +43,7 @@ fn files_are_opened_with_the_users_own_rights() {
         &["-o", ok, "--", &inside("program")],
         &["replay", &record, "-o", ok],
     ];
-    fs::copy("/bin/true", inside("program")).unwrap();
+    copy_program("/bin/true", inside("program"));
     for args in cases {
         let output = desk.command(&desk.program).args(args).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

@@ -1,6 +1,5 @@
 //! Programs with rustls, of several releases, in one thread with all their connections open at once.
 
-use std::path::Path;
 use std::process::Command;
 
 use object::{Object, ObjectSection, ObjectSymbol};
@@ -9,7 +8,7 @@ use crate::doctor::Told as Doctor;
 use crate::support::each::assert_each_on_its_socket;
 use crate::support::programs::{Told, built_by_cargo, transcript};
 use crate::support::view::Packet;
-use crate::support::{Finished, Process, Test, assert_same_bytes, begin, gate, run};
+use crate::support::{Finished, Process, Test, assert_same_bytes, begin, copy_program, gate, run};
 
 /// Connections that one program has open at once.
 const COUNT: usize = 40;
@@ -267,7 +266,7 @@ fn tool(words: &[&str]) {
 /// A copy of the program, and of that without symbols the debug file.
 fn split(test: &Test, program: &str) -> (String, String) {
     let (copy, debug) = (test.text("program"), test.text("program.debug"));
-    std::fs::copy(program, Path::new(&copy)).unwrap();
+    copy_program(program, &copy);
     tool(&["objcopy", "--only-keep-debug", &copy, &debug]);
     tool(&["strip", &copy]);
     (copy, debug)

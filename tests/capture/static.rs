@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::support::each::assert_each_on_its_socket;
 use crate::support::programs::{compiled_as, connect, exchange_server};
-use crate::support::{Finished, Test, begin, gate, run};
+use crate::support::{Finished, Test, begin, copy_program, gate, run};
 
 /// Connections that one program has open at once.
 const COUNT: usize = 40;
@@ -25,7 +25,7 @@ fn assert_true(finished: &Finished, dir: &str, tuple: &str) {
 fn program(test: &Test) -> Option<PathBuf> {
     let only_openssl = ["-Wl,-Bstatic", "-lssl", "-lcrypto", "-Wl,-Bdynamic", "-ldl"];
     let copy = test.path("program");
-    std::fs::copy(built(test, "exchange-static", &only_openssl)?, &copy).unwrap();
+    copy_program(built(test, "exchange-static", &only_openssl)?, &copy);
     Some(copy)
 }
 
@@ -84,7 +84,7 @@ fn openssl_in_the_program_with_a_debug_file_by_build_id_in_its_own_root() {
     let Some(built) = built(&test, "exchange-whole", &["-static", "-lssl", "-lcrypto"]) else { return };
     let root = PathBuf::from(test.folder("root"));
     let program = root.join("program");
-    std::fs::copy(built, &program).unwrap();
+    copy_program(built, &program);
     let notes = String::from_utf8(run(Command::new("readelf").arg("-n").arg(&program))).unwrap();
     let id = notes.lines().find_map(|l| l.trim().strip_prefix("Build ID: ")).expect("a build-id");
     let place = root.join(format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]));

@@ -107,7 +107,7 @@ sys.stdin.readline()
     let library = Path::new("libssl.so.3");
     let mut program = Process::start(Command::new(PYTHON).args(["-c", PROGRAM]), test.path("program.err"));
     assert_eq!(program.line(), "ready");
-    let running = test.capture().attach(&[program.pid()]);
+    let running = test.capture().args(&["--no-follow"]).attach(&[program.pid()]);
     program.go_on();
     let child: u32 = program.line().parse().unwrap();
     assert!(is_touched(program.pid(), library), "else there is nothing to be seen");

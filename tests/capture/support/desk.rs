@@ -1,7 +1,6 @@
 //! Somebody who lives in Wireshark: an ordinary user with a home, and with a tls2pcap that may capture.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::capture::TLS2PCAP;
 use super::process::Process;
 use super::tshark::{self, Tshark};
-use super::{Test, gate, run, until};
+use super::{Test, copy_program, gate, run, until};
 
 /// The user: nobody.
 const USER: u32 = 65534;
@@ -46,7 +45,7 @@ impl<'t> Desk<'t> {
         chown(&home, Some(USER), Some(USER)).unwrap();
         let program = test.path("with-rights");
         let desk = Desk { test, home, program };
-        fs::copy(TLS2PCAP, &desk.program).unwrap();
+        copy_program(TLS2PCAP, &desk.program);
         fs::set_permissions(&desk.program, fs::Permissions::from_mode(0o755)).unwrap();
         if !desk.give(&format!("{RIGHTS}{}{more_rights}=p", if is_new_kernel() { "" } else { OLD_RIGHTS })) {
             return None;
@@ -68,13 +67,10 @@ impl<'t> Desk<'t> {
     pub fn give(&self, rights: &str) -> bool {
         let set = Command::new("setcap").arg(rights).arg(&self.program).output();
         let works = match &set {
-            Ok(set) if set.status.success() => until("nobody to write to the program", || {
-                match self.command(&self.program).arg("--version").output() {
-                    // A program that another test starts has the descriptor of the copy until it calls exec.
-                    Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => None,
-                    output => Some(output.is_ok_and(|output| output.status.success())),
-                }
-            }),
+            Ok(set) if set.status.success() => {
+                let output = self.command(&self.program).arg("--version").output();
+                output.is_ok_and(|output| output.status.success())
+            }
             _ => false,
         };
         if !works {

@@ -131,6 +131,12 @@ pub fn run(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
+/// Copies a program that is to be executed. Written by this process, it would be busy while a child that another
+/// test begins has the descriptor.
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    run(Command::new("cp").arg(from.as_ref()).arg(to.as_ref()));
+}
+
 /// Fails with the place of the first difference, not with megabytes of both.
 #[track_caller]
 pub fn assert_same_bytes(what: &str, got: &[u8], expected: &[u8]) {
