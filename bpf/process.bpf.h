@@ -11,8 +11,7 @@
  * How often it is looked whether a thread is seized, and how long at most: that is far longer than it takes, but the
  * processor where user space is to do it may be that of a virtual machine, and be taken away.
  */
-#define SEIZED_LOOKS_AT_ONCE 256
-#define SEIZED_LOOKS 1024
+#define SEIZED_LOOKS 64 /* for each of three loops, one inside the other */
 #define SEIZED_NS 5000000
 
 /* The current process is stopped by a signal. 1: it will. */
@@ -32,11 +31,20 @@ __noinline int is_seized(u64 address)
 	struct task_struct *task = (void *)address;
 	unsigned long jobctl = 0;
 
-	for (u32 i = 0; i < SEIZED_LOOKS_AT_ONCE; i++) {
+	for (u32 i = 0; i < SEIZED_LOOKS; i++) {
 		BPF_CORE_READ_INTO(&jobctl, task, jobctl);
 		if (jobctl & JOBCTL_TRAP_STOP)
 			return 1;
 	}
+	return 0;
+}
+
+/* The same for longer. 1: it is, or it is later than `until`. */
+__noinline int is_seized_by(u64 address, u64 until)
+{
+	for (u32 i = 0; i < SEIZED_LOOKS; i++)
+		if (is_seized(address) || bpf_ktime_get_ns() > until)
+			return 1;
 	return 0;
 }
 
@@ -100,7 +108,7 @@ __noinline int hold_task(u64 address, u64 time)
 	if (is_here && !is_elsewhere)
 		return 1;
 	for (u32 i = 0; i < SEIZED_LOOKS; i++)
-		if (is_seized(address) || bpf_ktime_get_ns() - began > SEIZED_NS)
+		if (is_seized_by(address, began + SEIZED_NS))
 			break;
 	return 1;
 }
