@@ -36,7 +36,7 @@ use self::reasons::Reasons;
 use self::signals::Signals;
 use self::threads::{MESSAGES, ReaderWatch, Waiting, Written, await_writer, spawn_ring, spawn_writer, watch};
 use self::waits::Waits;
-use crate::config::{self, Capture, Targets, Verbosity};
+use crate::config::{self, Capture, Follow, Targets, Verbosity};
 use crate::discover::Discovery;
 use crate::discover::process::is_gone;
 use crate::event::Event;
@@ -51,7 +51,7 @@ use crate::probe::{Gate, clocks, may_choose_returns, monotonic};
 use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
 
-pub(crate) use self::setup::{format, longest_call, ports, refusal};
+pub(crate) use self::setup::{children_left_out, format, longest_call, ports, refusal};
 pub(crate) use self::tracee::may_trace;
 
 /// Runs a capture until it is told to end.
@@ -80,7 +80,9 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let given = Given::of(&config.targets, say)?;
     let tree = setup::tree(&config.targets);
     let found = setup::libraries(config, &tree, &mut discovery, &say, &mut reasons)?;
-    setup::name_children(&config.targets, &mut discovery, &say);
+    if let Targets::Pids { pids, follow: Follow::New } = &config.targets {
+        children_left_out(pids, &mut discovery).iter().for_each(|text| say.warn(text));
+    }
     let mut probe = setup::load(config)?;
     say.detail(&format!(
         "sockets are followed by {}; probes attach {}",

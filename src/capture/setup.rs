@@ -200,32 +200,26 @@ pub(super) fn tree(targets: &Targets) -> Vec<u32> {
     }
 }
 
-/// Says which children of the processes given with -p talk TLS, it seems, and are not captured.
-pub(super) fn name_children(targets: &Targets, discovery: &mut Discovery, say: &Say) {
+/// Which children of these processes talk TLS, it seems, and are left out by `-p` alone.
+pub(crate) fn children_left_out(pids: &[u32], discovery: &mut Discovery) -> Option<String> {
     /// Most that are looked at, and named.
     const LOOKED_AT: usize = 64;
     const NAMED: usize = 5;
-    let Targets::Pids { pids, follow: Follow::Nobody | Follow::New } = targets else { return };
     let mut children = process::descendants(pids);
-    children.retain(|pid| !pids.contains(pid));
     children.truncate(LOOKED_AT);
     children.retain(|pid| discovery.libraries_of(*pid, None).is_ok_and(|found| !found.found.is_empty()));
-    if children.is_empty() {
-        return;
-    }
-    let named: Vec<String> = children
-        .iter()
-        .take(NAMED)
-        .map(|pid| format!("{}[{pid}]", printable::line(&process::name(*pid).unwrap_or_default())))
-        .collect();
+    let count = if children.len() > 1 { "children" } else { "a child" };
+    let who = match pids {
+        [pid] => format!("process {pid} has"),
+        _ => "the processes of -p have".into(),
+    };
     let more = if children.len() > NAMED { ", …" } else { "" };
-    let (count, have) = if children.len() == 1 { ("a child", "has") } else { ("children", "have") };
-    let who =
-        if pids.len() == 1 { format!("process {} has", pids[0]) } else { "the processes of -p have".into() };
-    say.warn(&format!(
-        "{who} {count} that {have} a TLS library and that the capture leaves out: {}{more} (--follow captures them too)",
-        named.join(", ")
-    ));
+    children.truncate(NAMED);
+    let name = |pid: &u32| format!("{}[{pid}]", printable::line(&process::name(*pid).unwrap_or_default()));
+    let named: Vec<String> = children.iter().map(name).collect();
+    (!named.is_empty()).then(|| {
+        format!("{who} {count} with a TLS library, captured only with --follow: {}{more}", named.join(", "))
+    })
 }
 
 /// To wait for a library that perhaps never comes would look like a capture that works.

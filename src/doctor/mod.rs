@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 
 use crate::capture;
 use crate::config::Doctor;
+use crate::discover::Discovery;
 use crate::failure::{Exit, Failure};
 use crate::printable;
 use crate::privilege;
@@ -44,6 +45,7 @@ pub fn run(config: &Doctor) -> Result<Exit, Failure> {
     }
     verdict.exit = exit.code();
     verdict.warnings = allowed.map(|allowed| allowed.warnings).unwrap_or_default();
+    verdict.warnings.extend(capture::children_left_out(&config.pids, &mut Discovery::default()));
     let own = privilege::survey();
     let report = Report {
         format: FORMAT,
