@@ -1,0 +1,271 @@
+//! A connection: what is spoken on it, and both its directions.
+
+use super::body::Parser;
+use super::engine::Engine;
+use super::h1::{self, H1, Looks, Upgrade};
+use super::h2::{self, H2};
+use super::kind::{Found, Kind};
+use super::weave::Weave;
+use super::websocket::{self, WebSocket};
+
+/// A direction of a connection. Which end is the client is seen by what they say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// One of both.
+    A,
+    /// The other.
+    B,
+}
+
+impl Side {
+    /// The opposite direction.
+    #[must_use]
+    pub fn other(self) -> Side {
+        match self {
+            Side::A => Side::B,
+            Side::B => Side::A,
+        }
+    }
+}
+
+/// What was spoken when the parser lost its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Was {
+    Http1,
+    Http2,
+    /// Seen from its beginning, and not known: nothing can bring it in step.
+    Foreign,
+}
+
+#[derive(Debug)]
+enum Protocol {
+    /// Its first bytes will tell.
+    Detect,
+    Http1(H1),
+    Http2(Box<H2>),
+    WebSocket(WebSocket),
+    /// All is filled, until a segment begins with what the parser can go on with.
+    Filled(Parser, Was),
+}
+
+#[derive(Debug)]
+struct Half {
+    protocol: Protocol,
+    pending: Vec<u8>,
+    weave: Weave,
+    /// Seen from its first byte.
+    from_start: bool,
+    /// Number of the next body.
+    next_body: u64,
+}
+
+/// Both directions of a connection.
+///
+/// Each call appends to `out` the bytes of its direction that are decided: in the end as many as were given, in
+/// the same order. What was found in them goes to `found`, at its place in `out`.
+#[derive(Debug)]
+pub struct Conversation {
+    halves: [Half; 2],
+    shared: h1::Shared,
+}
+
+impl Conversation {
+    /// `from_start`: it is seen from its first byte, in both directions.
+    pub fn new(from_start: bool) -> Conversation {
+        let half = || Half {
+            protocol: Protocol::Detect,
+            pending: Vec::new(),
+            weave: Weave::default(),
+            from_start,
+            next_body: 0,
+        };
+        Conversation { halves: [half(), half()], shared: h1::Shared::default() }
+    }
+
+    /// Bytes that come next, a segment's.
+    pub fn push(
+        &mut self,
+        engine: &mut Engine,
+        side: Side,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+        found: &mut Vec<Found>,
+    ) {
+        let half = &mut self.halves[side as usize];
+        half.resynchronise(bytes);
+        half.pending.extend_from_slice(bytes);
+        self.run(engine, side, false);
+        self.halves[side as usize].weave.drain(out, found);
+    }
+
+    /// Bytes are missing; how many, if that is known.
+    pub fn hole(
+        &mut self,
+        engine: &mut Engine,
+        side: Side,
+        len: Option<u64>,
+        out: &mut Vec<u8>,
+        found: &mut Vec<Found>,
+    ) {
+        let half = &mut self.halves[side as usize];
+        let weave = &mut half.weave;
+        half.from_start = false;
+        let goes_on = half.pending.is_empty()
+            && len.is_some_and(|len| match &mut half.protocol {
+                Protocol::Http1(h1) => h1.hole(engine, weave, len),
+                Protocol::Http2(h2) => h2.hole(engine, weave, len),
+                Protocol::WebSocket(websocket) => websocket.hole(engine, weave, len),
+                Protocol::Detect | Protocol::Filled(..) => true,
+            });
+        if !goes_on {
+            half.lose(engine, Kind::Lost);
+        }
+        half.weave.drain(out, found);
+    }
+
+    /// Nothing more comes in this direction.
+    pub fn end(&mut self, engine: &mut Engine, side: Side, out: &mut Vec<u8>, found: &mut Vec<Found>) {
+        self.run(engine, side, true);
+        let half = &mut self.halves[side as usize];
+        if !half.pending.is_empty() {
+            half.lose(engine, Kind::Lost);
+        }
+        half.weave.close_all(engine);
+        half.weave.drain(out, found);
+    }
+
+    /// What waits can wait no longer: it is filled.
+    pub fn give_up(&mut self, engine: &mut Engine, side: Side, out: &mut Vec<u8>, found: &mut Vec<Found>) {
+        let half = &mut self.halves[side as usize];
+        if !half.pending.is_empty() {
+            half.lose(engine, Kind::Held);
+        }
+        half.weave.give_up(engine, Kind::Held);
+        half.weave.drain(out, found);
+    }
+
+    fn run(&mut self, engine: &mut Engine, side: Side, last: bool) {
+        let other_is_http2 = matches!(self.halves[side.other() as usize].protocol, Protocol::Http2(_));
+        let half = &mut self.halves[side as usize];
+        let mut pending = std::mem::take(&mut half.pending);
+        let mut at = 0;
+        while at < pending.len() {
+            let rest = &mut pending[at..];
+            match &mut half.protocol {
+                Protocol::Detect => match half.detect(rest, other_is_http2, last) {
+                    Some(protocol) => half.protocol = protocol,
+                    None => break,
+                },
+                Protocol::Http1(h1) => {
+                    half.next_body = h1.next_body();
+                    if h1.is_at_head()
+                        && !rest.starts_with(b"HTTP/")
+                        && let Some(upgrade) = self.shared.upgraded.take()
+                    {
+                        half.upgrade(upgrade, true);
+                        continue;
+                    }
+                    match h1.step(engine, &mut self.shared, &mut half.weave, rest, last) {
+                        h1::Turn::Went(len) => at += len,
+                        h1::Turn::More => break,
+                        h1::Turn::Over(len, upgrade) => {
+                            at += len;
+                            half.next_body = h1.next_body();
+                            half.upgrade(upgrade, false);
+                        }
+                        h1::Turn::Lost => half.fall_out(engine, Was::Http1),
+                    }
+                }
+                Protocol::Http2(h2) => match h2.step(engine, &mut half.weave, rest) {
+                    h2::Turn::Went(len) => at += len,
+                    h2::Turn::More => break,
+                    h2::Turn::Lost => half.fall_out(engine, Was::Http2),
+                },
+                Protocol::WebSocket(websocket) => match websocket.step(engine, &mut half.weave, rest) {
+                    websocket::Turn::Went(len) => at += len,
+                    websocket::Turn::More => break,
+                    websocket::Turn::Lost => half.fall_out(engine, Was::Foreign),
+                },
+                Protocol::Filled(parser, _) => {
+                    at += parser.step(engine, rest, true);
+                    half.weave.raw(rest, engine.take_found());
+                }
+            }
+        }
+        pending.drain(..at);
+        half.pending = pending;
+    }
+}
+
+impl Half {
+    /// What the first bytes are; `None`: too few to tell.
+    fn detect(&self, bytes: &[u8], other_is_http2: bool, last: bool) -> Option<Protocol> {
+        let foreign = || {
+            let was = if self.from_start { Was::Foreign } else { Was::Http1 };
+            let kind = if self.from_start { Kind::Protocol } else { Kind::Lost };
+            Some(Protocol::Filled(Parser::Unknown(None, kind), was))
+        };
+        if bytes.starts_with(h2::PREFACE) {
+            return Some(Protocol::Http2(Box::new(H2::new(true))));
+        }
+        if h2::is_settings(bytes) || (other_is_http2 && bytes.len() >= 9 && h2::is_frames(bytes)) {
+            return Some(Protocol::Http2(Box::new(H2::new(false))));
+        }
+        let may_be_http2 = h2::PREFACE.starts_with(bytes) || (other_is_http2 && bytes.len() < 9);
+        match h1::looks(bytes) {
+            Looks::Yes => Some(Protocol::Http1(H1::new(self.next_body))),
+            _ if last => foreign(),
+            Looks::Maybe => None,
+            Looks::No if may_be_http2 => None,
+            Looks::No => foreign(),
+        }
+    }
+
+    fn upgrade(&mut self, upgrade: Upgrade, is_client: bool) {
+        self.protocol = match upgrade {
+            Upgrade::WebSocket => Protocol::WebSocket(WebSocket::new(self.next_body)),
+            Upgrade::Http2 => Protocol::Http2(Box::new(H2::new(is_client))),
+            Upgrade::Tunnel => Protocol::Detect,
+        };
+    }
+
+    /// What comes is not what should come.
+    fn fall_out(&mut self, engine: &mut Engine, was: Was) {
+        self.weave.lose_all(engine, Kind::Lost);
+        self.protocol = Protocol::Filled(Parser::Unknown(None, Kind::Lost), was);
+    }
+
+    /// Fills what waits, and what follows.
+    fn lose(&mut self, engine: &mut Engine, kind: Kind) {
+        let was = match &self.protocol {
+            Protocol::Http2(_) => Was::Http2,
+            Protocol::Filled(_, was) => *was,
+            Protocol::WebSocket(_) => Was::Foreign,
+            Protocol::Http1(_) | Protocol::Detect => Was::Http1,
+        };
+        self.fall_out(engine, was);
+        let mut pending = std::mem::take(&mut self.pending);
+        let mut parser = Parser::Unknown(None, kind);
+        parser.step(engine, &mut pending, true);
+        self.weave.raw(&pending, engine.take_found());
+    }
+
+    /// Where all is filled, a segment may begin with a message or a frame.
+    fn resynchronise(&mut self, segment: &[u8]) {
+        if let Protocol::Filled(_, was) = &self.protocol
+            && self.pending.is_empty()
+        {
+            match was {
+                Was::Http1 if h1::looks(segment) == Looks::Yes => {
+                    // Bodies that were lost keep their numbers.
+                    self.next_body += 1;
+                    self.protocol = Protocol::Http1(H1::new(self.next_body));
+                }
+                Was::Http2 if h2::is_frames(segment) => {
+                    self.protocol = Protocol::Http2(Box::new(H2::after_hole()));
+                }
+                _ => {}
+            }
+        }
+    }
+}
