@@ -33,8 +33,8 @@ impl Side {
 enum Was {
     Http1,
     Http2,
-    /// Seen from its beginning, and not known: nothing can bring it in step.
-    Foreign,
+    /// Nothing can bring it in step.
+    Other,
 }
 
 #[derive(Debug)]
@@ -44,7 +44,9 @@ enum Protocol {
     Http1(H1),
     Http2(Box<H2>),
     WebSocket(WebSocket),
-    /// All is filled, until a segment begins with what the parser can go on with.
+    /// All is filled, until a segment begins with what the parser can go on with. That is only looked for where bytes are
+    /// missing: what is there from the beginning and makes no sense is another protocol, and what of it looks like
+    /// HTTP may be a quotation.
     Filled(Parser, Was),
 }
 
@@ -184,7 +186,7 @@ impl Conversation {
                 Protocol::WebSocket(websocket) => match websocket.step(engine, &mut half.weave, rest) {
                     websocket::Turn::Went(len) => at += len,
                     websocket::Turn::More => break,
-                    websocket::Turn::Lost => half.fall_out(engine, Was::Foreign),
+                    websocket::Turn::Lost => half.fall_out(engine, Was::Other),
                 },
                 Protocol::Filled(parser, _) => {
                     at += parser.step(engine, rest, true);
@@ -201,9 +203,8 @@ impl Half {
     /// What the first bytes are; `None`: too few to tell.
     fn detect(&self, bytes: &[u8], other_is_http2: bool, last: bool) -> Option<Protocol> {
         let foreign = || {
-            let was = if self.from_start { Was::Foreign } else { Was::Http1 };
             let kind = if self.from_start { Kind::Protocol } else { Kind::Lost };
-            Some(Protocol::Filled(Parser::Unknown(None, kind), was))
+            Some(Protocol::Filled(Parser::Unknown(None, kind), Was::Http1))
         };
         if bytes.starts_with(h2::PREFACE) {
             return Some(Protocol::Http2(Box::new(H2::new(true))));
@@ -240,7 +241,7 @@ impl Half {
         let was = match &self.protocol {
             Protocol::Http2(_) => Was::Http2,
             Protocol::Filled(_, was) => *was,
-            Protocol::WebSocket(_) => Was::Foreign,
+            Protocol::WebSocket(_) => Was::Other,
             Protocol::Http1(_) | Protocol::Detect => Was::Http1,
         };
         self.fall_out(engine, was);
@@ -254,6 +255,7 @@ impl Half {
     fn resynchronise(&mut self, segment: &[u8]) {
         if let Protocol::Filled(_, was) = &self.protocol
             && self.pending.is_empty()
+            && !self.from_start
         {
             match was {
                 Was::Http1 if h1::looks(segment) == Looks::Yes => {

@@ -23,7 +23,17 @@ const WORD_MAX: usize = 64;
 struct Open {
     is_object: bool,
     is_secret: bool,
+    /// Nothing of it was seen yet.
+    is_first: bool,
+    /// Its first member's value comes, which may say that this is a schema.
+    may_be_schema: bool,
 }
+
+/// First members of objects that describe a field, not its value.
+const SCHEMA: [&[u8]; 3] = [b"shape", b"$ref", b"documentation"];
+/// The same by their value, if the name is `type`.
+const TYPES: [&[u8]; 9] =
+    [b"string", b"object", b"integer", b"number", b"boolean", b"array", b"structure", b"list", b"map"];
 
 /// JSON that comes in pieces.
 #[derive(Debug, Default)]
@@ -82,7 +92,12 @@ impl Json {
                 }
                 byte @ (b'{' | b'[') => {
                     let is_secret = self.is_secret();
-                    self.open.push(Open { is_object: byte == b'{', is_secret });
+                    self.open.push(Open {
+                        is_object: byte == b'{',
+                        is_secret,
+                        is_first: true,
+                        may_be_schema: false,
+                    });
                     self.is_lost = self.open.len() > DEPTH_MAX;
                     self.name_is_next = byte == b'{';
                     self.secret_is_next = false;
@@ -142,8 +157,20 @@ impl Json {
     fn string(&mut self, engine: &mut Engine, bytes: &mut [u8], range: Range<usize>) {
         if self.name_is_next {
             self.name_is_next = false;
-            self.secret_is_next = engine.is_secret_field(&bytes[range]);
-        } else if self.is_secret() {
+            self.secret_is_next = engine.is_secret_field(&bytes[range.clone()]);
+            if let Some(open) = self.open.last_mut().filter(|open| open.is_secret) {
+                let name = &bytes[range];
+                open.is_secret = !(open.is_first && SCHEMA.contains(&name));
+                open.may_be_schema = open.is_first && name == b"type";
+                open.is_first = false;
+            }
+            return;
+        }
+        if let Some(open) = self.open.last_mut().filter(|open| open.may_be_schema) {
+            open.may_be_schema = false;
+            open.is_secret = !TYPES.contains(&&bytes[range.clone()]);
+        }
+        if self.is_secret() {
             engine.cloak(bytes, range, Kind::Json, Escape::Backslash);
         } else if engine.is_shape() {
             engine.cloak(bytes, range, Kind::Value, Escape::Backslash);

@@ -191,6 +191,21 @@ const ENDS: &[&str] = &[
     "kennwort",
 ];
 
+/// Last words of names of what belongs to a secret, and is none.
+const ABOUT: &[&str] = &[
+    "arn",
+    "name",
+    "uri",
+    "endpoint",
+    "count",
+    "length",
+    "description",
+    "policy",
+    "label",
+    "hint",
+    "placeholder",
+];
+
 /// Whether a header of this name, in lower case, is replaced whole.
 pub(super) fn is_secret_header(name: &str) -> bool {
     SECRET_HEADERS.contains(&name) || (is_secret_field(name) && !is_public_header(name))
@@ -208,6 +223,11 @@ pub(super) fn is_structure(name: &str) -> bool {
 
 /// Whether a field of a query, a form, JSON, XML or multipart is a secret.
 pub(super) fn is_secret_field(name: &str) -> bool {
+    let capital = name.rfind(|c: char| c.is_ascii_uppercase() || !c.is_ascii_alphanumeric()).unwrap_or(0);
+    let last = name[capital..].trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    if ABOUT.iter().any(|about| last.eq_ignore_ascii_case(about)) {
+        return false;
+    }
     if is_secret_name(name) {
         return true;
     }
@@ -244,6 +264,8 @@ mod tests {
             "author",
             "path",
             "keywords",
+            "secretName",
+            "secret_arn",
             "description",
             "monkey",
             "key_id",

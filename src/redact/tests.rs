@@ -150,6 +150,7 @@ fn json_members() {
         format!("{{\"user\":\"me\",\"a\":[{{\"auth\":{{\"x\":[1,\"{SECRET}\"]}}}}],\"n\":12}}"),
         format!("{{\"user\":\"me\",\"note\":\"ghp_{SECRET}{SECRET}\",\"n\":12}}"),
         format!("{{\"user\":\"me\",\"note\":\"{{\\\"password\\\":\\\"{SECRET}\\\"}}\",\"n\":12}}"),
+        format!("{{\"user\":\"me\",\"q\":\"login(password: \\\"{SECRET}\\\") {{ id }}\",\"n\":12}}"),
         format!("{{\"user\":\"me\",\"url\":\"https://x/?token={SECRET}\",\"n\":12}}"),
         format!("{{\"user\":\"me\",\"secret\":\"a\\\"\\u00e9{SECRET}\",\"n\":12}}"),
         format!("{{\"user\":\"me\",\"mail\":\"{SECRET}@corp.example\",\"n\":12}}"),

@@ -263,7 +263,13 @@ fn cards(engine: &mut Engine, bytes: &mut [u8]) {
 fn named(engine: &mut Engine, bytes: &mut [u8], sort: Sort) {
     let signs: Vec<usize> = match sort {
         Sort::Json => {
-            memchr_iter(b'=', bytes).chain(memmem::find_iter(bytes, br#"\":"#).map(|at| at + 2)).collect()
+            // In strings: `name=value`, and JSON or GraphQL within.
+            let quoted = memmem::find_iter(bytes, br#"\""#).filter_map(|at| {
+                let spaces = bytes[..at].iter().rev().take_while(|b| **b == b' ').count();
+                let before = (at - spaces).checked_sub(1).filter(|i| bytes[*i] == b':');
+                before.or((bytes.get(at + 2) == Some(&b':')).then_some(at + 2))
+            });
+            memchr_iter(b'=', bytes).chain(quoted).collect()
         }
         _ => memchr::memchr2_iter(b'=', b':', bytes).collect(),
     };

@@ -75,7 +75,7 @@ pub fn run(config: &Redact) -> Result<Exit, Failure> {
     if config.output.is_some() && config.verbosity > Verbosity::Quiet {
         status::say(&report.summary());
         if reader.is_classic() {
-            status::say("classic pcap has no place to say that it is redacted; name both files .pcapng\n");
+            status::say("classic pcap has no place to say that it is redacted: editcap makes pcapng of it\n");
         }
     }
     written?;
