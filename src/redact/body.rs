@@ -254,6 +254,13 @@ impl Body {
         }
     }
 
+    /// Adds bytes that were decided elsewhere, with what was found in them.
+    pub(super) fn decided(&mut self, bytes: &[u8], found: Vec<Found>) {
+        let base = self.taken + self.out.len() as u64;
+        self.found.extend(found.into_iter().map(|found| Found { at: base + found.at, ..found }));
+        self.out.extend(bytes);
+    }
+
     /// What follows does not belong to what came before: all that is undecided is filled, and what follows as well.
     pub(super) fn lose(&mut self, engine: &mut Engine, kind: Kind) {
         self.parser = Parser::Unknown(None, kind);

@@ -5,6 +5,7 @@ use super::engine::Engine;
 use super::h1::{self, H1, Looks, Upgrade};
 use super::h2::{self, H2};
 use super::kind::{Found, Kind};
+use super::tls::{self, Tls};
 use super::weave::Weave;
 use super::websocket::{self, WebSocket};
 
@@ -44,6 +45,7 @@ enum Protocol {
     Http1(H1),
     Http2(Box<H2>),
     WebSocket(WebSocket),
+    Tls(Tls),
     /// All is filled, until a segment begins with what the parser can go on with. That is only looked for where bytes are
     /// missing: what is there from the beginning and makes no sense is another protocol, and what of it looks like
     /// HTTP may be a quotation.
@@ -69,6 +71,8 @@ struct Half {
 pub struct Conversation {
     halves: [Half; 2],
     shared: h1::Shared,
+    /// What is inside TLS that encrypts nothing.
+    inner: Option<Box<Conversation>>,
 }
 
 impl Conversation {
@@ -81,7 +85,7 @@ impl Conversation {
             from_start,
             next_body: 0,
         };
-        Conversation { halves: [half(), half()], shared: h1::Shared::default() }
+        Conversation { halves: [half(), half()], shared: h1::Shared::default(), inner: None }
     }
 
     /// Bytes that come next, a segment's.
@@ -109,15 +113,17 @@ impl Conversation {
         out: &mut Vec<u8>,
         found: &mut Vec<Found>,
     ) {
+        self.halves[side as usize].from_start = false;
+        self.above(engine, side, |inner, engine, side, out, found| inner.give_up(engine, side, out, found));
         let half = &mut self.halves[side as usize];
         let weave = &mut half.weave;
-        half.from_start = false;
         let goes_on = half.pending.is_empty()
             && len.is_some_and(|len| match &mut half.protocol {
                 Protocol::Http1(h1) => h1.hole(engine, weave, len),
                 Protocol::Http2(h2) => h2.hole(engine, weave, len),
                 Protocol::WebSocket(websocket) => websocket.hole(engine, weave, len),
                 Protocol::Detect | Protocol::Filled(..) => true,
+                Protocol::Tls(_) => false,
             });
         if !goes_on {
             half.lose(engine, Kind::Lost);
@@ -128,6 +134,7 @@ impl Conversation {
     /// Nothing more comes in this direction.
     pub fn end(&mut self, engine: &mut Engine, side: Side, out: &mut Vec<u8>, found: &mut Vec<Found>) {
         self.run(engine, side, true);
+        self.above(engine, side, |inner, engine, side, out, found| inner.end(engine, side, out, found));
         let half = &mut self.halves[side as usize];
         if !half.pending.is_empty() {
             half.lose(engine, Kind::Lost);
@@ -138,6 +145,7 @@ impl Conversation {
 
     /// What waits can wait no longer: it is filled.
     pub fn give_up(&mut self, engine: &mut Engine, side: Side, out: &mut Vec<u8>, found: &mut Vec<Found>) {
+        self.above(engine, side, |inner, engine, side, out, found| inner.give_up(engine, side, out, found));
         let half = &mut self.halves[side as usize];
         if !half.pending.is_empty() {
             half.lose(engine, Kind::Held);
@@ -146,7 +154,62 @@ impl Conversation {
         half.weave.drain(out, found);
     }
 
+    /// Lets what is inside TLS act, and takes what it has decided.
+    fn above(
+        &mut self,
+        engine: &mut Engine,
+        side: Side,
+        act: impl FnOnce(&mut Conversation, &mut Engine, Side, &mut Vec<u8>, &mut Vec<Found>),
+    ) {
+        if let Some(inner) = &mut self.inner {
+            let (mut out, mut found) = (Vec::new(), Vec::new());
+            act(inner, engine, side, &mut out, &mut found);
+            self.halves[side as usize].weave.layer_decided(&out, found);
+        }
+    }
+
+    /// Whether TLS that begins here encrypts nothing; `None`: that is not known yet.
+    fn is_open_tls(&self, own: &[u8], side: Side) -> Option<bool> {
+        if self.inner.is_some() {
+            return Some(true);
+        }
+        match (own.get(5), &self.halves[side.other() as usize]) {
+            (Some(2), _) => tls::has_null_cipher(own),
+            (Some(1), other) => match other.protocol {
+                Protocol::Detect if own.len() <= tls::HELLO_MAX => tls::has_null_cipher(&other.pending),
+                _ => Some(false),
+            },
+            (Some(_), _) => Some(false),
+            (None, _) => None,
+        }
+    }
+
     fn run(&mut self, engine: &mut Engine, side: Side, last: bool) {
+        self.run_one(engine, side, last);
+        // What one side said may have waited for the other.
+        let other = &self.halves[side.other() as usize];
+        if matches!(other.protocol, Protocol::Detect) && tls::is_hello(&other.pending) {
+            self.run_one(engine, side.other(), false);
+        }
+    }
+
+    fn run_one(&mut self, engine: &mut Engine, side: Side, last: bool) {
+        if matches!(self.halves[side as usize].protocol, Protocol::Detect) {
+            let own = &self.halves[side as usize].pending;
+            if tls::is_hello(own) {
+                match self.is_open_tls(own, side) {
+                    Some(true) => {
+                        self.inner.get_or_insert_with(|| Box::new(Conversation::new(true)));
+                        self.halves[side as usize].protocol = Protocol::Tls(Tls::default());
+                    }
+                    None if !last => return,
+                    _ => {
+                        self.halves[side as usize].protocol =
+                            Protocol::Filled(Parser::Unknown(None, Kind::Protocol), Was::Other)
+                    }
+                }
+            }
+        }
         let other_is_http2 = matches!(self.halves[side.other() as usize].protocol, Protocol::Http2(_));
         let half = &mut self.halves[side as usize];
         let mut pending = std::mem::take(&mut half.pending);
@@ -182,6 +245,19 @@ impl Conversation {
                     h2::Turn::Went(len) => at += len,
                     h2::Turn::More => break,
                     h2::Turn::Lost => half.fall_out(engine, Was::Http2),
+                },
+                Protocol::Tls(tls) => match tls.step(engine, &mut half.weave, rest) {
+                    tls::Turn::Went(len) => at += len,
+                    tls::Turn::Plain(len) => {
+                        if let Some(inner) = &mut self.inner {
+                            let (mut out, mut found) = (Vec::new(), Vec::new());
+                            inner.push(engine, side, &rest[..len], &mut out, &mut found);
+                            half.weave.layer_decided(&out, found);
+                        }
+                        at += len;
+                    }
+                    tls::Turn::More => break,
+                    tls::Turn::Lost => half.fall_out(engine, Was::Other),
                 },
                 Protocol::WebSocket(websocket) => match websocket.step(engine, &mut half.weave, rest) {
                     websocket::Turn::Went(len) => at += len,
@@ -241,7 +317,7 @@ impl Half {
         let was = match &self.protocol {
             Protocol::Http2(_) => Was::Http2,
             Protocol::Filled(_, was) => *was,
-            Protocol::WebSocket(_) => Was::Other,
+            Protocol::WebSocket(_) | Protocol::Tls(_) => Was::Other,
             Protocol::Http1(_) | Protocol::Detect => Was::Http1,
         };
         self.fall_out(engine, was);

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use foldhash::fast::RandomState;
+
 use super::cloak::{Cloak, Escape};
 use super::kind::{Found, Kind};
 use super::patterns::Patterns;
@@ -10,7 +12,7 @@ use super::rules::{Level, Rules};
 use super::{fill, names, patterns};
 
 /// Names whose meaning is remembered. At the bound all are forgotten.
-const NAMES_MAX: usize = 4096;
+const NAMES_MAX: usize = 32_768;
 /// Longest name that is looked at; a longer one is a secret.
 const NAME_MAX: usize = 128;
 
@@ -19,7 +21,7 @@ pub struct Engine {
     rules: Rules,
     cloak: Cloak,
     patterns: Patterns,
-    names: HashMap<Box<[u8]>, bool>,
+    names: HashMap<Box<[u8]>, bool, RandomState>,
     /// Relative to whatever slice the innermost parser works on.
     found: Vec<Found>,
 }
@@ -29,7 +31,7 @@ impl Engine {
     pub fn new(rules: Rules) -> Engine {
         let cloak = Cloak::new(rules.key.clone());
         let patterns = Patterns::new(rules.patterns.clone());
-        Engine { rules, cloak, patterns, names: HashMap::new(), found: Vec::new() }
+        Engine { rules, cloak, patterns, names: HashMap::default(), found: Vec::new() }
     }
 
     pub(super) fn is_shape(&self) -> bool {
@@ -104,6 +106,11 @@ impl Engine {
 
     /// Whether a field of this name is a secret.
     pub(super) fn is_secret_field(&mut self, name: &[u8]) -> bool {
+        // Most names are short words of no interest; there is none of this length.
+        if name.len() < 2 {
+            return !name.is_empty()
+                && self.rules.fields.contains(&String::from_utf8_lossy(name).to_ascii_lowercase());
+        }
         if name.len() > NAME_MAX {
             return true;
         }

@@ -1,5 +1,7 @@
 //! HTTP/2 (RFC 9113): frames, header blocks with their continuations, and the bodies of streams.
 
+use std::ops::Range;
+
 use super::body::{Body, Parser, Type};
 use super::engine::Engine;
 use super::hpack::{Field, Table};
@@ -223,7 +225,7 @@ impl H2 {
         if begin + padding > end {
             return Turn::Lost;
         }
-        let mut parts = vec![begin..end - padding];
+        let mut parts: Vec<Range<usize>> = std::iter::once(begin..end - padding).collect();
         let (mut at, mut is_end) = (end, first.flags & END_HEADERS != 0);
         while !is_end {
             let Some(next) = frame(&bytes[at..]) else { return Turn::More };

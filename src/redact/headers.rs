@@ -29,6 +29,14 @@ pub(super) fn value(engine: &mut Engine, name: &str, bytes: &mut [u8], range: Ra
         ":path" | "location" | "referer" | "content-location" | "x-original-url" | "x-rewrite-url" => {
             target::url(engine, bytes, range);
         }
+        // The names of a form's fields are structure, those of files are not.
+        "content-disposition" if engine.is_shape() => {
+            if let Some(at) = memchr::memmem::find(&bytes[range.clone()], b"filename") {
+                let sign = bytes[range.start + at..range.end].iter().position(|b| *b == b'=');
+                let begin = sign.map_or(range.end, |sign| range.start + at + sign + 1);
+                engine.cloak(bytes, begin..range.end, Kind::Value, Escape::Header);
+            }
+        }
         _ if engine.is_secret_header(name) => engine.cloak(bytes, range, Kind::Header, Escape::Header),
         _ if engine.is_shape() && !names::is_structure(name) => {
             engine.cloak(bytes, range, Kind::Value, Escape::Header);

@@ -34,8 +34,8 @@ fn code() -> &'static Code {
         for len in 1..=LONGEST {
             next <<= 1;
             code.first[len] = (next, place);
-            for symbol in 0..257 {
-                if usize::from(LENGTHS[symbol]) == len {
+            for (symbol, of) in LENGTHS.iter().enumerate() {
+                if usize::from(*of) == len {
                     code.codes[symbol] = next;
                     code.symbols[usize::from(place)] = symbol as u16;
                     next += 1;

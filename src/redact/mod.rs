@@ -39,6 +39,7 @@ mod protobuf;
 mod rules;
 mod target;
 mod text;
+mod tls;
 mod weave;
 mod websocket;
 mod xml;

@@ -12,8 +12,10 @@ struct Format {
     least: usize,
 }
 
+type Giver = (&'static str, &'static str, &'static [(&'static str, usize)]);
+
 /// Who gives out the tokens, where that is documented, their prefixes, and the fewest characters after these.
-const FORMATS: &[(&str, &str, &[(&str, usize)])] = &[
+const FORMATS: &[Giver] = &[
     (
         "GitHub",
         "https://docs.github.com/authentication/keeping-your-account-and-data-secure/about-authentication-to-github#githubs-token-formats",
@@ -181,14 +183,14 @@ pub(super) fn card(text: &[u8]) -> Option<usize> {
     }
     let number = &digits[..count];
     let lead = number.iter().take(4).fold(0u32, |n, d| n * 10 + u32::from(*d));
-    let known = match (lead, count) {
-        (4000..=4999, 13 | 16 | 19) => true,
-        (5100..=5599 | 2221..=2720 | 3528..=3589, 16) => true,
-        (3400..=3499 | 3700..=3799, 15) => true,
-        (3000..=3059 | 3600..=3699 | 3800..=3999, 14) => true,
-        (6011 | 6440..=6599 | 6200..=6299, 16..=19) => true,
-        _ => false,
-    };
+    let known = matches!(
+        (lead, count),
+        (4000..=4999, 13 | 16 | 19)
+            | (5100..=5599 | 2221..=2720 | 3528..=3589, 16)
+            | (3400..=3499 | 3700..=3799, 15)
+            | (3000..=3059 | 3600..=3699 | 3800..=3999, 14)
+            | (6011 | 6440..=6599 | 6200..=6299, 16..=19)
+    );
     (known && luhn(number)).then_some(end)
 }
 
@@ -200,7 +202,7 @@ fn luhn(digits: &[u8]) -> bool {
         .enumerate()
         .map(|(i, d)| u32::from(if i % 2 == 1 { double(*d) } else { *d }))
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// Whether a value looks drawn at random: at least 20 characters of Base64 or hexadecimal digits that change their class

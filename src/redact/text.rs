@@ -80,8 +80,8 @@ impl Text {
         let near = bytes.len().saturating_sub(WAIT_MAX).max(from);
         let tail = &bytes[near..];
         let ends: &[&[u8]] = match self.sort {
-            Sort::Json => &[b"\"", b" "],
-            Sort::Code => &[b"\n", b";", b">", b" "],
+            Sort::Json => &[b"\" "],
+            Sort::Code => &[b"\n", b";> "],
             Sort::Plain => &[b"\n", b" "],
         };
         for (i, end) in ends.iter().enumerate() {
@@ -89,7 +89,11 @@ impl Text {
             if i > 0 && tail.len() < WAIT_MAX {
                 break;
             }
-            if let Some(at) = tail.iter().rposition(|b| end.contains(b)) {
+            let found = match end {
+                [end] => memchr::memrchr(*end, tail),
+                _ => tail.iter().rposition(|b| end.contains(b)),
+            };
+            if let Some(at) = found {
                 return near + at + 1;
             }
         }
@@ -275,9 +279,7 @@ fn named(engine: &mut Engine, bytes: &mut [u8], sort: Sort) {
     };
     for sign in signs {
         let Some(name) = name_before(bytes, sign) else { continue };
-        let name: &[u8] = &bytes[name];
-        // Most names are short words of no interest.
-        if name.len() < 2 || !engine.is_secret_field(&name.to_owned()) {
+        if !engine.is_secret_field(&bytes[name]) {
             continue;
         }
         if let Some(value) = value_behind(bytes, sign + 1, sort) {

@@ -24,6 +24,9 @@ impl Mask {
     }
 }
 
+/// Number of what is decided by the layer above.
+const LAYER: u64 = u64::MAX;
+
 #[derive(Debug)]
 enum Span {
     Raw(Vec<u8>, Vec<Found>),
@@ -85,6 +88,19 @@ impl Weave {
             _ if bytes.is_empty() => {}
             _ => self.spans.push_back(Span::Body { id, left: bytes.len(), mask }),
         }
+    }
+
+    /// Bytes of the layer above, which are decided there.
+    pub(super) fn layer(&mut self, len: usize) {
+        match self.spans.back_mut() {
+            Some(Span::Body { id: LAYER, left, mask: None }) => *left += len,
+            _ => self.spans.push_back(Span::Body { id: LAYER, left: len, mask: None }),
+        }
+    }
+
+    /// The layer above has decided what comes next of it.
+    pub(super) fn layer_decided(&mut self, bytes: &[u8], found: Vec<Found>) {
+        self.bodies.entry(LAYER).or_insert_with(|| Body::with(Parser::unknown())).decided(bytes, found);
     }
 
     /// The body goes on, but something of it is missing.

@@ -115,10 +115,9 @@ impl Xml {
         }
         // Without its namespace.
         let local = name.rsplit(|b| *b == b':').next().unwrap_or_default();
-        if !is_empty
-            && !(self.is_html && self.depth == 0)
-            && (self.depth > 0 || engine.is_secret_field(local))
-        {
+        // Elements of HTML have names of its own; what is a secret there is a field of a form.
+        let begins = self.depth > 0 || (!self.is_html && engine.is_secret_field(local));
+        if begins && !is_empty {
             self.depth = (self.depth + 1).min(DEPTH_MAX);
         }
         self.in_script = self.is_html && !is_empty && matches!(&name[..], b"script" | b"style");

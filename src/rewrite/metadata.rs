@@ -135,7 +135,7 @@ fn options(
             }
         };
         found.extend(own.into_iter().map(|one| Found { at: one.at + begin as u64, ..one }));
-        at = begin + (len + 3 & !3);
+        at = begin + len.next_multiple_of(4);
     }
     // Behind the options nothing can stand.
     let end = bytes.len();
@@ -160,7 +160,7 @@ pub(super) fn mark(section: &mut Vec<u8>, text: &str, is_big: bool) {
         if option == COMMENT && section[value.clone()] == *text.as_bytes() {
             return;
         }
-        at += 4 + (usize::from(len) + 3 & !3);
+        at += 4 + usize::from(len).next_multiple_of(4);
     }
     let at = at.min(end);
     let had_options = at < end;
@@ -171,7 +171,7 @@ pub(super) fn mark(section: &mut Vec<u8>, text: &str, is_big: bool) {
     let len = u16::try_from(text.len()).unwrap_or(u16::MAX);
     let mut option = pair(COMMENT, len);
     option.extend_from_slice(&text.as_bytes()[..usize::from(len)]);
-    option.resize(option.len() + 3 & !3, 0);
+    option.resize(option.len().next_multiple_of(4), 0);
     if !had_options {
         option.extend_from_slice(&pair(0, 0));
     }

@@ -48,7 +48,7 @@ impl Waiting {
         let from = self.checksum.map_or(0, |sum| sum.from);
         for (i, (old, new)) in old.iter_mut().zip(new).enumerate() {
             if old != new {
-                let weight = if (at + i - from) % 2 == 0 { 256 } else { 1 };
+                let weight = if (at + i - from).is_multiple_of(2) { 256 } else { 1 };
                 self.delta += (i64::from(*new) - i64::from(*old)) * weight;
                 self.changed += 1;
                 *old = *new;

@@ -230,3 +230,69 @@ fn the_same_secret_has_the_same_replacement_with_a_key() {
     let refused = tls2pcap(&["redact", "x.pcap", "-o", "y.pcap", "--key", text(&short)], &[]);
     assert_eq!(refused.status.code(), Some(2));
 }
+
+/// A record of TLS 1.2.
+fn record(kind: u8, body: &[u8]) -> Vec<u8> {
+    [&[kind, 3, 3], &(body.len() as u16).to_be_bytes()[..], body].concat()
+}
+
+fn handshake(kind: u8, body: &[u8]) -> Vec<u8> {
+    let len = (body.len() as u32).to_be_bytes();
+    [&[kind], &len[1..], body].concat()
+}
+
+#[test]
+fn made_up_tls_is_looked_into_and_other_tls_is_not() {
+    let place = Place::new();
+    for (suite, is_open) in [([0, 1], true), ([0xc0, 0x2f], false)] {
+        let mut capture = Capture::new(Link::Ethernet);
+        let mut talk = Talk::open(&mut capture, 3000).at(8443);
+        let hello = |list: &[u8]| [&[3, 3], &[7; 32][..], &[0], list].concat();
+        let client = handshake(1, &hello(&[&[0, 2], &suite[..], &[1, 0]].concat()));
+        let server = [handshake(2, &hello(&[&suite[..], &[0]].concat())), handshake(14, &[])].concat();
+        let ccs = record(20, &[1]);
+        talk.say(End::Client, &record(22, &client), 1000);
+        talk.say(End::Server, &[record(22, &server), ccs.clone()].concat(), 1000);
+        talk.say(End::Client, &ccs, 1000);
+        let sent = request("GET /a", &format!("Cookie: sid={SECRET}\r\n"), "", b"");
+        let (one, two) = sent.split_at(60);
+        let data = |plain: &[u8]| record(23, &[plain, &[0; 16]].concat());
+        talk.say(End::Client, &[data(one), data(two)].concat(), 70);
+        talk.say(
+            End::Server,
+            &data(&answer(&format!("Set-Cookie: sid={SECRET}\r\n"), "text/plain", b"hello")),
+            1000,
+        );
+        let input = place.write("in.pcap", &capture.pcap());
+        let output = place.redact(&input, &[]);
+        let bytes = std::fs::read(&output).unwrap();
+        super::assert_hidden(&bytes, "the file");
+        let shown = memchr::memmem::find(&bytes, b"Set-Cookie: sid=").is_some();
+        assert_eq!(shown, is_open);
+        if is_open {
+            judge(&input, &output);
+        }
+    }
+}
+
+#[test]
+fn at_level_shape_only_structure_stays() {
+    let place = Place::new();
+    let mut capture = Capture::new(Link::Ethernet);
+    for (i, (_, client, server)) in exchanges().into_iter().enumerate() {
+        let mut talk = Talk::open(&mut capture, 4000 + i as u16);
+        talk.say(End::Client, &client, 300);
+        talk.say(End::Server, &server, 300);
+    }
+    let input = place.write("in.pcap", &capture.pcap());
+    let output = place.redact(&input, &["--level", "shape"]);
+    let bytes = std::fs::read(&output).unwrap();
+    super::assert_hidden(&bytes, "the file");
+    let shows = |text: &str| memchr::memmem::find(&bytes, text.as_bytes()).is_some();
+    for kept in ["POST /a HTTP/1.1", "GET /a?x=", "X-Api-Key: ", "{\"ok\":true}", "\"user\":\""] {
+        assert!(shows(kept), "{kept}");
+    }
+    for gone in ["a.example", "hello", "corp", "mutation", "user=me"] {
+        assert!(!shows(gone), "{gone}");
+    }
+}

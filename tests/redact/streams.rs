@@ -11,19 +11,19 @@ fn post() -> Vec<u8> {
 #[test]
 fn each_link_layer_and_both_versions_of_ip() {
     for link in Link::ALL {
+        let place = Place::new();
+        let mut capture = Capture::new(link);
         for six in [false, true] {
-            let place = Place::new();
-            let mut capture = Capture::new(link);
             capture.six = six;
             let mut talk = Talk::open(&mut capture, 2000);
             talk.say(End::Client, &post(), 40);
-            let input = place.write("in.pcap", &capture.pcap());
-            let output = place.redact(&input, &[]);
-            let bytes = std::fs::read(&output).unwrap();
-            assert_hidden(&bytes, "the file");
-            assert!(memchr::memmem::find(&bytes, b"POST /a").is_some(), "{link:?} {six}: it was parsed");
-            judge(&input, &output);
         }
+        let input = place.write("in.pcap", &capture.pcap());
+        let output = place.redact(&input, &[]);
+        let bytes = std::fs::read(&output).unwrap();
+        let parsed = memchr::memmem::find_iter(&bytes, b"POST /a HTTP").count();
+        assert_eq!(parsed, 2, "{link:?}");
+        judge(&input, &output);
     }
 }
 
