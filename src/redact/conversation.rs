@@ -5,6 +5,7 @@ use super::engine::Engine;
 use super::h1::{self, H1, Looks, Upgrade};
 use super::h2::{self, H2};
 use super::kind::{Found, Kind};
+use super::lines::{self, Dialect, Lines};
 use super::tls::{self, Tls};
 use super::weave::Weave;
 use super::websocket::{self, WebSocket};
@@ -46,10 +47,20 @@ enum Protocol {
     Http2(Box<H2>),
     WebSocket(WebSocket),
     Tls(Tls),
+    Lines(Lines),
     /// All is filled, until a segment begins with what the parser can go on with. That is only looked for where bytes are
     /// missing: what is there from the beginning and makes no sense is another protocol, and what of it looks like
     /// HTTP may be a quotation.
     Filled(Parser, Was),
+}
+
+/// What the other side has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Other {
+    Silent,
+    Http2,
+    Lines(Dialect),
+    Else,
 }
 
 #[derive(Debug)]
@@ -123,7 +134,7 @@ impl Conversation {
                 Protocol::Http2(h2) => h2.hole(engine, weave, len),
                 Protocol::WebSocket(websocket) => websocket.hole(engine, weave, len),
                 Protocol::Detect | Protocol::Filled(..) => true,
-                Protocol::Tls(_) => false,
+                Protocol::Tls(_) | Protocol::Lines(_) => false,
             });
         if !goes_on {
             half.lose(engine, Kind::Lost);
@@ -210,14 +221,20 @@ impl Conversation {
                 }
             }
         }
-        let other_is_http2 = matches!(self.halves[side.other() as usize].protocol, Protocol::Http2(_));
+        let other = &self.halves[side.other() as usize];
+        let other = match &other.protocol {
+            Protocol::Http2(_) => Other::Http2,
+            Protocol::Lines(lines) => Other::Lines(lines.dialect()),
+            Protocol::Detect if other.pending.is_empty() => Other::Silent,
+            _ => Other::Else,
+        };
         let half = &mut self.halves[side as usize];
         let mut pending = std::mem::take(&mut half.pending);
         let mut at = 0;
         while at < pending.len() {
             let rest = &mut pending[at..];
             match &mut half.protocol {
-                Protocol::Detect => match half.detect(rest, other_is_http2, last) {
+                Protocol::Detect => match half.detect(rest, other, last) {
                     Some(protocol) => half.protocol = protocol,
                     None => break,
                 },
@@ -246,6 +263,14 @@ impl Conversation {
                     h2::Turn::More => break,
                     h2::Turn::Lost => half.fall_out(engine, Was::Http2),
                 },
+                Protocol::Lines(lines) => {
+                    let len = lines.step(engine, rest, last);
+                    half.weave.raw(&rest[..len], engine.take_found());
+                    if len == 0 {
+                        break;
+                    }
+                    at += len;
+                }
                 Protocol::Tls(tls) => match tls.step(engine, &mut half.weave, rest) {
                     tls::Turn::Went(len) => at += len,
                     tls::Turn::Plain(len) => {
@@ -277,7 +302,8 @@ impl Conversation {
 
 impl Half {
     /// What the first bytes are; `None`: too few to tell.
-    fn detect(&self, bytes: &[u8], other_is_http2: bool, last: bool) -> Option<Protocol> {
+    fn detect(&self, bytes: &[u8], other: Other, last: bool) -> Option<Protocol> {
+        let other_is_http2 = other == Other::Http2;
         let foreign = || {
             let kind = if self.from_start { Kind::Protocol } else { Kind::Lost };
             Some(Protocol::Filled(Parser::Unknown(None, kind), Was::Http1))
@@ -287,6 +313,15 @@ impl Half {
         }
         if h2::is_settings(bytes) || (other_is_http2 && bytes.len() >= 9 && h2::is_frames(bytes)) {
             return Some(Protocol::Http2(Box::new(H2::new(false))));
+        }
+        match other {
+            Other::Lines(dialect) => return Some(Protocol::Lines(Lines::new(dialect, false))),
+            Other::Silent if self.from_start => match lines::greeting(bytes) {
+                Some(dialect) => return Some(Protocol::Lines(Lines::new(dialect, true))),
+                None if bytes.len() < 5 && matches!(bytes[0], b'2' | b'+' | b'*') && !last => return None,
+                None => {}
+            },
+            _ => {}
         }
         let may_be_http2 = h2::PREFACE.starts_with(bytes) || (other_is_http2 && bytes.len() < 9);
         match h1::looks(bytes) {
@@ -317,7 +352,7 @@ impl Half {
         let was = match &self.protocol {
             Protocol::Http2(_) => Was::Http2,
             Protocol::Filled(_, was) => *was,
-            Protocol::WebSocket(_) | Protocol::Tls(_) => Was::Other,
+            Protocol::WebSocket(_) | Protocol::Tls(_) | Protocol::Lines(_) => Was::Other,
             Protocol::Http1(_) | Protocol::Detect => Was::Http1,
         };
         self.fall_out(engine, was);

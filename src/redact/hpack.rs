@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::cloak::Escape;
 use super::engine::Engine;
 use super::kind::Kind;
 use super::{headers, huffman};
@@ -247,19 +248,30 @@ fn replace(engine: &mut Engine, name: Option<&str>, bytes: &mut [u8], literal: &
     if engine.found_so_far() == before {
         return value;
     }
-    let mut encoded = Vec::with_capacity(literal.end - literal.start);
-    if literal.is_huffman {
-        huffman::encode(&value, &mut encoded);
-    } else {
-        encoded.extend_from_slice(&value);
+    let mut encoded = encode(&value, literal);
+    if encoded.len() != literal.end - literal.start {
+        // Characters beyond ASCII have codes of any length: then all of it goes, each by one of the same length.
+        value = decoded(bytes, literal).unwrap_or_default();
+        let len = value.len();
+        engine.all_at(literal.start, |engine| engine.cloak(&mut value, 0..len, Kind::Header, Escape::Header));
+        encoded = encode(&value, literal);
     }
+    debug_assert_eq!(encoded.len(), literal.end - literal.start);
     if encoded.len() == literal.end - literal.start {
         bytes[literal.start..literal.end].copy_from_slice(&encoded);
     } else {
-        // A replacement is as long as what it replaces; were it not, nothing may be shown all the same.
         bytes[literal.start..literal.end].fill(if literal.is_huffman { X_IN_HUFFMAN } else { b'X' });
     }
     value
+}
+
+fn encode(value: &[u8], literal: &Literal) -> Vec<u8> {
+    if !literal.is_huffman {
+        return value.to_vec();
+    }
+    let mut encoded = Vec::with_capacity(literal.end - literal.start);
+    huffman::encode(value, &mut encoded);
+    encoded
 }
 
 /// An integer (RFC 7541, section 5.1).
@@ -352,6 +364,27 @@ mod tests {
         assert_eq!(engine.take_found().len(), 1);
         assert_eq!(Table::default().block(&mut engine, &mut block).unwrap(), fields);
         assert!(engine.take_found().is_empty(), "twice changes nothing");
+    }
+
+    #[test]
+    fn characters_beyond_ascii_keep_the_length() {
+        for value in ["sid=p\u{e4}ssw\u{f6}rt-\u{20ac}uro9", "sid=\u{1f512}\u{1f512}", "sid=a\\u00e9b\u{e9}"]
+        {
+            for name in [":path", "cookie", "x-note"] {
+                let value = if name == ":path" { format!("/a?password={value}") } else { value.to_owned() };
+                let mut code = Vec::new();
+                huffman::encode(value.as_bytes(), &mut code);
+                let mut block =
+                    [&[0, name.len() as u8], name.as_bytes(), &[0x80 | code.len() as u8], &code].concat();
+                let mut engine = engine();
+                Table::default().block(&mut engine, &mut block).unwrap();
+                let after = huffman::decode(&block[3 + name.len()..]).unwrap();
+                assert_eq!(after.len(), value.len());
+                engine.take_found();
+                Table::default().block(&mut engine, &mut block).unwrap();
+                assert!(engine.take_found().is_empty(), "{name}: twice changes nothing");
+            }
+        }
     }
 
     #[test]

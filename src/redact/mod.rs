@@ -30,6 +30,7 @@ mod hpack;
 mod huffman;
 mod json;
 mod kind;
+mod lines;
 mod multipart;
 mod names;
 mod note;

@@ -360,15 +360,97 @@ fn websocket_messages() {
 
 #[test]
 fn what_is_not_understood_is_filled() {
-    let smtp = format!("AUTH PLAIN {SECRET}\r\n");
-    let (outs, found) = redacted(&[(Side::B, b"220 hi\r\n"), (Side::A, smtp.as_bytes())]);
-    assert_eq!(
-        (lossy(&outs[0]).as_str(), lossy(&outs[1]).as_str()),
-        ("XXXX XXXXX xxxxxx1Xxxxxxx11Xxxxx\r\n", "111 xx\r\n")
-    );
+    let own = format!("LOGIN me {SECRET}\r\n");
+    let (outs, found) = redacted(&[(Side::A, own.as_bytes()), (Side::B, b"hi, +OK\r\n")]);
+    assert_eq!(lossy(&outs[0]), "XXXXX xx xxxxxx1Xxxxxxx11Xxxxx\r\n");
+    assert_eq!(lossy(&outs[1]), "xx. .XX\r\n");
     assert_eq!(found, [Kind::Protocol, Kind::Protocol]);
     let binary = [&[0, 0, 0, 9][..], SECRET.as_bytes()].concat();
     assert!(redacted(&[(Side::A, &binary)]).0[0].iter().all(|b| *b == b'x'));
+}
+
+#[test]
+fn logins_of_mail_and_ftp() {
+    for (talk, kept) in [
+        (
+            vec![
+                (Side::B, "220 mail.example ESMTP\r\n".to_owned()),
+                (Side::A, "EHLO a.example\r\n".into()),
+                (Side::B, "250-mail.example\r\n250 AUTH PLAIN LOGIN\r\n".into()),
+                (Side::A, format!("AUTH PLAIN {SECRET}\r\n")),
+                (Side::B, "235 ok\r\n".into()),
+                (Side::A, format!("MAIL FROM:<{SECRET}@corp.example>\r\nDATA\r\n")),
+                (Side::A, format!("Subject: {SECRET}\r\n\r\n-\r\ntoken={SECRET}\r\n.\r\nQUIT\r\n")),
+            ],
+            vec![
+                "EHLO a.example\r\n",
+                "AUTH PLAIN ",
+                "MAIL FROM:<",
+                "\r\n\r\nx\r\nxxxxx.xxxxxx",
+                "\r\n.\r\nQUIT\r\n",
+                "250 AUTH PLAIN LOGIN",
+            ],
+        ),
+        (
+            vec![
+                (Side::B, "220 mail\r\n".to_owned()),
+                (Side::A, "AUTH LOGIN\r\n".into()),
+                (Side::B, "334 VXNlcm5hbWU6\r\n".into()),
+                (Side::A, format!("{SECRET}=\r\n")),
+                (Side::B, "535 no\r\n".into()),
+            ],
+            vec!["AUTH LOGIN\r\n", "=\r\n", "535 no"],
+        ),
+        (
+            vec![
+                (Side::B, "220 ftp\r\n".to_owned()),
+                (Side::A, format!("USER me\r\nPASS {SECRET}\r\nRETR a.txt\r\n")),
+                (Side::B, "331 x\r\n230 Hi\r\n".into()),
+            ],
+            vec!["USER me\r\nPASS ", "\r\nRETR a.txt\r\n", "230 Hi"],
+        ),
+        (
+            vec![
+                (Side::B, "+OK ready\r\n".to_owned()),
+                (Side::A, format!("USER me\r\nPASS {SECRET}\r\nRETR 1\r\n")),
+                (Side::B, format!("+OK\r\n+OK\r\n+OK 9 octets\r\nSubject: {SECRET}\r\n.\r\n")),
+            ],
+            vec!["USER me\r\nPASS ", "+OK 9 octets\r\nXxxxxxx. ", "\r\n.\r\n"],
+        ),
+        (
+            vec![
+                (Side::B, "* OK ready\r\n".to_owned()),
+                (
+                    Side::A,
+                    format!(
+                        "a LOGIN me {SECRET}\r\nb SELECT INBOX\r\nc LOGIN {{2}}\r\nme {SECRET}\r\nd FETCH 1 BODY[]\r\n"
+                    ),
+                ),
+                (
+                    Side::B,
+                    format!(
+                        "a OK done\r\n* 3 EXISTS\r\n* 1 FETCH (BODY[] {{{}}}\r\n* OK {SECRET})\r\nd OK\r\n",
+                        SECRET.len() + 5
+                    ),
+                ),
+            ],
+            vec![
+                "a LOGIN ",
+                "\r\nb SELECT INBOX\r\nc LOGIN {2}\r\nxx ",
+                "d FETCH 1 BODY[]",
+                "a OK done\r\n* 3 EXISTS\r\n",
+                "d OK\r\n",
+            ],
+        ),
+    ] {
+        let talk: Vec<(Side, &[u8])> = talk.iter().map(|(side, text)| (*side, text.as_bytes())).collect();
+        let (outs, found) = redacted(&talk);
+        let text = lossy(&outs[0]) + &lossy(&outs[1]);
+        assert!(!text.contains(SECRET) && found.contains(&Kind::Authorization), "{text}");
+        for kept in kept {
+            assert!(text.contains(kept), "{kept} is missing: {text}");
+        }
+    }
 }
 
 /// A talk of one side with a hole in it: gives what is left.

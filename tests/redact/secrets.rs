@@ -296,3 +296,28 @@ fn at_level_shape_only_structure_stays() {
         assert!(!shows(gone), "{gone}");
     }
 }
+
+#[test]
+fn compressed_bodies_that_are_not_looked_into_stay_valid() {
+    let place = Place::new();
+    let mut capture = Capture::new(Link::Ethernet);
+    let all =
+        [("br", 5), ("br", 70_000), ("gzip", 23), ("gzip", 70_000), ("deflate", 15), ("deflate", 80_000)];
+    for (i, (encoding, len)) in all.into_iter().enumerate() {
+        let mut talk = Talk::open(&mut capture, 5000 + i as u16);
+        talk.say(End::Client, &request("GET /a", "", "", b""), 1460);
+        let mut body: Vec<u8> = (0..len).map(|i| (i * 7 + 13) as u8).collect();
+        if encoding == "deflate" {
+            body[..2].copy_from_slice(&[0x78, 0x9c]);
+        }
+        let head = format!("Content-Encoding: {encoding}\r\n");
+        talk.say(End::Server, &answer(&head, "text/plain", &body), 1460);
+    }
+    let input = place.write("in.pcap", &capture.pcap());
+    let output = place.redact(&input, &[]);
+    for (release, program) in super::gate::tsharks() {
+        let shown = super::tshark(program, &output, &["-V", "-Y", "http.response"]);
+        let unpacked = shown.lines().filter(|line| line.contains("Content-encoded") && line.contains(" -> "));
+        assert_eq!(unpacked.count(), all.len(), "tshark {release}");
+    }
+}
