@@ -76,6 +76,10 @@ impl Parser {
         Parser::Unknown(None, Kind::Body)
     }
 
+    pub(super) fn text() -> Parser {
+        Parser::Text(Text::new(Sort::Plain))
+    }
+
     pub(super) fn sniffing() -> Parser {
         Parser::Sniff
     }

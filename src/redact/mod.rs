@@ -11,7 +11,7 @@
 //!
 //! What no parser understands is filled whole, and so is what follows a hole until a parser is in step again: an
 //! incomplete list of protocols shows too little, never too much. A value that a parser knows is replaced by
-//! another of the same length and kind of letters ([`cloak`]), always the same for the same value and key.
+//! another of the same length and kind of letters (`cloak`), always the same for the same value and key.
 //! Replacements and fillers are recognised as such and stay, so redacting twice changes nothing the second time, and
 //! looking for secrets is redacting without writing.
 

@@ -107,6 +107,8 @@ impl WebSocket {
             let body = match opcode {
                 1 | 2 if is_packed => Body::new(Type::packed_message()),
                 1 => Body::with(Parser::sniffing()),
+                // A close: two bytes of a code, and a reason.
+                8 => Body::with(Parser::text()),
                 _ => Body::with(Parser::unknown()),
             };
             weave.open(engine, id, body);

@@ -1,7 +1,7 @@
 //! `tls2pcap redact`: writes a capture file anew without its secrets, or says where they are.
 //!
-//! Blocks, packets, lengths, times and order stay. [`container`] reads, [`layers`] finds the bytes of TCP, [`tracker`] hands
-//! them to [`crate::redact`] and puts back what comes, [`metadata`] looks after all that is no packet.
+//! Blocks, packets, lengths, times and order stay. `container` reads, `layers` finds the bytes of TCP, `tracker` hands
+//! them to [`crate::redact`] and puts back what comes, `metadata` looks after all that is no packet.
 
 mod container;
 mod lane;
