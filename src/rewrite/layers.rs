@@ -84,6 +84,11 @@ fn be32(data: &[u8], at: usize) -> Option<u32> {
 fn network(kind: u16, data: &[u8], at: usize) -> Packet {
     match kind {
         0x0800 | 0x86dd => ip(data, at),
+        // PPPoE: six bytes, then what the packet is.
+        0x8864 => match be16(data, at + 6) {
+            Some(0x21 | 0x57) => ip(data, at + 8),
+            _ => Packet::Other { payload: (at + 6).min(data.len()), checksum: None },
+        },
         // ARP.
         0x0806 => Packet::Harmless,
         _ => Packet::Other { payload: at.min(data.len()), checksum: None },
@@ -153,9 +158,14 @@ fn transport(
     source: [u8; 16],
     destination: [u8; 16],
 ) -> Option<Packet> {
+    // A sum of the pseudo header only, which the network card was to complete, says nothing of the payload.
+    let partial = partial(&source, &destination, protocol, end.saturating_sub(at));
+    let at_place = |sum: usize, is_udp| {
+        let own = be16(data, at + sum)?;
+        (own != partial || protocol == 1).then_some(Checksum { at: at + sum, from: at, is_udp })
+    };
     let other = |header: usize, checksum: Option<usize>, is_udp| {
-        let checksum = checksum.map(|sum| Checksum { at: at + sum, from: at, is_udp });
-        let checksum = checksum.filter(|sum| sum.at + 2 <= data.len());
+        let checksum = checksum.and_then(|sum| at_place(sum, is_udp));
         Some(Packet::Other { payload: (at + header).min(data.len()), checksum })
     };
     match protocol {
@@ -178,11 +188,7 @@ fn transport(
                 rst: flags & 4 != 0,
                 payload: begin..stop,
                 len: end - at - header,
-                checksum: (at + 18 <= data.len()).then_some(Checksum {
-                    at: at + 16,
-                    from: at,
-                    is_udp: false,
-                }),
+                checksum: at_place(16, false),
                 end: stop,
             }))
         }
@@ -193,6 +199,17 @@ fn transport(
         58 => other(8, Some(2), false),
         _ => other(0, None, false),
     }
+}
+
+/// The sum of the pseudo header (RFC 9293, section 3.1), which stands for a checksum that is computed later.
+fn partial(source: &[u8; 16], destination: &[u8; 16], protocol: u8, len: usize) -> u16 {
+    let words = source.chunks(2).chain(destination.chunks(2));
+    let sum: u64 = words.map(|word| u64::from(word[0]) << 8 | u64::from(word[1])).sum();
+    let mut sum = sum + u64::from(protocol) + len as u64;
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
 }
 
 /// A checksum after bytes were replaced; `delta`: the sum of what each word grew by. What was right stays right, and what was
@@ -225,7 +242,7 @@ mod tests {
     #[test]
     fn a_checksum_stays_right() {
         for len in 2..40 {
-            let old: Vec<u8> = (0..len).map(|i| i * 37 + 11).collect();
+            let old: Vec<u8> = (0..len).map(|i: u8| i.wrapping_mul(37).wrapping_add(11)).collect();
             let mut new = old.clone();
             let mut delta = 0;
             for (i, byte) in new.iter_mut().enumerate().skip(1) {
@@ -254,15 +271,36 @@ mod tests {
         cooked[14] = 8;
         let mut cooked2 = [0u8; 20];
         cooked2[0] = 8;
-        for (link, head) in
-            [(1, &ethernet[..]), (1, &vlan), (113, &cooked), (276, &cooked2), (101, &[]), (0, &[2, 0, 0, 0])]
-        {
+        let mut pppoe = [0u8; 22];
+        (pppoe[12], pppoe[13], pppoe[21]) = (0x88, 0x64, 0x21);
+        for (link, head) in [
+            (1, &ethernet[..]),
+            (1, &vlan),
+            (1, &pppoe),
+            (113, &cooked),
+            (276, &cooked2),
+            (101, &[]),
+            (0, &[2, 0, 0, 0]),
+        ] {
             assert_eq!(of(link, head), (40, 3, 7), "{link}");
         }
         for len in 0..tcp.len() {
             packet(101, &tcp[..len]);
             packet(1, &tcp[..len]);
         }
+        let sum = |tcp: &[u8]| match packet(101, tcp) {
+            Packet::Tcp(segment) => segment.checksum,
+            other => panic!("{other:?}"),
+        };
+        assert!(sum(&tcp).is_some());
+        let own = partial(
+            &[10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[10, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            6,
+            23,
+        );
+        tcp[36..38].copy_from_slice(&own.to_be_bytes());
+        assert_eq!(sum(&tcp), None, "a sum that the network card was to complete");
         tcp[6] = 0x20;
         assert_eq!(packet(101, &tcp), Packet::Other { payload: 20, checksum: None }, "a fragment");
         assert_eq!(packet(147, &tcp), Packet::Other { payload: 0, checksum: None }, "an unknown link type");
