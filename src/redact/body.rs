@@ -270,7 +270,9 @@ impl Body {
         self.parser = Parser::Unknown(None, kind);
         let base = self.taken + self.out.len() as u64;
         let mut pending = std::mem::take(&mut self.pending);
-        self.parser.step(engine, &mut pending, true);
+        // What begins a value, as a quotation mark, ends the one before, also when this is redacted once more.
+        let mark = usize::from(pending.first().is_some_and(u8::is_ascii_punctuation));
+        engine.within(mark, |engine| self.parser.step(engine, &mut pending[mark..], true));
         self.note(engine, base);
         self.out.extend(&pending);
     }

@@ -394,7 +394,7 @@ fn fields(engine: &mut Engine, head: &mut [u8], mut at: usize) -> Fields {
                 }
             }
             // No field, or the continuation of one.
-            _ => engine.cloak(head, at..stop, Kind::Lost, Escape::Header),
+            _ => engine.fill_text(head, at..stop, Kind::Lost),
         }
         at = end + 1;
     }

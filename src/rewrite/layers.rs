@@ -159,10 +159,11 @@ fn transport(
     destination: [u8; 16],
 ) -> Option<Packet> {
     // A sum of the pseudo header only, which the network card was to complete, says nothing of the payload.
-    let partial = partial(&source, &destination, protocol, end.saturating_sub(at));
+    // Of a segment that it is to cut the length is not in it.
+    let partial = [end.saturating_sub(at), 0].map(|len| partial(&source, &destination, protocol, len));
     let at_place = |sum: usize, is_udp| {
         let own = be16(data, at + sum)?;
-        (own != partial || protocol == 1).then_some(Checksum { at: at + sum, from: at, is_udp })
+        (!partial.contains(&own) || protocol == 1).then_some(Checksum { at: at + sum, from: at, is_udp })
     };
     let other = |header: usize, checksum: Option<usize>, is_udp| {
         let checksum = checksum.and_then(|sum| at_place(sum, is_udp));
