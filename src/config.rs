@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use crate::redact::RulesBuilder;
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Config {
@@ -12,6 +14,8 @@ pub enum Config {
     Capture(Capture),
     /// Make the capture file anew from a recording.
     Replay(Replay),
+    /// Take secrets out of a capture file, or look for them.
+    Redact(Redact),
     /// Put the Wireshark companion in place, or away.
     Companion(Companion),
     /// Say what can be captured.
@@ -97,6 +101,21 @@ pub struct Doctor {
     pub pids: Vec<u32>,
     /// For machines.
     pub json: bool,
+}
+
+/// See [`Config::Redact`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redact {
+    /// The capture file; `-` is standard input.
+    pub input: PathBuf,
+    /// Where the redacted one goes; `None`: it is only looked for secrets.
+    pub output: Option<Output>,
+    /// What is to be replaced.
+    pub rules: RulesBuilder,
+    /// File whose bytes make the key, so that several files get the same replacements; `None`: a random key.
+    pub key: Option<PathBuf>,
+    /// How much to say on standard error.
+    pub verbosity: Verbosity,
 }
 
 /// See [`Config::Companion`].

@@ -21,6 +21,8 @@ pub enum Exit {
     NoTarget,
     /// Something is missing from the capture, and that was to be an error.
     Loss,
+    /// A check has found a secret.
+    Secrets,
     /// The command cannot be executed.
     NotExecutable,
     /// The command was not found.
@@ -40,6 +42,7 @@ impl Exit {
             Exit::Kernel => 4,
             Exit::NoTarget => 5,
             Exit::Loss => 6,
+            Exit::Secrets => 7,
             Exit::NotExecutable => 126,
             Exit::NotFound => 127,
             Exit::Command(status) => status,

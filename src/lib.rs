@@ -30,6 +30,7 @@ pub mod privilege;
 pub mod probe;
 pub mod redact;
 pub mod replay;
+pub mod rewrite;
 pub mod sink;
 pub mod status;
 pub mod synth;

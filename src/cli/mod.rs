@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Capture, Config, Follow, Output, Replay, Verbosity};
+use crate::config::{self, Capture, Config, Follow, Output, Redact, Replay, Verbosity};
 use crate::extcap;
 use crate::failure::{Exit, Failure};
+use crate::redact::{self, RulesBuilder};
 use crate::sink;
 
 const ABOUT: &str = "Shows what programs really say over TLS, as a capture file for Wireshark";
@@ -36,6 +37,8 @@ Examples:
         capture every program and watch it live
   tls2pcap replay session.t2p -o session.pcapng
         make the capture file anew from a recording; needs no privileges
+  tls2pcap redact web.pcapng -o share.pcapng
+        the same capture without passwords, cookies and tokens, to give to others
 
 Exit status:
   0    all went well
@@ -46,6 +49,7 @@ Exit status:
   4    the kernel lacks what is needed
   5    no such process, or no TLS library in it
   6    with --fail-on-loss: something that should be in the file is missing
+  7    with redact --check: there is a secret in the file, or what is not understood
   126  the command cannot be executed
   127  the command was not found
   Else the command's own status; 128+n if signal n ended it.";
@@ -69,7 +73,7 @@ tls2pcap shows what programs really say over TLS, as a capture file for Wireshar
     after_long_help = AFTER_HELP,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap doctor [-p PID] [--json]\n       tls2pcap wireshark install|uninstall|status"
+    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap redact CAPTURE -o FILE\n       tls2pcap doctor [-p PID] [--json]\n       tls2pcap wireshark install|uninstall|status"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -255,6 +259,58 @@ enum Sub {
         quiet: bool,
     },
 
+    /// Take secrets out of a capture file, so that it can be given to others
+    ///
+    /// Reads pcapng and pcap, also compressed by gzip, with TCP in plain text. Packets, lengths and times stay;
+    /// credentials, cookies, tokens and the like become others of the same length and kind, the same value always the same.
+    /// What is not understood is masked whole. docs/sharing.md says what is replaced, and what that cannot promise.
+    Redact {
+        /// Capture file to read; `-` is standard input
+        #[arg(value_name = "CAPTURE")]
+        input: PathBuf,
+
+        /// Capture file to write; `-` is standard output
+        #[arg(short, long, value_name = "FILE", required_unless_present = "check")]
+        output: Option<PathBuf>,
+
+        /// Write nothing, but say where secrets are: packet, TCP stream and kind, one a line
+        ///
+        /// Numbers are those of Wireshark. Ends with status 7 if there is anything that would be replaced.
+        #[arg(long, conflicts_with_all = ["output", "key"])]
+        check: bool,
+
+        /// How much is taken out
+        #[arg(long, value_enum, value_name = "LEVEL", default_value = "secrets")]
+        level: Level,
+
+        /// Replace the value of this HTTP header too; may be given several times
+        #[arg(long = "header", value_name = "NAME")]
+        headers: Vec<String>,
+
+        /// Replace fields of this name too, in queries, forms, JSON, XML and multipart; may be given several times
+        #[arg(long = "field", value_name = "NAME")]
+        fields: Vec<String>,
+
+        /// Replace what this regular expression matches too, or its first group; may be given several times
+        #[arg(long = "pattern", value_name = "REGEX")]
+        patterns: Vec<String>,
+
+        /// Let the header or field of this name stay; may be given several times
+        #[arg(long = "allow", value_name = "NAME")]
+        allowed: Vec<String>,
+
+        /// Make replacements with the bytes of this file, so that several captures get the same ones
+        ///
+        /// Whoever has it can find out what a replacement stands for, by trying. Without it a random key is
+        /// taken, and forgotten.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+
+        /// Say nothing but errors
+        #[arg(short, long)]
+        quiet: bool,
+    },
+
     /// Say which processes speak TLS, whether they can be captured, and why not
     ///
     /// Captures nothing. Ends with status 0 if a capture would work, 3 if privileges are missing, 4 if the
@@ -344,6 +400,23 @@ enum Link {
     Ethernet,
     /// None, packets begin with IP: tcpdump and all that use libpcap then read only the first process
     Raw,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Level {
+    /// What is a secret, or is likely to be one, or is not understood
+    Secrets,
+    /// All but structure: methods, paths, status, names, sizes, times and frame types stay
+    Shape,
+}
+
+impl From<Level> for redact::Level {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Secrets => redact::Level::Secrets,
+            Level::Shape => redact::Level::Shape,
+        }
+    }
 }
 
 impl From<Framing> for config::Framing {
@@ -472,6 +545,29 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
             let (framing, link, comments) = (framing.into(), link.into(), comments.into());
             Ok(Config::Replay(Replay { framing, link, process_blocks, comments, ..replay }))
         }
+        Some(Sub::Redact {
+            input,
+            output,
+            check: _,
+            level,
+            headers,
+            fields,
+            patterns,
+            allowed,
+            key,
+            quiet,
+        }) => {
+            if output.as_ref().is_some_and(|output| *output == input && input != Path::new("-")) {
+                return Err(usage("the capture would be overwritten", "give -o another name").into());
+            }
+            Ok(Config::Redact(Redact {
+                input,
+                output: output.map(output_of).transpose()?,
+                rules: RulesBuilder { level: level.into(), headers, fields, patterns, allowed },
+                key,
+                verbosity: verbosity(quiet, false),
+            }))
+        }
         Some(Sub::Wireshark { task }) => Ok(Config::Companion(task.into())),
         Some(Sub::Doctor { mut pids, json }) => {
             pids.sort_unstable();
@@ -506,6 +602,7 @@ fn refusal(error: clap::Error) -> Stop {
             if error.kind() == ErrorKind::UnknownArgument && !word.starts_with('-') =>
         {
             let cure = match word.as_str() {
+                "redact" => "say redact first: tls2pcap redact CAPTURE -o FILE".to_owned(),
                 "replay" => "say replay first: tls2pcap replay RECORDING -o FILE".to_owned(),
                 _ => format!("to run a command, put -- before it: tls2pcap -o FILE -- {word} …"),
             };

@@ -187,14 +187,49 @@ fn what_makes_no_sense_is_refused_as_usage_with_a_cure() {
     assert!(matches!(parse_line(""), Err(Stop(Reason::NoArguments))));
 }
 
+#[test]
+fn a_redaction_and_a_check() {
+    let of = |line: &str| match parse_line(line) {
+        Ok(Config::Redact(redact)) => redact,
+        other => panic!("{line}: {other:?}"),
+    };
+    let rules = RulesBuilder {
+        level: redact::Level::Shape,
+        headers: vec!["a".into(), "b".into()],
+        fields: vec!["c".into()],
+        patterns: vec!["d".into()],
+        allowed: vec!["e".into()],
+    };
+    let expected = Redact {
+        input: "x.pcapng".into(),
+        output: Some(Output::File("y.pcapng".into())),
+        rules,
+        key: Some("k".into()),
+        verbosity: Verbosity::Quiet,
+    };
+    let line = "redact x.pcapng -o y.pcapng --level shape --header a --header b --field c --pattern d --allow e --key k -q";
+    assert_eq!(of(line), expected);
+    let check = of("redact --check x.pcapng");
+    assert_eq!((check.output, check.rules, check.key), (None, RulesBuilder::default(), None));
+    for line in [
+        "redact x.pcapng",
+        "redact x.pcapng -o x.pcapng",
+        "redact x -o y.json",
+        "redact --check x -o y.pcapng",
+    ] {
+        assert!(parse_line(line).is_err(), "{line}");
+    }
+}
+
 /// The help is part of the interface: a change shows in review. `TLS2PCAP_BLESS=1` accepts it.
 #[test]
 fn help_is_as_agreed() {
     let mut command = Arguments::command().term_width(100);
     command.build();
     let replay = command.find_subcommand_mut("replay").unwrap().render_long_help().to_string();
+    let redact = command.find_subcommand_mut("redact").unwrap().render_long_help().to_string();
     let wireshark = command.find_subcommand_mut("wireshark").unwrap().render_long_help().to_string();
-    let help = [command.render_long_help().to_string(), replay, wireshark].join("\n----\n");
+    let help = [command.render_long_help().to_string(), replay, redact, wireshark].join("\n----\n");
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/help.txt");
     if std::env::var_os("TLS2PCAP_BLESS").is_some() {
         std::fs::write(path, &help).unwrap();

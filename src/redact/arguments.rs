@@ -155,7 +155,7 @@ fn is_secret_option(option: &str) -> bool {
 }
 
 /// A name, of an option, a variable, a parameter or a field, that announces a secret.
-fn is_secret_name(name: &str) -> bool {
+pub(super) fn is_secret_name(name: &str) -> bool {
     // Words end at anything that is no letter or digit, and at capitals: `dbPassword`, `api-key`.
     let mut words: Vec<String> = Vec::new();
     let mut previous = ' ';

@@ -1,6 +1,57 @@
-//! What must not be shown. Here: [`arguments`] of command lines. What takes secrets out of the
-//! plaintext itself maps segments to segments, and belongs here as well.
+//! What must not be shown. [`Engine`] takes secrets out of the bytes of a connection, and gives as many bytes
+//! back; [`arguments`] masks command lines.
+//!
+//! ```text
+//! bytes and holes in stream order → Conversation → the same number of bytes
+//!                                    ├ h1, h2, websocket   what carries bodies
+//!                                    ├ headers, target     values by their names
+//!                                    ├ body: json, form, xml, multipart, events, text, protobuf, packed
+//!                                    └ patterns, cloak, fill
+//! ```
+//!
+//! What no parser understands is filled whole, and so is what follows a hole until a parser is in step again: an
+//! incomplete list of protocols shows too little, never too much. A value that a parser knows is replaced by
+//! another of the same length and kind of letters (`cloak`), always the same for the same value and key.
+//! Replacements and fillers are recognised as such and stay, so redacting twice changes nothing the second time, and
+//! looking for secrets is redacting without writing.
 
 mod arguments;
+mod body;
+mod cloak;
+mod conversation;
+mod engine;
+mod events;
+mod fill;
+mod form;
+mod h1;
+mod h2;
+mod headers;
+mod hpack;
+mod huffman;
+mod json;
+mod kind;
+mod lines;
+mod multipart;
+mod names;
+mod note;
+mod packed;
+mod patterns;
+mod protobuf;
+mod rules;
+mod target;
+mod text;
+mod tls;
+mod weave;
+mod websocket;
+mod xml;
+
+#[cfg(test)]
+mod tests;
 
 pub use arguments::arguments;
+pub use conversation::{Conversation, Side};
+pub use engine::Engine;
+pub use fill::whole as fill_whole;
+pub use kind::{Found, Kind};
+pub use note::{command_line, comment, note};
+pub use rules::{BadPattern, Key, Level, Rules, RulesBuilder};

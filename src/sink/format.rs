@@ -74,6 +74,12 @@ impl Format {
         Ok(Format { classic: (ending == "pcap").then_some(link), gzip })
     }
 
+    /// For what has its format already, and is at most to be compressed.
+    #[must_use]
+    pub fn as_it_is(self) -> Format {
+        Format { classic: None, ..self }
+    }
+
     /// Whether it holds packets only: no processes, no comments, no statistics.
     pub fn is_classic(self) -> bool {
         self.classic.is_some()

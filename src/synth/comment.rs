@@ -46,6 +46,7 @@
 //! | `first_call` | when the first of them was made: seconds since 1970 with nine decimals |
 //! | `already_written` | `h2-preface`: these bytes of the client stand earlier, made up |
 //! | `late` | this packet stands behind others of the file that are up to so many seconds younger |
+//! | `redacted` `level` `redact_headers` `redact_fields` `redact_patterns` `redact_allowed` | of the whole file: `tls2pcap redact` of this version has written it, at this level, with so many rules of the user |
 //! | `after_fin` | 1: bytes of a side that had said that it sends no more |
 
 use std::fmt::{self, Display, Write};

@@ -1,0 +1,141 @@
+//! What all parsers share: the rules, the replacements, and what was found.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use foldhash::fast::RandomState;
+
+use super::cloak::{Cloak, Escape};
+use super::kind::{Found, Kind};
+use super::patterns::Patterns;
+use super::rules::{Level, Rules};
+use super::{fill, names, patterns};
+
+/// Names whose meaning is remembered. At the bound all are forgotten.
+const NAMES_MAX: usize = 32_768;
+/// Longest name that is looked at; a longer one is a secret.
+const NAME_MAX: usize = 128;
+
+/// Replaces values as the rules say. One for a file, so that the same value has the same replacement throughout.
+pub struct Engine {
+    rules: Rules,
+    cloak: Cloak,
+    patterns: Patterns,
+    names: HashMap<Box<[u8]>, bool, RandomState>,
+    /// Relative to whatever slice the innermost parser works on.
+    found: Vec<Found>,
+}
+
+impl Engine {
+    /// An engine that works by these rules.
+    pub fn new(rules: Rules) -> Engine {
+        let cloak = Cloak::new(rules.key.clone());
+        let patterns = Patterns::new(rules.patterns.clone());
+        Engine { rules, cloak, patterns, names: HashMap::default(), found: Vec::new() }
+    }
+
+    pub(super) fn is_shape(&self) -> bool {
+        self.rules.level == Level::Shape
+    }
+
+    pub(super) fn patterns(&self) -> &Patterns {
+        &self.patterns
+    }
+
+    /// Takes what was found since the last call.
+    pub(super) fn take_found(&mut self) -> Vec<Found> {
+        std::mem::take(&mut self.found)
+    }
+
+    /// Puts back what was taken.
+    pub(super) fn put_back(&mut self, found: Vec<Found>) {
+        self.found = found;
+    }
+
+    pub(super) fn found_so_far(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Takes back what was found since then. Gives what the first was.
+    pub(super) fn forget_since(&mut self, mark: usize) -> Option<Kind> {
+        self.found.drain(mark..).next().map(|found| found.kind)
+    }
+
+    /// Says that the bytes at `at` were replaced.
+    pub(super) fn note(&mut self, at: usize, kind: Kind) {
+        self.found.push(Found { at: at as u64, kind });
+    }
+
+    /// Lets a parser work on what begins at `start` of the caller's bytes.
+    pub(super) fn within<T>(&mut self, start: usize, work: impl FnOnce(&mut Engine) -> T) -> T {
+        let mark = self.found.len();
+        let result = work(self);
+        self.found[mark..].iter_mut().for_each(|found| found.at += start as u64);
+        result
+    }
+
+    /// Lets a parser work on a copy of what stands at `at`: all that it finds is there.
+    pub(super) fn all_at<T>(&mut self, at: usize, work: impl FnOnce(&mut Engine) -> T) -> T {
+        let mark = self.found.len();
+        let result = work(self);
+        self.found[mark..].iter_mut().for_each(|found| found.at = at as u64);
+        result
+    }
+
+    /// Replaces a value, but for a known prefix that says what it is.
+    pub(super) fn cloak(&mut self, bytes: &mut [u8], range: Range<usize>, kind: Kind, escape: Escape) {
+        let start = range.start + patterns::public_prefix(&bytes[range.clone()]);
+        if self.cloak.replace(&mut bytes[start..range.end], escape) {
+            self.note(range.start, kind);
+        }
+    }
+
+    /// Fills text that nobody understands.
+    pub(super) fn fill_text(&mut self, bytes: &mut [u8], range: Range<usize>, kind: Kind) {
+        if let Some(at) = fill::text(&mut bytes[range.clone()]) {
+            self.note(range.start + at, kind);
+        }
+    }
+
+    /// Fills what is no text.
+    pub(super) fn fill_whole(&mut self, bytes: &mut [u8], range: Range<usize>, kind: Kind) {
+        if let Some(at) = fill::whole(&mut bytes[range.clone()]) {
+            self.note(range.start + at, kind);
+        }
+    }
+
+    /// Whether a field of this name is a secret.
+    pub(super) fn is_secret_field(&mut self, name: &[u8]) -> bool {
+        // Most names are short words of no interest; there is none of this length.
+        if name.len() < 2 {
+            return !name.is_empty()
+                && self.rules.fields.contains(&String::from_utf8_lossy(name).to_ascii_lowercase());
+        }
+        if name.len() > NAME_MAX {
+            return true;
+        }
+        if let Some(secret) = self.names.get(name) {
+            return *secret;
+        }
+        let text = String::from_utf8_lossy(name);
+        let lower = text.to_ascii_lowercase();
+        let secret = !self.rules.allowed.contains(&lower)
+            && (self.rules.fields.contains(&lower) || names::is_secret_field(&text));
+        if self.names.len() >= NAMES_MAX {
+            self.names.clear();
+        }
+        self.names.insert(name.into(), secret);
+        secret
+    }
+
+    /// Whether a header of this name, in lower case, is a secret.
+    pub(super) fn is_secret_header(&self, lower: &str) -> bool {
+        !self.rules.allowed.contains(lower)
+            && (self.rules.headers.contains(lower) || names::is_secret_header(lower))
+    }
+
+    /// Whether the user wants a header or field, in lower case, to stay.
+    pub(super) fn is_allowed(&self, lower: &str) -> bool {
+        self.rules.allowed.contains(lower)
+    }
+}

@@ -1,0 +1,402 @@
+//! HTTP/1 (RFC 9112): requests and answers one after the other, with their bodies.
+
+use std::collections::VecDeque;
+
+use memchr::memmem;
+
+use super::body::{Body, Parser, Type};
+use super::cloak::Escape;
+use super::engine::Engine;
+use super::kind::Kind;
+use super::weave::Weave;
+use super::{headers, target};
+
+/// Longest head that is waited for.
+const HEAD_MAX: usize = 256 << 10;
+/// Longest line of a chunk.
+const LINE_MAX: usize = 4096;
+/// Requests without an answer that are remembered.
+const ASKED_MAX: usize = 4096;
+
+/// What both directions know.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// Methods of requests whose answer has not come.
+    asked: VecDeque<Method>,
+    /// What the server has changed to.
+    pub(super) upgraded: Option<Upgrade>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Head,
+    Connect,
+    Other,
+}
+
+/// What comes after an answer with status 101, or 200 to CONNECT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upgrade {
+    WebSocket,
+    Http2,
+    /// What its first bytes say.
+    Tunnel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Head,
+    /// A body of known length.
+    Sized(u64),
+    /// In front of a chunk's length.
+    ChunkSize,
+    Chunk(u64),
+    /// The end of a chunk's line.
+    ChunkEnd,
+    Trailers,
+    ToEnd,
+}
+
+/// One direction.
+#[derive(Debug)]
+pub(super) struct H1 {
+    state: State,
+    /// Number of the body.
+    body: u64,
+}
+
+/// What a call came to.
+pub(super) enum Turn {
+    /// So many bytes went into the weave.
+    Went(usize),
+    /// More is needed.
+    More,
+    /// The same, and what follows is another protocol.
+    Over(usize, Upgrade),
+    /// What stands here is no HTTP.
+    Lost,
+}
+
+/// How a first line is told from anything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looks {
+    Yes,
+    No,
+    /// Too short to tell.
+    Maybe,
+}
+
+/// Whether bytes begin a message.
+pub(super) fn looks(bytes: &[u8]) -> Looks {
+    const VERSION: &[u8] = b"HTTP/1.";
+    let short = &bytes[..bytes.len().min(VERSION.len())];
+    if VERSION.starts_with(short) {
+        return match bytes.len() {
+            0..12 => Looks::Maybe,
+            _ if bytes[9..12].iter().all(u8::is_ascii_digit) && bytes[8] == b' ' => Looks::Yes,
+            _ => Looks::No,
+        };
+    }
+    let method = bytes.iter().take(24).take_while(|b| b.is_ascii_uppercase() || **b == b'-').count();
+    match bytes.get(method) {
+        None if method < 24 => return Looks::Maybe,
+        Some(b' ') if method >= 3 => {}
+        _ => return Looks::No,
+    }
+    let line = &bytes[..bytes.len().min(16 << 10)];
+    match memchr::memchr(b'\n', line) {
+        Some(end) => {
+            let line = line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]);
+            let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
+            if version.len() == 8 && version.starts_with(VERSION) { Looks::Yes } else { Looks::No }
+        }
+        // A line of text goes on for so long only if it is a request.
+        None if line.iter().any(|b| !(b' '..=b'~').contains(b) && *b != b'\r') => Looks::No,
+        None if bytes.len() < 16 << 10 => Looks::Maybe,
+        None => Looks::No,
+    }
+}
+
+impl H1 {
+    /// `body`: the number of the next body.
+    pub(super) fn new(body: u64) -> H1 {
+        H1 { state: State::Head, body }
+    }
+
+    /// The number of the next body.
+    pub(super) fn next_body(&self) -> u64 {
+        self.body + 1
+    }
+
+    pub(super) fn is_at_head(&self) -> bool {
+        self.state == State::Head
+    }
+
+    /// So many bytes are missing. Gives whether it goes on all the same: they were of one body.
+    pub(super) fn hole(&mut self, engine: &mut Engine, weave: &mut Weave, len: u64) -> bool {
+        match &mut self.state {
+            State::Sized(left) | State::Chunk(left) if *left >= len => {
+                *left -= len;
+                let is_end = self.state == State::Sized(0);
+                weave.lose(engine, self.body, Kind::Lost);
+                if is_end {
+                    self.end_body(engine, weave);
+                }
+                true
+            }
+            State::ToEnd => {
+                weave.lose(engine, self.body, Kind::Lost);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn end_body(&mut self, engine: &mut Engine, weave: &mut Weave) {
+        weave.close(engine, self.body);
+        self.body += 1;
+        self.state = State::Head;
+    }
+
+    /// Takes what stands at the beginning of `bytes`; `last`: nothing follows.
+    pub(super) fn step(
+        &mut self,
+        engine: &mut Engine,
+        shared: &mut Shared,
+        weave: &mut Weave,
+        bytes: &mut [u8],
+        last: bool,
+    ) -> Turn {
+        match self.state {
+            State::Head => self.head(engine, shared, weave, bytes, last),
+            State::Sized(left) | State::Chunk(left) => {
+                let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                let left = left - len as u64;
+                let is_chunk = matches!(self.state, State::Chunk(_));
+                weave.data(engine, self.body, &bytes[..len], left == 0 && !is_chunk, None);
+                match (left, is_chunk) {
+                    (0, true) => self.state = State::ChunkEnd,
+                    (0, false) => {
+                        self.body += 1;
+                        self.state = State::Head;
+                    }
+                    (left, true) => self.state = State::Chunk(left),
+                    (left, false) => self.state = State::Sized(left),
+                }
+                Turn::Went(len)
+            }
+            State::ToEnd => {
+                weave.data(engine, self.body, bytes, last, None);
+                Turn::Went(bytes.len())
+            }
+            State::ChunkEnd => match bytes {
+                [b'\r', b'\n', ..] => self.raw(weave, &bytes[..2], State::ChunkSize),
+                [b'\n', ..] => self.raw(weave, &bytes[..1], State::ChunkSize),
+                [] | [b'\r'] => Turn::More,
+                _ => Turn::Lost,
+            },
+            State::ChunkSize => self.chunk(engine, weave, bytes),
+            State::Trailers => self.trailers(engine, weave, bytes),
+        }
+    }
+
+    fn raw(&mut self, weave: &mut Weave, bytes: &[u8], next: State) -> Turn {
+        weave.raw(bytes, vec![]);
+        self.state = next;
+        Turn::Went(bytes.len())
+    }
+
+    fn chunk(&mut self, engine: &mut Engine, weave: &mut Weave, bytes: &mut [u8]) -> Turn {
+        let Some(end) = memchr::memchr(b'\n', bytes) else {
+            return if bytes.len() < LINE_MAX { Turn::More } else { Turn::Lost };
+        };
+        let digits = bytes[..end].iter().take_while(|b| b.is_ascii_hexdigit()).count();
+        let size = str::from_utf8(&bytes[..digits]).ok().and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        let Some(size) = size else { return Turn::Lost };
+        // Extensions say anything.
+        let stop = if bytes[..end].ends_with(b"\r") { end - 1 } else { end };
+        engine.cloak(bytes, digits..stop, Kind::Protocol, Escape::Header);
+        weave.raw(&bytes[..=end], engine.take_found());
+        self.state = if size == 0 { State::Trailers } else { State::Chunk(size) };
+        Turn::Went(end + 1)
+    }
+
+    fn trailers(&mut self, engine: &mut Engine, weave: &mut Weave, bytes: &mut [u8]) -> Turn {
+        let len = match bytes {
+            [b'\r', b'\n', ..] => 2,
+            [b'\n', ..] => 1,
+            [] | [b'\r'] => return Turn::More,
+            _ => match memmem::find(bytes, b"\r\n\r\n") {
+                Some(end) => end + 4,
+                None if bytes.len() < HEAD_MAX => return Turn::More,
+                None => return Turn::Lost,
+            },
+        };
+        fields(engine, &mut bytes[..len], 0);
+        weave.close(engine, self.body);
+        weave.raw(&bytes[..len], engine.take_found());
+        self.body += 1;
+        self.state = State::Head;
+        Turn::Went(len)
+    }
+
+    fn head(
+        &mut self,
+        engine: &mut Engine,
+        shared: &mut Shared,
+        weave: &mut Weave,
+        bytes: &mut [u8],
+        last: bool,
+    ) -> Turn {
+        // Empty lines between messages.
+        let empty = bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+        if empty > 0 {
+            return self.raw(weave, &bytes[..empty], State::Head);
+        }
+        match looks(bytes) {
+            Looks::No => return Turn::Lost,
+            Looks::Maybe if !last => return Turn::More,
+            Looks::Maybe => return Turn::Lost,
+            Looks::Yes => {}
+        }
+        let len = match memmem::find(bytes, b"\r\n\r\n").map(|end| end + 4) {
+            Some(len) => len,
+            None => match memmem::find(bytes, b"\n\n") {
+                Some(end) => end + 2,
+                None if last => bytes.len(),
+                None if bytes.len() < HEAD_MAX => return Turn::More,
+                None => return Turn::Lost,
+            },
+        };
+        let head = &mut bytes[..len];
+        let line = memchr::memchr(b'\n', head).map_or(len, |end| end + 1);
+        let is_answer = head.starts_with(b"HTTP/");
+        let status = if is_answer {
+            // The reason may be any text.
+            let end = head[..line].trim_ascii_end().len();
+            engine.within(0, |engine| super::text::scan(engine, &mut head[..end], super::text::Sort::Plain));
+            str::from_utf8(&head[9..12]).ok().and_then(|status| status.parse().ok()).unwrap_or(0u16)
+        } else {
+            let begin = head.iter().position(|b| *b == b' ').map_or(line, |at| at + 1);
+            let end = head[..line].trim_ascii_end().iter().rposition(|b| *b == b' ').unwrap_or(begin);
+            target::url(engine, head, begin.min(end)..end.max(begin));
+            0
+        };
+        let method = match head.split(|b| *b == b' ').next() {
+            Some(b"HEAD") => Method::Head,
+            Some(b"CONNECT") => Method::Connect,
+            _ => Method::Other,
+        };
+        let fields = fields(engine, head, line);
+        weave.raw(head, engine.take_found());
+        if is_answer {
+            self.answer(engine, shared, weave, status, &fields, len)
+        } else {
+            if shared.asked.len() < ASKED_MAX {
+                shared.asked.push_back(method);
+            }
+            self.begin_body(engine, weave, &fields, false);
+            if method == Method::Connect { Turn::Over(len, Upgrade::Tunnel) } else { Turn::Went(len) }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        engine: &mut Engine,
+        shared: &mut Shared,
+        weave: &mut Weave,
+        status: u16,
+        fields: &Fields,
+        len: usize,
+    ) -> Turn {
+        if status == 101 {
+            let upgrade = match fields.upgrade.as_str() {
+                "websocket" => Upgrade::WebSocket,
+                "h2c" => Upgrade::Http2,
+                _ => Upgrade::Tunnel,
+            };
+            shared.asked.pop_front();
+            shared.upgraded = Some(upgrade);
+            return Turn::Over(len, upgrade);
+        }
+        if (100..200).contains(&status) {
+            return Turn::Went(len);
+        }
+        let method = shared.asked.pop_front().unwrap_or(Method::Other);
+        if method == Method::Connect && (200..300).contains(&status) {
+            return Turn::Over(len, Upgrade::Tunnel);
+        }
+        if method != Method::Head && status != 204 && status != 304 {
+            self.begin_body(engine, weave, fields, true);
+        }
+        Turn::Went(len)
+    }
+
+    /// RFC 9112, section 6.3.
+    fn begin_body(&mut self, engine: &mut Engine, weave: &mut Weave, fields: &Fields, is_answer: bool) {
+        self.state = if !fields.transfer_encoding.is_empty() {
+            match fields.transfer_encoding.ends_with("chunked") {
+                true => State::ChunkSize,
+                false if is_answer => State::ToEnd,
+                false => State::Head,
+            }
+        } else {
+            match fields.length {
+                Some(0) => State::Head,
+                Some(len) => State::Sized(len),
+                None if is_answer => State::ToEnd,
+                None => State::Head,
+            }
+        };
+        if self.state != State::Head {
+            let body = match fields.transfer_encoding.contains(',') {
+                // Compressed for the transfer only.
+                true => Body::with(Parser::unknown()),
+                false => Body::new(Type::new(&fields.content_type, &fields.content_encoding)),
+            };
+            weave.open(engine, self.body, body);
+        }
+    }
+}
+
+/// What a head says of what follows.
+#[derive(Debug, Default)]
+struct Fields {
+    length: Option<u64>,
+    transfer_encoding: String,
+    content_type: String,
+    content_encoding: String,
+    upgrade: String,
+}
+
+/// Replaces values in the lines from `at` on.
+fn fields(engine: &mut Engine, head: &mut [u8], mut at: usize) -> Fields {
+    let mut fields = Fields::default();
+    while at < head.len() {
+        let end = memchr::memchr(b'\n', &head[at..]).map_or(head.len(), |len| at + len);
+        let stop = if end > at && head[end - 1] == b'\r' { end - 1 } else { end };
+        let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+        match head[at..stop].iter().position(|b| *b == b':') {
+            Some(colon) if colon > 0 && head[at..at + colon].iter().all(token) => {
+                let name = String::from_utf8_lossy(&head[at..at + colon]).to_ascii_lowercase();
+                let begin = at + colon + 1;
+                let begin =
+                    begin + head[begin..stop].iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+                headers::value(engine, &name, head, begin..stop);
+                let text = || String::from_utf8_lossy(&head[begin..stop]).trim().to_owned();
+                match name.as_str() {
+                    "content-length" => fields.length = text().parse().ok(),
+                    "transfer-encoding" => fields.transfer_encoding = text().to_ascii_lowercase(),
+                    "content-type" => fields.content_type = text(),
+                    "content-encoding" => fields.content_encoding = text(),
+                    "upgrade" => fields.upgrade = text().to_ascii_lowercase(),
+                    _ => {}
+                }
+            }
+            // No field, or the continuation of one.
+            _ => engine.fill_text(head, at..stop, Kind::Lost),
+        }
+        at = end + 1;
+    }
+    fields
+}

@@ -1,0 +1,289 @@
+//! HTTP/2 (RFC 9113): frames, header blocks with their continuations, and the bodies of streams.
+
+use std::ops::Range;
+
+use super::body::{Body, Parser, Type};
+use super::engine::Engine;
+use super::hpack::{Field, Table};
+use super::kind::Kind;
+use super::weave::Weave;
+
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADER: usize = 9;
+
+/// Longest frame that is waited for; of DATA nothing is.
+const FRAME_MAX: usize = 1 << 20;
+/// Longest header block with its continuations.
+const BLOCK_MAX: usize = 1 << 20;
+/// Streams with a body at once, in one direction.
+const STREAMS_MAX: usize = 4096;
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const PADDED: u8 = 8;
+const PRIORITY: u8 = 0x20;
+
+/// Within a DATA frame.
+#[derive(Clone, Copy, Debug)]
+struct Data {
+    stream: u64,
+    left: usize,
+    padding: usize,
+    is_end: bool,
+}
+
+/// One direction.
+#[derive(Debug)]
+pub(super) struct H2 {
+    /// The preface is still to come.
+    preface: bool,
+    table: Table,
+    data: Option<Data>,
+}
+
+struct Frame {
+    len: usize,
+    kind: u8,
+    flags: u8,
+    stream: u64,
+}
+
+fn frame(bytes: &[u8]) -> Option<Frame> {
+    let [a, b, c, kind, flags, stream @ ..] = *bytes.first_chunk::<HEADER>()?;
+    let len = u32::from_be_bytes([0, a, b, c]) as usize;
+    Some(Frame { len, kind, flags, stream: u64::from(u32::from_be_bytes(stream) & 0x7fff_ffff) })
+}
+
+/// Whether a server begins like this: with SETTINGS.
+pub(super) fn is_settings(bytes: &[u8]) -> bool {
+    frame(bytes)
+        .is_some_and(|f| f.kind == 4 && f.stream == 0 && f.flags & !1 == 0 && f.len % 6 == 0 && f.len < 600)
+}
+
+/// Whether a segment behind a hole begins with a frame: all that is in it are frames, the last maybe cut.
+pub(super) fn is_frames(bytes: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(frame) = frame(&bytes[at..]) {
+        let on_stream = matches!(frame.kind, 0..=3 | 5 | 9);
+        let on_none = matches!(frame.kind, 4 | 6 | 7);
+        let fits = match frame.kind {
+            2 => frame.len == 5,
+            3 | 8 => frame.len == 4,
+            4 => frame.len % 6 == 0,
+            6 => frame.len == 8,
+            _ => frame.len <= 1 << 14,
+        };
+        let known_flags = match frame.kind {
+            0 => 0x09,
+            1 => 0x2d,
+            4 | 6 => 0x01,
+            5 => 0x0c,
+            9 => 0x04,
+            _ => 0,
+        };
+        let sound = frame.kind <= 9
+            && fits
+            && frame.flags & !known_flags == 0
+            && !(on_stream && frame.stream == 0)
+            && !(on_none && frame.stream != 0);
+        if !sound {
+            return false;
+        }
+        at += HEADER + frame.len;
+        if at >= bytes.len() {
+            return true;
+        }
+    }
+    false
+}
+
+/// What a call came to.
+pub(super) enum Turn {
+    /// So many bytes went into the weave.
+    Went(usize),
+    /// More is needed.
+    More,
+    /// What stands here is no frame.
+    Lost,
+}
+
+impl H2 {
+    pub(super) fn new(preface: bool) -> H2 {
+        H2 { preface, table: Table::default(), data: None }
+    }
+
+    /// Behind a hole, at the beginning of a frame.
+    pub(super) fn after_hole() -> H2 {
+        H2::new(false)
+    }
+
+    /// So many bytes are missing. Gives whether it goes on all the same: they were of one DATA frame.
+    pub(super) fn hole(&mut self, engine: &mut Engine, weave: &mut Weave, len: u64) -> bool {
+        let Some(data) = &mut self.data else { return false };
+        match data.left.checked_sub(usize::try_from(len).unwrap_or(usize::MAX)) {
+            Some(left) => {
+                data.left = left;
+                weave.lose(engine, data.stream, Kind::Lost);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes what stands at the beginning of `bytes`.
+    pub(super) fn step(&mut self, engine: &mut Engine, weave: &mut Weave, bytes: &mut [u8]) -> Turn {
+        if self.preface {
+            if !bytes.starts_with(PREFACE) {
+                return if PREFACE.starts_with(bytes) { Turn::More } else { Turn::Lost };
+            }
+            self.preface = false;
+            weave.raw(PREFACE, vec![]);
+            return Turn::Went(PREFACE.len());
+        }
+        if let Some(data) = self.data {
+            return self.data(engine, weave, bytes, data);
+        }
+        let Some(frame) = frame(bytes) else { return Turn::More };
+        if frame.kind == 0 {
+            return self.begin_data(weave, bytes, &frame);
+        }
+        if frame.len > FRAME_MAX {
+            return Turn::Lost;
+        }
+        let end = HEADER + frame.len;
+        if bytes.len() < end {
+            return Turn::More;
+        }
+        match frame.kind {
+            1 | 5 => self.headers(engine, weave, bytes, &frame),
+            // PRIORITY, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, PRIORITY_UPDATE: numbers.
+            2 | 3 | 4 | 6 | 8 | 16 => {
+                if frame.kind == 3 {
+                    weave.close(engine, frame.stream);
+                }
+                weave.raw(&bytes[..end], vec![]);
+                Turn::Went(end)
+            }
+            kind => {
+                // Of GOAWAY two numbers are known.
+                let begin = if kind == 7 { (HEADER + 8).min(end) } else { HEADER };
+                engine.fill_text(bytes, begin..end, Kind::Protocol);
+                weave.raw(&bytes[..end], engine.take_found());
+                Turn::Went(end)
+            }
+        }
+    }
+
+    fn begin_data(&mut self, weave: &mut Weave, bytes: &[u8], frame: &Frame) -> Turn {
+        let padded = usize::from(frame.flags & PADDED != 0 && frame.len > 0);
+        let Some(head) = bytes.get(..HEADER + padded) else { return Turn::More };
+        let padding = if padded == 1 { usize::from(head[HEADER]) } else { 0 };
+        let Some(left) = (frame.len - padded).checked_sub(padding) else { return Turn::Lost };
+        weave.raw(head, vec![]);
+        self.data = Some(Data { stream: frame.stream, left, padding, is_end: frame.flags & END_STREAM != 0 });
+        Turn::Went(HEADER + padded)
+    }
+
+    fn data(&mut self, engine: &mut Engine, weave: &mut Weave, bytes: &mut [u8], mut data: Data) -> Turn {
+        let len = data.left.min(bytes.len());
+        data.left -= len;
+        let is_whole = data.left == 0;
+        weave.data(engine, data.stream, &bytes[..len], is_whole && data.is_end, None);
+        if !is_whole {
+            self.data = Some(data);
+            return Turn::Went(len);
+        }
+        // What is padded says nothing (RFC 9113, section 6.1: zeros).
+        let padding = data.padding.min(bytes.len() - len);
+        let pad = &mut bytes[len..len + padding];
+        if let Some(at) = pad.iter().position(|b| *b != 0) {
+            pad.fill(0);
+            engine.note(at, Kind::Padding);
+        }
+        weave.raw(pad, engine.take_found());
+        data.padding -= padding;
+        // The end was told.
+        data.is_end = false;
+        self.data = (data.padding > 0).then_some(data);
+        Turn::Went(len + padding)
+    }
+
+    /// HEADERS or PUSH_PROMISE, with all their CONTINUATIONs.
+    fn headers(&mut self, engine: &mut Engine, weave: &mut Weave, bytes: &mut [u8], first: &Frame) -> Turn {
+        let end = HEADER + first.len;
+        let mut begin = HEADER;
+        let mut padding = 0;
+        if first.flags & PADDED != 0 {
+            padding = usize::from(bytes.get(begin).copied().unwrap_or(0));
+            begin += 1;
+        }
+        if first.kind == 5 {
+            begin += 4;
+        } else if first.flags & PRIORITY != 0 {
+            begin += 5;
+        }
+        if begin + padding > end {
+            return Turn::Lost;
+        }
+        let mut parts: Vec<Range<usize>> = std::iter::once(begin..end - padding).collect();
+        let (mut at, mut is_end) = (end, first.flags & END_HEADERS != 0);
+        while !is_end {
+            let Some(next) = frame(&bytes[at..]) else { return Turn::More };
+            if next.kind != 9 || next.stream != first.stream || at + next.len > BLOCK_MAX {
+                return Turn::Lost;
+            }
+            if bytes.len() < at + HEADER + next.len {
+                return Turn::More;
+            }
+            parts.push(at + HEADER..at + HEADER + next.len);
+            at += HEADER + next.len;
+            is_end = next.flags & END_HEADERS != 0;
+        }
+        let mut block: Vec<u8> = parts.iter().flat_map(|part| &bytes[part.clone()]).copied().collect();
+        let fields = self.table.block(engine, &mut block);
+        // Where a value lies within the block says where it lies within the frames.
+        let mut found = engine.take_found();
+        let mut from = 0;
+        for part in &parts {
+            let len = part.len();
+            for found in found.iter_mut().filter(|f| (from..from + len).contains(&(f.at as usize))) {
+                found.at = found.at - from as u64 + part.start as u64;
+            }
+            bytes[part.clone()].copy_from_slice(&block[from..from + len]);
+            from += len;
+        }
+        if padding > 0 && bytes[end - padding..end].iter().any(|b| *b != 0) {
+            bytes[end - padding..end].fill(0);
+            engine.note(end - padding, Kind::Padding);
+            found.extend(engine.take_found());
+        }
+        found.sort_by_key(|found| found.at);
+        weave.raw(&bytes[..at], found);
+        if first.kind == 1 {
+            self.begin_or_end(engine, weave, first, fields.unwrap_or_default());
+        }
+        Turn::Went(at)
+    }
+
+    fn begin_or_end(&mut self, engine: &mut Engine, weave: &mut Weave, frame: &Frame, fields: Vec<Field>) {
+        let is_end = frame.flags & END_STREAM != 0;
+        if is_end {
+            return weave.close(engine, frame.stream);
+        }
+        let value = |name: &str| {
+            fields.iter().find(|f| f.name.as_deref() == Some(name)).map_or("", |field| field.value.as_str())
+        };
+        // More will follow an interim answer.
+        if value(":status").starts_with('1') || weave.has(frame.stream) {
+            return;
+        }
+        if weave.open_bodies() >= STREAMS_MAX {
+            weave.lose_all(engine, Kind::Held);
+        }
+        let body = match value(":method") {
+            "CONNECT" => Body::with(Parser::unknown()),
+            _ => Body::new(Type::new(value("content-type"), value("content-encoding"))),
+        };
+        weave.open(engine, frame.stream, body);
+    }
+}

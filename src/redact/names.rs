@@ -1,0 +1,279 @@
+//! Which names of headers and fields mean a secret, and which of headers mean none.
+
+use super::arguments::is_secret_name;
+
+/// Headers whose value is replaced whole.
+const SECRET_HEADERS: &[&str] = &[
+    "x-goog-iap-jwt-assertion",
+    "x-amz-security-token",
+    "x-amzn-oidc-data",
+    "x-amzn-oidc-identity",
+    "x-csrftoken",
+    "x-xsrf-token",
+    "x-ms-client-principal",
+    "cf-access-jwt-assertion",
+    "cf-access-client-secret",
+    "x-forwarded-client-cert",
+    "x-plex-token",
+    "x-shopify-access-token",
+    "x-hub-signature",
+    "x-hub-signature-256",
+    "x-slack-signature",
+    "stripe-signature",
+    "x-gitlab-token",
+    "x-key",
+    "sec-websocket-protocol-token",
+    "x-postmark-server-token",
+    "apikey",
+    "api-key",
+    "dpop",
+];
+
+/// Headers whose value is public by what it means, however random it looks.
+const PUBLIC_HEADERS: &[&str] = &[
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "accept-patch",
+    "accept-post",
+    "accept-ranges",
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "access-control-max-age",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "age",
+    "allow",
+    "alt-svc",
+    "cache-control",
+    "cf-cache-status",
+    "cf-ray",
+    "connection",
+    "content-digest",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-md5",
+    "content-range",
+    "content-security-policy",
+    "content-security-policy-report-only",
+    "content-type",
+    "date",
+    "digest",
+    "etag",
+    "expect",
+    "expires",
+    "grpc-accept-encoding",
+    "grpc-encoding",
+    "grpc-status",
+    "grpc-timeout",
+    "host",
+    "http2-settings",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "last-modified",
+    "max-forwards",
+    "nel",
+    "origin",
+    "permissions-policy",
+    "pragma",
+    "priority",
+    "range",
+    "report-to",
+    "repr-digest",
+    "retry-after",
+    "sec-ch-ua",
+    "sec-ch-ua-mobile",
+    "sec-ch-ua-platform",
+    "sec-fetch-dest",
+    "sec-fetch-mode",
+    "sec-fetch-site",
+    "sec-fetch-user",
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "server",
+    "server-timing",
+    "strict-transport-security",
+    "te",
+    "timing-allow-origin",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "vary",
+    "via",
+    "warning",
+    "x-content-type-options",
+    "x-frame-options",
+    "x-xss-protection",
+    ":authority",
+    ":method",
+    ":protocol",
+    ":scheme",
+    ":status",
+];
+
+/// What Wireshark needs to take messages apart, and what is structure: stays with `--level shape`.
+const STRUCTURE_HEADERS: &[&str] = &[
+    ":method",
+    ":protocol",
+    ":scheme",
+    ":status",
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "expect",
+    "grpc-encoding",
+    "grpc-status",
+    "http2-settings",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "sec-websocket-extensions",
+    "sec-websocket-version",
+];
+
+/// Words of fields that mean a secret, beside those of command lines.
+const FIELDS: &[&str] = &[
+    "csrf",
+    "xsrf",
+    "csrfmiddlewaretoken",
+    "cvv",
+    "cvc",
+    "cvv2",
+    "ssn",
+    "iban",
+    "pan",
+    "cardnumber",
+    "accountnumber",
+    "samlresponse",
+    "samlrequest",
+    "assertion",
+    "verifier",
+    "passcode",
+    "mfa",
+    "totp",
+    "pwhash",
+    "sas",
+    "viewstate",
+    "eventvalidation",
+    "logintoken",
+    "accesstoken",
+];
+
+/// Words that mean a secret if they end in one of these.
+const ENDS: &[&str] = &[
+    "sessid",
+    "sessionid",
+    "sessionkey",
+    "csrftoken",
+    "privatekey",
+    "secretkey",
+    "accesskey",
+    "passwort",
+    "kennwort",
+];
+
+/// Last words of names of what belongs to a secret, and is none.
+const ABOUT: &[&str] = &[
+    "arn",
+    "name",
+    "uri",
+    "endpoint",
+    "count",
+    "length",
+    "description",
+    "policy",
+    "label",
+    "hint",
+    "placeholder",
+];
+
+/// Whether a header of this name, in lower case, is replaced whole.
+pub(super) fn is_secret_header(name: &str) -> bool {
+    SECRET_HEADERS.contains(&name) || (is_secret_field(name) && !is_public_header(name))
+}
+
+/// Whether a header's value says nothing secret, however it looks.
+pub(super) fn is_public_header(name: &str) -> bool {
+    PUBLIC_HEADERS.contains(&name)
+}
+
+/// Whether a header is structure.
+pub(super) fn is_structure(name: &str) -> bool {
+    STRUCTURE_HEADERS.contains(&name)
+}
+
+/// Whether a field of a query, a form, JSON, XML or multipart is a secret.
+pub(super) fn is_secret_field(name: &str) -> bool {
+    let capital = name.rfind(|c: char| c.is_ascii_uppercase() || !c.is_ascii_alphanumeric()).unwrap_or(0);
+    let last = name[capital..].trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    if ABOUT.iter().any(|about| last.eq_ignore_ascii_case(about)) {
+        return false;
+    }
+    if is_secret_name(name) {
+        return true;
+    }
+    let lower = name.to_ascii_lowercase();
+    let mut words = lower.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let last_is_place = lower.ends_with("url") || lower.ends_with("file") || lower.ends_with("type");
+    !last_is_place && words.any(|w| FIELDS.contains(&w) || ENDS.iter().any(|end| w.ends_with(end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart() {
+        for name in [
+            "password",
+            "userPassword",
+            "access_token",
+            "X-Api-Key",
+            "PHPSESSID",
+            "csrfToken",
+            "client_secret",
+            "card_cvv",
+            "__VIEWSTATE",
+        ] {
+            assert!(is_secret_field(name), "{name}");
+        }
+        for name in [
+            "name",
+            "id",
+            "token_type",
+            "max_tokens",
+            "author",
+            "path",
+            "keywords",
+            "secretName",
+            "secret_arn",
+            "description",
+            "monkey",
+            "key_id",
+            "expires_in",
+        ] {
+            assert!(!is_secret_field(name), "{name}");
+        }
+        assert!(is_secret_header("x-auth-token") && is_secret_header("private-token"));
+        assert!(!is_secret_header("sec-websocket-key") && !is_secret_header("content-type"));
+    }
+}

@@ -1,0 +1,297 @@
+//! Compressed bodies. Those in gzip and deflate (RFC 1952, 1950, 1951) are looked into. One that holds a secret is packed
+//! anew if the result fits into its length. Else, and in all other formats, it becomes a body of the same format and
+//! length that says what it was: stored blocks, which can have any length.
+
+use std::io::{Read, Write};
+
+use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::{Compression, Crc, GzBuilder};
+
+use super::body::{Body, Type};
+use super::engine::Engine;
+use super::kind::Kind;
+
+/// Longest body that is waited for.
+const PACKED_MAX: usize = 4 << 20;
+/// Longest that is unpacked.
+const UNPACKED_MAX: u64 = 64 << 20;
+
+/// What a body that was replaced says: a string of JSON, so that it is valid in most places.
+const SAID: &[u8] = b"redacted by tls2pcap ";
+
+/// How a body is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Gzip,
+    /// What HTTP calls deflate: zlib, or without its frame.
+    Deflate,
+    Brotli,
+    Zstd,
+    /// A message of WebSocket's permessage-deflate (RFC 7692).
+    Message,
+    /// Another, or several one after the other.
+    Other,
+}
+
+/// A compressed body that comes in pieces.
+#[derive(Debug)]
+pub(super) struct Packed {
+    format: Format,
+    inner: Type,
+    is_lost: bool,
+}
+
+impl Packed {
+    pub(super) fn new(format: Format, inner: Type) -> Packed {
+        Packed { format, inner, is_lost: false }
+    }
+
+    /// Works on what is there. Gives how many bytes are decided: all at the end, none before.
+    pub(super) fn step(&mut self, engine: &mut Engine, bytes: &mut [u8], last: bool) -> usize {
+        self.is_lost |= bytes.len() > PACKED_MAX;
+        if self.is_lost {
+            engine.fill_whole(bytes, 0..bytes.len(), Kind::Compressed);
+            return bytes.len();
+        }
+        if !last {
+            return 0;
+        }
+        if bytes.is_empty() {
+            return 0;
+        }
+        // Of what it says nobody may know the type any more.
+        if filler(self.format, bytes).is_some_and(|filler| filler[..] == *bytes) {
+            return bytes.len();
+        }
+        let Some(mut plain) = unpack(self.format, bytes).filter(|_| !engine.is_shape()) else {
+            self.replace(engine, bytes, &[]);
+            return bytes.len();
+        };
+        let found = Body::new(self.inner.clone()).whole(engine, &mut plain);
+        if found.is_empty() {
+            return bytes.len();
+        }
+        if self.format == Format::Gzip
+            && let Some(packed) = pack(&plain, bytes.len())
+        {
+            bytes.copy_from_slice(&packed);
+            found.iter().for_each(|kind| engine.note(0, *kind));
+            return bytes.len();
+        }
+        self.replace(engine, bytes, &found);
+        bytes.len()
+    }
+
+    fn replace(&self, engine: &mut Engine, bytes: &mut [u8], found: &[Kind]) {
+        let Some(filler) = filler(self.format, bytes) else {
+            engine.fill_whole(bytes, 0..bytes.len(), Kind::Compressed);
+            return;
+        };
+        if filler[..] != *bytes {
+            bytes.copy_from_slice(&filler);
+            engine.note(0, Kind::Compressed);
+            found.iter().for_each(|kind| engine.note(0, *kind));
+        }
+    }
+}
+
+fn is_zlib(bytes: &[u8]) -> bool {
+    matches!(bytes, [a, b, ..] if a & 15 == 8 && (u32::from(*a) << 8 | u32::from(*b)) % 31 == 0)
+}
+
+/// All of a body, if it is whole and of bounded length.
+fn unpack(format: Format, bytes: &[u8]) -> Option<Vec<u8>> {
+    fn all(reader: impl Read) -> Option<Vec<u8>> {
+        let mut plain = Vec::new();
+        reader.take(UNPACKED_MAX + 1).read_to_end(&mut plain).ok()?;
+        (plain.len() as u64 <= UNPACKED_MAX).then_some(plain)
+    }
+    match format {
+        Format::Gzip => all(MultiGzDecoder::new(bytes)),
+        Format::Deflate if is_zlib(bytes) => all(ZlibDecoder::new(bytes)),
+        Format::Deflate => all(DeflateDecoder::new(bytes)),
+        _ => None,
+    }
+}
+
+/// Packed in gzip, made as long as is asked by a comment in its header; `None` if it does not fit.
+fn pack(plain: &[u8], len: usize) -> Option<Vec<u8>> {
+    let pack = |head: GzBuilder| {
+        let mut packer = head.write(Vec::with_capacity(len), Compression::best());
+        packer.write_all(plain).ok()?;
+        packer.finish().ok()
+    };
+    let packed = pack(GzBuilder::new())?;
+    match len.checked_sub(packed.len())? {
+        0 => Some(packed),
+        room => {
+            let comment: Vec<u8> =
+                SAID.iter().copied().chain(std::iter::repeat(b'.')).take(room - 1).collect();
+            pack(GzBuilder::new().comment(comment)).filter(|packed| packed.len() == len)
+        }
+    }
+}
+
+/// What a body of so many bytes says.
+fn said(len: usize) -> Vec<u8> {
+    match len {
+        0 | 1 => vec![b'1'; len],
+        _ => {
+            let text = SAID.iter().copied().chain(std::iter::repeat(b'.')).take(len - 2);
+            std::iter::once(b'"').chain(text).chain([b'"']).collect()
+        }
+    }
+}
+
+/// A valid body of the same format and length; `None` if there is none.
+fn filler(format: Format, bytes: &[u8]) -> Option<Vec<u8>> {
+    let len = bytes.len();
+    match format {
+        Format::Gzip => {
+            let (room, blocks) = stored_room(len.checked_sub(18)?)?;
+            let text = said(room);
+            let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+            stored(&text, blocks, true, &mut out);
+            let mut crc = Crc::new();
+            crc.update(&text);
+            out.extend_from_slice(&crc.sum().to_le_bytes());
+            out.extend_from_slice(&crc.amount().to_le_bytes());
+            Some(out)
+        }
+        Format::Deflate if is_zlib(bytes) => {
+            let (room, blocks) = stored_room(len.checked_sub(6)?)?;
+            let text = said(room);
+            let mut out = vec![0x78, 0x01];
+            stored(&text, blocks, true, &mut out);
+            out.extend_from_slice(&adler(&text).to_be_bytes());
+            Some(out)
+        }
+        Format::Deflate => {
+            let (room, blocks) = stored_room(len)?;
+            let mut out = Vec::with_capacity(len);
+            stored(&said(room), blocks, true, &mut out);
+            Some(out)
+        }
+        Format::Message => {
+            let (room, blocks) = stored_room(len.checked_sub(1)?)?;
+            let mut out = Vec::with_capacity(len);
+            stored(&said(room), blocks, false, &mut out);
+            // The beginning of an empty block, the rest of which every receiver adds.
+            out.push(0);
+            Some(out)
+        }
+        Format::Brotli => brotli(len),
+        Format::Zstd => zstd(len),
+        Format::Other => None,
+    }
+}
+
+const STORED_MAX: usize = 0xffff;
+
+/// How much fits into stored blocks of so many bytes in all, and how many blocks these are.
+fn stored_room(len: usize) -> Option<(usize, usize)> {
+    let blocks = len.div_ceil(5 + STORED_MAX).max(1);
+    Some((len.checked_sub(5 * blocks)?, blocks))
+}
+
+/// Stored blocks of deflate (RFC 1951, section 3.2.4), the last of which may be empty.
+fn stored(text: &[u8], blocks: usize, last: bool, out: &mut Vec<u8>) {
+    for i in 0..blocks {
+        let part = &text[(i * STORED_MAX).min(text.len())..text.len().min((i + 1) * STORED_MAX)];
+        let len = part.len() as u16;
+        out.push(u8::from(last && i + 1 == blocks));
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(&(!len).to_le_bytes());
+        out.extend_from_slice(part);
+    }
+}
+
+/// Adler-32 (RFC 1950, section 8.2).
+fn adler(text: &[u8]) -> u32 {
+    let (a, b) = text.iter().fold((1u32, 0u32), |(a, b), byte| {
+        let a = (a + u32::from(*byte)) % 65521;
+        (a, (b + a) % 65521)
+    });
+    b << 16 | a
+}
+
+/// Uncompressed meta-blocks of Brotli (RFC 7932, section 9.2), in a window of 64 KiB.
+fn brotli(len: usize) -> Option<Vec<u8>> {
+    let blocks = len.checked_sub(1)?.div_ceil(3 + 0x1_0000);
+    let room = (len - 1).checked_sub(3 * blocks).filter(|room| *room >= blocks)?;
+    let text = said(room);
+    let mut out = Vec::with_capacity(len);
+    let mut at = 0;
+    for i in 0..blocks {
+        // None may be empty.
+        let part = (room - at - (blocks - i - 1)).min(0x1_0000);
+        // Not the last; four digits of length; uncompressed. The first has the window's bit in front.
+        let word = ((part - 1) as u32) << 3 | 1 << 19;
+        let word = if i == 0 { word << 1 } else { word };
+        out.extend_from_slice(&word.to_le_bytes()[..3]);
+        out.extend_from_slice(&text[at..at + part]);
+        at += part;
+    }
+    // The last, and empty.
+    out.push(3);
+    Some(out)
+}
+
+/// Raw blocks of Zstandard (RFC 8878, section 3.1.1), in a window of 2 MiB.
+fn zstd(len: usize) -> Option<Vec<u8>> {
+    const BLOCK_MAX: usize = 128 << 10;
+    let room = len.checked_sub(6)?;
+    let blocks = room.div_ceil(3 + BLOCK_MAX).max(1);
+    let text = said(room.checked_sub(3 * blocks)?);
+    let mut out = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 11 << 3];
+    for i in 0..blocks {
+        let part = &text[(i * BLOCK_MAX).min(text.len())..text.len().min((i + 1) * BLOCK_MAX)];
+        let header = u32::from(i + 1 == blocks) | (part.len() as u32) << 3;
+        out.extend_from_slice(&header.to_le_bytes()[..3]);
+        out.extend_from_slice(part);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fillers_have_every_length_and_unpack() {
+        for len in (23..400).chain([
+            65_535 + 22,
+            65_558,
+            65_560,
+            65_563,
+            131_100,
+            200_000,
+            131_093,
+            131_094,
+            131_098,
+        ]) {
+            let bytes = vec![0; len];
+            let packed = filler(Format::Gzip, &bytes).unwrap_or_else(|| panic!("{len}"));
+            assert_eq!(packed.len(), len);
+            let plain = unpack(Format::Gzip, &packed).unwrap_or_else(|| panic!("{len}"));
+            assert!(serde_json::from_slice::<serde_json::Value>(&plain).is_ok() || plain.is_empty());
+            let mut zlib = bytes.clone();
+            zlib[..2].copy_from_slice(&[0x78, 0x9c]);
+            let packed = filler(Format::Deflate, &zlib).unwrap();
+            assert_eq!((packed.len(), unpack(Format::Deflate, &packed).is_some()), (len, true), "{len}");
+            for format in [Format::Deflate, Format::Message, Format::Brotli, Format::Zstd] {
+                assert_eq!(filler(format, &bytes).unwrap().len(), len, "{format:?}");
+            }
+        }
+        assert_eq!(filler(Format::Gzip, &[0; 22]), None);
+    }
+
+    #[test]
+    fn gzip_is_padded_by_a_comment() {
+        let plain = b"hello hello hello hello".to_vec();
+        let shortest = pack(&plain, 1000).unwrap();
+        assert_eq!(shortest.len(), 1000);
+        assert_eq!(unpack(Format::Gzip, &shortest).unwrap(), plain);
+        assert_eq!(pack(&plain, 20), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! Messages of gRPC: frames with a length, and in them Protocol Buffers, whose fields have numbers and no names. So
+//! any text may be a secret: all of it is replaced. Numbers stay.
+
+use std::ops::Range;
+
+use super::cloak::Escape;
+use super::engine::Engine;
+use super::kind::Kind;
+
+/// Longest message that is waited for.
+const MESSAGE_MAX: usize = 4 << 20;
+/// Deepest nesting that is looked into.
+const DEPTH_MAX: usize = 64;
+
+/// Messages that come in pieces.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    /// So much of a message is filled.
+    fill: usize,
+}
+
+impl Messages {
+    /// Works on what is there. Gives how many bytes are decided.
+    pub(super) fn step(&mut self, engine: &mut Engine, bytes: &mut [u8], last: bool) -> usize {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.fill > 0 {
+                let end = bytes.len().min(at.saturating_add(self.fill));
+                engine.fill_whole(bytes, at..end, Kind::Body);
+                self.fill -= end - at;
+                at = end;
+                continue;
+            }
+            let Some([flag, len @ ..]) = bytes[at..].first_chunk::<5>().copied() else {
+                if last {
+                    engine.fill_whole(bytes, at..bytes.len(), Kind::Body);
+                    at = bytes.len();
+                }
+                break;
+            };
+            let len = u32::from_be_bytes(len) as usize;
+            let (begin, end) = (at + 5, (at + 5).saturating_add(len));
+            // Compressed messages are in a format that a header names, and are not looked into.
+            if flag != 0 || len > MESSAGE_MAX {
+                (self.fill, at) = (len, begin);
+            } else if end <= bytes.len() {
+                if is_message(&bytes[begin..end], DEPTH_MAX) {
+                    message(engine, bytes, begin..end, DEPTH_MAX);
+                } else {
+                    engine.fill_whole(bytes, begin..end, Kind::Body);
+                }
+                at = end;
+            } else if last {
+                (self.fill, at) = (len, begin);
+            } else {
+                break;
+            }
+        }
+        at
+    }
+}
+
+/// Reads a number of up to 64 bits, and how long it is.
+fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut value = 0u64;
+    for (i, byte) in bytes.iter().take(10).enumerate() {
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            return Some((value, i + 1));
+        }
+    }
+    None
+}
+
+/// The next field: where its bytes stand if it has a length, and where it ends.
+fn field(bytes: &[u8], at: usize) -> Option<(Option<Range<usize>>, usize)> {
+    let (tag, len) = varint(&bytes[at..])?;
+    if tag >> 3 == 0 || tag >> 3 >= 1 << 29 {
+        return None;
+    }
+    let at = at + len;
+    let (range, end) = match tag & 7 {
+        0 => (None, at + varint(&bytes[at..])?.1),
+        1 => (None, at + 8),
+        5 => (None, at + 4),
+        2 => {
+            let (len, own) = varint(&bytes[at..])?;
+            let end = (at + own).checked_add(usize::try_from(len).ok()?)?;
+            (Some(at + own..end), end)
+        }
+        _ => return None,
+    };
+    (end <= bytes.len()).then_some((range, end))
+}
+
+fn is_message(bytes: &[u8], depth: usize) -> bool {
+    let mut at = 0;
+    while at < bytes.len() {
+        match field(bytes, at) {
+            Some((_, end)) if depth > 0 => at = end,
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn message(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>, depth: usize) {
+    let mut at = range.start;
+    while at < range.end {
+        let Some((inner, end)) = field(&bytes[..range.end], at) else { return };
+        if let Some(inner) = inner.filter(|inner| !inner.is_empty()) {
+            let value = &bytes[inner.clone()];
+            let is_text = value.iter().all(|b| *b >= b' ' && *b != 0x7f) && str::from_utf8(value).is_ok();
+            if is_text {
+                engine.cloak(bytes, inner, Kind::Text, Escape::Backslash);
+            } else if depth > 0 && is_message(value, depth - 1) {
+                message(engine, bytes, inner, depth - 1);
+            } else {
+                engine.fill_whole(bytes, inner, Kind::Text);
+            }
+        }
+        at = end;
+    }
+}

@@ -1,0 +1,106 @@
+//! Made-up TLS, as `--framing tls` writes it: TLS 1.2 (RFC 5246) with the cipher suite `TLS_RSA_WITH_NULL_MD5`, so that what
+//! it carries stands there in plain, and 16 bytes in the place of a hash. Of all other TLS nothing is shown.
+
+use super::engine::Engine;
+use super::kind::Kind;
+use super::weave::Weave;
+
+const HEADER: usize = 5;
+/// In the place of MD5's hash.
+const HASH: usize = 16;
+const NULL_MD5: [u8; 2] = [0, 1];
+
+const HANDSHAKE: u8 = 22;
+const APPLICATION_DATA: u8 = 23;
+
+/// Longest handshake that is waited for.
+pub(super) const HELLO_MAX: usize = 64 << 10;
+
+/// Whether a connection may begin like this: with a handshake.
+pub(super) fn is_hello(bytes: &[u8]) -> bool {
+    matches!(bytes, [HANDSHAKE, 3, 0..=4, ..])
+}
+
+/// Whether the server has chosen a cipher suite that encrypts nothing; `None`: its hello is not there yet.
+pub(super) fn has_null_cipher(bytes: &[u8]) -> Option<bool> {
+    // Header, type and length, version, random; then the session's id and the suite.
+    let Some(id) = bytes.get(43) else { return (!is_hello(bytes) && !bytes.is_empty()).then_some(false) };
+    let at = 44 + usize::from(*id);
+    let suite = bytes.get(at..at + 2)?;
+    Some(is_hello(bytes) && bytes[5] == 2 && suite == NULL_MD5)
+}
+
+/// A record.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    /// Bytes of plaintext to come, then of the hash.
+    plain: usize,
+    hash: usize,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+pub(super) struct Tls {
+    record: Option<Record>,
+}
+
+/// What a call came to.
+pub(super) enum Turn {
+    /// So many bytes went into the weave.
+    Went(usize),
+    /// So many bytes at the beginning are plaintext, whose place in the weave is kept.
+    Plain(usize),
+    More,
+    Lost,
+}
+
+impl Tls {
+    /// Takes what stands at the beginning of `bytes`.
+    pub(super) fn step(&mut self, engine: &mut Engine, weave: &mut Weave, bytes: &mut [u8]) -> Turn {
+        if let Some(record) = &mut self.record {
+            if record.plain > 0 {
+                let len = record.plain.min(bytes.len());
+                record.plain -= len;
+                weave.layer(len);
+                return Turn::Plain(len);
+            }
+            let len = record.hash.min(bytes.len());
+            record.hash -= len;
+            if record.hash == 0 {
+                self.record = None;
+            }
+            let hash = &mut bytes[..len];
+            if let Some(at) = hash.iter().position(|b| *b != 0) {
+                hash.fill(0);
+                engine.note(at, Kind::Padding);
+            }
+            weave.raw(hash, engine.take_found());
+            return Turn::Went(len);
+        }
+        let Some([kind, 3, 0..=4, high, low]) = bytes.first_chunk::<HEADER>().copied() else {
+            return if bytes.len() < HEADER { Turn::More } else { Turn::Lost };
+        };
+        let len = usize::from(u16::from_be_bytes([high, low]));
+        if kind == APPLICATION_DATA {
+            let Some(plain) = len.checked_sub(HASH) else { return Turn::Lost };
+            self.record = Some(Record { plain, hash: HASH });
+            weave.raw(&bytes[..HEADER], vec![]);
+            return Turn::Went(HEADER);
+        }
+        let end = HEADER + len;
+        if bytes.len() < end {
+            return Turn::More;
+        }
+        // Hellos, the end of the server's, and changes of the cipher: that is all that is made up.
+        let is_known = match kind {
+            HANDSHAKE => matches!(bytes.get(HEADER), Some(1 | 2 | 14)),
+            20 => len == 1,
+            _ => false,
+        };
+        if !is_known {
+            engine.fill_whole(bytes, HEADER..end, Kind::Protocol);
+        }
+        weave.raw(&bytes[..end], engine.take_found());
+        Turn::Went(end)
+    }
+}

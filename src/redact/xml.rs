@@ -1,0 +1,158 @@
+//! XML and HTML: elements and attributes by their names; of HTML, also the fields of forms.
+
+use std::ops::Range;
+
+use memchr::memchr;
+
+use super::cloak::Escape;
+use super::engine::Engine;
+use super::kind::Kind;
+use super::text::{self, Sort};
+
+/// A tag or text up to this length is waited for.
+const WAIT_MAX: usize = 64 << 10;
+/// Deepest nesting within a secret element that is counted.
+const DEPTH_MAX: u32 = 1 << 20;
+
+/// XML that comes in pieces.
+#[derive(Debug)]
+pub(super) struct Xml {
+    is_html: bool,
+    /// How deep within an element that is a secret; 0: in none.
+    depth: u32,
+    /// A script or style sheet of HTML, up to its end.
+    in_script: bool,
+}
+
+impl Xml {
+    pub(super) fn new(is_html: bool) -> Xml {
+        Xml { is_html, depth: 0, in_script: false }
+    }
+
+    /// Works on what is there. Gives how many bytes are decided.
+    pub(super) fn step(&mut self, engine: &mut Engine, bytes: &mut [u8], last: bool) -> usize {
+        let mut at = 0;
+        while at < bytes.len() {
+            let (end, is_whole) = match self.part(bytes, at) {
+                Some(end) => (end, true),
+                None => (bytes.len(), false),
+            };
+            if !is_whole && !last && end - at <= WAIT_MAX {
+                break;
+            }
+            let is_tag = bytes[at] == b'<' && !self.in_script;
+            if is_tag {
+                self.tag(engine, bytes, at..end);
+            } else {
+                self.in_script &= !is_whole;
+                if self.depth > 0 {
+                    engine.cloak(bytes, at..end, Kind::Xml, Escape::Entity);
+                } else if engine.is_shape() {
+                    engine.cloak(bytes, at..end, Kind::Value, Escape::Entity);
+                }
+            }
+            at = end;
+        }
+        if at > 0 {
+            let sort = if self.is_html { Sort::Code } else { Sort::Plain };
+            text::scan(engine, &mut bytes[..at], sort);
+        }
+        at
+    }
+
+    /// Where the tag or text that begins at `at` ends.
+    fn part(&self, bytes: &[u8], at: usize) -> Option<usize> {
+        let rest = &bytes[at..];
+        let ends_with = |end: &[u8]| memchr::memmem::find(rest, end).map(|i| at + i + end.len());
+        if self.in_script {
+            return memchr::memmem::find(rest, b"</s").map(|i| at + i);
+        }
+        if rest[0] != b'<' {
+            return memchr(b'<', rest).map(|i| at + i);
+        }
+        if rest.starts_with(b"<!--") {
+            return ends_with(b"-->");
+        }
+        if rest.starts_with(b"<![CDATA[") {
+            return ends_with(b"]]>");
+        }
+        let mut quote = None;
+        rest.iter()
+            .position(|b| {
+                match (quote, b) {
+                    (None, b'>') => return true,
+                    (None, b'"' | b'\'') => quote = Some(*b),
+                    (Some(q), b) if q == *b => quote = None,
+                    _ => {}
+                }
+                false
+            })
+            .map(|i| at + i + 1)
+    }
+
+    fn tag(&mut self, engine: &mut Engine, bytes: &mut [u8], range: Range<usize>) {
+        let tag = &bytes[range.clone()];
+        if tag.starts_with(b"<![CDATA[") {
+            let inner = range.start + 9..range.end.saturating_sub(3).max(range.start + 9);
+            if self.depth > 0 {
+                engine.cloak(bytes, inner, Kind::Xml, Escape::Backslash);
+            } else if engine.is_shape() {
+                engine.cloak(bytes, inner, Kind::Value, Escape::Backslash);
+            }
+            return;
+        }
+        if tag.starts_with(b"<!") || tag.starts_with(b"<?") {
+            return;
+        }
+        let is_end = tag.get(1) == Some(&b'/');
+        let begin = 1 + usize::from(is_end);
+        let name_len = tag[begin.min(tag.len())..].iter().take_while(|b| !b" \t\r\n/>".contains(b)).count();
+        let name = tag.get(begin..begin + name_len).unwrap_or_default().to_ascii_lowercase();
+        let is_empty = tag.ends_with(b"/>");
+        if is_end {
+            self.depth = self.depth.saturating_sub(1);
+            return;
+        }
+        // Without its namespace.
+        let local = name.rsplit(|b| *b == b':').next().unwrap_or_default();
+        // Elements of HTML have names of its own; what is a secret there is a field of a form.
+        let begins = self.depth > 0 || (!self.is_html && engine.is_secret_field(local));
+        if begins && !is_empty {
+            self.depth = (self.depth + 1).min(DEPTH_MAX);
+        }
+        self.in_script = self.is_html && !is_empty && matches!(&name[..], b"script" | b"style");
+        attributes(engine, bytes, range.start + begin + name_len..range.end);
+    }
+}
+
+/// `name="value"`; and where one is called `name`, another called `value` or `content` by what that says.
+fn attributes(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>) {
+    let mut all: Vec<(Range<usize>, Range<usize>)> = Vec::new();
+    let mut at = range.start;
+    while let Some(sign) = memchr(b'=', bytes.get(at..range.end).unwrap_or_default()).map(|i| at + i) {
+        let name = bytes[at..sign].iter().rev().take_while(|b| !b.is_ascii_whitespace()).count();
+        let quote = bytes.get(sign + 1).copied().filter(|b| *b == b'"' || *b == b'\'');
+        let Some(quote) = quote else {
+            at = sign + 1;
+            continue;
+        };
+        let end =
+            memchr(quote, &bytes[sign + 2..range.end.max(sign + 2)]).map_or(range.end, |i| sign + 2 + i);
+        all.push((sign - name..sign, sign + 2..end.max(sign + 2)));
+        at = end + 1;
+    }
+    let is =
+        |bytes: &[u8], range: &Range<usize>, name: &[u8]| bytes[range.clone()].eq_ignore_ascii_case(name);
+    let called = all.iter().find(|(name, _)| is(bytes, name, b"name") || is(bytes, name, b"id"));
+    let called = called.map(|(_, value)| bytes[value.clone()].to_vec());
+    let by_name = called.is_some_and(|name| engine.is_secret_field(&name));
+    for (name, value) in all {
+        let is_value = is(bytes, &name, b"value") || is(bytes, &name, b"content");
+        let name = bytes[name].to_vec();
+        if (by_name && is_value) || engine.is_secret_field(&name) {
+            engine.cloak(bytes, value, Kind::Xml, Escape::Entity);
+        } else if engine.is_shape() {
+            engine.cloak(bytes, value, Kind::Value, Escape::Entity);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Capture files as they are read: pcapng by blocks, classic pcap by packets, either byte order. Nothing of them is
+//! interpreted that is not needed.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
+
+use flate2::bufread::MultiGzDecoder;
+
+/// Longest block or packet that is taken.
+const BLOCK_MAX: usize = 64 << 20;
+
+pub(super) const SECTION: u32 = 0x0a0d_0d0a;
+pub(super) const INTERFACE: u32 = 1;
+pub(super) const OLD_PACKET: u32 = 2;
+pub(super) const SIMPLE_PACKET: u32 = 3;
+pub(super) const PACKET: u32 = 6;
+
+/// What the file cannot be read for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    /// The system says so, or what is compressed is damaged.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Neither pcapng nor pcap.
+    #[error("neither pcapng nor pcap")]
+    Format,
+    /// It ends within a block or packet.
+    #[error("it ends in the middle of packet {0}")]
+    Cut(u64),
+    /// A length makes no sense.
+    #[error("it is damaged behind packet {0}")]
+    Damaged(u64),
+}
+
+/// A piece of a file.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// All of it.
+    pub(super) bytes: Vec<u8>,
+    /// In pcapng, what it is.
+    pub(super) kind: u32,
+    /// The packet's bytes in it, and their link type, if it is a packet.
+    pub(super) packet: Option<(Range<usize>, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    Pcapng,
+    /// With this link type.
+    Pcap(u32),
+}
+
+/// A file that is read once, front to back.
+pub(super) struct Reader {
+    input: Box<dyn BufRead>,
+    layout: Layout,
+    is_big: bool,
+    /// Link types of the section's interfaces.
+    links: Vec<u32>,
+    /// Snapshot lengths of the same, for packets that do not say how long they are.
+    snaps: Vec<u32>,
+    /// Of classic pcap, the file's header is still to be given.
+    header: Option<Vec<u8>>,
+    packets: u64,
+}
+
+impl Reader {
+    /// Looks at the beginning of a file, which may be compressed by gzip.
+    pub(super) fn new(input: impl Read + 'static) -> Result<Reader, ReadError> {
+        let mut input: Box<dyn BufRead> = Box::new(BufReader::with_capacity(1 << 20, input));
+        if input.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
+            input = Box::new(BufReader::with_capacity(1 << 20, MultiGzDecoder::new(input)));
+        }
+        let mut first = [0; 4];
+        input.read_exact(&mut first).map_err(|_| ReadError::Format)?;
+        let mut reader = Reader {
+            input,
+            layout: Layout::Pcapng,
+            is_big: false,
+            links: vec![],
+            snaps: vec![],
+            header: None,
+            packets: 0,
+        };
+        match u32::from_le_bytes(first) {
+            SECTION => reader.header = Some(first.to_vec()),
+            0xa1b2_c3d4 | 0xa1b2_3c4d => reader.begin_pcap(first)?,
+            0xd4c3_b2a1 | 0x4d3c_b2a1 => {
+                reader.is_big = true;
+                reader.begin_pcap(first)?;
+            }
+            _ => return Err(ReadError::Format),
+        }
+        Ok(reader)
+    }
+
+    fn begin_pcap(&mut self, first: [u8; 4]) -> Result<(), ReadError> {
+        let mut header = first.to_vec();
+        header.resize(24, 0);
+        self.input.read_exact(&mut header[4..]).map_err(|_| ReadError::Format)?;
+        self.layout = Layout::Pcap(self.word(&header, 20) & 0x0fff_ffff);
+        self.header = Some(header);
+        Ok(())
+    }
+
+    /// Whether it is classic pcap, which holds packets and nothing else.
+    pub(super) fn is_classic(&self) -> bool {
+        self.layout != Layout::Pcapng
+    }
+
+    /// The byte order of what was read last.
+    pub(super) fn is_big(&self) -> bool {
+        self.is_big
+    }
+
+    fn word(&self, bytes: &[u8], at: usize) -> u32 {
+        word(bytes, at, self.is_big)
+    }
+
+    /// The next piece; `None` at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Item>, ReadError> {
+        match self.layout {
+            Layout::Pcapng => self.block(),
+            Layout::Pcap(link) => self.classic_packet(link),
+        }
+    }
+
+    /// Appends so many bytes. Gives how many there were.
+    fn read(&mut self, bytes: &mut Vec<u8>, len: usize) -> Result<usize, ReadError> {
+        Ok(self.input.by_ref().take(len as u64).read_to_end(bytes)?)
+    }
+
+    fn classic_packet(&mut self, link: u32) -> Result<Option<Item>, ReadError> {
+        if let Some(bytes) = self.header.take() {
+            return Ok(Some(Item { bytes, kind: SECTION, packet: None }));
+        }
+        let mut bytes = Vec::with_capacity(2048);
+        match self.read(&mut bytes, 16)? {
+            0 => return Ok(None),
+            16 => {}
+            _ => return Err(ReadError::Cut(self.packets + 1)),
+        }
+        let len = self.word(&bytes, 8) as usize;
+        if len > BLOCK_MAX {
+            return Err(ReadError::Damaged(self.packets));
+        }
+        if self.read(&mut bytes, len)? < len {
+            return Err(ReadError::Cut(self.packets + 1));
+        }
+        self.packets += 1;
+        Ok(Some(Item { packet: Some((16..16 + len, link)), bytes, kind: PACKET }))
+    }
+
+    fn block(&mut self) -> Result<Option<Item>, ReadError> {
+        let cut = ReadError::Cut(self.packets + 1);
+        let mut bytes = self.header.take().unwrap_or_default();
+        let missing = 8 - bytes.len();
+        let had = bytes.len();
+        match self.read(&mut bytes, missing)? {
+            0 if had == 0 => return Ok(None),
+            read if read < missing => return Err(cut),
+            _ => {}
+        }
+        if bytes[..4] == SECTION.to_le_bytes() {
+            if self.read(&mut bytes, 4)? < 4 {
+                return Err(cut);
+            }
+            self.is_big = match bytes[8..12] {
+                [0x1a, 0x2b, 0x3c, 0x4d] => true,
+                [0x4d, 0x3c, 0x2b, 0x1a] => false,
+                _ => return Err(ReadError::Damaged(self.packets)),
+            };
+            self.links.clear();
+            self.snaps.clear();
+        }
+        let (kind, len) = (self.word(&bytes, 0), self.word(&bytes, 4) as usize);
+        if len < bytes.len() + 4 || len % 4 != 0 || len > BLOCK_MAX {
+            return Err(ReadError::Damaged(self.packets));
+        }
+        let rest = len - bytes.len();
+        if self.read(&mut bytes, rest)? < rest {
+            return Err(cut);
+        }
+        if self.word(&bytes, len - 4) as usize != len {
+            return Err(ReadError::Damaged(self.packets));
+        }
+        let packet = match kind {
+            INTERFACE if len >= 20 => {
+                self.links.push(self.word(&bytes, 8) & 0xffff);
+                // The link type is of 16 bits, in the file's order.
+                if self.is_big {
+                    let link = u32::from(u16::from_be_bytes([bytes[8], bytes[9]]));
+                    self.links.pop();
+                    self.links.push(link);
+                }
+                self.snaps.push(self.word(&bytes, 12));
+                None
+            }
+            PACKET | OLD_PACKET if len >= 32 => {
+                let interface = match kind {
+                    PACKET => self.word(&bytes, 8) as usize,
+                    _ if self.is_big => usize::from(u16::from_be_bytes([bytes[8], bytes[9]])),
+                    _ => usize::from(u16::from_le_bytes([bytes[8], bytes[9]])),
+                };
+                let captured = self.word(&bytes, 20) as usize;
+                if captured > len - 32 {
+                    return Err(ReadError::Damaged(self.packets));
+                }
+                let link = self.links.get(interface).copied().unwrap_or(u32::MAX);
+                Some((28..28 + captured, link))
+            }
+            SIMPLE_PACKET if len >= 16 => {
+                let snap = self.snaps.first().copied().filter(|snap| *snap > 0).unwrap_or(u32::MAX);
+                let captured = (self.word(&bytes, 8).min(snap) as usize).min(len - 16);
+                Some((12..12 + captured, self.links.first().copied().unwrap_or(u32::MAX)))
+            }
+            PACKET | OLD_PACKET | SIMPLE_PACKET | INTERFACE => return Err(ReadError::Damaged(self.packets)),
+            _ => None,
+        };
+        self.packets += u64::from(packet.is_some());
+        Ok(Some(Item { bytes, kind, packet }))
+    }
+}
+
+/// The number that stands at `at`; 0 beyond the end.
+pub(super) fn word(bytes: &[u8], at: usize, is_big: bool) -> u32 {
+    let word = bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
+    if is_big { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
+}

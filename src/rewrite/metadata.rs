@@ -1,0 +1,184 @@
+//! What a pcapng file says beside its packets: comments, names and descriptions are looked through like payload; options and
+//! blocks that are not known are emptied.
+
+use std::ops::Range;
+
+use super::container::{self, INTERFACE, OLD_PACKET, PACKET, SECTION, SIMPLE_PACKET};
+use crate::redact::{self, Engine, Found, Kind};
+
+const NAMES: u32 = 4;
+const STATISTICS: u32 = 5;
+/// Keys, as of TLS: Decryption Secrets Block.
+const SECRETS: u32 = 10;
+/// Custom blocks: their maker's number, then anything.
+const CUSTOM: [u32; 2] = [0x0000_0bad, 0x4000_0bad];
+/// Of a process: its number, then options.
+const APPLE_PROCESS: u32 = 0x8000_0001;
+
+const COMMENT: u16 = 1;
+
+/// What an option holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    Comment,
+    Text,
+    CommandLine,
+    Number,
+    /// A hash of the packet as it was, behind a byte that says which.
+    Hash,
+    Unknown,
+}
+
+fn holds(kind: u32, option: u16) -> Holds {
+    match (kind, option) {
+        (_, COMMENT) => Holds::Comment,
+        (SECTION, 2..=4) => Holds::Text,
+        (INTERFACE, 3) => Holds::CommandLine,
+        (INTERFACE, 2 | 11 | 12 | 15 | 18) => Holds::Text,
+        (INTERFACE, 4..=17) | (STATISTICS, 2..=8) => Holds::Number,
+        (PACKET, 3) | (OLD_PACKET, 3) => Holds::Hash,
+        (PACKET, 2 | 4..=8 | 0x8001) | (OLD_PACKET, 2) => Holds::Number,
+        (NAMES, 2) | (APPLE_PROCESS, 2) => Holds::Text,
+        (NAMES, 3 | 4) => Holds::Number,
+        _ => Holds::Unknown,
+    }
+}
+
+/// Where the options of a block begin; `None` if it has none, or is not known.
+fn options_at(kind: u32, bytes: &[u8], is_big: bool) -> Option<usize> {
+    let padded = |len: u32| (len as usize).saturating_add(3) & !3;
+    Some(match kind {
+        SECTION => 24,
+        INTERFACE => 16,
+        PACKET | OLD_PACKET => 28 + padded(container::word(bytes, 20, is_big)),
+        STATISTICS => 20,
+        APPLE_PROCESS => 12,
+        NAMES => {
+            let mut at = 8;
+            loop {
+                let (record, len) = half_words(bytes, at, is_big)?;
+                at += 4 + padded(u32::from(len));
+                if record == 0 {
+                    break at;
+                }
+            }
+        }
+        _ => return None,
+    })
+}
+
+fn half_words(bytes: &[u8], at: usize, is_big: bool) -> Option<(u16, u16)> {
+    let [a, b, c, d] = *bytes.get(at..)?.first_chunk()?;
+    Some(match is_big {
+        true => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
+        false => (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])),
+    })
+}
+
+/// Works on a block; of a packet, on its options. Gives what was found.
+pub(super) fn block(engine: &mut Engine, kind: u32, bytes: &mut [u8], is_big: bool) -> Vec<Found> {
+    let end = bytes.len().saturating_sub(4);
+    let mut found = Vec::new();
+    match options_at(kind, bytes, is_big) {
+        Some(at) => options(engine, kind, &mut bytes[..end], at, is_big, &mut found),
+        None if kind == SIMPLE_PACKET => {}
+        None if kind == SECRETS => {
+            // The lines of a key log stay lines.
+            if let Some(keys) = bytes.get_mut(16..end)
+                && redact::fill_whole(keys).is_some()
+            {
+                found.push(Found { at: 16, kind: Kind::PrivateKey });
+            }
+        }
+        None => {
+            let begin = if CUSTOM.contains(&kind) { 12 } else { 8 };
+            empty(bytes, begin.min(end)..end, &mut found);
+        }
+    }
+    found
+}
+
+fn empty(bytes: &mut [u8], range: Range<usize>, found: &mut Vec<Found>) {
+    if bytes[range.clone()].iter().any(|b| *b != 0) {
+        bytes[range.clone()].fill(0);
+        found.push(Found { at: range.start as u64, kind: Kind::Metadata });
+    }
+}
+
+fn options(
+    engine: &mut Engine,
+    kind: u32,
+    bytes: &mut [u8],
+    mut at: usize,
+    is_big: bool,
+    found: &mut Vec<Found>,
+) {
+    while let Some((option, len)) = half_words(bytes, at, is_big) {
+        let (begin, len) = (at + 4, usize::from(len));
+        let Some(value) = bytes.get_mut(begin..begin + len) else { break };
+        if option == 0 {
+            at = begin;
+            break;
+        }
+        let own = match holds(kind, option) {
+            Holds::Comment => redact::comment(engine, value),
+            Holds::Text => redact::note(engine, value),
+            Holds::CommandLine => redact::command_line(engine, value),
+            Holds::Number => vec![],
+            Holds::Hash => {
+                empty(bytes, (begin + 1).min(begin + len)..begin + len, found);
+                vec![]
+            }
+            Holds::Unknown => {
+                empty(bytes, begin..begin + len, found);
+                vec![]
+            }
+        };
+        found.extend(own.into_iter().map(|one| Found { at: one.at + begin as u64, ..one }));
+        at = begin + len.next_multiple_of(4);
+    }
+    // Behind the options nothing can stand.
+    let end = bytes.len();
+    empty(bytes, at.min(end)..end, found);
+}
+
+/// Whether a packet's comment says that bytes are missing before it.
+pub(super) fn says_missing(bytes: &[u8], packet_end: usize) -> bool {
+    let rest = bytes.get(packet_end..).unwrap_or_default();
+    memchr::memmem::find(rest, b" missing=").is_some()
+}
+
+/// Adds a comment to a section header, unless it is there.
+pub(super) fn mark(section: &mut Vec<u8>, text: &str, is_big: bool) {
+    let end = section.len() - 4;
+    let mut at = 24;
+    while let Some((option, len)) = half_words(&section[..end], at, is_big) {
+        let value = at + 4..(at + 4 + usize::from(len)).min(end);
+        if option == 0 {
+            break;
+        }
+        if option == COMMENT && section[value.clone()] == *text.as_bytes() {
+            return;
+        }
+        at += 4 + usize::from(len).next_multiple_of(4);
+    }
+    let at = at.min(end);
+    let had_options = at < end;
+    let pair = |a: u16, b: u16| match is_big {
+        true => [a.to_be_bytes(), b.to_be_bytes()].concat(),
+        false => [a.to_le_bytes(), b.to_le_bytes()].concat(),
+    };
+    let len = u16::try_from(text.len()).unwrap_or(u16::MAX);
+    let mut option = pair(COMMENT, len);
+    option.extend_from_slice(&text.as_bytes()[..usize::from(len)]);
+    option.resize(option.len().next_multiple_of(4), 0);
+    if !had_options {
+        option.extend_from_slice(&pair(0, 0));
+    }
+    section.splice(at..at, option);
+    let len = section.len() as u32;
+    let word = if is_big { len.to_be_bytes() } else { len.to_le_bytes() };
+    section[4..8].copy_from_slice(&word);
+    let tail = section.len() - 4;
+    section[tail..].copy_from_slice(&word);
+}

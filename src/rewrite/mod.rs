@@ -1,0 +1,256 @@
+//! `tls2pcap redact`: writes a capture file anew without its secrets, or says where they are.
+//!
+//! Blocks, packets, lengths, times and order stay. `container` reads, `layers` finds the bytes of TCP, `tracker` hands
+//! them to [`crate::redact`] and puts back what comes, `metadata` looks after all that is no packet.
+
+mod container;
+mod lane;
+mod layers;
+mod metadata;
+mod report;
+mod tracker;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use self::container::{ReadError, Reader, SECTION};
+use self::report::Report;
+use self::tracker::Tracker;
+use crate::config::{Output, Redact, Verbosity};
+use crate::failure::{Exit, Failure};
+use crate::redact::{Engine, Key, Rules};
+use crate::{sink, status};
+
+/// What is written at once.
+const WRITE_AT: usize = 1 << 20;
+/// Fewest bytes of a key file: those of the key that is made of it.
+const KEY_MIN: usize = 16;
+
+/// Redacts, or checks.
+///
+/// # Errors
+/// A [`Failure`] for the user. If the input is damaged, what came before the damage is written.
+pub fn run(config: &Redact) -> Result<Exit, Failure> {
+    let rules = rules(config)?;
+    let name = match config.input.as_os_str() == "-" {
+        true => "standard input".to_owned(),
+        false => config.input.display().to_string(),
+    };
+    let bad_input = |error: ReadError| {
+        let cure = match error {
+            ReadError::Io(_) => "give a file that can be read",
+            ReadError::Format => "give a file that tls2pcap or tcpdump has written",
+            ReadError::Cut(_) | ReadError::Damaged(_) => {
+                "what came before is done; get the file anew, if it is a copy"
+            }
+        };
+        Failure::new(Exit::Io, format!("{name}: {error}"), cure)
+    };
+    if let Some(Output::File(path)) = &config.output
+        && sink::is_same_file(&config.input, path)
+    {
+        return Err(Failure::new(Exit::Usage, "the capture would be overwritten", "give -o another name"));
+    }
+    let input: Box<dyn Read> = match config.input.as_os_str() == "-" {
+        true => Box::new(io::stdin()),
+        false => Box::new(File::open(&config.input).map_err(|error| bad_input(error.into()))?),
+    };
+    let mut reader = Reader::new(input).map_err(bad_input)?;
+    let mark = format!("tls2pcap=1 redacted={} {}", env!("CARGO_PKG_VERSION"), rules.summary());
+    let report = Report::new(config.output.is_none());
+    let mut tracker = Tracker::new(Engine::new(rules), report);
+    let mut out = match &config.output {
+        Some(output) => Some(Writer::create(output, config, &reader)?),
+        None => None,
+    };
+    let end = rewrite(&mut reader, &mut tracker, &mark, out.as_mut());
+    let written = match out {
+        Some(out) => out.finish(),
+        None => Ok(()),
+    };
+    let report = tracker.report();
+    if config.output.is_some() && config.verbosity > Verbosity::Quiet {
+        status::say(&report.summary());
+        if reader.is_classic() {
+            status::say("classic pcap has no place to say that it is redacted: editcap makes pcapng of it\n");
+        }
+    }
+    written?;
+    let mut exit = Exit::Success;
+    if config.output.is_none() {
+        exit = check(report, config)?;
+    }
+    match end {
+        Ok(()) => Ok(exit),
+        Err(error) => Err(bad_input(error)),
+    }
+}
+
+/// Says what a check found.
+fn check(report: &mut Report, config: &Redact) -> Result<Exit, Failure> {
+    if report.is_clean() {
+        if config.verbosity > Verbosity::Quiet {
+            status::say("no secret found\n");
+        }
+        return Ok(Exit::Success);
+    }
+    let places = report.places();
+    match io::stdout().write_all(places.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(Failure::of_output("standard output", &error));
+        }
+        _ => {}
+    }
+    if config.verbosity > Verbosity::Quiet {
+        match report.unnamed() {
+            0 => {}
+            more => status::say(&format!("and {more} places more\n")),
+        }
+        status::say(
+            "there are secrets, or what is not understood: tls2pcap redact IN -o OUT takes them out\n",
+        );
+    }
+    Ok(Exit::Secrets)
+}
+
+fn rules(config: &Redact) -> Result<Rules, Failure> {
+    let key = match &config.key {
+        Some(path) => key(path)?,
+        None => {
+            let mut bytes = [0; 16];
+            let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+            random.map_err(|error| {
+                Failure::new(Exit::Io, format!("/dev/urandom: {error}"), "give a key with --key FILE")
+            })?;
+            Key(bytes)
+        }
+    };
+    config.rules.build(key).map_err(|error| {
+        Failure::new(Exit::Usage, format!("--pattern: {error}"), "write it as the crate regex does")
+    })
+}
+
+fn key(path: &Path) -> Result<Key, Failure> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        Failure::new(Exit::Io, format!("--key {}: {error}", path.display()), "give a file that can be read")
+    })?;
+    if bytes.len() < KEY_MIN {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("--key {}: {} bytes are too few to be a key", path.display(), bytes.len()),
+            format!("make one: head -c 32 /dev/urandom >{}", path.display()),
+        ));
+    }
+    let hash = Sha256::digest(&bytes);
+    Ok(Key(hash.first_chunk().copied().unwrap_or_default()))
+}
+
+/// All of a file; the error is that of the input.
+fn rewrite(
+    reader: &mut Reader,
+    tracker: &mut Tracker,
+    mark: &str,
+    mut out: Option<&mut Writer>,
+) -> Result<(), ReadError> {
+    let mut write = |bytes: &[u8]| {
+        if let Some(out) = &mut out {
+            out.write(bytes);
+        }
+    };
+    let end = loop {
+        let item = match reader.next() {
+            Ok(Some(item)) => item,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        };
+        let mut bytes = item.bytes;
+        let found = match reader.is_classic() {
+            true => vec![],
+            false => metadata::block(tracker.engine(), item.kind, &mut bytes, reader.is_big()),
+        };
+        match item.packet {
+            Some((at, link)) => {
+                let missing = !reader.is_classic() && metadata::says_missing(&bytes, at.end);
+                tracker.packet(bytes, at, link, missing, &found);
+            }
+            None => {
+                if item.kind == SECTION && !reader.is_classic() {
+                    metadata::mark(&mut bytes, mark, reader.is_big());
+                }
+                tracker.block(bytes, &found);
+            }
+        }
+        tracker.ready(&mut write);
+    };
+    tracker.finish(write);
+    end
+}
+
+/// The output, and what is to be written to it.
+struct Writer {
+    output: sink::Output,
+    name: String,
+    buffer: Vec<u8>,
+    failed: Option<io::Error>,
+}
+
+impl Writer {
+    fn create(output: &Output, config: &Redact, reader: &Reader) -> Result<Writer, Failure> {
+        let (path, name) = match output {
+            Output::File(path) => (path.as_path(), path.display().to_string()),
+            Output::Stdout => (Path::new("-"), "standard output".into()),
+        };
+        let format = sink::Format::of(path, sink::Link::default()).unwrap_or_default();
+        if *output != Output::Stdout && format.is_classic() != reader.is_classic() {
+            let (is, cure) = match reader.is_classic() {
+                true => ("classic pcap", "name the output .pcap"),
+                false => ("pcapng", "name the output .pcapng"),
+            };
+            return Err(Failure::new(Exit::Usage, format!("the input is {is}, and stays so"), cure));
+        }
+        let output = sink::Output::create(path, format.as_it_is());
+        let output = output.map_err(|error| Failure::of_output(&name, &error))?;
+        if output.is_same_as(&config.input) {
+            return Err(Failure::new(
+                Exit::Usage,
+                "the capture would be appended to itself",
+                "send it to another file",
+            ));
+        }
+        // Blocks of pcapng end where packets do; so do the packets of classic pcap, but they are no blocks.
+        let output = if reader.is_classic() { output.of_records() } else { output };
+        Ok(Writer { output, name, buffer: Vec::with_capacity(WRITE_AT * 2), failed: None })
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.failed.is_none() {
+            self.buffer.extend_from_slice(bytes);
+            if self.buffer.len() >= WRITE_AT {
+                self.flush();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Err(error) = self.output.write_all(&self.buffer) {
+            self.failed = Some(error);
+        }
+        self.buffer.clear();
+    }
+
+    fn finish(mut self) -> Result<(), Failure> {
+        if self.failed.is_none() && !self.buffer.is_empty() {
+            self.flush();
+        }
+        match self.failed {
+            // Who has seen enough misses nothing.
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Failure::of_output(&self.name, &error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
