@@ -228,9 +228,9 @@ struct Held {
 
 enum State {
     /// It is asked to stand still, or is being killed.
-    Asked(Tracee, Turn),
+    Asked(Tracee, Option<Turn>),
     /// It does, and is to get this signal when it goes on.
-    Trapped(Tracee, Turn, c_int),
+    Trapped(Tracee, Option<Turn>, c_int),
     /// It cannot be held.
     Free,
 }
@@ -273,7 +273,7 @@ impl Threads {
         // Who has a debugger stays with that.
         let seized = turn.filter(|_| is_fresh).map(|turn| {
             let tracee = Tracee::seize(hold.tid, Some(hold.tid) == self.command)?;
-            Ok::<_, Errno>(State::Asked(tracee, turn))
+            Ok::<_, Errno>(State::Asked(tracee, Some(turn)))
         });
         let (state, in_time) = match seized {
             Some(Ok(state)) => (state, None),
@@ -360,11 +360,15 @@ impl State {
         let state = match trapped {
             None => State::Asked(tracee, turn),
             Some(signal) if !goes_on => State::Trapped(tracee, turn, signal),
-            Some(signal) => match tracee.detach(signal) {
-                Ok(()) => State::Free,
-                // It is being killed: its end is to be seen.
-                Err(_) => State::Asked(tracee, turn),
-            },
+            Some(signal) => {
+                // Before it goes on: it may have to be held again at once, by the other thread.
+                let again = turn.map(|turn| (turn.busy.clone(), turn.pid));
+                match tracee.detach(signal) {
+                    Ok(()) => State::Free,
+                    // It is being killed: its end is to be seen.
+                    Err(_) => State::Asked(tracee, again.and_then(|(busy, pid)| busy.turn(pid))),
+                }
+            }
         };
         (state, met)
     }
