@@ -108,6 +108,8 @@ impl Control {
         }
         match self.probe.attach(found, process) {
             Ok((fresh, unclear)) => {
+                // A process that has ended meanwhile has no probes, and leaves the number to the next library.
+                let libraries = if fresh { libraries } else { Vec::new() };
                 let symbols = &found.library.named_by;
                 for library in &libraries {
                     self.say.detail(&format!(

@@ -136,7 +136,7 @@ pub(super) fn libraries(
 ) -> Result<Vec<(Option<u32>, Found)>, Failure> {
     let mut all = Vec::new();
     for path in &config.libraries {
-        let found =privilege::as_user(|| discovery.at(path)).map_err(|error| {
+        let found = privilege::as_user(|| discovery.at(path)).map_err(|error| {
             Failure::new(
                 Exit::Usage,
                 format!("--lib {}: {error}", path.display()),

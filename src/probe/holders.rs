@@ -1,7 +1,7 @@
 //! Who has probes: which libraries should be probed in which processes now, and what has to go.
 //!
-//! A library is probed in all processes, or in each target that has mapped it. It loses its probes there when the process ends or calls exec, and everywhere when its file is
-//! opened for writing.
+//! A library is probed in all processes, or in each target that has mapped it. It loses its probes there when the
+//! process ends or calls exec, and everywhere when its file is opened for writing.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -64,6 +64,9 @@ impl Probe {
         let former = self.take_away(|a| a.found.key.id() == found.key.id() && a.found.key != found.key);
         // The old breakpoints must not stay in new code.
         detach(former);
+        let Some(holder) = self.holder(process).filter(|holder| !self.is_held(found, *holder)) else {
+            return Ok((false, Vec::new()));
+        };
         let known = self.libraries.get(&found.key).copied();
         if known.is_none() {
             // Where an old probe still stands, the kernel would run the old instruction.
@@ -80,9 +83,6 @@ impl Probe {
         if known.is_none() && beside.is_some() {
             self.beside.insert(id, id + 1);
         }
-        let Some(holder) = self.holder(process).filter(|holder| !self.is_held(found, *holder)) else {
-            return Ok((false, Vec::new()));
-        };
         let (pid, _) = holder;
         let former = self.take_away(|a| a.found.key == found.key && a.pid == pid);
         self.discard(former, vec![found.key.id()]);

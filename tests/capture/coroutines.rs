@@ -19,7 +19,7 @@ fn clients(test: &Test, coroutines: usize, threads: usize) -> (Process, Vec<Stri
 }
 
 /// A folder with an OpenSSL of the test's own: return probes of whoever else uses the system's would kill the program.
-fn own_openssl(test: &Test) -> String {
+pub fn own_openssl(test: &Test) -> String {
     let folder = test.folder("lib");
     for name in ["libssl.so.3", "libcrypto.so.3"] {
         std::fs::copy(library(name), format!("{folder}/{name}")).unwrap();

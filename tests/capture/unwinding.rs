@@ -1,18 +1,9 @@
 //! Programs whose stack is unwound or walked inside a TLS call: they behave as without a capture, and what their other
 //! calls move is in the file.
 
-use crate::lives::library;
+use crate::coroutines::own_openssl;
 use crate::support::programs::{compiled_cpp, exchange_server, transcript};
 use crate::support::{Test, assert_same_bytes, begin};
-
-/// A folder with an OpenSSL of the test's own: nobody else's probes are in it.
-fn own_openssl(test: &Test) -> String {
-    let folder = test.folder("lib");
-    for name in ["libssl.so.3", "libcrypto.so.3"] {
-        std::fs::copy(library(name), format!("{folder}/{name}")).unwrap();
-    }
-    folder
-}
 
 /// The program does what it does without a capture, which `says` tells, and no byte that it moved is lost.
 #[track_caller]
