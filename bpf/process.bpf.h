@@ -9,10 +9,12 @@
 
 /*
  * How often it is looked whether a thread is seized, and how long at most: that is far longer than it takes, but the
- * processor where user space is to do it may be that of a virtual machine, and be taken away.
+ * processor where user space is to do it may be that of a virtual machine, and be taken away. The second time is for
+ * when user space has not answered others either: it may be stopped.
  */
-#define SEIZED_LOOKS 64 /* for each of three loops, one inside the other */
-#define SEIZED_NS 5000000
+#define SEIZED_LOOKS 128 /* for each of three loops, one inside the other */
+#define SEIZED_NS 100000000
+#define SEIZED_NS_BEHIND 5000000
 
 /* The current process is stopped by a signal. 1: it will. */
 static __always_inline int stop_process(u32 tgid)
@@ -86,9 +88,9 @@ static __always_inline int note_hold(void *to, struct task_struct *task, u64 tim
 __noinline int hold_task(u64 address, u64 time)
 {
 	struct task_struct *task = (void *)address;
-	u64 began = bpf_ktime_get_ns();
+	u64 until = bpf_ktime_get_ns();
 	u32 first = 0, second = 1, cpu = bpf_get_smp_processor_id() + 1, *holder;
-	int is_here, is_elsewhere, is_own = address == bpf_get_current_task();
+	int is_here, is_elsewhere, is_behind, is_own = address == bpf_get_current_task();
 
 	if (hold_way == T2P_HOLD_BY_SIGNAL)
 		return is_own && stop_process(tgid_of(task));
@@ -100,15 +102,19 @@ __noinline int hold_task(u64 address, u64 time)
 	holder = bpf_map_lookup_elem(&holders, &second);
 	is_elsewhere = is_here && holder && *holder && *holder != cpu;
 	if (is_elsewhere) {
+		is_behind = bpf_ringbuf_query(&holds_elsewhere, BPF_RB_AVAIL_DATA) > 0;
 		if (!note_hold(&holds_elsewhere, task, time, is_own))
 			return 0;
-	} else if (!note_hold(&holds, task, time, is_own)) {
-		return 0;
+	} else {
+		is_behind = bpf_ringbuf_query(&holds, BPF_RB_AVAIL_DATA) > 0;
+		if (!note_hold(&holds, task, time, is_own))
+			return 0;
 	}
 	if (is_here && !is_elsewhere)
 		return 1;
+	until += is_behind ? SEIZED_NS_BEHIND : SEIZED_NS;
 	for (u32 i = 0; i < SEIZED_LOOKS; i++)
-		if (is_seized_by(address, began + SEIZED_NS))
+		if (is_seized_by(address, until))
 			break;
 	return 1;
 }

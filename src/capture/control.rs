@@ -566,7 +566,8 @@ impl Control {
 
     /// Whether a process was held before it ran on with a file that it has mapped. If not, that is counted.
     fn check_in_time(&mut self, file: &FileSeen) {
-        if !self.waits.was_in_time(Look::File(*file).held()) {
+        if let Err(why) = self.waits.in_time(Look::File(*file).held()) {
+            self.say.detail(&format!("process {} was not held at a file that it mapped: {why}", file.pid));
             self.probe.note_unheld(file.pid);
         }
     }

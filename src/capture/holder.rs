@@ -5,7 +5,7 @@
 //! that do it, each on a processor of its own.
 
 use std::collections::VecDeque;
-use std::io;
+use std::{fmt, io};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -27,10 +27,11 @@ const LOOK: Duration = Duration::from_millis(1);
 const LOOK_HELD: Duration = Duration::from_millis(10);
 /// Nobody is held longer, even if it was forgotten.
 const LONGEST: Duration = PATIENCE.saturating_add(Duration::from_secs(5));
-/// A thread that was asked to stand still does so as soon as it leaves the kernel.
-const LONGEST_STOP: Duration = Duration::from_secs(1);
-/// Nobody is held who has run for longer than this since the kernel side asked, ns.
-const FRESH: u64 = 100_000_000;
+/// A thread that was asked to stand still does so as soon as it leaves the kernel, but it may have to wait for a
+/// processor.
+const LONGEST_STOP: Duration = Duration::from_secs(5);
+/// Nobody is held who has run for longer than this since the kernel side asked, ns. It waits half as long.
+const FRESH: u64 = 200_000_000;
 /// Holds that ended before they began which are remembered.
 const EARLY_MAX: usize = 1024;
 
@@ -45,12 +46,45 @@ struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Why a thread may have run some of its program before it was held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Late {
+    /// The kernel side did not ask for it: another process traces it, or there was no room.
+    NotAsked,
+    /// Another thread of its process is held.
+    Another,
+    /// It was asked for too long ago.
+    Stale,
+    /// It cannot be traced, or has ended.
+    Refused(Errno),
+    /// It was seized, but had gone on.
+    WentOn,
+    /// It ended while it was held.
+    Ended,
+    /// It has not stopped yet.
+    Unknown,
+}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Late::NotAsked => f.write_str("it is traced by another process, or too many wait"),
+            Late::Another => f.write_str("another of its threads is held"),
+            Late::Stale => f.write_str("tls2pcap got no processor for too long"),
+            Late::Refused(error) => write!(f, "it cannot be traced: {error}"),
+            Late::WentOn => f.write_str("tls2pcap got no processor in time"),
+            Late::Ended => f.write_str("it ended meanwhile"),
+            Late::Unknown => f.write_str("it did not stop"),
+        }
+    }
+}
+
 /// What is to be done with a thread.
 #[derive(Clone, Debug)]
 enum Order {
     End(Hold),
     /// Whether it stood still in time.
-    Ask(Hold, Sender<bool>),
+    Ask(Hold, Sender<Result<(), Late>>),
 }
 
 impl Holder {
@@ -75,12 +109,14 @@ impl Holder {
         self.order(&Order::End(hold));
     }
 
-    /// Whether a thread stood still before it ran any more of its program. Waits until it does, for a second at most:
-    /// then nobody knows, which is no better than that it did not.
-    pub(super) fn was_in_time(&self, hold: Hold) -> bool {
+    /// Whether a thread stood still before it ran any more of its program. Waits until it does, for five seconds at most.
+    ///
+    /// # Errors
+    /// Why it did not, or may not have.
+    pub(super) fn in_time(&self, hold: Hold) -> Result<(), Late> {
         let (answer, answered) = bounded(1);
         self.order(&Order::Ask(hold, answer));
-        answered.recv_timeout(LONGEST_STOP).unwrap_or(false)
+        answered.recv_timeout(LONGEST_STOP).unwrap_or(Err(Late::Unknown))
     }
 
     /// Only one of them holds the thread.
@@ -221,9 +257,9 @@ struct Held {
     /// Where it is to stand still.
     place: Option<Place>,
     /// Whether it did, as far as this is known.
-    in_time: Option<bool>,
+    in_time: Option<Result<(), Late>>,
     /// Who wants to know.
-    asking: Vec<Sender<bool>>,
+    asking: Vec<Sender<Result<(), Late>>>,
 }
 
 enum State {
@@ -262,7 +298,7 @@ impl Threads {
         if let Some(held) = self.held.iter_mut().find(|held| held.tid == hold.tid) {
             held.times.push(hold.time);
             // It has gone on since the hold before.
-            held.know(false);
+            held.know(Err(Late::WentOn));
             return;
         }
         // Of each process one thread. If a third calls exec, that waits until this thread has seen the end of the first,
@@ -271,13 +307,16 @@ impl Threads {
         // If tls2pcap was stopped meanwhile, it may sleep in the kernel by now, and would be woken.
         let is_fresh = monotonic().saturating_sub(hold.time) < FRESH;
         // Who has a debugger stays with that.
-        let seized = turn.filter(|_| is_fresh).map(|turn| {
-            let tracee = Tracee::seize(hold.tid, Some(hold.tid) == self.command)?;
-            Ok::<_, Errno>(State::Asked(tracee, Some(turn)))
+        let seized = turn.ok_or(Late::Another).and_then(|turn| {
+            if !is_fresh {
+                return Err(Late::Stale);
+            }
+            let tracee = Tracee::seize(hold.tid, Some(hold.tid) == self.command).map_err(Late::Refused)?;
+            Ok(State::Asked(tracee, Some(turn)))
         });
         let (state, in_time) = match seized {
-            Some(Ok(state)) => (state, None),
-            Some(Err(_)) | None => (State::Free, Some(false)),
+            Ok(state) => (state, None),
+            Err(late) => (State::Free, Some(Err(late))),
         };
         let Hold { tid, time, .. } = hold;
         let (times, since, asking) = (vec![time], Instant::now(), Vec::new());
@@ -285,7 +324,7 @@ impl Threads {
     }
 
     /// Answers as soon as it is known whether a thread stood still in time.
-    fn ask(&mut self, hold: Hold, answer: Sender<bool>) {
+    fn ask(&mut self, hold: Hold, answer: Sender<Result<(), Late>>) {
         let is_it = |held: &&mut Held| held.tid == hold.tid && held.times.contains(&hold.time);
         if let Some(held) = self.held.iter_mut().find(is_it) {
             held.asking.push(answer);
@@ -317,10 +356,11 @@ impl Threads {
             held.state = state;
             match met {
                 Some(Met::Standing(place)) => {
-                    held.know(held.place.zip(place).is_none_or(|(wanted, place)| wanted.is_same(place)));
+                    let is_same = held.place.zip(place).is_none_or(|(wanted, place)| wanted.is_same(place));
+                    held.know(is_same.then_some(()).ok_or(Late::WentOn));
                 }
                 // It was killed, or has ended: nobody knows whether by itself.
-                Some(Met::Gone) => held.know(false),
+                Some(Met::Gone) => held.know(Err(Late::Ended)),
                 None => {}
             }
             !matches!(held.state, State::Free) || !held.times.is_empty()
@@ -330,7 +370,7 @@ impl Threads {
 
 impl Held {
     /// What is known first counts.
-    fn know(&mut self, in_time: bool) {
+    fn know(&mut self, in_time: Result<(), Late>) {
         self.in_time.get_or_insert(in_time);
         self.answer();
     }

@@ -2,11 +2,12 @@
 
 use std::io;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Say;
-use super::holder::Holder;
+use super::holder::{Holder, Late};
 use super::minders::Minders;
 use crate::failure::{Exit, Failure};
 use crate::launch::Held;
@@ -71,12 +72,15 @@ impl Waits {
     }
 
     /// Whether a thread of the command ran no more of its program before it was held. `None`: it was not.
-    pub(super) fn was_in_time(&self, hold: Option<Hold>) -> bool {
+    ///
+    /// # Errors
+    /// Why it did, or may have.
+    pub(super) fn in_time(&self, hold: Option<Hold>) -> Result<(), Late> {
         match (self, hold) {
-            (Waits::Nobody { should }, _) => !should,
-            (Waits::Signalled(_), Some(_)) => true,
-            (Waits::Traced(holder), Some(hold)) => holder.was_in_time(hold),
-            (Waits::Traced(_) | Waits::Signalled(_), None) => false,
+            (Waits::Nobody { should: false }, _) | (Waits::Signalled(_), Some(_)) => Ok(()),
+            (Waits::Traced(holder), Some(hold)) => holder.in_time(hold),
+            (Waits::Nobody { should: true }, _) => Err(Late::Refused(Errno::EPERM)),
+            (Waits::Traced(_) | Waits::Signalled(_), None) => Err(Late::NotAsked),
         }
     }
 
