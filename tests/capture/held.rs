@@ -6,9 +6,15 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use libbpf_rs::libbpf_sys::bpf_prog_get_fd_by_id;
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tls2pcap::event::recording::Player;
@@ -100,6 +106,57 @@ fn a_program_on_a_terminal_that_minds_its_child() {
     server.wait_ok();
     assert!(finished.text().trim_end().ends_with("status 0"), "{}", finished.text());
     assert_whole(&test, &finished);
+}
+
+/// Something more urgent keeps one processor busy for 10 ms, then another one, and so on, until this is dropped.
+struct Bursts(Arc<AtomicBool>, Vec<JoinHandle<()>>);
+
+impl Bursts {
+    fn begin() -> Bursts {
+        const BURST: Duration = Duration::from_millis(10);
+        let (over, began) = (Arc::new(AtomicBool::new(false)), Instant::now());
+        let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let processors = (0..CpuSet::count()).filter(|processor| allowed.is_set(*processor).unwrap()).take(2);
+        let threads = (0..).zip(processors).map(|(turn, processor)| {
+            let over = Arc::clone(&over);
+            thread::spawn(move || {
+                let mut set = CpuSet::new();
+                set.set(processor).unwrap();
+                sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+                let priority = libc::sched_param { sched_priority: 2 };
+                // SAFETY: a plain system call with a parameter of this frame, about this thread only.
+                let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+                Errno::result(done).unwrap();
+                while !over.load(Relaxed) {
+                    if began.elapsed().as_millis() / BURST.as_millis() % 2 != turn {
+                        thread::sleep(BURST / 10);
+                    }
+                }
+            })
+        });
+        let threads = threads.collect();
+        Bursts(over, threads)
+    }
+}
+
+impl Drop for Bursts {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+        self.1.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// A virtual machine may be left without a processor for a while: a process waits longer then.
+#[test]
+fn a_tracer_that_gets_no_processor() {
+    let test = begin!();
+    let libssl = fresh(&test, &library("libssl.so.3"), "libssl.so.3");
+    let script = format!("for i in $(seq 60); do LD_PRELOAD={libssl} /bin/true || exit 1; done");
+    let bursts = Bursts::begin();
+    let finished = test.capture().args(&["-v"]).run(&["sh", "-c", &script]).ok();
+    drop(bursts);
+    assert!(!finished.stderr.contains("was not held"), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("lost:"), "{}", finished.stderr);
 }
 
 /// What a debugger says of a program is what it says without us.
