@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Say;
 use crate::config::Targets;
 use crate::discover::go::NotGo;
-use crate::discover::process;
+use crate::discover::{has_known_name, process};
 use crate::discover::reason::NotTls;
 use crate::printable;
 
@@ -45,7 +45,12 @@ impl Reasons {
     pub(super) fn unprobed(&mut self, pid: u32, path: &Path, why: &NotTls) {
         let Some(text) = self.remember(pid, path, why) else { return };
         // Most of these have no TLS at all: it only counts if nothing is captured.
-        if *why == NotTls::Go(NotGo::NoTls) { self.say.detail(&text) } else { self.say(&text) }
+        let may_have_none = match why {
+            NotTls::Go(NotGo::NoTls) => true,
+            NotTls::OtherMachine => !has_known_name(path),
+            _ => false,
+        };
+        if may_have_none { self.say.detail(&text) } else { self.say(&text) }
     }
 
     /// The same, to be said later; `None`: it is known already.

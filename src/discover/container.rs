@@ -24,13 +24,13 @@ pub struct Container {
 }
 
 impl Container {
-    /// The container with this id; `root` is `/`, where the runtimes keep their files.
-    pub(super) fn find(id: String, root: &Path) -> Container {
+    /// The container with this id. `roots`: root folders in which runtimes may keep their files.
+    pub(super) fn find(id: String, roots: &[&Path]) -> Container {
         // It becomes part of a path.
         let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
-        let name =
-            is_id.then(|| docker(root, &id).or_else(|| containerd(root, &id)).or_else(|| podman(root, &id)));
-        let name = name.flatten().filter(|name| !name.is_empty());
+        let in_root = |root| docker(root, &id).or_else(|| containerd(root, &id)).or_else(|| podman(root, &id));
+        let name = roots.iter().filter(|_| is_id).find_map(|root| in_root(root));
+        let name = name.filter(|name| !name.is_empty());
         Container { id, name: name.map(|name| name.chars().take(NAME_MAX).collect()) }
     }
 
@@ -43,16 +43,31 @@ impl Container {
     }
 }
 
+/// Where Docker keeps its containers: its own packages, and snap's.
+const DOCKER: [&str; 2] = ["var/lib/docker", "var/snap/docker/common/var-lib-docker"];
+/// Where Docker is told of another place.
+const DOCKER_CONFIGS: [&str; 2] =
+    ["etc/docker/daemon.json", "var/snap/docker/current/config/daemon.json"];
+/// Where containerd keeps its state: its own packages, k3s and RKE2, k0s, MicroK8s.
+const CONTAINERD: [&str; 4] =
+    ["run/containerd", "run/k3s/containerd", "run/k0s/containerd", "var/snap/microk8s/common/run/containerd"];
+
 fn docker(root: &Path, id: &str) -> Option<String> {
-    let config = read(&root.join("var/lib/docker/containers").join(id).join("config.v2.json"))?;
-    Some(config.get("Name")?.as_str()?.trim_start_matches('/').to_owned())
+    let told = DOCKER_CONFIGS.iter().filter_map(|config| {
+        let config = read(&root.join(config))?;
+        Some(config.get("data-root")?.as_str()?.trim_start_matches('/').to_owned())
+    });
+    DOCKER.iter().map(|folder| (*folder).to_owned()).chain(told).find_map(|folder| {
+        let config = read(&root.join(folder).join("containers").join(id).join("config.v2.json"))?;
+        Some(config.get("Name")?.as_str()?.trim_start_matches('/').to_owned())
+    })
 }
 
 /// containerd keeps each container's OCI bundle while it runs; Kubernetes and nerdctl leave their names
 /// in its annotations.
 fn containerd(root: &Path, id: &str) -> Option<String> {
-    let tasks = root.join("run/containerd/io.containerd.runtime.v2.task");
-    let namespaces = tasks.read_dir().ok()?.flatten().take(NAMESPACES_MAX);
+    let tasks = CONTAINERD.iter().map(|folder| root.join(folder).join("io.containerd.runtime.v2.task"));
+    let namespaces = tasks.filter_map(|tasks| tasks.read_dir().ok()).flatten().flatten().take(NAMESPACES_MAX);
     namespaces.into_iter().find_map(|namespace| {
         let config = read(&namespace.path().join(id).join("config.json"))?;
         let annotation = |name: &str| config.get("annotations")?.get(name)?.as_str();
@@ -93,9 +108,11 @@ mod tests {
     fn names_that_runtimes_tell() {
         let root = tempfile::tempdir().unwrap();
         let id = |digit: &str| digit.repeat(64);
-        let name = |digit| Container::find(id(digit), root.path()).name;
+        let host = tempfile::tempdir().unwrap();
+        let missing = host.path().join("missing");
+        let name = |digit| Container::find(id(digit), &[&missing, host.path(), root.path()]).name;
         let docker = |digit: &str| format!("var/lib/docker/containers/{}/config.v2.json", id(digit));
-        let task = |space: &str, digit| {
+        let task = |space: &str, digit: &str| {
             format!("run/containerd/io.containerd.runtime.v2.task/{space}/{}/config.json", id(digit))
         };
         put(root.path(), &docker("1"), r#"{"ID":"x","Name":"/web"}"#);
@@ -114,6 +131,14 @@ mod tests {
             &format!(r#"[{{"id":"{}","names":["pod man"]}},{{"id":"{}"}}]"#, id("6"), id("7")),
         );
         put(root.path(), &docker("8"), &"[".repeat(100_000));
+        put(host.path(), "etc/docker/daemon.json", r#"{"data-root":"/data/docker"}"#);
+        put(host.path(), &docker("a").replace("var/lib/docker", "data/docker"), r#"{"Name":"/moved"}"#);
+        put(host.path(), &docker("b").replace("var/lib/docker", DOCKER[1]), r#"{"Name":"/snap"}"#);
+        for (digit, folder) in ["c", "d", "e"].iter().zip(&CONTAINERD[1..]) {
+            let annotations = format!(r#"{{"annotations":{{"nerdctl/name":"{digit}"}}}}"#);
+            put(host.path(), &task("k8s.io", digit).replace(CONTAINERD[0], folder), &annotations);
+        }
+        put(host.path(), &docker("1"), r#"{"Name":"/web"}"#);
         let expected = [
             ("1", Some("web")),
             ("2", None),
@@ -124,14 +149,19 @@ mod tests {
             ("7", None),
             ("8", None),
             ("9", None),
+            ("a", Some("moved")),
+            ("b", Some("snap")),
+            ("c", Some("c")),
+            ("d", Some("d")),
+            ("e", Some("e")),
         ];
         for (digit, expected) in expected {
             assert_eq!(name(digit).as_deref(), expected, "{digit}");
         }
-        let named = Container::find(id("1"), root.path());
+        let named = Container::find(id("1"), &[root.path()]);
         assert_eq!(named.text(), format!("{} web", id("1")));
         // A name that leads elsewhere is no path.
         put(root.path(), "var/lib/docker/x/config.v2.json", r#"{"Name":"/x"}"#);
-        assert_eq!(Container::find("../x".into(), root.path()), Container { id: "../x".into(), name: None });
+        assert_eq!(Container::find("../x".into(), &[root.path()]), Container { id: "../x".into(), name: None });
     }
 }

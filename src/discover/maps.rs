@@ -165,6 +165,11 @@ pub(super) fn root_of(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/root"))
 }
 
+/// Whether the program that a process runs has this inode.
+pub(super) fn is_program_of(pid: u32, inode: u64) -> bool {
+    std::fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|metadata| metadata.ino() == inode)
+}
+
 /// A path of a process, as this process can open it.
 pub(super) fn path_of(pid: u32, path: &Path) -> PathBuf {
     let mut full = root_of(pid).into_os_string();

@@ -257,7 +257,9 @@ impl Discovery {
             let library = match self.classify(state, &file, &mapped.whereabouts(pid)) {
                 Ok(library) => library,
                 Err(why) => {
-                    if is_worth_telling(&why, &mapped.path) {
+                    // All that a 32-bit program maps is for 32 bits.
+                    let is_other_program = || why == NotTls::OtherMachine && maps::is_program_of(pid, mapped.inode);
+                    if is_worth_telling(&why, &mapped.path) || is_other_program() {
                         result.unprobed.push((mapped.path.clone(), why));
                     }
                     continue;
@@ -290,7 +292,7 @@ impl Discovery {
     /// Which of the libraries that a process's program names, and those name, have nothing to probe. `program`: inode
     /// of a file; if it is no program, there are none.
     pub fn plain_ahead_of(&mut self, pid: u32, program: u64) -> Vec<Plain> {
-        let is_program = std::fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|m| m.ino() == program);
+        let is_program = maps::is_program_of(pid, program);
         let opened = || {
             let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
             Some((path, maps::open_regular(Path::new(&format!("/proc/{pid}/exe"))).ok()?))

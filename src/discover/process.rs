@@ -66,7 +66,8 @@ pub fn process_facts(pid: u32) -> ProcessFacts {
 /// The container that a process runs in.
 pub fn container(pid: u32) -> Option<Container> {
     let id = container_of(&text(&read(pid, "cgroup", CGROUP_MAX)))?;
-    Some(Container::find(id, Path::new("/")))
+    // In a container that sees the pids of its host, the host's files are those of the first process.
+    Some(Container::find(id, &[Path::new("/proc/1/root"), Path::new("/")]))
 }
 
 /// Path of the executable; `None` for threads of the kernel.
