@@ -98,7 +98,7 @@ static __noinline u64 tcp_of_fd(u32 fd)
 	if (!socket || BPF_CORE_READ(socket, file) != file)
 		return 0;
 	sk = BPF_CORE_READ(socket, sk);
-	return sk && is_protocol(sk, IPPROTO_TCP) ? (u64)sk : 0;
+	return sk && is_stream(sk) ? (u64)sk : 0;
 }
 
 /*
@@ -232,6 +232,8 @@ static __always_inline void mark(struct handle *handle, u64 sock)
 {
 	struct tcp_sock *tp = (void *)sock;
 
+	if (handle->flags & HANDLE_MULTIPATH)
+		return;
 	handle->copied = BPF_CORE_READ(tp, copied_seq);
 	handle->written = BPF_CORE_READ(tp, write_seq);
 	handle->flags |= HANDLE_MARKED;

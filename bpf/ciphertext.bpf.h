@@ -252,7 +252,7 @@ static __noinline int sent(struct sock *sk)
 	struct user_buffers buffers;
 	u64 socket = number(sk);
 
-	if (!process || !is_protocol(sk, IPPROTO_TCP) || !syscall_buffer(&buffers))
+	if (!process || !is_stream(sk) || !syscall_buffer(&buffers))
 		return 0;
 	sent_record(socket, buffers.first.base, buffers.first.len);
 	if ((process->flags & PROCESS_RUSTLS) && has_outgoing())
@@ -267,7 +267,7 @@ static __noinline int received(struct sock *sk, u64 len)
 	struct user_buffers buffers;
 	u64 socket = number(sk);
 
-	if (!process || !is_protocol(sk, IPPROTO_TCP) || !syscall_buffer(&buffers))
+	if (!process || !is_stream(sk) || !syscall_buffer(&buffers))
 		return 0;
 	if (len < buffers.first.len)
 		buffers.first.len = len;

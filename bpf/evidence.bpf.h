@@ -164,7 +164,7 @@ static __always_inline struct call *call_of_syscall(void)
 static __always_inline void socket_used_in_call(struct sock *sk, int reading, u32 copied)
 {
 	struct call *call = call_of_syscall();
-	u32 record = 0;
+	u32 record = 0, multipath = 0;
 
 	if (!call)
 		return;
@@ -176,11 +176,14 @@ static __always_inline void socket_used_in_call(struct sock *sk, int reading, u3
 		   them as well, and programs log through them. */
 		if (is_protocol(sk, IPPROTO_UDP))
 			call->flags |= CALL_UDP;
-		return;
+		multipath = is_protocol(sk, IPPROTO_MPTCP);
+		if (!multipath)
+			return;
 	}
 	if (!reading) {
 		record = record_sent(sk);
-		fin_is_read(sk);
+		if (!multipath)
+			fin_is_read(sk);
 	}
 	if (call->sock && call->sock != (u64)sk) {
 		if (!is_rather(call, (u64)sk, record, reading))
@@ -190,6 +193,8 @@ static __always_inline void socket_used_in_call(struct sock *sk, int reading, u3
 	}
 	call->sock = (u64)sk;
 	call->fd_hint = syscall_fd();
+	if (reading && multipath)
+		return; /* what came in does not show in it */
 	if (reading) {
 		call->copied = copied;
 		call->flags |= CALL_READ_SOCKET;

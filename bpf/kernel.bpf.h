@@ -315,6 +315,11 @@ struct tcp_sock {
 	u64 bytes_acked, bytes_received;
 };
 
+/* A multipath TCP socket: its first connection is a TCP socket of its own. */
+struct mptcp_sock {
+	struct sock *first;
+};
+
 #pragma clang attribute pop
 
 struct vm_unmapped_area_info;
@@ -327,6 +332,7 @@ struct vm_unmapped_area_info;
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define IPPROTO_MPTCP 262
 #define TCP_CLOSE 7
 /* Numbers of bits in sk_flags. */
 #define SOCK_DEAD 0

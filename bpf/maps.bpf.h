@@ -247,6 +247,7 @@ enum handle_flag {
 	HANDLE_CORKED = 1 << 13, /* what is sent stays in the library until it is uncorked */
 	HANDLE_MOVES = 1 << 15, /* the program may have given it another socket */
 	HANDLE_ASKED = 1 << 16, /* the library was asked for its socket */
+	HANDLE_MULTIPATH = 1 << 17, /* its socket is one of MPTCP */
 	HANDLE_PLAIN = 1 << 14, /* NSS: the program has switched TLS off, and passes plain bytes through */
 };
 
@@ -288,7 +289,8 @@ struct socket_state {
 	u32 data_segs; /* received when this side's FIN was sent */
 	u8 fin; /* the peer's FIN has come, and it is not told yet that it is read */
 	u8 user; /* in whose room it stands: struct process */
-	u8 pad[6];
+	u8 multipath; /* MPTCP: how far its streams have come is not known */
+	u8 pad[5];
 };
 
 /* The handles of rustls that have a socket, by direction; 0: none. */

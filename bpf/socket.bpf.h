@@ -16,6 +16,18 @@ static __always_inline int is_protocol(struct sock *sk, u32 protocol)
 	return BPF_CORE_READ(sk, sk_protocol) == protocol && (family == AF_INET || family == AF_INET6);
 }
 
+/* Is it TCP, over one path or several? */
+static __always_inline int is_stream(struct sock *sk)
+{
+	return is_protocol(sk, IPPROTO_TCP) || is_protocol(sk, IPPROTO_MPTCP);
+}
+
+/* The TCP connection of a socket: of a multipath one the first, NULL if that has ended. */
+static __noinline struct sock *connection_of(struct sock *sk)
+{
+	return is_protocol(sk, IPPROTO_MPTCP) ? BPF_CORE_READ((struct mptcp_sock *)sk, first) : sk;
+}
+
 /* The innermost TLS call that the current thread is in; NULL: it is in none. */
 static __always_inline struct call *call_in_progress(struct thread *thread, u64 sp)
 {
@@ -226,7 +238,8 @@ static __always_inline void fill_tuple(struct t2p_bind *bind, struct sock *sk)
 static __noinline int emit_bind(struct handle *handle, u64 address, s32 fd_hint, u32 source)
 {
 	struct sock *sk = (void *)handle->sock;
-	struct tcp_sock *tp = (void *)sk;
+	struct sock *connection = connection_of(sk);
+	struct tcp_sock *tp = (void *)connection;
 	struct socket *socket = BPF_CORE_READ(sk, sk_socket);
 	struct t2p_bind *bind = bpf_ringbuf_reserve(&ring, sizeof(*bind), 0);
 
@@ -243,7 +256,7 @@ static __noinline int emit_bind(struct handle *handle, u64 address, s32 fd_hint,
 	bind->inode = socket ? BPF_CORE_READ(socket, file, f_inode, i_ino) : 0;
 	bind->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	bind->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
-	bind->role = tcp_role(sk, handle->flags & HANDLE_SERVER);
+	bind->role = tcp_role(connection ?: sk, handle->flags & HANDLE_SERVER);
 	/* The SYN counts as acknowledged on the side that sent it, so this may be off by one. */
 	bind->local_isn = BPF_CORE_READ(tp, snd_una) - (u32)BPF_CORE_READ(tp, bytes_acked) - 1;
 	bind->remote_isn = BPF_CORE_READ(tp, rcv_nxt) - (u32)BPF_CORE_READ(tp, bytes_received) - 1;
@@ -256,9 +269,11 @@ static __noinline int emit_bind(struct handle *handle, u64 address, s32 fd_hint,
 	bind->fresh = (handle->flags & HANDLE_FRESH) &&
 		      ((!handle->read_end && !handle->write_end) || (source == T2P_TUPLE_CIPHERTEXT && handle->refs) ||
 		       (address & T2P_HANDLE_SIDE));
-	fill_tuple(bind, sk);
+	fill_tuple(bind, connection ?: sk);
 	bpf_ringbuf_submit(bind, wake());
 	handle->flags |= HANDLE_BIND_TOLD;
+	if (connection != sk)
+		handle->flags |= HANDLE_MULTIPATH;
 	return 0;
 }
 
@@ -270,7 +285,8 @@ static __always_inline int is_closed(u64 sk)
 /* A live socket is to be known from now on: its generation; 0: there is no room. Not inlined: old kernels have little stack. */
 static __noinline u64 new_socket(u64 sk, u64 process)
 {
-	struct socket_state new = { .generation = bpf_ktime_get_ns(), .process = process, .tgid = current_id() >> 32 };
+	struct socket_state new = { .generation = bpf_ktime_get_ns(), .process = process, .tgid = current_id() >> 32,
+				    .multipath = is_protocol((void *)sk, IPPROTO_MPTCP) };
 	struct socket_state *state;
 	u32 user = take_room(new.tgid, ROOM_SOCKETS);
 
@@ -357,15 +373,15 @@ static __always_inline void socket_state_changed(struct sock *sk, u32 before, u3
 		return;
 	generation = known->generation;
 	if (after == T2P_STATE_CLOSE_WAIT)
-		known->fin = 1;
-	if (after == T2P_STATE_FIN_WAIT1)
+		known->fin = !known->multipath;
+	if (after == T2P_STATE_FIN_WAIT1 && !known->multipath)
 		known->data_segs = BPF_CORE_READ(tp, data_segs_in);
 	of_socket = BPF_CORE_READ(sk, __sk_common.skc_flags);
 	if (of_socket & 1 << SOCK_DONE)
 		flags |= T2P_SOCKET_FIN_RECEIVED;
 	if (of_socket & 1 << SOCK_DEAD)
 		flags |= T2P_SOCKET_LET_GO;
-	if ((before == T2P_STATE_FIN_WAIT1 || before == T2P_STATE_FIN_WAIT2) &&
+	if ((before == T2P_STATE_FIN_WAIT1 || before == T2P_STATE_FIN_WAIT2) && !known->multipath &&
 	    known->data_segs != (u32)BPF_CORE_READ(tp, data_segs_in))
 		flags |= T2P_SOCKET_DATA_AFTER;
 	if (!over) {

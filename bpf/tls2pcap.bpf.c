@@ -86,6 +86,20 @@ int BPF_KPROBE(kprobe_udpv6_recvmsg, struct sock *sk)
 	return 0;
 }
 
+SEC("kprobe/mptcp_sendmsg")
+int BPF_KPROBE(kprobe_mptcp_sendmsg, struct sock *sk)
+{
+	socket_used(sk, 0, 0);
+	return 0;
+}
+
+SEC("kprobe/mptcp_recvmsg")
+int BPF_KPROBE(kprobe_mptcp_recvmsg, struct sock *sk)
+{
+	socket_used(sk, 1, 0);
+	return 0;
+}
+
 /* ---- Sockets: fentry ---- */
 
 SEC("fentry/tcp_sendmsg")
@@ -135,6 +149,20 @@ SEC("fentry/udpv6_recvmsg")
 int BPF_PROG(fentry_udpv6_recvmsg, struct sock *sk)
 {
 	socket_used(sk, 0, 0);
+	return 0;
+}
+
+SEC("fentry/mptcp_sendmsg")
+int BPF_PROG(fentry_mptcp_sendmsg, struct sock *sk)
+{
+	socket_used(sk, 0, 0);
+	return 0;
+}
+
+SEC("fentry/mptcp_recvmsg")
+int BPF_PROG(fentry_mptcp_recvmsg, struct sock *sk)
+{
+	socket_used(sk, 1, 0);
 	return 0;
 }
 

@@ -387,7 +387,8 @@ impl Probe {
         open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;
         let sees_births =
             options.follow && (backend != Backend::Fentry || has_function("calculate_sigpending"));
-        let choice = Choice { backend, programs, bio_in_bulk, has_ipv6, sees_births };
+        let has_mptcp = Path::new("/proc/sys/net/mptcp").exists();
+        let choice = Choice { backend, programs, bio_in_bulk, has_ipv6, has_mptcp, sees_births };
         choice.prepare(open.open_object_mut().progs_mut());
         let skeleton = open.load().map_err(Refusal::Backend)?;
         let mut probe = Probe {

@@ -84,6 +84,8 @@ pub(super) struct Choice {
     pub bio_in_bulk: bool,
     /// An IPv6 that is a module is not in the kernel's own type information, and fails the load.
     pub has_ipv6: bool,
+    /// The kernel has MPTCP, which is never a module.
+    pub has_mptcp: bool,
     /// New processes are to wait before they run, and the kernel has the function where they can.
     pub sees_births: bool,
 }
@@ -95,6 +97,7 @@ impl Choice {
         (!is_in_library(name) || self.programs.needs(name))
             && Backend::of_program(name).is_none_or(|b| b == self.backend)
             && (self.has_ipv6 || !name.starts_with("fentry_udpv6"))
+            && (self.has_mptcp || !name.contains("_mptcp_"))
             && (self.sees_births || !name.ends_with(AT_BIRTH))
             && (is_of_session == in_session || !(is_of_session || READ_APART.contains(&name)))
     }

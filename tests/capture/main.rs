@@ -29,6 +29,7 @@ mod judge;
 mod lives;
 mod loss;
 mod memory;
+mod multipath;
 mod nss;
 mod open;
 mod order;

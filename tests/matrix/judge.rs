@@ -16,7 +16,7 @@ use crate::support::{Finished, Test, assert_same_bytes, gate, run};
 /// Answers that the program `duplex` awaits.
 const DUPLEX: usize = 1000;
 /// Connections of the program `exchange` in the command's capture that have no gap of unknown length.
-const OTHERS: usize = 6;
+const OTHERS: usize = 7;
 
 /// Judges all captures of backends.sh with one back end; `dir` is what it left. With the `first` one
 /// there are more.
@@ -172,7 +172,7 @@ impl Judged<'_> {
             let library = self.of(old).comment.find("library");
             assert!(library.is_none_or(|l| l.contains("1.1.1")), "{library:?}");
         }
-        for name in ["lengths", "seccomp", "killed", "first", "second"] {
+        for name in ["lengths", "seccomp", "killed", "first", "second", "multipath"] {
             let told = self.told(name);
             let connection = self.view.of(told.local, told.remote);
             self.holds(connection, &transcript(&self.text(name), "client", 0));

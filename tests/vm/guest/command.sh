@@ -2,7 +2,7 @@
 # What is captured as a command. Arguments: folder for what goes back, a file, and the servers' ports.
 . /vm/lib.sh
 o=$1 file=$2
-long=$3 lengths=$4 seccomp=$5 killed=$6 stuck=$7 first=$8 second=$9
+long=$3 lengths=$4 seccomp=$5 killed=$6 stuck=$7 first=$8 second=$9 multipath=${10}
 
 # asleep PID: all its threads wait in the kernel.
 asleep() { [ "$(cat "/proc/$1/task/"*/status | grep '^State' | grep -vc 'S (sleeping)')" = 0 ]; }
@@ -28,6 +28,7 @@ say killed
 # One library under two names.
 port=$first; LD_LIBRARY_PATH=/same/one connect first w:30 r:30 S || die "first: $?"
 port=$second; LD_LIBRARY_PATH=/same/two connect second w:40 r:40 S || die "second: $?"
+port=$multipath; connect multipath --mptcp 1 r:20 w:20 r:40000 S || die "multipath: $?"
 
 # The last connection, since it ends with bytes of unknown number.
 exchange connect 127.0.0.1 "$stuck" --dir "$o/stuck" w:10 r:10 w:9000000 >"$o/stuck/told" &
