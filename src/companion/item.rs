@@ -1,5 +1,6 @@
 //! One file or link that is installed.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::atomic::{in_its_place, replace};
 use super::record::Record;
+use super::settings::meaning;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub enum Item {
         path: PathBuf,
         /// What is in it.
         contents: &'static str,
+        /// Wireshark writes it anew, too.
+        is_settings: bool,
     },
     /// A symbolic link.
     Link {
@@ -43,7 +47,11 @@ pub(super) enum Found {
 
 impl Item {
     pub(super) fn file(path: PathBuf, contents: &'static str) -> Item {
-        Item::File { path, contents }
+        Item::File { path, contents, is_settings: false }
+    }
+
+    pub(super) fn settings(path: PathBuf, contents: &'static str) -> Item {
+        Item::File { path, contents, is_settings: true }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -60,12 +68,13 @@ impl Item {
             Err(error) => return Err(error),
         };
         Ok(match self {
-            Item::File { path, contents } if metadata.is_file() => {
+            Item::File { path, contents, is_settings } if metadata.is_file() => {
                 // Nothing of ours is longer than twice this.
                 let there = if metadata.len() > 1 << 20 { Vec::new() } else { fs::read(self.path())? };
-                if there == contents.as_bytes() {
+                let what_counts = compared(&there, *is_settings);
+                if what_counts == compared(contents.as_bytes(), *is_settings) {
                     Found::Same
-                } else if record.knows(path, &there) {
+                } else if record.knows(path, &there) || record.knows(path, &what_counts) {
                     Found::Older
                 } else {
                     Found::Changed
@@ -89,7 +98,9 @@ impl Item {
     /// Has the record know what was written, or where a link leads.
     pub(super) fn note_in(&self, record: &mut Record) {
         match self {
-            Item::File { path, contents } => record.note(path, contents.as_bytes()),
+            Item::File { path, contents, is_settings } => {
+                record.note(path, &compared(contents.as_bytes(), *is_settings));
+            }
             Item::Link { path, target } => record.note(path, target.as_os_str().as_bytes()),
         }
     }
@@ -97,8 +108,13 @@ impl Item {
     /// Puts it in place, whatever is there, but for a folder.
     pub(super) fn put(&self) -> io::Result<()> {
         match self {
-            Item::File { path, contents } => replace(path, contents.as_bytes()),
+            Item::File { path, contents, .. } => replace(path, contents.as_bytes()),
             Item::Link { path, target } => in_its_place(path, |new| symlink(target, new)),
         }
     }
+}
+
+/// What of a file shows whether the user changed it.
+fn compared(contents: &[u8], is_settings: bool) -> Cow<'_, [u8]> {
+    if is_settings { meaning(contents).into() } else { contents.into() }
 }

@@ -5,6 +5,7 @@ mod atomic;
 mod item;
 mod places;
 mod record;
+mod settings;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -90,7 +91,7 @@ fn become_user(user: &User) -> Result<(), Failure> {
 fn items(places: &Places) -> Vec<Item> {
     let mut items = vec![Item::file(places.plugins().join("tls2pcap.lua"), PLUGIN)];
     let profile = places.profile();
-    items.extend(PROFILE.map(|(name, contents)| Item::file(profile.join(name), contents)));
+    items.extend(PROFILE.map(|(name, contents)| Item::settings(profile.join(name), contents)));
     items.push(Item::file(places.help(), HELP));
     // A program whose place nobody knows could not be led to.
     items.extend(std::env::current_exe().iter().flat_map(|program| extcap_items(places, program)));
@@ -132,7 +133,8 @@ fn perform(task: Companion, items: &[Item], places: &Places) -> (String, Option<
         first.get_or_insert_with(|| failed(&places.record(), &error));
     }
     if matches!(task, Companion::Uninstall { .. }) {
-        // Stays if there is anything else in it, such as Wireshark's own list of recent things.
+        settings::remove_leftovers(&places.profile());
+        // Stays if there is anything else in it.
         if std::fs::remove_dir(places.profile()).is_err() && places.profile().exists() {
             let _ = writeln!(said, "{:<12} {} (other files are in it)", "kept", places.profile().display());
         }

@@ -117,3 +117,44 @@ fn releases_are_read() {
     assert_eq!(release("Wireshark 4.6.9."), Some((4, 6)));
     assert_eq!(release("no such thing"), None);
 }
+
+/// Wireshark's own header, order, defaults and additions are no changes of the user's.
+#[test]
+fn a_profile_that_wireshark_wrote_anew_is_still_ours() {
+    let folder = folder();
+    let profile = folder.1.profile();
+    let preferences = "# Ours\n\ncolumns: \n\t\"No.\", \"%m\",\n\t\"Info\", \"%i\"\n\nnames: TRUE\nasked: FALSE\n";
+    let anew = "# Configuration file for Wireshark 4.0.17.\n#other: 1\nasked: FALSE\ngui.column.hidden: \ncolumns: \n\t\"No.\", \"%m\",\n\t\"Info\", \"%i\"\ngui.qt.font_name: Mono,9\nnames: TRUE\n";
+    let colours = "# Ours\n@Lost@b@[1,2,3][4,5,6]\n@All@a@[1,2,3][4,5,6]\n";
+    let items = [
+        Item::settings(profile.join("preferences"), preferences),
+        Item::settings(profile.join("colorfilters"), colours),
+    ];
+    let words = |task| folder.run(task, &items);
+    assert_eq!(words(INSTALL), ["installed", "installed"]);
+    fs::write(profile.join("preferences"), anew).unwrap();
+    fs::write(profile.join("colorfilters"), colours.replace("# Ours", "# This file was created by Wireshark.")).unwrap();
+    assert_eq!(words(Companion::Status), ["installed", "installed"]);
+    // A later version replaces both.
+    let later = [Item::settings(profile.join("preferences"), "names: FALSE\n"), items[1].clone()];
+    assert_eq!(folder.run(INSTALL, &later), ["updated", "up"]);
+    assert_eq!(words(INSTALL), ["updated", "up"]);
+
+    // What a user changes is not.
+    fs::write(profile.join("preferences"), anew.replace("asked: FALSE", "asked: TRUE")).unwrap();
+    let rules: Vec<&str> = colours.lines().skip(1).collect();
+    fs::write(profile.join("colorfilters"), format!("{}\n{}\n", rules[1], rules[0])).unwrap();
+    assert_eq!(words(Companion::Status)[..2], ["changed", "changed"]);
+    assert_eq!(words(UNINSTALL)[..2], ["kept", "kept"]);
+    assert_eq!(words(Companion::Install { force: true }), ["updated", "updated"]);
+
+    // What Wireshark puts beside it does not keep the profile; what else is there does.
+    for (name, contents) in [("recent", "gui.zoom_level: 0\n"), ("decode_as_entries", "# none\n"), ("dfilters", "mine\n")] {
+        fs::write(profile.join(name), contents).unwrap();
+    }
+    assert_eq!(words(UNINSTALL), ["removed", "removed", "kept"]);
+    assert!(profile.join("recent").exists());
+    fs::remove_file(profile.join("dfilters")).unwrap();
+    assert_eq!(words(UNINSTALL), ["absent", "absent"]);
+    assert!(!profile.exists());
+}
