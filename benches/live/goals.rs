@@ -13,19 +13,19 @@ use crate::floor::Place;
 use crate::load::{Load, Report};
 use crate::table::{Row, Samples};
 use crate::tool::Running;
-use crate::{Bench, Case, Res, Run, With, peers, soak};
+use crate::{Bench, Case, Res, Run, With, peers, server, soak};
 
 const MIB: f64 = 1_048_576.0;
 
-/// Measures the goals whose names begin with `only`.
+/// Measures the goal of this name; all if it is empty.
 pub fn rows(bench: &Bench, only: &str, soak: f64) -> Res<Vec<Row>> {
     let mut rows = Vec::new();
-    let wanted = |names: &[&str]| names.iter().any(|name| name.starts_with(only));
+    let wanted = |names: &[&str]| only.is_empty() || names.contains(&only);
     let mut add = |more: Vec<Row>| {
         for row in &more {
             eprintln!("{} {}: {}", row.goal, row.what, row.samples.show(row.digits));
         }
-        rows.extend(more.into_iter().filter(|row| row.goal.starts_with(only)));
+        rows.extend(more.into_iter().filter(|row| only.is_empty() || row.goal == only));
     };
     if wanted(&["", "G1"]) {
         add(vec![single_step(bench)?]);
@@ -97,6 +97,9 @@ pub fn rows(bench: &Bench, only: &str, soak: f64) -> Res<Vec<Row>> {
             },
             memory,
         ]);
+    }
+    if wanted(&["G15"]) {
+        add(server::rows(bench)?);
     }
     if soak > 0.0 && wanted(&["soak"]) {
         add(soak::rows(bench, soak)?);

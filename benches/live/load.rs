@@ -99,7 +99,8 @@ impl Load {
         Ok(Load { library, ..self.clone() })
     }
 
-    fn folder(&self) -> &Path {
+    /// Where the copies are.
+    pub fn folder(&self) -> &Path {
         self.library.parent().expect("in a folder")
     }
 

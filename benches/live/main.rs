@@ -9,6 +9,7 @@ mod goals;
 mod load;
 mod packets;
 mod peers;
+mod server;
 mod soak;
 mod table;
 mod tool;
@@ -45,7 +46,7 @@ struct Options {
     /// Millions of calls in the soak [default: 1]
     #[arg(long, value_name = "MILLIONS")]
     soak: Option<f64>,
-    /// Only goals that begin with this, such as G5
+    /// Only this goal, such as G5
     #[arg(long, value_name = "GOAL")]
     only: Option<String>,
     /// Put the table into this document too, between its marks; may be repeated

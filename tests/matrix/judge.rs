@@ -61,6 +61,19 @@ pub fn backend(test: &Test, dir: &Path, backend: &str, first: bool) {
     }
 }
 
+/// Who is not captured has the code that it has without a capture; a target has breakpoints in it.
+#[track_caller]
+pub fn bystanders(dir: &Path, first: bool) {
+    let code = |of: &str| fs::read_to_string(dir.join(format!("code.{of}"))).unwrap();
+    let unprobed = code("unprobed");
+    assert_eq!(unprobed.len(), "  -\n".len() + 64, "{unprobed}");
+    assert_eq!(code("beside-command"), unprobed, "beside a command");
+    if first {
+        assert_eq!(code("beside-pid"), unprobed, "beside a process of -p");
+        assert_ne!(code("of-pid"), unprobed, "a process of -p");
+    }
+}
+
 /// A capture that came back: it ended well, and its sockets were followed as was asked.
 #[track_caller]
 pub fn finished(dir: &Path, name: &str, backend: &str) -> Finished {

@@ -38,6 +38,7 @@ fn kernel(name: &str, backends: &[&str], lacks: &[&str], parts: &[Part]) {
     let out = guest.run(&words);
     for backend in backends {
         judge::backend(&guest.test, &out.join(backend), backend, backend == &backends[0]);
+        judge::bystanders(&out.join(backend), backend == &backends[0]);
     }
     environments::refused_or_with_few_rights(&out, lacks);
     for part in parts {

@@ -15,6 +15,9 @@ for backend in $1; do
 	o=/out/$backend
 	mkdir -p "$o"
 	nginx -p "$o" -c /site/nginx.conf 2>"$o/nginx.err" || die "nginx: $(cat "$o/nginx.err")"
+	master=$(cat "$o/nginx.pid")
+	worker=$(grep -l "^PPid:.$master\$" /proc/[0-9]*/status | tr -dc 0-9)
+	code "$worker" >"$o/code.unprobed"
 
 	# Every program, those included whose connection is older than the capture.
 	keepalive "keep.$backend" /echo/before
@@ -70,7 +73,7 @@ for backend in $1; do
 	listen second r:40 w:40 S; second=$port
 	listen multipath --mptcp 1 w:20 r:20 w:40000 S; multipath=$port
 	# Room for all of it: an emulated machine may let its programs run for seconds without letting the reader.
-	start command --backend "$backend" --ring-size 64 -- sh /vm/command.sh "$o" $file "$long" "$lengths" "$seccomp" "$killed" "$stuck" "$first" "$second" "$multipath"
+	start command --backend "$backend" --ring-size 64 -- sh /vm/command.sh "$o" $file "$long" "$lengths" "$seccomp" "$killed" "$stuck" "$first" "$second" "$multipath" "$worker"
 	finish command
 	echo >&7
 	exec 7>&-
@@ -81,11 +84,12 @@ for backend in $1; do
 		openssl s_server -www -accept 127.0.0.1:4433 -cert $cert -key $key >/tmp/s_server 2>&1 &
 		s_server=$!
 		await s_server grep -q ACCEPT /tmp/s_server
-		worker=$(grep -l "^PPid:.$(cat "$o/nginx.pid")\$" /proc/[0-9]*/status | tr -dc 0-9)
 		start pid --backend "$backend" -p "$worker" -p $s_server
 		curl -sS --http1.0 --cacert $cert -o "$o/s_server.body" https://127.0.0.1:4433/ || die "s_server: $?"
 		fetch --http1.1 https://127.0.0.1/mega
 		fetch --http2 https://127.0.0.1/page.html
+		code "$worker" >"$o/code.of-pid"
+		code "$master" >"$o/code.beside-pid"
 		stop pid
 		kill $s_server
 

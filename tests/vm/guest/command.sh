@@ -2,7 +2,7 @@
 # What is captured as a command. Arguments: folder for what goes back, a file, and the servers' ports.
 . /vm/lib.sh
 o=$1 file=$2
-long=$3 lengths=$4 seccomp=$5 killed=$6 stuck=$7 first=$8 second=$9 multipath=${10}
+long=$3 lengths=$4 seccomp=$5 killed=$6 stuck=$7 first=$8 second=$9 multipath=${10} bystander=${11}
 
 # asleep PID: all its threads wait in the kernel.
 asleep() { [ "$(cat "/proc/$1/task/"*/status | grep '^State' | grep -vc 'S (sleeping)')" = 0 ]; }
@@ -12,6 +12,7 @@ say command begins
 fetch --http1.1 https://127.0.0.1/page.html
 fetch --http2 https://127.0.0.1$file
 say the file has come
+code "$bystander" >"$o/code.beside-command"
 request /page.html close | /vm/openssl-1.1.1 s_client -quiet -ign_eof -CAfile $cert -connect 127.0.0.1:443 >/tmp/old.out 2>&1
 port=$long; connect long w:3000000 r:10 w:10 S || die "long: $?"
 port=$lengths; connect lengths w:1 x:16384 w:64512 x:64513 r:200000 w:1 S || die "lengths: $?"

@@ -65,6 +65,14 @@ connect() {
 	exchange connect 127.0.0.1 "$port" --dir "$into" "$@" >"$into/told" 2>"$into/err"
 }
 
+# code PID: a hash of the libssl that a process has mapped, as it stands in its memory.
+code() {
+	range=$(grep 'r-xp.*libssl' "/proc/$1/maps" | head -n 1 | cut -d' ' -f1)
+	[ -n "$range" ] || die "process $1 has mapped no libssl"
+	first=$((0x${range%-*} / 4096)) end=$((0x${range#*-} / 4096))
+	dd if="/proc/$1/mem" bs=4096 skip=$first count=$((end - first)) 2>/dev/null | sha256sum
+}
+
 fetch() { curl -sS --cacert $cert -o /dev/null "$@" || die "curl $*: $?"; }
 
 # keepalive NAME FILE: an HTTP client whose connection is open and used, and that reads requests
