@@ -38,7 +38,17 @@ impl Server {
         let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
         if !cert.exists() {
             let mut openssl = Command::new("openssl");
-            openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost"]);
+            openssl.args([
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "30",
+                "-subj",
+                "/CN=localhost",
+            ]);
             openssl.arg("-keyout").arg(&key).arg("-out").arg(&cert).stderr(Stdio::null());
             if !openssl.status().map_err(|e| format!("openssl: {e}"))?.success() {
                 return Err("openssl makes no certificate".into());
@@ -151,7 +161,10 @@ pub fn rows(bench: &Bench) -> Res<Vec<Row>> {
             all += captured.all;
         }
         if answers != all {
-            bench.wrong.borrow_mut().push(format!("nginx, {name}: {answers} of {all} answers are in the file"));
+            bench
+                .wrong
+                .borrow_mut()
+                .push(format!("nginx, {name}: {answers} of {all} answers are in the file"));
         }
         let ratio = |of: &Samples| own.0.iter().zip(&of.0).map(|(own, of)| own / of).collect::<Samples>();
         let show = |samples: &Samples| format!("{:.2}", samples.median());

@@ -5,10 +5,10 @@
 //! that do it, each on a processor of its own.
 
 use std::collections::VecDeque;
-use std::{fmt, io};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 use libc::c_int;
@@ -25,8 +25,9 @@ use crate::probe::{Hold, Holds, Place, monotonic};
 const LOOK: Duration = Duration::from_millis(1);
 /// The same, whether one that does was killed: its parent hears of it only then.
 const LOOK_HELD: Duration = Duration::from_millis(10);
-/// Nobody is held longer, even if it was forgotten.
-const LONGEST: Duration = PATIENCE.saturating_add(Duration::from_secs(5));
+/// Nobody is held longer, even if it was forgotten. Where probes are attached one by one (before Linux 6.6) and there is
+/// hardly any processor time, that alone may take a minute.
+const LONGEST: Duration = PATIENCE.saturating_add(Duration::from_secs(120));
 /// A thread that was asked to stand still does so as soon as it leaves the kernel, but it may have to wait for a
 /// processor.
 const LONGEST_STOP: Duration = Duration::from_secs(5);
@@ -61,7 +62,7 @@ pub(super) enum Late {
     WentOn,
     /// It ended while it was held.
     Ended,
-    /// It has not stopped yet.
+    /// It has not stopped yet, or is not held any more.
     Unknown,
 }
 
@@ -74,7 +75,7 @@ impl fmt::Display for Late {
             Late::Refused(error) => write!(f, "it cannot be traced: {error}"),
             Late::WentOn => f.write_str("tls2pcap got no processor in time"),
             Late::Ended => f.write_str("it ended meanwhile"),
-            Late::Unknown => f.write_str("it did not stop"),
+            Late::Unknown => f.write_str("it did not stop in time, or was held for too long"),
         }
     }
 }

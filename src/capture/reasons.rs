@@ -6,8 +6,8 @@ use std::path::Path;
 use super::Say;
 use crate::config::Targets;
 use crate::discover::go::NotGo;
-use crate::discover::{has_known_name, process};
 use crate::discover::reason::NotTls;
+use crate::discover::{has_known_name, process};
 use crate::printable;
 
 /// Most reasons, and most libraries, that are remembered.

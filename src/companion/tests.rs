@@ -123,7 +123,8 @@ fn releases_are_read() {
 fn a_profile_that_wireshark_wrote_anew_is_still_ours() {
     let folder = folder();
     let profile = folder.1.profile();
-    let preferences = "# Ours\n\ncolumns: \n\t\"No.\", \"%m\",\n\t\"Info\", \"%i\"\n\nnames: TRUE\nasked: FALSE\n";
+    let preferences =
+        "# Ours\n\ncolumns: \n\t\"No.\", \"%m\",\n\t\"Info\", \"%i\"\n\nnames: TRUE\nasked: FALSE\n";
     let anew = "# Configuration file for Wireshark 4.0.17.\n#other: 1\nasked: FALSE\ngui.column.hidden: \ncolumns: \n\t\"No.\", \"%m\",\n\t\"Info\", \"%i\"\ngui.qt.font_name: Mono,9\nnames: TRUE\n";
     let colours = "# Ours\n@Lost@b@[1,2,3][4,5,6]\n@All@a@[1,2,3][4,5,6]\n";
     let items = [
@@ -133,7 +134,11 @@ fn a_profile_that_wireshark_wrote_anew_is_still_ours() {
     let words = |task| folder.run(task, &items);
     assert_eq!(words(INSTALL), ["installed", "installed"]);
     fs::write(profile.join("preferences"), anew).unwrap();
-    fs::write(profile.join("colorfilters"), colours.replace("# Ours", "# This file was created by Wireshark.")).unwrap();
+    fs::write(
+        profile.join("colorfilters"),
+        colours.replace("# Ours", "# This file was created by Wireshark."),
+    )
+    .unwrap();
     assert_eq!(words(Companion::Status), ["installed", "installed"]);
     // A later version replaces both.
     let later = [Item::settings(profile.join("preferences"), "names: FALSE\n"), items[1].clone()];
@@ -149,7 +154,9 @@ fn a_profile_that_wireshark_wrote_anew_is_still_ours() {
     assert_eq!(words(Companion::Install { force: true }), ["updated", "updated"]);
 
     // What Wireshark puts beside it does not keep the profile; what else is there does.
-    for (name, contents) in [("recent", "gui.zoom_level: 0\n"), ("decode_as_entries", "# none\n"), ("dfilters", "mine\n")] {
+    for (name, contents) in
+        [("recent", "gui.zoom_level: 0\n"), ("decode_as_entries", "# none\n"), ("dfilters", "mine\n")]
+    {
         fs::write(profile.join(name), contents).unwrap();
     }
     assert_eq!(words(UNINSTALL), ["removed", "removed", "kept"]);

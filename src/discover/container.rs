@@ -28,7 +28,8 @@ impl Container {
     pub(super) fn find(id: String, roots: &[&Path]) -> Container {
         // It becomes part of a path.
         let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
-        let in_root = |root| docker(root, &id).or_else(|| containerd(root, &id)).or_else(|| podman(root, &id));
+        let in_root =
+            |root| docker(root, &id).or_else(|| containerd(root, &id)).or_else(|| podman(root, &id));
         let name = roots.iter().filter(|_| is_id).find_map(|root| in_root(root));
         let name = name.filter(|name| !name.is_empty());
         Container { id, name: name.map(|name| name.chars().take(NAME_MAX).collect()) }
@@ -46,8 +47,7 @@ impl Container {
 /// Where Docker keeps its containers: its own packages, and snap's.
 const DOCKER: [&str; 2] = ["var/lib/docker", "var/snap/docker/common/var-lib-docker"];
 /// Where Docker is told of another place.
-const DOCKER_CONFIGS: [&str; 2] =
-    ["etc/docker/daemon.json", "var/snap/docker/current/config/daemon.json"];
+const DOCKER_CONFIGS: [&str; 2] = ["etc/docker/daemon.json", "var/snap/docker/current/config/daemon.json"];
 /// Where containerd keeps its state: its own packages, k3s and RKE2, k0s, MicroK8s.
 const CONTAINERD: [&str; 4] =
     ["run/containerd", "run/k3s/containerd", "run/k0s/containerd", "var/snap/microk8s/common/run/containerd"];
@@ -162,6 +162,9 @@ mod tests {
         assert_eq!(named.text(), format!("{} web", id("1")));
         // A name that leads elsewhere is no path.
         put(root.path(), "var/lib/docker/x/config.v2.json", r#"{"Name":"/x"}"#);
-        assert_eq!(Container::find("../x".into(), &[root.path()]), Container { id: "../x".into(), name: None });
+        assert_eq!(
+            Container::find("../x".into(), &[root.path()]),
+            Container { id: "../x".into(), name: None }
+        );
     }
 }

@@ -258,7 +258,8 @@ impl Discovery {
                 Ok(library) => library,
                 Err(why) => {
                     // All that a 32-bit program maps is for 32 bits.
-                    let is_other_program = || why == NotTls::OtherMachine && maps::is_program_of(pid, mapped.inode);
+                    let is_other_program =
+                        || why == NotTls::OtherMachine && maps::is_program_of(pid, mapped.inode);
                     if is_worth_telling(&why, &mapped.path) || is_other_program() {
                         result.unprobed.push((mapped.path.clone(), why));
                     }
