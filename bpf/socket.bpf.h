@@ -22,10 +22,14 @@ static __always_inline int is_stream(struct sock *sk)
 	return is_protocol(sk, IPPROTO_TCP) || is_protocol(sk, IPPROTO_MPTCP);
 }
 
-/* The TCP connection of a socket: of a multipath one the first, NULL if that has ended. */
+/* The TCP connection of a socket: of a multipath one the first, NULL if that has ended or is not known (Linux 5.10). */
 static __noinline struct sock *connection_of(struct sock *sk)
 {
-	return is_protocol(sk, IPPROTO_MPTCP) ? BPF_CORE_READ((struct mptcp_sock *)sk, first) : sk;
+	struct mptcp_sock *multipath = (void *)sk;
+
+	if (!is_protocol(sk, IPPROTO_MPTCP))
+		return sk;
+	return bpf_core_field_exists(multipath->first) ? BPF_CORE_READ(multipath, first) : NULL;
 }
 
 /* The innermost TLS call that the current thread is in; NULL: it is in none. */

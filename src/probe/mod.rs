@@ -45,7 +45,7 @@ use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, ProgramMut, ProgramType, Upr
 
 use self::leases::{FileId, Leases};
 use self::probation::Probation;
-use self::programs::{AT_BIRTH, AT_RETURN, Choice, Later};
+use self::programs::{AT_BIRTH, AT_RETURN, Choice, Later, OF_MPTCP};
 use self::proving::Trial;
 use self::sites::{Group, Kind, Programs, Role, Site};
 use self::skeleton::types::{self, process_flag, t2p_cookie_bit, t2p_gate, t2p_site};
@@ -428,6 +428,7 @@ impl Probe {
                 || name.ends_with(AT_RETURN)
                 || is_in_library(&name)
                 || name.ends_with(AT_BIRTH) && !sees_births
+                || name.contains(OF_MPTCP) && !has_mptcp
                 || Backend::of_program(&name).is_some_and(|b| b != backend)
             {
                 continue;
@@ -439,8 +440,8 @@ impl Probe {
                 }
                 // Without it QUIC and DTLS are not told apart, which the kernel may not have.
                 Err(_) if name.contains("udp") => {}
-                // Then new processes wait as soon as they are seen.
-                Err(_) if name.ends_with(AT_BIRTH) => {}
+                // Then new processes wait as soon as they are seen; and MPTCP sockets are not seen.
+                Err(_) if name.ends_with(AT_BIRTH) || name.contains(OF_MPTCP) => {}
                 Err(error) => return Err(Refusal::Backend(error)),
             }
         }

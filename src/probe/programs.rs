@@ -20,6 +20,9 @@ const READ_APART: [&str; 2] = ["bio_entry_read", "bio_return_read"];
 /// How the names of those end that see what a socket has received.
 pub(super) const AT_RETURN: &str = "_tcp_recvmsg_return";
 
+/// What is in the names of those that see MPTCP sockets.
+pub(super) const OF_MPTCP: &str = "_mptcp_";
+
 /// How the names of those end that see new processes before these run.
 pub(super) const AT_BIRTH: &str = "_calculate_sigpending";
 
@@ -97,7 +100,7 @@ impl Choice {
         (!is_in_library(name) || self.programs.needs(name))
             && Backend::of_program(name).is_none_or(|b| b == self.backend)
             && (self.has_ipv6 || !name.starts_with("fentry_udpv6"))
-            && (self.has_mptcp || !name.contains("_mptcp_"))
+            && (self.has_mptcp || !name.contains(OF_MPTCP))
             && (self.sees_births || !name.ends_with(AT_BIRTH))
             && (is_of_session == in_session || !(is_of_session || READ_APART.contains(&name)))
     }

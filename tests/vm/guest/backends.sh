@@ -71,7 +71,10 @@ for backend in $1; do
 	input=
 	listen first r:30 w:30 S; first=$port
 	listen second r:40 w:40 S; second=$port
-	listen multipath --mptcp 1 w:20 r:20 w:40000 S; multipath=$port
+	# Not all of the kernels have MPTCP.
+	mptcp=0
+	[ ! -e /proc/sys/net/mptcp/enabled ] || mptcp=1
+	listen multipath --mptcp $mptcp w:20 r:20 w:40000 S; multipath=$port
 	# Room for all of it: an emulated machine may let its programs run for seconds without letting the reader.
 	start command --backend "$backend" --ring-size 64 -- sh /vm/command.sh "$o" $file "$long" "$lengths" "$seccomp" "$killed" "$stuck" "$first" "$second" "$multipath" "$worker"
 	finish command
