@@ -69,8 +69,8 @@ connect() {
 code() {
 	range=$(grep 'r-xp.*libssl' "/proc/$1/maps" | head -n 1 | cut -d' ' -f1)
 	[ -n "$range" ] || die "process $1 has mapped no libssl"
-	first=$((0x${range%-*} / 4096)) end=$((0x${range#*-} / 4096))
-	dd if="/proc/$1/mem" bs=4096 skip=$first count=$((end - first)) 2>/dev/null | sha256sum
+	page=$((0x${range%-*} / 4096)) after=$((0x${range#*-} / 4096))
+	dd if="/proc/$1/mem" bs=4096 skip=$page count=$((after - page)) 2>/dev/null | sha256sum
 }
 
 fetch() { curl -sS --cacert $cert -o /dev/null "$@" || die "curl $*: $?"; }
