@@ -1,8 +1,10 @@
 //! What is to be replaced.
 
 use std::collections::HashSet;
+use std::hash::Hasher;
 
 use regex::bytes::{Regex, RegexBuilder};
+use siphasher::sip::SipHasher24;
 
 /// How much is taken out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +14,16 @@ pub enum Level {
     Secrets,
     /// All but structure: methods, paths, status, names, sizes and frame types stay.
     Shape,
+}
+
+impl Level {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Secrets => "secrets",
+            Level::Shape => "shape",
+        }
+    }
 }
 
 /// Who has it can tell which value a replacement stands for, by trying.
@@ -89,12 +101,8 @@ impl Rules {
     }
 
     /// What a file says of the rules that it was made by. Names and patterns of the user may be secrets: only
-    /// their number is said.
+    /// their number is said, and 8 bits of a hash, which tell one set of rules from another and nobody what they are.
     pub fn summary(&self) -> String {
-        let level = match self.level {
-            Level::Secrets => "secrets",
-            Level::Shape => "shape",
-        };
         let own = [
             ("headers", self.headers.len()),
             ("fields", self.fields.len()),
@@ -102,6 +110,101 @@ impl Rules {
             ("allowed", self.allowed.len()),
         ];
         let own = own.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!(" redact_{name}={n}"));
-        format!("level={level}{}", own.collect::<String>())
+        let mut text = format!("level={} redact_format={FORMAT}", self.level.name());
+        text.extend(own);
+        for (name, hash) in [("rules", self.added()), ("exceptions", self.exceptions())] {
+            if let Some(hash) = hash {
+                text += &format!(" redact_{name}={hash:02x}");
+            }
+        }
+        text
+    }
+
+    /// Whether a file that says this of itself holds no more than these rules let stay. `mark`: as [`Rules::summary`]
+    /// gives it.
+    pub fn are_met_by(&self, mark: &str) -> bool {
+        let value = |key: &str| mark.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        let hash = |key: &str| value(key).map(|hex| u8::from_str_radix(hex, 16).ok());
+        let level = match value("level") {
+            Some("secrets") => self.level == Level::Secrets,
+            Some("shape") => true,
+            _ => false,
+        };
+        let added = self.added().is_none_or(|own| hash("redact_rules") == Some(Some(own)));
+        let exceptions =
+            hash("redact_exceptions").is_none_or(|theirs| theirs.is_some() && theirs == self.exceptions());
+        level && added && exceptions && value("redact_format") == Some(FORMAT)
+    }
+
+    /// The same for classic pcap, which has four bytes that readers must ignore.
+    pub fn brand(&self) -> [u8; 4] {
+        let is_shape = u8::from(self.level == Level::Shape);
+        // Both hashes in one byte: what differs in any way is not recognised.
+        let own = [self.added(), self.exceptions()]
+            .map(|hash| hash.map_or(0, u16::from) + u16::from(hash.is_some()));
+        [b'T', b'2', b'0' + (is_shape << 1), (own[0] * 3 + own[1] * 7) as u8]
+    }
+
+    /// Names and patterns that are secrets too.
+    fn added(&self) -> Option<u8> {
+        let patterns = self.patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
+        hash([(1, &self.headers), (2, &self.fields), (3, &patterns)])
+    }
+
+    fn exceptions(&self) -> Option<u8> {
+        hash([(4, &self.allowed)])
+    }
+}
+
+/// How replacements look: whoever changes that, changes this.
+const FORMAT: &str = "1";
+
+/// `None` if there is nothing.
+fn hash<'a>(all: impl IntoIterator<Item = (u8, &'a HashSet<String>)>) -> Option<u8> {
+    let mut texts: Vec<(u8, &str)> = Vec::new();
+    for (kind, set) in all {
+        texts.extend(set.iter().map(|text| (kind, text.as_str())));
+    }
+    texts.sort_unstable();
+    let mut hasher = SipHasher24::new();
+    for (kind, text) in &texts {
+        hasher.write_u8(*kind);
+        hasher.write(text.as_bytes());
+        hasher.write_u8(0xff);
+    }
+    (!texts.is_empty()).then(|| hasher.finish() as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_met_by_the_same_rules_and_by_weaker_ones() {
+        let rules = |builder: RulesBuilder| builder.build(Key([1; 16])).unwrap();
+        let plain = rules(RulesBuilder::default());
+        let field = rules(RulesBuilder { fields: vec!["a".into()], ..Default::default() });
+        let other = rules(RulesBuilder { fields: vec!["b".into()], ..Default::default() });
+        let pattern = rules(RulesBuilder { patterns: vec!["a".into()], ..Default::default() });
+        let allow = rules(RulesBuilder { allowed: vec!["a".into()], ..Default::default() });
+        let shape = rules(RulesBuilder { level: Level::Shape, ..Default::default() });
+        for (mine, theirs, met) in [
+            (&plain, &plain, true),
+            (&plain, &field, true),
+            (&field, &plain, false),
+            (&field, &field, true),
+            (&field, &other, false),
+            (&pattern, &field, false),
+            (&plain, &allow, false),
+            (&allow, &allow, true),
+            (&allow, &plain, true),
+            (&plain, &shape, true),
+            (&shape, &plain, false),
+        ] {
+            assert_eq!(mine.are_met_by(&theirs.summary()), met, "{} {}", mine.summary(), theirs.summary());
+        }
+        assert!(!plain.are_met_by("level=secrets") && !plain.are_met_by(""));
+        assert_ne!(plain.brand(), field.brand());
+        assert_ne!(plain.brand(), shape.brand());
     }
 }

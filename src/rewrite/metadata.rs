@@ -148,6 +148,25 @@ pub(super) fn says_missing(bytes: &[u8], packet_end: usize) -> bool {
     memchr::memmem::find(rest, b" missing=").is_some()
 }
 
+/// How the comment begins that says a file was redacted. Its version follows.
+pub(super) const MARK: &str = "tls2pcap=1 redacted=";
+
+/// What a section header says of redactions.
+pub(super) fn marks(section: &[u8], is_big: bool) -> Vec<String> {
+    let end = section.len().saturating_sub(4);
+    let mut marks = Vec::new();
+    let mut at = 24;
+    while let Some((option, len)) = half_words(&section[..end], at, is_big).filter(|(option, _)| *option != 0)
+    {
+        let Some(value) = section[..end].get(at + 4..at + 4 + usize::from(len)) else { break };
+        if option == COMMENT && value.starts_with(MARK.as_bytes()) {
+            marks.push(String::from_utf8_lossy(value).into_owned());
+        }
+        at += 4 + usize::from(len).next_multiple_of(4);
+    }
+    marks
+}
+
 /// Adds a comment to a section header, unless it is there.
 pub(super) fn mark(section: &mut Vec<u8>, text: &str, is_big: bool) {
     let end = section.len() - 4;

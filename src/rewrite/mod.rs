@@ -12,11 +12,13 @@ mod tracker;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use self::container::{ReadError, Reader, SECTION};
+use self::metadata::MARK;
 use self::report::Report;
 use self::tracker::Tracker;
 use crate::config::{Output, Redact, Verbosity};
@@ -28,6 +30,9 @@ use crate::{sink, status};
 const WRITE_AT: usize = 1 << 20;
 /// Fewest bytes of a key file: those of the key that is made of it.
 const KEY_MIN: usize = 16;
+
+/// Of the header of classic pcap, bytes that readers must ignore (draft-ietf-opsawg-pcap: Reserved2).
+const BRAND: Range<usize> = 12..16;
 
 /// Redacts, or checks.
 ///
@@ -59,7 +64,7 @@ pub fn run(config: &Redact) -> Result<Exit, Failure> {
         false => Box::new(File::open(&config.input).map_err(|error| bad_input(error.into()))?),
     };
     let mut reader = Reader::new(input).map_err(bad_input)?;
-    let mark = format!("tls2pcap=1 redacted={} {}", env!("CARGO_PKG_VERSION"), rules.summary());
+    let mark = format!("{MARK}{} {}", env!("CARGO_PKG_VERSION"), rules.summary());
     let report = Report::new(config.output.is_none());
     let mut tracker = Tracker::new(Engine::new(rules), report);
     let mut out = match &config.output {
@@ -75,7 +80,9 @@ pub fn run(config: &Redact) -> Result<Exit, Failure> {
     if config.output.is_some() && config.verbosity > Verbosity::Quiet {
         status::say(&report.summary());
         if reader.is_classic() {
-            status::say("classic pcap has no place to say that it is redacted: editcap makes pcapng of it\n");
+            status::say(
+                "classic pcap says only to tls2pcap that it is redacted: editcap makes pcapng of it\n",
+            );
         }
     }
     written?;
@@ -167,6 +174,18 @@ fn rewrite(
             Err(error) => break Err(error),
         };
         let mut bytes = item.bytes;
+        if item.kind == SECTION {
+            let rules = tracker.engine().rules();
+            let is_met = match reader.is_classic() {
+                true => bytes[BRAND] == rules.brand(),
+                false => metadata::marks(&bytes, reader.is_big()).iter().any(|mark| rules.are_met_by(mark)),
+            };
+            if reader.is_classic() {
+                let brand = rules.brand();
+                bytes[BRAND].copy_from_slice(&brand);
+            }
+            tracker.recognise(is_met);
+        }
         let found = match reader.is_classic() {
             true => vec![],
             false => metadata::block(tracker.engine(), item.kind, &mut bytes, reader.is_big()),

@@ -91,6 +91,7 @@ pub(super) struct Tracker {
     packets: u64,
     remembered: usize,
     report: Report,
+    recognises: bool,
 }
 
 impl Tracker {
@@ -105,11 +106,21 @@ impl Tracker {
             packets: 0,
             remembered: 0,
             report,
+            recognises: false,
         }
     }
 
     pub(super) fn engine(&mut self) -> &mut Engine {
         &mut self.engine
+    }
+
+    /// Whether what comes was redacted before by rules that let no more stay.
+    pub(super) fn recognise(&mut self, recognises: bool) {
+        if self.recognises != recognises {
+            self.end_all();
+            self.recognises = recognises;
+            self.engine.recognise(recognises);
+        }
     }
 
     pub(super) fn report(&mut self) -> &mut Report {
@@ -544,13 +555,17 @@ impl Tracker {
         }
     }
 
-    /// Nothing more comes.
-    pub(super) fn finish(&mut self, mut write: impl FnMut(&[u8])) {
+    fn end_all(&mut self) {
         let mut keys: Vec<(u64, Key)> = self.flows.iter().map(|(key, flow)| (flow.number, *key)).collect();
         keys.sort_unstable();
         for (_, key) in keys {
             self.end_flow(&key);
         }
+    }
+
+    /// Nothing more comes.
+    pub(super) fn finish(&mut self, mut write: impl FnMut(&[u8])) {
+        self.end_all();
         self.ready(&mut write);
         while !self.queue.is_empty() {
             self.abandon();

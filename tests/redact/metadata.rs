@@ -65,7 +65,7 @@ fn comments_names_and_blocks() {
         let output = place.redact(&input, &[]);
         let bytes = std::fs::read(&output).unwrap();
         assert_hidden(&bytes, "the file");
-        let mark = format!("tls2pcap=1 redacted={} level=secrets", env!("CARGO_PKG_VERSION"));
+        let mark = format!("tls2pcap=1 redacted={} level=secrets redact_format=1", env!("CARGO_PKG_VERSION"));
         assert_eq!(bytes.len(), blocks.len() + 4 + mark.len().next_multiple_of(4));
         for kept in [
             mark.as_bytes(),
