@@ -45,6 +45,8 @@ pub struct Capture {
     pub link: Link,
     /// Whether the file has process blocks.
     pub process_blocks: bool,
+    /// How to take secrets out before anything is written; `None`: not at all.
+    pub redact: Option<Redaction>,
     /// Where to record the events.
     pub record: Option<PathBuf>,
     /// File to create when probes are attached.
@@ -78,6 +80,8 @@ pub struct Replay {
     pub input: PathBuf,
     /// Where packets go.
     pub output: Output,
+    /// How to take secrets out; `None`: not at all.
+    pub redact: Option<Redaction>,
     /// How server ports are written.
     pub ports: Ports,
     /// What the plaintext stands in.
@@ -110,12 +114,21 @@ pub struct Redact {
     pub input: PathBuf,
     /// Where the redacted one goes; `None`: it is only looked for secrets.
     pub output: Option<Output>,
-    /// What is to be replaced.
-    pub rules: RulesBuilder,
-    /// File whose bytes make the key, so that several files get the same replacements; `None`: a random key.
-    pub key: Option<PathBuf>,
+    /// How.
+    pub redaction: Redaction,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
+}
+
+/// How to redact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redaction {
+    /// What is to be replaced.
+    pub rules: RulesBuilder,
+    /// File with more rules.
+    pub file: Option<PathBuf>,
+    /// File whose bytes make the key, so that several files get the same replacements; `None`: a random key.
+    pub key: Option<PathBuf>,
 }
 
 /// See [`Config::Companion`].

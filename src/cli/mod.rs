@@ -1,5 +1,6 @@
 //! The command line: arguments to [`Config`].
 
+mod rules;
 mod targets;
 
 use std::ffi::OsString;
@@ -13,7 +14,6 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use crate::config::{self, Capture, Config, Follow, Output, Redact, Replay, Verbosity};
 use crate::extcap;
 use crate::failure::{Exit, Failure};
-use crate::redact::{self, RulesBuilder};
 use crate::sink;
 
 const ABOUT: &str = "Shows what programs really say over TLS, as a capture file for Wireshark";
@@ -160,6 +160,9 @@ struct Arguments {
     #[arg(long)]
     process_blocks: bool,
 
+    #[command(flatten)]
+    redact: rules::Live,
+
     /// Record all events to this file, for `tls2pcap replay`
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -254,6 +257,9 @@ enum Sub {
         #[arg(long, value_enum, value_name = "WHICH", default_value = "syn")]
         comments: Comments,
 
+        #[command(flatten)]
+        redact: rules::Live,
+
         /// Say nothing but errors
         #[arg(short, long)]
         quiet: bool,
@@ -279,32 +285,8 @@ enum Sub {
         #[arg(long, conflicts_with_all = ["output", "key"])]
         check: bool,
 
-        /// How much is taken out
-        #[arg(long, value_enum, value_name = "LEVEL", default_value = "secrets")]
-        level: Level,
-
-        /// Replace the value of this HTTP header too; may be given several times
-        #[arg(long = "header", value_name = "NAME")]
-        headers: Vec<String>,
-
-        /// Replace fields of this name too, in queries, forms, JSON, XML and multipart; may be given several times
-        #[arg(long = "field", value_name = "NAME")]
-        fields: Vec<String>,
-
-        /// Replace what this regular expression matches too, or its first group; may be given several times
-        #[arg(long = "pattern", value_name = "REGEX")]
-        patterns: Vec<String>,
-
-        /// Let the header or field of this name stay; may be given several times
-        #[arg(long = "allow", value_name = "NAME")]
-        allowed: Vec<String>,
-
-        /// Make replacements with the bytes of this file, so that several captures get the same ones
-        ///
-        /// Whoever has it can find out what a replacement stands for, by trying. Without it a random key is
-        /// taken, and forgotten.
-        #[arg(long, value_name = "FILE")]
-        key: Option<PathBuf>,
+        #[command(flatten)]
+        rules: rules::Rules,
 
         /// Say nothing but errors
         #[arg(short, long)]
@@ -400,23 +382,6 @@ enum Link {
     Ethernet,
     /// None, packets begin with IP: tcpdump and all that use libpcap then read only the first process
     Raw,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Level {
-    /// What is a secret, or is likely to be one, or is not understood
-    Secrets,
-    /// All but structure: methods, paths, status, names, sizes, times and frame types stay
-    Shape,
-}
-
-impl From<Level> for redact::Level {
-    fn from(level: Level) -> Self {
-        match level {
-            Level::Secrets => redact::Level::Secrets,
-            Level::Shape => redact::Level::Shape,
-        }
-    }
 }
 
 impl From<Framing> for config::Framing {
@@ -539,32 +504,28 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
             fail_on_loss,
             process_blocks,
             comments,
+            redact,
             quiet,
         }) => {
             let replay = replay(input, output, ports, fail_on_loss, quiet)?;
             let (framing, link, comments) = (framing.into(), link.into(), comments.into());
-            Ok(Config::Replay(Replay { framing, link, process_blocks, comments, ..replay }))
+            Ok(Config::Replay(Replay {
+                framing,
+                link,
+                process_blocks,
+                comments,
+                redact: redact.into(),
+                ..replay
+            }))
         }
-        Some(Sub::Redact {
-            input,
-            output,
-            check: _,
-            level,
-            headers,
-            fields,
-            patterns,
-            allowed,
-            key,
-            quiet,
-        }) => {
+        Some(Sub::Redact { input, output, check: _, rules, quiet }) => {
             if output.as_ref().is_some_and(|output| *output == input && input != Path::new("-")) {
                 return Err(usage("the capture would be overwritten", "give -o another name").into());
             }
             Ok(Config::Redact(Redact {
                 input,
                 output: output.map(output_of).transpose()?,
-                rules: RulesBuilder { level: level.into(), headers, fields, patterns, allowed },
-                key,
+                redaction: rules.into(),
                 verbosity: verbosity(quiet, false),
             }))
         }
@@ -625,6 +586,7 @@ fn replay(
     Ok(Replay {
         input,
         output: output_of(output)?,
+        redact: None,
         ports: ports.into(),
         framing: config::Framing::Plain,
         link: config::Link::default(),
@@ -662,6 +624,16 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
     if args.record.is_some() && args.record == args.ready_file {
         return Err(usage("--record and --ready-file name the same file", "give them different names"));
     }
+    let redact: Option<config::Redaction> = args.redact.into();
+    if redact.is_some() && args.record.is_some() {
+        return Err(usage(
+            "--record keeps all that was captured, secrets too, so it is not possible with --redact",
+            "leave one of them out; a recording can be redacted later: tls2pcap replay --redact",
+        ));
+    }
+    if redact.is_some() && args.show_args {
+        return Err(usage("--show-args shows what --redact takes out", "leave one of them out"));
+    }
     let follow = match (args.follow, args.no_follow) {
         (true, _) => Follow::Tree,
         (_, true) => Follow::Nobody,
@@ -680,6 +652,7 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
         framing: args.framing.into(),
         link: args.link.into(),
         process_blocks: args.process_blocks,
+        redact,
         record: args.record,
         ready_file: args.ready_file,
         ready_fd: args.ready_fd,

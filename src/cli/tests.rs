@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::{self, Follow, Targets};
+use crate::redact::{self, RulesBuilder};
 
 fn parse_line(line: &str) -> Result<Config, Stop> {
     parse(std::iter::once("tls2pcap").chain(line.split_whitespace()).map(OsString::from))
@@ -24,6 +25,7 @@ fn the_plainest_capture() {
         framing: config::Framing::Plain,
         link: config::Link::Ethernet,
         process_blocks: false,
+        redact: None,
         record: None,
         ready_file: None,
         ready_fd: None,
@@ -52,6 +54,7 @@ fn every_option_arrives() {
         framing: config::Framing::Tls,
         link: config::Link::Raw,
         process_blocks: false,
+        redact: None,
         record: Some("r".into()),
         ready_file: Some("f".into()),
         ready_fd: Some(3),
@@ -121,6 +124,7 @@ fn replay() {
     let expected = Replay {
         input: "r".into(),
         output: Output::File("x".into()),
+        redact: None,
         ports: config::Ports::Keep,
         framing: config::Framing::Tls,
         link: config::Link::Raw,
@@ -203,14 +207,27 @@ fn a_redaction_and_a_check() {
     let expected = Redact {
         input: "x.pcapng".into(),
         output: Some(Output::File("y.pcapng".into())),
-        rules,
-        key: Some("k".into()),
+        redaction: config::Redaction { rules, file: Some("r".into()), key: Some("k".into()) },
         verbosity: Verbosity::Quiet,
     };
-    let line = "redact x.pcapng -o y.pcapng --level shape --header a --header b --field c --pattern d --allow e --key k -q";
+    let line = "redact x.pcapng -o y.pcapng --level shape --header a --header b --field c --pattern d --allow e --key k --rules r -q";
     assert_eq!(of(line), expected);
     let check = of("redact --check x.pcapng");
-    assert_eq!((check.output, check.rules, check.key), (None, RulesBuilder::default(), None));
+    assert_eq!((check.output, check.redaction), (None, config::Redaction::default()));
+    let capture = |line: &str| match parse_line(line) {
+        Ok(Config::Capture(capture)) => capture.redact,
+        Ok(Config::Replay(replay)) => replay.redact,
+        other => panic!("{line}: {other:?}"),
+    };
+    let with = config::Redaction { file: Some("r".into()), ..Default::default() };
+    assert_eq!(capture("-o x.pcapng --all --redact"), Some(config::Redaction::default()));
+    assert_eq!(capture("replay r -o x.pcapng --redact --redact-rules r"), Some(with));
+    assert_eq!(capture("-o x.pcapng --all"), None);
+    for line in
+        ["-o x --all --redact --record r", "-o x --all --redact --show-args", "-o x --all --redact-rules r"]
+    {
+        assert!(parse_line(line).is_err(), "{line}");
+    }
     for line in [
         "redact x.pcapng",
         "redact x.pcapng -o x.pcapng",

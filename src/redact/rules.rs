@@ -61,6 +61,14 @@ pub struct RulesBuilder {
     pub allowed: Vec<String>,
 }
 
+/// A line of a rules file that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct BadLine {
+    line: usize,
+    reason: &'static str,
+}
+
 /// What is to be replaced, checked.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -73,6 +81,35 @@ pub struct Rules {
 }
 
 impl RulesBuilder {
+    /// Adds the rules of a file: one a line, as `field nickname`, `header X-Customer`, `allow session_state`, `level shape`,
+    /// or `pattern` and a regular expression up to the end of the line. Empty lines, and those that begin with `#`, say nothing.
+    ///
+    /// # Errors
+    /// [`BadLine`] for the first line that is none of these.
+    pub fn add_file(&mut self, text: &str) -> Result<(), BadLine> {
+        for (at, line) in text.lines().enumerate() {
+            let bad = |reason| BadLine { line: at + 1, reason };
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (word, rest) = line.split_once([' ', '\t']).ok_or(bad("a word and a value are expected"))?;
+            let rest = rest.trim().to_owned();
+            match (word, rest.as_str()) {
+                ("header", _) => self.headers.push(rest),
+                ("field", _) => self.fields.push(rest),
+                ("pattern", _) => self.patterns.push(rest),
+                ("allow", _) => self.allowed.push(rest),
+                ("level", "shape") => self.level = Level::Shape,
+                // The command line may ask for more.
+                ("level", "secrets") => {}
+                ("level", _) => return Err(bad("the level is neither secrets nor shape")),
+                _ => return Err(bad("it begins with none of header, field, pattern, allow and level")),
+            }
+        }
+        Ok(())
+    }
+
     /// Checks and compiles.
     ///
     /// # Errors
@@ -120,6 +157,11 @@ impl Rules {
         text
     }
 
+    /// The comment by which a file says that it was redacted.
+    pub fn mark(&self) -> String {
+        format!("{MARK}{} {}", env!("CARGO_PKG_VERSION"), self.summary())
+    }
+
     /// Whether a file that says this of itself holds no more than these rules let stay. `mark`: as [`Rules::summary`]
     /// gives it.
     pub fn are_met_by(&self, mark: &str) -> bool {
@@ -156,6 +198,9 @@ impl Rules {
     }
 }
 
+/// How the comment begins that says a file was redacted. Its version follows.
+pub const MARK: &str = "tls2pcap=1 redacted=";
+
 /// How replacements look: whoever changes that, changes this.
 const FORMAT: &str = "1";
 
@@ -178,6 +223,25 @@ fn hash<'a>(all: impl IntoIterator<Item = (u8, &'a HashSet<String>)>) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rules_come_from_a_file() {
+        let mut rules = RulesBuilder::default();
+        rules
+            .add_file("# ours\n\nfield nick\n header  X-A \npattern order (\\d+) #\nallow sid\nlevel shape\n")
+            .unwrap();
+        let expected = RulesBuilder {
+            level: Level::Shape,
+            headers: vec!["X-A".into()],
+            fields: vec!["nick".into()],
+            patterns: vec!["order (\\d+) #".into()],
+            allowed: vec!["sid".into()],
+        };
+        assert_eq!(rules, expected);
+        for (text, line) in [("field", 1), ("\nlevel all", 2), ("names x", 1)] {
+            assert_eq!(RulesBuilder::default().add_file(text).unwrap_err().line, line, "{text}");
+        }
+    }
 
     #[test]
     fn a_mark_is_met_by_the_same_rules_and_by_weaker_ones() {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::container::{self, INTERFACE, OLD_PACKET, PACKET, SECTION, SIMPLE_PACKET};
-use crate::redact::{self, Engine, Found, Kind};
+use crate::redact::{self, Engine, Found, Kind, MARK};
 
 const NAMES: u32 = 4;
 const STATISTICS: u32 = 5;
@@ -147,9 +147,6 @@ pub(super) fn says_missing(bytes: &[u8], packet_end: usize) -> bool {
     let rest = bytes.get(packet_end..).unwrap_or_default();
     memchr::memmem::find(rest, b" missing=").is_some()
 }
-
-/// How the comment begins that says a file was redacted. Its version follows.
-pub(super) const MARK: &str = "tls2pcap=1 redacted=";
 
 /// What a section header says of redactions.
 pub(super) fn marks(section: &[u8], is_big: bool) -> Vec<String> {

@@ -8,6 +8,7 @@ mod lane;
 mod layers;
 mod metadata;
 mod report;
+mod rules;
 mod tracker;
 
 use std::fs::File;
@@ -15,21 +16,18 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 use self::container::{ReadError, Reader, SECTION};
-use self::metadata::MARK;
 use self::report::Report;
 use self::tracker::Tracker;
 use crate::config::{Output, Redact, Verbosity};
 use crate::failure::{Exit, Failure};
-use crate::redact::{Engine, Key, Rules};
+use crate::redact::Engine;
 use crate::{sink, status};
+
+pub use self::rules::engine;
 
 /// What is written at once.
 const WRITE_AT: usize = 1 << 20;
-/// Fewest bytes of a key file: those of the key that is made of it.
-const KEY_MIN: usize = 16;
 
 /// Of the header of classic pcap, bytes that readers must ignore (draft-ietf-opsawg-pcap: Reserved2).
 const BRAND: Range<usize> = 12..16;
@@ -39,7 +37,7 @@ const BRAND: Range<usize> = 12..16;
 /// # Errors
 /// A [`Failure`] for the user. If the input is damaged, what came before the damage is written.
 pub fn run(config: &Redact) -> Result<Exit, Failure> {
-    let rules = rules(config)?;
+    let rules = rules::rules(&config.redaction)?;
     let name = match config.input.as_os_str() == "-" {
         true => "standard input".to_owned(),
         false => config.input.display().to_string(),
@@ -64,7 +62,7 @@ pub fn run(config: &Redact) -> Result<Exit, Failure> {
         false => Box::new(File::open(&config.input).map_err(|error| bad_input(error.into()))?),
     };
     let mut reader = Reader::new(input).map_err(bad_input)?;
-    let mark = format!("{MARK}{} {}", env!("CARGO_PKG_VERSION"), rules.summary());
+    let mark = rules.mark();
     let report = Report::new(config.output.is_none());
     let mut tracker = Tracker::new(Engine::new(rules), report);
     let mut out = match &config.output {
@@ -121,38 +119,6 @@ fn check(report: &mut Report, config: &Redact) -> Result<Exit, Failure> {
         );
     }
     Ok(Exit::Secrets)
-}
-
-fn rules(config: &Redact) -> Result<Rules, Failure> {
-    let key = match &config.key {
-        Some(path) => key(path)?,
-        None => {
-            let mut bytes = [0; 16];
-            let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-            random.map_err(|error| {
-                Failure::new(Exit::Io, format!("/dev/urandom: {error}"), "give a key with --key FILE")
-            })?;
-            Key(bytes)
-        }
-    };
-    config.rules.build(key).map_err(|error| {
-        Failure::new(Exit::Usage, format!("--pattern: {error}"), "write it as the crate regex does")
-    })
-}
-
-fn key(path: &Path) -> Result<Key, Failure> {
-    let bytes = std::fs::read(path).map_err(|error| {
-        Failure::new(Exit::Io, format!("--key {}: {error}", path.display()), "give a file that can be read")
-    })?;
-    if bytes.len() < KEY_MIN {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("--key {}: {} bytes are too few to be a key", path.display(), bytes.len()),
-            format!("make one: head -c 32 /dev/urandom >{}", path.display()),
-        ));
-    }
-    let hash = Sha256::digest(&bytes);
-    Ok(Key(hash.first_chunk().copied().unwrap_or_default()))
 }
 
 /// All of a file; the error is that of the input.
