@@ -263,8 +263,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     }));
     drop(waiting);
     let path = match &config.output {
-        Some(config::Output::File(path)) => Some(path.as_path()),
-        Some(config::Output::Stdout) | None => None,
+        Some(config::Output::File(path)) if !config.is_interim => Some(path.as_path()),
+        Some(_) | None => None,
     };
     let is_wanted = config.verbosity > Verbosity::Quiet;
     let kept = control.kept.summarise(&numbers, began.elapsed(), path, is_wanted);

@@ -39,6 +39,8 @@ Examples:
         make the capture file anew from a recording; needs no privileges
   tls2pcap redact web.pcapng -o share.pcapng
         the same capture without passwords, cookies and tokens, to give to others
+  sudo tls2pcap report --errors -o bundle.zip -- curl https://example.org/
+        all that a bug report needs, without secrets
 
 Exit status:
   0    all went well
@@ -49,7 +51,8 @@ Exit status:
   4    the kernel lacks what is needed
   5    no such process, or no TLS library in it
   6    with --fail-on-loss: something that should be in the file is missing
-  7    with redact --check: there is a secret in the file, or what is not understood
+  7    with redact --check: there is a secret in the file, or what is not understood; with report:
+       its own check found one, so there is no bundle
   126  the command cannot be executed
   127  the command was not found
   Else the command's own status; 128+n if signal n ended it.";
@@ -73,7 +76,7 @@ tls2pcap shows what programs really say over TLS, as a capture file for Wireshar
     after_long_help = AFTER_HELP,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap redact CAPTURE -o FILE\n       tls2pcap doctor [-p PID] [--json]\n       tls2pcap wireshark install|uninstall|status"
+    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap redact CAPTURE -o FILE\n       tls2pcap report CAPTURE|-p PID|-- COMMAND -o BUNDLE.zip\n       tls2pcap doctor [-p PID] [--json]\n       tls2pcap wireshark install|uninstall|status"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -291,6 +294,56 @@ enum Sub {
         /// Say nothing but errors
         #[arg(short, long)]
         quiet: bool,
+    },
+
+    /// Make a bundle for a bug report: a capture without secrets, and a summary of it
+    ///
+    /// Takes a capture file, or makes a capture of a command or of processes, redacted before it is written. The bundle is a zip
+    /// file with the redacted capture, summary.md, what was replaced where, and what doctor says. It is checked for secrets
+    /// before it is written, and sent nowhere. Each kind of choice below narrows it to whole connections.
+    Report {
+        /// Capture file to take; `-` is standard input
+        #[arg(value_name = "CAPTURE", conflicts_with_all = ["report_pids", "report_command"])]
+        input: Option<PathBuf>,
+
+        /// Bundle to write, as bundle.zip
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+
+        /// Capture this process, until it ends or until Ctrl-C; may be given several times
+        #[arg(short, long = "pid", id = "report_pids", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+        pids: Vec<u32>,
+
+        /// Only connections of this process: curl, 123 or curl[123]; may be given several times
+        #[arg(long = "process", value_name = "NAME")]
+        processes: Vec<String>,
+
+        /// Only this connection, by its tcp.stream in Wireshark; may be given several times
+        #[arg(long = "conn", value_name = "N")]
+        connections: Vec<u64>,
+
+        /// Only connections to or from this host, by name or address; may be given several times
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+
+        /// Only connections that were active in the last part of the capture: 30s, 5m or 2h
+        #[arg(long, value_name = "TIME", value_parser = seconds)]
+        since: Option<u64>,
+
+        /// Only connections with an exchange that failed: status 400 or higher, a gRPC error, a reset, no answer
+        #[arg(long)]
+        errors: bool,
+
+        #[command(flatten)]
+        rules: rules::Rules,
+
+        /// Say nothing but errors
+        #[arg(short, long)]
+        quiet: bool,
+
+        /// Command to run and capture, with its children
+        #[arg(last = true, id = "report_command", value_name = "COMMAND", conflicts_with = "report_pids")]
+        command: Vec<OsString>,
     },
 
     /// Say which processes speak TLS, whether they can be captured, and why not
@@ -529,6 +582,32 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
                 verbosity: verbosity(quiet, false),
             }))
         }
+        Some(Sub::Report {
+            input,
+            output,
+            pids,
+            processes,
+            connections,
+            hosts,
+            since,
+            errors,
+            rules,
+            quiet,
+            command,
+        }) => {
+            let source = report_source(input, &pids, command, quiet)?;
+            if output.as_os_str() == "-" || matches!(&source, config::Source::File(input) if *input == output)
+            {
+                return Err(usage(
+                    "the bundle needs a file of its own",
+                    "give -o another name, as bundle.zip",
+                )
+                .into());
+            }
+            let filter = config::Filter { processes, connections, hosts, since, errors };
+            let verbosity = verbosity(quiet, false);
+            Ok(Config::Report(config::Report { source, output, filter, redaction: rules.into(), verbosity }))
+        }
         Some(Sub::Wireshark { task }) => Ok(Config::Companion(task.into())),
         Some(Sub::Doctor { mut pids, json }) => {
             pids.sort_unstable();
@@ -537,6 +616,42 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
         }
         None => Ok(Config::Capture(capture(parsed, dashes)?)),
     }
+}
+
+/// What a report is made of. A capture is what the same words make without `report`.
+fn report_source(
+    input: Option<PathBuf>,
+    pids: &[u32],
+    command: Vec<OsString>,
+    quiet: bool,
+) -> Result<config::Source, Stop> {
+    if let Some(input) = input {
+        return Ok(config::Source::File(input));
+    }
+    if pids.is_empty() && command.is_empty() {
+        let cure = "name a capture file, or say whom to capture: -p PID, or -- COMMAND";
+        return Err(usage("there is nothing to report on", cure).into());
+    }
+    let mut line: Vec<OsString> = ["tls2pcap", "--redact", "-o", "capture.pcapng"].map(OsString::from).into();
+    line.extend(quiet.then(|| "-q".into()));
+    line.extend(pids.iter().map(|pid| format!("--pid={pid}").into()));
+    if !command.is_empty() {
+        line.push("--".into());
+        line.extend(command);
+    }
+    match parse(line)? {
+        Config::Capture(capture) => Ok(config::Source::Capture(Box::new(capture))),
+        _ => Err(usage("there is nothing to report on", "name a capture file").into()),
+    }
+}
+
+/// Seconds, as 30s, 5m or 2h.
+fn seconds(text: &str) -> Result<u64, String> {
+    let unit = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)].into_iter();
+    let mut parts = unit.filter_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
+    let (digits, factor) = parts.next().unwrap_or((text, 1));
+    let number: Option<u64> = digits.parse().ok();
+    number.and_then(|n| n.checked_mul(factor)).ok_or_else(|| "not a time, as 30s, 5m or 2h".into())
 }
 
 /// A call by Wireshark, which shows the user what is said on standard error: one sentence.
@@ -653,6 +768,7 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
         link: args.link.into(),
         process_blocks: args.process_blocks,
         redact,
+        is_interim: false,
         record: args.record,
         ready_file: args.ready_file,
         ready_fd: args.ready_fd,

@@ -26,6 +26,7 @@ fn the_plainest_capture() {
         link: config::Link::Ethernet,
         process_blocks: false,
         redact: None,
+        is_interim: false,
         record: None,
         ready_file: None,
         ready_fd: None,
@@ -55,6 +56,7 @@ fn every_option_arrives() {
         link: config::Link::Raw,
         process_blocks: false,
         redact: None,
+        is_interim: false,
         record: Some("r".into()),
         ready_file: Some("f".into()),
         ready_fd: Some(3),
@@ -238,6 +240,42 @@ fn a_redaction_and_a_check() {
     }
 }
 
+#[test]
+fn a_report() {
+    let of = |line: &str| match parse_line(line) {
+        Ok(Config::Report(report)) => report,
+        other => panic!("{line}: {other:?}"),
+    };
+    let file = of("report x.pcapng -o b.zip --process curl --conn 3 --host a --since 5m --errors --field n");
+    assert_eq!(file.source, config::Source::File("x.pcapng".into()));
+    let filter = config::Filter {
+        processes: vec!["curl".into()],
+        connections: vec![3],
+        hosts: vec!["a".into()],
+        since: Some(300),
+        errors: true,
+    };
+    assert_eq!((file.filter, file.redaction.rules.fields), (filter, vec!["n".to_owned()]));
+    for (line, expected) in [
+        ("report -o b.zip -- curl -o x", "-o capture.pcapng --redact -- curl -o x"),
+        ("report -p 1 -p 2 -o b.zip -q", "-o capture.pcapng --redact -p 1 -p 2 -q"),
+    ] {
+        let Ok(Config::Capture(capture)) = parse_line(expected) else { panic!("{expected}") };
+        assert_eq!(of(line).source, config::Source::Capture(Box::new(capture)), "{line}");
+    }
+    for line in [
+        "report -o b.zip",
+        "report x.pcapng",
+        "report x.pcapng -o x.pcapng",
+        "report x.pcapng -o -",
+        "report x.pcapng -p 1 -o b.zip",
+        "report x.pcapng -o b.zip -- curl",
+        "report x.pcapng -o b.zip --since soon",
+    ] {
+        assert!(parse_line(line).is_err(), "{line}");
+    }
+}
+
 /// The help is part of the interface: a change shows in review. `TLS2PCAP_BLESS=1` accepts it.
 #[test]
 fn help_is_as_agreed() {
@@ -246,7 +284,8 @@ fn help_is_as_agreed() {
     let replay = command.find_subcommand_mut("replay").unwrap().render_long_help().to_string();
     let redact = command.find_subcommand_mut("redact").unwrap().render_long_help().to_string();
     let wireshark = command.find_subcommand_mut("wireshark").unwrap().render_long_help().to_string();
-    let help = [command.render_long_help().to_string(), replay, redact, wireshark].join("\n----\n");
+    let report = command.find_subcommand_mut("report").unwrap().render_long_help().to_string();
+    let help = [command.render_long_help().to_string(), replay, redact, report, wireshark].join("\n----\n");
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/help.txt");
     if std::env::var_os("TLS2PCAP_BLESS").is_some() {
         std::fs::write(path, &help).unwrap();

@@ -6,6 +6,7 @@ use std::ops::Range;
 use foldhash::fast::RandomState;
 
 use super::cloak::{Cloak, Escape};
+use super::facts::{FACTS_MAX, Fact};
 use super::kind::{Found, Kind};
 use super::patterns::Patterns;
 use super::rules::{Level, Rules};
@@ -24,6 +25,8 @@ pub struct Engine {
     names: HashMap<Box<[u8]>, bool, RandomState>,
     /// Relative to whatever slice the innermost parser works on.
     found: Vec<Found>,
+    /// What parsers see on their way; `None`: nobody asks.
+    facts: Option<Vec<Fact>>,
     /// Where that slice begins in the outermost one.
     base: usize,
     /// Replacements in the outermost slice, by where they begin: several parsers may look at the same value, but it is replaced
@@ -42,8 +45,25 @@ impl Engine {
             patterns,
             names: HashMap::default(),
             found: Vec::new(),
+            facts: None,
             base: 0,
             done: BTreeMap::new(),
+        }
+    }
+
+    /// From now on, remembers what it sees of exchanges.
+    pub fn observe(&mut self) {
+        self.facts = Some(Vec::new());
+    }
+
+    /// What was seen since the last call.
+    pub fn take_facts(&mut self) -> Vec<Fact> {
+        self.facts.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(super) fn tell(&mut self, fact: impl FnOnce() -> Fact) {
+        if let Some(facts) = self.facts.as_mut().filter(|facts| facts.len() < FACTS_MAX) {
+            facts.push(fact());
         }
     }
 

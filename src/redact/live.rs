@@ -3,7 +3,7 @@
 //! The bytes of a segment may be decided later than those that follow on other connections, so each connection has a queue of
 //! its own. What waits for longer than [`HOLD_TIME`], or is more than [`HELD_MAX`] in all, is decided by filling.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::arguments;
@@ -30,6 +30,7 @@ struct Waiting {
     /// What is decided of its payload.
     bytes: Vec<u8>,
     undecided: usize,
+    kinds: BTreeSet<Kind>,
 }
 
 /// A connection.
@@ -52,6 +53,18 @@ pub struct Redactor {
     processes: HashMap<ProcessKey, (Arc<Process>, Arc<Process>)>,
     libraries: Vec<(Arc<Library>, Arc<Library>)>,
     kinds: BTreeMap<Kind, u64>,
+}
+
+trait Counts {
+    fn extend_by(&mut self, found: &[Found]);
+}
+
+impl Counts for BTreeMap<Kind, u64> {
+    fn extend_by(&mut self, found: &[Found]) {
+        for one in found {
+            *self.entry(one.kind).or_default() += 1;
+        }
+    }
 }
 
 fn side(from: Side) -> conversation::Side {
@@ -93,9 +106,7 @@ impl Redactor {
     }
 
     fn count(&mut self, found: &[Found]) {
-        for one in found {
-            *self.kinds.entry(one.kind).or_default() += 1;
-        }
+        self.kinds.extend_by(found);
     }
 
     fn name(&mut self, text: &str) -> String {
@@ -203,7 +214,7 @@ impl Redactor {
         };
         let len = payload.as_ref().map_or(0, |(_, bytes, _)| bytes.len());
         let number = held.first + held.queue.len() as u64;
-        held.queue.push_back(Waiting { segment, bytes: Vec::new(), undecided: len });
+        held.queue.push_back(Waiting { segment, bytes: Vec::new(), undecided: len, kinds: BTreeSet::new() });
         self.held += len;
         let mut decided = Vec::new();
         if let Some((from, bytes, all)) = payload {
@@ -215,16 +226,18 @@ impl Redactor {
             if missing > 0 {
                 held.conversation.hole(engine, side(from), Some(missing), &mut decided, &mut found);
             }
-            self.held -= held.give(from, &decided);
+            self.held -= held.give(from, &decided, &found);
         }
         if let Some(from) = skip {
             held.conversation.hole(engine, side(from), None, &mut decided, &mut found);
-            self.held -= held.give(from, &decided);
+            self.held -= held.give(from, &decided, &found);
         }
         for from in ends {
             decided.clear();
+            self.kinds.extend_by(&found);
+            found.clear();
             held.conversation.end(engine, side(*from), &mut decided, &mut found);
-            self.held -= held.give(*from, &decided);
+            self.held -= held.give(*from, &decided, &found);
         }
         held.release(false, out);
         if is_over {
@@ -249,19 +262,18 @@ impl Redactor {
             self.connections.iter().filter(|(_, held)| is_old(held)).map(|(id, _)| *id).collect();
         // A replay gives the same file.
         ids.sort_unstable();
-        let mut found = Vec::new();
         for id in ids {
             let Some(held) = self.connections.get_mut(&id) else { continue };
             for from in [Side::Client, Side::Server] {
                 if !held.undecided[side(from) as usize].is_empty() {
-                    let mut decided = Vec::new();
+                    let (mut decided, mut found) = (Vec::new(), Vec::new());
                     held.conversation.give_up(&mut self.engine, side(from), &mut decided, &mut found);
-                    self.held -= held.give(from, &decided);
+                    self.kinds.extend_by(&found);
+                    self.held -= held.give(from, &decided, &found);
                 }
             }
             held.release(true, out);
         }
-        self.count(&found);
     }
 
     /// Nothing more comes.
@@ -278,8 +290,9 @@ impl Held {
     }
 
     /// Puts decided bytes into the segments that they are of. Gives how many.
-    fn give(&mut self, from: Side, mut decided: &[u8]) -> usize {
+    fn give(&mut self, from: Side, mut decided: &[u8], found: &[Found]) -> usize {
         let given = decided.len();
+        let mut found = found.iter().peekable();
         let numbers = &mut self.undecided[side(from) as usize];
         while let Some(number) = numbers.front() {
             let Some(waiting) = self.queue.get_mut((number - self.first) as usize) else { break };
@@ -287,6 +300,10 @@ impl Held {
             waiting.bytes.extend_from_slice(now);
             waiting.undecided -= now.len();
             decided = later;
+            let end = (given - decided.len()) as u64;
+            while let Some(one) = found.next_if(|one| one.at < end) {
+                waiting.kinds.insert(one.kind);
+            }
             if waiting.undecided > 0 {
                 break;
             }
@@ -304,12 +321,13 @@ impl Held {
             if opens && !is_late && self.queue.get(1).is_none_or(|next| next.undecided > 0) {
                 return;
             }
-            let Some(Waiting { mut segment, bytes, .. }) = self.queue.pop_front() else { return };
+            let Some(Waiting { mut segment, bytes, kinds, .. }) = self.queue.pop_front() else { return };
             self.first += 1;
             if let Body::Payload(payload) = &mut segment.body
                 && payload.bytes != bytes
             {
                 payload.bytes = bytes.into();
+                payload.redacted = kinds.into_iter().map(Kind::name).collect();
             }
             out(segment);
         }

@@ -72,6 +72,7 @@ impl Scene {
             bytes: Bytes::copy_from_slice(text),
             len: text.len() as u64 + missing,
             missing: (missing > 0).then_some(Missing::RingFull),
+            redacted: vec![],
         };
         self.body(id, time, Body::Payload(payload));
     }

@@ -178,13 +178,22 @@ impl Rules {
         level && added && exceptions && value("redact_format") == Some(FORMAT)
     }
 
-    /// The same for classic pcap, which has four bytes that readers must ignore.
+    /// The mark of a file in classic pcap, which has four bytes that readers must ignore.
     pub fn brand(&self) -> [u8; 4] {
-        let is_shape = u8::from(self.level == Level::Shape);
-        // Both hashes in one byte: what differs in any way is not recognised.
-        let own = [self.added(), self.exceptions()]
-            .map(|hash| hash.map_or(0, u16::from) + u16::from(hash.is_some()));
-        [b'T', b'2', b'0' + (is_shape << 1), (own[0] * 3 + own[1] * 7) as u8]
+        let (added, exceptions) = (self.added(), self.exceptions());
+        let flags = u8::from(self.level == Level::Shape)
+            | u8::from(added.is_some()) << 1
+            | u8::from(exceptions.is_some()) << 2;
+        [b'T', b'2', 0x80 | flags, added.unwrap_or(0) ^ exceptions.unwrap_or(0).rotate_left(3)]
+    }
+
+    /// The same as [`Rules::are_met_by`], of a brand.
+    pub fn are_met_by_brand(&self, theirs: [u8; 4]) -> bool {
+        let own = self.brand();
+        let is_ours = theirs[..2] == own[..2] && theirs[2] & !7 == 0x80;
+        let level = self.level == Level::Secrets || theirs[2] & 1 == 1;
+        let same = theirs[2] & 6 == own[2] & 6 && theirs[3] == own[3];
+        is_ours && level && (same || (self.added().is_none() && theirs[2] & 4 == 0))
     }
 
     /// Names and patterns that are secrets too.
@@ -266,8 +275,10 @@ mod tests {
             (&shape, &plain, false),
         ] {
             assert_eq!(mine.are_met_by(&theirs.summary()), met, "{} {}", mine.summary(), theirs.summary());
+            assert_eq!(mine.are_met_by_brand(theirs.brand()), met, "{} {}", mine.summary(), theirs.summary());
         }
         assert!(!plain.are_met_by("level=secrets") && !plain.are_met_by(""));
+        assert!(!plain.are_met_by_brand([0; 4]) && !plain.are_met_by_brand(*b"T2\0\0"));
         assert_ne!(plain.brand(), field.brand());
         assert_ne!(plain.brand(), shape.brand());
     }

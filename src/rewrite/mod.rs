@@ -9,6 +9,8 @@ mod layers;
 mod metadata;
 mod report;
 mod rules;
+pub(crate) mod seen;
+pub(crate) mod select;
 mod tracker;
 
 use std::fs::File;
@@ -16,12 +18,13 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use self::container::{ReadError, Reader, SECTION};
+use self::container::{PACKET, ReadError, Reader, SECTION};
 use self::report::Report;
+use self::seen::Seen;
 use self::tracker::Tracker;
 use crate::config::{Output, Redact, Verbosity};
 use crate::failure::{Exit, Failure};
-use crate::redact::Engine;
+use crate::redact::{Engine, Kind};
 use crate::{sink, status};
 
 pub use self::rules::engine;
@@ -69,7 +72,11 @@ pub fn run(config: &Redact) -> Result<Exit, Failure> {
         Some(output) => Some(Writer::create(output, config, &reader)?),
         None => None,
     };
-    let end = rewrite(&mut reader, &mut tracker, &mark, out.as_mut());
+    let end = rewrite(&mut reader, &mut tracker, &mark, &mut |bytes| {
+        if let Some(out) = &mut out {
+            out.write(bytes);
+        }
+    });
     let written = match out {
         Some(out) => out.finish(),
         None => Ok(()),
@@ -91,6 +98,49 @@ pub fn run(config: &Redact) -> Result<Exit, Failure> {
     match end {
         Ok(()) => Ok(exit),
         Err(error) => Err(bad_input(error)),
+    }
+}
+
+/// What became of a file.
+pub(crate) struct Outcome {
+    /// What was replaced: its kind, whether it was masked whole, how often.
+    pub(crate) kinds: Vec<(Kind, u64)>,
+    /// What is in the file.
+    pub(crate) seen: Seen,
+    /// It holds packets and nothing else.
+    pub(crate) is_classic: bool,
+    /// Why it was not read to its end.
+    pub(crate) damage: Option<String>,
+}
+
+/// Redacts a capture and remembers what is in it. Without `write`, it is a check.
+///
+/// # Errors
+/// If the input cannot be read at all, with its reason.
+pub(crate) fn observe(
+    input: impl Read + 'static,
+    engine: Engine,
+    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<Outcome, io::Error> {
+    let mut reader = Reader::new(input).map_err(|error| io::Error::other(error.to_string()))?;
+    let mark = engine.rules().mark();
+    let mut tracker = Tracker::new(engine, Report::new(false));
+    tracker.observe();
+    let mut failed = None;
+    let mut put = |bytes: &[u8]| {
+        if failed.is_none() {
+            failed = write(bytes).err();
+        }
+    };
+    let damage = rewrite(&mut reader, &mut tracker, &mark, &mut put).err().map(|error| error.to_string());
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(Outcome {
+            kinds: tracker.report().kinds(),
+            seen: tracker.take_seen(),
+            is_classic: reader.is_classic(),
+            damage,
+        }),
     }
 }
 
@@ -126,13 +176,8 @@ fn rewrite(
     reader: &mut Reader,
     tracker: &mut Tracker,
     mark: &str,
-    mut out: Option<&mut Writer>,
+    write: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ReadError> {
-    let mut write = |bytes: &[u8]| {
-        if let Some(out) = &mut out {
-            out.write(bytes);
-        }
-    };
     let end = loop {
         let item = match reader.next() {
             Ok(Some(item)) => item,
@@ -143,7 +188,10 @@ fn rewrite(
         if item.kind == SECTION {
             let rules = tracker.engine().rules();
             let is_met = match reader.is_classic() {
-                true => bytes[BRAND] == rules.brand(),
+                true => {
+                    let brand = bytes[BRAND].first_chunk().copied().unwrap_or_default();
+                    rules.are_met_by_brand(brand)
+                }
                 false => metadata::marks(&bytes, reader.is_big()).iter().any(|mark| rules.are_met_by(mark)),
             };
             if reader.is_classic() {
@@ -159,16 +207,18 @@ fn rewrite(
         match item.packet {
             Some((at, link)) => {
                 let missing = !reader.is_classic() && metadata::says_missing(&bytes, at.end);
-                tracker.packet(bytes, at, link, missing, &found);
+                let can_say = (item.kind == PACKET && !reader.is_classic()).then_some(reader.is_big());
+                tracker.packet((bytes, at, link), (item.time, item.interface), missing, can_say, &found);
             }
             None => {
                 if item.kind == SECTION && !reader.is_classic() {
                     metadata::mark(&mut bytes, mark, reader.is_big());
                 }
-                tracker.block(bytes, &found);
+                let kind = (!reader.is_classic()).then_some((item.kind, reader.is_big()));
+                tracker.block(bytes, kind, &found);
             }
         }
-        tracker.ready(&mut write);
+        tracker.ready(write);
     };
     tracker.finish(write);
     end

@@ -47,8 +47,9 @@ pub(super) fn rules(config: &Redaction) -> Result<Rules, Failure> {
             )
         })?;
     }
+    let whose = if config.file.is_some() { "--pattern, or one of the rules" } else { "--pattern" };
     rules.build(key).map_err(|error| {
-        Failure::new(Exit::Usage, format!("pattern: {error}"), "write it as the crate regex does")
+        Failure::new(Exit::Usage, format!("{whose}: {error}"), "write it as the crate regex does")
     })
 }
 
