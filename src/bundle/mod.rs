@@ -114,7 +114,7 @@ fn make(config: &Report, engine: Engine, input: &Path, room: &TempDir) -> Result
     let capture = room.path().join("capture");
     let mut out = BufWriter::with_capacity(1 << 20, private(&capture)?);
     let keeps = |flow: Option<usize>| match flow {
-        Some(flow) => chosen.get(flow).copied().unwrap_or(false),
+        Some(flow) => chosen.get(flow).copied().unwrap_or(!is_part),
         None => !is_part,
     };
     let again = File::open(&whole).map_err(bad_input)?;

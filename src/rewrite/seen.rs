@@ -9,6 +9,8 @@ use super::metadata::{self, APPLE_PROCESS, COMMENT, STATISTICS};
 use crate::redact::{Fact, Side};
 use crate::synth::comment;
 
+/// Connections that are remembered. Of later ones packets are in the result only if all are wanted.
+const FLOWS_MAX: usize = 200_000;
 /// Exchanges that are remembered.
 const EXCHANGES_MAX: usize = 100_000;
 
@@ -258,7 +260,7 @@ impl Seen {
         if let Some(of) = self.of_packet.last_mut() {
             *of = u32::try_from(flow).unwrap_or(NO_FLOW);
         }
-        if number == self.flows.len() {
+        if number == self.flows.len() && number < FLOWS_MAX {
             // A SYN with an acknowledgment is the server's.
             let is_client = !segment.syn || segment.acknowledged.is_none();
             let ends = [address(segment.source), address(segment.destination)];
