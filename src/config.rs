@@ -16,6 +16,8 @@ pub enum Config {
     Replay(Replay),
     /// Take secrets out of a capture file, or look for them.
     Redact(Redact),
+    /// Make a bundle for a bug report.
+    Report(Report),
     /// Put the Wireshark companion in place, or away.
     Companion(Companion),
     /// Say what can be captured.
@@ -45,6 +47,10 @@ pub struct Capture {
     pub link: Link,
     /// Whether the file has process blocks.
     pub process_blocks: bool,
+    /// How to take secrets out before anything is written; `None`: not at all.
+    pub redact: Option<Redaction>,
+    /// The output is no file of the user's: it is not named at the end.
+    pub is_interim: bool,
     /// Where to record the events.
     pub record: Option<PathBuf>,
     /// File to create when probes are attached.
@@ -78,6 +84,8 @@ pub struct Replay {
     pub input: PathBuf,
     /// Where packets go.
     pub output: Output,
+    /// How to take secrets out; `None`: not at all.
+    pub redact: Option<Redaction>,
     /// How server ports are written.
     pub ports: Ports,
     /// What the plaintext stands in.
@@ -110,12 +118,60 @@ pub struct Redact {
     pub input: PathBuf,
     /// Where the redacted one goes; `None`: it is only looked for secrets.
     pub output: Option<Output>,
-    /// What is to be replaced.
-    pub rules: RulesBuilder,
-    /// File whose bytes make the key, so that several files get the same replacements; `None`: a random key.
-    pub key: Option<PathBuf>,
+    /// How.
+    pub redaction: Redaction,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
+}
+
+/// See [`Config::Report`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What it is made of.
+    pub source: Source,
+    /// The bundle.
+    pub output: PathBuf,
+    /// What of it is wanted.
+    pub filter: Filter,
+    /// How to redact.
+    pub redaction: Redaction,
+    /// How much to say on standard error.
+    pub verbosity: Verbosity,
+}
+
+/// Where the capture of a report comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file; `-` is standard input.
+    File(PathBuf),
+    /// It is made, redacted, into a file that this names by `output` only for the time being.
+    Capture(Box<Capture>),
+}
+
+/// Which connections are wanted: those that each of these wants. Empty lists want all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Processes, by name, pid, or both: `curl`, `123`, `curl[123]`.
+    pub processes: Vec<String>,
+    /// Numbers, as Wireshark's `tcp.stream` in the whole capture.
+    pub connections: Vec<u64>,
+    /// Hosts: names or addresses.
+    pub hosts: Vec<String>,
+    /// Only what was active in the last so many seconds of the capture.
+    pub since: Option<u64>,
+    /// Only where an exchange has failed.
+    pub errors: bool,
+}
+
+/// How to redact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redaction {
+    /// What is to be replaced.
+    pub rules: RulesBuilder,
+    /// File with more rules.
+    pub file: Option<PathBuf>,
+    /// File whose bytes make the key, so that several files get the same replacements; `None`: a random key.
+    pub key: Option<PathBuf>,
 }
 
 /// See [`Config::Companion`].

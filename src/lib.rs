@@ -10,6 +10,7 @@
 //! `event`, `track`, `redact` and `synth` hold no I/O, no clock and no unsafe code: their only
 //! time is the time that events carry, so that a recording replays to the same bytes.
 
+pub mod bundle;
 pub mod capture;
 pub mod cli;
 pub mod companion;

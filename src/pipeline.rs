@@ -1,4 +1,4 @@
-//! Everything that lies behind the ring, in one line: record → event → track → synth → sink. Live capture and replay both walk through here, so that they give the same bytes.
+//! Everything that lies behind the ring, in one line: record → event → track → redact → synth → sink. Live capture and replay both walk through here, so that they give the same bytes.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -9,11 +9,12 @@ use crate::config::Comments;
 use crate::event::recording::{Player, Recorder};
 use crate::event::{Counters, Event, Missing, ProcessLoss, SORT_TIME, SORT_TIME_LIVE, record};
 use crate::losses::{Losses, Shed};
+use crate::redact::{Engine, Redactor};
 use crate::sink::pcapng::Counts;
 use crate::sink::{Header, Link, PcapngWriter};
 use crate::status::{Note, Numbers};
 use crate::synth::{Carrier, HOLD_TIME, HOLD_TIME_UNKNOWN, Ports, Synthesizer};
-use crate::track::segment::WallTime;
+use crate::track::segment::{Segment, WallTime};
 use crate::track::summary::Summary;
 use crate::track::{Limits, Tracker};
 
@@ -45,6 +46,7 @@ fn not_recorded(error: io::Error) -> io::Error {
 pub struct Pipeline<W: Write> {
     recorder: Option<Recorder<Box<dyn Write + Send>>>,
     tracker: Tracker,
+    redactor: Option<Box<Redactor>>,
     synthesizer: Synthesizer,
     output: Output<W>,
     process_blocks: bool,
@@ -80,6 +82,7 @@ impl<W: Write> Pipeline<W> {
         Pipeline {
             recorder,
             tracker: Tracker::new(Limits::default()),
+            redactor: None,
             synthesizer: Synthesizer::new(ports),
             output: Output::Waiting(out),
             process_blocks: false,
@@ -107,6 +110,11 @@ impl<W: Write> Pipeline<W> {
     pub fn with_link(mut self, link: Link) -> Pipeline<W> {
         self.link = link;
         self
+    }
+
+    /// Takes secrets out of all that is written.
+    pub fn with_redaction(self, engine: Option<Engine>) -> Pipeline<W> {
+        Pipeline { redactor: engine.map(|engine| Box::new(Redactor::new(engine))), ..self }
     }
 
     /// See [`Synthesizer::with_carrier`].
@@ -181,7 +189,14 @@ impl<W: Write> Pipeline<W> {
             Event::Start(start) => {
                 self.output = match std::mem::replace(&mut self.output, Output::Lost) {
                     Output::Waiting(out) => {
-                        let writer = PcapngWriter::new(out, &Header::from(start), start.show_args)?;
+                        let mut header = Header::from(start);
+                        if let Some(redactor) = &mut self.redactor {
+                            header.comments =
+                                header.comments.iter().map(|text| redactor.comment(text)).collect();
+                            header.comments.push(redactor.mark());
+                        }
+                        let show_args = start.show_args && self.redactor.is_none();
+                        let writer = PcapngWriter::new(out, &header, show_args)?;
                         let writer = writer.with_process_blocks(self.process_blocks);
                         let writer = writer.with_link(self.link).with_comments(self.comments);
                         let mut writer = writer.with_sort_time(start.sort_time);
@@ -212,7 +227,19 @@ impl<W: Write> Pipeline<W> {
             }
         };
         let synthesizer = &mut self.synthesizer;
-        self.tracker.event(event, &mut |segment| synthesizer.segment(&segment, &mut write));
+        match &mut self.redactor {
+            None => self.tracker.event(event, &mut |segment| synthesizer.segment(&segment, &mut write)),
+            Some(redactor) => {
+                let mut on = |segment: Segment| synthesizer.segment(&segment, &mut write);
+                self.tracker.event(event, &mut |segment| redactor.segment(segment, &mut on));
+                if tick {
+                    redactor.tick(self.now, &mut on);
+                }
+                if stop {
+                    redactor.finish(&mut on);
+                }
+            }
+        }
         if tick {
             synthesizer.tick(self.now, &mut write);
         }
@@ -293,8 +320,14 @@ impl<W: Write> Pipeline<W> {
         let summary = self.tracker.summary();
         let losses = self.losses(&summary);
         let numbers = self.numbers();
+        let mut statistics = losses.statistics();
+        if let Some(redactor) = &mut self.redactor {
+            for comment in statistics.iter_mut().flat_map(|entry| &mut entry.comments) {
+                *comment = redactor.comment(comment);
+            }
+        }
         if let Output::Open(writer) = self.output {
-            writer.finish(self.now, &losses.statistics())?;
+            writer.finish(self.now, &statistics)?;
         }
         Ok(numbers)
     }
@@ -317,6 +350,12 @@ impl<W: Write> Pipeline<W> {
         // With -U order was not asked for.
         if !self.unbuffered {
             notes.push(Note::Late { packets: counts.late, by: counts.latest });
+        }
+        if let Some(redactor) = &self.redactor {
+            let of =
+                |masked| redactor.kinds().iter().filter(move |(kind, _)| kind.is_masked_whole() == masked);
+            let count = |masked| of(masked).map(|(_, n)| n).sum();
+            notes.push(Note::Redacted { replaced: count(false), masked: count(true) });
         }
         Numbers {
             processes: summary.processes.len() as u64,

@@ -14,8 +14,8 @@ use crate::event::recording::{Player, RecordingError};
 use crate::failure::{Exit, Failure};
 use crate::kept::Kept;
 use crate::pipeline::Pipeline;
-use crate::sink;
 use crate::status::{Cut, Numbers};
+use crate::{rewrite, sink};
 
 /// Replays a recording.
 ///
@@ -47,6 +47,7 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         Output::Stdout => (Path::new("-"), "standard output".into()),
     };
     let bad_output = |error: io::Error| Failure::of_output(&name, &error);
+    let engine = config.redact.as_ref().map(rewrite::engine).transpose()?;
     let format = format(path, config.link);
     let mut output = sink::Output::create(path, format).map_err(bad_output)?;
     if output.is_same_as(&config.input) {
@@ -59,6 +60,7 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
         .with_comments(config.comments)
+        .with_redaction(engine)
         .gathering(format.is_compressed());
     let (numbers, damage, failed) = match play(&mut player, &mut pipeline) {
         Ok(damage) => {

@@ -263,6 +263,13 @@ pub enum Note {
     Shortened(u64),
     /// So many losses are not told by process.
     Unattributed(u64),
+    /// With `--redact`: so many values were replaced, and so many pieces masked that nobody understood.
+    Redacted {
+        /// Values.
+        replaced: u64,
+        /// Pieces.
+        masked: u64,
+    },
     /// So many packets stand behind later ones.
     Late {
         /// How many.
@@ -303,6 +310,10 @@ impl Note {
             }
             Note::Unattributed(n) => {
                 (n, format!("{} not told by process: too many lose at once", count(n, "loss", "losses")))
+            }
+            Note::Redacted { replaced, masked } => {
+                let values = count(replaced, "value", "values");
+                (1, format!("redacted: {values} replaced, {} masked whole", grouped(masked)))
             }
             Note::Late { packets, by } => {
                 let stand = count(packets, "packet stands", "packets stand");

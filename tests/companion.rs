@@ -249,6 +249,7 @@ impl Scene {
             bytes: Bytes::copy_from_slice(bytes),
             len: len as u64,
             missing,
+            redacted: vec![],
         };
         *offset += len as u64;
         self.step(id, Body::Payload(payload));

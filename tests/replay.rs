@@ -62,6 +62,44 @@ fn replay(recording: &[u8]) -> (Vec<u8>, Result<(), RecordingError>) {
     (file.0.take(), end)
 }
 
+/// Redaction in the line of rooms gives what redaction of the file gives: nothing to find, and the same packets.
+#[test]
+fn a_redacted_replay_has_the_same_packets() {
+    let scratch = tempfile::tempdir().unwrap();
+    for recording in recordings() {
+        let mut listings = Vec::new();
+        for args in [&[][..], &["--redact"]] {
+            let capture = scratch.path().join("out.pcapng");
+            let tool = |args: &[&str]| {
+                Command::new(env!("CARGO_BIN_EXE_tls2pcap")).args(args).arg(&capture).output().unwrap()
+            };
+            let replayed = Command::new(env!("CARGO_BIN_EXE_tls2pcap"))
+                .arg("replay")
+                .arg(&recording)
+                .args(["-q", "-o"])
+                .arg(&capture)
+                .args(args)
+                .output()
+                .unwrap();
+            assert!(replayed.status.success());
+            if !args.is_empty() {
+                let check = tool(&["redact", "--check"]);
+                assert_eq!(check.status.code(), Some(0), "{}", String::from_utf8_lossy(&check.stdout));
+                let marked = std::fs::read(&capture).unwrap();
+                assert!(memchr::memmem::find(&marked, b"tls2pcap=1 redacted=").is_some());
+            }
+            for (_, tshark) in gate::tsharks() {
+                let fields = ["-T", "fields", "-e", "frame.time", "-e", "frame.len", "-e", "frame.protocols"];
+                let output =
+                    Command::new(tshark).args(["-n", "-r"]).arg(&capture).args(fields).output().unwrap();
+                listings.push(output.stdout);
+            }
+        }
+        let (plain, redacted) = listings.split_at(listings.len() / 2);
+        assert!(plain == redacted && !plain[0].is_empty(), "{}", recording.display());
+    }
+}
+
 #[test]
 fn tshark_reads_what_it_read_when_the_recordings_were_made() {
     let scratch = tempfile::tempdir().unwrap();

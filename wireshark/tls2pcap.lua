@@ -40,6 +40,7 @@ local field = {
 	lost_total = ProtoField.uint64("tls2pcap.lost.total", "Bytes missing in the connection", base.DEC, nil, nil,
 		"0: not known how many"),
 	synthetic = ProtoField.string("tls2pcap.synthetic", "Made up"),
+	redacted = ProtoField.string("tls2pcap.redacted", "Replaced here", base.NONE, "Kinds of the values that were replaced"),
 	late = ProtoField.double("tls2pcap.late", "Seconds by which this packet comes after later ones in the file"),
 }
 do
@@ -220,9 +221,11 @@ local function take(number, key, at, comments, interface)
 					share_of(c, pid, { pid = pid, comm = said.caller_comm, exe = said.caller_exe })
 				end
 			end
-			if said.missing or said.synthetic or said.late then
+			if said.missing or said.synthetic or said.late or said.redacted then
 				note = note or {}
 				note.synthetic = said.synthetic or note.synthetic
+				note.redacted = note.redacted and said.redacted and note.redacted .. "," .. said.redacted
+					or said.redacted or note.redacted
 				note.late = seconds(said.late) or note.late
 				if said.missing then
 					local lost = whole(said.missing, LENGTH) or 0
@@ -445,6 +448,7 @@ local function show(tree, c, note)
 		if note.reason then item:add(field.lost_reason, note.reason):set_generated() end
 	end
 	if note.synthetic then item:add(field.synthetic, note.synthetic):set_generated() end
+	if note.redacted then item:add(field.redacted, note.redacted):set_generated() end
 	if note.late then item:add(field.late, note.late):set_generated() end
 end
 

@@ -48,6 +48,7 @@ use crate::limits;
 use crate::pipeline::Pipeline;
 use crate::privilege;
 use crate::probe::{Gate, clocks, may_choose_returns, monotonic};
+use crate::rewrite;
 use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
 
@@ -69,6 +70,11 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     if let Some(fd) = config.ready_fd {
         launch::keep_from_command(fd)?;
     }
+    let engine = config
+        .redact
+        .as_ref()
+        .map(|redaction| privilege::as_user(|| rewrite::engine(redaction)))
+        .transpose()?;
     let mut reasons = Reasons::new(&config.targets, say);
     let mut discovery = Discovery::default();
     if reasons.are_wanted() {
@@ -136,6 +142,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
         .with_comments(config.comments)
+        .with_redaction(engine)
         .gathering(gathering);
     if config.packet_buffered {
         pipeline = pipeline.unbuffered();
@@ -256,8 +263,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     }));
     drop(waiting);
     let path = match &config.output {
-        Some(config::Output::File(path)) => Some(path.as_path()),
-        Some(config::Output::Stdout) | None => None,
+        Some(config::Output::File(path)) if !config.is_interim => Some(path.as_path()),
+        Some(_) | None => None,
     };
     let is_wanted = config.verbosity > Verbosity::Quiet;
     let kept = control.kept.summarise(&numbers, began.elapsed(), path, is_wanted);

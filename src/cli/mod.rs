@@ -1,5 +1,6 @@
 //! The command line: arguments to [`Config`].
 
+mod rules;
 mod targets;
 
 use std::ffi::OsString;
@@ -13,7 +14,6 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use crate::config::{self, Capture, Config, Follow, Output, Redact, Replay, Verbosity};
 use crate::extcap;
 use crate::failure::{Exit, Failure};
-use crate::redact::{self, RulesBuilder};
 use crate::sink;
 
 const ABOUT: &str = "Shows what programs really say over TLS, as a capture file for Wireshark";
@@ -39,6 +39,8 @@ Examples:
         make the capture file anew from a recording; needs no privileges
   tls2pcap redact web.pcapng -o share.pcapng
         the same capture without passwords, cookies and tokens, to give to others
+  sudo tls2pcap report --errors -o bundle.zip -- curl https://example.org/
+        all that a bug report needs, without secrets
 
 Exit status:
   0    all went well
@@ -49,7 +51,8 @@ Exit status:
   4    the kernel lacks what is needed
   5    no such process, or no TLS library in it
   6    with --fail-on-loss: something that should be in the file is missing
-  7    with redact --check: there is a secret in the file, or what is not understood
+  7    with redact --check: there is a secret in the file, or what is not understood; with report:
+       its own check found one, so there is no bundle
   126  the command cannot be executed
   127  the command was not found
   Else the command's own status; 128+n if signal n ended it.";
@@ -73,7 +76,7 @@ tls2pcap shows what programs really say over TLS, as a capture file for Wireshar
     after_long_help = AFTER_HELP,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap redact CAPTURE -o FILE\n       tls2pcap doctor [-p PID] [--json]\n       tls2pcap wireshark install|uninstall|status"
+    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap redact CAPTURE -o FILE\n       tls2pcap report CAPTURE|-p PID|-- COMMAND -o BUNDLE.zip\n       tls2pcap doctor [-p PID] [--json]\n       tls2pcap wireshark install|uninstall|status"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -159,6 +162,9 @@ struct Arguments {
     /// Older releases, tcpdump and editcap pass over them; mergecap 4.6 drops them and warns.
     #[arg(long)]
     process_blocks: bool,
+
+    #[command(flatten)]
+    redact: rules::Live,
 
     /// Record all events to this file, for `tls2pcap replay`
     #[arg(long, value_name = "FILE")]
@@ -254,6 +260,9 @@ enum Sub {
         #[arg(long, value_enum, value_name = "WHICH", default_value = "syn")]
         comments: Comments,
 
+        #[command(flatten)]
+        redact: rules::Live,
+
         /// Say nothing but errors
         #[arg(short, long)]
         quiet: bool,
@@ -279,36 +288,62 @@ enum Sub {
         #[arg(long, conflicts_with_all = ["output", "key"])]
         check: bool,
 
-        /// How much is taken out
-        #[arg(long, value_enum, value_name = "LEVEL", default_value = "secrets")]
-        level: Level,
-
-        /// Replace the value of this HTTP header too; may be given several times
-        #[arg(long = "header", value_name = "NAME")]
-        headers: Vec<String>,
-
-        /// Replace fields of this name too, in queries, forms, JSON, XML and multipart; may be given several times
-        #[arg(long = "field", value_name = "NAME")]
-        fields: Vec<String>,
-
-        /// Replace what this regular expression matches too, or its first group; may be given several times
-        #[arg(long = "pattern", value_name = "REGEX")]
-        patterns: Vec<String>,
-
-        /// Let the header or field of this name stay; may be given several times
-        #[arg(long = "allow", value_name = "NAME")]
-        allowed: Vec<String>,
-
-        /// Make replacements with the bytes of this file, so that several captures get the same ones
-        ///
-        /// Whoever has it can find out what a replacement stands for, by trying. Without it a random key is
-        /// taken, and forgotten.
-        #[arg(long, value_name = "FILE")]
-        key: Option<PathBuf>,
+        #[command(flatten)]
+        rules: rules::Rules,
 
         /// Say nothing but errors
         #[arg(short, long)]
         quiet: bool,
+    },
+
+    /// Make a bundle for a bug report: a capture without secrets, and a summary of it
+    ///
+    /// Takes a capture file, or makes a capture of a command or of processes, redacted before it is written. The bundle is a zip
+    /// file with the redacted capture, summary.md, what was replaced where, and what doctor says. It is checked for secrets
+    /// before it is written, and sent nowhere. Each kind of choice below narrows it to whole connections.
+    Report {
+        /// Capture file to take; `-` is standard input
+        #[arg(value_name = "CAPTURE", conflicts_with_all = ["report_pids", "report_command"])]
+        input: Option<PathBuf>,
+
+        /// Bundle to write, as bundle.zip
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+
+        /// Capture this process, until it ends or until Ctrl-C; may be given several times
+        #[arg(short, long = "pid", id = "report_pids", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+        pids: Vec<u32>,
+
+        /// Only connections of this process: curl, 123 or curl[123]; may be given several times
+        #[arg(long = "process", value_name = "NAME")]
+        processes: Vec<String>,
+
+        /// Only this connection, by its tcp.stream in Wireshark; may be given several times
+        #[arg(long = "conn", value_name = "N")]
+        connections: Vec<u64>,
+
+        /// Only connections to or from this host, by name or address; may be given several times
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+
+        /// Only connections that were active in the last part of the capture: 30s, 5m or 2h
+        #[arg(long, value_name = "TIME", value_parser = seconds)]
+        since: Option<u64>,
+
+        /// Only connections with an exchange that failed: status 400 or higher, a gRPC error, a reset, no answer
+        #[arg(long)]
+        errors: bool,
+
+        #[command(flatten)]
+        rules: rules::Rules,
+
+        /// Say nothing but errors
+        #[arg(short, long)]
+        quiet: bool,
+
+        /// Command to run and capture, with its children
+        #[arg(last = true, id = "report_command", value_name = "COMMAND", conflicts_with = "report_pids")]
+        command: Vec<OsString>,
     },
 
     /// Say which processes speak TLS, whether they can be captured, and why not
@@ -400,23 +435,6 @@ enum Link {
     Ethernet,
     /// None, packets begin with IP: tcpdump and all that use libpcap then read only the first process
     Raw,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Level {
-    /// What is a secret, or is likely to be one, or is not understood
-    Secrets,
-    /// All but structure: methods, paths, status, names, sizes, times and frame types stay
-    Shape,
-}
-
-impl From<Level> for redact::Level {
-    fn from(level: Level) -> Self {
-        match level {
-            Level::Secrets => redact::Level::Secrets,
-            Level::Shape => redact::Level::Shape,
-        }
-    }
 }
 
 impl From<Framing> for config::Framing {
@@ -539,34 +557,56 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
             fail_on_loss,
             process_blocks,
             comments,
+            redact,
             quiet,
         }) => {
             let replay = replay(input, output, ports, fail_on_loss, quiet)?;
             let (framing, link, comments) = (framing.into(), link.into(), comments.into());
-            Ok(Config::Replay(Replay { framing, link, process_blocks, comments, ..replay }))
+            Ok(Config::Replay(Replay {
+                framing,
+                link,
+                process_blocks,
+                comments,
+                redact: redact.into(),
+                ..replay
+            }))
         }
-        Some(Sub::Redact {
-            input,
-            output,
-            check: _,
-            level,
-            headers,
-            fields,
-            patterns,
-            allowed,
-            key,
-            quiet,
-        }) => {
+        Some(Sub::Redact { input, output, check: _, rules, quiet }) => {
             if output.as_ref().is_some_and(|output| *output == input && input != Path::new("-")) {
                 return Err(usage("the capture would be overwritten", "give -o another name").into());
             }
             Ok(Config::Redact(Redact {
                 input,
                 output: output.map(output_of).transpose()?,
-                rules: RulesBuilder { level: level.into(), headers, fields, patterns, allowed },
-                key,
+                redaction: rules.into(),
                 verbosity: verbosity(quiet, false),
             }))
+        }
+        Some(Sub::Report {
+            input,
+            output,
+            pids,
+            processes,
+            connections,
+            hosts,
+            since,
+            errors,
+            rules,
+            quiet,
+            command,
+        }) => {
+            let source = report_source(input, &pids, command, quiet)?;
+            if output.as_os_str() == "-" || matches!(&source, config::Source::File(input) if *input == output)
+            {
+                return Err(usage(
+                    "the bundle needs a file of its own",
+                    "give -o another name, as bundle.zip",
+                )
+                .into());
+            }
+            let filter = config::Filter { processes, connections, hosts, since, errors };
+            let verbosity = verbosity(quiet, false);
+            Ok(Config::Report(config::Report { source, output, filter, redaction: rules.into(), verbosity }))
         }
         Some(Sub::Wireshark { task }) => Ok(Config::Companion(task.into())),
         Some(Sub::Doctor { mut pids, json }) => {
@@ -576,6 +616,42 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
         }
         None => Ok(Config::Capture(capture(parsed, dashes)?)),
     }
+}
+
+/// What a report is made of. A capture is what the same words make without `report`.
+fn report_source(
+    input: Option<PathBuf>,
+    pids: &[u32],
+    command: Vec<OsString>,
+    quiet: bool,
+) -> Result<config::Source, Stop> {
+    if let Some(input) = input {
+        return Ok(config::Source::File(input));
+    }
+    if pids.is_empty() && command.is_empty() {
+        let cure = "name a capture file, or say whom to capture: -p PID, or -- COMMAND";
+        return Err(usage("there is nothing to report on", cure).into());
+    }
+    let mut line: Vec<OsString> = ["tls2pcap", "--redact", "-o", "capture.pcapng"].map(OsString::from).into();
+    line.extend(quiet.then(|| "-q".into()));
+    line.extend(pids.iter().map(|pid| format!("--pid={pid}").into()));
+    if !command.is_empty() {
+        line.push("--".into());
+        line.extend(command);
+    }
+    match parse(line)? {
+        Config::Capture(capture) => Ok(config::Source::Capture(Box::new(capture))),
+        _ => Err(usage("there is nothing to report on", "name a capture file").into()),
+    }
+}
+
+/// Seconds, as 30s, 5m or 2h.
+fn seconds(text: &str) -> Result<u64, String> {
+    let unit = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)].into_iter();
+    let mut parts = unit.filter_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
+    let (digits, factor) = parts.next().unwrap_or((text, 1));
+    let number: Option<u64> = digits.parse().ok();
+    number.and_then(|n| n.checked_mul(factor)).ok_or_else(|| "not a time, as 30s, 5m or 2h".into())
 }
 
 /// A call by Wireshark, which shows the user what is said on standard error: one sentence.
@@ -625,6 +701,7 @@ fn replay(
     Ok(Replay {
         input,
         output: output_of(output)?,
+        redact: None,
         ports: ports.into(),
         framing: config::Framing::Plain,
         link: config::Link::default(),
@@ -662,6 +739,16 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
     if args.record.is_some() && args.record == args.ready_file {
         return Err(usage("--record and --ready-file name the same file", "give them different names"));
     }
+    let redact: Option<config::Redaction> = args.redact.into();
+    if redact.is_some() && args.record.is_some() {
+        return Err(usage(
+            "--record keeps all that was captured, secrets too, so it is not possible with --redact",
+            "leave one of them out; a recording can be redacted later: tls2pcap replay --redact",
+        ));
+    }
+    if redact.is_some() && args.show_args {
+        return Err(usage("--show-args shows what --redact takes out", "leave one of them out"));
+    }
     let follow = match (args.follow, args.no_follow) {
         (true, _) => Follow::Tree,
         (_, true) => Follow::Nobody,
@@ -680,6 +767,8 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
         framing: args.framing.into(),
         link: args.link.into(),
         process_blocks: args.process_blocks,
+        redact,
+        is_interim: false,
         record: args.record,
         ready_file: args.ready_file,
         ready_fd: args.ready_fd,

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::{self, Follow, Targets};
+use crate::redact::{self, RulesBuilder};
 
 fn parse_line(line: &str) -> Result<Config, Stop> {
     parse(std::iter::once("tls2pcap").chain(line.split_whitespace()).map(OsString::from))
@@ -24,6 +25,8 @@ fn the_plainest_capture() {
         framing: config::Framing::Plain,
         link: config::Link::Ethernet,
         process_blocks: false,
+        redact: None,
+        is_interim: false,
         record: None,
         ready_file: None,
         ready_fd: None,
@@ -52,6 +55,8 @@ fn every_option_arrives() {
         framing: config::Framing::Tls,
         link: config::Link::Raw,
         process_blocks: false,
+        redact: None,
+        is_interim: false,
         record: Some("r".into()),
         ready_file: Some("f".into()),
         ready_fd: Some(3),
@@ -121,6 +126,7 @@ fn replay() {
     let expected = Replay {
         input: "r".into(),
         output: Output::File("x".into()),
+        redact: None,
         ports: config::Ports::Keep,
         framing: config::Framing::Tls,
         link: config::Link::Raw,
@@ -203,19 +209,68 @@ fn a_redaction_and_a_check() {
     let expected = Redact {
         input: "x.pcapng".into(),
         output: Some(Output::File("y.pcapng".into())),
-        rules,
-        key: Some("k".into()),
+        redaction: config::Redaction { rules, file: Some("r".into()), key: Some("k".into()) },
         verbosity: Verbosity::Quiet,
     };
-    let line = "redact x.pcapng -o y.pcapng --level shape --header a --header b --field c --pattern d --allow e --key k -q";
+    let line = "redact x.pcapng -o y.pcapng --level shape --header a --header b --field c --pattern d --allow e --key k --rules r -q";
     assert_eq!(of(line), expected);
     let check = of("redact --check x.pcapng");
-    assert_eq!((check.output, check.rules, check.key), (None, RulesBuilder::default(), None));
+    assert_eq!((check.output, check.redaction), (None, config::Redaction::default()));
+    let capture = |line: &str| match parse_line(line) {
+        Ok(Config::Capture(capture)) => capture.redact,
+        Ok(Config::Replay(replay)) => replay.redact,
+        other => panic!("{line}: {other:?}"),
+    };
+    let with = config::Redaction { file: Some("r".into()), ..Default::default() };
+    assert_eq!(capture("-o x.pcapng --all --redact"), Some(config::Redaction::default()));
+    assert_eq!(capture("replay r -o x.pcapng --redact --redact-rules r"), Some(with));
+    assert_eq!(capture("-o x.pcapng --all"), None);
+    for line in
+        ["-o x --all --redact --record r", "-o x --all --redact --show-args", "-o x --all --redact-rules r"]
+    {
+        assert!(parse_line(line).is_err(), "{line}");
+    }
     for line in [
         "redact x.pcapng",
         "redact x.pcapng -o x.pcapng",
         "redact x -o y.json",
         "redact --check x -o y.pcapng",
+    ] {
+        assert!(parse_line(line).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn a_report() {
+    let of = |line: &str| match parse_line(line) {
+        Ok(Config::Report(report)) => report,
+        other => panic!("{line}: {other:?}"),
+    };
+    let file = of("report x.pcapng -o b.zip --process curl --conn 3 --host a --since 5m --errors --field n");
+    assert_eq!(file.source, config::Source::File("x.pcapng".into()));
+    let filter = config::Filter {
+        processes: vec!["curl".into()],
+        connections: vec![3],
+        hosts: vec!["a".into()],
+        since: Some(300),
+        errors: true,
+    };
+    assert_eq!((file.filter, file.redaction.rules.fields), (filter, vec!["n".to_owned()]));
+    for (line, expected) in [
+        ("report -o b.zip -- curl -o x", "-o capture.pcapng --redact -- curl -o x"),
+        ("report -p 1 -p 2 -o b.zip -q", "-o capture.pcapng --redact -p 1 -p 2 -q"),
+    ] {
+        let Ok(Config::Capture(capture)) = parse_line(expected) else { panic!("{expected}") };
+        assert_eq!(of(line).source, config::Source::Capture(Box::new(capture)), "{line}");
+    }
+    for line in [
+        "report -o b.zip",
+        "report x.pcapng",
+        "report x.pcapng -o x.pcapng",
+        "report x.pcapng -o -",
+        "report x.pcapng -p 1 -o b.zip",
+        "report x.pcapng -o b.zip -- curl",
+        "report x.pcapng -o b.zip --since soon",
     ] {
         assert!(parse_line(line).is_err(), "{line}");
     }
@@ -229,7 +284,8 @@ fn help_is_as_agreed() {
     let replay = command.find_subcommand_mut("replay").unwrap().render_long_help().to_string();
     let redact = command.find_subcommand_mut("redact").unwrap().render_long_help().to_string();
     let wireshark = command.find_subcommand_mut("wireshark").unwrap().render_long_help().to_string();
-    let help = [command.render_long_help().to_string(), replay, redact, wireshark].join("\n----\n");
+    let report = command.find_subcommand_mut("report").unwrap().render_long_help().to_string();
+    let help = [command.render_long_help().to_string(), replay, redact, report, wireshark].join("\n----\n");
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/help.txt");
     if std::env::var_os("TLS2PCAP_BLESS").is_some() {
         std::fs::write(path, &help).unwrap();

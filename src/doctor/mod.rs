@@ -23,6 +23,40 @@ use self::report::{BackEnd, FORMAT, Kernel, Privileges, Refused, Report, Tried, 
 /// # Errors
 /// A [`Failure`] for the user: standard output cannot be written.
 pub fn run(config: &Doctor) -> Result<Exit, Failure> {
+    let (report, exit) = examine(config);
+    let said = if config.json {
+        json(&report)?
+    } else {
+        printable::lines(&text::render(&report, &config.pids)).into_owned()
+    };
+    match io::stdout().write_all(said.as_bytes()).and_then(|()| io::stdout().flush()) {
+        // A reader that has seen enough is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Io, format!("standard output cannot be written: {error}"), ""))
+        }
+        _ => Ok(exit),
+    }
+}
+
+fn json(report: &Report) -> Result<String, Failure> {
+    let json = serde_json::to_string_pretty(report);
+    Ok(json.map_err(|error| Failure::new(Exit::Io, format!("the report is no JSON: {error}"), ""))? + "\n")
+}
+
+/// The JSON for others than the user: of this machine, but of no processes except these.
+///
+/// # Errors
+/// A [`Failure`] for the user: there is no JSON of it.
+pub(crate) fn of(pids: &[u32]) -> Result<String, Failure> {
+    let (mut report, _) = examine(&Doctor { pids: vec![], json: true });
+    report.processes.retain(|process| pids.contains(&process.pid));
+    let used: Vec<usize> = report.processes.iter().flat_map(|process| &process.libraries).copied().collect();
+    report.libraries.retain(|library| used.contains(&library.id));
+    report.hidden.clear();
+    json(&report)
+}
+
+fn examine(config: &Doctor) -> (Report, Exit) {
     privilege::raise();
     let allowed = privilege::check();
     let survey = match &allowed {
@@ -57,19 +91,7 @@ pub fn run(config: &Doctor) -> Result<Exit, Failure> {
         processes: found.processes,
         hidden: found.hidden,
     };
-    let said = if config.json {
-        let json = serde_json::to_string_pretty(&report);
-        json.map_err(|error| Failure::new(Exit::Io, format!("the report is no JSON: {error}"), ""))? + "\n"
-    } else {
-        printable::lines(&text::render(&report, &config.pids)).into_owned()
-    };
-    match io::stdout().write_all(said.as_bytes()).and_then(|()| io::stdout().flush()) {
-        // A reader that has seen enough is no failure.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Io, format!("standard output cannot be written: {error}"), ""))
-        }
-        _ => Ok(exit),
-    }
+    (report, exit)
 }
 
 fn kernel(own: &privilege::Survey, survey: Option<&Survey>) -> Kernel {

@@ -1,9 +1,8 @@
 //! Replaces a value by another of the same length that has the same kinds of characters: keyed, so that nobody finds the
 //! value by trying, and the same for the same value, so that it can be followed through a file.
 //!
-//! Letters and digits are drawn from small sets: [`SETS`]. A value that has no others is taken for a replacement and
-//! stays. That one is a secret itself has the odds of about 1 in 60 for four letters, 1 in 150,000 for eight, 1 in 20
-//! thousand million for sixteen; and nobody can tell it from a replacement.
+//! Letters and digits are drawn from small sets: [`SETS`]. In a file that says it was redacted, a value made of these alone
+//! is a replacement, and stays. Nowhere else: there each value is replaced, whatever its letters, and by another one.
 //!
 //! Each set is of one length in HPACK's Huffman code (RFC 7541, Appendix B), and a replacement has as many of each
 //! length as the value, shuffled: so it is as long in HTTP/2 as the value was, and the same there as elsewhere. Hexadecimal
@@ -54,39 +53,64 @@ enum Slot {
 #[derive(Clone)]
 pub(super) struct Cloak {
     key: Key,
+    /// What looks like a replacement is one.
+    recognises: bool,
 }
 
 impl Cloak {
     pub(super) fn new(key: Key) -> Cloak {
-        Cloak { key }
+        Cloak { key, recognises: false }
     }
 
-    /// Replaces `value`. Gives whether it changed.
+    /// Whether the values to come may be replacements of an earlier run.
+    pub(super) fn recognise(&mut self, recognises: bool) {
+        self.recognises = recognises;
+    }
+
+    /// Replaces `value`. Gives whether it changed: it always does, unless it is a replacement already, or has nothing but
+    /// punctuation.
     pub(super) fn replace(&self, value: &mut [u8], escape: Escape) -> bool {
         let slots = slots(value, escape);
         let stays = |(slot, byte): (&Slot, &u8)| match slot {
             Slot::Keep => true,
             Slot::Fixed(fixed) => fixed == byte,
-            Slot::Any(set) | Slot::Here(set) => SETS[usize::from(*set)].contains(byte),
+            Slot::Any(set) | Slot::Here(set) => self.recognises && SETS[usize::from(*set)].contains(byte),
         };
         if slots.iter().zip(value.iter()).all(stays) {
             return false;
         }
         let mut random = Random::new(&self.key, value);
-        let mut slots = slots;
-        shuffle(&mut slots, &mut random, |set| set < 5);
-        shuffle(&mut slots, &mut random, |set| set >= 5);
-        for (slot, byte) in slots.iter().zip(value.iter_mut()) {
-            match slot {
-                Slot::Keep => {}
-                Slot::Fixed(fixed) => *byte = *fixed,
-                Slot::Any(set) | Slot::Here(set) => {
-                    *byte = SETS[usize::from(*set)][usize::from(random.next() & 1 == 1)];
-                }
+        for _ in 0..TRIES {
+            let new = draw(slots.clone(), value, &mut random);
+            if new != value {
+                value.copy_from_slice(&new);
+                return true;
             }
+        }
+        // Each draw gave the value itself. Another letter of its set at one place is enough.
+        let drawn = |slot: &Slot| matches!(slot, Slot::Any(_) | Slot::Here(_));
+        if let Some(at) = slots.iter().position(drawn)
+            && let Slot::Any(set) | Slot::Here(set) = slots[at]
+        {
+            let [one, other] = SETS[usize::from(set)];
+            value[at] = if value[at] == one { other } else { one };
         }
         true
     }
+}
+
+/// How often a replacement is drawn that must differ from its value.
+const TRIES: usize = 8;
+
+fn draw(mut slots: Vec<Slot>, value: &[u8], random: &mut Random) -> Vec<u8> {
+    shuffle(&mut slots, random, |set| set < 5);
+    shuffle(&mut slots, random, |set| set >= 5);
+    let bytes = slots.iter().zip(value).map(|(slot, byte)| match slot {
+        Slot::Keep => *byte,
+        Slot::Fixed(fixed) => *fixed,
+        Slot::Any(set) | Slot::Here(set) => SETS[usize::from(*set)][usize::from(random.next() & 1 == 1)],
+    });
+    bytes.collect()
 }
 
 /// Lets the slots of some sets change places.
@@ -205,7 +229,9 @@ mod tests {
         let cloak = Cloak::new(Key([7; 16]));
         cloak.replace(&mut bytes, escape);
         let once = bytes.clone();
-        assert!(!Cloak::new(Key([8; 16])).replace(&mut bytes, escape), "{value}: once more changes nothing");
+        let mut again = Cloak::new(Key([8; 16]));
+        again.recognise(true);
+        assert!(!again.replace(&mut bytes, escape), "{value}: once more changes nothing");
         assert_eq!(once.len(), value.len());
         String::from_utf8(once).unwrap()
     }
@@ -216,6 +242,19 @@ mod tests {
         assert_eq!(one, replaced("hunter2-correct.horse", Escape::Percent));
         assert_ne!(one, replaced("hunter2-correct.horsf", Escape::Header));
         assert_eq!((&one[7..8], &one[15..16]), ("-", "."), "punctuation stays: {one}");
+    }
+
+    #[test]
+    fn no_value_stays_because_of_its_letters() {
+        for value in
+            ["4111 1111 1111 1111", "1", "47", "a", "X", "acdfqxDFXZ", "1247", "acac", "a%61", "\u{e9}a"]
+        {
+            for key in 0..64 {
+                let mut bytes = value.as_bytes().to_vec();
+                assert!(Cloak::new(Key([key; 16])).replace(&mut bytes, Escape::Percent), "{value}");
+                assert_ne!(bytes, value.as_bytes(), "{value}");
+            }
+        }
     }
 
     #[test]

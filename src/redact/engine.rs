@@ -1,11 +1,12 @@
 //! What all parsers share: the rules, the replacements, and what was found.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use foldhash::fast::RandomState;
 
 use super::cloak::{Cloak, Escape};
+use super::facts::{FACTS_MAX, Fact};
 use super::kind::{Found, Kind};
 use super::patterns::Patterns;
 use super::rules::{Level, Rules};
@@ -24,6 +25,13 @@ pub struct Engine {
     names: HashMap<Box<[u8]>, bool, RandomState>,
     /// Relative to whatever slice the innermost parser works on.
     found: Vec<Found>,
+    /// What parsers see on their way; `None`: nobody asks.
+    facts: Option<Vec<Fact>>,
+    /// Where that slice begins in the outermost one.
+    base: usize,
+    /// Replacements in the outermost slice, by where they begin: several parsers may look at the same value, but it is replaced
+    /// once.
+    done: BTreeMap<usize, Vec<u8>>,
 }
 
 impl Engine {
@@ -31,7 +39,42 @@ impl Engine {
     pub fn new(rules: Rules) -> Engine {
         let cloak = Cloak::new(rules.key.clone());
         let patterns = Patterns::new(rules.patterns.clone());
-        Engine { rules, cloak, patterns, names: HashMap::default(), found: Vec::new() }
+        Engine {
+            rules,
+            cloak,
+            patterns,
+            names: HashMap::default(),
+            found: Vec::new(),
+            facts: None,
+            base: 0,
+            done: BTreeMap::new(),
+        }
+    }
+
+    /// From now on, remembers what it sees of exchanges.
+    pub fn observe(&mut self) {
+        self.facts = Some(Vec::new());
+    }
+
+    /// What was seen since the last call.
+    pub fn take_facts(&mut self) -> Vec<Fact> {
+        self.facts.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(super) fn tell(&mut self, fact: impl FnOnce() -> Fact) {
+        if let Some(facts) = self.facts.as_mut().filter(|facts| facts.len() < FACTS_MAX) {
+            facts.push(fact());
+        }
+    }
+
+    /// Whether what comes was redacted before, by these rules or stricter ones: then what looks like a replacement is one.
+    pub fn recognise(&mut self, recognises: bool) {
+        self.cloak.recognise(recognises);
+    }
+
+    /// By what rules it works.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     pub(super) fn is_shape(&self) -> bool {
@@ -42,8 +85,9 @@ impl Engine {
         &self.patterns
     }
 
-    /// Takes what was found since the last call.
+    /// Takes what was found since the last call. The bytes that it was found in are not looked at again.
     pub(super) fn take_found(&mut self) -> Vec<Found> {
+        self.done.clear();
         std::mem::take(&mut self.found)
     }
 
@@ -69,7 +113,9 @@ impl Engine {
     /// Lets a parser work on what begins at `start` of the caller's bytes.
     pub(super) fn within<T>(&mut self, start: usize, work: impl FnOnce(&mut Engine) -> T) -> T {
         let mark = self.found.len();
+        self.base += start;
         let result = work(self);
+        self.base -= start;
         self.found[mark..].iter_mut().for_each(|found| found.at += start as u64);
         result
     }
@@ -77,7 +123,9 @@ impl Engine {
     /// Lets a parser work on a copy of what stands at `at`: all that it finds is there.
     pub(super) fn all_at<T>(&mut self, at: usize, work: impl FnOnce(&mut Engine) -> T) -> T {
         let mark = self.found.len();
+        let outer = (std::mem::take(&mut self.done), std::mem::take(&mut self.base));
         let result = work(self);
+        (self.done, self.base) = outer;
         self.found[mark..].iter_mut().for_each(|found| found.at = at as u64);
         result
     }
@@ -85,9 +133,23 @@ impl Engine {
     /// Replaces a value, but for a known prefix that says what it is.
     pub(super) fn cloak(&mut self, bytes: &mut [u8], range: Range<usize>, kind: Kind, escape: Escape) {
         let start = range.start + patterns::public_prefix(&bytes[range.clone()]);
-        if self.cloak.replace(&mut bytes[start..range.end], escape) {
+        let value = &mut bytes[start..range.end];
+        if self.is_done(start, value) {
+            return;
+        }
+        if self.cloak.replace(value, escape) {
+            self.done.insert(self.base + start, value.to_vec());
             self.note(range.start, kind);
         }
+    }
+
+    /// Whether a value that begins at `start` is a replacement, or a part of one, that was just made.
+    fn is_done(&self, start: usize, value: &[u8]) -> bool {
+        let start = self.base + start;
+        self.done.range(..=start).next_back().is_some_and(|(at, made)| {
+            let from = start - at;
+            made.get(from..from + value.len()).is_some_and(|part| part == value)
+        })
     }
 
     /// Fills text that nobody understands.

@@ -7,6 +7,7 @@ use memchr::memmem;
 use super::body::{Body, Parser, Type};
 use super::cloak::Escape;
 use super::engine::Engine;
+use super::facts::{self, Fact};
 use super::kind::Kind;
 use super::weave::Weave;
 use super::{headers, target};
@@ -154,6 +155,7 @@ impl H1 {
 
     fn end_body(&mut self, engine: &mut Engine, weave: &mut Weave) {
         weave.close(engine, self.body);
+        engine.tell(|| Fact::End { stream: 0 });
         self.body += 1;
         self.state = State::Head;
     }
@@ -173,10 +175,12 @@ impl H1 {
                 let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                 let left = left - len as u64;
                 let is_chunk = matches!(self.state, State::Chunk(_));
+                engine.tell(|| Fact::Body { stream: 0, len: len as u64 });
                 weave.data(engine, self.body, &bytes[..len], left == 0 && !is_chunk, None);
                 match (left, is_chunk) {
                     (0, true) => self.state = State::ChunkEnd,
                     (0, false) => {
+                        engine.tell(|| Fact::End { stream: 0 });
                         self.body += 1;
                         self.state = State::Head;
                     }
@@ -186,6 +190,7 @@ impl H1 {
                 Turn::Went(len)
             }
             State::ToEnd => {
+                engine.tell(|| Fact::Body { stream: 0, len: bytes.len() as u64 });
                 weave.data(engine, self.body, bytes, last, None);
                 Turn::Went(bytes.len())
             }
@@ -234,6 +239,7 @@ impl H1 {
         };
         fields(engine, &mut bytes[..len], 0);
         weave.close(engine, self.body);
+        engine.tell(|| Fact::End { stream: 0 });
         weave.raw(&bytes[..len], engine.take_found());
         self.body += 1;
         self.state = State::Head;
@@ -288,6 +294,15 @@ impl H1 {
             _ => Method::Other,
         };
         let fields = fields(engine, head, line);
+        if !is_answer {
+            let mut words = head[..line].trim_ascii_end().split(|b| *b == b' ');
+            engine.tell(|| Fact::Request {
+                stream: 0,
+                method: facts::text(words.next().unwrap_or_default()),
+                target: facts::text(words.next().unwrap_or_default()),
+                host: fields.host.clone(),
+            });
+        }
         weave.raw(head, engine.take_found());
         if is_answer {
             self.answer(engine, shared, weave, status, &fields, len)
@@ -309,7 +324,11 @@ impl H1 {
         fields: &Fields,
         len: usize,
     ) -> Turn {
+        if status == 101 || !(100..200).contains(&status) {
+            engine.tell(|| Fact::Answer { stream: 0, status });
+        }
         if status == 101 {
+            engine.tell(|| Fact::End { stream: 0 });
             let upgrade = match fields.upgrade.as_str() {
                 "websocket" => Upgrade::WebSocket,
                 "h2c" => Upgrade::Http2,
@@ -324,10 +343,13 @@ impl H1 {
         }
         let method = shared.asked.pop_front().unwrap_or(Method::Other);
         if method == Method::Connect && (200..300).contains(&status) {
+            engine.tell(|| Fact::End { stream: 0 });
             return Turn::Over(len, Upgrade::Tunnel);
         }
         if method != Method::Head && status != 204 && status != 304 {
             self.begin_body(engine, weave, fields, true);
+        } else {
+            engine.tell(|| Fact::End { stream: 0 });
         }
         Turn::Went(len)
     }
@@ -355,6 +377,8 @@ impl H1 {
                 false => Body::new(Type::new(&fields.content_type, &fields.content_encoding)),
             };
             weave.open(engine, self.body, body);
+        } else {
+            engine.tell(|| Fact::End { stream: 0 });
         }
     }
 }
@@ -367,6 +391,7 @@ struct Fields {
     content_type: String,
     content_encoding: String,
     upgrade: String,
+    host: String,
 }
 
 /// Replaces values in the lines from `at` on.
@@ -389,6 +414,7 @@ fn fields(engine: &mut Engine, head: &mut [u8], mut at: usize) -> Fields {
                     "transfer-encoding" => fields.transfer_encoding = text().to_ascii_lowercase(),
                     "content-type" => fields.content_type = text(),
                     "content-encoding" => fields.content_encoding = text(),
+                    "host" => fields.host = text(),
                     "upgrade" => fields.upgrade = text().to_ascii_lowercase(),
                     _ => {}
                 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::body::{Body, Parser, Type};
 use super::engine::Engine;
+use super::facts::Fact;
 use super::hpack::{Field, Table};
 use super::kind::Kind;
 use super::weave::Weave;
@@ -159,6 +160,8 @@ impl H2 {
             // PRIORITY, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, PRIORITY_UPDATE: numbers.
             2 | 3 | 4 | 6 | 8 | 16 => {
                 if frame.kind == 3 {
+                    let code = bytes[HEADER..end].first_chunk().map_or(0, |code| u32::from_be_bytes(*code));
+                    engine.tell(|| Fact::Reset { stream: frame.stream, code });
                     weave.close(engine, frame.stream);
                 }
                 weave.raw(&bytes[..end], vec![]);
@@ -188,6 +191,12 @@ impl H2 {
         let len = data.left.min(bytes.len());
         data.left -= len;
         let is_whole = data.left == 0;
+        if len > 0 {
+            engine.tell(|| Fact::Body { stream: data.stream, len: len as u64 });
+        }
+        if is_whole && data.is_end {
+            engine.tell(|| Fact::End { stream: data.stream });
+        }
         weave.data(engine, data.stream, &bytes[..len], is_whole && data.is_end, None);
         if !is_whole {
             self.data = Some(data);
@@ -267,12 +276,28 @@ impl H2 {
 
     fn begin_or_end(&mut self, engine: &mut Engine, weave: &mut Weave, frame: &Frame, fields: Vec<Field>) {
         let is_end = frame.flags & END_STREAM != 0;
-        if is_end {
-            return weave.close(engine, frame.stream);
-        }
+        let stream = frame.stream;
         let value = |name: &str| {
             fields.iter().find(|f| f.name.as_deref() == Some(name)).map_or("", |field| field.value.as_str())
         };
+        if !value(":method").is_empty() {
+            engine.tell(|| Fact::Request {
+                stream,
+                method: value(":method").to_owned(),
+                target: value(":path").to_owned(),
+                host: value(":authority").to_owned(),
+            });
+        }
+        if let Ok(status @ 200..) = value(":status").parse() {
+            engine.tell(|| Fact::Answer { stream, status });
+        }
+        if let Ok(status @ 1..) = value("grpc-status").parse() {
+            engine.tell(|| Fact::Grpc { stream, status });
+        }
+        if is_end {
+            engine.tell(|| Fact::End { stream });
+            return weave.close(engine, stream);
+        }
         // More will follow an interim answer.
         if value(":status").starts_with('1') || weave.has(frame.stream) {
             return;

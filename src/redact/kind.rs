@@ -92,6 +92,11 @@ impl Kind {
         }
     }
 
+    /// Its name as one word, in comments of packets.
+    pub fn word(self) -> String {
+        self.name().replace(' ', "-")
+    }
+
     /// Whether it was masked since nobody knows what it is, not since it is known for a secret.
     pub fn is_masked_whole(self) -> bool {
         matches!(

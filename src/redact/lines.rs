@@ -210,7 +210,12 @@ impl Lines {
             _ if !fill::is_text(line) => engine.fill_whole(line, 0..line.len(), Kind::Protocol),
             Some(word) => {
                 let begin = starts.get(word).copied().unwrap_or(line.len());
-                engine.cloak(line, begin..line.len(), Kind::Authorization, Escape::Header);
+                // What says how many bytes follow is no part of them.
+                let end = match self.literal > 0 {
+                    true => line.iter().rposition(|b| *b == b'{').unwrap_or(line.len()),
+                    false => line.len(),
+                };
+                engine.cloak(line, begin.min(end)..end, Kind::Authorization, Escape::Header);
             }
             None => {
                 text::scan(engine, line, Sort::Plain);

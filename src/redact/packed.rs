@@ -1,10 +1,10 @@
-//! Compressed bodies. Those in gzip and deflate (RFC 1952, 1950, 1951) are looked into. One that holds a secret is packed
+//! Compressed bodies. Those in gzip, deflate, Brotli and Zstandard (RFC 1952, 1950, 1951, 7932, 8878) are looked into. One that holds a secret is packed
 //! anew if the result fits into its length. Else, and in all other formats, it becomes a body of the same format and
 //! length that says what it was: stored blocks, which can have any length.
 
 use std::io::{Read, Write};
 
-use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use flate2::{Compression, Crc, GzBuilder};
 
 use super::body::{Body, Type};
@@ -108,10 +108,64 @@ fn unpack(format: Format, bytes: &[u8]) -> Option<Vec<u8>> {
     }
     match format {
         Format::Gzip => all(MultiGzDecoder::new(bytes)),
-        Format::Deflate if is_zlib(bytes) => all(ZlibDecoder::new(bytes)),
-        Format::Deflate => all(DeflateDecoder::new(bytes)),
-        _ => None,
+        // What follows the end would be shown as it is.
+        Format::Deflate if is_zlib(bytes) => {
+            let mut decoder = ZlibDecoder::new(bytes);
+            all(&mut decoder).filter(|_| decoder.into_inner().is_empty())
+        }
+        Format::Deflate => {
+            let mut decoder = DeflateDecoder::new(bytes);
+            all(&mut decoder).filter(|_| decoder.into_inner().is_empty())
+        }
+        Format::Brotli => unbrotli(bytes),
+        Format::Zstd => zstandard(bytes),
+        Format::Message | Format::Other => None,
     }
+}
+
+/// A body in Brotli. What follows its end would be shown as it is, so nothing may.
+fn unbrotli(bytes: &[u8]) -> Option<Vec<u8>> {
+    use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
+    let mut state =
+        BrotliState::new(StandardAlloc::default(), StandardAlloc::default(), StandardAlloc::default());
+    let (mut plain, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    let (mut left, mut at, mut total) = (bytes.len(), 0, 0);
+    loop {
+        let (mut room, mut end) = (buffer.len(), 0);
+        let result = BrotliDecompressStream(
+            &mut left,
+            &mut at,
+            bytes,
+            &mut room,
+            &mut end,
+            &mut buffer,
+            &mut total,
+            &mut state,
+        );
+        plain.extend_from_slice(&buffer[..end]);
+        if plain.len() as u64 > UNPACKED_MAX {
+            return None;
+        }
+        match result {
+            BrotliResult::NeedsMoreOutput => {}
+            BrotliResult::ResultSuccess => return (left == 0).then_some(plain),
+            BrotliResult::NeedsMoreInput | BrotliResult::ResultFailure => return None,
+        }
+    }
+}
+
+/// All frames of a body in Zstandard. One that may be skipped can hold anything, so a body with such is none of ours.
+fn zstandard(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = Vec::new();
+    while !bytes.is_empty() {
+        let room = UNPACKED_MAX + 1 - plain.len() as u64;
+        let decoder = ruzstd::decoding::StreamingDecoder::new(&mut bytes).ok()?;
+        decoder.take(room).read_to_end(&mut plain).ok()?;
+        if plain.len() as u64 > UNPACKED_MAX {
+            return None;
+        }
+    }
+    Some(plain)
 }
 
 /// Packed in gzip, made as long as is asked by a comment in its header; `None` if it does not fit.
@@ -284,6 +338,49 @@ mod tests {
             }
         }
         assert_eq!(filler(Format::Gzip, &[0; 22]), None);
+    }
+
+    /// Made by Node.js and by zstd.
+    const PACKED: [(Format, &[u8]); 2] = [
+        (Format::Brotli, b"\x0b\x11\x80{\x22a\x22:1,\x22password\x22:\x22hunter2Correct\x22}\x03"),
+        (
+            Format::Zstd,
+            b"(\xb5/\xfd$#\x19\x01\x00{\x22a\x22:1,\x22password\x22:\x22hunter2Correct\x22}\xd8\x87\xcc\x93",
+        ),
+    ];
+
+    #[test]
+    fn brotli_and_zstandard_are_looked_into() {
+        for (format, packed) in PACKED {
+            assert_eq!(
+                unpack(format, packed).as_deref(),
+                Some(&b"{\"a\":1,\"password\":\"hunter2Correct\"}"[..]),
+                "{format:?}"
+            );
+            for len in 0..packed.len() {
+                assert_eq!(
+                    unpack(format, &packed[..len]).filter(|plain| !plain.is_empty()),
+                    None,
+                    "{format:?} {len}"
+                );
+            }
+            assert_eq!(
+                unpack(format, &[packed, b"secret"].concat()),
+                None,
+                "{format:?}: what follows would be shown"
+            );
+            let filler = filler(format, &[0; 100]).unwrap();
+            let plain = unpack(format, &filler).unwrap();
+            assert!(plain.starts_with(b"\"redacted by tls2pcap"), "{format:?}");
+        }
+        let plain = b"token=hunter2Correct77Horse";
+        let zlib = |bytes: &[u8]| {
+            let mut packer = flate2::write::ZlibEncoder::new(Vec::new(), Compression::fast());
+            packer.write_all(bytes).unwrap();
+            packer.finish().unwrap()
+        };
+        assert_eq!(unpack(Format::Deflate, &zlib(plain)).unwrap(), plain);
+        assert_eq!(unpack(Format::Deflate, &[zlib(plain), plain.to_vec()].concat()), None);
     }
 
     #[test]

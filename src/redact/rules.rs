@@ -1,8 +1,10 @@
 //! What is to be replaced.
 
 use std::collections::HashSet;
+use std::hash::Hasher;
 
 use regex::bytes::{Regex, RegexBuilder};
+use siphasher::sip::SipHasher24;
 
 /// How much is taken out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +14,16 @@ pub enum Level {
     Secrets,
     /// All but structure: methods, paths, status, names, sizes and frame types stay.
     Shape,
+}
+
+impl Level {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Secrets => "secrets",
+            Level::Shape => "shape",
+        }
+    }
 }
 
 /// Who has it can tell which value a replacement stands for, by trying.
@@ -49,6 +61,14 @@ pub struct RulesBuilder {
     pub allowed: Vec<String>,
 }
 
+/// A line of a rules file that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct BadLine {
+    line: usize,
+    reason: &'static str,
+}
+
 /// What is to be replaced, checked.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -61,6 +81,35 @@ pub struct Rules {
 }
 
 impl RulesBuilder {
+    /// Adds the rules of a file: one a line, as `field nickname`, `header X-Customer`, `allow session_state`, `level shape`,
+    /// or `pattern` and a regular expression up to the end of the line. Empty lines, and those that begin with `#`, say nothing.
+    ///
+    /// # Errors
+    /// [`BadLine`] for the first line that is none of these.
+    pub fn add_file(&mut self, text: &str) -> Result<(), BadLine> {
+        for (at, line) in text.lines().enumerate() {
+            let bad = |reason| BadLine { line: at + 1, reason };
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (word, rest) = line.split_once([' ', '\t']).ok_or(bad("a word and a value are expected"))?;
+            let rest = rest.trim().to_owned();
+            match (word, rest.as_str()) {
+                ("header", _) => self.headers.push(rest),
+                ("field", _) => self.fields.push(rest),
+                ("pattern", _) => self.patterns.push(rest),
+                ("allow", _) => self.allowed.push(rest),
+                ("level", "shape") => self.level = Level::Shape,
+                // The command line may ask for more.
+                ("level", "secrets") => {}
+                ("level", _) => return Err(bad("the level is neither secrets nor shape")),
+                _ => return Err(bad("it begins with none of header, field, pattern, allow and level")),
+            }
+        }
+        Ok(())
+    }
+
     /// Checks and compiles.
     ///
     /// # Errors
@@ -89,12 +138,8 @@ impl Rules {
     }
 
     /// What a file says of the rules that it was made by. Names and patterns of the user may be secrets: only
-    /// their number is said.
+    /// their number is said, and 8 bits of a hash, which tell one set of rules from another and nobody what they are.
     pub fn summary(&self) -> String {
-        let level = match self.level {
-            Level::Secrets => "secrets",
-            Level::Shape => "shape",
-        };
         let own = [
             ("headers", self.headers.len()),
             ("fields", self.fields.len()),
@@ -102,6 +147,139 @@ impl Rules {
             ("allowed", self.allowed.len()),
         ];
         let own = own.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!(" redact_{name}={n}"));
-        format!("level={level}{}", own.collect::<String>())
+        let mut text = format!("level={} redact_format={FORMAT}", self.level.name());
+        text.extend(own);
+        for (name, hash) in [("rules", self.added()), ("exceptions", self.exceptions())] {
+            if let Some(hash) = hash {
+                text += &format!(" redact_{name}={hash:02x}");
+            }
+        }
+        text
+    }
+
+    /// The comment by which a file says that it was redacted.
+    pub fn mark(&self) -> String {
+        format!("{MARK}{} {}", env!("CARGO_PKG_VERSION"), self.summary())
+    }
+
+    /// Whether a file that says this of itself holds no more than these rules let stay. `mark`: as [`Rules::summary`]
+    /// gives it.
+    pub fn are_met_by(&self, mark: &str) -> bool {
+        let value = |key: &str| mark.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        let hash = |key: &str| value(key).map(|hex| u8::from_str_radix(hex, 16).ok());
+        let level = match value("level") {
+            Some("secrets") => self.level == Level::Secrets,
+            Some("shape") => true,
+            _ => false,
+        };
+        let added = self.added().is_none_or(|own| hash("redact_rules") == Some(Some(own)));
+        let exceptions =
+            hash("redact_exceptions").is_none_or(|theirs| theirs.is_some() && theirs == self.exceptions());
+        level && added && exceptions && value("redact_format") == Some(FORMAT)
+    }
+
+    /// The mark of a file in classic pcap, which has four bytes that readers must ignore.
+    pub fn brand(&self) -> [u8; 4] {
+        let (added, exceptions) = (self.added(), self.exceptions());
+        let flags = u8::from(self.level == Level::Shape)
+            | u8::from(added.is_some()) << 1
+            | u8::from(exceptions.is_some()) << 2;
+        [b'T', b'2', 0x80 | flags, added.unwrap_or(0) ^ exceptions.unwrap_or(0).rotate_left(3)]
+    }
+
+    /// The same as [`Rules::are_met_by`], of a brand.
+    pub fn are_met_by_brand(&self, theirs: [u8; 4]) -> bool {
+        let own = self.brand();
+        let is_ours = theirs[..2] == own[..2] && theirs[2] & !7 == 0x80;
+        let level = self.level == Level::Secrets || theirs[2] & 1 == 1;
+        let same = theirs[2] & 6 == own[2] & 6 && theirs[3] == own[3];
+        is_ours && level && (same || (self.added().is_none() && theirs[2] & 4 == 0))
+    }
+
+    /// Names and patterns that are secrets too.
+    fn added(&self) -> Option<u8> {
+        let patterns = self.patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
+        hash([(1, &self.headers), (2, &self.fields), (3, &patterns)])
+    }
+
+    fn exceptions(&self) -> Option<u8> {
+        hash([(4, &self.allowed)])
+    }
+}
+
+/// How the comment begins that says a file was redacted. Its version follows.
+pub const MARK: &str = "tls2pcap=1 redacted=";
+
+/// How replacements look: whoever changes that, changes this.
+const FORMAT: &str = "1";
+
+/// `None` if there is nothing.
+fn hash<'a>(all: impl IntoIterator<Item = (u8, &'a HashSet<String>)>) -> Option<u8> {
+    let mut texts: Vec<(u8, &str)> = Vec::new();
+    for (kind, set) in all {
+        texts.extend(set.iter().map(|text| (kind, text.as_str())));
+    }
+    texts.sort_unstable();
+    let mut hasher = SipHasher24::new();
+    for (kind, text) in &texts {
+        hasher.write_u8(*kind);
+        hasher.write(text.as_bytes());
+        hasher.write_u8(0xff);
+    }
+    (!texts.is_empty()).then(|| hasher.finish() as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_come_from_a_file() {
+        let mut rules = RulesBuilder::default();
+        rules
+            .add_file("# ours\n\nfield nick\n header  X-A \npattern order (\\d+) #\nallow sid\nlevel shape\n")
+            .unwrap();
+        let expected = RulesBuilder {
+            level: Level::Shape,
+            headers: vec!["X-A".into()],
+            fields: vec!["nick".into()],
+            patterns: vec!["order (\\d+) #".into()],
+            allowed: vec!["sid".into()],
+        };
+        assert_eq!(rules, expected);
+        for (text, line) in [("field", 1), ("\nlevel all", 2), ("names x", 1)] {
+            assert_eq!(RulesBuilder::default().add_file(text).unwrap_err().line, line, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mark_is_met_by_the_same_rules_and_by_weaker_ones() {
+        let rules = |builder: RulesBuilder| builder.build(Key([1; 16])).unwrap();
+        let plain = rules(RulesBuilder::default());
+        let field = rules(RulesBuilder { fields: vec!["a".into()], ..Default::default() });
+        let other = rules(RulesBuilder { fields: vec!["b".into()], ..Default::default() });
+        let pattern = rules(RulesBuilder { patterns: vec!["a".into()], ..Default::default() });
+        let allow = rules(RulesBuilder { allowed: vec!["a".into()], ..Default::default() });
+        let shape = rules(RulesBuilder { level: Level::Shape, ..Default::default() });
+        for (mine, theirs, met) in [
+            (&plain, &plain, true),
+            (&plain, &field, true),
+            (&field, &plain, false),
+            (&field, &field, true),
+            (&field, &other, false),
+            (&pattern, &field, false),
+            (&plain, &allow, false),
+            (&allow, &allow, true),
+            (&allow, &plain, true),
+            (&plain, &shape, true),
+            (&shape, &plain, false),
+        ] {
+            assert_eq!(mine.are_met_by(&theirs.summary()), met, "{} {}", mine.summary(), theirs.summary());
+            assert_eq!(mine.are_met_by_brand(theirs.brand()), met, "{} {}", mine.summary(), theirs.summary());
+        }
+        assert!(!plain.are_met_by("level=secrets") && !plain.are_met_by(""));
+        assert!(!plain.are_met_by_brand([0; 4]) && !plain.are_met_by_brand(*b"T2\0\0"));
+        assert_ne!(plain.brand(), field.brand());
+        assert_ne!(plain.brand(), shape.brand());
     }
 }

@@ -213,16 +213,26 @@ fn addresses(engine: &mut Engine, bytes: &mut [u8]) {
         if before == 0 || !is_top || NO_DOMAINS.contains(&&top.to_ascii_lowercase()[..]) {
             continue;
         }
+        // A URL's user, and its host: the one is looked after there, the other stays.
+        let url = bytes[..at].iter().rev().take(256).take_while(|b| !is_url_end(**b)).count();
+        if bytes[..at - url].ends_with(b"://") {
+            continue;
+        }
         engine.cloak(bytes, at - before..at, Kind::Email, Escape::Percent);
         engine.cloak(bytes, at + 1..at + 1 + dot, Kind::Email, Escape::Percent);
     }
+}
+
+/// What a URL's user and host end at.
+fn is_url_end(byte: u8) -> bool {
+    b"/?#\"'<>\\ \t\r\n,`".contains(&byte)
 }
 
 /// `scheme://user:secret@host` (RFC 3986, section 3.2.1).
 fn users(engine: &mut Engine, bytes: &mut [u8]) {
     let all: Vec<usize> = memmem::find_iter(bytes, b"://").map(|at| at + 3).collect();
     for start in all {
-        let stop = bytes[start..].iter().position(|b| b"/?#\"'<>\\ \t\r\n,`".contains(b));
+        let stop = bytes[start..].iter().position(|b| is_url_end(*b));
         let end = stop.map_or(bytes.len(), |stop| start + stop);
         if let Some(at) = bytes[start..end].iter().rposition(|b| *b == b'@') {
             engine.cloak(bytes, start..start + at, Kind::UserInfo, Escape::Percent);

@@ -41,6 +41,10 @@ pub(super) struct Item {
     pub(super) kind: u32,
     /// The packet's bytes in it, and their link type, if it is a packet.
     pub(super) packet: Option<(Range<usize>, u32)>,
+    /// When the packet was captured, in ns since 1970; 0 if that is not known.
+    pub(super) time: u64,
+    /// In pcapng, the packet's interface.
+    pub(super) interface: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,8 @@ pub(super) struct Reader {
     links: Vec<u32>,
     /// Snapshot lengths of the same, for packets that do not say how long they are.
     snaps: Vec<u32>,
+    /// Of the same: units of time in a second, and what is added to times, in seconds.
+    clocks: Vec<(u64, i64)>,
     /// Of classic pcap, the file's header is still to be given.
     header: Option<Vec<u8>>,
     packets: u64,
@@ -79,14 +85,19 @@ impl Reader {
             is_big: false,
             links: vec![],
             snaps: vec![],
+            clocks: vec![],
             header: None,
             packets: 0,
         };
         match u32::from_le_bytes(first) {
             SECTION => reader.header = Some(first.to_vec()),
-            0xa1b2_c3d4 | 0xa1b2_3c4d => reader.begin_pcap(first)?,
-            0xd4c3_b2a1 | 0x4d3c_b2a1 => {
+            magic @ (0xa1b2_c3d4 | 0xa1b2_3c4d) => {
+                reader.clocks = vec![(units_of(magic), 0)];
+                reader.begin_pcap(first)?;
+            }
+            magic @ (0xd4c3_b2a1 | 0x4d3c_b2a1) => {
                 reader.is_big = true;
+                reader.clocks = vec![(units_of(magic.swap_bytes()), 0)];
                 reader.begin_pcap(first)?;
             }
             _ => return Err(ReadError::Format),
@@ -132,7 +143,7 @@ impl Reader {
 
     fn classic_packet(&mut self, link: u32) -> Result<Option<Item>, ReadError> {
         if let Some(bytes) = self.header.take() {
-            return Ok(Some(Item { bytes, kind: SECTION, packet: None }));
+            return Ok(Some(Item { bytes, kind: SECTION, packet: None, time: 0, interface: 0 }));
         }
         let mut bytes = Vec::with_capacity(2048);
         match self.read(&mut bytes, 16)? {
@@ -148,7 +159,10 @@ impl Reader {
             return Err(ReadError::Cut(self.packets + 1));
         }
         self.packets += 1;
-        Ok(Some(Item { packet: Some((16..16 + len, link)), bytes, kind: PACKET }))
+        let units = self.clocks.first().map_or(1_000_000, |clock| clock.0);
+        let (seconds, rest) = (u64::from(self.word(&bytes, 0)), u64::from(self.word(&bytes, 4)));
+        let time = seconds * 1_000_000_000 + rest.saturating_mul(1_000_000_000 / units);
+        Ok(Some(Item { packet: Some((16..16 + len, link)), bytes, kind: PACKET, time, interface: 0 }))
     }
 
     fn block(&mut self) -> Result<Option<Item>, ReadError> {
@@ -172,6 +186,7 @@ impl Reader {
             };
             self.links.clear();
             self.snaps.clear();
+            self.clocks.clear();
         }
         let (kind, len) = (self.word(&bytes, 0), self.word(&bytes, 4) as usize);
         if len < bytes.len() + 4 || len % 4 != 0 || len > BLOCK_MAX {
@@ -194,6 +209,7 @@ impl Reader {
                     self.links.push(link);
                 }
                 self.snaps.push(self.word(&bytes, 12));
+                self.clocks.push(self.clock(&bytes));
                 None
             }
             PACKET | OLD_PACKET if len >= 32 => {
@@ -218,8 +234,40 @@ impl Reader {
             _ => None,
         };
         self.packets += u64::from(packet.is_some());
-        Ok(Some(Item { bytes, kind, packet }))
+        let mut interface = 0;
+        let mut time = 0;
+        if kind == PACKET && packet.is_some() {
+            interface = self.word(&bytes, 8);
+            let ticks = u64::from(self.word(&bytes, 12)) << 32 | u64::from(self.word(&bytes, 16));
+            let (units, offset) = self.clocks.get(interface as usize).copied().unwrap_or((1_000_000, 0));
+            let ns = u128::from(ticks) * 1_000_000_000 / u128::from(units.max(1));
+            let ns = i128::try_from(ns).unwrap_or(0) + i128::from(offset) * 1_000_000_000;
+            time = u64::try_from(ns).unwrap_or(0);
+        }
+        Ok(Some(Item { bytes, kind, packet, time, interface }))
     }
+
+    /// An interface's if_tsresol and if_tsoffset.
+    fn clock(&self, block: &[u8]) -> (u64, i64) {
+        let (mut units, mut offset) = (1_000_000, 0);
+        for (option, value) in super::metadata::each_option(block, 16, self.is_big) {
+            match (option, value) {
+                (9, [n @ 0..=19, ..]) => units = 10u64.pow(u32::from(*n)),
+                (9, [n @ 0x80..=0xbf, ..]) => units = 1 << (n & 0x7f),
+                (14, value) if value.len() == 8 => {
+                    let [a, b] = [0, 4].map(|at| u64::from(word(value, at, self.is_big)));
+                    offset = (if self.is_big { a << 32 | b } else { b << 32 | a }) as i64;
+                }
+                _ => {}
+            }
+        }
+        (units, offset)
+    }
+}
+
+/// Units of time in a second, by the file's first word.
+fn units_of(magic: u32) -> u64 {
+    if magic == 0xa1b2_3c4d { 1_000_000_000 } else { 1_000_000 }
 }
 
 /// The number that stands at `at`; 0 beyond the end.

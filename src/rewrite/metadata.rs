@@ -4,18 +4,18 @@
 use std::ops::Range;
 
 use super::container::{self, INTERFACE, OLD_PACKET, PACKET, SECTION, SIMPLE_PACKET};
-use crate::redact::{self, Engine, Found, Kind};
+use crate::redact::{self, Engine, Found, Kind, MARK};
 
-const NAMES: u32 = 4;
-const STATISTICS: u32 = 5;
+pub(super) const NAMES: u32 = 4;
+pub(super) const STATISTICS: u32 = 5;
 /// Keys, as of TLS: Decryption Secrets Block.
 const SECRETS: u32 = 10;
 /// Custom blocks: their maker's number, then anything.
 const CUSTOM: [u32; 2] = [0x0000_0bad, 0x4000_0bad];
 /// Of a process: its number, then options.
-const APPLE_PROCESS: u32 = 0x8000_0001;
+pub(super) const APPLE_PROCESS: u32 = 0x8000_0001;
 
-const COMMENT: u16 = 1;
+pub(super) const COMMENT: u16 = 1;
 
 /// What an option holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ fn holds(kind: u32, option: u16) -> Holds {
 }
 
 /// Where the options of a block begin; `None` if it has none, or is not known.
-fn options_at(kind: u32, bytes: &[u8], is_big: bool) -> Option<usize> {
+pub(super) fn options_at(kind: u32, bytes: &[u8], is_big: bool) -> Option<usize> {
     let padded = |len: u32| (len as usize).saturating_add(3) & !3;
     Some(match kind {
         SECTION => 24,
@@ -148,10 +148,40 @@ pub(super) fn says_missing(bytes: &[u8], packet_end: usize) -> bool {
     memchr::memmem::find(rest, b" missing=").is_some()
 }
 
+/// The options of a block that begin at `at`, with their values.
+pub(super) fn each_option(block: &[u8], mut at: usize, is_big: bool) -> impl Iterator<Item = (u16, &[u8])> {
+    let block = &block[..block.len().saturating_sub(4)];
+    std::iter::from_fn(move || {
+        let (option, len) = half_words(block, at, is_big).filter(|(option, _)| *option != 0)?;
+        let value = block.get(at + 4..at + 4 + usize::from(len))?;
+        at += 4 + usize::from(len).next_multiple_of(4);
+        Some((option, value))
+    })
+}
+
+/// What a section header says of redactions.
+pub(super) fn marks(section: &[u8], is_big: bool) -> Vec<String> {
+    let all = each_option(section, 24, is_big);
+    let marks = all.filter(|(option, value)| *option == COMMENT && value.starts_with(MARK.as_bytes()));
+    marks.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
+}
+
 /// Adds a comment to a section header, unless it is there.
 pub(super) fn mark(section: &mut Vec<u8>, text: &str, is_big: bool) {
+    add_comment(section, 24, text, is_big);
+}
+
+/// Says in a comment what was replaced in a packet, if it is of a kind that has comments.
+pub(super) fn mark_packet(block: &mut Vec<u8>, kinds: &str, is_big: bool) {
+    let at = options_at(PACKET, block, is_big);
+    if let Some(at) = at.filter(|at| at + 4 <= block.len()) {
+        add_comment(block, at, &format!("{MARK}{kinds}"), is_big);
+    }
+}
+
+/// The same for a block whose options begin at `at`.
+fn add_comment(section: &mut Vec<u8>, mut at: usize, text: &str, is_big: bool) {
     let end = section.len() - 4;
-    let mut at = 24;
     while let Some((option, len)) = half_words(&section[..end], at, is_big) {
         let value = at + 4..(at + 4 + usize::from(len)).min(end);
         if option == 0 {

@@ -8,33 +8,39 @@ mod lane;
 mod layers;
 mod metadata;
 mod report;
+mod rules;
+pub(crate) mod seen;
+pub(crate) mod select;
 mod tracker;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
-use self::container::{ReadError, Reader, SECTION};
+use self::container::{PACKET, ReadError, Reader, SECTION};
 use self::report::Report;
+use self::seen::Seen;
 use self::tracker::Tracker;
 use crate::config::{Output, Redact, Verbosity};
 use crate::failure::{Exit, Failure};
-use crate::redact::{Engine, Key, Rules};
+use crate::redact::{Engine, Kind};
 use crate::{sink, status};
+
+pub use self::rules::engine;
 
 /// What is written at once.
 const WRITE_AT: usize = 1 << 20;
-/// Fewest bytes of a key file: those of the key that is made of it.
-const KEY_MIN: usize = 16;
+
+/// Of the header of classic pcap, bytes that readers must ignore (draft-ietf-opsawg-pcap: Reserved2).
+const BRAND: Range<usize> = 12..16;
 
 /// Redacts, or checks.
 ///
 /// # Errors
 /// A [`Failure`] for the user. If the input is damaged, what came before the damage is written.
 pub fn run(config: &Redact) -> Result<Exit, Failure> {
-    let rules = rules(config)?;
+    let rules = rules::rules(&config.redaction)?;
     let name = match config.input.as_os_str() == "-" {
         true => "standard input".to_owned(),
         false => config.input.display().to_string(),
@@ -59,14 +65,18 @@ pub fn run(config: &Redact) -> Result<Exit, Failure> {
         false => Box::new(File::open(&config.input).map_err(|error| bad_input(error.into()))?),
     };
     let mut reader = Reader::new(input).map_err(bad_input)?;
-    let mark = format!("tls2pcap=1 redacted={} {}", env!("CARGO_PKG_VERSION"), rules.summary());
+    let mark = rules.mark();
     let report = Report::new(config.output.is_none());
     let mut tracker = Tracker::new(Engine::new(rules), report);
     let mut out = match &config.output {
         Some(output) => Some(Writer::create(output, config, &reader)?),
         None => None,
     };
-    let end = rewrite(&mut reader, &mut tracker, &mark, out.as_mut());
+    let end = rewrite(&mut reader, &mut tracker, &mark, &mut |bytes| {
+        if let Some(out) = &mut out {
+            out.write(bytes);
+        }
+    });
     let written = match out {
         Some(out) => out.finish(),
         None => Ok(()),
@@ -75,7 +85,9 @@ pub fn run(config: &Redact) -> Result<Exit, Failure> {
     if config.output.is_some() && config.verbosity > Verbosity::Quiet {
         status::say(&report.summary());
         if reader.is_classic() {
-            status::say("classic pcap has no place to say that it is redacted: editcap makes pcapng of it\n");
+            status::say(
+                "classic pcap says only to tls2pcap that it is redacted: editcap makes pcapng of it\n",
+            );
         }
     }
     written?;
@@ -86,6 +98,49 @@ pub fn run(config: &Redact) -> Result<Exit, Failure> {
     match end {
         Ok(()) => Ok(exit),
         Err(error) => Err(bad_input(error)),
+    }
+}
+
+/// What became of a file.
+pub(crate) struct Outcome {
+    /// What was replaced: its kind, whether it was masked whole, how often.
+    pub(crate) kinds: Vec<(Kind, u64)>,
+    /// What is in the file.
+    pub(crate) seen: Seen,
+    /// It holds packets and nothing else.
+    pub(crate) is_classic: bool,
+    /// Why it was not read to its end.
+    pub(crate) damage: Option<String>,
+}
+
+/// Redacts a capture and remembers what is in it. Without `write`, it is a check.
+///
+/// # Errors
+/// If the input cannot be read at all, with its reason.
+pub(crate) fn observe(
+    input: impl Read + 'static,
+    engine: Engine,
+    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<Outcome, io::Error> {
+    let mut reader = Reader::new(input).map_err(|error| io::Error::other(error.to_string()))?;
+    let mark = engine.rules().mark();
+    let mut tracker = Tracker::new(engine, Report::new(false));
+    tracker.observe();
+    let mut failed = None;
+    let mut put = |bytes: &[u8]| {
+        if failed.is_none() {
+            failed = write(bytes).err();
+        }
+    };
+    let damage = rewrite(&mut reader, &mut tracker, &mark, &mut put).err().map(|error| error.to_string());
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(Outcome {
+            kinds: tracker.report().kinds(),
+            seen: tracker.take_seen(),
+            is_classic: reader.is_classic(),
+            damage,
+        }),
     }
 }
 
@@ -116,50 +171,13 @@ fn check(report: &mut Report, config: &Redact) -> Result<Exit, Failure> {
     Ok(Exit::Secrets)
 }
 
-fn rules(config: &Redact) -> Result<Rules, Failure> {
-    let key = match &config.key {
-        Some(path) => key(path)?,
-        None => {
-            let mut bytes = [0; 16];
-            let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-            random.map_err(|error| {
-                Failure::new(Exit::Io, format!("/dev/urandom: {error}"), "give a key with --key FILE")
-            })?;
-            Key(bytes)
-        }
-    };
-    config.rules.build(key).map_err(|error| {
-        Failure::new(Exit::Usage, format!("--pattern: {error}"), "write it as the crate regex does")
-    })
-}
-
-fn key(path: &Path) -> Result<Key, Failure> {
-    let bytes = std::fs::read(path).map_err(|error| {
-        Failure::new(Exit::Io, format!("--key {}: {error}", path.display()), "give a file that can be read")
-    })?;
-    if bytes.len() < KEY_MIN {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("--key {}: {} bytes are too few to be a key", path.display(), bytes.len()),
-            format!("make one: head -c 32 /dev/urandom >{}", path.display()),
-        ));
-    }
-    let hash = Sha256::digest(&bytes);
-    Ok(Key(hash.first_chunk().copied().unwrap_or_default()))
-}
-
 /// All of a file; the error is that of the input.
 fn rewrite(
     reader: &mut Reader,
     tracker: &mut Tracker,
     mark: &str,
-    mut out: Option<&mut Writer>,
+    write: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ReadError> {
-    let mut write = |bytes: &[u8]| {
-        if let Some(out) = &mut out {
-            out.write(bytes);
-        }
-    };
     let end = loop {
         let item = match reader.next() {
             Ok(Some(item)) => item,
@@ -167,6 +185,21 @@ fn rewrite(
             Err(error) => break Err(error),
         };
         let mut bytes = item.bytes;
+        if item.kind == SECTION {
+            let rules = tracker.engine().rules();
+            let is_met = match reader.is_classic() {
+                true => {
+                    let brand = bytes[BRAND].first_chunk().copied().unwrap_or_default();
+                    rules.are_met_by_brand(brand)
+                }
+                false => metadata::marks(&bytes, reader.is_big()).iter().any(|mark| rules.are_met_by(mark)),
+            };
+            if reader.is_classic() {
+                let brand = rules.brand();
+                bytes[BRAND].copy_from_slice(&brand);
+            }
+            tracker.recognise(is_met);
+        }
         let found = match reader.is_classic() {
             true => vec![],
             false => metadata::block(tracker.engine(), item.kind, &mut bytes, reader.is_big()),
@@ -174,16 +207,18 @@ fn rewrite(
         match item.packet {
             Some((at, link)) => {
                 let missing = !reader.is_classic() && metadata::says_missing(&bytes, at.end);
-                tracker.packet(bytes, at, link, missing, &found);
+                let can_say = (item.kind == PACKET && !reader.is_classic()).then_some(reader.is_big());
+                tracker.packet((bytes, at, link), (item.time, item.interface), missing, can_say, &found);
             }
             None => {
                 if item.kind == SECTION && !reader.is_classic() {
                     metadata::mark(&mut bytes, mark, reader.is_big());
                 }
-                tracker.block(bytes, &found);
+                let kind = (!reader.is_classic()).then_some((item.kind, reader.is_big()));
+                tracker.block(bytes, kind, &found);
             }
         }
-        tracker.ready(&mut write);
+        tracker.ready(write);
     };
     tracker.finish(write);
     end

@@ -54,6 +54,11 @@ impl Report {
         self.kinds.is_empty()
     }
 
+    /// How often each kind was found.
+    pub(super) fn kinds(&self) -> Vec<(Kind, u64)> {
+        self.kinds.iter().map(|(kind, n)| (*kind, *n)).collect()
+    }
+
     /// One line for each place, in order of packets.
     pub(super) fn places(&mut self) -> String {
         self.places.sort_unstable();

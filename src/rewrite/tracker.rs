@@ -3,12 +3,15 @@
 //! Packets leave in the order in which they came, so one waits until all its bytes are decided. What waits is bounded:
 //! then the connection of the first packet that waits is decided at once, by filling.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
+use super::container::PACKET;
 use super::lane::{Lane, Piece};
 use super::layers::{self, Checksum, End, Segment};
+use super::metadata;
 use super::report::Report;
+use super::seen::Seen;
 use crate::redact::{self, Conversation, Engine, Found, Kind, Side};
 
 /// Bytes of packets that wait.
@@ -36,6 +39,10 @@ struct Waiting {
     /// Of TCP, where it lies.
     payload: Range<usize>,
     changed: u64,
+    /// What was replaced in it.
+    kinds: BTreeSet<Kind>,
+    /// Of pcapng, a packet whose comments may say so; and the byte order.
+    can_say: Option<bool>,
 }
 
 impl Waiting {
@@ -64,6 +71,13 @@ impl Waiting {
             let old = u16::from_be_bytes([bytes[0], bytes[1]]);
             bytes.copy_from_slice(&layers::adjust(old, self.delta, sum.is_udp).to_be_bytes());
         }
+        if let Some(is_big) = self.can_say.filter(|_| self.changed > 0) {
+            let mut words: Vec<String> = self.kinds.iter().map(|kind| kind.word()).collect();
+            if words.is_empty() {
+                words.push("sent-again".into());
+            }
+            metadata::mark_packet(&mut self.bytes, &words.join(","), is_big);
+        }
         report.packet_done(self.number > 0, self.changed);
         self.bytes
     }
@@ -91,6 +105,9 @@ pub(super) struct Tracker {
     packets: u64,
     remembered: usize,
     report: Report,
+    recognises: bool,
+    /// For whoever wants to know what is in the file.
+    seen: Option<Seen>,
 }
 
 impl Tracker {
@@ -105,19 +122,44 @@ impl Tracker {
             packets: 0,
             remembered: 0,
             report,
+            recognises: false,
+            seen: None,
         }
+    }
+
+    /// From now on, remembers what is in the file.
+    pub(super) fn observe(&mut self) {
+        self.engine.observe();
+        self.seen = Some(Seen::default());
+    }
+
+    /// What was in the file.
+    pub(super) fn take_seen(&mut self) -> Seen {
+        self.seen.take().unwrap_or_default()
     }
 
     pub(super) fn engine(&mut self) -> &mut Engine {
         &mut self.engine
     }
 
+    /// Whether what comes was redacted before by rules that let no more stay.
+    pub(super) fn recognise(&mut self, recognises: bool) {
+        if self.recognises != recognises {
+            self.end_all();
+            self.recognises = recognises;
+            self.engine.recognise(recognises);
+        }
+    }
+
     pub(super) fn report(&mut self) -> &mut Report {
         &mut self.report
     }
 
-    /// A block that is no packet, and ready.
-    pub(super) fn block(&mut self, bytes: Vec<u8>, found: &[Found]) {
+    /// A block that is no packet, and ready. Of pcapng, its type and the byte order.
+    pub(super) fn block(&mut self, bytes: Vec<u8>, kind: Option<(u32, bool)>, found: &[Found]) {
+        if let (Some(seen), Some((kind, is_big))) = (&mut self.seen, kind) {
+            seen.block(kind, &bytes, is_big);
+        }
         for one in found {
             self.report.found(None, None, one.kind);
         }
@@ -135,25 +177,49 @@ impl Tracker {
             number,
             payload: 0..0,
             changed: 0,
+            kinds: BTreeSet::new(),
+            can_say: None,
         });
         self.first + self.queue.len() as u64 - 1
     }
 
-    /// A packet: its block, where it lies in it, its link type; `missing`: bytes are missing before it; `found`: what
-    /// was found in its options.
+    /// A packet: its block, where it lies in it, its link type; `missing`: bytes are missing before it; `can_say`: it may have
+    /// comments, in this byte order; `found`: what was found in its options.
     pub(super) fn packet(
         &mut self,
-        bytes: Vec<u8>,
-        at: Range<usize>,
-        link: u32,
+        (bytes, at, link): (Vec<u8>, Range<usize>, u32),
+        (time, interface): (u64, u32),
         missing: bool,
+        can_say: Option<bool>,
         found: &[Found],
     ) {
         self.packets += 1;
         let number = self.packets;
+        if let Some(seen) = &mut self.seen {
+            seen.packet(time, interface);
+        }
         for one in found {
             self.report.found(Some(number), None, one.kind);
         }
+        // Where it is queued nobody looks at its options any more.
+        let options = can_say.filter(|_| self.seen.is_some()).and_then(|is_big| {
+            let at = metadata::options_at(PACKET, &bytes, is_big)?;
+            let block = bytes.get(at..)?.to_vec();
+            (block.len() > 4).then_some((block, is_big))
+        });
+        self.content((bytes, at, link), missing, number);
+        if let (Some(seen), Some((block, is_big))) = (&mut self.seen, options) {
+            seen.options(&block, 0, is_big);
+        }
+        let number = self.first + self.queue.len() as u64 - 1;
+        if let Some(waiting) = self.waiting(number) {
+            waiting.can_say = can_say;
+            waiting.kinds.extend(found.iter().map(|one| one.kind));
+            waiting.changed += found.len() as u64;
+        }
+    }
+
+    fn content(&mut self, (bytes, at, link): (Vec<u8>, Range<usize>, u32), missing: bool, number: u64) {
         let packet = layers::packet(link, &bytes[at.clone()]);
         let shift = |sum: Checksum| Checksum { at: sum.at + at.start, from: sum.from + at.start, ..sum };
         match packet {
@@ -184,6 +250,7 @@ impl Tracker {
             let (checksum, delta) = (waiting.checksum.take(), waiting.delta);
             waiting.put(range.start, &zeros);
             (waiting.checksum, waiting.delta) = (checksum, delta);
+            waiting.kinds.insert(Kind::Padding);
             self.report.found(Some(number), None, Kind::Padding);
         }
     }
@@ -202,6 +269,7 @@ impl Tracker {
         let mut new = waiting.bytes[range.clone()].to_vec();
         if redact::fill_whole(&mut new).is_some() {
             waiting.put(range.start, &new);
+            waiting.kinds.insert(kind);
             self.report.found(Some(number), flow, kind);
         }
     }
@@ -232,6 +300,9 @@ impl Tracker {
         let packets = self.packets;
         let Some(flow) = self.flows.get_mut(&key) else { return };
         flow.last = packets;
+        if let Some(seen) = &mut self.seen {
+            seen.segment(flow.number, side, segment);
+        }
         let own = &mut flow.lanes[lane];
         let mut sequence = segment.sequence;
         if segment.syn {
@@ -341,6 +412,9 @@ impl Tracker {
             return;
         }
         lane.next = Some(to);
+        if let Some(seen) = &mut self.seen {
+            seen.hole(flow.number, len);
+        }
         let (mut out, mut found) = (Vec::new(), Vec::new());
         flow.conversation.hole(&mut self.engine, side, len, &mut out, &mut found);
         self.give(key, side, &out, &found);
@@ -410,6 +484,9 @@ impl Tracker {
     /// Puts what is decided into the packets that it is of.
     fn give(&mut self, key: Key, side: Side, out: &[u8], found: &[Found]) {
         let Some(flow) = self.flows.get_mut(&key) else { return };
+        if let Some(seen) = &mut self.seen {
+            seen.facts(flow.number, side, self.engine.take_facts());
+        }
         let lane = &mut flow.lanes[side as usize];
         let number = flow.number;
         let mut at = 0;
@@ -424,6 +501,7 @@ impl Tracker {
                 waiting.put(place, bytes);
                 waiting.undecided -= len;
                 while let Some(one) = found.next_if(|found| found.at < (at + len) as u64) {
+                    waiting.kinds.insert(one.kind);
                     self.report.found(Some(waiting.number), Some(number), one.kind);
                 }
             }
@@ -544,13 +622,17 @@ impl Tracker {
         }
     }
 
-    /// Nothing more comes.
-    pub(super) fn finish(&mut self, mut write: impl FnMut(&[u8])) {
+    fn end_all(&mut self) {
         let mut keys: Vec<(u64, Key)> = self.flows.iter().map(|(key, flow)| (flow.number, *key)).collect();
         keys.sort_unstable();
         for (_, key) in keys {
             self.end_flow(&key);
         }
+    }
+
+    /// Nothing more comes.
+    pub(super) fn finish(&mut self, mut write: impl FnMut(&[u8])) {
+        self.end_all();
         self.ready(&mut write);
         while !self.queue.is_empty() {
             self.abandon();

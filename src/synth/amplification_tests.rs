@@ -62,6 +62,7 @@ fn zeros_for_missing_bytes_are_bounded_in_all() {
         len: 4 << 20,
         bytes: Bytes::from(vec![0; 4 << 20]),
         missing: None,
+        redacted: vec![],
     });
     let story = [data(Side::Client, 0, b"no known"), data(Side::Server, 0, b"x"), much];
     let begin = 1 + (4 << 20);

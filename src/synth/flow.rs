@@ -371,6 +371,11 @@ impl Flow {
             let comment = self.comment().with("after_fin", 1);
             self.note(comment, stats);
         }
+        if !payload.redacted.is_empty() {
+            let kinds: Vec<String> = payload.redacted.iter().map(|kind| kind.replace(' ', "-")).collect();
+            let comment = self.comment().with("redacted", kinds.join(","));
+            self.note(comment, stats);
+        }
         let missing = len - bytes.len() as u64;
         let dropped = matches!(payload.missing, Some(Missing::RingFull | Missing::WriterBehind));
         let stretch = Stretch {

@@ -54,12 +54,22 @@ pub(super) fn data(from: Side, offset: u64, bytes: &[u8]) -> Body {
         len: bytes.len() as u64,
         bytes,
         missing: None,
+        redacted: vec![],
     })
 }
 
 pub(super) fn hole(from: Side, offset: u64, len: u64) -> Body {
     let missing = Some(Missing::RingFull);
-    Body::Payload(Payload { from, process: process(), tid: 12, offset, bytes: Bytes::new(), len, missing })
+    Body::Payload(Payload {
+        from,
+        process: process(),
+        tid: 12,
+        offset,
+        bytes: Bytes::new(),
+        len,
+        missing,
+        redacted: vec![],
+    })
 }
 
 /// A packet, taken apart.
@@ -347,6 +357,7 @@ fn missing_bytes_keep_their_place_and_say_why() {
         bytes: Bytes::from_static(b"250 a mail server\n"),
         len: 100_000,
         missing: Some(Missing::Limit),
+        redacted: vec![],
     };
     run.step(1, Body::Payload(cut));
     assert_eq!((run.log.0[4].payload.len(), run.log.0[4].original), (18, 65_495));
@@ -389,6 +400,7 @@ fn what_was_cut_short_is_recognised_and_put_where_it_is_decoded() {
             bytes: Bytes::from_static(bytes),
             len: 500,
             missing: Some(Missing::Snaplen),
+            redacted: vec![],
         };
         run.step(1, Body::Payload(cut));
         run.step(1, data(Side::Server, 0, b"?"));
@@ -549,6 +561,7 @@ impl Random {
                     len: bytes.len() as u64 + missing,
                     bytes: bytes.into(),
                     missing: None,
+                    redacted: vec![],
                 })
             }
         }

@@ -171,6 +171,8 @@ pub struct Payload {
     pub len: u64,
     /// Why `bytes` is shorter than `len`.
     pub missing: Option<Missing>,
+    /// Names of the kinds of what was replaced in `bytes`; empty where nothing is redacted.
+    pub redacted: Vec<&'static str>,
 }
 
 /// See [`Segment`].

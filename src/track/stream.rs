@@ -243,7 +243,16 @@ impl Stream {
         let body = match item {
             Item::Bytes { direction, caller, tid, offset, bytes, len, missing } => {
                 let process = caller.map_or_else(|| Arc::clone(process), |key| about.processes.get(key));
-                Body::Payload(Payload { from: side(direction), process, tid, offset, bytes, len, missing })
+                Body::Payload(Payload {
+                    from: side(direction),
+                    process,
+                    tid,
+                    offset,
+                    bytes,
+                    len,
+                    missing,
+                    redacted: Vec::new(),
+                })
             }
             Item::Skip { direction, reason } => Body::Skip { from: side(direction), reason },
             Item::Peer(process) => Body::Peer(process),

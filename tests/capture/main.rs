@@ -34,6 +34,7 @@ mod nss;
 mod open;
 mod order;
 mod protocols;
+mod redacted;
 mod remote;
 mod rewritten;
 mod rights;

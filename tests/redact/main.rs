@@ -8,6 +8,7 @@ mod files;
 #[path = "../capture/support/gate.rs"]
 mod gate;
 mod metadata;
+mod report;
 mod secrets;
 mod streams;
 
@@ -85,7 +86,15 @@ fn tree(pdml: &str) -> Vec<String> {
         let begin = line.find(&format!(" {name}=\""))? + name.len() + 3;
         Some(line[begin..].split('"').next().unwrap_or_default().to_owned())
     };
+    // Comments say what was replaced; there are none of that before.
+    let mut in_comment = false;
     pdml.lines()
+        .filter(|line| {
+            in_comment |= line.contains("<proto name=\"pkt_comment\"");
+            let is_comment = in_comment;
+            in_comment &= !line.contains("</proto>");
+            !is_comment
+        })
         .filter_map(|line| {
             let name = attribute(line, "name")?;
             // What a value decodes to, and how it is spelled, are values.

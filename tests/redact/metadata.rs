@@ -65,8 +65,12 @@ fn comments_names_and_blocks() {
         let output = place.redact(&input, &[]);
         let bytes = std::fs::read(&output).unwrap();
         assert_hidden(&bytes, "the file");
-        let mark = format!("tls2pcap=1 redacted={} level=secrets", env!("CARGO_PKG_VERSION"));
-        assert_eq!(bytes.len(), blocks.len() + 4 + mark.len().next_multiple_of(4));
+        let mark = format!("tls2pcap=1 redacted={} level=secrets redact_format=1", env!("CARGO_PKG_VERSION"));
+        // Two packets have a comment more: with options before, and without.
+        let said = ["named-value", "cookie,named-value"].map(|kind| format!("tls2pcap=1 redacted={kind}"));
+        let comments: usize = said.iter().map(|said| 4 + said.len().next_multiple_of(4)).sum();
+        assert!(said.iter().all(|said| memchr::memmem::find(&bytes, said.as_bytes()).is_some()));
+        assert_eq!(bytes.len(), blocks.len() + 4 + mark.len().next_multiple_of(4) + comments);
         for kept in [
             mark.as_bytes(),
             b"-- curl -u ",

@@ -113,6 +113,42 @@ fn at_every_packet_border() {
     super::assert_hidden(&std::fs::read(output).unwrap(), "the file");
 }
 
+/// Replacements are made of few letters. A secret made of the same must not be taken for one.
+#[test]
+fn no_secret_stays_because_of_its_letters() {
+    let place = Place::new();
+    let secrets = ["4111 1111 1111 1111", "acdfqxDFXZ1247", "1247", "qqqq", "7"];
+    let mut capture = Capture::new(Link::Ethernet);
+    for (i, secret) in secrets.iter().enumerate() {
+        let mut talk = Talk::open(&mut capture, 6000 + i as u16);
+        let head = format!("Cookie: sid={secret}\r\nX-Api-Key: {secret}\r\n");
+        let body = format!("{{\"password\":\"{secret}\",\"note\":\"card 4111 1111 1111 1111\"}}");
+        talk.say(End::Client, &request("POST /a", &head, "application/json", body.as_bytes()), 1460);
+        talk.say(End::Server, &answer("", "application/json", b"{}"), 1460);
+        talk.close();
+    }
+    for (name, bytes) in [("in.pcapng", capture.pcapng(false)), ("in.pcap", capture.pcap())] {
+        let input = place.write(name, &bytes);
+        let output = std::fs::read(place.redact(&input, &[])).unwrap();
+        for secret in secrets {
+            for (before, after) in
+                [("sid=", "\r"), ("X-Api-Key: ", "\r"), ("password\":\"", "\""), ("card ", "\"")]
+            {
+                let secret = if before == "card " { "4111 1111 1111 1111" } else { secret };
+                let shown = format!("{before}{secret}{after}");
+                assert!(memchr::memmem::find(&bytes, shown.as_bytes()).is_some());
+                assert!(memchr::memmem::find(&output, shown.as_bytes()).is_none(), "{name} shows {shown}");
+            }
+        }
+        // With rules that it was not made by, nothing in it counts as a replacement.
+        let check = tls2pcap(
+            &["redact", "--check", text(&place.path(&name.replace("in", "once")))],
+            &["--field", "note"],
+        );
+        assert_eq!(check.status.code(), Some(7), "{name}");
+    }
+}
+
 #[test]
 fn a_check_finds_each_before() {
     let place = Place::new();

@@ -145,7 +145,8 @@ impl Capture {
         let bytes = Bytes::copy_from_slice(bytes);
         let missing = ((bytes.len() as u64) < len).then_some(Missing::RingFull);
         let process = process(1000 + id as u32);
-        let payload = Payload { from, process, tid: 12, offset: *offset, bytes, len, missing };
+        let payload =
+            Payload { from, process, tid: 12, offset: *offset, bytes, len, missing, redacted: vec![] };
         *offset += len;
         self.step(id, Body::Payload(payload));
     }

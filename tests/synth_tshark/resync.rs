@@ -111,7 +111,8 @@ impl Sent {
                 let missing = (len > bytes.len() as u64).then_some(Missing::RingFull);
                 if len > 0 {
                     let process = process(1001);
-                    let payload = Payload { from, process, tid: 1, offset, bytes, len, missing };
+                    let payload =
+                        Payload { from, process, tid: 1, offset, bytes, len, missing, redacted: vec![] };
                     segments.push((unit, Body::Payload(payload)));
                 }
                 // A hole of unknown length counts once, at its end.
