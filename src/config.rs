@@ -4,8 +4,13 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::redact::RulesBuilder;
+
+mod files;
+
+pub use files::{DiskFull, Files, Names};
 
 /// One run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +34,10 @@ pub enum Config {
 pub struct Capture {
     /// Where packets go; `None`: they are only served.
     pub output: Option<Output>,
+    /// Into how many files packets go, and how many of them.
+    pub files: Files,
+    /// The capture ends after this time.
+    pub duration: Option<Duration>,
     /// Whom to capture.
     pub targets: Targets,
     /// More libraries to probe.
@@ -78,6 +87,8 @@ pub struct Replay {
     pub input: PathBuf,
     /// Where packets go.
     pub output: Output,
+    /// Into how many files, and how many of them.
+    pub files: Files,
     /// How server ports are written.
     pub ports: Ports,
     /// What the plaintext stands in.

@@ -326,6 +326,7 @@ impl<W: Write> Pipeline<W> {
             lost,
             notes,
             cut_short: None,
+            files: None,
         }
     }
 }

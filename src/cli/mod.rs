@@ -1,15 +1,19 @@
 //! The command line: arguments to [`Config`].
 
+mod files;
 mod targets;
+mod tips;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use self::files::FileOptions;
 use crate::config::{self, Capture, Config, Follow, Output, Redact, Replay, Verbosity};
 use crate::extcap;
 use crate::failure::{Exit, Failure};
@@ -86,7 +90,7 @@ struct Arguments {
     ///
     /// On standard output stands nothing but the capture: a command that is run then writes its
     /// own output to standard error.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, visible_short_alias = 'w', alias = "write", value_name = "FILE")]
     output: Option<PathBuf>,
 
     /// Capture this process, and children that it has from then on; may be given several times
@@ -203,6 +207,10 @@ struct Arguments {
     #[arg(short = 'U', long)]
     packet_buffered: bool,
 
+    /// End after this time: seconds, or with a unit, as 1.5s, 10m, 2h
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = files::duration)]
+    duration: Option<Duration>,
+
     /// Say what is found and what is not, and why
     #[arg(short, long)]
     verbose: bool,
@@ -216,6 +224,9 @@ struct Arguments {
     /// Under sudo it runs as the user who called sudo.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+
+    #[command(flatten)]
+    files: FileOptions,
 }
 
 #[derive(Subcommand)]
@@ -227,8 +238,11 @@ enum Sub {
         input: PathBuf,
 
         /// Capture file to write; `-` is standard output
-        #[arg(short, long, value_name = "FILE")]
+        #[arg(short, long, visible_short_alias = 'w', alias = "write", value_name = "FILE")]
         output: PathBuf,
+
+        #[command(flatten)]
+        files: FileOptions,
 
         /// How server ports are written
         #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
@@ -533,6 +547,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
         Some(Sub::Replay {
             input,
             output,
+            files,
             ports,
             framing,
             link,
@@ -541,7 +556,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
             comments,
             quiet,
         }) => {
-            let replay = replay(input, output, ports, fail_on_loss, quiet)?;
+            let replay = replay(input, output, files, ports, fail_on_loss, quiet)?;
             let (framing, link, comments) = (framing.into(), link.into(), comments.into());
             Ok(Config::Replay(Replay { framing, link, process_blocks, comments, ..replay }))
         }
@@ -608,6 +623,12 @@ fn refusal(error: clap::Error) -> Stop {
             };
             usage(format!("'{word}' is not expected here"), cure).into()
         }
+        Some(ContextValue::String(option)) if error.kind() == ErrorKind::UnknownArgument => {
+            match tips::ours_for(option) {
+                Some(tip) => usage(format!("there is no option {option}"), tip).into(),
+                None => Stop(Reason::Clap(error)),
+            }
+        }
         _ => Stop(Reason::Clap(error)),
     }
 }
@@ -615,6 +636,7 @@ fn refusal(error: clap::Error) -> Stop {
 fn replay(
     input: PathBuf,
     output: PathBuf,
+    files: FileOptions,
     ports: Ports,
     fail_on_loss: bool,
     quiet: bool,
@@ -622,9 +644,15 @@ fn replay(
     if input == output {
         return Err(usage("the recording would be overwritten by the capture file", "give -o another name"));
     }
+    let output = output_of(output)?;
+    let (files, duration) = files.checked(Some(&output), None)?;
+    if duration.is_some() {
+        return Err(usage("a recording is replayed whole, without -a duration:", "give -c or --max-bytes"));
+    }
     Ok(Replay {
         input,
-        output: output_of(output)?,
+        output,
+        files,
         ports: ports.into(),
         framing: config::Framing::Plain,
         link: config::Link::default(),
@@ -667,9 +695,13 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
         (_, true) => Follow::Nobody,
         _ => Follow::New,
     };
+    let output = args.output.map(output_of).transpose()?;
+    let (files, duration) = args.files.checked(output.as_ref(), args.duration)?;
     Ok(Capture {
         targets: targets::targets(args.pids, follow, &args.users, args.all, args.command)?,
-        output: args.output.map(output_of).transpose()?,
+        output,
+        files,
+        duration,
         serve: args.pcap_over_ip,
         comments: args.comments.into(),
         for_wireshark: false,

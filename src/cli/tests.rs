@@ -15,6 +15,8 @@ fn capture_of(line: &str) -> Capture {
 #[test]
 fn the_plainest_capture() {
     let expected = Capture {
+        files: config::Files::default(),
+        duration: None,
         output: Some(Output::File("x.pcapng".into())),
         targets: Targets::Everything,
         libraries: vec![],
@@ -43,6 +45,8 @@ fn the_plainest_capture() {
 #[test]
 fn every_option_arrives() {
     let expected = Capture {
+        files: config::Files::default(),
+        duration: None,
         output: Some(Output::Stdout),
         targets: Targets::Pids { pids: vec![7, 9], follow: Follow::Tree },
         libraries: vec!["/a".into(), "/b".into()],
@@ -119,6 +123,7 @@ fn more_users_than_the_kernel_side_has_room_for_are_refused() {
 #[test]
 fn replay() {
     let expected = Replay {
+        files: config::Files::default(),
         input: "r".into(),
         output: Output::File("x".into()),
         ports: config::Ports::Keep,
@@ -258,4 +263,51 @@ fn names_that_promise_another_format_are_refused() {
     {
         parse_line(line).unwrap();
     }
+}
+
+#[test]
+fn files_as_tcpdump_and_dumpcap_have_them() {
+    let files = |line: &str| match parse(line.split(' ').map(Into::into)) {
+        Ok(Config::Capture(capture)) => Ok((capture.files, capture.duration)),
+        Ok(_) => panic!("{line}"),
+        Err(Stop(Reason::Failure(failure))) => Err(failure.to_string()),
+        Err(other) => panic!("{line}: {other:?}"),
+    };
+    let none = config::Files::default;
+    let ok = |line: &str| files(&format!("tls2pcap -w a.pcapng --all {line}")).unwrap();
+    let ring = config::Files { bytes: Some(10_000_000), keep: Some(5), ..none() };
+    assert_eq!(ok("-C 10 -W 5"), (ring, None));
+    assert_eq!(ok("-C 2m").0.bytes, Some(2 << 20));
+    let hours =
+        config::Files { seconds: Some(3600), files_max: Some(24), then: Some("gzip".into()), ..none() };
+    assert_eq!(ok("-G 3600 -W 24 -z gzip"), (hours, None));
+    let dumpcap = config::Files {
+        bytes: Some(1_000_000),
+        keep: Some(3),
+        packets_max: Some(9),
+        names: config::Names::TimeNumber,
+        ..none()
+    };
+    let minute = Some(std::time::Duration::from_secs(60));
+    let line = "-b nametimenum:2 -b filesize:1000 -b files:3 -a duration:60 -a packets:9";
+    assert_eq!(ok(line), (dumpcap, minute));
+    assert_eq!(ok("--duration 1.5m").1, Some(std::time::Duration::from_secs(90)));
+    for (line, word) in [
+        ("-W 5", "-C or -G"),
+        ("-C 1 -G 1 -W 5", "-b filesize"),
+        ("-C 1 -b packets:5", "-b and -C"),
+        ("-b files:3", "when a file ends"),
+        ("-b colour:3", "filesize"),
+        ("-a duration:-1", "time above 0"),
+        ("-b packets:0", "above 0"),
+        ("--disk-full drop-oldest", "several files"),
+        ("-i eth0", "programs are captured"),
+        ("-nn", "leave it out"),
+        ("-Y http", "tshark"),
+    ] {
+        let told = files(&format!("tls2pcap -w a.pcapng --all {line}")).unwrap_err();
+        assert!(told.contains(word), "{line}: {told}");
+    }
+    let told = files("tls2pcap -w - --all -C 1").unwrap_err();
+    assert!(told.contains("several files need a name"), "{told}");
 }
