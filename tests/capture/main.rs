@@ -36,6 +36,7 @@ mod protocols;
 mod remote;
 mod rewritten;
 mod rights;
+mod rotation;
 mod rustls;
 mod shared;
 mod shares;
