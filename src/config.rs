@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::redact::RulesBuilder;
+use crate::synth::Selection;
 
 mod files;
 
@@ -25,6 +26,8 @@ pub enum Config {
     Companion(Companion),
     /// Say what can be captured.
     Doctor(Doctor),
+    /// Say what a filter became: this text.
+    Explain(String),
     /// Tell Wireshark of the interface that this program is.
     Extcap(Query),
 }
@@ -36,6 +39,8 @@ pub struct Capture {
     pub output: Option<Output>,
     /// Into how many files packets go, and how many of them.
     pub files: Files,
+    /// Which connections, and how much of each.
+    pub selection: Selection,
     /// The capture ends after this time.
     pub duration: Option<Duration>,
     /// Whom to capture.
@@ -87,6 +92,8 @@ pub struct Replay {
     pub input: PathBuf,
     /// Where packets go.
     pub output: Output,
+    /// Which connections, and how much of each.
+    pub selection: Selection,
     /// Into how many files, and how many of them.
     pub files: Files,
     /// How server ports are written.

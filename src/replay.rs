@@ -65,6 +65,7 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
         .with_comments(config.comments)
+        .with_selection(config.selection.clone())
         .gathering(format.is_compressed());
     let (mut numbers, damage, failed) = match play(&mut player, &mut pipeline) {
         Ok(damage) => {

@@ -257,6 +257,12 @@ pub enum Note {
     Snaplen(u64),
     /// So many calls were on QUIC or DTLS handles.
     NotTcp(u64),
+    /// So many connections were left out by the filter.
+    LeftByFilter(u64),
+    /// For so many connections it was not known whether the filter holds.
+    Undecided(u64),
+    /// So many connections were left out by the sample.
+    LeftBySample(u64),
     /// So many connections are written on made-up addresses.
     MadeUp(u64),
     /// So many calls used more than one TCP socket.
@@ -288,6 +294,29 @@ impl Note {
             Note::MadeUp(n) => {
                 (n, format!("{} on made-up addresses, tuple=none", count(n, "connection", "connections")))
             }
+            Note::LeftByFilter(n) => (
+                n,
+                format!(
+                    "{} left out by the filter, as asked; the numbers above include them",
+                    count(n, "connection", "connections")
+                ),
+            ),
+            Note::Undecided(n) => {
+                let what = count(n, "connection", "connections");
+                (
+                    n,
+                    format!(
+                        "{what} of which not all is known that the filter asks for (filter=unknown, or left out with --unknown leave)"
+                    ),
+                )
+            }
+            Note::LeftBySample(n) => (
+                n,
+                format!(
+                    "{} left out by --sample, as asked; the numbers above include them",
+                    count(n, "connection", "connections")
+                ),
+            ),
             Note::Conflict(n) => {
                 let calls = count(n, "call", "calls");
                 (n, format!("{calls} used several TCP sockets, so that none was taken for the connection's"))

@@ -145,6 +145,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
         .with_comments(config.comments)
+        .with_selection(config.selection.clone())
         .gathering(gathering);
     if config.packet_buffered {
         pipeline = pipeline.unbuffered();

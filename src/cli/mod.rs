@@ -1,6 +1,7 @@
 //! The command line: arguments to [`Config`].
 
 mod files;
+mod selection;
 mod targets;
 mod tips;
 
@@ -14,6 +15,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use self::files::FileOptions;
+use self::selection::SelectionOptions;
 use crate::config::{self, Capture, Config, Follow, Output, Redact, Replay, Verbosity};
 use crate::extcap;
 use crate::failure::{Exit, Failure};
@@ -219,11 +221,26 @@ struct Arguments {
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
 
+    /// Only connections for which this holds, in the words of tcpdump and more (docs/filter.md)
+    ///
+    /// host, net, port, portrange with src (client) and dst (server), tcp, ip, ip6; pid, comm, exe, uid, user,
+    /// container, netns, sni, alpn, library, role, proto; and, or, not, parentheses. As in: port 443 and not comm curl.
+    /// Each connection is decided once, before its first byte is written.
+    #[arg(value_name = "EXPRESSION")]
+    expression: Vec<String>,
+
     /// Command to run and capture, with its children
     ///
     /// Under sudo it runs as the user who called sudo.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+
+    /// Show what the expression became and where each part is decided, and capture nothing
+    #[arg(short = 'd', long = "explain")]
+    explain: bool,
+
+    #[command(flatten)]
+    selection: SelectionOptions,
 
     #[command(flatten)]
     files: FileOptions,
@@ -237,12 +254,19 @@ enum Sub {
         #[arg(value_name = "RECORDING")]
         input: PathBuf,
 
+        /// Only connections for which this holds (docs/filter.md)
+        #[arg(value_name = "EXPRESSION")]
+        expression: Vec<String>,
+
+        #[command(flatten)]
+        selection: Box<SelectionOptions>,
+
         /// Capture file to write; `-` is standard output
         #[arg(short, long, visible_short_alias = 'w', alias = "write", value_name = "FILE")]
         output: PathBuf,
 
         #[command(flatten)]
-        files: FileOptions,
+        files: Box<FileOptions>,
 
         /// How server ports are written
         #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
@@ -540,12 +564,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
     }
     let dashes = args.iter().any(|arg| arg == "--");
     let parsed = Arguments::command()
-        .try_get_matches_from(args)
+        .try_get_matches_from(&args)
         .and_then(|matches| Arguments::from_arg_matches(&matches))
-        .map_err(refusal)?;
+        .map_err(|error| stray_word(&args, &error).map_or_else(|| refusal(error), Stop::from))?;
     match parsed.sub {
         Some(Sub::Replay {
             input,
+            expression,
+            selection,
             output,
             files,
             ports,
@@ -556,9 +582,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
             comments,
             quiet,
         }) => {
-            let replay = replay(input, output, files, ports, fail_on_loss, quiet)?;
+            let replay = replay(input, output, *files, ports, fail_on_loss, quiet)?;
             let (framing, link, comments) = (framing.into(), link.into(), comments.into());
-            Ok(Config::Replay(Replay { framing, link, process_blocks, comments, ..replay }))
+            let selection = selection.checked(&expression)?;
+            Ok(Config::Replay(Replay { selection, framing, link, process_blocks, comments, ..replay }))
         }
         Some(Sub::Redact {
             input,
@@ -589,6 +616,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
             pids.dedup();
             Ok(Config::Doctor(config::Doctor { pids, json }))
         }
+        None if parsed.explain => {
+            let selection = parsed.selection.checked(&parsed.expression)?;
+            let filter = selection.filter.ok_or_else(|| {
+                usage("there is no expression to explain", "say one: tls2pcap -d port 443 and not comm curl")
+            })?;
+            Ok(Config::Explain(filter.explained()))
+        }
         None => Ok(Config::Capture(capture(parsed, dashes)?)),
     }
 }
@@ -610,19 +644,20 @@ fn for_wireshark(args: &[OsString]) -> Result<Config, Stop> {
     }
 }
 
-/// A command without `--` before it is the likeliest mistake, and clap has no word for it.
+/// A word that is none of a filter, if the command line has one: what clap says of what follows it would not help.
+fn stray_word(args: &[OsString], error: &clap::Error) -> Option<Failure> {
+    // Help is no error.
+    if !error.use_stderr() {
+        return None;
+    }
+    let matches = Arguments::command().ignore_errors(true).try_get_matches_from(args).ok()?;
+    let word = matches.get_many::<String>("expression")?.next()?;
+    selection::is_stray(word)
+}
+
+/// What clap has no good words for.
 fn refusal(error: clap::Error) -> Stop {
     match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(word))
-            if error.kind() == ErrorKind::UnknownArgument && !word.starts_with('-') =>
-        {
-            let cure = match word.as_str() {
-                "redact" => "say redact first: tls2pcap redact CAPTURE -o FILE".to_owned(),
-                "replay" => "say replay first: tls2pcap replay RECORDING -o FILE".to_owned(),
-                _ => format!("to run a command, put -- before it: tls2pcap -o FILE -- {word} …"),
-            };
-            usage(format!("'{word}' is not expected here"), cure).into()
-        }
         Some(ContextValue::String(option)) if error.kind() == ErrorKind::UnknownArgument => {
             match tips::ours_for(option) {
                 Some(tip) => usage(format!("there is no option {option}"), tip).into(),
@@ -653,6 +688,7 @@ fn replay(
         input,
         output,
         files,
+        selection: Default::default(),
         ports: ports.into(),
         framing: config::Framing::Plain,
         link: config::Link::default(),
@@ -664,6 +700,7 @@ fn replay(
 }
 
 fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
+    let selection = args.selection.checked(&args.expression)?;
     if dashes && args.command.is_empty() {
         return Err(usage(
             "no command follows --",
@@ -698,7 +735,8 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
     let output = args.output.map(output_of).transpose()?;
     let (files, duration) = args.files.checked(output.as_ref(), args.duration)?;
     Ok(Capture {
-        targets: targets::targets(args.pids, follow, &args.users, args.all, args.command)?,
+        selection: selection.clone(),
+        targets: targets::targets(args.pids, follow, &args.users, args.all, args.command, &selection)?,
         output,
         files,
         duration,

@@ -16,6 +16,7 @@ fn capture_of(line: &str) -> Capture {
 fn the_plainest_capture() {
     let expected = Capture {
         files: config::Files::default(),
+        selection: Default::default(),
         duration: None,
         output: Some(Output::File("x.pcapng".into())),
         targets: Targets::Everything,
@@ -46,6 +47,7 @@ fn the_plainest_capture() {
 fn every_option_arrives() {
     let expected = Capture {
         files: config::Files::default(),
+        selection: Default::default(),
         duration: None,
         output: Some(Output::Stdout),
         targets: Targets::Pids { pids: vec![7, 9], follow: Follow::Tree },
@@ -124,6 +126,7 @@ fn more_users_than_the_kernel_side_has_room_for_are_refused() {
 fn replay() {
     let expected = Replay {
         files: config::Files::default(),
+        selection: Default::default(),
         input: "r".into(),
         output: Output::File("x".into()),
         ports: config::Ports::Keep,
@@ -310,4 +313,44 @@ fn files_as_tcpdump_and_dumpcap_have_them() {
     }
     let told = files("tls2pcap -w - --all -C 1").unwrap_err();
     assert!(told.contains("several files need a name"), "{told}");
+}
+
+#[test]
+fn an_expression_chooses_and_says_whom_to_capture() {
+    let targets = |line: &str| match parse(line.split(' ').map(Into::into)) {
+        Ok(Config::Capture(capture)) => capture.targets,
+        other => panic!("{line}: {other:?}"),
+    };
+    let only = |pids: &[u32]| Targets::Pids { pids: pids.into(), follow: Follow::Nobody };
+    assert_eq!(targets("tls2pcap -o x pid 7 and port 443"), only(&[7]));
+    assert_eq!(targets("tls2pcap -o x --all pid 7 or pid 9"), only(&[7, 9]));
+    assert_eq!(targets("tls2pcap -o x user root and port 443"), Targets::Users(vec![0]));
+    assert_eq!(targets("tls2pcap -o x --all not pid 7"), Targets::Everything);
+    assert_eq!(
+        targets("tls2pcap -o x port 443 -- curl x"),
+        Targets::Command(vec!["curl".into(), "x".into()])
+    );
+    let refused = |line: &str| match parse(line.split(' ').map(Into::into)) {
+        Err(Stop(Reason::Failure(failure))) => failure.to_string(),
+        other => panic!("{line}: {other:?}"),
+    };
+    assert!(refused("tls2pcap -o x port 443").contains("nothing says whom to capture"));
+    assert!(refused("tls2pcap -o x --all tcp port htps").contains("\n           ^^^^"));
+    assert!(refused("tls2pcap -o x --all --port htps").contains("--port"));
+    assert!(refused("tls2pcap -d").contains("no expression"));
+    let capture = capture_of(
+        "-o x --all --comm a --comm b --port 443 not role server --head 1K --sample 10 --no-reads",
+    );
+    let selection = capture.selection;
+    assert_eq!(
+        selection.filter.unwrap().text(),
+        "(not role server) and (port \"443\") and (comm \"a\" or comm \"b\")"
+    );
+    assert_eq!((selection.head, selection.sample, selection.no_reads), (Some(1024), Some(10), true));
+    let Ok(Config::Explain(text)) =
+        parse_line("tls2pcap -d pid 7 and port 443".trim_start_matches("tls2pcap "))
+    else {
+        panic!()
+    };
+    assert!(text.contains("kernel") && text.contains("user space"), "{text}");
 }

@@ -71,7 +71,6 @@ const TIPS: &[(&[&str], &str)] = &[
         "write to standard output and let tshark show it: tls2pcap -o - … | tshark -r - -x",
     ),
     // sslsniff.
-    (&["--comm"], "say -p PID, or -p $(pgrep NAME) for a program by its name"),
     (
         &["--no-openssl", "--no-gnutls", "--no-nss"],
         "leave it out: only libraries that a program calls are captured",

@@ -34,6 +34,7 @@
 //! | `written_alpn` | the protocol name in made-up TLS, where none was learnt |
 //! | `proto` | what the bytes were recognised as; decides `written_server` |
 //! | `start` | when the handle was first seen: seconds since 1970 with nine decimals |
+//! | `filter` | `unknown`: not all is known of the connection that the filter asks for, and it was kept |
 //! | `from_start` | 1: seen from its first byte; 0: joined in progress |
 //! | `caller_pid` `caller_comm` `caller_exe` | the process whose calls are written from this packet on, where several use the connection; each packet's interface names it too |
 //! | `peer_pid` `peer_comm` `peer_exe` | the process at the other end, if that is captured too |

@@ -2,7 +2,7 @@
 //!
 //! [`Files`] takes the blocks of one long pcapng file, as [`super::PcapngWriter`] writes them, and deals them out. Each
 //! file has the section header, and the interfaces of the processes with packets in it. What a connection needs that
-//! goes on from an earlier file is made up by [`resume`]. Every packet is in exactly one file.
+//! goes on from an earlier file is made up by `resume`. Every packet is in exactly one file.
 
 mod after;
 mod block;
