@@ -38,6 +38,7 @@ mod rewritten;
 mod rights;
 mod rotation;
 mod rustls;
+mod selecting;
 mod shared;
 mod shares;
 mod signals;
