@@ -152,6 +152,12 @@ impl FileOptions {
                 "give -C, -G or -b with it, or leave it out",
             ));
         }
+        if output.is_none() && files != Files::default() {
+            return Err(usage(
+                "-c, --max-bytes and -a count what is written to a file or pipe",
+                "say -o too, or --duration",
+            ));
+        }
         Ok((files, duration))
     }
 }

@@ -311,6 +311,8 @@ fn files_as_tcpdump_and_dumpcap_have_them() {
         let told = files(&format!("tls2pcap -w a.pcapng --all {line}")).unwrap_err();
         assert!(told.contains(word), "{line}: {told}");
     }
+    let told = files("tls2pcap --pcap-over-ip 5000 --all -c 5").unwrap_err();
+    assert!(told.contains("say -o too"), "{told}");
     let told = files("tls2pcap -w - --all -C 1").unwrap_err();
     assert!(told.contains("several files need a name"), "{told}");
 }
