@@ -4,8 +4,14 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::redact::RulesBuilder;
+use crate::synth::Selection;
+
+mod files;
+
+pub use files::{DiskFull, Files, Names};
 
 /// One run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +28,8 @@ pub enum Config {
     Companion(Companion),
     /// Say what can be captured.
     Doctor(Doctor),
+    /// Say what a filter became: this text.
+    Explain(String),
     /// Tell Wireshark of the interface that this program is.
     Extcap(Query),
 }
@@ -31,6 +39,12 @@ pub enum Config {
 pub struct Capture {
     /// Where packets go; `None`: they are only served.
     pub output: Option<Output>,
+    /// Into how many files packets go, and how many of them.
+    pub files: Files,
+    /// Which connections, and how much of each.
+    pub selection: Selection,
+    /// The capture ends after this time.
+    pub duration: Option<Duration>,
     /// Whom to capture.
     pub targets: Targets,
     /// More libraries to probe.
@@ -86,6 +100,10 @@ pub struct Replay {
     pub output: Output,
     /// How to take secrets out; `None`: not at all.
     pub redact: Option<Redaction>,
+    /// Which connections, and how much of each.
+    pub selection: Selection,
+    /// Into how many files, and how many of them.
+    pub files: Files,
     /// How server ports are written.
     pub ports: Ports,
     /// What the plaintext stands in.

@@ -20,6 +20,7 @@ pub mod doctor;
 pub mod event;
 pub mod extcap;
 pub mod failure;
+pub mod filter;
 mod kept;
 pub mod launch;
 pub mod limits;

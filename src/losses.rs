@@ -186,6 +186,9 @@ impl Losses {
         let notes = vec![
             Note::Snaplen(count(Counter::SnaplenBytes)),
             Note::NotTcp(count(Counter::NotTcp)),
+            Note::LeftByFilter(stats.left_by_filter),
+            Note::Undecided(stats.undecided),
+            Note::LeftBySample(stats.left_by_sample),
             Note::MadeUp(stats.tuples_made_up),
             Note::Conflict(count(Counter::Conflict)),
             Note::MissedSocketRuns(count(Counter::MissedSocketRuns)),

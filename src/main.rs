@@ -32,6 +32,11 @@ fn run(config: Config) -> Result<Exit, Failure> {
         Config::Report(config) => bundle::run(&config),
         Config::Companion(task) => companion::run(task),
         Config::Doctor(config) => doctor::run(&config),
+        Config::Explain(text) => {
+            // Nobody is left to tell that standard output is closed.
+            let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+            Ok(Exit::Success)
+        }
         Config::Extcap(query) => extcap::answer(&query),
     }
 }

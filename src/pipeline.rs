@@ -13,7 +13,7 @@ use crate::redact::{Engine, Redactor};
 use crate::sink::pcapng::Counts;
 use crate::sink::{Header, Link, PcapngWriter};
 use crate::status::{Note, Numbers};
-use crate::synth::{Carrier, HOLD_TIME, HOLD_TIME_UNKNOWN, Ports, Synthesizer};
+use crate::synth::{Carrier, HOLD_TIME, HOLD_TIME_UNKNOWN, Ports, Selection, Synthesizer};
 use crate::track::segment::{Segment, WallTime};
 use crate::track::summary::Summary;
 use crate::track::{Limits, Tracker};
@@ -120,6 +120,12 @@ impl<W: Write> Pipeline<W> {
     /// See [`Synthesizer::with_carrier`].
     pub fn with_carrier(mut self, carrier: Carrier) -> Pipeline<W> {
         self.synthesizer = self.synthesizer.with_carrier(carrier);
+        self
+    }
+
+    /// See [`Synthesizer::with_selection`].
+    pub fn with_selection(mut self, selection: Selection) -> Pipeline<W> {
+        self.synthesizer = self.synthesizer.with_selection(selection);
         self
     }
 
@@ -365,6 +371,7 @@ impl<W: Write> Pipeline<W> {
             lost,
             notes,
             cut_short: None,
+            files: None,
         }
     }
 }

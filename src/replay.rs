@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-use crate::capture::{format, ports};
+use crate::capture::{format, ports, sink_of};
 use crate::config::{Output, Replay, Verbosity};
 use crate::event::recording::{Player, RecordingError};
 use crate::failure::{Exit, Failure};
@@ -49,24 +49,39 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
     let bad_output = |error: io::Error| Failure::of_output(&name, &error);
     let engine = config.redact.as_ref().map(rewrite::engine).transpose()?;
     let format = format(path, config.link);
-    let mut output = sink::Output::create(path, format).map_err(bad_output)?;
-    if output.is_same_as(&config.input) {
+    // The first of several files is named after its first packet.
+    let mut output = match config.files.rotates() {
+        true => None,
+        false => Some(sink::Output::create(path, format).map_err(bad_output)?),
+    };
+    if output.as_ref().is_some_and(|output| output.is_same_as(&config.input)) {
         let message = "the capture file would be appended to the recording";
         return Err(Failure::new(Exit::Usage, message, "send it to another file"));
     }
-    let kept = Kept::new(output.take_whereabouts(), None);
-    let mut pipeline = Pipeline::new(output, ports(config.ports), None)
+    let kept = Kept::new(output.as_mut().and_then(sink::Output::take_whereabouts), None);
+    let opened = output.map(|output| (output, path.to_owned()));
+    let (sink, files) = sink_of(&config.files, Some(path), opened, config.link, Some(&config.input));
+    let mut pipeline = Pipeline::new(sink::Fan { file: sink, server: None }, ports(config.ports), None)
         .with_process_blocks(config.process_blocks)
         .with_carrier(config.framing.into())
         .with_link(config.link.into())
         .with_comments(config.comments)
         .with_redaction(engine)
+        .with_selection(config.selection.clone())
         .gathering(format.is_compressed());
-    let (numbers, damage, failed) = match play(&mut player, &mut pipeline) {
+    let (mut numbers, damage, failed) = match play(&mut player, &mut pipeline) {
         Ok(damage) => {
-            let numbers = pipeline.finish().map_err(bad_output)?;
-            let cut_short = damage.as_ref().map(|_| Cut::Recording);
-            (Numbers { cut_short, ..numbers }, damage, None)
+            let numbers = pipeline.numbers();
+            let (numbers, is_enough) = match pipeline.finish() {
+                Ok(numbers) => (numbers, false),
+                Err(error) if sink::is_enough(&error) => (numbers, true),
+                Err(error) => return Err(bad_output(error)),
+            };
+            let cut = if is_enough { Some(Cut::Enough) } else { damage.as_ref().map(|_| Cut::Recording) };
+            (Numbers { cut_short: cut, ..numbers }, damage, None)
+        }
+        Err(error) if sink::is_enough(&error) => {
+            (Numbers { cut_short: Some(Cut::Enough), ..pipeline.give_up() }, None, None)
         }
         // Who has seen enough misses nothing.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -77,6 +92,7 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
             (Numbers { cut_short: Some(Cut::Output), ..pipeline.give_up() }, None, Some(bad_output(error)))
         }
     };
+    numbers.files = files.and_then(|told| told.lock().map(|told| told.clone()).ok());
     let file = (config.output != Output::Stdout).then_some(path);
     let kept = kept.summarise(&numbers, began.elapsed(), file, config.verbosity > Verbosity::Quiet);
     if let Some(failure) = failed {
@@ -88,7 +104,7 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
 }
 
 /// Plays all there is; gives what is wrong with the recording.
-fn play(player: &mut Player, pipeline: &mut Pipeline<sink::Output>) -> io::Result<Option<RecordingError>> {
+fn play(player: &mut Player, pipeline: &mut Pipeline<sink::Fan>) -> io::Result<Option<RecordingError>> {
     let damage = loop {
         match player.next_at() {
             Ok(Some(at)) => pipeline.record_within(player.records(), at)?,

@@ -31,6 +31,8 @@ pub struct Numbers {
     pub notes: Vec<Note>,
     /// Why there was more, of which nothing is known.
     pub cut_short: Option<Cut>,
+    /// What became of the files, if there may be several.
+    pub files: Option<sink::rotate::Told>,
 }
 
 /// What the numbers end with, before the end of the capture.
@@ -40,6 +42,8 @@ pub enum Cut {
     Recording,
     /// Whoever read the output closed it, having seen enough: no loss.
     Reader,
+    /// As much was written as was asked for: no loss.
+    Enough,
     /// Writing failed.
     Output,
     /// A second signal hastened the end.
@@ -253,6 +257,12 @@ pub enum Note {
     Snaplen(u64),
     /// So many calls were on QUIC or DTLS handles.
     NotTcp(u64),
+    /// So many connections were left out by the filter.
+    LeftByFilter(u64),
+    /// For so many connections it was not known whether the filter holds.
+    Undecided(u64),
+    /// So many connections were left out by the sample.
+    LeftBySample(u64),
     /// So many connections are written on made-up addresses.
     MadeUp(u64),
     /// So many calls used more than one TCP socket.
@@ -291,6 +301,29 @@ impl Note {
             Note::MadeUp(n) => {
                 (n, format!("{} on made-up addresses, tuple=none", count(n, "connection", "connections")))
             }
+            Note::LeftByFilter(n) => (
+                n,
+                format!(
+                    "{} left out by the filter, as asked; the numbers above include them",
+                    count(n, "connection", "connections")
+                ),
+            ),
+            Note::Undecided(n) => {
+                let what = count(n, "connection", "connections");
+                (
+                    n,
+                    format!(
+                        "{what} of which not all is known that the filter asks for (filter=unknown, or left out with --unknown leave)"
+                    ),
+                )
+            }
+            Note::LeftBySample(n) => (
+                n,
+                format!(
+                    "{} left out by --sample, as asked; the numbers above include them",
+                    count(n, "connection", "connections")
+                ),
+            ),
             Note::Conflict(n) => {
                 let calls = count(n, "call", "calls");
                 (n, format!("{calls} used several TCP sockets, so that none was taken for the connection's"))
@@ -359,6 +392,9 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
             let closed = file.map_or("standard output".into(), |file| file.display().to_string());
             let _ = writeln!(text, "note: the reader closed {closed}: what came after that is not captured");
         }
+        Some(Cut::Enough) => text.push_str(
+            "note: ended as asked; bytes and connections include what was read from the ring together with the last packets\n",
+        ),
         None if !numbers.has_lost() => text.push_str("nothing lost\n"),
         None => {}
     }
@@ -373,9 +409,44 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
             ""
         };
         let partly = if numbers.cut_short == Some(Cut::Output) { "partly " } else { "" };
-        let _ = writeln!(text, "{partly}written to {}{without}", file.display());
+        match &numbers.files {
+            Some(told) => files_line(&mut text, partly, told, without),
+            None => {
+                let _ = writeln!(text, "{partly}written to {}{without}", file.display());
+            }
+        }
     }
     text
+}
+
+fn files_line(text: &mut String, partly: &str, told: &sink::rotate::Told, without: &str) {
+    let last = told.last.as_ref().map_or(String::new(), |path| path.display().to_string());
+    let _ = match told.files {
+        1 => writeln!(text, "{partly}written to {last}{without}"),
+        n => writeln!(
+            text,
+            "{partly}written to {}, the last of them {last}{without}",
+            count(n, "file", "files")
+        ),
+    };
+    if told.removed > 0 {
+        let _ = writeln!(
+            text,
+            "note: {} made room for later ones, as asked",
+            count(told.removed, "file", "files")
+        );
+    }
+    if told.for_room > 0 {
+        let _ = writeln!(
+            text,
+            "note: the disk was full: {} deleted for it",
+            count(told.for_room, "file was", "files were")
+        );
+    }
+    if told.forgotten > 0 {
+        let n = count(told.forgotten, "connection", "connections");
+        let _ = writeln!(text, "note: {n} may go on in a later file without a handshake: too many were open");
+    }
 }
 
 fn loss_line(text: &mut String, loss: &Loss) -> std::fmt::Result {
@@ -532,6 +603,7 @@ mod tests {
 
     fn numbers() -> Numbers {
         Numbers {
+            files: None,
             processes: 1,
             connections: 12,
             bytes: 1_234_567,

@@ -67,6 +67,8 @@ pub(super) struct Control {
     pub(super) for_wireshark: bool,
     /// Whoever read the output closed it while the capture ran.
     pub(super) reader_gone: bool,
+    /// The capture ends so long after it has begun.
+    pub(super) duration: Option<Duration>,
 }
 
 impl Control {
@@ -94,6 +96,7 @@ impl Control {
             in_vain: InVain::default(),
             for_wireshark: false,
             reader_gone: false,
+            duration: None,
         }
     }
 
@@ -188,7 +191,19 @@ impl Control {
         let mut only_children = false;
         // When the command is waited for no longer.
         let mut patience: Option<Instant> = None;
+        let until = self.duration.and_then(|duration| Instant::now().checked_add(duration));
         let result = loop {
+            if until.is_some_and(|until| Instant::now() >= until) {
+                self.probe.set_gate(Gate::Shut);
+                // As at the end of the output, the command goes on without us.
+                break match &mut running {
+                    Some(running) => {
+                        self.say.warn("the time is over: the command goes on, and is not captured any more");
+                        self.let_finish(heard, running)
+                    }
+                    None => Ok(Exit::Success),
+                };
+            }
             if patience.is_some_and(|until| Instant::now() >= until) {
                 break Ok(Exit::Success);
             }
@@ -204,7 +219,8 @@ impl Control {
                 }
                 warnings.iter().for_each(|text| self.say.warn(text));
             }
-            match heard.recv_timeout(CLOCK_INTERVAL) {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            match heard.recv_timeout(left.map_or(CLOCK_INTERVAL, |left| left.min(CLOCK_INTERVAL))) {
                 Ok(Message::Notice(Notice::File(file))) => self.look(Look::File(file)),
                 Ok(Message::Notice(Notice::NoSocket(seen))) if seen.other_stack => {
                     self.look(Look::Stacks(seen));

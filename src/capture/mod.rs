@@ -52,7 +52,7 @@ use crate::rewrite;
 use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
 
-pub(crate) use self::setup::{children_left_out, format, longest_call, ports, refusal};
+pub(crate) use self::setup::{children_left_out, format, longest_call, ports, refusal, sink as sink_of};
 pub(crate) use self::tracee::may_trace;
 
 /// Runs a capture until it is told to end.
@@ -122,16 +122,25 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     };
     let mut aside = aside.map(Aside::begin);
 
-    let mut output = privilege::as_user(|| setup::open_output(config))?;
+    let mut opened = privilege::as_user(|| setup::open_output(config))?;
     let (recorder, recording) = privilege::as_user(|| setup::open_recorder(config))?;
-    let kept = Kept::new(output.as_mut().and_then(sink::Output::take_whereabouts), recording);
+    let output = opened.as_mut().map(|(output, _)| output);
+    // Of several files each may go while the next is written.
+    let whereabouts = output.filter(|_| !config.files.rotates()).and_then(sink::Output::take_whereabouts);
+    let kept = Kept::new(whereabouts, recording);
 
-    let live = server.is_some() || output.as_ref().is_some_and(sink::Output::is_live);
-    let pipe = output.as_ref().and_then(sink::Output::pipe);
+    let output = opened.as_ref().map(|(output, _)| output);
+    let live = server.is_some() || output.is_some_and(sink::Output::is_live);
+    let pipe = output.and_then(sink::Output::pipe);
     // What stands in a file too is not lost.
     let unserved = server.as_ref().filter(|_| output.is_none()).map(sink::Server::unserved);
-    let gathering = output.as_ref().is_some_and(|output| output.format().is_compressed());
-    let output = sink::Fan { file: output, server };
+    let gathering = output.is_some_and(|output| output.format().is_compressed());
+    let path = match &config.output {
+        Some(config::Output::File(path)) => Some(path.as_path()),
+        Some(config::Output::Stdout) | None => None,
+    };
+    let (file, files) = setup::sink(&config.files, path, opened, config.link, config.record.as_deref());
+    let output = sink::Fan { file, server };
     let handover = Arc::new(Handover::default());
     let (messages, heard) = bounded(MESSAGES);
     let numbers = Arc::new(Mutex::new(Numbers::default()));
@@ -143,6 +152,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         .with_link(config.link.into())
         .with_comments(config.comments)
         .with_redaction(engine)
+        .with_selection(config.selection.clone())
         .gathering(gathering);
     if config.packet_buffered {
         pipeline = pipeline.unbuffered();
@@ -162,6 +172,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let looker = Looker::spawn(discovery, messages.clone())?;
     let mut control = Control::new(probe, looker, handover, say, waits, reasons, kept);
     control.for_wireshark = config.for_wireshark;
+    control.duration = config.duration;
     // Waiting for whoever reads the output may have taken long.
     given.gone().map_or(Ok(()), Err)?;
     // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
@@ -266,6 +277,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Some(config::Output::File(path)) if !config.is_interim => Some(path.as_path()),
         Some(_) | None => None,
     };
+    numbers.files = files.and_then(|told| told.lock().map(|told| told.clone()).ok());
     let is_wanted = config.verbosity > Verbosity::Quiet;
     let kept = control.kept.summarise(&numbers, began.elapsed(), path, is_wanted);
     if is_wanted && numbers.connections == 0 {

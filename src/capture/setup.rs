@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use super::Say;
 use super::given::{Given, no_process};
@@ -255,16 +257,44 @@ fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<InProcess, Failure> {
     }
 }
 
-pub(super) fn open_output(config: &Capture) -> Result<Option<sink::Output>, Failure> {
+/// Opens the output, or the first of several files, and gives its name.
+pub(super) fn open_output(config: &Capture) -> Result<Option<(sink::Output, PathBuf)>, Failure> {
     let path = match &config.output {
-        Some(config::Output::File(path)) => path.as_path(),
-        Some(config::Output::Stdout) => Path::new("-"),
+        Some(config::Output::File(path)) => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            sink::Files::first_name(&config.files, path, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+        }
+        Some(config::Output::Stdout) => PathBuf::from("-"),
         None => return Ok(None),
     };
-    let output = sink::Output::create(path, format(path, config.link))
+    let output = sink::Output::create(&path, format(&path, config.link))
         .map_err(|error| write_failure(config, &error))?;
-    give_to_user(&output);
-    Ok(Some(output))
+    if config.files.rotates() && output.is_live() {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("{} is no regular file, and cannot be followed by another", path.display()),
+            "leave out -C, -G and -b, or name a file",
+        ));
+    }
+    output.give_to_user();
+    Ok(Some((output, path)))
+}
+
+/// Deals packets out to files, if there is anything to be dealt out or counted.
+pub(crate) fn sink(
+    plan: &config::Files,
+    template: Option<&Path>,
+    opened: Option<(sink::Output, PathBuf)>,
+    link: config::Link,
+    recording: Option<&Path>,
+) -> (Option<sink::Sink>, Option<Arc<Mutex<sink::rotate::Told>>>) {
+    if *plan == config::Files::default() {
+        return (opened.map(|(output, _)| sink::Sink::One(output)), None);
+    }
+    let files = sink::Files::new(plan.clone(), template.unwrap_or(Path::new("-")), opened, link.into());
+    let files = files.sparing(recording);
+    let told = plan.rotates().then(|| files.told());
+    (Some(sink::Sink::Many(Box::new(files))), told)
 }
 
 /// Listens for clients, and waits for the first if the capture goes nowhere else.
@@ -295,15 +325,6 @@ pub(super) fn listen(
         }
     }
     Ok(server)
-}
-
-/// Under sudo the user is to be able to read what was asked for. A file that was there before keeps
-/// its owner, since it may be another's.
-fn give_to_user(output: &sink::Output) {
-    if let (Some(file), Some(user)) = (output.created(), privilege::invoking_user()) {
-        // Some file systems know no owners; the file then stays root's.
-        let _ = privilege::give_to(&user, file);
-    }
 }
 
 pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {
@@ -346,7 +367,7 @@ pub(super) fn open_recorder(
         ));
     }
     let mut output = sink::Output::create(path, sink::Format::default()).map_err(failed)?.of_records();
-    give_to_user(&output);
+    output.give_to_user();
     let whereabouts = output.take_whereabouts();
     let buffered: Box<dyn Write + Send> = Box::new(BufWriter::with_capacity(256 << 10, output));
     let recorder = Recorder::new(buffered).map_err(failed)?;

@@ -61,8 +61,11 @@ pub(super) struct Written {
 impl Written {
     /// The capture ended before its end.
     fn cut(numbers: Numbers, error: io::Error) -> Written {
-        let (cut, failed) =
-            if is_reader_gone(&error) { (Cut::Reader, None) } else { (Cut::Output, Some(error)) };
+        let (cut, failed) = match &error {
+            error if sink::is_enough(error) => (Cut::Enough, None),
+            error if is_reader_gone(error) => (Cut::Reader, None),
+            _ => (Cut::Output, Some(error)),
+        };
         Written { numbers: numbers.cut(cut), failed }
     }
 }

@@ -1,16 +1,22 @@
 //! The command line: arguments to [`Config`].
 
+mod files;
 mod rules;
+mod selection;
 mod targets;
+mod tips;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use self::files::FileOptions;
+use self::selection::SelectionOptions;
 use crate::config::{self, Capture, Config, Follow, Output, Redact, Replay, Verbosity};
 use crate::extcap;
 use crate::failure::{Exit, Failure};
@@ -89,7 +95,7 @@ struct Arguments {
     ///
     /// On standard output stands nothing but the capture: a command that is run then writes its
     /// own output to standard error.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, visible_short_alias = 'w', alias = "write", value_name = "FILE")]
     output: Option<PathBuf>,
 
     /// Capture this process, and children that it has from then on; may be given several times
@@ -209,6 +215,10 @@ struct Arguments {
     #[arg(short = 'U', long)]
     packet_buffered: bool,
 
+    /// End after this time: seconds, or with a unit, as 1.5s, 10m, 2h
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = files::duration)]
+    duration: Option<Duration>,
+
     /// Say what is found and what is not, and why
     #[arg(short, long)]
     verbose: bool,
@@ -217,11 +227,29 @@ struct Arguments {
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
 
+    /// Only connections for which this holds, in the words of tcpdump and more (docs/filter.md)
+    ///
+    /// host, net, port, portrange with src (client) and dst (server), tcp, ip, ip6; pid, comm, exe, uid, user,
+    /// container, netns, sni, alpn, library, role, proto; and, or, not, parentheses. As in: port 443 and not comm curl.
+    /// Each connection is decided once, before its first byte is written.
+    #[arg(value_name = "EXPRESSION")]
+    expression: Vec<String>,
+
     /// Command to run and capture, with its children
     ///
     /// Under sudo it runs as the user who called sudo.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+
+    /// Show what the expression became and where each part is decided, and capture nothing
+    #[arg(short = 'd', long = "explain")]
+    explain: bool,
+
+    #[command(flatten)]
+    selection: SelectionOptions,
+
+    #[command(flatten)]
+    files: FileOptions,
 }
 
 #[derive(Subcommand)]
@@ -232,9 +260,19 @@ enum Sub {
         #[arg(value_name = "RECORDING")]
         input: PathBuf,
 
+        /// Only connections for which this holds (docs/filter.md)
+        #[arg(value_name = "EXPRESSION")]
+        expression: Vec<String>,
+
+        #[command(flatten)]
+        selection: Box<SelectionOptions>,
+
         /// Capture file to write; `-` is standard output
-        #[arg(short, long, value_name = "FILE")]
+        #[arg(short, long, visible_short_alias = 'w', alias = "write", value_name = "FILE")]
         output: PathBuf,
+
+        #[command(flatten)]
+        files: Box<FileOptions>,
 
         /// How server ports are written
         #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
@@ -544,13 +582,16 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
     }
     let dashes = args.iter().any(|arg| arg == "--");
     let parsed = Arguments::command()
-        .try_get_matches_from(args)
+        .try_get_matches_from(&args)
         .and_then(|matches| Arguments::from_arg_matches(&matches))
-        .map_err(refusal)?;
+        .map_err(|error| stray_word(&args, &error).map_or_else(|| refusal(error), Stop::from))?;
     match parsed.sub {
         Some(Sub::Replay {
             input,
+            expression,
+            selection,
             output,
+            files,
             ports,
             framing,
             link,
@@ -560,14 +601,17 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
             redact,
             quiet,
         }) => {
-            let replay = replay(input, output, ports, fail_on_loss, quiet)?;
+            let replay = replay(input, output, *files, ports, fail_on_loss, quiet)?;
             let (framing, link, comments) = (framing.into(), link.into(), comments.into());
+            let selection = selection.checked(&expression)?;
+            let redact = redact.into();
             Ok(Config::Replay(Replay {
+                selection,
                 framing,
                 link,
                 process_blocks,
                 comments,
-                redact: redact.into(),
+                redact,
                 ..replay
             }))
         }
@@ -613,6 +657,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
             pids.sort_unstable();
             pids.dedup();
             Ok(Config::Doctor(config::Doctor { pids, json }))
+        }
+        None if parsed.explain => {
+            let selection = parsed.selection.checked(&parsed.expression)?;
+            let filter = selection.filter.ok_or_else(|| {
+                usage("there is no expression to explain", "say one: tls2pcap -d port 443 and not comm curl")
+            })?;
+            Ok(Config::Explain(filter.explained()))
         }
         None => Ok(Config::Capture(capture(parsed, dashes)?)),
     }
@@ -671,18 +722,25 @@ fn for_wireshark(args: &[OsString]) -> Result<Config, Stop> {
     }
 }
 
-/// A command without `--` before it is the likeliest mistake, and clap has no word for it.
+/// A word that is none of a filter, if the command line has one: what clap says of what follows it would not help.
+fn stray_word(args: &[OsString], error: &clap::Error) -> Option<Failure> {
+    // Help is no error.
+    if !error.use_stderr() {
+        return None;
+    }
+    let matches = Arguments::command().ignore_errors(true).try_get_matches_from(args).ok()?;
+    let word = matches.get_many::<String>("expression")?.next()?;
+    selection::is_stray(word)
+}
+
+/// What clap has no good words for.
 fn refusal(error: clap::Error) -> Stop {
     match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(word))
-            if error.kind() == ErrorKind::UnknownArgument && !word.starts_with('-') =>
-        {
-            let cure = match word.as_str() {
-                "redact" => "say redact first: tls2pcap redact CAPTURE -o FILE".to_owned(),
-                "replay" => "say replay first: tls2pcap replay RECORDING -o FILE".to_owned(),
-                _ => format!("to run a command, put -- before it: tls2pcap -o FILE -- {word} …"),
-            };
-            usage(format!("'{word}' is not expected here"), cure).into()
+        Some(ContextValue::String(option)) if error.kind() == ErrorKind::UnknownArgument => {
+            match tips::ours_for(option) {
+                Some(tip) => usage(format!("there is no option {option}"), tip).into(),
+                None => Stop(Reason::Clap(error)),
+            }
         }
         _ => Stop(Reason::Clap(error)),
     }
@@ -691,6 +749,7 @@ fn refusal(error: clap::Error) -> Stop {
 fn replay(
     input: PathBuf,
     output: PathBuf,
+    files: FileOptions,
     ports: Ports,
     fail_on_loss: bool,
     quiet: bool,
@@ -698,9 +757,16 @@ fn replay(
     if input == output {
         return Err(usage("the recording would be overwritten by the capture file", "give -o another name"));
     }
+    let output = output_of(output)?;
+    let (files, duration) = files.checked(Some(&output), None)?;
+    if duration.is_some() {
+        return Err(usage("a recording is replayed whole, without -a duration:", "give -c or --max-bytes"));
+    }
     Ok(Replay {
         input,
-        output: output_of(output)?,
+        output,
+        files,
+        selection: Default::default(),
         redact: None,
         ports: ports.into(),
         framing: config::Framing::Plain,
@@ -713,6 +779,7 @@ fn replay(
 }
 
 fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
+    let selection = args.selection.checked(&args.expression)?;
     if dashes && args.command.is_empty() {
         return Err(usage(
             "no command follows --",
@@ -754,9 +821,14 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
         (_, true) => Follow::Nobody,
         _ => Follow::New,
     };
+    let output = args.output.map(output_of).transpose()?;
+    let (files, duration) = args.files.checked(output.as_ref(), args.duration)?;
     Ok(Capture {
-        targets: targets::targets(args.pids, follow, &args.users, args.all, args.command)?,
-        output: args.output.map(output_of).transpose()?,
+        selection: selection.clone(),
+        targets: targets::targets(args.pids, follow, &args.users, args.all, args.command, &selection)?,
+        output,
+        files,
+        duration,
         serve: args.pcap_over_ip,
         comments: args.comments.into(),
         for_wireshark: false,

@@ -7,6 +7,7 @@ use crate::config::{Follow, Targets};
 use crate::event::numbers;
 use crate::failure::Failure;
 use crate::privilege;
+use crate::synth::Selection;
 
 /// What was given. `all`: every program was asked for.
 pub(super) fn targets(
@@ -15,6 +16,7 @@ pub(super) fn targets(
     users: &[String],
     all: bool,
     command: Vec<OsString>,
+    selection: &Selection,
 ) -> Result<Targets, Failure> {
     let given = [!pids.is_empty(), !users.is_empty(), all, !command.is_empty()];
     let names: Vec<_> =
@@ -22,9 +24,12 @@ pub(super) fn targets(
     match names.len() {
         // What every program says is not to be had by an oversight, as an option that was forgotten.
         0 => {
+            if let Some(targets) = super::selection::narrowed(None, selection) {
+                return Ok(targets);
+            }
             return Err(usage(
                 "nothing says whom to capture",
-                "give -p PID, -u USER, a command after --, or --all for every program on this machine",
+                "give -p PID, -u USER, a command after --, or --all for every program on this machine; an expression chooses among their connections",
             ));
         }
         1 => {}
@@ -55,7 +60,7 @@ pub(super) fn targets(
             Targets::Users(ids)
         }
         [.., true] => Targets::Command(command),
-        _ => Targets::Everything,
+        _ => super::selection::narrowed(Some(Targets::Everything), selection).unwrap_or(Targets::Everything),
     })
 }
 

@@ -16,6 +16,9 @@ fn capture_of(line: &str) -> Capture {
 #[test]
 fn the_plainest_capture() {
     let expected = Capture {
+        files: config::Files::default(),
+        selection: Default::default(),
+        duration: None,
         output: Some(Output::File("x.pcapng".into())),
         targets: Targets::Everything,
         libraries: vec![],
@@ -46,6 +49,9 @@ fn the_plainest_capture() {
 #[test]
 fn every_option_arrives() {
     let expected = Capture {
+        files: config::Files::default(),
+        selection: Default::default(),
+        duration: None,
         output: Some(Output::Stdout),
         targets: Targets::Pids { pids: vec![7, 9], follow: Follow::Tree },
         libraries: vec!["/a".into(), "/b".into()],
@@ -124,6 +130,8 @@ fn more_users_than_the_kernel_side_has_room_for_are_refused() {
 #[test]
 fn replay() {
     let expected = Replay {
+        files: config::Files::default(),
+        selection: Default::default(),
         input: "r".into(),
         output: Output::File("x".into()),
         redact: None,
@@ -314,4 +322,93 @@ fn names_that_promise_another_format_are_refused() {
     {
         parse_line(line).unwrap();
     }
+}
+
+#[test]
+fn files_as_tcpdump_and_dumpcap_have_them() {
+    let files = |line: &str| match parse(line.split(' ').map(Into::into)) {
+        Ok(Config::Capture(capture)) => Ok((capture.files, capture.duration)),
+        Ok(_) => panic!("{line}"),
+        Err(Stop(Reason::Failure(failure))) => Err(failure.to_string()),
+        Err(other) => panic!("{line}: {other:?}"),
+    };
+    let none = config::Files::default;
+    let ok = |line: &str| files(&format!("tls2pcap -w a.pcapng --all {line}")).unwrap();
+    let ring = config::Files { bytes: Some(10_000_000), keep: Some(5), ..none() };
+    assert_eq!(ok("-C 10 -W 5"), (ring, None));
+    assert_eq!(ok("-C 2m").0.bytes, Some(2 << 20));
+    let hours =
+        config::Files { seconds: Some(3600), files_max: Some(24), then: Some("gzip".into()), ..none() };
+    assert_eq!(ok("-G 3600 -W 24 -z gzip"), (hours, None));
+    let dumpcap = config::Files {
+        bytes: Some(1_000_000),
+        keep: Some(3),
+        packets_max: Some(9),
+        names: config::Names::TimeNumber,
+        ..none()
+    };
+    let minute = Some(std::time::Duration::from_secs(60));
+    let line = "-b nametimenum:2 -b filesize:1000 -b files:3 -a duration:60 -a packets:9";
+    assert_eq!(ok(line), (dumpcap, minute));
+    assert_eq!(ok("--duration 1.5m").1, Some(std::time::Duration::from_secs(90)));
+    for (line, word) in [
+        ("-W 5", "-C or -G"),
+        ("-C 1 -G 1 -W 5", "-b filesize"),
+        ("-C 1 -b packets:5", "-b and -C"),
+        ("-b files:3", "when a file ends"),
+        ("-b colour:3", "filesize"),
+        ("-a duration:-1", "time above 0"),
+        ("-b packets:0", "above 0"),
+        ("--disk-full drop-oldest", "several files"),
+        ("-i eth0", "programs are captured"),
+        ("-nn", "leave it out"),
+        ("-Y http", "tshark"),
+    ] {
+        let told = files(&format!("tls2pcap -w a.pcapng --all {line}")).unwrap_err();
+        assert!(told.contains(word), "{line}: {told}");
+    }
+    let told = files("tls2pcap --pcap-over-ip 5000 --all -c 5").unwrap_err();
+    assert!(told.contains("say -o too"), "{told}");
+    let told = files("tls2pcap -w - --all -C 1").unwrap_err();
+    assert!(told.contains("several files need a name"), "{told}");
+}
+
+#[test]
+fn an_expression_chooses_and_says_whom_to_capture() {
+    let targets = |line: &str| match parse(line.split(' ').map(Into::into)) {
+        Ok(Config::Capture(capture)) => capture.targets,
+        other => panic!("{line}: {other:?}"),
+    };
+    let only = |pids: &[u32]| Targets::Pids { pids: pids.into(), follow: Follow::Nobody };
+    assert_eq!(targets("tls2pcap -o x pid 7 and port 443"), only(&[7]));
+    assert_eq!(targets("tls2pcap -o x --all pid 7 or pid 9"), only(&[7, 9]));
+    assert_eq!(targets("tls2pcap -o x user root and port 443"), Targets::Users(vec![0]));
+    assert_eq!(targets("tls2pcap -o x --all not pid 7"), Targets::Everything);
+    assert_eq!(
+        targets("tls2pcap -o x port 443 -- curl x"),
+        Targets::Command(vec!["curl".into(), "x".into()])
+    );
+    let refused = |line: &str| match parse(line.split(' ').map(Into::into)) {
+        Err(Stop(Reason::Failure(failure))) => failure.to_string(),
+        other => panic!("{line}: {other:?}"),
+    };
+    assert!(refused("tls2pcap -o x port 443").contains("nothing says whom to capture"));
+    assert!(refused("tls2pcap -o x --all tcp port htps").contains("\n           ^^^^"));
+    assert!(refused("tls2pcap -o x --all --port htps").contains("--port"));
+    assert!(refused("tls2pcap -d").contains("no expression"));
+    let capture = capture_of(
+        "-o x --all --comm a --comm b --port 443 not role server --head 1K --sample 10 --no-reads",
+    );
+    let selection = capture.selection;
+    assert_eq!(
+        selection.filter.unwrap().text(),
+        "(not role server) and (port \"443\") and (comm \"a\" or comm \"b\")"
+    );
+    assert_eq!((selection.head, selection.sample, selection.no_reads), (Some(1024), Some(10), true));
+    let Ok(Config::Explain(text)) =
+        parse_line("tls2pcap -d pid 7 and port 443".trim_start_matches("tls2pcap "))
+    else {
+        panic!()
+    };
+    assert!(text.contains("kernel") && text.contains("user space"), "{text}");
 }

@@ -21,7 +21,7 @@ const X_IN_HUFFMAN: u8 = 0xfc;
 const FIELD: u8 = 0x90;
 
 /// RFC 7541, Appendix A: names; the values of those that have some follow in [`VALUES`].
-const NAMES: [&str; 61] = [
+pub(crate) const NAMES: [&str; 61] = [
     ":authority",
     ":method",
     ":method",

@@ -79,7 +79,7 @@ pub(super) fn encode(text: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The text that was encoded; `None` if that is no valid code, or padded in another way than [`encode`] does.
-pub(super) fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
     let code = code();
     let mut text = Vec::with_capacity(bytes.len() * 2);
     let (mut current, mut len) = (0u32, 0);

@@ -123,6 +123,23 @@ impl Format {
             (false, Some(_)) => classic_packets(encoded),
         }
     }
+
+    /// How many bytes of `blocks` are in a file of which `whole` bytes with so many packets were written.
+    pub(super) fn taken(self, blocks: &[u8], whole: usize, packets: u64) -> usize {
+        match (self.gzip, self.classic) {
+            (true, _) => 0,
+            (false, None) => whole,
+            (false, Some(_)) => {
+                let mut left = packets;
+                let taken = blocks::each(blocks).take_while(|(kind, _)| {
+                    let is_there = *kind != blocks::PACKET || left > 0;
+                    left -= u64::from(*kind == blocks::PACKET && is_there);
+                    is_there
+                });
+                taken.map(|(_, block)| block.len()).sum()
+            }
+        }
+    }
 }
 
 /// Whether the name says that the file is compressed, however.

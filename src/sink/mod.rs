@@ -1,5 +1,5 @@
-//! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] are where they go, `place` opens, and
-//! `whereabouts` tells what became of, a file.
+//! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] are where they go, [`rotate`] deals them out to several
+//! files, `place` opens, and `whereabouts` tells what became of, a file.
 
 mod blocks;
 mod format;
@@ -7,6 +7,7 @@ mod link;
 pub mod output;
 pub mod pcapng;
 mod place;
+pub mod rotate;
 pub mod serve;
 mod sorted;
 mod whereabouts;
@@ -17,14 +18,36 @@ pub use format::{Format, is_compressed};
 pub use link::Link;
 pub use output::{Output, is_same_file, write_public};
 pub use pcapng::{Header, PcapngWriter};
+pub use rotate::{Files, is_enough};
 pub use serve::Server;
 pub use whereabouts::{Fate, Whereabouts};
 
+/// One file or pipe, or as many files as the user wants.
+pub enum Sink {
+    /// One.
+    One(Output),
+    /// Several, or one that ends the capture.
+    Many(Box<Files>),
+}
+
+impl Write for Sink {
+    /// All of `blocks`, or an error.
+    fn write(&mut self, blocks: &[u8]) -> io::Result<usize> {
+        match self {
+            Sink::One(output) => output.write(blocks),
+            Sink::Many(files) => files.write(blocks),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// All places to which a capture goes.
-#[derive(Debug)]
 pub struct Fan {
-    /// A file or pipe.
-    pub file: Option<Output>,
+    /// A file or pipe, or several files.
+    pub file: Option<Sink>,
     /// Clients, who never fail. What none of them got is told by [`Server::unserved`].
     pub server: Option<Server>,
 }

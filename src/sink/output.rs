@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::place;
-use super::whereabouts::Whereabouts;
-
 use super::format::Format;
+use super::place;
+use super::rotate::Enough;
+use super::whereabouts::Whereabouts;
+use crate::privilege;
 
 /// Only the owner may read plaintext.
 const MODE: u32 = 0o600;
@@ -124,6 +125,25 @@ impl Output {
         self.created.then_some(&self.file)
     }
 
+    /// Bytes that were written to it, if it is a regular file; else 0.
+    pub fn len(&self) -> u64 {
+        self.regular.as_ref().map_or(0, |len| len.load(Ordering::Relaxed))
+    }
+
+    /// Whether nothing was written to it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes a file that was created just now the property of the user who called sudo. One that was there before keeps its
+    /// owner, since it may be another's.
+    pub fn give_to_user(&self) {
+        if let (Some(file), Some(user)) = (self.created(), privilege::invoking_user()) {
+            // Some file systems know no owners; the file then stays root's.
+            let _ = privilege::give_to(&user, file);
+        }
+    }
+
     /// To see later what became of the file, if it is a regular one with a name. Can be taken once.
     pub fn take_whereabouts(&mut self) -> Option<Whereabouts> {
         self.whereabouts.take()
@@ -210,7 +230,8 @@ impl Write for Output {
                 // If this fails too, the first error is still the one to tell.
                 let _ = self.file.set_len(len).and_then(|()| self.file.seek(SeekFrom::Start(len)));
             }
-            return Err(io::Error::new(error.kind(), Partly { error, packets }));
+            let taken = self.format.taken(blocks, whole, packets);
+            return Err(io::Error::new(error.kind(), Partly { error, packets, taken }));
         }
         if let Some(len) = &self.regular {
             len.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -223,17 +244,33 @@ impl Write for Output {
     }
 }
 
-/// Inside an [`io::Error`]: so many packets were written before it.
+/// Inside an [`io::Error`]: so many packets were written before it, and so many bytes of the blocks that were given.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 struct Partly {
     error: io::Error,
     packets: u64,
+    taken: usize,
 }
 
 /// The packets of a failed write that are in the file nevertheless.
 pub(super) fn packets_before(error: &io::Error) -> u64 {
-    error.get_ref().and_then(|error| error.downcast_ref::<Partly>()).map_or(0, |partly| partly.packets)
+    let enough = error.get_ref().and_then(|error| error.downcast_ref::<Enough>());
+    enough.map(|enough| enough.packets).or(of(error).map(|partly| partly.packets)).unwrap_or(0)
+}
+
+/// The bytes of the blocks of a failed write that are in the file nevertheless: whole blocks.
+pub(super) fn taken_before(error: &io::Error) -> usize {
+    of(error).map_or(0, |partly| partly.taken)
+}
+
+/// The same error, with another number of packets.
+pub(super) fn partly(error: io::Error, packets: u64) -> io::Error {
+    io::Error::new(error.kind(), Partly { error, packets, taken: 0 })
+}
+
+fn of(error: &io::Error) -> Option<&Partly> {
+    error.get_ref().and_then(|error| error.downcast_ref())
 }
 
 #[cfg(test)]

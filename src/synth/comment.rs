@@ -34,6 +34,7 @@
 //! | `written_alpn` | the protocol name in made-up TLS, where none was learnt |
 //! | `proto` | what the bytes were recognised as; decides `written_server` |
 //! | `start` | when the handle was first seen: seconds since 1970 with nine decimals |
+//! | `filter` | `unknown`: not all is known of the connection that the filter asks for, and it was kept |
 //! | `from_start` | 1: seen from its first byte; 0: joined in progress |
 //! | `caller_pid` `caller_comm` `caller_exe` | the process whose calls are written from this packet on, where several use the connection; each packet's interface names it too |
 //! | `peer_pid` `peer_comm` `peer_exe` | the process at the other end, if that is captured too |
@@ -44,6 +45,9 @@
 //! | `synthetic` | the bytes of this packet are made up: `h2-preface`; in the place of missing ones, `h2-frame-header` (or what is missing of one), `websocket-frame-header`, `http1-head` and `http1-byte`; inside TLS, where nothing takes the place of missing bytes, also `tls-handshake`, `http1-end` (what ends an interrupted head or body) and `http1-line-end` |
 //! | `calls` | with `--comments all`: lengths of the calls that the packet's bytes came in, if it was more than one: `1x3,130` is three of one byte and one of 130 |
 //! | `first_call` | when the first of them was made: seconds since 1970 with nine decimals |
+//! | | where a file begins in the middle of a connection, also `h2-settings` and `h2-header-table` (on stream 0: what rebuilds the table), `h2-frame-begin` and `websocket-frame-begin` (bytes that stand in the file before, too), and `websocket-upgrade` |
+//! | `continued_from` | the connection goes on from this file of the capture: its handshake here is synthetic, in front of its true sequence numbers |
+//! | `file` `previous_file` | of the whole file: which of several it is, from 1, and the name of the one before |
 //! | `already_written` | `h2-preface`: these bytes of the client stand earlier, made up |
 //! | `late` | this packet stands behind others of the file that are up to so many seconds younger |
 //! | `redacted` `level` `redact_headers` `redact_fields` `redact_patterns` `redact_allowed` | of the whole file: this version of tls2pcap has redacted it, at this level, with so many rules of the user |

@@ -97,7 +97,7 @@ enum Preface {
 
 /// See the module.
 pub(super) struct Flow {
-    connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection>,
     pub(super) written: Written,
     client: Direction,
     server: Direction,

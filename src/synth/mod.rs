@@ -11,17 +11,19 @@ mod detect;
 mod flow;
 mod framing;
 mod h1;
-mod h2;
+pub(crate) mod h2;
 pub mod packet;
 mod ports;
+mod select;
 mod shape;
 mod synthesizer;
-mod tls;
+pub(crate) mod tls;
 mod tuple;
-mod websocket;
-mod wire;
+pub(crate) mod websocket;
+pub(crate) mod wire;
 
 pub use ports::{DATA_PORT, Ports, is_owned};
+pub use select::Selection;
 pub use synthesizer::Synthesizer;
 pub use tls::Carrier;
 pub use tuple::MADE_UP_SERVER;
@@ -107,6 +109,14 @@ pub struct Stats {
     pub tuples_forgotten: u64,
     /// Connections whose protocol was still open when the wait for it ended.
     pub decided_early: u64,
+    /// Connections that the filter leaves out.
+    pub left_by_filter: u64,
+    /// Connections for which it is not known whether the filter holds.
+    pub undecided: u64,
+    /// Connections that the filter keeps, of which the sample takes one in so many.
+    pub chosen: u64,
+    /// Connections that the sample leaves out.
+    pub left_by_sample: u64,
     /// Segments of connections that never opened, were refused, or have ended.
     pub segments_orphaned: u64,
     /// Connections opened a second time while they lived.

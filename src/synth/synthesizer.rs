@@ -11,10 +11,12 @@ use super::comment::{Comment, Seconds};
 use super::detect::{self, Protocol, Verdict};
 use super::flow::{Flow, Out, with_peer};
 use super::ports::{CLIENT_PORTS, CLIENT_PORTS_APART, Ports, Stream, TLS, apart, is_owned, server_port};
+use super::select::{Choice, Selection};
 use super::tls::{self, Carrier, Handshake};
 use super::tuple::{Identity, Tuples, Written};
 use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TIME_UNKNOWN, HOLD_TOTAL, Stats};
 use crate::event::TupleSource;
+use crate::filter::Facts;
 use crate::track::segment::{
     Body, Connection, ConnectionId, Payload, Process, Segment, Side, Tuple, WallTime,
 };
@@ -33,6 +35,7 @@ const PEEK: usize = 1024;
 pub struct Synthesizer {
     ports: Ports,
     carrier: Carrier,
+    selection: Selection,
     live: HashMap<ConnectionId, State>,
     tuples: Tuples,
     /// Who waits, until when.
@@ -46,6 +49,8 @@ pub struct Synthesizer {
 
 enum State {
     Held(Box<Hold>),
+    /// It is not wanted.
+    Left,
     Written(Box<Flow>),
 }
 
@@ -175,6 +180,7 @@ impl Synthesizer {
         Synthesizer {
             ports,
             carrier: Carrier::default(),
+            selection: Selection::default(),
             live: HashMap::default(),
             tuples: Tuples::new(if ports == Ports::Apart { CLIENT_PORTS_APART } else { CLIENT_PORTS }),
             waiting: BTreeSet::new(),
@@ -188,6 +194,11 @@ impl Synthesizer {
     /// Sets what the plaintext stands in. To be called before the first segment.
     pub fn with_carrier(self, carrier: Carrier) -> Synthesizer {
         Synthesizer { carrier, ..self }
+    }
+
+    /// Sets which connections are written, and how much of each. To be called before the first segment.
+    pub fn with_selection(self, selection: Selection) -> Synthesizer {
+        Synthesizer { selection, ..self }
     }
 
     /// What was counted so far.
@@ -206,7 +217,14 @@ impl Synthesizer {
         match self.live.get_mut(&id) {
             None => self.stats.segments_orphaned += 1,
             Some(State::Held(_)) => self.hold(segment, out),
+            Some(State::Left) => {
+                if let Body::End = segment.body {
+                    self.live.remove(&id);
+                }
+            }
             Some(State::Written(flow)) => {
+                let cut = self.selection.cut(segment, flow.connection.local_side);
+                let segment = cut.as_ref().unwrap_or(segment);
                 let before = (flow.held(), flow.held_until());
                 match segment.body {
                     Body::End => flow.close(&mut self.stats, out),
@@ -314,6 +332,13 @@ impl Synthesizer {
         self.held_bytes -= hold.bytes;
         self.waiting.remove(&(hold.until, id));
         let decision = hold.last_decision();
+        let choice = self.selection.choose(&hold.facts(decision.protocol), &mut self.stats);
+        if choice == Choice::Leave {
+            if !hold.segments.iter().any(|segment| segment.body == Body::End) {
+                self.live.insert(id, State::Left);
+            }
+            return;
+        }
         let framing = self.framing(&hold.connection, decision);
         let written = self.tuple(&hold.connection, decision, framing == Framing::Tls);
         let Some(mut flow) = Flow::new(hold.connection.clone(), written, decision.protocol, self.serial)
@@ -325,7 +350,9 @@ impl Synthesizer {
         self.serial = self.serial.wrapping_add(1);
         self.stats.connections += 1;
         let time = hold.since.unwrap_or(now);
-        flow.open(hold.comment(written, decision.protocol, framing), time, &mut self.stats, out);
+        let comment = hold.comment(written, decision.protocol, framing);
+        let unknown = (choice == Choice::WriteUnknown).then_some("unknown");
+        flow.open(comment.with_some("filter", unknown), time, &mut self.stats, out);
         if framing == Framing::Tls {
             flow.handshake(hold.handshake(decision.protocol), time, &mut self.stats, out);
         }
@@ -443,6 +470,30 @@ impl Hold {
             connection: self.connection.id,
             server_name: self.server_name.as_deref(),
             alpn: self.alpn.as_deref().or(self.made_up_alpn(protocol)),
+        }
+    }
+
+    /// What is known of it, as the comment of the SYN has it.
+    fn facts(&self, protocol: Option<Protocol>) -> Facts<'_> {
+        let connection = &self.connection;
+        let process = &connection.process;
+        let known = !process.comm.is_empty();
+        let truth = addresses(connection);
+        Facts {
+            client: truth.map(|truth| truth.client),
+            server: truth.map(|truth| truth.server),
+            pid: process.key.pid,
+            comm: Some(process.comm.as_str()).filter(|_| known),
+            exe: Some(process.exe.as_str()).filter(|exe| !exe.is_empty()),
+            uid: Some(process.uid).filter(|_| known),
+            container: process.container.as_deref().or(known.then_some("")),
+            netns: Some(connection.netns).filter(|n| *n != 0),
+            sni: self.server_name.as_deref(),
+            alpn: self.alpn.as_deref(),
+            library: connection.library.as_ref().map(|library| library.path.as_str()),
+            library_version: connection.library.as_ref().map_or("", |library| library.version.as_str()),
+            is_client: connection.local_side == Side::Client,
+            proto: protocol.map(Protocol::as_str),
         }
     }
 
