@@ -92,7 +92,6 @@ pub fn rows(bench: &Bench, only: &str, soak: f64) -> Res<Vec<Row>> {
                 samples: Samples(bench.ready.borrow().clone()),
                 digits: 2,
                 most: Some(0.5),
-                headline: true,
                 ..Default::default()
             },
             memory,
@@ -157,7 +156,6 @@ impl Turns {
                 self.per_call(way),
                 self.per_call(self.reports[0].len() - 1)
             ),
-            headline: case.size == 1400 && goal != "G2",
         }
     }
 
@@ -169,7 +167,6 @@ impl Turns {
             digits: 2,
             most,
             captured: captured(&self.verdicts),
-            headline: most.is_some(),
             ..Default::default()
         };
         vec![
@@ -230,7 +227,6 @@ fn unpaced(bench: &Bench, size: u64, messages: u64, most: Option<f64>) -> Res<Ve
             most: Some(0.0),
             captured: of_runs(&runs),
             beside: format!("{} MB/s", rate.show(0)),
-            headline: size == 1400,
         },
         Row {
             goal: "G7",
@@ -238,7 +234,6 @@ fn unpaced(bench: &Bench, size: u64, messages: u64, most: Option<f64>) -> Res<Ve
             samples: runs.iter().map(cpu).collect(),
             digits: 2,
             most,
-            headline: size == 1400,
             ..Default::default()
         },
     ])
@@ -292,7 +287,6 @@ fn whole(bench: &Bench) -> Res<Vec<Row>> {
                     run.verdict.as_ref().map_or(f64::NAN, |v| (v.sent - v.captured) as f64),
                 ]),
                 most: Some(0.0),
-                headline: true,
                 beside: format!("reported lost: {}", run.tool.as_ref().map_or(0, |t| t.lost)),
                 captured: of_runs(&[run]),
                 ..Default::default()
@@ -369,7 +363,6 @@ fn paced(bench: &Bench) -> Res<Row> {
         what: format!("400 MB/s into a file, {:.1} GB: bytes lost", runs[0].report.bytes() as f64 / 1e9),
         samples: runs.iter().map(lost).collect(),
         most: reached.then_some(0.0),
-        headline: true,
         captured: of_runs(&runs),
         beside: format!("{} MB/s{}", rate.show(0), if reached { "" } else { ": the load was too slow" }),
         ..Default::default()
@@ -415,7 +408,6 @@ fn overrun(bench: &Bench) -> Res<Row> {
         what: "past the limit (1 MiB ring, reader of 20 MB/s): reported loss beside real loss, bytes".into(),
         samples: Samples(vec![off as f64]),
         most: (lost > 0).then_some(0.0),
-        headline: true,
         captured: captured(std::slice::from_ref(&verdict)),
         beside: format!(
             "of {} bytes lost {lost}, by the summary {}, by the holes in the file {}",
@@ -435,7 +427,6 @@ fn memory(bench: &Bench) -> Res<Row> {
         samples: Samples(vec![run.tool.as_ref().map_or(f64::NAN, |t| t.memory as f64) / MIB]),
         digits: 1,
         most: Some(2.0 * RING + 16.0),
-        headline: true,
         beside: format!("{:.0} MB/s; the ring is mapped twice", run.report.rate()),
         captured: of_runs(&[run]),
     })

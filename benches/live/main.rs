@@ -223,7 +223,7 @@ fn measure(options: &Options) -> Res<bool> {
         false => {
             let soak = options.soak.unwrap_or(bench.scale.min(1.0));
             let rows = goals::rows(&bench, options.only.as_deref().unwrap_or(""), soak)?;
-            vec![("live", table::goals(&rows)), ("live-short", table::headlines(&rows))]
+            vec![("live", table::goals(&rows))]
         }
     };
     let texts: Vec<(&str, String)> =

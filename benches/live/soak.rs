@@ -22,7 +22,6 @@ pub fn rows(bench: &Bench, millions: f64) -> Res<Vec<Row>> {
         Row {
             what: format!("{}: resident memory, last quarter above first, MiB", long.what),
             most: Some(2.0),
-            headline: true,
             ..long
         },
         Row { what: format!("{}: the same (bounded by the tables of connections)", short.what), ..short },

@@ -24,8 +24,6 @@ pub struct Row {
     /// Bytes captured and sent; streams with the right hash, and all.
     pub captured: Option<[u64; 4]>,
     pub beside: String,
-    /// Stands in the short table too.
-    pub headline: bool,
 }
 
 impl Samples {
@@ -85,17 +83,6 @@ pub fn goals(rows: &[Row]) -> String {
             row.samples.show(row.digits),
             row.beside
         );
-    }
-    text
-}
-
-/// What matters most of it.
-pub fn headlines(rows: &[Row]) -> String {
-    let mut text = String::from("| what | measured | asked | captured ÷ sent |\n|---|---|---|---|\n");
-    for row in rows.iter().filter(|row| row.headline) {
-        let asked = row.most.map_or_else(String::new, asked);
-        let ratio = row.captured.map_or_else(String::new, |[captured, sent, ..]| percent(captured, sent));
-        let _ = writeln!(text, "| {} | {} | {asked} | {ratio} |", row.what, row.samples.show(row.digits));
     }
     text
 }
