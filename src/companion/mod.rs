@@ -133,7 +133,9 @@ fn perform(task: Companion, items: &[Item], places: &Places) -> (String, Option<
         first.get_or_insert_with(|| failed(&places.record(), &error));
     }
     if matches!(task, Companion::Uninstall { .. }) {
-        settings::remove_leftovers(&places.profile());
+        if !changed {
+            settings::remove_leftovers(&places.profile());
+        }
         // Stays if there is anything else in it.
         if std::fs::remove_dir(places.profile()).is_err() && places.profile().exists() {
             let _ = writeln!(said, "{:<12} {} (other files are in it)", "kept", places.profile().display());

@@ -133,6 +133,11 @@ fn a_profile_that_wireshark_wrote_anew_is_still_ours() {
     ];
     let words = |task| folder.run(task, &items);
     assert_eq!(words(INSTALL), ["installed", "installed"]);
+    // A change of the user's may be a comment only.
+    fs::write(profile.join("colorfilters"), "# mine\n").unwrap();
+    assert_eq!(words(UNINSTALL)[1], "kept");
+    assert!(profile.join("colorfilters").exists());
+    assert_eq!(words(Companion::Install { force: true }), ["installed", "updated"]);
     fs::write(profile.join("preferences"), anew).unwrap();
     fs::write(
         profile.join("colorfilters"),
