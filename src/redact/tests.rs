@@ -189,6 +189,16 @@ fn other_bodies() {
         &["<p>Hi</p><input type=hidden name=\"csrf_token\" value=\"", "b:c.token}</script>"],
     );
     exchange(
+        &post(
+            "text/html",
+            &format!(
+                "<input type=hidden name=csrf_token value={SECRET}><input name = token value = '{SECRET}'><p class=a>"
+            ),
+        ),
+        OK,
+        &["<input type=hidden name=csrf_token value=", "><input name = token value = '", "'><p class=a>"],
+    );
+    exchange(
         &post("text/plain", &format!("PASSWORD={SECRET}\nhost = a\n")),
         OK,
         &["PASSWORD=", "\nhost = a\n"],
