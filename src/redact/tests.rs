@@ -135,6 +135,9 @@ fn targets_and_forms() {
         let body = format!("{query}{SECRET}&z=1");
         exchange(&post("application/x-www-form-urlencoded", &body), OK, &["&z=1"]);
     }
+    let request = format!("GET /cb?state=a&code={SECRET} HTTP/1.1\r\nHost: a\r\n\r\n");
+    exchange(&request, OK, &["GET /cb?state=a&code="]);
+    exchange("GET /a?code=404&b=1&code=DE HTTP/1.1\r\nHost: a\r\n\r\n", OK, &["?code=404&b=1&code=DE "]);
     let request = format!("GET /reset/{SECRET}Zq8xW/done HTTP/1.1\r\nHost: a\r\n\r\n");
     exchange(&request, OK, &["GET /reset/", "/done HTTP"]);
     exchange(
