@@ -10,7 +10,7 @@ use super::facts::{FACTS_MAX, Fact};
 use super::kind::{Found, Kind};
 use super::patterns::Patterns;
 use super::rules::{Level, Rules};
-use super::{fill, names, patterns};
+use super::{fill, names, patterns, text};
 
 /// Names whose meaning is remembered. At the bound all are forgotten.
 const NAMES_MAX: usize = 32_768;
@@ -23,6 +23,8 @@ pub struct Engine {
     cloak: Cloak,
     patterns: Patterns,
     names: HashMap<Box<[u8]>, bool, RandomState>,
+    /// See [`Engine::trust`].
+    trusts: bool,
     /// Relative to whatever slice the innermost parser works on.
     found: Vec<Found>,
     /// What parsers see on their way; `None`: nobody asks.
@@ -44,6 +46,7 @@ impl Engine {
             cloak,
             patterns,
             names: HashMap::default(),
+            trusts: false,
             found: Vec::new(),
             facts: None,
             base: 0,
@@ -70,6 +73,16 @@ impl Engine {
     /// Whether what comes was redacted before, by these rules or stricter ones: then what looks like a replacement is one.
     pub fn recognise(&mut self, recognises: bool) {
         self.cloak.recognise(recognises);
+    }
+
+    /// Whether what comes is a part of what was redacted as a whole, by these rules or stricter ones: then what no parser
+    /// understands may be the rest of something that one has understood, and stays.
+    pub fn trust(&mut self, trusts: bool) {
+        self.trusts = trusts;
+    }
+
+    pub(super) fn trusts(&self) -> bool {
+        self.trusts
     }
 
     /// By what rules it works.
@@ -154,6 +167,9 @@ impl Engine {
 
     /// Fills text that nobody understands.
     pub(super) fn fill_text(&mut self, bytes: &mut [u8], range: Range<usize>, kind: Kind) {
+        if self.trusts {
+            return text::tokens(self, bytes, range);
+        }
         if let Some(at) = fill::text(&mut bytes[range.clone()]) {
             self.note(range.start + at, kind);
         }
@@ -161,6 +177,9 @@ impl Engine {
 
     /// Fills what is no text.
     pub(super) fn fill_whole(&mut self, bytes: &mut [u8], range: Range<usize>, kind: Kind) {
+        if self.trusts {
+            return text::tokens(self, bytes, range);
+        }
         if let Some(at) = fill::whole(&mut bytes[range.clone()]) {
             self.note(range.start + at, kind);
         }

@@ -68,13 +68,24 @@ fn field(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>, kind: Kind)
     };
     let name = decoded(&bytes[range.start..sign]);
     let behind = sign + 1..range.end;
-    if engine.is_secret_field(&name) {
+    if engine.is_secret_field(&name) || is_grant(engine, &name, &bytes[behind.clone()]) {
         engine.cloak(bytes, behind, kind, Escape::Percent);
     } else if engine.is_shape() {
         engine.cloak(bytes, behind, Kind::Value, Escape::Percent);
     } else if !engine.is_allowed(&String::from_utf8_lossy(&name).to_ascii_lowercase()) {
         value(engine, bytes, behind);
     }
+}
+
+/// Shortest code that is taken for one that grants something; a shorter one may be a status or a country.
+const CODE_MIN: usize = 6;
+
+/// Authorization codes of OAuth 2.0 (RFC 6749, section 4.1.2), and those that come by mail or SMS. Elsewhere a `code` is none.
+fn is_grant(engine: &Engine, name: &[u8], value: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"code")
+        && value.len() >= CODE_MIN
+        && value.iter().any(u8::is_ascii_digit)
+        && !engine.is_allowed("code")
 }
 
 /// A value whose name says nothing.

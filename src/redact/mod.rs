@@ -58,4 +58,4 @@ pub use fill::whole as fill_whole;
 pub use kind::{Found, Kind};
 pub use live::Redactor;
 pub use note::{command_line, comment, note};
-pub use rules::{BadLine, BadPattern, Key, Level, MARK, Rules, RulesBuilder};
+pub use rules::{BadLine, BadPattern, Key, Level, MARK, Rules, RulesBuilder, brand_of, is_one_of_several};

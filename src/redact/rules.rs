@@ -165,8 +165,8 @@ impl Rules {
     /// Whether a file that says this of itself holds no more than these rules let stay. `mark`: as [`Rules::summary`]
     /// gives it.
     pub fn are_met_by(&self, mark: &str) -> bool {
-        let value = |key: &str| mark.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
-        let hash = |key: &str| value(key).map(|hex| u8::from_str_radix(hex, 16).ok());
+        let value = |key| value(mark, key);
+        let hash = |key| value(key).map(|hex| u8::from_str_radix(hex, 16).ok());
         let level = match value("level") {
             Some("secrets") => self.level == Level::Secrets,
             Some("shape") => true,
@@ -178,19 +178,16 @@ impl Rules {
         level && added && exceptions && value("redact_format") == Some(FORMAT)
     }
 
-    /// The mark of a file in classic pcap, which has four bytes that readers must ignore.
-    pub fn brand(&self) -> [u8; 4] {
-        let (added, exceptions) = (self.added(), self.exceptions());
-        let flags = u8::from(self.level == Level::Shape)
-            | u8::from(added.is_some()) << 1
-            | u8::from(exceptions.is_some()) << 2;
-        [b'T', b'2', 0x80 | flags, added.unwrap_or(0) ^ exceptions.unwrap_or(0).rotate_left(3)]
+    /// The mark of a file in classic pcap, which has four bytes that readers must ignore. `is_one_of_several`: it is a part of a
+    /// capture.
+    pub fn brand(&self, is_one_of_several: bool) -> [u8; 4] {
+        brand(self.level == Level::Shape, self.added(), self.exceptions(), is_one_of_several)
     }
 
     /// The same as [`Rules::are_met_by`], of a brand.
     pub fn are_met_by_brand(&self, theirs: [u8; 4]) -> bool {
-        let own = self.brand();
-        let is_ours = theirs[..2] == own[..2] && theirs[2] & !7 == 0x80;
+        let own = self.brand(false);
+        let is_ours = theirs[..2] == own[..2] && theirs[2] & !7 & !SEVERAL == 0x80;
         let level = self.level == Level::Secrets || theirs[2] & 1 == 1;
         let same = theirs[2] & 6 == own[2] & 6 && theirs[3] == own[3];
         is_ours && level && (same || (self.added().is_none() && theirs[2] & 4 == 0))
@@ -205,6 +202,34 @@ impl Rules {
     fn exceptions(&self) -> Option<u8> {
         hash([(4, &self.allowed)])
     }
+}
+
+/// Of the third byte of a brand: the file is one of several.
+const SEVERAL: u8 = 8;
+
+fn brand(is_shape: bool, added: Option<u8>, exceptions: Option<u8>, is_one_of_several: bool) -> [u8; 4] {
+    let flags = u8::from(is_shape)
+        | u8::from(added.is_some()) << 1
+        | u8::from(exceptions.is_some()) << 2
+        | if is_one_of_several { SEVERAL } else { 0 };
+    [b'T', b'2', 0x80 | flags, added.unwrap_or(0) ^ exceptions.unwrap_or(0).rotate_left(3)]
+}
+
+fn value<'a>(mark: &'a str, key: &str) -> Option<&'a str> {
+    mark.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// What stands in classic pcap for a mark; see [`Rules::brand`]. `None` if that is no mark.
+pub fn brand_of(mark: &str, is_one_of_several: bool) -> Option<[u8; 4]> {
+    mark.strip_prefix(MARK)?;
+    let hash = |key| value(mark, key).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+    let is_shape = value(mark, "level") == Some("shape");
+    Some(brand(is_shape, hash("redact_rules"), hash("redact_exceptions"), is_one_of_several))
+}
+
+/// Whether a brand says that the file is one of several.
+pub fn is_one_of_several(brand: [u8; 4]) -> bool {
+    brand[..2] == *b"T2" && brand[2] & SEVERAL != 0
 }
 
 /// How the comment begins that says a file was redacted. Its version follows.
@@ -275,11 +300,21 @@ mod tests {
             (&shape, &plain, false),
         ] {
             assert_eq!(mine.are_met_by(&theirs.summary()), met, "{} {}", mine.summary(), theirs.summary());
-            assert_eq!(mine.are_met_by_brand(theirs.brand()), met, "{} {}", mine.summary(), theirs.summary());
+            assert_eq!(
+                mine.are_met_by_brand(theirs.brand(false)),
+                met,
+                "{} {}",
+                mine.summary(),
+                theirs.summary()
+            );
         }
         assert!(!plain.are_met_by("level=secrets") && !plain.are_met_by(""));
         assert!(!plain.are_met_by_brand([0; 4]) && !plain.are_met_by_brand(*b"T2\0\0"));
-        assert_ne!(plain.brand(), field.brand());
-        assert_ne!(plain.brand(), shape.brand());
+        for rules in [&plain, &field, &allow, &shape] {
+            assert_eq!(brand_of(&rules.mark(), true), Some(rules.brand(true)));
+            assert!(rules.are_met_by_brand(rules.brand(true)) && is_one_of_several(rules.brand(true)));
+        }
+        assert_ne!(plain.brand(false), field.brand(false));
+        assert_ne!(plain.brand(false), shape.brand(false));
     }
 }

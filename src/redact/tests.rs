@@ -135,6 +135,9 @@ fn targets_and_forms() {
         let body = format!("{query}{SECRET}&z=1");
         exchange(&post("application/x-www-form-urlencoded", &body), OK, &["&z=1"]);
     }
+    let request = format!("GET /cb?state=a&code={SECRET} HTTP/1.1\r\nHost: a\r\n\r\n");
+    exchange(&request, OK, &["GET /cb?state=a&code="]);
+    exchange("GET /a?code=404&b=1&code=DE HTTP/1.1\r\nHost: a\r\n\r\n", OK, &["?code=404&b=1&code=DE "]);
     let request = format!("GET /reset/{SECRET}Zq8xW/done HTTP/1.1\r\nHost: a\r\n\r\n");
     exchange(&request, OK, &["GET /reset/", "/done HTTP"]);
     exchange(
@@ -187,6 +190,16 @@ fn other_bodies() {
         ),
         OK,
         &["<p>Hi</p><input type=hidden name=\"csrf_token\" value=\"", "b:c.token}</script>"],
+    );
+    exchange(
+        &post(
+            "text/html",
+            &format!(
+                "<input type=hidden name=csrf_token value={SECRET}><input name = token value = '{SECRET}'><p class=a>"
+            ),
+        ),
+        OK,
+        &["<input type=hidden name=csrf_token value=", "><input name = token value = '", "'><p class=a>"],
     );
     exchange(
         &post("text/plain", &format!("PASSWORD={SECRET}\nhost = a\n")),

@@ -112,8 +112,20 @@ pub(super) fn scan(engine: &mut Engine, bytes: &mut [u8], sort: Sort) -> Option<
     own_patterns(engine, bytes);
     let key = private_keys(engine, bytes);
     open = open.or(key.then_some(Kind::PrivateKey));
-    let tokens: Vec<Range<usize>> = engine.patterns().tokens.find_iter(bytes).map(|m| m.range()).collect();
-    for range in tokens {
+    let token = known_formats(engine, bytes);
+    open = open.or(token);
+    addresses(engine, bytes);
+    users(engine, bytes);
+    cards(engine, bytes);
+    named(engine, bytes, sort);
+    open
+}
+
+/// Tokens of known formats. Gives the kind of the one that it ends in.
+fn known_formats(engine: &mut Engine, bytes: &mut [u8]) -> Option<Kind> {
+    let mut open = None;
+    let all: Vec<Range<usize>> = engine.patterns().tokens.find_iter(bytes).map(|m| m.range()).collect();
+    for range in all {
         let begins = range.start == 0 || !is_word(bytes[range.start - 1]);
         if begins {
             let kind = if bytes[range.clone()].starts_with(b"eyJ") { Kind::Jwt } else { Kind::Token };
@@ -122,11 +134,16 @@ pub(super) fn scan(engine: &mut Engine, bytes: &mut [u8], sort: Sort) -> Option<
             engine.cloak(bytes, range.start..end, kind, Escape::Backslash);
         }
     }
-    addresses(engine, bytes);
-    users(engine, bytes);
-    cards(engine, bytes);
-    named(engine, bytes, sort);
     open
+}
+
+/// What is a secret wherever it is, and whatever is around it: private keys, and tokens of known formats.
+pub(super) fn tokens(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>) {
+    let part = &mut bytes[range.clone()];
+    engine.within(range.start, |engine| {
+        private_keys(engine, part);
+        known_formats(engine, part);
+    });
 }
 
 /// A token at the end of a sentence.

@@ -130,16 +130,25 @@ fn attributes(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>) {
     let mut all: Vec<(Range<usize>, Range<usize>)> = Vec::new();
     let mut at = range.start;
     while let Some(sign) = memchr(b'=', bytes.get(at..range.end).unwrap_or_default()).map(|i| at + i) {
-        let name = bytes[at..sign].iter().rev().take_while(|b| !b.is_ascii_whitespace()).count();
-        let quote = bytes.get(sign + 1).copied().filter(|b| *b == b'"' || *b == b'\'');
-        let Some(quote) = quote else {
-            at = sign + 1;
-            continue;
+        let is_space = u8::is_ascii_whitespace;
+        let spaces = bytes[at..sign].iter().rev().take_while(|b| is_space(b)).count();
+        let name_end = sign - spaces;
+        let name = bytes[at..name_end].iter().rev().take_while(|b| !is_space(b)).count();
+        let behind = bytes[sign + 1..range.end].iter().take_while(|b| is_space(b)).count();
+        let first = sign + 1 + behind;
+        let (begin, end) = match bytes[first..range.end].first() {
+            Some(quote @ (b'"' | b'\'')) => {
+                let len = memchr(*quote, &bytes[first + 1..range.end]);
+                (first + 1, len.map_or(range.end, |len| first + 1 + len))
+            }
+            // In HTML quotation marks may be left out.
+            _ => {
+                let len = bytes[first..range.end].iter().position(|b| is_space(b) || *b == b'>');
+                (first, len.map_or(range.end, |len| first + len))
+            }
         };
-        let end =
-            memchr(quote, &bytes[sign + 2..range.end.max(sign + 2)]).map_or(range.end, |i| sign + 2 + i);
-        all.push((sign - name..sign, sign + 2..end.max(sign + 2)));
-        at = end + 1;
+        all.push((name_end - name..name_end, begin..end));
+        at = (end + 1).min(range.end);
     }
     let is =
         |bytes: &[u8], range: &Range<usize>, name: &[u8]| bytes[range.clone()].eq_ignore_ascii_case(name);

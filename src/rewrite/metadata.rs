@@ -148,6 +148,13 @@ pub(super) fn says_missing(bytes: &[u8], packet_end: usize) -> bool {
     memchr::memmem::find(rest, b" missing=").is_some()
 }
 
+/// Whether a packet's comment describes its connection, and does not say that this goes on from another file.
+pub(super) fn says_beginning(bytes: &[u8], packet_end: usize) -> bool {
+    let rest = bytes.get(packet_end..).unwrap_or_default();
+    let says = |text: &[u8]| memchr::memmem::find(rest, text).is_some();
+    says(b"tls2pcap=1 conn=") && !says(b" continued_from=")
+}
+
 /// The options of a block that begin at `at`, with their values.
 pub(super) fn each_option(block: &[u8], mut at: usize, is_big: bool) -> impl Iterator<Item = (u16, &[u8])> {
     let block = &block[..block.len().saturating_sub(4)];
@@ -164,6 +171,12 @@ pub(super) fn marks(section: &[u8], is_big: bool) -> Vec<String> {
     let all = each_option(section, 24, is_big);
     let marks = all.filter(|(option, value)| *option == COMMENT && value.starts_with(MARK.as_bytes()));
     marks.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
+}
+
+/// Whether a section header says that the file is one of several.
+pub(super) fn is_one_of_several(section: &[u8], is_big: bool) -> bool {
+    let mut all = each_option(section, 24, is_big);
+    all.any(|(option, value)| option == COMMENT && value.starts_with(b"tls2pcap=1 file="))
 }
 
 /// Adds a comment to a section header, unless it is there.

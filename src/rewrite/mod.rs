@@ -24,7 +24,7 @@ use self::seen::Seen;
 use self::tracker::Tracker;
 use crate::config::{Output, Redact, Verbosity};
 use crate::failure::{Exit, Failure};
-use crate::redact::{Engine, Kind};
+use crate::redact::{self, Engine, Kind};
 use crate::{sink, status};
 
 pub use self::rules::engine;
@@ -187,18 +187,22 @@ fn rewrite(
         let mut bytes = item.bytes;
         if item.kind == SECTION {
             let rules = tracker.engine().rules();
-            let is_met = match reader.is_classic() {
+            let (is_met, is_one_of_several) = match reader.is_classic() {
                 true => {
                     let brand = bytes[BRAND].first_chunk().copied().unwrap_or_default();
-                    rules.are_met_by_brand(brand)
+                    (rules.are_met_by_brand(brand), redact::is_one_of_several(brand))
                 }
-                false => metadata::marks(&bytes, reader.is_big()).iter().any(|mark| rules.are_met_by(mark)),
+                false => {
+                    let marks = metadata::marks(&bytes, reader.is_big());
+                    let is_met = marks.iter().any(|mark| rules.are_met_by(mark));
+                    (is_met, metadata::is_one_of_several(&bytes, reader.is_big()))
+                }
             };
             if reader.is_classic() {
-                let brand = rules.brand();
+                let brand = rules.brand(is_one_of_several);
                 bytes[BRAND].copy_from_slice(&brand);
             }
-            tracker.recognise(is_met);
+            tracker.recognise(is_met, is_one_of_several);
         }
         let found = match reader.is_classic() {
             true => vec![],

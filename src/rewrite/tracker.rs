@@ -91,6 +91,10 @@ struct Flow {
     last: u64,
     /// Sequence number of the SYN of each lane.
     syn: [Option<u32>; 2],
+    /// It is only a part of what was redacted; see [`Engine::trust`].
+    is_part: bool,
+    /// A side has sent FIN or RST.
+    is_over: bool,
 }
 
 /// Follows a file.
@@ -106,6 +110,8 @@ pub(super) struct Tracker {
     remembered: usize,
     report: Report,
     recognises: bool,
+    /// The file is one of several, so connections go on from one into the next.
+    is_one_of_several: bool,
     /// For whoever wants to know what is in the file.
     seen: Option<Seen>,
 }
@@ -123,6 +129,7 @@ impl Tracker {
             remembered: 0,
             report,
             recognises: false,
+            is_one_of_several: false,
             seen: None,
         }
     }
@@ -143,10 +150,12 @@ impl Tracker {
     }
 
     /// Whether what comes was redacted before by rules that let no more stay.
-    pub(super) fn recognise(&mut self, recognises: bool) {
-        if self.recognises != recognises {
+    /// `is_one_of_several`: it is a part of a capture.
+    pub(super) fn recognise(&mut self, recognises: bool, is_one_of_several: bool) {
+        if (self.recognises, self.is_one_of_several) != (recognises, is_one_of_several) {
             self.end_all();
             self.recognises = recognises;
+            self.is_one_of_several = is_one_of_several;
             self.engine.recognise(recognises);
         }
     }
@@ -207,7 +216,8 @@ impl Tracker {
             let block = bytes.get(at..)?.to_vec();
             (block.len() > 4).then_some((block, is_big))
         });
-        self.content((bytes, at, link), missing, number);
+        let begins = can_say.is_some() && metadata::says_beginning(&bytes, at.end);
+        self.content((bytes, at, link), (missing, begins), number);
         if let (Some(seen), Some((block, is_big))) = (&mut self.seen, options) {
             seen.options(&block, 0, is_big);
         }
@@ -219,7 +229,12 @@ impl Tracker {
         }
     }
 
-    fn content(&mut self, (bytes, at, link): (Vec<u8>, Range<usize>, u32), missing: bool, number: u64) {
+    fn content(
+        &mut self,
+        (bytes, at, link): (Vec<u8>, Range<usize>, u32),
+        (missing, begins): (bool, bool),
+        number: u64,
+    ) {
         let packet = layers::packet(link, &bytes[at.clone()]);
         let shift = |sum: Checksum| Checksum { at: sum.at + at.start, from: sum.from + at.start, ..sum };
         match packet {
@@ -236,7 +251,7 @@ impl Tracker {
                 let side = if a <= b { Side::A } else { Side::B };
                 let place = self.queue(bytes, segment.checksum.map(shift), Some(key), number);
                 self.trailer(place, at.start + segment.end..at.end);
-                self.segment(place, key, side, &segment, at.start, missing);
+                self.segment(place, (key, side), &segment, at.start, (missing, begins));
             }
         }
     }
@@ -274,7 +289,15 @@ impl Tracker {
         }
     }
 
-    fn segment(&mut self, place: u64, key: Key, side: Side, segment: &Segment, shift: usize, missing: bool) {
+    /// `begins`: its comment says that the connection begins here, and not in an earlier file.
+    fn segment(
+        &mut self,
+        place: u64,
+        (key, side): (Key, Side),
+        segment: &Segment,
+        shift: usize,
+        (missing, begins): (bool, bool),
+    ) {
         let lane = side as usize;
         let is_new = segment.syn
             && self.flows.get(&key).is_some_and(|flow| match flow.syn[lane] {
@@ -293,6 +316,8 @@ impl Tracker {
                 lanes: [Lane::default(), Lane::default()],
                 last: 0,
                 syn: [None; 2],
+                is_part: self.recognises && self.is_one_of_several && !begins,
+                is_over: false,
             };
             self.flows.insert(key, flow);
             self.flows_seen += 1;
@@ -366,6 +391,7 @@ impl Tracker {
     fn fin(&mut self, key: Key, side: Side, at: u64, is_reset: bool) {
         if let Some(flow) = self.flows.get_mut(&key) {
             flow.lanes[side as usize].fin = Some(at);
+            flow.is_over = true;
         }
         if is_reset {
             self.flush(&key, true);
@@ -379,6 +405,7 @@ impl Tracker {
         let lane = &mut flow.lanes[side as usize];
         if lane.fin.is_some_and(|fin| lane.next.is_none_or(|next| next >= fin)) {
             lane.fin = None;
+            self.engine.trust(flow.is_part);
             let (mut out, mut found) = (Vec::new(), Vec::new());
             flow.conversation.end(&mut self.engine, side, &mut out, &mut found);
             self.give(key, side, &out, &found);
@@ -415,6 +442,8 @@ impl Tracker {
         if let Some(seen) = &mut self.seen {
             seen.hole(flow.number, len);
         }
+        flow.is_part |= self.recognises;
+        self.engine.trust(flow.is_part);
         let (mut out, mut found) = (Vec::new(), Vec::new());
         flow.conversation.hole(&mut self.engine, side, len, &mut out, &mut found);
         self.give(key, side, &out, &found);
@@ -436,6 +465,7 @@ impl Tracker {
             // Its place in the queue is known, since it came from there.
             if let Some(waiting) = self.queue.get(new.packet.wrapping_sub(self.first) as usize) {
                 let bytes = &waiting.bytes[new.at..new.at + new.len];
+                self.engine.trust(flow.is_part);
                 flow.conversation.push(&mut self.engine, side, bytes, &mut out, &mut found);
             }
             self.give(key, side, &out, &found);
@@ -538,7 +568,10 @@ impl Tracker {
             }
             let Some(flow) = self.flows.get_mut(key) else { return };
             let (mut out, mut found) = (Vec::new(), Vec::new());
-            if ends {
+            // What a whole capture says further on is in another file.
+            let is_cut = self.recognises && self.is_one_of_several && !flow.is_over;
+            self.engine.trust(flow.is_part || is_cut);
+            if ends && !is_cut {
                 flow.conversation.end(&mut self.engine, side, &mut out, &mut found);
             } else {
                 flow.conversation.give_up(&mut self.engine, side, &mut out, &mut found);

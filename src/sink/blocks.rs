@@ -13,6 +13,19 @@ pub(super) fn each(mut blocks: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     })
 }
 
+/// Each option of a block whose options begin at `at`: code, place of the value in the block, value.
+pub(super) fn options(block: &[u8], mut at: usize) -> impl Iterator<Item = (u16, usize, &[u8])> {
+    let end = block.len().saturating_sub(4);
+    std::iter::from_fn(move || {
+        let head = word(block.get(..end)?, at)?;
+        let (code, len) = (head as u16, (head >> 16) as usize);
+        let value = block.get(at + 4..at + 4 + len).filter(|_| code != 0)?;
+        let place = at + 4;
+        at += 4 + len.next_multiple_of(4);
+        Some((code, place, value))
+    })
+}
+
 /// How many packets there are.
 pub(super) fn packets(blocks: &[u8]) -> u64 {
     each(blocks).filter(|(kind, _)| *kind == PACKET).count() as u64

@@ -8,6 +8,7 @@ use flate2::{Compression, GzBuilder};
 
 use super::blocks;
 use super::link::Link;
+use crate::redact;
 
 /// Of zlib's 1 to 9.
 const LEVEL: u32 = 2;
@@ -18,6 +19,10 @@ const GZIP_COMMENT: &str = "tls2pcap";
 
 /// Type of a Section Header Block.
 const SECTION: u32 = 0x0a0d_0d0a;
+
+/// Where its options begin, and the code of a comment.
+const SECTION_OPTIONS: usize = 24;
+const COMMENT: u16 = 1;
 
 /// Classic pcap, little-endian, with nanoseconds.
 const PCAP_MAGIC: u32 = 0xa1b2_3c4d;
@@ -159,8 +164,9 @@ fn classic(blocks: &[u8], link: Link) -> Vec<u8> {
     for (kind, block) in blocks::each(blocks) {
         let words = match kind {
             SECTION => {
-                // Version 2.4; two fields that are always 0.
-                vec![PCAP_MAGIC, 4 << 16 | 2, 0, 0, super::pcapng::SNAPLEN, link.data_link().into()]
+                // Version 2.4; two fields that are 0, the second unless the file is redacted.
+                let brand = u32::from_le_bytes(brand(block));
+                vec![PCAP_MAGIC, 4 << 16 | 2, 0, brand, super::pcapng::SNAPLEN, link.data_link().into()]
             }
             blocks::PACKET => {
                 let field = |at| blocks::word(block, at).unwrap_or(0);
@@ -177,6 +183,15 @@ fn classic(blocks: &[u8], link: Link) -> Vec<u8> {
         }
     }
     pcap
+}
+
+/// What the header of classic pcap says where that of pcapng has comments: that the file is redacted.
+fn brand(section: &[u8]) -> [u8; 4] {
+    let comments = || blocks::options(section, SECTION_OPTIONS).filter(|(code, ..)| *code == COMMENT);
+    let is_one_of_several = comments().any(|(_, _, value)| value.starts_with(b"tls2pcap=1 file="));
+    comments()
+        .find_map(|(_, _, value)| redact::brand_of(str::from_utf8(value).ok()?, is_one_of_several))
+        .unwrap_or_default()
 }
 
 /// Length of the whole packets at the beginning, and how many they are. The file's header may come first.

@@ -1,6 +1,6 @@
 //! Blocks of pcapng as [`crate::sink::PcapngWriter`] writes them: little-endian, taken apart and put together.
 
-use crate::sink::blocks::{PACKET, word};
+use crate::sink::blocks::{PACKET, options, word};
 use crate::track::segment::WallTime;
 
 const OPTION_COMMENT: u16 = 1;
@@ -36,17 +36,7 @@ impl<'a> Epb<'a> {
 
     /// Each option: code, place of the value in the block, value.
     pub(super) fn options(&self) -> impl Iterator<Item = (u16, usize, &'a [u8])> + use<'a> {
-        let block = self.0;
-        let mut at = PACKET_AT + self.packet().len().next_multiple_of(4);
-        let end = block.len().saturating_sub(4);
-        std::iter::from_fn(move || {
-            let head = word(block.get(..end)?, at)?;
-            let (code, len) = (head as u16, (head >> 16) as usize);
-            let value = block.get(at + 4..at + 4 + len).filter(|_| code != 0)?;
-            let place = at + 4;
-            at += 4 + len.next_multiple_of(4);
-            Some((code, place, value))
-        })
+        options(self.0, PACKET_AT + self.packet().len().next_multiple_of(4))
     }
 
     fn option(&self, wanted: u16) -> Option<&'a [u8]> {
