@@ -87,3 +87,10 @@ fn a_name_that_does_not_change_gets_a_number() {
     let (names, ..) = write(plan, "a-%Y.pcapng", 5);
     assert_eq!(names.len(), 3, "{names:?}");
 }
+
+#[test]
+fn a_period_longer_than_time_itself_never_ends() {
+    let plan = config::Files { seconds: Some(u64::MAX), packets: Some(2), ..config::Files::default() };
+    let (names, ..) = write(plan, "a-%Y.pcapng", 5);
+    assert_eq!(names, ["a-2026.pcapng", "a-20261.pcapng", "a-20262.pcapng"]);
+}

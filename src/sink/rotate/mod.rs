@@ -250,12 +250,16 @@ impl Files {
     /// Whether the next file begins with a packet of so many bytes.
     fn is_due(&self, time: WallTime, len: u64) -> bool {
         let plan = &self.plan;
-        let second = |n: u64| n.saturating_mul(SECOND);
         self.packets > 0
             && (plan.packets.is_some_and(|max| self.packets >= max)
                 || plan.bytes.is_some_and(|max| self.size() + len > max)
-                || plan.seconds.is_some_and(|n| time >= self.began.saturating_add(second(n)))
-                || plan.interval.is_some_and(|n| time / second(n) > self.began / second(n)))
+                || self.period_is_over(time)
+                || plan.interval.is_some_and(|n| time / seconds(n) > self.began / seconds(n)))
+    }
+
+    /// Whether this time is beyond [`config::Files::seconds`] of this file.
+    fn period_is_over(&self, time: WallTime) -> bool {
+        self.plan.seconds.is_some_and(|n| time >= self.began.saturating_add(seconds(n)))
     }
 
     /// Bytes of this file, with those that are still to be written. Of compressed ones the latter count as they are.
@@ -331,8 +335,7 @@ impl Files {
         self.number += 1;
         // A name by strftime that has not changed since gets a number.
         let base = names::of(&self.template, &self.plan, self.number, 0, time);
-        let period_over = self.plan.seconds.is_some_and(|n| time >= self.began.saturating_add(n * SECOND));
-        self.within = if period_over && base != self.base { 0 } else { self.within + 1 };
+        self.within = if self.period_is_over(time) && base != self.base { 0 } else { self.within + 1 };
         self.base = base;
         self.path = names::of(&self.template, &self.plan, self.number, self.within, time);
         self.make_room();
@@ -470,6 +473,11 @@ impl Drop for Files {
         // What could not be written was told when it could not.
         let _ = self.close(false);
     }
+}
+
+/// In ns.
+fn seconds(n: u64) -> u64 {
+    n.saturating_mul(SECOND)
 }
 
 fn now() -> WallTime {
