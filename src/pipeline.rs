@@ -66,7 +66,12 @@ pub struct Pipeline<W: Write> {
     gathering: bool,
     /// When the output was last written because of the time.
     flushed: WallTime,
+    /// See [`with_settled`](Self::with_settled).
+    settled: Option<Settled<W>>,
 }
+
+/// Tells an output up to which time it has all packets.
+type Settled<W> = fn(&mut W, WallTime) -> io::Result<()>;
 
 /// The file's header needs the first event, so the writer begins with it.
 enum Output<W: Write> {
@@ -97,6 +102,7 @@ impl<W: Write> Pipeline<W> {
             unbuffered: false,
             gathering: false,
             flushed: 0,
+            settled: None,
         }
     }
 
@@ -143,6 +149,11 @@ impl<W: Write> Pipeline<W> {
     /// compressed together gets smaller.
     pub fn gathering(self, gathering: bool) -> Pipeline<W> {
         Pipeline { gathering, ..self }
+    }
+
+    /// Tells the output, now and then, up to which time it has all packets.
+    pub fn with_settled(self, settled: Settled<W>) -> Pipeline<W> {
+        Pipeline { settled: Some(settled), ..self }
     }
 
     /// Takes a batch of records, as [`crate::event::recording::add`] makes it, and gives it back: its
@@ -262,6 +273,7 @@ impl<W: Write> Pipeline<W> {
             if !self.gathering || self.now.abs_diff(self.flushed) >= GATHER_TIME {
                 self.flushed = self.now;
                 self.flush_output()?;
+                self.settle()?;
             }
         }
         Ok(())
@@ -299,6 +311,12 @@ impl<W: Write> Pipeline<W> {
             Output::Open(writer) => writer.flush(),
             Output::Waiting(_) | Output::Lost => Ok(()),
         }
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        let (Some(settled), Output::Open(writer)) = (self.settled, &mut self.output) else { return Ok(()) };
+        let (until, out) = writer.settled(self.now);
+        settled(out, until)
     }
 
     /// After something could not be written: what was captured so far goes where it still can, and the

@@ -68,6 +68,7 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         .with_comments(config.comments)
         .with_redaction(engine)
         .with_selection(config.selection.clone())
+        .with_settled(sink::Fan::settled)
         .gathering(format.is_compressed());
     let (mut numbers, damage, failed) = match play(&mut player, &mut pipeline) {
         Ok(damage) => {

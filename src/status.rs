@@ -420,7 +420,8 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
 }
 
 fn files_line(text: &mut String, partly: &str, told: &sink::rotate::Told, without: &str) {
-    let last = told.last.as_ref().map_or(String::new(), |path| path.display().to_string());
+    // Not even the first could be opened.
+    let Some(last) = told.last.as_ref().map(|path| path.display()) else { return };
     let _ = match told.files {
         1 => writeln!(text, "{partly}written to {last}{without}"),
         n => writeln!(

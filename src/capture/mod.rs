@@ -153,6 +153,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         .with_comments(config.comments)
         .with_redaction(engine)
         .with_selection(config.selection.clone())
+        .with_settled(sink::Fan::settled)
         .gathering(gathering);
     if config.packet_buffered {
         pipeline = pipeline.unbuffered();

@@ -42,6 +42,11 @@ const TIPS: &[(&[&str], &str)] = &[
         &["-I", "--monitor-mode", "--no-promiscuous-mode"],
         "leave it out: programs are captured, not interfaces",
     ),
+    (&["-f"], "say the expression after all options: tls2pcap -o FILE -p PID port 443 and not comm curl"),
+    (&["-Q", "--direction"], "say --no-writes or --no-reads to leave out what the programs send or receive"),
+    (&["--immediate-mode"], "say -U to write each packet as soon as it is there"),
+    (&["-#", "--number"], "leave it out: the summary at the end says how many packets there are"),
+    (&["-E", "-M"], "leave it out: the file holds plaintext, which needs no keys"),
     (&["-F"], "read the format from the name: FILE.pcapng, FILE.pcap, FILE.pcapng.gz"),
     (&["-y", "--linktype"], "say --link ethernet or --link raw"),
     (
@@ -85,4 +90,16 @@ const TIPS: &[(&[&str], &str)] = &[
 pub(super) fn ours_for(option: &str) -> Option<&'static str> {
     let name = option.split(['=', ' ']).next().unwrap_or_default();
     TIPS.iter().find(|(names, _)| names.contains(&name)).map(|(_, tip)| *tip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_and_directions_of_others_have_a_tip() {
+        for option in ["-f", "-Q", "--direction=in", "--immediate-mode", "-#", "-E", "--pcapfile=x"] {
+            assert!(ours_for(option).is_some(), "{option}");
+        }
+    }
 }

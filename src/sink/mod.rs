@@ -14,6 +14,8 @@ mod whereabouts;
 
 use std::io::{self, Write};
 
+use crate::track::segment::WallTime;
+
 pub use format::{Format, is_compressed};
 pub use link::Link;
 pub use output::{Output, is_same_file, write_public};
@@ -50,6 +52,19 @@ pub struct Fan {
     pub file: Option<Sink>,
     /// Clients, who never fail. What none of them got is told by [`Server::unserved`].
     pub server: Option<Server>,
+}
+
+impl Fan {
+    /// All packets up to this time have been written.
+    ///
+    /// # Errors
+    /// Those of [`Files::settled`].
+    pub fn settled(&mut self, until: WallTime) -> io::Result<()> {
+        match &mut self.file {
+            Some(Sink::Many(files)) => files.settled(until),
+            Some(Sink::One(_)) | None => Ok(()),
+        }
+    }
 }
 
 impl Write for Fan {

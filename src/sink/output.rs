@@ -29,6 +29,8 @@ pub struct Output {
     format: Format,
     /// Length of the file so far, if it is regular.
     regular: Option<Arc<AtomicU64>>,
+    /// Bytes that were written to it, whatever it is.
+    sent: u64,
     created: bool,
     /// A file that is regular ends at the border of a block.
     in_blocks: bool,
@@ -61,6 +63,7 @@ impl Output {
                 file,
                 format,
                 regular,
+                sent: 0,
                 created: false,
                 is_named: false,
                 in_blocks: true,
@@ -75,6 +78,7 @@ impl Output {
                 file,
                 format,
                 regular: None,
+                sent: 0,
                 created,
                 is_named: true,
                 in_blocks: true,
@@ -92,6 +96,7 @@ impl Output {
             file,
             format,
             regular: Some(written),
+            sent: 0,
             created,
             is_named: true,
             in_blocks: true,
@@ -125,14 +130,9 @@ impl Output {
         self.created.then_some(&self.file)
     }
 
-    /// Bytes that were written to it, if it is a regular file; else 0.
-    pub fn len(&self) -> u64 {
-        self.regular.as_ref().map_or(0, |len| len.load(Ordering::Relaxed))
-    }
-
-    /// Whether nothing was written to it.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Bytes that were written to it, file or pipe, without those that it had before.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Makes a file that was created just now the property of the user who called sudo. One that was there before keeps its
@@ -225,6 +225,7 @@ impl Write for Output {
             };
             // A recording is not in blocks.
             let (whole, packets) = if self.in_blocks { self.format.whole(bytes, done) } else { (done, 0) };
+            self.sent += whole as u64;
             if let Some(len) = &self.regular {
                 let len = len.fetch_add(whole as u64, Ordering::Relaxed) + whole as u64;
                 // If this fails too, the first error is still the one to tell.
@@ -233,6 +234,7 @@ impl Write for Output {
             let taken = self.format.taken(blocks, whole, packets);
             return Err(io::Error::new(error.kind(), Partly { error, packets, taken }));
         }
+        self.sent += bytes.len() as u64;
         if let Some(len) = &self.regular {
             len.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }

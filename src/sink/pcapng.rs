@@ -284,6 +284,11 @@ impl<W: Write> PcapngWriter<W> {
         self.move_on(|sorted, out| sorted.tick(now, until, out))
     }
 
+    /// Up to which time all packets are in the output, if it is `now` and everything was flushed; and the output.
+    pub fn settled(&mut self, now: WallTime) -> (WallTime, &mut W) {
+        (now.saturating_sub(self.sort_time), &mut self.out)
+    }
+
     /// Nothing comes any more, so that all packets get their place.
     ///
     /// # Errors

@@ -119,6 +119,12 @@ pub(super) fn statistics(interface: u32, told: &Statistics) -> Vec<u8> {
     block
 }
 
+/// Records lost, of a block of statistics whose first options are those of [`statistics`].
+pub(super) fn dropped(block: &[u8]) -> u64 {
+    let value = block.get(60..68).and_then(<[u8]>::first_chunk::<8>);
+    value.map_or(0, |value| u64::from_le_bytes(*value))
+}
+
 /// The section header with one comment more.
 pub(super) fn with_comment(section: &[u8], comment: &str) -> Vec<u8> {
     // The end of the options and the length stand at the end, if there are options.

@@ -35,7 +35,7 @@ const INTERFACE: u32 = 1;
 const APPLE_PROCESS: u32 = 0x8000_0001;
 const SECOND: u64 = 1_000_000_000;
 /// What a block of statistics takes at the end of a file.
-const STATISTICS_LEN: u64 = 72;
+const STATISTICS_LEN: u64 = 76;
 
 /// What became of the files, for whoever tells the user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -209,23 +209,43 @@ impl Files {
         self.pending.extend_from_slice(&block::with_comment(&self.section, &comment));
     }
 
+    /// All packets up to this time have been written. A file whose time is over is complete then: nobody has to wait for
+    /// a packet that belongs in the next one.
+    ///
+    /// # Errors
+    /// If it cannot be written, or the capture has as many files as was asked for.
+    pub fn settled(&mut self, until: WallTime) -> io::Result<()> {
+        if self.out.is_none()
+            || self.packets == 0
+            || self.has_enough
+            || self.has_failed
+            || !self.time_is_over(until)
+        {
+            return Ok(());
+        }
+        self.taken = 0;
+        if self.plan.files_max == Some(self.number) {
+            return self.enough();
+        }
+        let result = self.close(true);
+        self.has_failed = result.is_err();
+        result
+    }
+
     fn packet(&mut self, block: &[u8]) -> io::Result<()> {
         let epb = Epb(block);
         let time = epb.time();
         if self.out.is_none() {
-            self.path = names::of(&self.template, &self.plan, 1, 0, time);
-            self.base = self.path.clone();
-            self.open()?;
-            self.begin();
+            self.begin_at(time)?;
         }
-        if self.is_due(time, block.len() as u64) {
+        if self.is_due(time, self.cost(&epb)) {
             if self.plan.files_max == Some(self.number) {
                 return self.enough();
             }
             self.close(true)?;
             self.next(time)?;
         }
-        let size = self.size() + block.len() as u64;
+        let size = self.size() + self.cost(&epb);
         if self.plan.bytes_max.is_some_and(|max| self.packets_all > 0 && self.bytes_before + size > max) {
             return self.enough();
         }
@@ -247,14 +267,31 @@ impl Files {
         if self.plan.packets_max == Some(self.packets_all) { self.enough() } else { Ok(()) }
     }
 
+    /// Opens the first file, or the one after a file that was closed early.
+    fn begin_at(&mut self, time: WallTime) -> io::Result<()> {
+        if self.packets > 0 {
+            return self.next(time);
+        }
+        self.path = names::of(&self.template, &self.plan, 1, 0, time);
+        self.base = self.path.clone();
+        self.open()?;
+        self.begin();
+        Ok(())
+    }
+
     /// Whether the next file begins with a packet of so many bytes.
     fn is_due(&self, time: WallTime, len: u64) -> bool {
         let plan = &self.plan;
         self.packets > 0
             && (plan.packets.is_some_and(|max| self.packets >= max)
                 || plan.bytes.is_some_and(|max| self.size() + len > max)
-                || self.period_is_over(time)
-                || plan.interval.is_some_and(|n| time / seconds(n) > self.began / seconds(n)))
+                || self.time_is_over(time))
+    }
+
+    /// Whether this time belongs in a later file.
+    fn time_is_over(&self, time: WallTime) -> bool {
+        let interval = self.plan.interval.map(seconds);
+        self.period_is_over(time) || interval.is_some_and(|n| time / n > self.began / n)
     }
 
     /// Whether this time is beyond [`config::Files::seconds`] of this file.
@@ -264,9 +301,17 @@ impl Files {
 
     /// Bytes of this file, with those that are still to be written. Of compressed ones the latter count as they are.
     fn size(&self) -> u64 {
-        let written = self.out.as_ref().map_or(0, Output::len);
-        let end = if self.plan.rotates() { STATISTICS_LEN * self.statistics.len() as u64 } else { 0 };
-        written + self.pending.len() as u64 + end
+        let written = self.out.as_ref().map_or(0, Output::sent);
+        written + self.pending.len() as u64 + STATISTICS_LEN * self.statistics.len() as u64
+    }
+
+    /// Bytes that a packet adds, with those of its interface if that is new in this file.
+    fn cost(&self, epb: &Epb<'_>) -> u64 {
+        let id = epb.interface() as usize;
+        let new = self.interfaces.get(id).filter(|interface| interface.here.is_none());
+        let process = self.processes.get(id).map_or(0, |(block, _)| block.len());
+        let interface = new.map_or(0, |new| (new.block.len() + process) as u64 + STATISTICS_LEN);
+        epb.0.len() as u64 + interface
     }
 
     /// A packet, on its interface in this file.
@@ -312,15 +357,17 @@ impl Files {
 
     fn final_statistics(&mut self, block: &[u8]) -> io::Result<()> {
         let id = word(block, 8).unwrap_or(0);
-        let has_comment = block.len() > STATISTICS_LEN as usize;
+        let says_loss = block.len() > STATISTICS_LEN as usize || block::dropped(block) > 0;
         let known = self.interfaces.get(id as usize).and_then(|interface| interface.here);
         if self.out.is_none() {
-            let now = now();
-            self.path = names::of(&self.template, &self.plan, 1, 0, now);
-            self.open()?;
-            self.begin();
+            // The last file is complete already, and says all but what was lost.
+            if self.packets > 0 && !says_loss {
+                return Ok(());
+            }
+            // As of when they were made, so that a replay gives the same name.
+            self.begin_at(Some(Epb(block).time()).filter(|time| *time > 0).unwrap_or_else(now))?;
         }
-        if known.is_none() && !has_comment && !self.statistics.is_empty() {
+        if known.is_none() && !says_loss && !self.statistics.is_empty() {
             return Ok(());
         }
         let here = self.interface(id, 0);
@@ -382,6 +429,11 @@ impl Files {
         }
         let output = privilege::as_user(|| Output::create(&self.path, self.format))
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))?;
+        if self.plan.rotates() && output.is_live() {
+            let message =
+                format!("{} is no regular file, and cannot be followed by another", self.path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         output.give_to_user();
         self.out = Some(output);
         self.tell(|_| ());
@@ -399,7 +451,7 @@ impl Files {
             }
         }
         self.flush_pending()?;
-        self.bytes_before += self.out.take().map_or(0, |out| out.len());
+        self.bytes_before += self.out.take().map_or(0, |out| out.sent());
         if self.plan.rotates() {
             self.complete.push_back(self.path.clone());
         }

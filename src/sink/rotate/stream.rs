@@ -151,21 +151,27 @@ impl Stream {
 
     /// Waits for an upgrade to WebSocket. Messages begin with a packet.
     fn http1(&mut self, side: usize, bytes: &[u8], missing: u64) {
-        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4);
-        let head = end.and_then(|end| bytes.get(..end)).filter(|head| head.len() <= HEAD_MAX);
-        match (side, head) {
-            (0, Some(head)) if head.starts_with(b"GET ") => self.heads[0] = head.to_vec(),
-            (0, _) if bytes.first().is_some_and(u8::is_ascii_uppercase) => self.heads[0].clear(),
-            (1, Some(head)) if head.starts_with(b"HTTP/1.1 101") => {
-                let text = String::from_utf8_lossy(head).to_ascii_lowercase();
-                if text.lines().any(|line| line.starts_with("upgrade:") && line.contains("websocket")) {
-                    self.kind = Kind::WebSocket;
-                    self.heads[1] = head.to_vec();
-                    let len = head.len();
-                    self.framed(1, &bytes[len..], missing);
-                }
+        // Only looked for where there is one: most packets are parts of bodies.
+        let head = || {
+            let bytes = &bytes[..bytes.len().min(HEAD_MAX)];
+            let end = bytes.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
+            bytes.get(..end)
+        };
+        if side == 0 {
+            if bytes.starts_with(b"GET ") {
+                self.heads[0] = head().unwrap_or_default().to_vec();
+            } else if bytes.first().is_some_and(u8::is_ascii_uppercase) {
+                self.heads[0].clear();
             }
-            _ => {}
+        } else if bytes.starts_with(b"HTTP/1.1 101")
+            && let Some(head) = head()
+        {
+            let text = String::from_utf8_lossy(head).to_ascii_lowercase();
+            if text.lines().any(|line| line.starts_with("upgrade:") && line.contains("websocket")) {
+                self.kind = Kind::WebSocket;
+                self.heads[1] = head.to_vec();
+                self.framed(1, &bytes[head.len()..], missing);
+            }
         }
     }
 
