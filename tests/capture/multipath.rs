@@ -37,13 +37,12 @@ fn assert_rest(finished: &Finished, told: &Told, dir: &str, role: &str, written:
     }
 }
 
-#[test]
-fn both_ends_over_several_paths() {
-    let test = begin!();
-    if !has_multipath(&test) {
+/// A client over MPTCP, whose connection is whole.
+fn client_of(test: &Test, server: &str) {
+    if !has_multipath(test) {
         return;
     }
-    let (mut server, port) = exchange_server(&test, SERVER);
+    let (mut server, port) = exchange_server(test, server);
     let dir = test.folder("client");
     let words = [vec![compiled("exchange")], connect("127.0.0.1", port, &dir, CLIENT)].concat();
     let finished = test.capture().run(&words).ok();
@@ -51,19 +50,17 @@ fn both_ends_over_several_paths() {
     assert_rest(&finished, &Told::all(&finished.text())[0], &dir, "client", 0, 0);
 }
 
+#[test]
+fn both_ends_over_several_paths() {
+    let test = begin!();
+    client_of(&test, SERVER);
+}
+
 /// The peer knows nothing of it, and the connection has one path for good.
 #[test]
 fn a_peer_without_it() {
     let test = begin!();
-    if !has_multipath(&test) {
-        return;
-    }
-    let (mut server, port) = exchange_server(&test, &SERVER.replace("--mptcp 1 ", ""));
-    let dir = test.folder("client");
-    let words = [vec![compiled("exchange")], connect("127.0.0.1", port, &dir, CLIENT)].concat();
-    let finished = test.capture().run(&words).ok();
-    server.wait_ok();
-    assert_rest(&finished, &Told::all(&finished.text())[0], &dir, "client", 0, 0);
+    client_of(&test, &SERVER.replace("--mptcp 1 ", ""));
 }
 
 /// A server that is joined while its connection is in use: it reads before it writes.
