@@ -47,7 +47,11 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
         Output::Stdout => (Path::new("-"), "standard output".into()),
     };
     let bad_output = |error: io::Error| Failure::of_output(&name, &error);
-    let engine = config.redact.as_ref().map(rewrite::engine).transpose()?;
+    let engine = config
+        .redact
+        .as_ref()
+        .map(|redaction| rewrite::live_engine(redaction, &config.selection))
+        .transpose()?;
     let format = format(path, config.link);
     // The first of several files is named after its first packet.
     let mut output = match config.files.rotates() {

@@ -66,9 +66,12 @@ fn replay(recording: &[u8]) -> (Vec<u8>, Result<(), RecordingError>) {
 #[test]
 fn a_redacted_replay_has_the_same_packets() {
     let scratch = tempfile::tempdir().unwrap();
+    let rules = scratch.path().join("rules");
+    std::fs::write(&rules, "addresses pseudonyms\nnames pseudonyms\n").unwrap();
+    let rules = rules.to_str().unwrap();
     for recording in recordings() {
         let mut listings = Vec::new();
-        for args in [&[][..], &["--redact"]] {
+        for args in [&[][..], &["--redact"], &["--redact", "--redact-rules", rules]] {
             let capture = scratch.path().join("out.pcapng");
             let tool = |args: &[&str]| {
                 Command::new(env!("CARGO_BIN_EXE_tls2pcap")).args(args).arg(&capture).output().unwrap()
@@ -83,7 +86,10 @@ fn a_redacted_replay_has_the_same_packets() {
                 .unwrap();
             assert!(replayed.status.success());
             if !args.is_empty() {
-                let check = tool(&["redact", "--check"]);
+                let check = match args.len() {
+                    1 => tool(&["redact", "--check"]),
+                    _ => tool(&["redact", "--check", "--rules", rules]),
+                };
                 assert_eq!(check.status.code(), Some(0), "{}", String::from_utf8_lossy(&check.stdout));
                 let marked = std::fs::read(&capture).unwrap();
                 assert!(memchr::memmem::find(&marked, b"tls2pcap=1 redacted=").is_some());
@@ -95,8 +101,16 @@ fn a_redacted_replay_has_the_same_packets() {
                 listings.push(output.stdout);
             }
         }
-        let (plain, redacted) = listings.split_at(listings.len() / 2);
-        assert!(plain == redacted && !plain[0].is_empty(), "{}", recording.display());
+        let mut kinds = listings.chunks(listings.len() / 3);
+        let plain = kinds.next().unwrap();
+        assert!(kinds.all(|redacted| plain == redacted) && !plain[0].is_empty(), "{}", recording.display());
+        let filtered = Command::new(env!("CARGO_BIN_EXE_tls2pcap"))
+            .arg("replay")
+            .arg(&recording)
+            .args(["-q", "-o", "-", "--redact", "--redact-rules", rules, "--host", "10.0.0.5"])
+            .output()
+            .unwrap();
+        assert_eq!(filtered.status.code(), Some(2), "a filter would see pseudonyms");
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, TempDir};
 use zip::write::SimpleFileOptions;
 
-use crate::config::{Capture, Output, Redaction, Report, Source, Verbosity};
+use crate::config::{Capture, Filter, Output, Redaction, Report, Source, Verbosity};
 use crate::failure::{Exit, Failure};
 use crate::redact::{self, Engine};
 use crate::rewrite::seen::Seen;
@@ -32,9 +32,11 @@ const SIZE_MAX: u64 = 25_000_000;
 /// A [`Failure`] for the user. Then there is no bundle.
 pub fn run(config: &Report) -> Result<Exit, Failure> {
     // What is wrong with the rules shows before anything is captured.
-    let engine = privilege::as_user(|| rewrite::engine(&config.redaction))?;
+    privilege::as_user(|| rewrite::engine(&config.redaction))?;
     let room = privilege::as_user(|| tempfile::Builder::new().prefix("tls2pcap-report-").tempdir());
     let room = room.map_err(|error| unwritable("a temporary folder", &error))?;
+    let config = &privilege::as_user(|| with_key(config, &room))?;
+    let engine = privilege::as_user(|| rewrite::engine(&config.redaction))?;
     let (input, is_live) = match &config.source {
         Source::File(path) => (path.clone(), false),
         Source::Capture(capture) => (captured(capture, &config.redaction, &room)?, true),
@@ -43,6 +45,18 @@ pub fn run(config: &Report) -> Result<Exit, Failure> {
     let doctor = doctor::of(&made.pids())?;
     privilege::as_user(|| pack(config, &made, &cleaned(&doctor, &config.redaction)?, is_live))?;
     Ok(Exit::Success)
+}
+
+/// With a key, if there is none: the same name is to have the same pseudonym in all that is in the bundle.
+fn with_key(config: &Report, room: &TempDir) -> Result<Report, Failure> {
+    let mut config = config.clone();
+    if config.redaction.key.is_none() {
+        let path = room.path().join("key");
+        let written = private(&path)?.write_all(&rewrite::fresh_key()?);
+        written.map_err(|error| unwritable(path.display(), &error))?;
+        config.redaction.key = Some(path);
+    }
+    Ok(config)
 }
 
 fn unwritable(name: impl std::fmt::Display, error: &io::Error) -> Failure {
@@ -102,7 +116,8 @@ fn make(config: &Report, engine: Engine, input: &Path, room: &TempDir) -> Result
     out.flush().map_err(|error| unwritable(whole.display(), &error))?;
     let Outcome { kinds, mut seen, is_classic, damage } = outcome;
     seen.finish();
-    let chosen = filter::choose(&config.filter, &seen, is_classic)?;
+    let wanted = pseudonyms(&config.filter, &config.redaction)?;
+    let chosen = filter::choose(&wanted, &seen, is_classic)?;
     let is_part = chosen.iter().any(|wanted| !wanted) || !config.filter.is_empty();
     if chosen.iter().all(|wanted| !wanted) && is_part {
         return Err(Failure::new(
@@ -127,6 +142,22 @@ fn make(config: &Report, engine: Engine, input: &Path, room: &TempDir) -> Result
     Ok(Made { capture, name, seen, taken, kinds, damage, mark })
 }
 
+/// A filter that knows hosts by their pseudonyms too, as they are in the capture now.
+fn pseudonyms(filter: &Filter, redaction: &Redaction) -> Result<Filter, Failure> {
+    let mut engine = rewrite::engine(redaction)?;
+    let mut filter = filter.clone();
+    if engine.rules().have_pseudonyms() {
+        let own = filter.hosts.iter().map(|host| {
+            let mut bytes = host.as_bytes().to_vec();
+            redact::host(&mut engine, &mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        let own: Vec<String> = own.collect();
+        filter.hosts.extend(own);
+    }
+    Ok(filter)
+}
+
 /// A file that nobody else reads.
 fn private(path: &Path) -> Result<File, Failure> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -137,8 +168,7 @@ fn private(path: &Path) -> Result<File, Failure> {
 /// Looks for secrets in what is to be given away.
 fn check(path: &Path, redaction: &Redaction) -> Result<(), Failure> {
     let file = File::open(path).map_err(|error| unwritable(path.display(), &error))?;
-    // Any key will do.
-    let engine = rewrite::engine(&Redaction { key: None, ..redaction.clone() })?;
+    let engine = rewrite::engine(redaction)?;
     let outcome = rewrite::observe(file, engine, |_| Ok(()));
     let outcome = outcome.map_err(|error| unwritable(path.display(), &error))?;
     if outcome.kinds.is_empty() {

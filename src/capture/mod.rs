@@ -73,7 +73,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let engine = config
         .redact
         .as_ref()
-        .map(|redaction| privilege::as_user(|| rewrite::engine(redaction)))
+        .map(|redaction| privilege::as_user(|| rewrite::live_engine(redaction, &config.selection)))
         .transpose()?;
     let mut reasons = Reasons::new(&config.targets, say);
     let mut discovery = Discovery::default();

@@ -29,9 +29,17 @@ pub(super) struct Rules {
     #[arg(long = "allow", value_name = "NAME")]
     allowed: Vec<String>,
 
+    /// What becomes of addresses: IP and hardware, in headers, text and comments
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "keep")]
+    addresses: Identity,
+
+    /// What becomes of names of hosts and users, and of users' folders in paths
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "keep")]
+    names: Identity,
+
     /// Take more such rules from this file, one a line, as: field nickname
     ///
-    /// A line is one of header, field, pattern, allow and level, and its value; # begins a comment.
+    /// A line is one of header, field, pattern, allow, level, addresses and names, and its value; # begins a comment.
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
 
@@ -45,9 +53,28 @@ pub(super) struct Rules {
 
 impl From<Rules> for Redaction {
     fn from(rules: Rules) -> Redaction {
-        let Rules { level, headers, fields, patterns, allowed, rules: file, key } = rules;
-        let rules = RulesBuilder { level: level.into(), headers, fields, patterns, allowed };
+        let Rules { level, headers, fields, patterns, allowed, addresses, names, rules: file, key } = rules;
+        let (addresses, names) = (addresses.into(), names.into());
+        let rules =
+            RulesBuilder { level: level.into(), headers, fields, patterns, allowed, addresses, names };
         Redaction { rules, file, key }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Identity {
+    /// They stay
+    Keep,
+    /// Each is replaced by another, the same one throughout, of the same length
+    Pseudonyms,
+}
+
+impl From<Identity> for redact::Identity {
+    fn from(identity: Identity) -> Self {
+        match identity {
+            Identity::Keep => redact::Identity::Keep,
+            Identity::Pseudonyms => redact::Identity::Pseudonyms,
+        }
     }
 }
 

@@ -213,6 +213,7 @@ fn a_redaction_and_a_check() {
         fields: vec!["c".into()],
         patterns: vec!["d".into()],
         allowed: vec!["e".into()],
+        ..RulesBuilder::default()
     };
     let expected = Redact {
         input: "x.pcapng".into(),

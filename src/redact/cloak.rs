@@ -70,6 +70,11 @@ impl Cloak {
     /// Replaces `value`. Gives whether it changed: it always does, unless it is a replacement already, or has nothing but
     /// punctuation.
     pub(super) fn replace(&self, value: &mut [u8], escape: Escape) -> bool {
+        self.replace_in(value, escape, b"")
+    }
+
+    /// The same, by what is around the value too.
+    pub(super) fn replace_in(&self, value: &mut [u8], escape: Escape, around: &[u8]) -> bool {
         let slots = slots(value, escape);
         let stays = |(slot, byte): (&Slot, &u8)| match slot {
             Slot::Keep => true,
@@ -79,7 +84,7 @@ impl Cloak {
         if slots.iter().zip(value.iter()).all(stays) {
             return false;
         }
-        let mut random = Random::new(&self.key, value);
+        let mut random = Random::new(&self.key, &[value, around].concat());
         for _ in 0..TRIES {
             let new = draw(slots.clone(), value, &mut random);
             if new != value {
@@ -200,17 +205,17 @@ fn character(rest: &[u8]) -> usize {
 }
 
 /// Numbers that follow from key and value: splitmix64, begun with what only who has the key can tell from chance.
-struct Random(u64, u64);
+pub(super) struct Random(u64, u64);
 
 impl Random {
-    fn new(key: &Key, value: &[u8]) -> Random {
+    pub(super) fn new(key: &Key, value: &[u8]) -> Random {
         let mut hasher = SipHasher24::new_with_key(&key.0);
         hasher.write(value);
         let hash = hasher.finish128();
         Random(hash.h1, hash.h2)
     }
 
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -5,11 +5,12 @@ use std::ops::Range;
 
 use foldhash::fast::RandomState;
 
+use super::address::Addresses;
 use super::cloak::{Cloak, Escape};
 use super::facts::{FACTS_MAX, Fact};
 use super::kind::{Found, Kind};
 use super::patterns::Patterns;
-use super::rules::{Level, Rules};
+use super::rules::{Identity, Level, Rules};
 use super::{fill, names, patterns, text};
 
 /// Names whose meaning is remembered. At the bound all are forgotten.
@@ -21,6 +22,11 @@ const NAME_MAX: usize = 128;
 pub struct Engine {
     rules: Rules,
     cloak: Cloak,
+    addresses: Addresses,
+    /// See [`Engine::recognise`].
+    recognises: bool,
+    /// See [`Engine::spare_addresses`].
+    spares_addresses: bool,
     patterns: Patterns,
     names: HashMap<Box<[u8]>, bool, RandomState>,
     /// See [`Engine::trust`].
@@ -40,10 +46,14 @@ impl Engine {
     /// An engine that works by these rules.
     pub fn new(rules: Rules) -> Engine {
         let cloak = Cloak::new(rules.key.clone());
+        let addresses = Addresses::new(rules.key.clone());
         let patterns = Patterns::new(rules.patterns.clone());
         Engine {
             rules,
             cloak,
+            addresses,
+            recognises: false,
+            spares_addresses: false,
             patterns,
             names: HashMap::default(),
             trusts: false,
@@ -72,6 +82,7 @@ impl Engine {
 
     /// Whether what comes was redacted before, by these rules or stricter ones: then what looks like a replacement is one.
     pub fn recognise(&mut self, recognises: bool) {
+        self.recognises = recognises;
         self.cloak.recognise(recognises);
     }
 
@@ -83,6 +94,26 @@ impl Engine {
 
     pub(super) fn trusts(&self) -> bool {
         self.trusts
+    }
+
+    /// Whether addresses are to have pseudonyms, and have none yet.
+    pub fn hides_addresses(&self) -> bool {
+        self.rules.addresses == Identity::Pseudonyms && !self.recognises && !self.spares_addresses
+    }
+
+    /// Whether what looks like an address is none for now. Gives whether it was before.
+    pub(super) fn spare_addresses(&mut self, spares: bool) -> bool {
+        std::mem::replace(&mut self.spares_addresses, spares)
+    }
+
+    /// Whether names have no pseudonyms yet, though they are to.
+    pub(super) fn hides_names(&self) -> bool {
+        self.rules.names == Identity::Pseudonyms && !self.recognises
+    }
+
+    /// What makes pseudonyms of addresses.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// By what rules it works.
@@ -156,6 +187,22 @@ impl Engine {
         }
     }
 
+    /// Puts a pseudonym where a name or address begins, unless one is there already.
+    pub(super) fn place(&mut self, bytes: &mut [u8], start: usize, new: &[u8], kind: Kind) {
+        let value = &mut bytes[start..start + new.len()];
+        if self.is_done(start, value) || value == new {
+            return;
+        }
+        value.copy_from_slice(new);
+        self.done.insert(self.base + start, new.to_vec());
+        self.note(start, kind);
+    }
+
+    /// Replaces a label of a host's name, by what is behind it.
+    pub(super) fn label(&self, label: &mut [u8], behind: &[u8]) {
+        self.cloak.replace_in(label, Escape::Header, behind);
+    }
+
     /// Whether a value that begins at `start` is a replacement, or a part of one, that was just made.
     fn is_done(&self, start: usize, value: &[u8]) -> bool {
         let start = self.base + start;
@@ -207,6 +254,14 @@ impl Engine {
         }
         self.names.insert(name.into(), secret);
         secret
+    }
+
+    /// Whether a field of this name is a user's, and users are to have pseudonyms.
+    pub(super) fn is_user_field(&self, name: &[u8]) -> bool {
+        self.hides_names()
+            && name.len() <= NAME_MAX
+            && names::is_user_field(&String::from_utf8_lossy(name))
+            && !self.is_allowed(&String::from_utf8_lossy(name).to_ascii_lowercase())
     }
 
     /// Whether a header of this name, in lower case, is a secret.

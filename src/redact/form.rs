@@ -70,6 +70,8 @@ fn field(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>, kind: Kind)
     let behind = sign + 1..range.end;
     if engine.is_secret_field(&name) || is_grant(engine, &name, &bytes[behind.clone()]) {
         engine.cloak(bytes, behind, kind, Escape::Percent);
+    } else if engine.is_user_field(&name) {
+        engine.cloak(bytes, behind, Kind::Name, Escape::Percent);
     } else if engine.is_shape() {
         engine.cloak(bytes, behind, Kind::Value, Escape::Percent);
     } else if !engine.is_allowed(&String::from_utf8_lossy(&name).to_ascii_lowercase()) {

@@ -285,7 +285,11 @@ impl H1 {
         } else {
             let begin = head.iter().position(|b| *b == b' ').map_or(line, |at| at + 1);
             let end = head[..line].trim_ascii_end().iter().rposition(|b| *b == b' ').unwrap_or(begin);
-            target::url(engine, head, begin.min(end)..end.max(begin));
+            let target = begin.min(end)..end.max(begin);
+            if head.starts_with(b"CONNECT ") {
+                super::identity::host(engine, head, target.clone());
+            }
+            target::url(engine, head, target);
             0
         };
         let method = match head.split(|b| *b == b' ').next() {

@@ -6,7 +6,7 @@ use super::cloak::Escape;
 use super::engine::Engine;
 use super::kind::Kind;
 use super::text::{self, Sort};
-use super::{form, names, patterns, target};
+use super::{form, identity, names, patterns, target};
 
 /// Works on the value of the field `name`, which is in lower case.
 pub(super) fn value(engine: &mut Engine, name: &str, bytes: &mut [u8], range: Range<usize>) {
@@ -25,6 +25,23 @@ pub(super) fn value(engine: &mut Engine, name: &str, bytes: &mut [u8], range: Ra
             let end =
                 bytes[range.clone()].iter().position(|b| *b == b';').map_or(range.end, |n| range.start + n);
             cookies(engine, bytes, range.start..end);
+            // Such as Domain.
+            scan(engine, bytes, end..range.end);
+        }
+        ":authority" | "host" | "x-forwarded-host" | "x-forwarded-server" | "x-original-host" | "x-host"
+            if !engine.is_shape() =>
+        {
+            each(bytes, range.clone(), |bytes, host| identity::host(engine, bytes, host));
+            scan(engine, bytes, range);
+        }
+        "x-forwarded-user" | "x-remote-user" | "remote-user" | "x-user" | "x-user-name" | "x-username"
+            if engine.hides_names() =>
+        {
+            identity::user(engine, bytes, range);
+        }
+        // Versions look like addresses.
+        "user-agent" | "server" | "sec-ch-ua" | "sec-ch-ua-full-version-list" if !engine.is_shape() => {
+            engine.within(range.start, |engine| text::scan_program(engine, &mut bytes[range]));
         }
         ":path" | "location" | "referer" | "content-location" | "x-original-url" | "x-rewrite-url" => {
             target::url(engine, bytes, range);
@@ -51,6 +68,18 @@ pub(super) fn value(engine: &mut Engine, name: &str, bytes: &mut [u8], range: Ra
                 form::value(engine, bytes, range);
             }
         }
+    }
+}
+
+/// Each of a list with commas between.
+fn each(bytes: &mut [u8], range: Range<usize>, mut work: impl FnMut(&mut [u8], Range<usize>)) {
+    let mut at = range.start;
+    while at < range.end {
+        let end = memchr::memchr(b',', &bytes[at..range.end]).map_or(range.end, |len| at + len);
+        let begin = at + bytes[at..end].iter().take_while(|b| **b == b' ').count();
+        let len = bytes[begin..end].trim_ascii_end().len();
+        work(bytes, begin..begin + len);
+        at = end + 1;
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) struct Json {
     name_is_next: bool,
     /// The next value is a secret.
     secret_is_next: bool,
+    /// It is the name of a user, if it is a string.
+    user_is_next: bool,
     /// Within a long string, which is a secret or not.
     long: Option<bool>,
     /// The piece before ended within a secret of this kind.
@@ -88,6 +90,7 @@ impl Json {
                 b',' => {
                     self.name_is_next = self.open.last().is_some_and(|open| open.is_object);
                     self.secret_is_next = false;
+                    self.user_is_next = false;
                     at += 1;
                 }
                 byte @ (b'{' | b'[') => {
@@ -101,12 +104,14 @@ impl Json {
                     self.is_lost = self.open.len() > DEPTH_MAX;
                     self.name_is_next = byte == b'{';
                     self.secret_is_next = false;
+                    self.user_is_next = false;
                     at += 1;
                 }
                 b'}' | b']' => {
                     self.open.pop();
                     self.name_is_next = false;
                     self.secret_is_next = false;
+                    self.user_is_next = false;
                     at += 1;
                 }
                 b'"' => match string(bytes, at + 1) {
@@ -158,6 +163,7 @@ impl Json {
         if self.name_is_next {
             self.name_is_next = false;
             self.secret_is_next = engine.is_secret_field(&bytes[range.clone()]);
+            self.user_is_next = engine.is_user_field(&bytes[range.clone()]);
             if let Some(open) = self.open.last_mut().filter(|open| open.is_secret) {
                 let name = &bytes[range];
                 open.is_secret = !(open.is_first && SCHEMA.contains(&name));
@@ -172,6 +178,8 @@ impl Json {
         }
         if self.is_secret() {
             engine.cloak(bytes, range, Kind::Json, Escape::Backslash);
+        } else if self.user_is_next {
+            engine.cloak(bytes, range, Kind::Name, Escape::Backslash);
         } else if engine.is_shape() {
             engine.cloak(bytes, range, Kind::Value, Escape::Backslash);
         }

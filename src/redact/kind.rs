@@ -35,6 +35,10 @@ pub enum Kind {
     Card,
     /// An e-mail address.
     Email,
+    /// An address of a host or of hardware.
+    Address,
+    /// The name of a host or user.
+    Name,
     /// A random value where secrets stand.
     Random,
     /// What a pattern of the user matches.
@@ -78,6 +82,8 @@ impl Kind {
             Kind::Token => "token of a known format",
             Kind::Card => "card number",
             Kind::Email => "e-mail address",
+            Kind::Address => "address",
+            Kind::Name => "host or user name",
             Kind::Random => "random value",
             Kind::Pattern => "own pattern",
             Kind::Text => "text without a name",

@@ -4,6 +4,7 @@
 use super::cloak::Escape;
 use super::engine::Engine;
 use super::fill;
+use super::identity;
 use super::kind::Kind;
 use super::text::{self, Sort};
 
@@ -172,6 +173,11 @@ impl Lines {
             engine.cloak(line, begin..line.len(), Kind::Authorization, Escape::Header);
         } else if line == b"." || line == b"+" {
         } else if is_known {
+            if line.starts_with(b"227 ")
+                && let Some(open) = line.iter().position(|b| *b == b'(')
+            {
+                engine.within(open, |engine| identity::commas(engine, &mut line[open..]));
+            }
             text::scan(engine, line, Sort::Plain);
         } else {
             fill(engine, line);
@@ -218,6 +224,15 @@ impl Lines {
                 engine.cloak(line, begin.min(end)..end, Kind::Authorization, Escape::Header);
             }
             None => {
+                let begin = starts.get(skip + 1).copied().unwrap_or(line.len());
+                match verb.as_str() {
+                    "USER" => identity::user(engine, line, begin..line.len()),
+                    "EHLO" | "HELO" | "LHLO" => identity::host(engine, line, begin..line.len()),
+                    "PORT" => {
+                        engine.within(begin, |engine| identity::commas(engine, &mut line[begin..]));
+                    }
+                    _ => {}
+                }
                 text::scan(engine, line, Sort::Plain);
             }
         }

@@ -4,6 +4,7 @@
 //! its own. What waits for longer than [`HOLD_TIME`], or is more than [`HELD_MAX`] in all, is decided by filling.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::arguments;
@@ -12,7 +13,7 @@ use super::engine::Engine;
 use super::kind::{Found, Kind};
 use super::note;
 use crate::event::{Library, ProcessKey};
-use crate::track::segment::{Body, Connection, ConnectionId, Process, Segment, Side, WallTime};
+use crate::track::segment::{Body, Connection, ConnectionId, Process, Segment, Side, Tuple, WallTime};
 
 /// How long a segment waits for the rest of a value or of a compressed body, in ns.
 pub const HOLD_TIME: u64 = 1_000_000_000;
@@ -116,6 +117,29 @@ impl Redactor {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    fn host(&mut self, text: &str) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        let found = note::host(&mut self.engine, &mut bytes);
+        self.count(&found);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn tuple(&mut self, tuple: Tuple) -> Tuple {
+        if !self.engine.hides_addresses() {
+            return tuple;
+        }
+        self.count(&[Found { at: 0, kind: Kind::Address }]);
+        let own = self.engine.addresses();
+        let pseudonym = |end: SocketAddr| {
+            let ip = match end.ip() {
+                IpAddr::V4(four) => own.v4(four.octets()).into(),
+                IpAddr::V6(six) => own.v6(six.octets()).into(),
+            };
+            SocketAddr::new(ip, end.port())
+        };
+        Tuple { local: pseudonym(tuple.local), remote: pseudonym(tuple.remote) }
+    }
+
     /// A process whose names and arguments hold no secrets.
     fn process(&mut self, process: &Arc<Process>) -> Arc<Process> {
         if let Some((before, after)) = self.processes.get(&process.key)
@@ -159,7 +183,8 @@ impl Redactor {
         Arc::new(Connection {
             process: self.process(&connection.process),
             library: connection.library.as_ref().map(|library| self.library(library)),
-            server_name: connection.server_name.as_ref().map(|name| self.name(name)),
+            server_name: connection.server_name.as_ref().map(|name| self.host(name)),
+            tuple: connection.tuple.map(|tuple| self.tuple(tuple)),
             ..connection.clone()
         })
     }
@@ -183,7 +208,7 @@ impl Redactor {
                 Body::Payload(crate::track::segment::Payload { process, ..payload })
             }
             Body::Peer(process) => Body::Peer(self.process(&process)),
-            Body::ServerName(name) => Body::ServerName(self.name(&name)),
+            Body::ServerName(name) => Body::ServerName(self.host(&name)),
             other => other,
         };
         let Some(held) = self.connections.get_mut(&id) else {

@@ -6,6 +6,7 @@
 //!                                    ├ h1, h2, websocket   what carries bodies
 //!                                    ├ headers, target     values by their names
 //!                                    ├ body: json, form, xml, multipart, events, text, protobuf, packed
+//!                                    ├ identity, address  pseudonyms of hosts and users
 //!                                    └ patterns, cloak, fill
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! Replacements and fillers are recognised as such and stay, so redacting twice changes nothing the second time, and
 //! looking for secrets is redacting without writing.
 
+mod address;
 mod arguments;
 mod body;
 mod cloak;
@@ -29,6 +31,7 @@ mod h2;
 mod headers;
 pub(crate) mod hpack;
 pub(crate) mod huffman;
+mod identity;
 mod json;
 mod kind;
 mod lines;
@@ -50,6 +53,7 @@ mod xml;
 #[cfg(test)]
 mod tests;
 
+pub use address::Addresses;
 pub use arguments::arguments;
 pub use conversation::{Conversation, Side};
 pub use engine::Engine;
@@ -57,5 +61,7 @@ pub use facts::Fact;
 pub use fill::whole as fill_whole;
 pub use kind::{Found, Kind};
 pub use live::Redactor;
-pub use note::{command_line, comment, note};
-pub use rules::{BadLine, BadPattern, Key, Level, MARK, Rules, RulesBuilder, brand_of, is_one_of_several};
+pub use note::{command_line, comment, host, note};
+pub use rules::{
+    BadLine, BadPattern, Identity, Key, Level, MARK, Rules, RulesBuilder, brand_of, is_one_of_several,
+};

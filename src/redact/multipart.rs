@@ -119,7 +119,9 @@ impl Multipart {
             }
             line = stop + 2;
         }
-        let is_secret = name.is_some_and(|name| engine.is_secret_field(name.as_bytes()));
+        let is_secret = name.is_some_and(|name| {
+            engine.is_secret_field(name.as_bytes()) || engine.is_user_field(name.as_bytes())
+        });
         self.state = match media {
             _ if is_secret => State::Secret,
             _ if matches!(encoding.as_str(), "base64" | "quoted-printable") => {

@@ -237,6 +237,36 @@ pub(super) fn is_secret_field(name: &str) -> bool {
     !last_is_place && words.any(|w| FIELDS.contains(&w) || ENDS.iter().any(|end| w.ends_with(end)))
 }
 
+/// Last words of names of fields that hold a user's name.
+const USERS: &[&str] = &[
+    "user",
+    "username",
+    "login",
+    "loginname",
+    "userid",
+    "nickname",
+    "firstname",
+    "lastname",
+    "surname",
+    "fullname",
+    "displayname",
+    "owner",
+    "principal",
+    "hostname",
+];
+
+/// Whether a field of this name holds the name of a user or host.
+pub(super) fn is_user_field(name: &str) -> bool {
+    let joined: String =
+        name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    if USERS.contains(&joined.as_str()) {
+        return true;
+    }
+    let capital = name.rfind(|c: char| c.is_ascii_uppercase() || !c.is_ascii_alphanumeric()).unwrap_or(0);
+    let last = name[capital..].trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    USERS.iter().any(|user| last.eq_ignore_ascii_case(user)) || joined.ends_with("username")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::arguments;
 use super::cloak::Escape;
 use super::engine::Engine;
+use super::identity;
 use super::kind::{Found, Kind};
 use super::text::{self, Sort};
 
@@ -22,6 +23,9 @@ const FREE_TEXT: [&[u8]; 10] = [
     b"note",
 ];
 
+/// Those whose value is an address and a port.
+const ADDRESSES: [&[u8]; 4] = [b"local", b"remote", b"written_client", b"written_server"];
+
 /// Works on a comment. Gives what was found.
 pub fn comment(engine: &mut Engine, text: &mut [u8]) -> Vec<Found> {
     if !text.starts_with(b"tls2pcap=1 ") && text != b"tls2pcap=1" {
@@ -31,15 +35,26 @@ pub fn comment(engine: &mut Engine, text: &mut [u8]) -> Vec<Found> {
     let mut at = 0;
     while at < text.len() {
         let end = text[at..].iter().position(|b| *b == b' ').map_or(text.len(), |len| at + len);
-        if let Some(sign) = text[at..end].iter().position(|b| *b == b'=')
-            && FREE_TEXT.contains(&&text[at..at + sign])
-        {
+        if let Some(sign) = text[at..end].iter().position(|b| *b == b'=') {
             let begin = at + sign + 1;
+            let key = text[at..at + sign].to_vec();
             let value = &mut text[begin..end];
-            engine.within(begin, |engine| text::scan(engine, value, Sort::Plain));
+            if ADDRESSES.contains(&&key[..]) || key == b"sni" {
+                engine.within(begin, |engine| identity::host(engine, value, 0..value.len()));
+            }
+            if FREE_TEXT.contains(&&key[..]) {
+                engine.within(begin, |engine| text::scan(engine, value, Sort::Plain));
+            }
         }
         at = end + 1;
     }
+    engine.take_found()
+}
+
+/// Works on the name of a host. Gives what was found.
+pub fn host(engine: &mut Engine, text: &mut [u8]) -> Vec<Found> {
+    text::scan(engine, text, Sort::Plain);
+    identity::host(engine, text, 0..text.len());
     engine.take_found()
 }
 

@@ -26,6 +26,31 @@ impl Level {
     }
 }
 
+/// What becomes of what tells hosts and users apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Identity {
+    /// It stays.
+    #[default]
+    Keep,
+    /// Each has a pseudonym, the same throughout.
+    Pseudonyms,
+}
+
+impl Identity {
+    fn of(word: &str) -> Option<Identity> {
+        match word {
+            "keep" => Some(Identity::Keep),
+            "pseudonyms" => Some(Identity::Pseudonyms),
+            _ => None,
+        }
+    }
+
+    /// The stronger of what two sources ask for.
+    fn or(self, other: Identity) -> Identity {
+        if self == Identity::Keep { other } else { self }
+    }
+}
+
 /// Who has it can tell which value a replacement stands for, by trying.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key(pub [u8; 16]);
@@ -59,6 +84,10 @@ pub struct RulesBuilder {
     pub patterns: Vec<String>,
     /// Names of headers and fields that are no secrets.
     pub allowed: Vec<String>,
+    /// What becomes of addresses.
+    pub addresses: Identity,
+    /// What becomes of names of hosts and users.
+    pub names: Identity,
 }
 
 /// A line of a rules file that makes no sense.
@@ -77,12 +106,14 @@ pub struct Rules {
     pub(super) fields: HashSet<String>,
     pub(super) patterns: Vec<Regex>,
     pub(super) allowed: HashSet<String>,
+    pub(super) addresses: Identity,
+    pub(super) names: Identity,
     pub(super) key: Key,
 }
 
 impl RulesBuilder {
     /// Adds the rules of a file: one a line, as `field nickname`, `header X-Customer`, `allow session_state`, `level shape`,
-    /// or `pattern` and a regular expression up to the end of the line. Empty lines, and those that begin with `#`, say nothing.
+    /// `addresses pseudonyms`, `names pseudonyms`, or `pattern` and a regular expression up to the end of the line. Empty lines, and those that begin with `#`, say nothing.
     ///
     /// # Errors
     /// [`BadLine`] for the first line that is none of these.
@@ -104,7 +135,15 @@ impl RulesBuilder {
                 // The command line may ask for more.
                 ("level", "secrets") => {}
                 ("level", _) => return Err(bad("the level is neither secrets nor shape")),
-                _ => return Err(bad("it begins with none of header, field, pattern, allow and level")),
+                ("addresses" | "names", what) => {
+                    let own = if word == "names" { &mut self.names } else { &mut self.addresses };
+                    *own = own.or(Identity::of(what).ok_or(bad("neither keep nor pseudonyms"))?);
+                }
+                _ => {
+                    return Err(bad(
+                        "it begins with none of header, field, pattern, allow, level, addresses and names",
+                    ));
+                }
             }
         }
         Ok(())
@@ -126,6 +165,8 @@ impl RulesBuilder {
             fields: lower(&self.fields),
             patterns: self.patterns.iter().map(compile).collect::<Result<_, _>>()?,
             allowed: lower(&self.allowed),
+            addresses: self.addresses,
+            names: self.names,
             key,
         })
     }
@@ -135,6 +176,11 @@ impl Rules {
     /// How much is taken out.
     pub fn level(&self) -> Level {
         self.level
+    }
+
+    /// Whether addresses or names are to have pseudonyms.
+    pub fn have_pseudonyms(&self) -> bool {
+        [self.addresses, self.names].contains(&Identity::Pseudonyms)
     }
 
     /// What a file says of the rules that it was made by. Names and patterns of the user may be secrets: only
@@ -149,6 +195,11 @@ impl Rules {
         let own = own.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!(" redact_{name}={n}"));
         let mut text = format!("level={} redact_format={FORMAT}", self.level.name());
         text.extend(own);
+        for (name, identity) in [("addresses", self.addresses), ("names", self.names)] {
+            if identity == Identity::Pseudonyms {
+                text += &format!(" redact_{name}=pseudonyms");
+            }
+        }
         for (name, hash) in [("rules", self.added()), ("exceptions", self.exceptions())] {
             if let Some(hash) = hash {
                 text += &format!(" redact_{name}={hash:02x}");
@@ -175,20 +226,29 @@ impl Rules {
         let added = self.added().is_none_or(|own| hash("redact_rules") == Some(Some(own)));
         let exceptions =
             hash("redact_exceptions").is_none_or(|theirs| theirs.is_some() && theirs == self.exceptions());
-        level && added && exceptions && value("redact_format") == Some(FORMAT)
+        let hides = |key, own| own == Identity::Keep || value(key) == Some("pseudonyms");
+        let identities = hides("redact_addresses", self.addresses) && hides("redact_names", self.names);
+        level && added && exceptions && identities && value("redact_format") == Some(FORMAT)
     }
 
     /// The mark of a file in classic pcap, which has four bytes that readers must ignore. `is_one_of_several`: it is a part of a
     /// capture.
     pub fn brand(&self, is_one_of_several: bool) -> [u8; 4] {
-        brand(self.level == Level::Shape, self.added(), self.exceptions(), is_one_of_several)
+        let bits = [
+            (self.level == Level::Shape, SHAPE),
+            (self.addresses == Identity::Pseudonyms, ADDRESSES),
+            (self.names == Identity::Pseudonyms, NAMES),
+            (is_one_of_several, SEVERAL),
+        ];
+        brand(bits, self.added(), self.exceptions())
     }
 
     /// The same as [`Rules::are_met_by`], of a brand.
     pub fn are_met_by_brand(&self, theirs: [u8; 4]) -> bool {
         let own = self.brand(false);
-        let is_ours = theirs[..2] == own[..2] && theirs[2] & !7 & !SEVERAL == 0x80;
-        let level = self.level == Level::Secrets || theirs[2] & 1 == 1;
+        let is_ours = theirs[..2] == own[..2] && theirs[2] & 0xc0 == 0x80;
+        // What these rules take out, so must theirs.
+        let level = own[2] & LEVELS & !theirs[2] == 0;
         let same = theirs[2] & 6 == own[2] & 6 && theirs[3] == own[3];
         is_ours && level && (same || (self.added().is_none() && theirs[2] & 4 == 0))
     }
@@ -204,14 +264,17 @@ impl Rules {
     }
 }
 
-/// Of the third byte of a brand: the file is one of several.
+/// Of the third byte of a brand: the level, whether addresses and names have pseudonyms, and whether the file is one of several.
+const SHAPE: u8 = 1;
 const SEVERAL: u8 = 8;
+const ADDRESSES: u8 = 16;
+const NAMES: u8 = 32;
+const LEVELS: u8 = SHAPE | ADDRESSES | NAMES;
 
-fn brand(is_shape: bool, added: Option<u8>, exceptions: Option<u8>, is_one_of_several: bool) -> [u8; 4] {
-    let flags = u8::from(is_shape)
-        | u8::from(added.is_some()) << 1
+fn brand(bits: [(bool, u8); 4], added: Option<u8>, exceptions: Option<u8>) -> [u8; 4] {
+    let flags = u8::from(added.is_some()) << 1
         | u8::from(exceptions.is_some()) << 2
-        | if is_one_of_several { SEVERAL } else { 0 };
+        | bits.iter().filter(|(is_set, _)| *is_set).fold(0, |flags, (_, bit)| flags | bit);
     [b'T', b'2', 0x80 | flags, added.unwrap_or(0) ^ exceptions.unwrap_or(0).rotate_left(3)]
 }
 
@@ -223,8 +286,14 @@ fn value<'a>(mark: &'a str, key: &str) -> Option<&'a str> {
 pub fn brand_of(mark: &str, is_one_of_several: bool) -> Option<[u8; 4]> {
     mark.strip_prefix(MARK)?;
     let hash = |key| value(mark, key).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-    let is_shape = value(mark, "level") == Some("shape");
-    Some(brand(is_shape, hash("redact_rules"), hash("redact_exceptions"), is_one_of_several))
+    let is = |key, word| value(mark, key) == Some(word);
+    let bits = [
+        (is("level", "shape"), SHAPE),
+        (is("redact_addresses", "pseudonyms"), ADDRESSES),
+        (is("redact_names", "pseudonyms"), NAMES),
+        (is_one_of_several, SEVERAL),
+    ];
+    Some(brand(bits, hash("redact_rules"), hash("redact_exceptions")))
 }
 
 /// Whether a brand says that the file is one of several.
@@ -262,7 +331,7 @@ mod tests {
     fn rules_come_from_a_file() {
         let mut rules = RulesBuilder::default();
         rules
-            .add_file("# ours\n\nfield nick\n header  X-A \npattern order (\\d+) #\nallow sid\nlevel shape\n")
+            .add_file("# ours\n\nfield nick\n header  X-A \npattern order (\\d+) #\nallow sid\nlevel shape\naddresses pseudonyms\nnames keep\n")
             .unwrap();
         let expected = RulesBuilder {
             level: Level::Shape,
@@ -270,9 +339,11 @@ mod tests {
             fields: vec!["nick".into()],
             patterns: vec!["order (\\d+) #".into()],
             allowed: vec!["sid".into()],
+            addresses: Identity::Pseudonyms,
+            names: Identity::Keep,
         };
         assert_eq!(rules, expected);
-        for (text, line) in [("field", 1), ("\nlevel all", 2), ("names x", 1)] {
+        for (text, line) in [("field", 1), ("\nlevel all", 2), ("names x", 1), ("nouns x", 1)] {
             assert_eq!(RulesBuilder::default().add_file(text).unwrap_err().line, line, "{text}");
         }
     }
@@ -286,7 +357,18 @@ mod tests {
         let pattern = rules(RulesBuilder { patterns: vec!["a".into()], ..Default::default() });
         let allow = rules(RulesBuilder { allowed: vec!["a".into()], ..Default::default() });
         let shape = rules(RulesBuilder { level: Level::Shape, ..Default::default() });
+        let addresses = rules(RulesBuilder { addresses: Identity::Pseudonyms, ..Default::default() });
+        let both = rules(RulesBuilder {
+            addresses: Identity::Pseudonyms,
+            names: Identity::Pseudonyms,
+            ..Default::default()
+        });
         for (mine, theirs, met) in [
+            (&addresses, &plain, false),
+            (&plain, &addresses, true),
+            (&addresses, &both, true),
+            (&both, &addresses, false),
+            (&both, &both, true),
             (&plain, &plain, true),
             (&plain, &field, true),
             (&field, &plain, false),
@@ -310,7 +392,7 @@ mod tests {
         }
         assert!(!plain.are_met_by("level=secrets") && !plain.are_met_by(""));
         assert!(!plain.are_met_by_brand([0; 4]) && !plain.are_met_by_brand(*b"T2\0\0"));
-        for rules in [&plain, &field, &allow, &shape] {
+        for rules in [&plain, &field, &allow, &shape, &both] {
             assert_eq!(brand_of(&rules.mark(), true), Some(rules.brand(true)));
             assert!(rules.are_met_by_brand(rules.brand(true)) && is_one_of_several(rules.brand(true)));
         }

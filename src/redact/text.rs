@@ -8,7 +8,7 @@ use memchr::{memchr_iter, memmem};
 use super::cloak::Escape;
 use super::engine::Engine;
 use super::kind::Kind;
-use super::patterns;
+use super::{identity, patterns};
 
 /// What a text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +118,15 @@ pub(super) fn scan(engine: &mut Engine, bytes: &mut [u8], sort: Sort) -> Option<
     users(engine, bytes);
     cards(engine, bytes);
     named(engine, bytes, sort);
+    identity::scan(engine, bytes, sort);
     open
+}
+
+/// The same of what names programs and their versions, which look like addresses and are none.
+pub(super) fn scan_program(engine: &mut Engine, bytes: &mut [u8]) {
+    let versions = engine.spare_addresses(true);
+    scan(engine, bytes, Sort::Plain);
+    engine.spare_addresses(versions);
 }
 
 /// Tokens of known formats. Gives the kind of the one that it ends in.
@@ -236,7 +244,10 @@ fn addresses(engine: &mut Engine, bytes: &mut [u8]) {
             continue;
         }
         engine.cloak(bytes, at - before..at, Kind::Email, Escape::Percent);
-        engine.cloak(bytes, at + 1..at + 1 + dot, Kind::Email, Escape::Percent);
+        match engine.hides_names() {
+            true => identity::host(engine, bytes, at + 1..at + 1 + after),
+            false => engine.cloak(bytes, at + 1..at + 1 + dot, Kind::Email, Escape::Percent),
+        }
     }
 }
 
@@ -306,11 +317,13 @@ fn named(engine: &mut Engine, bytes: &mut [u8], sort: Sort) {
     };
     for sign in signs {
         let Some(name) = name_before(bytes, sign) else { continue };
-        if !engine.is_secret_field(&bytes[name]) {
-            continue;
-        }
+        let kind = match &bytes[name] {
+            name if engine.is_secret_field(name) => Kind::Assignment,
+            name if engine.is_user_field(name) => Kind::Name,
+            _ => continue,
+        };
         if let Some(value) = value_behind(bytes, sign + 1, sort) {
-            engine.cloak(bytes, value, Kind::Assignment, Escape::Backslash);
+            engine.cloak(bytes, value, kind, Escape::Backslash);
         }
     }
 }

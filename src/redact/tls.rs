@@ -1,7 +1,10 @@
 //! Made-up TLS, as `--framing tls` writes it: TLS 1.2 (RFC 5246) with the cipher suite `TLS_RSA_WITH_NULL_MD5`, so that what
 //! it carries stands there in plain, and 16 bytes in the place of a hash. Of all other TLS nothing is shown.
 
+use std::ops::Range;
+
 use super::engine::Engine;
+use super::identity;
 use super::kind::Kind;
 use super::weave::Weave;
 
@@ -28,6 +31,30 @@ pub(super) fn has_null_cipher(bytes: &[u8]) -> Option<bool> {
     let at = 44 + usize::from(*id);
     let suite = bytes.get(at..at + 2)?;
     Some(is_hello(bytes) && bytes[5] == 2 && suite == NULL_MD5)
+}
+
+/// Where a client's hello names its server (RFC 6066, section 3).
+fn server_name(record: &[u8]) -> Option<Range<usize>> {
+    const CLIENT_HELLO: u8 = 1;
+    let byte = |at: usize| record.get(at).map(|len| usize::from(*len));
+    let word = |at: usize| Some(byte(at)? << 8 | byte(at + 1)?);
+    if record.first() != Some(&HANDSHAKE) || record.get(HEADER) != Some(&CLIENT_HELLO) {
+        return None;
+    }
+    // Type and length, version, random; then the session's id, suites, compressions, and the length of all extensions.
+    let mut at = HEADER + 4 + 2 + 32;
+    at += 1 + byte(at)?;
+    at += 2 + word(at)?;
+    at += 1 + byte(at)? + 2;
+    while let (Some(kind), Some(len)) = (word(at), word(at + 2)) {
+        // The list's length, the type of its only entry, and the name's length.
+        if kind == 0 {
+            let (begin, len) = (at + 9, word(at + 7)?);
+            return record.get(begin..begin + len).map(|_| begin..begin + len);
+        }
+        at += 4 + len;
+    }
+    None
 }
 
 /// A record.
@@ -99,6 +126,8 @@ impl Tls {
         };
         if !is_known {
             engine.fill_whole(bytes, HEADER..end, Kind::Protocol);
+        } else if let Some(name) = server_name(&bytes[..end]) {
+            identity::host(engine, bytes, name);
         }
         weave.raw(&bytes[..end], engine.take_found());
         Turn::Went(end)

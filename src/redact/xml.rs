@@ -116,7 +116,8 @@ impl Xml {
         // Without its namespace.
         let local = name.rsplit(|b| *b == b':').next().unwrap_or_default();
         // Elements of HTML have names of its own; what is a secret there is a field of a form.
-        let begins = self.depth > 0 || (!self.is_html && engine.is_secret_field(local));
+        let begins = self.depth > 0
+            || (!self.is_html && (engine.is_secret_field(local) || engine.is_user_field(local)));
         if begins && !is_empty {
             self.depth = (self.depth + 1).min(DEPTH_MAX);
         }
@@ -160,6 +161,8 @@ fn attributes(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>) {
         let name = bytes[name].to_vec();
         if (by_name && is_value) || engine.is_secret_field(&name) {
             engine.cloak(bytes, value, Kind::Xml, Escape::Entity);
+        } else if engine.is_user_field(&name) {
+            engine.cloak(bytes, value, Kind::Name, Escape::Entity);
         } else if engine.is_shape() {
             engine.cloak(bytes, value, Kind::Value, Escape::Entity);
         }

@@ -73,7 +73,7 @@ pub(super) fn packet(link: u32, data: &[u8]) -> Packet {
     }
 }
 
-fn be16(data: &[u8], at: usize) -> Option<u16> {
+pub(super) fn be16(data: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*data.get(at..)?.first_chunk()?))
 }
 
@@ -203,7 +203,7 @@ fn transport(
 }
 
 /// The sum of the pseudo header (RFC 9293, section 3.1), which stands for a checksum that is computed later.
-fn partial(source: &[u8; 16], destination: &[u8; 16], protocol: u8, len: usize) -> u16 {
+pub(super) fn partial(source: &[u8; 16], destination: &[u8; 16], protocol: u8, len: usize) -> u16 {
     let words = source.chunks(2).chain(destination.chunks(2));
     let sum: u64 = words.map(|word| u64::from(word[0]) << 8 | u64::from(word[1])).sum();
     let mut sum = sum + u64::from(protocol) + len as u64;

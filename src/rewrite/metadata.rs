@@ -22,8 +22,13 @@ pub(super) const COMMENT: u16 = 1;
 enum Holds {
     Comment,
     Text,
+    Host,
     CommandLine,
     Number,
+    /// An IPv4 address, then maybe a mask; an IPv6 address, then maybe a length; a hardware address of six or eight bytes.
+    Four,
+    Six,
+    Hardware,
     /// A hash of the packet as it was, behind a byte that says which.
     Hash,
     Unknown,
@@ -35,11 +40,14 @@ fn holds(kind: u32, option: u16) -> Holds {
         (SECTION, 2..=4) => Holds::Text,
         (INTERFACE, 3) => Holds::CommandLine,
         (INTERFACE, 2 | 11 | 12 | 15 | 18) => Holds::Text,
-        (INTERFACE, 4..=17) | (STATISTICS, 2..=8) => Holds::Number,
+        (INTERFACE, 4) | (NAMES, 3) => Holds::Four,
+        (INTERFACE, 5) | (NAMES, 4) => Holds::Six,
+        (INTERFACE, 6 | 7) => Holds::Hardware,
+        (INTERFACE, 8..=17) | (STATISTICS, 2..=8) => Holds::Number,
         (PACKET, 3) | (OLD_PACKET, 3) => Holds::Hash,
         (PACKET, 2 | 4..=8 | 0x8001) | (OLD_PACKET, 2) => Holds::Number,
-        (NAMES, 2) | (APPLE_PROCESS, 2) => Holds::Text,
-        (NAMES, 3 | 4) => Holds::Number,
+        (NAMES, 2) => Holds::Host,
+        (APPLE_PROCESS, 2) => Holds::Text,
         _ => Holds::Unknown,
     }
 }
@@ -79,6 +87,9 @@ fn half_words(bytes: &[u8], at: usize, is_big: bool) -> Option<(u16, u16)> {
 pub(super) fn block(engine: &mut Engine, kind: u32, bytes: &mut [u8], is_big: bool) -> Vec<Found> {
     let end = bytes.len().saturating_sub(4);
     let mut found = Vec::new();
+    if kind == NAMES {
+        records(engine, &mut bytes[..end], is_big, &mut found);
+    }
     match options_at(kind, bytes, is_big) {
         Some(at) => options(engine, kind, &mut bytes[..end], at, is_big, &mut found),
         None if kind == SIMPLE_PACKET => {}
@@ -96,6 +107,51 @@ pub(super) fn block(engine: &mut Engine, kind: u32, bytes: &mut [u8], is_big: bo
         }
     }
     found
+}
+
+/// Gives an address its pseudonym.
+fn pseudonym(engine: &Engine, what: Holds, value: &mut [u8]) -> Vec<Found> {
+    if !engine.hides_addresses() {
+        return vec![];
+    }
+    let old = value.to_vec();
+    if what == Holds::Four
+        && let Some(own) = value.first_chunk_mut()
+    {
+        *own = engine.addresses().v4(*own);
+    } else if what == Holds::Six
+        && let Some(own) = value.first_chunk_mut()
+    {
+        *own = engine.addresses().v6(*own);
+    } else if what == Holds::Hardware
+        && let Some(own) = value.first_chunk_mut()
+    {
+        *own = engine.addresses().mac(*own);
+        // Of the longer form, what is behind these.
+        value[6..].fill(0);
+    }
+    if old == value { vec![] } else { vec![Found { at: 0, kind: Kind::Address }] }
+}
+
+/// Addresses, and the names of their hosts.
+fn records(engine: &mut Engine, bytes: &mut [u8], is_big: bool, found: &mut Vec<Found>) {
+    let mut at = 8;
+    while let Some((record, len)) = half_words(bytes, at, is_big).filter(|(record, _)| *record != 0) {
+        let begin = at + 4;
+        let end = begin + usize::from(len);
+        let Some(value) = bytes.get_mut(begin..end) else { return };
+        let (what, len) = if record == 1 { (Holds::Four, 4) } else { (Holds::Six, 16) };
+        let mut own = pseudonym(engine, what, &mut value[..len.min(end - begin)]);
+        let mut name = len.min(value.len());
+        for part in value[name..].to_vec().split(|b| *b == 0) {
+            let range = name..name + part.len();
+            let names = redact::host(engine, &mut value[range.clone()]);
+            own.extend(names.into_iter().map(|one| Found { at: one.at + range.start as u64, ..one }));
+            name = range.end + 1;
+        }
+        found.extend(own.into_iter().map(|one| Found { at: one.at + begin as u64, ..one }));
+        at = begin + (end - begin).next_multiple_of(4);
+    }
 }
 
 fn empty(bytes: &mut [u8], range: Range<usize>, found: &mut Vec<Found>) {
@@ -124,7 +180,9 @@ fn options(
             Holds::Comment => redact::comment(engine, value),
             Holds::Text => redact::note(engine, value),
             Holds::CommandLine => redact::command_line(engine, value),
+            Holds::Host => redact::host(engine, value),
             Holds::Number => vec![],
+            Holds::Four | Holds::Six | Holds::Hardware => pseudonym(engine, holds(kind, option), value),
             Holds::Hash => {
                 empty(bytes, (begin + 1).min(begin + len)..begin + len, found);
                 vec![]

@@ -3,6 +3,7 @@
 //! Blocks, packets, lengths, times and order stay. `container` reads, `layers` finds the bytes of TCP, `tracker` hands
 //! them to [`crate::redact`] and puts back what comes, `metadata` looks after all that is no packet.
 
+mod addresses;
 mod container;
 mod lane;
 mod layers;
@@ -27,7 +28,8 @@ use crate::failure::{Exit, Failure};
 use crate::redact::{self, Engine, Kind};
 use crate::{sink, status};
 
-pub use self::rules::engine;
+pub(crate) use self::rules::fresh_key;
+pub use self::rules::{engine, live_engine};
 
 /// What is written at once.
 const WRITE_AT: usize = 1 << 20;

@@ -43,9 +43,10 @@ impl Report {
     }
 
     /// A packet, or another block, has its final form.
-    pub(super) fn packet_done(&mut self, is_packet: bool, bytes_changed: u64) {
+    /// `has_pseudonyms`: addresses in its headers were replaced.
+    pub(super) fn packet_done(&mut self, is_packet: bool, has_pseudonyms: bool, bytes_changed: u64) {
         self.packets += u64::from(is_packet);
-        self.packets_changed += u64::from(bytes_changed > 0);
+        self.packets_changed += u64::from(bytes_changed > 0 || has_pseudonyms);
         self.bytes_changed += bytes_changed;
     }
 

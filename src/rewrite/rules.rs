@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::config::Redaction;
 use crate::failure::{Exit, Failure};
 use crate::redact::{Engine, Key, Rules};
+use crate::synth::Selection;
 
 /// Fewest bytes of a key file: those of the key that is made of it.
 const KEY_MIN: usize = 16;
@@ -21,17 +22,26 @@ pub fn engine(config: &Redaction) -> Result<Engine, Failure> {
     Ok(Engine::new(rules(config)?))
 }
 
+/// The same for a capture that is redacted while it is made.
+///
+/// # Errors
+/// The same, and if connections are to be chosen by what is replaced before they are.
+pub fn live_engine(config: &Redaction, selection: &Selection) -> Result<Engine, Failure> {
+    let engine = engine(config)?;
+    if engine.rules().have_pseudonyms() && selection.filter.is_some() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "a filter does not see addresses and names that have pseudonyms",
+            "leave the filter out, or capture with it and give the file to tls2pcap redact",
+        ));
+    }
+    Ok(engine)
+}
+
 pub(super) fn rules(config: &Redaction) -> Result<Rules, Failure> {
     let key = match &config.key {
         Some(path) => key(path)?,
-        None => {
-            let mut bytes = [0; 16];
-            let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-            random.map_err(|error| {
-                Failure::new(Exit::Io, format!("/dev/urandom: {error}"), "give a key with --key FILE")
-            })?;
-            Key(bytes)
-        }
+        None => Key(fresh_key()?),
     };
     let mut rules = config.rules.clone();
     if let Some(path) = &config.file {
@@ -51,6 +61,19 @@ pub(super) fn rules(config: &Redaction) -> Result<Rules, Failure> {
     rules.build(key).map_err(|error| {
         Failure::new(Exit::Usage, format!("{whose}: {error}"), "write it as the crate regex does")
     })
+}
+
+/// A key that nobody has had.
+///
+/// # Errors
+/// A [`Failure`] for the user: there is no source of random numbers.
+pub(crate) fn fresh_key() -> Result<[u8; KEY_MIN], Failure> {
+    let mut bytes = [0; KEY_MIN];
+    let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    random.map_err(|error| {
+        Failure::new(Exit::Io, format!("/dev/urandom: {error}"), "give a key with --key FILE")
+    })?;
+    Ok(bytes)
 }
 
 fn key(path: &Path) -> Result<Key, Failure> {

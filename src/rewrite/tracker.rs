@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
+use super::addresses;
 use super::container::PACKET;
 use super::lane::{Lane, Piece};
 use super::layers::{self, Checksum, End, Segment};
@@ -39,6 +40,8 @@ struct Waiting {
     /// Of TCP, where it lies.
     payload: Range<usize>,
     changed: u64,
+    /// Its addresses have pseudonyms.
+    has_pseudonyms: bool,
     /// What was replaced in it.
     kinds: BTreeSet<Kind>,
     /// Of pcapng, a packet whose comments may say so; and the byte order.
@@ -78,7 +81,7 @@ impl Waiting {
             }
             metadata::mark_packet(&mut self.bytes, &words.join(","), is_big);
         }
-        report.packet_done(self.number > 0, self.changed);
+        report.packet_done(self.number > 0, self.has_pseudonyms, self.changed);
         self.bytes
     }
 }
@@ -186,6 +189,7 @@ impl Tracker {
             number,
             payload: 0..0,
             changed: 0,
+            has_pseudonyms: false,
             kinds: BTreeSet::new(),
             can_say: None,
         });
@@ -231,11 +235,18 @@ impl Tracker {
 
     fn content(
         &mut self,
-        (bytes, at, link): (Vec<u8>, Range<usize>, u32),
+        (mut bytes, at, link): (Vec<u8>, Range<usize>, u32),
         (missing, begins): (bool, bool),
         number: u64,
     ) {
+        // Before anything else, so that all that follows knows the pseudonyms only.
+        let has_pseudonyms = self.engine.hides_addresses()
+            && addresses::replace(self.engine.addresses(), link, &mut bytes[at.clone()]);
+        if has_pseudonyms {
+            self.report.found(Some(number), None, Kind::Address);
+        }
         let packet = layers::packet(link, &bytes[at.clone()]);
+        let place = self.first + self.queue.len() as u64;
         let shift = |sum: Checksum| Checksum { at: sum.at + at.start, from: sum.from + at.start, ..sum };
         match packet {
             layers::Packet::Harmless => {
@@ -253,6 +264,9 @@ impl Tracker {
                 self.trailer(place, at.start + segment.end..at.end);
                 self.segment(place, (key, side), &segment, at.start, (missing, begins));
             }
+        }
+        if let Some(waiting) = self.waiting(place) {
+            waiting.has_pseudonyms = has_pseudonyms;
         }
     }
 

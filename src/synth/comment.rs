@@ -52,6 +52,7 @@
 //! | `late` | this packet stands behind others of the file that are up to so many seconds younger |
 //! | `redacted` `level` `redact_headers` `redact_fields` `redact_patterns` `redact_allowed` | of the whole file: this version of tls2pcap has redacted it, at this level, with so many rules of the user |
 //! | `redact_format` `redact_rules` `redact_exceptions` | of the whole file: how replacements look, and eight bits of a hash of the rules that the user added and of the exceptions: by these a later run recognises its replacements |
+//! | `redact_addresses` `redact_names` | of the whole file: `pseudonyms` if addresses, or names of hosts and users, were replaced |
 //! | `redacted` | of a packet: kinds of the values that were replaced in it, as `cookie,JSON-member`; `sent-again`: it repeats bytes of an earlier packet |
 //! | `after_fin` | 1: bytes of a side that had said that it sends no more |
 

@@ -62,11 +62,23 @@ pub struct Capture {
     pub link: Link,
     pub packets: Vec<Packet>,
     pub six: bool,
+    /// Addresses of client and server.
+    pub fours: [[u8; 4]; 2],
+    pub sixes: [[u8; 16]; 2],
+    /// Of Ethernet.
+    pub hardware: [[u8; 6]; 2],
 }
 
 impl Capture {
     pub fn new(link: Link) -> Capture {
-        Capture { link, packets: vec![], six: false }
+        Capture {
+            link,
+            packets: vec![],
+            six: false,
+            fours: [[10, 0, 0, 1], [10, 0, 0, 2]],
+            sixes: [[1; 16], [2; 16]],
+            hardware: [[0; 6]; 2],
+        }
     }
 
     /// Classic pcap, with microseconds.
@@ -164,11 +176,10 @@ impl<'a> Talk<'a> {
     pub fn send(&mut self, from: End, ahead: i32, bytes: &[u8], flags: &str) -> &mut Packet {
         let lane = from as usize;
         let sequence = self.next[lane].wrapping_add_signed(ahead);
-        let ip = match (self.capture.six, from) {
-            (true, Client) => PacketBuilder::ipv6([1; 16], [2; 16], 64),
-            (true, Server) => PacketBuilder::ipv6([2; 16], [1; 16], 64),
-            (false, Client) => PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
-            (false, Server) => PacketBuilder::ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64),
+        let (fours, sixes) = (self.capture.fours, self.capture.sixes);
+        let ip = match self.capture.six {
+            true => PacketBuilder::ipv6(sixes[lane], sixes[1 - lane], 64),
+            false => PacketBuilder::ipv4(fours[lane], fours[1 - lane], 64),
         };
         let (source, destination) = match from {
             Client => (self.port, self.server_port),
@@ -188,6 +199,10 @@ impl<'a> Talk<'a> {
             tcp = tcp.psh();
         }
         let mut packet = self.capture.link.header(self.capture.six);
+        if matches!(self.capture.link, Link::Ethernet | Link::Vlan) {
+            packet[..6].copy_from_slice(&self.capture.hardware[1 - lane]);
+            packet[6..12].copy_from_slice(&self.capture.hardware[lane]);
+        }
         tcp.write(&mut packet, bytes).unwrap();
         let len = packet.len();
         self.capture.packets.push(Packet { bytes: packet, len, comment: String::new() });

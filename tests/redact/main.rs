@@ -7,6 +7,7 @@ mod files;
 #[allow(dead_code)]
 #[path = "../capture/support/gate.rs"]
 mod gate;
+mod identities;
 mod metadata;
 mod report;
 mod secrets;

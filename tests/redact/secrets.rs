@@ -167,13 +167,13 @@ fn a_check_finds_each_before() {
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let len = (payload.len() as u32).to_be_bytes();
     [&len[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
 /// A field that is not in Huffman code.
-fn literal(first: u8, name: &str, value: &str) -> Vec<u8> {
+pub fn literal(first: u8, name: &str, value: &str) -> Vec<u8> {
     let string = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
     [vec![first], string(name), string(value)].concat()
 }

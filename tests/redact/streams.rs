@@ -125,7 +125,7 @@ fn damaged_files_keep_their_packets() {
         (seed >> 33) as usize % most
     };
     for round in 0..150 {
-        let mut packets = Capture { link: capture.link, packets: capture.packets.clone(), six: false };
+        let mut packets = Capture { packets: capture.packets.clone(), ..Capture::new(capture.link) };
         for _ in 0..1 + random(20) {
             let packet = random(packets.packets.len());
             let bytes = &mut packets.packets[packet].bytes;
