@@ -9,6 +9,7 @@ use super::lines::{self, Dialect, Lines};
 use super::tls::{self, Tls};
 use super::weave::Weave;
 use super::websocket::{self, WebSocket};
+use super::wire::{self, Wire};
 
 /// A direction of a connection. Which end is the client is seen by what they say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +35,7 @@ impl Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Was {
     Http1,
+    Sip,
     Http2,
     /// Nothing can bring it in step.
     Other,
@@ -48,6 +50,7 @@ enum Protocol {
     WebSocket(WebSocket),
     Tls(Tls),
     Lines(Lines),
+    Wire(Wire),
     /// All is filled, until a segment begins with what the parser can go on with. That is only looked for where bytes are
     /// missing: what is there from the beginning and makes no sense is another protocol, and what of it looks like
     /// HTTP may be a quotation.
@@ -60,6 +63,8 @@ enum Other {
     Silent,
     Http2,
     Lines(Dialect),
+    /// It is the server, or not.
+    Wire(wire::Dialect, bool),
     Else,
 }
 
@@ -82,6 +87,7 @@ struct Half {
 pub struct Conversation {
     halves: [Half; 2],
     shared: h1::Shared,
+    wire: wire::Shared,
     /// What is inside TLS that encrypts nothing.
     inner: Option<Box<Conversation>>,
 }
@@ -96,7 +102,12 @@ impl Conversation {
             from_start,
             next_body: 0,
         };
-        Conversation { halves: [half(), half()], shared: h1::Shared::default(), inner: None }
+        Conversation {
+            halves: [half(), half()],
+            shared: h1::Shared::default(),
+            wire: wire::Shared::default(),
+            inner: None,
+        }
     }
 
     /// Bytes that come next, a segment's.
@@ -133,6 +144,7 @@ impl Conversation {
                 Protocol::Http1(h1) => h1.hole(engine, weave, len),
                 Protocol::Http2(h2) => h2.hole(engine, weave, len),
                 Protocol::WebSocket(websocket) => websocket.hole(engine, weave, len),
+                Protocol::Wire(wire) => wire.hole(len),
                 Protocol::Detect | Protocol::Filled(..) => true,
                 Protocol::Tls(_) | Protocol::Lines(_) => false,
             });
@@ -225,6 +237,10 @@ impl Conversation {
         let other = match &other.protocol {
             Protocol::Http2(_) => Other::Http2,
             Protocol::Lines(lines) => Other::Lines(lines.dialect()),
+            Protocol::Wire(wire) => {
+                let (dialect, is_server) = wire.role();
+                Other::Wire(dialect, is_server)
+            }
             Protocol::Detect if other.pending.is_empty() => Other::Silent,
             _ => Other::Else,
         };
@@ -255,7 +271,10 @@ impl Conversation {
                             half.next_body = h1.next_body();
                             half.upgrade(upgrade, false);
                         }
-                        h1::Turn::Lost => half.fall_out(engine, Was::Http1),
+                        h1::Turn::Lost => {
+                            let was = if h1.is_sip() { Was::Sip } else { Was::Http1 };
+                            half.fall_out(engine, was);
+                        }
                     }
                 }
                 Protocol::Http2(h2) => match h2.step(engine, &mut half.weave, rest) {
@@ -271,6 +290,17 @@ impl Conversation {
                     }
                     at += len;
                 }
+                Protocol::Wire(wire) => match wire.step(engine, &mut self.wire, rest) {
+                    wire::Turn::Went(len) => {
+                        half.weave.raw(&rest[..len], engine.take_found());
+                        at += len;
+                    }
+                    wire::Turn::More => break,
+                    wire::Turn::Lost => {
+                        engine.take_found();
+                        half.fall_out(engine, Was::Other);
+                    }
+                },
                 Protocol::Tls(tls) => match tls.step(engine, &mut half.weave, rest) {
                     tls::Turn::Went(len) => at += len,
                     tls::Turn::Plain(len) => {
@@ -316,6 +346,10 @@ impl Half {
         }
         match other {
             Other::Lines(dialect) => return Some(Protocol::Lines(Lines::new(dialect, false))),
+            // Who answers the one who spoke first.
+            Other::Wire(dialect, is_server) if self.from_start => {
+                return Some(Protocol::Wire(Wire::new(dialect, !is_server)));
+            }
             Other::Silent if self.from_start => match lines::greeting(bytes) {
                 Some(dialect) => return Some(Protocol::Lines(Lines::new(dialect, true))),
                 None if bytes.len() < 5 && matches!(bytes[0], b'2' | b'+' | b'*') && !last => return None,
@@ -323,9 +357,25 @@ impl Half {
             },
             _ => {}
         }
+        if self.from_start && other == Other::Silent {
+            if let Some(dialect) = wire::client(bytes) {
+                return Some(Protocol::Wire(Wire::new(dialect, false)));
+            }
+            if let Some(dialect) = wire::server(bytes) {
+                return Some(Protocol::Wire(Wire::new(dialect, true)));
+            }
+            if !last && (wire::may_be_client(bytes) || wire::may_be_server(bytes)) {
+                return None;
+            }
+        }
         let may_be_http2 = h2::PREFACE.starts_with(bytes) || (other_is_http2 && bytes.len() < 9);
         match h1::looks(bytes) {
             Looks::Yes => Some(Protocol::Http1(H1::new(self.next_body))),
+            _ if h1::looks_sip(bytes) != Looks::No => match h1::looks_sip(bytes) {
+                Looks::Yes => Some(Protocol::Http1(H1::sip(self.next_body))),
+                _ if !last => None,
+                _ => foreign(),
+            },
             _ if last => foreign(),
             Looks::Maybe => None,
             Looks::No if may_be_http2 => None,
@@ -352,7 +402,8 @@ impl Half {
         let was = match &self.protocol {
             Protocol::Http2(_) => Was::Http2,
             Protocol::Filled(_, was) => *was,
-            Protocol::WebSocket(_) | Protocol::Tls(_) | Protocol::Lines(_) => Was::Other,
+            Protocol::WebSocket(_) | Protocol::Tls(_) | Protocol::Lines(_) | Protocol::Wire(_) => Was::Other,
+            Protocol::Http1(h1) if h1.is_sip() => Was::Sip,
             Protocol::Http1(_) | Protocol::Detect => Was::Http1,
         };
         self.fall_out(engine, was);
@@ -373,6 +424,10 @@ impl Half {
                     // Bodies that were lost keep their numbers.
                     self.next_body += 1;
                     self.protocol = Protocol::Http1(H1::new(self.next_body));
+                }
+                Was::Sip if h1::looks_sip(segment) == Looks::Yes => {
+                    self.next_body += 1;
+                    self.protocol = Protocol::Http1(H1::sip(self.next_body));
                 }
                 Was::Http2 if h2::is_frames(segment) => {
                     self.protocol = Protocol::Http2(Box::new(H2::after_hole()));

@@ -1,4 +1,5 @@
-//! HTTP/1 (RFC 9112): requests and answers one after the other, with their bodies.
+//! HTTP/1 (RFC 9112): requests and answers one after the other, with their bodies. The same for SIP (RFC 3261), whose
+//! messages look alike: both ends ask, and a body has a length or is not there.
 
 use std::collections::VecDeque;
 
@@ -61,6 +62,7 @@ enum State {
 /// One direction.
 #[derive(Debug)]
 pub(super) struct H1 {
+    is_sip: bool,
     state: State,
     /// Number of the body.
     body: u64,
@@ -89,9 +91,25 @@ pub(super) enum Looks {
 
 /// Whether bytes begin a message.
 pub(super) fn looks(bytes: &[u8]) -> Looks {
-    const VERSION: &[u8] = b"HTTP/1.";
-    let short = &bytes[..bytes.len().min(VERSION.len())];
-    if VERSION.starts_with(short) {
+    looks_like(b"HTTP/1.", bytes)
+}
+
+/// Whether bytes begin a message of SIP.
+pub(super) fn looks_sip(bytes: &[u8]) -> Looks {
+    // `SIP/2.0 200` is one shorter than `HTTP/1.1 200`.
+    if bytes.starts_with(b"SIP/2.0 ") && bytes.len() >= 11 {
+        return if bytes[8..11].iter().all(u8::is_ascii_digit) { Looks::Yes } else { Looks::No };
+    }
+    if bytes.len() >= 8 && bytes.starts_with(b"SIP/") {
+        return if bytes.starts_with(b"SIP/2.0 ") { Looks::Maybe } else { Looks::No };
+    }
+    looks_like(b"SIP/2.", bytes)
+}
+
+/// `version`: all but its last digit.
+fn looks_like(version: &'static [u8], bytes: &[u8]) -> Looks {
+    let short = &bytes[..bytes.len().min(version.len())];
+    if version.starts_with(short) {
         return match bytes.len() {
             0..12 => Looks::Maybe,
             _ if bytes[9..12].iter().all(u8::is_ascii_digit) && bytes[8] == b' ' => Looks::Yes,
@@ -108,8 +126,9 @@ pub(super) fn looks(bytes: &[u8]) -> Looks {
     match memchr::memchr(b'\n', line) {
         Some(end) => {
             let line = line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]);
-            let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
-            if version.len() == 8 && version.starts_with(VERSION) { Looks::Yes } else { Looks::No }
+            let last = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
+            let is_version = last.len() == version.len() + 1 && last.starts_with(version);
+            if is_version { Looks::Yes } else { Looks::No }
         }
         // A line of text goes on for so long only if it is a request.
         None if line.iter().any(|b| !(b' '..=b'~').contains(b) && *b != b'\r') => Looks::No,
@@ -121,7 +140,16 @@ pub(super) fn looks(bytes: &[u8]) -> Looks {
 impl H1 {
     /// `body`: the number of the next body.
     pub(super) fn new(body: u64) -> H1 {
-        H1 { state: State::Head, body }
+        H1 { is_sip: false, state: State::Head, body }
+    }
+
+    /// The same of SIP.
+    pub(super) fn sip(body: u64) -> H1 {
+        H1 { is_sip: true, ..H1::new(body) }
+    }
+
+    pub(super) fn is_sip(&self) -> bool {
+        self.is_sip
     }
 
     /// The number of the next body.
@@ -237,7 +265,7 @@ impl H1 {
                 None => return Turn::Lost,
             },
         };
-        fields(engine, &mut bytes[..len], 0);
+        fields(engine, &mut bytes[..len], 0, false);
         weave.close(engine, self.body);
         engine.tell(|| Fact::End { stream: 0 });
         weave.raw(&bytes[..len], engine.take_found());
@@ -259,7 +287,7 @@ impl H1 {
         if empty > 0 {
             return self.raw(weave, &bytes[..empty], State::Head);
         }
-        match looks(bytes) {
+        match if self.is_sip { looks_sip(bytes) } else { looks(bytes) } {
             Looks::No => return Turn::Lost,
             Looks::Maybe if !last => return Turn::More,
             Looks::Maybe => return Turn::Lost,
@@ -276,12 +304,15 @@ impl H1 {
         };
         let head = &mut bytes[..len];
         let line = memchr::memchr(b'\n', head).map_or(len, |end| end + 1);
-        let is_answer = head.starts_with(b"HTTP/");
+        let is_answer = head.starts_with(b"HTTP/") || head.starts_with(b"SIP/");
         let status = if is_answer {
             // The reason may be any text.
             let end = head[..line].trim_ascii_end().len();
             engine.within(0, |engine| super::text::scan(engine, &mut head[..end], super::text::Sort::Plain));
-            str::from_utf8(&head[9..12]).ok().and_then(|status| status.parse().ok()).unwrap_or(0u16)
+            str::from_utf8(head.get(9..12).unwrap_or_default())
+                .ok()
+                .and_then(|status| status.parse().ok())
+                .unwrap_or(0u16)
         } else {
             let begin = head.iter().position(|b| *b == b' ').map_or(line, |at| at + 1);
             let end = head[..line].trim_ascii_end().iter().rposition(|b| *b == b' ').unwrap_or(begin);
@@ -297,7 +328,22 @@ impl H1 {
             Some(b"CONNECT") => Method::Connect,
             _ => Method::Other,
         };
-        let fields = fields(engine, head, line);
+        let fields = fields(engine, head, line, self.is_sip);
+        if self.is_sip {
+            weave.raw(head, engine.take_found());
+            self.state = match fields.length {
+                Some(len @ 1..) => {
+                    weave.open(
+                        engine,
+                        self.body,
+                        Body::new(Type::new(&fields.content_type, &fields.content_encoding)),
+                    );
+                    State::Sized(len)
+                }
+                _ => State::Head,
+            };
+            return Turn::Went(len);
+        }
         if !is_answer {
             let mut words = head[..line].trim_ascii_end().split(|b| *b == b' ');
             engine.tell(|| Fact::Request {
@@ -398,8 +444,11 @@ struct Fields {
     host: String,
 }
 
+/// Short names of fields of SIP that matter here.
+const SHORT: [(&str, &str); 3] = [("l", "content-length"), ("c", "content-type"), ("e", "content-encoding")];
+
 /// Replaces values in the lines from `at` on.
-fn fields(engine: &mut Engine, head: &mut [u8], mut at: usize) -> Fields {
+fn fields(engine: &mut Engine, head: &mut [u8], mut at: usize, is_sip: bool) -> Fields {
     let mut fields = Fields::default();
     while at < head.len() {
         let end = memchr::memchr(b'\n', &head[at..]).map_or(head.len(), |len| at + len);
@@ -407,7 +456,11 @@ fn fields(engine: &mut Engine, head: &mut [u8], mut at: usize) -> Fields {
         let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
         match head[at..stop].iter().position(|b| *b == b':') {
             Some(colon) if colon > 0 && head[at..at + colon].iter().all(token) => {
-                let name = String::from_utf8_lossy(&head[at..at + colon]).to_ascii_lowercase();
+                let mut name = String::from_utf8_lossy(&head[at..at + colon]).to_ascii_lowercase();
+                // SIP has short forms (RFC 3261, section 7.3.3).
+                if let Some((_, long)) = SHORT.iter().find(|(short, _)| is_sip && *short == name) {
+                    name = (*long).to_owned();
+                }
                 let begin = at + colon + 1;
                 let begin =
                     begin + head[begin..stop].iter().take_while(|b| matches!(b, b' ' | b'\t')).count();

@@ -51,6 +51,8 @@ pub enum Kind {
     Body,
     /// A compressed body that holds a secret, or is not understood.
     Compressed,
+    /// What a protocol of servers for data and messages carries.
+    Data,
     /// Bytes of a protocol that is not understood.
     Protocol,
     /// What follows a hole, or a damaged message, until the parser is in step again.
@@ -90,6 +92,7 @@ impl Kind {
             Kind::Value => "value",
             Kind::Body => "body not understood",
             Kind::Compressed => "compressed body",
+            Kind::Data => "data",
             Kind::Protocol => "protocol not understood",
             Kind::Lost => "behind a hole",
             Kind::Held => "held too long",
@@ -109,6 +112,7 @@ impl Kind {
             self,
             Kind::Body
                 | Kind::Compressed
+                | Kind::Data
                 | Kind::Protocol
                 | Kind::Lost
                 | Kind::Held

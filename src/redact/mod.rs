@@ -4,6 +4,7 @@
 //! ```text
 //! bytes and holes in stream order → Conversation → the same number of bytes
 //!                                    ├ h1, h2, websocket   what carries bodies
+//!                                    ├ lines, wire         mail, FTP, databases, messages, directories
 //!                                    ├ headers, target     values by their names
 //!                                    ├ body: json, form, xml, multipart, events, text, protobuf, packed
 //!                                    ├ identity, address  pseudonyms of hosts and users
@@ -48,6 +49,7 @@ mod text;
 mod tls;
 mod weave;
 mod websocket;
+mod wire;
 mod xml;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::*;
 
-const SECRET: &str = "hunter2Correct77Horse";
+pub(in crate::redact) const SECRET: &str = "hunter2Correct77Horse";
 
 fn engine() -> Engine {
     with(RulesBuilder::default())
@@ -15,7 +15,7 @@ fn with(rules: RulesBuilder) -> Engine {
 }
 
 /// What both sides say, in turns.
-type Talk<'a> = &'a [(Side, &'a [u8])];
+pub(in crate::redact) type Talk<'a> = &'a [(Side, &'a [u8])];
 
 /// A talk in segments of at most so many bytes.
 fn run(engine: &mut Engine, talk: Talk<'_>, at_most: usize) -> (Vec<Vec<u8>>, Vec<Kind>) {
@@ -38,7 +38,7 @@ fn run(engine: &mut Engine, talk: Talk<'_>, at_most: usize) -> (Vec<Vec<u8>>, Ve
 }
 
 /// The same, in one piece, and then cut everywhere: the result must not depend on that. Redacted twice, nothing changes.
-fn redacted(talk: Talk<'_>) -> (Vec<Vec<u8>>, Vec<Kind>) {
+pub(in crate::redact) fn redacted(talk: Talk<'_>) -> (Vec<Vec<u8>>, Vec<Kind>) {
     let (outs, found) = run(&mut engine(), talk, usize::MAX);
     for at_most in [1, 2, 3, 7, 64, 1000] {
         let (again, _) = run(&mut engine(), talk, at_most);
@@ -63,7 +63,7 @@ fn redacted(talk: Talk<'_>) -> (Vec<Vec<u8>>, Vec<Kind>) {
     (outs, found)
 }
 
-fn lossy(bytes: &[u8]) -> String {
+pub(in crate::redact) fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

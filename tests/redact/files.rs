@@ -153,7 +153,16 @@ pub struct Talk<'a> {
 impl<'a> Talk<'a> {
     /// With its handshake.
     pub fn open(capture: &'a mut Capture, port: u16) -> Talk<'a> {
-        let mut talk = Talk::in_the_middle(capture, port);
+        Talk::in_the_middle(capture, port).open_now()
+    }
+
+    /// The same on another port than 80.
+    pub fn open_at(capture: &'a mut Capture, port: u16, server_port: u16) -> Talk<'a> {
+        Talk::in_the_middle(capture, port).at(server_port).open_now()
+    }
+
+    fn open_now(self) -> Talk<'a> {
+        let mut talk = self;
         talk.next = [1000, u32::MAX - 50];
         talk.send(Client, 0, &[], "syn");
         talk.send(Server, 0, &[], "syn ack");

@@ -11,6 +11,7 @@ mod identities;
 mod metadata;
 mod report;
 mod secrets;
+mod servers;
 mod streams;
 
 use std::path::{Path, PathBuf};
