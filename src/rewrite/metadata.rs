@@ -143,8 +143,9 @@ fn records(engine: &mut Engine, bytes: &mut [u8], is_big: bool, found: &mut Vec<
         let (what, len) = if record == 1 { (Holds::Four, 4) } else { (Holds::Six, 16) };
         let mut own = pseudonym(engine, what, &mut value[..len.min(end - begin)]);
         let mut name = len.min(value.len());
-        for part in value[name..].to_vec().split(|b| *b == 0) {
-            let range = name..name + part.len();
+        let parts: Vec<usize> = value[name..].split(|b| *b == 0).map(<[u8]>::len).collect();
+        for len in parts {
+            let range = name..name + len;
             let names = redact::host(engine, &mut value[range.clone()]);
             own.extend(names.into_iter().map(|one| Found { at: one.at + range.start as u64, ..one }));
             name = range.end + 1;

@@ -89,7 +89,8 @@ impl Length {
 
 /// What a connection begins with, as far as the client says it; `None`: none of these, or too few bytes to tell.
 pub(super) fn client(bytes: &[u8]) -> Option<Dialect> {
-    let begins: [(Dialect, fn(&[u8]) -> bool); 6] = [
+    type Begins = fn(&[u8]) -> bool;
+    let begins: [(Dialect, Begins); 6] = [
         (Dialect::Redis, redis::is_client),
         (Dialect::Mqtt, mqtt::is_client),
         (Dialect::Ldap, ldap::is_client),

@@ -361,7 +361,7 @@ fn postgres() {
             B,
             [
                 postgres_message(b'R', &[&[0; 4]]),
-                postgres_message(b'S', &[b"server_version\017.2\0"]),
+                postgres_message(b'S', &[b"server_version\x0017.2\0"]),
                 postgres_message(b'K', &[&[0, 0, 1, 2], &s[..4]]),
                 postgres_message(b'Z', &[b"I"]),
             ]
@@ -400,7 +400,7 @@ fn postgres() {
         &[
             b"user\0bert\0database\0shop\0",
             b"SCRAM-SHA-256\0",
-            b"server_version\017.2\0",
+            b"server_version\x0017.2\0",
             b"ALTER USER bert PASSWORD '",
             b"SELECT $$",
             b"name\0",
@@ -502,7 +502,7 @@ fn sip() {
         SECRET.len() + 10
     );
     let talk = [
-        (A, format!("REGISTER sip:a.example SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:5061\r\nCSeq: 1 REGISTER\r\nContent-Length: 0\r\n\r\n").into_bytes()),
+        (A, b"REGISTER sip:a.example SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:5061\r\nCSeq: 1 REGISTER\r\nContent-Length: 0\r\n\r\n".to_vec()),
         (B, format!("SIP/2.0 401 Unauthorized\r\nWWW-Authenticate: Digest realm=\"r\", nonce=\"{SECRET}\"\r\nContent-Length: 0\r\n\r\n").into_bytes()),
         (A, format!("REGISTER sip:a.example SIP/2.0\r\nAuthorization: {digest}\r\nl: 0\r\n\r\n{message}").into_bytes()),
         (B, b"SIP/2.0 200 OK\r\nContent-Length: 0\r\n\r\nOPTIONS sip:b SIP/2.0\r\n\r\n".to_vec()),
