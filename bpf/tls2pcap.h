@@ -323,7 +323,7 @@ enum t2p_counter {
 	T2P_COUNT_LOSSES_FULL, /* losses that are counted in all, but not for their process */
 	T2P_COUNT_OTHER_STACK, /* reads and writes on a stack where their return was not probed yet, or cannot be */
 	T2P_COUNT_NOTICE_LOST, /* records refused by the ring of notices: nobody acts on them */
-	T2P_COUNT_UNHELD, /* filled in by user space: processes that ran on before their library was probed */
+	T2P_COUNT_UNHELD, /* files with which a process ran on before they were looked at; most are added by user space */
 	T2P_COUNT_MAX,
 };
 

@@ -450,7 +450,7 @@ impl Control {
         // Outside of this process's pid namespace (pid 0) none can ever be looked at.
         if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
             if self.in_vain.count(file, Instant::now()) {
-                self.probe.mark_seen(file, false);
+                self.probe.mark_resting(file);
             }
             self.not_looked_at(file);
             return;
@@ -470,7 +470,10 @@ impl Control {
                         }
                     }
                     // Who has ended needs none, and others do.
-                    Err(_) if self.probe.has_holders() && process::is_gone(file.pid) => is_library |= is_it,
+                    Err(_) if self.probe.has_holders() && process::is_gone(file.pid) => {
+                        is_library |= is_it;
+                        is_fresh |= is_it;
+                    }
                     Err(failure) => {
                         self.reasons.not_attached(file.pid, &found.path);
                         self.say.warn(&failure.to_string());

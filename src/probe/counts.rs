@@ -59,7 +59,7 @@ impl Probe {
         ];
         for (index, times) in of_user_space {
             if let Some(sum) = sums.get_mut(index as usize) {
-                *sum = times;
+                *sum += times;
             }
         }
         Ok(Counters(sums))
@@ -97,12 +97,13 @@ impl Probe {
                 })
             })
             .collect();
-        losses.extend(self.unheld.by_process.iter().map(|(process, times)| ProcessLoss {
-            process: *process,
-            reason: Counter::Unheld as u32,
-            events: *times,
-            bytes: 0,
-        }));
+        for (process, times) in &self.unheld.by_process {
+            let (process, reason) = (*process, Counter::Unheld as u32);
+            match losses.iter_mut().find(|loss| (loss.process, loss.reason) == (process, reason)) {
+                Some(loss) => loss.events += times,
+                None => losses.push(ProcessLoss { process, reason, events: *times, bytes: 0 }),
+            }
+        }
         losses.sort_by_key(|loss| (loss.process, loss.reason));
         losses
     }

@@ -11,6 +11,19 @@ impl Probe {
     /// This file has been looked at, in the state that it was in then: whoever maps it next need not wait. If it
     /// holds a library, that is probed in the process that has mapped it.
     pub fn mark_seen(&self, file: &FileSeen, is_library: bool) {
+        self.mark(file, if is_library { file_state::FILE_LIBRARY } else { file_state::FILE_PLAIN });
+        if is_library {
+            self.mark_probed(file.pid, file.inode, file.device);
+        }
+    }
+
+    /// This file is not to be looked at until [`mark_unseen`](Self::mark_unseen), although it may hold a library. Who
+    /// maps it meanwhile and should wait is counted.
+    pub fn mark_resting(&self, file: &FileSeen) {
+        self.mark(file, file_state::FILE_RESTS);
+    }
+
+    fn mark(&self, file: &FileSeen, state: file_state) {
         let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
         let files = &self.skeleton.maps.files;
         let seen = files.lookup(bytes_of(&key), MapFlags::ANY).ok().flatten();
@@ -18,12 +31,9 @@ impl Probe {
         if let Some(mut seen) =
             seen.and_then(|seen| from_bytes::<types::seen_file>(&seen)).filter(|seen| seen.told == file.time)
         {
-            seen.state = if is_library { file_state::FILE_LIBRARY } else { file_state::FILE_PLAIN };
+            seen.state = state;
             // If it fails the file is looked at again.
             let _ = files.update(bytes_of(&key), bytes_of(&seen), MapFlags::EXIST);
-        }
-        if is_library {
-            self.mark_probed(file.pid, file.inode, file.device);
         }
     }
 
