@@ -190,7 +190,6 @@ enum t2p_site {
 	T2P_SITE_GO_SERVER,
 	/* rustls: this and up to 15 more, as enum t2p_rustls_flag says. */
 	T2P_SITE_RUSTLS = 96,
-	T2P_SITE_SELF = 255, /* tls2pcap's own, to see what the kernel's probes do */
 };
 
 /* What is added to T2P_SITE_RUSTLS: which function it is, and of which rustls. */

@@ -8,13 +8,11 @@ use libbpf_rs::query::{LinkTypeInfo, PerfEventType};
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{Link, MapCore, MapFlags, Object};
 
+use super::programs::Job;
 use super::skeleton::types;
-use super::{Backend, Probe, from_bytes};
+use super::{Probe, from_bytes};
 use crate::event::record::Counter;
 use crate::event::{Counters, ProcessKey, ProcessLoss};
-
-/// The program that follows sockets to their ends, with every back end.
-const SOCKET_STATE: &str = "socket_state";
 
 /// Processes of which it is known how often they ran on unprobed; the rest stands in the sum only.
 const UNHELD_MAX: usize = 4096;
@@ -44,7 +42,7 @@ impl Probe {
     /// # Errors
     /// If the map cannot be read.
     pub fn counters(&self) -> Result<Counters, libbpf_rs::Error> {
-        let map = &self.skeleton.maps.counters;
+        let map = &self.kernel.skeleton.maps.counters;
         let mut sums = Vec::new();
         for index in 0..map.max_entries() {
             let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default();
@@ -70,19 +68,19 @@ impl Probe {
     /// kprobe that was hit inside another, those before 6.7 do not.
     fn missed_runs(&self) -> (u64, u64) {
         let (mut others, mut sockets) = (0, 0);
-        let objects = std::iter::once(self.skeleton.object()).chain(self.later.loaded());
+        let objects = std::iter::once(self.kernel.skeleton.object()).chain(self.kernel.later.loaded());
         for program in objects.flat_map(Object::progs) {
             let name = program.name().to_string_lossy();
-            let of_sockets = name == SOCKET_STATE || Backend::of_program(&name).is_some();
-            *(if of_sockets { &mut sockets } else { &mut others }) += recursion_misses(program.as_fd());
+            *(if Job::is_of_sockets(&name) { &mut sockets } else { &mut others }) +=
+                recursion_misses(program.as_fd());
         }
-        sockets += self.links.iter().take(self.own_links).map(missed_hits).sum::<u64>();
+        sockets += self.kernel.own_links.iter().map(missed_hits).sum::<u64>();
         (others, sockets)
     }
 
     /// What the kernel side counted as lost, by process.
     pub fn losses(&self) -> Vec<ProcessLoss> {
-        let map = &self.skeleton.maps.losses;
+        let map = &self.kernel.skeleton.maps.losses;
         let mut losses: Vec<ProcessLoss> = map
             .keys()
             .filter_map(|key| {

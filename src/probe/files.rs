@@ -25,7 +25,7 @@ impl Probe {
 
     fn mark(&self, file: &FileSeen, state: file_state) {
         let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
-        let files = &self.skeleton.maps.files;
+        let files = &self.kernel.skeleton.maps.files;
         let seen = files.lookup(bytes_of(&key), MapFlags::ANY).ok().flatten();
         // If it was written to meanwhile, or others wait for a look as well, a later look will tell.
         if let Some(mut seen) =
@@ -52,10 +52,10 @@ impl Probe {
         let key = types::probed_key { inode, device, tgid: pid };
         let generation = process.generation.to_ne_bytes();
         // If it fails the process is looked at once more.
-        let _ = self.skeleton.maps.probed.update(bytes_of(&key), &generation, MapFlags::ANY);
+        let _ = self.kernel.skeleton.maps.probed.update(bytes_of(&key), &generation, MapFlags::ANY);
         let library = types::held_library { inode, device, ..Default::default() };
         // If it fails children are probed with the next library that they map.
-        let _ = self.skeleton.maps.held.update(&pid.to_ne_bytes(), bytes_of(&library), MapFlags::ANY);
+        let _ = self.kernel.skeleton.maps.held.update(&pid.to_ne_bytes(), bytes_of(&library), MapFlags::ANY);
     }
 
     /// A file that nobody has mapped yet has nothing to probe: whoever maps it need not wait.
@@ -68,7 +68,7 @@ impl Probe {
         let seen =
             types::seen_file { stamp: stamp_of(file), state: file_state::FILE_PLAIN, ..Default::default() };
         // If it fails, or the kernel side was told of it already, it is looked at when it is mapped.
-        let _ = self.skeleton.maps.files.update(bytes_of(&key), bytes_of(&seen), MapFlags::NO_EXIST);
+        let _ = self.kernel.skeleton.maps.files.update(bytes_of(&key), bytes_of(&seen), MapFlags::NO_EXIST);
     }
 
     /// This file is to be looked at again when it is mapped the next time.
@@ -85,7 +85,7 @@ impl Probe {
     fn forget_file(&self, inode: u64, device: u32) {
         let key = types::file_key { inode, device, ..Default::default() };
         // Forgotten already is as good.
-        let _ = self.skeleton.maps.files.delete(bytes_of(&key));
+        let _ = self.kernel.skeleton.maps.files.delete(bytes_of(&key));
     }
 }
 

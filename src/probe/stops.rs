@@ -130,10 +130,7 @@ impl Probe {
             HoldWay::Signal => t2p_hold_way::T2P_HOLD_BY_SIGNAL,
             HoldWay::Tracer => t2p_hold_way::T2P_HOLD_BY_TRACER,
         };
-        if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
-            // SAFETY: a valid, aligned place in the mapped .bss; the kernel only reads it.
-            unsafe { std::ptr::from_mut(&mut bss.hold_way).write_volatile(way) };
-        }
+        self.kernel.set(|variables| &mut variables.hold_way, way);
     }
 
     /// For two threads: whichever comes first seizes who is to be held.
@@ -141,7 +138,7 @@ impl Probe {
     /// # Errors
     /// If no descriptor is left for it, or a ring cannot be mapped.
     pub fn holds(&self) -> io::Result<[Holds; 2]> {
-        let map = &self.skeleton.maps.holds;
+        let map = &self.kernel.skeleton.maps.holds;
         let ring = Arc::new(Mutex::new(Ring::new(map.as_fd(), map.max_entries() as usize)?));
         Ok([self.holds_in(map, &ring, 0)?, self.holds_in(map, &ring, 1)?])
     }
@@ -152,19 +149,19 @@ impl Probe {
         for source in [map.as_fd(), bell.as_fd()] {
             waker.add(source, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
         }
-        let holders = MapHandle::try_from(&self.skeleton.maps.holders).map_err(io::Error::other)?;
+        let holders = MapHandle::try_from(&self.kernel.skeleton.maps.holders).map_err(io::Error::other)?;
         Ok(Holds { ring: Arc::clone(ring), waker, bell, holders, index, processor: 0 })
     }
 
     /// # Errors
     /// If no descriptor is left for it.
     pub fn stops(&self) -> io::Result<Stops> {
-        MapHandle::try_from(&self.skeleton.maps.stopped).map(Stops).map_err(io::Error::other)
+        MapHandle::try_from(&self.kernel.skeleton.maps.stopped).map(Stops).map_err(io::Error::other)
     }
 
     /// The process is stopped no more. To be called before it is sent SIGCONT.
     pub fn end_stop(&self, pid: u32) {
         // If it is not there it has ended.
-        let _ = self.skeleton.maps.stopped.delete(&pid.to_ne_bytes());
+        let _ = self.kernel.skeleton.maps.stopped.delete(&pid.to_ne_bytes());
     }
 }
