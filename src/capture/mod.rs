@@ -47,7 +47,7 @@ use crate::launch::{self, Held};
 use crate::limits;
 use crate::pipeline::Pipeline;
 use crate::privilege;
-use crate::probe::{Gate, clocks, may_choose_returns, monotonic};
+use crate::probe::{Gate, Probe, clocks, may_choose_returns, monotonic};
 use crate::rewrite;
 use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
@@ -96,6 +96,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         if probe.bulk() { "in bulk" } else { "one by one" }
     ));
     probe.refused().iter().for_each(|r| say.detail(&format!("not taken: {r}")));
+    tell_memory(&probe, "at the start", say);
     say.detail(match &config.targets {
         Targets::Command(_) => "probes stand in processes of the command only",
         Targets::Pids { .. } => "probes stand in the processes of -p only",
@@ -290,6 +291,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         None => kept.and(end).map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost())),
         Some(error) => Err(setup::write_failure(config, &error)),
     };
+    tell_memory(&control.probe, "at the end", say);
     // Probes go last: the user need not wait for them to see the result.
     if config.for_wireshark {
         control.probe.leave()
@@ -299,6 +301,19 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     signals.die_if_hastened();
     result
 }
+
+/// Memory that is not this process's own.
+fn tell_memory(probe: &Probe, when: &str, say: Say) {
+    if let (true, Ok((ring, tables))) = (say.is_verbose(), probe.memory()) {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        say.detail(&format!(
+            "kernel memory {when}: {:.1} MiB for the ring buffer, {:.1} MiB for tables",
+            mib(ring),
+            mib(tables)
+        ));
+    }
+}
+
 /// Says things on standard error, as the user wants.
 #[derive(Clone, Copy)]
 struct Say(Verbosity);

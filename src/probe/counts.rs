@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::{fs, io};
 
 use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
 use libbpf_rs::query::{LinkTypeInfo, PerfEventType};
 use libbpf_rs::skel::Skel;
-use libbpf_rs::{Link, MapCore, MapFlags, Object};
+use libbpf_rs::{Link, MapCore, MapFlags, MapType, Object};
 
 use super::programs::Job;
 use super::skeleton::types;
@@ -35,6 +36,19 @@ impl Probe {
         if by_process.len() < UNHELD_MAX || by_process.contains_key(&key) {
             *by_process.entry(key).or_default() += 1;
         }
+    }
+
+    /// Bytes of kernel memory that the rings and the tables take now. Some tables grow as needed (`room.rs`).
+    ///
+    /// # Errors
+    /// If the kernel does not tell (/proc is not there).
+    pub fn memory(&self) -> io::Result<(u64, u64)> {
+        let (mut rings, mut tables) = (0, 0);
+        for map in self.kernel.skeleton.object().maps() {
+            let sum = if map.map_type() == MapType::RingBuf { &mut rings } else { &mut tables };
+            *sum += map_bytes(map.as_fd())?;
+        }
+        Ok((rings, tables))
     }
 
     /// What the kernel side counted.
@@ -105,6 +119,13 @@ impl Probe {
         losses.sort_by_key(|loss| (loss.process, loss.reason));
         losses
     }
+}
+
+/// What the kernel charges for a map: `memlock` of its fdinfo (proc_pid_fdinfo(5)).
+fn map_bytes(map: BorrowedFd<'_>) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
+    bytes.ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
