@@ -18,6 +18,7 @@ mod setup;
 mod signals;
 mod threads;
 mod tracee;
+mod unused;
 mod vain;
 mod waits;
 
@@ -35,6 +36,7 @@ use self::looker::{Look, Looker};
 use self::reasons::Reasons;
 use self::signals::Signals;
 use self::threads::{MESSAGES, ReaderWatch, Waiting, Written, await_writer, spawn_ring, spawn_writer, watch};
+use self::unused::Unused;
 use self::waits::Waits;
 use crate::config::{self, Capture, Follow, Targets, Verbosity};
 use crate::discover::Discovery;
@@ -172,7 +174,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     };
     let has_seen_switcher = discovery.has_seen_switcher();
     let looker = Looker::spawn(discovery, messages.clone())?;
-    let mut control = Control::new(probe, looker, handover, say, waits, reasons, kept);
+    let unused = Unused::new(messages.clone());
+    let mut control = Control::new(probe, (looker, unused), handover, say, waits, reasons, kept);
     control.for_wireshark = config.for_wireshark;
     control.duration = config.duration;
     // Waiting for whoever reads the output may have taken long.

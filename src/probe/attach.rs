@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use libbpf_rs::Link;
 
 use super::Probe;
-use super::parts::{Holder, Part, Place, What, Why};
+use super::parts::{Holder, Part, What, Where, Why};
 use super::proving::News;
 use crate::discover::FileId;
 use crate::discover::process::is_gone;
@@ -44,6 +44,11 @@ pub(super) enum Leaving {
 pub(super) struct Failures(Vec<(Part, libbpf_rs::Error)>);
 
 impl Failures {
+    /// Whether something of the same library cannot be probed for the same holder.
+    fn has_one_beside(&self, part: &Part) -> bool {
+        self.0.iter().any(|(failed, _)| (failed.place, failed.holder) == (part.place, part.holder))
+    }
+
     /// # Errors
     /// The first of these parts, if any.
     pub(super) fn of(self, is_it: impl Fn(&Part) -> bool) -> Result<(), libbpf_rs::Error> {
@@ -60,21 +65,29 @@ impl Probe {
 
     /// The same, for the probes of one process only, or those that all have (-1).
     pub(super) fn bring_about_in(&mut self, pid: Option<i32>, leaving: Leaving) -> Failures {
+        let is_its = |part: &Part| pid.is_none_or(|pid| part.holder.pid == pid);
         let mut failures = Failures(Vec::new());
         let mut news = Changes::default();
-        let wanted = self.state.wanted(pid);
-        let mut left = BTreeSet::new();
+        let mut wanted = self.desired.wanted(pid);
+        let left: BTreeSet<Holder> = (wanted.keys().filter(|part| !self.attached.contains_key(part)))
+            .map(|part| part.holder)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter(|holder| self.has_left(*holder))
+            .collect();
+        if !left.is_empty() {
+            self.forget_holders(&left);
+            wanted = self.desired.wanted(pid);
+        }
         if leaving == Leaving::Unwatched {
-            // A process that has become another program must not be probed twice.
-            self.take_surplus(pid, &wanted, leaving, &mut news);
+            // A process that has become another program soon has one set of probes again.
+            self.take_surplus(|part| is_its(part) && !wanted.contains_key(part), leaving, &mut news);
         }
         let missing = wanted.iter().filter(|(part, _)| !self.attached.contains_key(part));
+        let mut gone = BTreeSet::new();
         for (part, why) in missing.map(|(part, why)| (*part, *why)).collect::<Vec<_>>() {
-            let Part { place, holder, .. } = part;
-            let is_same =
-                |(failed, _): &(Part, libbpf_rs::Error)| (failed.place, failed.holder) == (place, holder);
             // Without returns, entries would tell of calls that never end.
-            if left.contains(&holder) || failures.0.iter().any(is_same) {
+            if gone.contains(&part.holder) || failures.has_one_beside(&part) {
                 continue;
             }
             match self.attach_part(&part) {
@@ -82,34 +95,36 @@ impl Probe {
                     news.add(&part, &probes, Some(why));
                     self.attached.insert(part, probes);
                 }
-                Err(_) if self.has_left(holder) => {
-                    left.insert(holder);
-                }
+                Err(_) if self.has_left(part.holder) => drop(gone.insert(part.holder)),
                 Err(error) => failures.0.push((part, error)),
             }
         }
-        if left.is_empty() {
-            if leaving == Leaving::Awaited {
-                self.take_surplus(pid, &wanted, leaving, &mut news);
-            }
-        } else {
-            self.state.leave(|holding| left.contains(&holding.holder));
-            self.state.stacks.retain(|process, _| !left.contains(&Holder::from(*process)));
-            self.state.into_memory.retain(|process, _| !left.contains(&Holder::from(*process)));
-            let wanted = self.state.wanted(pid);
-            self.take_surplus(pid, &wanted, leaving, &mut news);
+        if !gone.is_empty() {
+            self.forget_holders(&gone);
+            wanted = self.desired.wanted(pid);
         }
+        // Where something is missing, what was there before is better than nothing.
+        let is_surplus =
+            |part: &Part| is_its(part) && !wanted.contains_key(part) && !failures.has_one_beside(part);
+        self.take_surplus(is_surplus, leaving, &mut news);
         self.unsaid.extend(news.lines().map(News::Detail));
         failures
     }
 
+    /// Processes that have ended or become another program.
+    pub(super) fn forget_holders(&mut self, left: &BTreeSet<Holder>) {
+        self.desired.leave(|holding| left.contains(&holding.holder));
+        self.desired.stacks.retain(|process, _| !left.contains(&Holder::from(*process)));
+        self.desired.into_memory.retain(|process, _| !left.contains(&Holder::from(*process)));
+    }
+
     fn attach_part(&self, part: &Part) -> Result<Probes, libbpf_rs::Error> {
         let pid = part.holder.pid;
-        let by_returns = self.state.by_returns;
+        let by_returns = self.desired.by_returns;
         match part.place {
-            Place::Library(id) => {
+            Where::Library(id) => {
                 let blueprint =
-                    self.state.blueprint(id).expect("what is wanted is of a library that is known");
+                    self.desired.blueprint(id).expect("what is wanted is of a library that is known");
                 let (found, path) = (&blueprint.found, blueprint.found.attach_path());
                 let (links, offsets) = match (part.what, found.library.bio) {
                     (What::Records, Some((write, read))) => {
@@ -125,8 +140,8 @@ impl Probe {
                 };
                 Ok(Probes { file: found.key.id(), path: found.path.clone(), offsets, links })
             }
-            Place::Bio(file, write, read) => {
-                let bio = self.state.bio(part.holder, (file, write, read));
+            Where::Bio(file, write, read) => {
+                let bio = self.desired.bio(part.holder, (file, write, read));
                 let bio = bio.expect("what is wanted is of a process that is known");
                 let (path, at) = (bio.attach_path(), (write, read));
                 let links = self.kernel.attach_records(pid, &path, at, &bio.returns, by_returns)?;
@@ -138,9 +153,9 @@ impl Probe {
     /// A path to the file of a part, for this process.
     pub(super) fn attach_path(&self, part: &Part) -> Option<PathBuf> {
         match part.place {
-            Place::Library(id) => Some(self.state.blueprint(id)?.found.attach_path()),
-            Place::Bio(file, write, read) => {
-                Some(self.state.bio(part.holder, (file, write, read))?.attach_path())
+            Where::Library(id) => Some(self.desired.blueprint(id)?.found.attach_path()),
+            Where::Bio(file, write, read) => {
+                Some(self.desired.bio(part.holder, (file, write, read))?.attach_path())
             }
         }
     }
@@ -153,38 +168,34 @@ impl Probe {
         u32::try_from(holder.pid).is_ok_and(|pid| !is_same(pid))
     }
 
-    /// Takes away what is not wanted, in the reverse order.
-    fn take_surplus(
-        &mut self,
-        pid: Option<i32>,
-        wanted: &BTreeMap<Part, Why>,
-        leaving: Leaving,
-        news: &mut Changes,
-    ) {
-        let is_surplus =
-            |part: &Part| pid.is_none_or(|pid| part.holder.pid == pid) && !wanted.contains_key(part);
-        let (mut links, mut files) = (Vec::new(), Vec::new());
+    /// Takes probes away, in the reverse order.
+    fn take_surplus(&mut self, is_surplus: impl Fn(&Part) -> bool, leaving: Leaving, news: &mut Changes) {
+        let (mut entries, mut others, mut files) = (Vec::new(), Vec::new(), Vec::new());
         let surplus: Vec<_> = self.attached.extract_if(.., |part, _| is_surplus(part)).collect();
-        for (part, probes) in surplus.into_iter().rev() {
+        for (part, probes) in surplus {
             news.add(&part, &probes, None);
             files.push(probes.file);
-            links.extend(probes.links);
+            let is_entry = matches!(part.what, What::Entries(..));
+            (if is_entry { &mut entries } else { &mut others }).extend(probes.links);
         }
         match leaving {
-            Leaving::Awaited => detach(links),
-            Leaving::Unwatched => self.discard(links, files),
+            Leaving::Awaited => {
+                detach(entries);
+                detach(others);
+            }
+            Leaving::Unwatched => self.discard([entries, others], files),
         }
     }
 
-    /// Detaches from these files; the kernel takes its time for that.
-    pub(super) fn discard(&mut self, links: Vec<Link>, mut files: Vec<FileId>) {
-        if links.is_empty() {
+    /// Detaches from these files, one lot after the other; the kernel takes its time for that.
+    pub(super) fn discard(&mut self, lots: [Vec<Link>; 2], mut files: Vec<FileId>) {
+        if lots.iter().all(Vec::is_empty) {
             return;
         }
         files.sort_unstable();
         files.dedup();
         self.going.retain(|going| !going.thread.is_finished());
-        self.going.push(Going { files, thread: thread::spawn(move || detach(links)) });
+        self.going.push(Going { files, thread: thread::spawn(move || lots.into_iter().for_each(detach)) });
     }
 }
 

@@ -3,7 +3,7 @@
 use libbpf_rs::{MapCore, MapFlags};
 
 use super::attach::Leaving;
-use super::parts::{Holder, Part, Place};
+use super::parts::{Holder, Part, Where};
 use super::sites::Programs;
 use super::skeleton::types::{self, process_flag};
 use super::{Options, Probe, bytes_of, from_bytes};
@@ -31,13 +31,19 @@ impl Probe {
     /// If a probe cannot be attached.
     pub fn attach_bio(&mut self, process: ProcessKey, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
         let holder = Holder::from(process);
-        self.state.into_memory.insert(process, bios.to_vec());
+        let before = self.desired.into_memory.insert(process, bios.to_vec());
         let failures = self.bring_about_in(Some(holder.pid), Leaving::Unwatched);
-        let is_its = |part: &Part| part.holder == holder && matches!(part.place, Place::Bio(..));
+        let is_its = |part: &Part| part.holder == holder && matches!(part.place, Where::Bio(..));
         if let Err(error) = failures.of(is_its) {
-            self.state.into_memory.remove(&process);
+            match before {
+                Some(before) => drop(self.desired.into_memory.insert(process, before)),
+                None => drop(self.desired.into_memory.remove(&process)),
+            }
             self.bring_about_in(Some(holder.pid), Leaving::Awaited);
             return Err(error);
+        }
+        if !self.desired.into_memory.contains_key(&process) {
+            return Err(std::io::Error::from_raw_os_error(libc::ESRCH).into());
         }
         bios.iter().for_each(|bio| self.leases.take(bio.id, bio.file()));
         self.kernel.follow_ciphertext();
@@ -63,7 +69,7 @@ impl Probe {
     /// Takes the probes of BIO functions away where they tell nothing: from a process that uses its
     /// sockets itself, and where all handles are known. A new handle brings them back.
     pub fn stop_watching(&mut self) {
-        let watched: Vec<ProcessKey> = self.state.into_memory.keys().copied().collect();
+        let watched: Vec<ProcessKey> = self.desired.into_memory.keys().copied().collect();
         for key in watched {
             let Some(process) = self.process(key.pid).filter(|p| p.generation == key.generation) else {
                 continue;
@@ -71,7 +77,7 @@ impl Probe {
             let flags = process.flags.0;
             let has_sockets = flags & (WATCHED | SOCKET | NO_SOCKET) == WATCHED | SOCKET;
             if has_sockets || flags & IDLE != 0 {
-                self.state.into_memory.remove(&key);
+                self.desired.into_memory.remove(&key);
                 self.bring_about_in(Some(Holder::from(key).pid), Leaving::Awaited);
                 const ALL: u32 = WATCHED | NO_SOCKET | IDLE;
                 self.change(key.pid, |process| types::process {

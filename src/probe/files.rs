@@ -8,13 +8,14 @@ use crate::discover::{Found, Plain};
 use crate::event::FileSeen;
 
 impl Probe {
-    /// This file has been looked at, in the state that it was in then: whoever maps it next need not wait. If it
-    /// holds a library, that is probed in the process that has mapped it.
+    /// This file has been looked at, in the state that it was in then: whoever maps it next need not wait.
     pub fn mark_seen(&self, file: &FileSeen, is_library: bool) {
         self.mark(file, if is_library { file_state::FILE_LIBRARY } else { file_state::FILE_PLAIN });
-        if is_library {
-            self.mark_probed(file.pid, file.inode, file.device);
-        }
+    }
+
+    /// The library in this file is probed in the process that has mapped it.
+    pub fn mark_probed_in(&self, file: &FileSeen) {
+        self.mark_probed(file.pid, file.inode, file.device);
     }
 
     /// This file is not to be looked at until [`mark_unseen`](Self::mark_unseen), although it may hold a library. Who
@@ -82,7 +83,14 @@ impl Probe {
         }
     }
 
-    fn forget_file(&self, inode: u64, device: u32) {
+    /// Whether the kernel side has told of a file since it was forgotten.
+    pub(super) fn is_told(&self, inode: u64, device: u32) -> bool {
+        let key = types::file_key { inode, device, ..Default::default() };
+        let found = self.kernel.skeleton.maps.files.lookup(bytes_of(&key), MapFlags::ANY);
+        found.is_ok_and(|found| found.is_some())
+    }
+
+    pub(super) fn forget_file(&self, inode: u64, device: u32) {
         let key = types::file_key { inode, device, ..Default::default() };
         // Forgotten already is as good.
         let _ = self.kernel.skeleton.maps.files.delete(bytes_of(&key));

@@ -13,10 +13,10 @@ use crate::event::ProcessKey;
 impl Probe {
     /// Gives back the table entries of processes that have ended.
     pub fn forget(&mut self, ended: &HashSet<ProcessKey>) {
-        let before = (self.state.into_memory.len(), self.state.stacks.len());
-        self.state.into_memory.retain(|process, _| !ended.contains(process));
-        self.state.stacks.retain(|process, _| !ended.contains(process));
-        if before != (self.state.into_memory.len(), self.state.stacks.len()) {
+        let before = (self.desired.into_memory.len(), self.desired.stacks.len());
+        self.desired.into_memory.retain(|process, _| !ended.contains(process));
+        self.desired.stacks.retain(|process, _| !ended.contains(process));
+        if before != (self.desired.into_memory.len(), self.desired.stacks.len()) {
             self.bring_about(Leaving::Unwatched);
         }
         let Some(variables) = self.kernel.skeleton.maps.bss_data.as_deref_mut() else { return };

@@ -1,18 +1,31 @@
 //! Who has probes: which libraries should be probed in which processes now, and what has to go.
 //!
 //! A library is probed in all processes, or in each target that has mapped it. It loses its probes there when the
-//! process ends or calls exec, and everywhere when its file is opened for writing.
+//! process ends or calls exec, and everywhere when its file is opened for writing, or nobody uses it any more
+//! (`unused.rs`).
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::attach::{Going, Leaving};
 use super::blueprint::Blueprint;
-use super::parts::{Holder, Holding, Place};
+use super::parts::{Holder, Holding, Where};
 use super::{FileId, Probe, Unfollowed};
 use crate::discover::Found;
 use crate::event::{Library, LibraryId};
+
+/// What [`Probe::attach`] has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// It has probed a library where it was not probed; the functions whose calls are not followed.
+    Fresh(Vec<Unfollowed>),
+    /// Nothing: it is probed there already.
+    Known,
+    /// Nothing: the process has ended.
+    Gone,
+}
 
 impl Probe {
     /// The libraries of a file, if it is new. To be told before [`Probe::attach`], during which their first records
@@ -41,28 +54,28 @@ impl Probe {
     /// What can be probed of a library. Who has it too shares it.
     pub(super) fn blueprint(&self, found: &Found, id: LibraryId) -> Arc<Blueprint> {
         let new = || Arc::new(Blueprint::new(found, id, self.beside.get(&id).copied(), self.kernel.way));
-        self.state.blueprint(id).map_or_else(new, Arc::clone)
+        self.desired.blueprint(id).map_or_else(new, Arc::clone)
     }
 
-    /// Probes a file's libraries, in all processes or in `process`, which must be a target. Returns whether they were not
-    /// probed there, and the functions whose calls are not followed.
+    /// Probes a file's libraries, in all processes or in `process`, which must be a target.
     ///
     /// # Errors
     /// If a probe cannot be attached; those that were are taken away again.
-    pub fn attach(
-        &mut self,
-        found: &Found,
-        process: Option<u32>,
-    ) -> Result<(bool, Vec<Unfollowed>), libbpf_rs::Error> {
+    pub fn attach(&mut self, found: &Found, process: Option<u32>) -> Result<Attachment, libbpf_rs::Error> {
         let key = found.key;
-        if !self.state.leave(|a| a.file() == key.id() && a.found().key != key).is_empty() {
+        let former = self.desired.leave(|a| a.file() == key.id() && a.found().key != key);
+        if !former.is_empty() {
             // The old breakpoints must not stay in new code.
+            self.forget_file_of(&former);
             self.bring_about(Leaving::Awaited);
         }
-        let is_held =
-            |holder: &Holder| self.state.holdings.iter().any(|a| a.found().key == key && a.holder == *holder);
-        let Some(holder) = self.holder(process).filter(|holder| !is_held(holder)) else {
-            return Ok((false, Vec::new()));
+        let is_held = |holder: &Holder| {
+            self.desired.holdings.iter().any(|a| a.found().key == key && a.holder == *holder)
+        };
+        let holder = match self.holder(process) {
+            Some(holder) if is_held(&holder) => return Ok(Attachment::Known),
+            Some(holder) => holder,
+            None => return Ok(Attachment::Gone),
         };
         let known = self.libraries.get(&key).copied();
         if known.is_none() {
@@ -80,52 +93,44 @@ impl Probe {
         if known.is_none() && beside.is_some() {
             self.beside.insert(id, id + 1);
         }
-        if known.is_none() && self.state.has_trials() {
+        if known.is_none() {
             self.begin_trial(found, id);
         }
-        // Another program may have had its pid.
-        self.state.leave(|a| a.found().key == key && a.holder.pid == holder.pid);
-        let unfollowed = match self.hold(found, id, holder) {
-            Ok(unfollowed) => unfollowed,
-            Err(error) => {
-                self.abandon_probation(found, id);
-                if known.is_none() {
-                    // The numbers go to the next library.
-                    self.beside.remove(&id);
-                }
-                return Err(error);
+        let attachment = self.hold(found, id, holder);
+        if !matches!(attachment, Ok(Attachment::Fresh(_))) {
+            self.abandon_probation(found, id);
+            if known.is_none() {
+                // The numbers go to the next library.
+                self.beside.remove(&id);
             }
-        };
+            return attachment;
+        }
         self.leases.take(key.id(), found.file());
         if known.is_none() {
             self.libraries.insert(key, id);
             self.last_id = self.beside.get(&id).copied().unwrap_or(id);
         }
-        Ok((true, unfollowed))
+        attachment
     }
 
-    fn hold(
-        &mut self,
-        found: &Found,
-        id: LibraryId,
-        holder: Holder,
-    ) -> Result<Vec<Unfollowed>, libbpf_rs::Error> {
+    fn hold(&mut self, found: &Found, id: LibraryId, holder: Holder) -> Result<Attachment, libbpf_rs::Error> {
         self.begin_probation(found, id)?;
+        // Another program may have had its pid.
+        self.desired.leave(|a| a.found().key == found.key && a.holder.pid == holder.pid);
         let blueprint = self.blueprint(found, id);
-        let unfollowed = if self.state.by_returns { blueprint.unfollowed.clone() } else { Vec::new() };
-        self.state.holdings.push(Holding { holder, blueprint });
+        let unfollowed = if self.desired.by_returns { blueprint.unfollowed.clone() } else { Vec::new() };
+        self.desired.holdings.push(Holding { holder, blueprint });
         let failures = self.bring_about_in(Some(holder.pid), Leaving::Unwatched);
         let is_it = |holding: &Holding| holding.holder == holder && holding.id() == id;
-        let result = failures.of(|part| part.holder == holder && part.place == Place::Library(id));
-        if result.is_ok() && !self.state.holdings.iter().any(is_it) {
-            return Err(std::io::Error::from_raw_os_error(libc::ESRCH).into());
-        }
-        if let Err(error) = result {
-            self.state.leave(is_it);
+        if let Err(error) = failures.of(|part| part.holder == holder && part.place == Where::Library(id)) {
+            self.desired.leave(is_it);
             self.bring_about_in(Some(holder.pid), Leaving::Awaited);
             return Err(error);
         }
-        Ok(unfollowed)
+        if !self.desired.holdings.iter().any(is_it) {
+            return Ok(Attachment::Gone);
+        }
+        Ok(Attachment::Fresh(unfollowed))
     }
 
     /// Whether a library is probed for certain processes only.
@@ -135,18 +140,16 @@ impl Probe {
 
     /// Takes the probes of processes away that have ended or become another program. Nobody waits for that.
     pub fn let_go(&mut self) {
-        if !self.by_process {
-            return;
-        }
-        let mut holders: Vec<Holder> = self.state.holdings.iter().map(|holding| holding.holder).collect();
-        holders.sort_unstable();
-        holders.dedup();
+        let desired = &self.desired;
+        let of_processes = desired.stacks.keys().chain(desired.into_memory.keys());
+        let mut holders: BTreeSet<Holder> = of_processes.map(|process| Holder::from(*process)).collect();
+        holders.extend(desired.holdings.iter().map(|holding| holding.holder).filter(|h| *h != Holder::ALL));
         holders.retain(|holder| {
             let now = self.process(holder.pid.cast_unsigned());
             now.is_none_or(|process| process.generation != holder.generation)
         });
         if !holders.is_empty() {
-            self.state.leave(|holding| holders.contains(&holding.holder));
+            self.forget_holders(&holders);
             self.bring_about(Leaving::Unwatched);
         }
         self.give_leases_back();
@@ -155,17 +158,16 @@ impl Probe {
     /// Captures this process no more: it has ended.
     pub(super) fn let_process_go(&mut self, pid: u32) {
         let pid = pid.cast_signed();
-        self.state.leave(|holding| holding.holder.pid == pid);
+        self.desired.leave(|holding| holding.holder.pid == pid);
         self.bring_about_in(Some(pid), Leaving::Unwatched);
     }
 
     /// Those of files that have no probes any more.
     fn give_leases_back(&mut self) {
         self.going.retain(|going| !going.thread.is_finished());
-        let of_libraries = self.state.holdings.iter().map(Holding::file);
-        let of_bios = self.state.into_memory.values().flatten().map(|bio| bio.id);
         let going = self.going.iter().flat_map(|going| going.files.iter().copied());
-        let needed: Vec<FileId> = of_libraries.chain(of_bios).chain(going).collect();
+        let needed: BTreeSet<FileId> =
+            self.attached.values().map(|probes| probes.file).chain(going).collect();
         self.leases.keep(|id| needed.contains(&id));
     }
 
@@ -191,23 +193,30 @@ impl Probe {
     /// Takes the probes of files away that somebody opens for writing, and waits for now; those files.
     pub fn yield_files(&mut self) -> Vec<PathBuf> {
         let asked = self.leases.asked();
-        let mut paths = Vec::new();
-        let mut ids: Vec<LibraryId> = Vec::new();
-        for holding in self.state.leave(|holding| asked.contains(&holding.file())) {
+        let mut paths: Vec<PathBuf> = Vec::new();
+        let former = self.desired.leave(|holding| asked.contains(&holding.file()));
+        for holding in &former {
             self.forget_found(holding.found());
-            if !ids.contains(&holding.id()) {
-                ids.push(holding.id());
+            if !paths.contains(&holding.found().path) {
                 paths.push(holding.found().path.clone());
             }
         }
-        ids.iter().for_each(|id| self.forget_stacks_in(*id));
-        let bios = self.state.into_memory.values_mut();
+        self.forget_file_of(&former);
+        let bios = self.desired.into_memory.values_mut();
         bios.for_each(|bios| bios.retain(|bio| !asked.contains(&bio.id)));
         self.bring_about(Leaving::Awaited);
         // What was let go before may be of the same files.
         self.await_gone(|id| asked.contains(&id));
         self.leases.keep(|id| !asked.contains(&id));
         paths
+    }
+
+    /// Forgets what else is probed in the files of these libraries.
+    fn forget_file_of(&mut self, former: &[Holding]) {
+        former.iter().for_each(|holding| self.forget_stacks_in(holding.id()));
+        for bios in self.desired.into_memory.values_mut() {
+            bios.retain(|bio| !former.iter().any(|holding| holding.file() == bio.id));
+        }
     }
 
     /// A process that is captured has a child that is not, with breakpoints from its parent.
@@ -221,14 +230,15 @@ impl Probe {
         if !std::mem::take(&mut self.has_heirs) || !self.bulk() {
             return;
         }
-        let (mut links, mut files) = (Vec::new(), Vec::new());
+        let (mut links, mut files, mut done) = (Vec::new(), Vec::new(), BTreeSet::new());
         // When one goes the kernel looks who is to have a breakpoint there. In this process nobody meets it.
         for (part, probes) in &self.attached {
-            if let Some(path) = self.attach_path(part) {
+            // Once for all who have it.
+            if let Some(path) = self.attach_path(part).filter(|_| done.insert((part.place, part.what))) {
                 links.extend(self.kernel.attach_to_none(&path, &probes.offsets));
                 files.push(probes.file);
             }
         }
-        self.discard(links, files);
+        self.discard([links, Vec::new()], files);
     }
 }

@@ -7,6 +7,7 @@ use libbpf_rs::skel::Skel;
 use libbpf_rs::{ErrorExt, Link, ProgramMut, UprobeMultiOpts, UprobeOpts};
 
 use super::Backend;
+use super::attach::detach;
 use super::blueprint::{Spot, Way};
 use super::load::is_denied;
 use super::parts::What;
@@ -32,6 +33,12 @@ pub(super) struct Kernel {
     pub own_links: Vec<Link>,
     /// Of what sees what a socket has received.
     received: Option<Link>,
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        detach(self.own_links.drain(..).chain(self.received.take()).collect());
+    }
 }
 
 impl Kernel {

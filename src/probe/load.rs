@@ -9,7 +9,7 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Func;
 use libbpf_rs::libbpf_sys::{BPF_FUNC_get_attach_cookie, BPF_FUNC_loop};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{ErrorKind, ProgramType, UprobeMultiOpts};
+use libbpf_rs::{ErrorKind, Link, ProgramType, UprobeMultiOpts};
 
 use super::blueprint::Way;
 use super::kernel::Kernel;
@@ -177,6 +177,7 @@ impl Kernel {
         // Its programs are larger than the others, and the verifier may refuse them.
         if programs == Programs::Session {
             kernel.load_for_c().map_err(Refusal::Backend)?;
+            drop(kernel.attach_to_self("ssl_session", -1).map_err(|_| Refusal::Bulk)?);
         }
         Ok(kernel)
     }
@@ -184,16 +185,9 @@ impl Kernel {
     /// Tries a probe in bulk on a function of our own: whether all threads meet it if it is for one
     /// process, and not only the first (before Linux 6.10, 46ba0e49b642).
     fn attaches_in_bulk(&self, for_one: bool) -> Result<bool, Box<dyn std::error::Error>> {
-        let offset = own_offset(marker as *const () as usize)?;
         let pid = if for_one { i32::try_from(std::process::id())? } else { -1 };
         let program = Job::Trial.programs().next().ok_or("there is no program for it")?;
-        let options = UprobeMultiOpts { offsets: vec![offset as usize], ..UprobeMultiOpts::default() };
-        let _link = self.program(program)?.attach_uprobe_multi_with_opts(
-            pid,
-            Path::new("/proc/self/exe"),
-            "",
-            options,
-        )?;
+        let _link = self.attach_to_self(program, pid)?;
         if !for_one {
             return Ok(true);
         }
@@ -201,6 +195,15 @@ impl Kernel {
         let seen = &self.skeleton.maps.bss_data.as_deref().ok_or("the object has no variables")?.self_seen;
         // SAFETY: a valid, aligned place in the mapped .bss; the kernel writes it.
         Ok(unsafe { std::ptr::from_ref(seen).read_volatile() } != 0)
+    }
+
+    /// Attaches a program in bulk to a function of our own.
+    fn attach_to_self(&self, program: &str, pid: i32) -> libbpf_rs::Result<Link> {
+        let offset = own_offset(marker as *const () as usize)?;
+        let session = program == "ssl_session";
+        let options =
+            UprobeMultiOpts { offsets: vec![offset as usize], session, ..UprobeMultiOpts::default() };
+        self.program(program)?.attach_uprobe_multi_with_opts(pid, Path::new("/proc/self/exe"), "", options)
     }
 }
 
@@ -264,7 +267,7 @@ fn own_offset(address: usize) -> io::Result<u64> {
 }
 
 /// Inode of our pid namespace; 0 for the initial one, where the kernel numbers tasks as we do.
-fn own_pid_namespace() -> u32 {
+pub(super) fn own_pid_namespace() -> u32 {
     /// `PROC_PID_INIT_INO` of the kernel's `include/linux/proc_ns.h`.
     const INITIAL: u64 = 0xEFFF_FFFC;
     let inode = std::fs::metadata("/proc/self/ns/pid").map_or(INITIAL, |m| m.ino());

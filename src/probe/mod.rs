@@ -29,6 +29,7 @@ mod sites;
 mod stacks;
 mod stops;
 mod survey;
+mod unused;
 mod words;
 
 #[allow(missing_docs, unused_imports, clippy::all, clippy::undocumented_unsafe_blocks)]
@@ -45,7 +46,7 @@ use libbpf_rs::{MapCore, MapFlags};
 use self::attach::{Attached, Going, detach, links_of};
 use self::kernel::Kernel;
 use self::leases::{FileId, Leases};
-use self::parts::State;
+use self::parts::Desired;
 use self::sites::Programs;
 use self::skeleton::types::{self, process_flag, t2p_cookie_bit, t2p_site};
 use crate::discover::FileKey;
@@ -55,6 +56,7 @@ pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
 pub use self::ended::{Ended, Handle, exit_of, process_of};
 pub use self::gate::Gate;
+pub use self::holders::Attachment;
 pub use self::load::{is_denied, may_choose_returns};
 pub use self::proving::{News, described, note, unseen_return};
 pub use self::returns::Unfollowed;
@@ -63,6 +65,7 @@ pub use self::ring::ring_of_file;
 pub use self::ring::{Record, Rings, Verdict, is_before, page_size};
 pub use self::stops::{Hold, HoldWay, Holds, Place, Stops};
 pub use self::survey::Survey;
+pub use self::unused::Candidate;
 
 /// What is captured, and how.
 #[derive(Clone, Debug)]
@@ -144,18 +147,21 @@ pub struct Probe {
     /// The number of rustls in a file that holds another library too, by that one's.
     beside: HashMap<LibraryId, LibraryId>,
     /// Which probes there should be.
-    state: State,
+    desired: Desired,
     /// Those that there are.
     attached: Attached,
     /// Those that are being taken away.
     going: Vec<Going>,
     /// So that files lose their probes before they are written to.
     leases: Leases,
+    /// Who uses files that all processes have probes in.
+    users: unused::Users,
     /// Some child has breakpoints from its parent, and is no target.
     has_heirs: bool,
     unheld: counts::Unheld,
     /// What [`Probe::settle`] is to tell.
     unsaid: Vec<News>,
+    is_loaded_ahead: bool,
 }
 
 impl Drop for Probe {
@@ -173,11 +179,11 @@ impl Probe {
     pub fn load(options: &Options) -> Result<Probe, ProbeError> {
         let (kernel, refused) = Kernel::load(options)?;
         let without_return_probes = kernel.way.without_return_probes;
-        let state = State {
+        let desired = Desired {
             by_returns: without_return_probes,
             without_return_probes,
             chooses_returns: kernel.way.programs == Programs::Session,
-            ..State::default()
+            ..Desired::default()
         };
         let mut probe = Probe {
             kernel,
@@ -187,13 +193,15 @@ impl Probe {
             libraries: HashMap::new(),
             last_id: 0,
             beside: HashMap::new(),
-            state,
+            desired,
             attached: Attached::new(),
             going: Vec::new(),
             leases: Leases::default(),
+            users: unused::Users::new(),
             has_heirs: false,
             unheld: counts::Unheld::default(),
             unsaid: Vec::new(),
+            is_loaded_ahead: false,
         };
         probe.tell_by_returns();
         Ok(probe)
@@ -225,6 +233,14 @@ impl Probe {
                 // Open until this process has ended.
                 std::mem::forget(held);
             }
+        }
+    }
+
+    /// Loads what the first library in C will need, once. For captures in which nobody waits until it is loaded.
+    pub fn load_ahead(&mut self) {
+        if !std::mem::replace(&mut self.is_loaded_ahead, true) {
+            // If it fails, so does the first library.
+            let _ = self.kernel.load_for_c();
         }
     }
 

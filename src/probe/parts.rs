@@ -33,7 +33,7 @@ impl From<ProcessKey> for Holder {
 
 /// Where probes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(super) enum Where {
     Library(LibraryId),
     /// BIO functions at these offsets (write, read) of a file.
     Bio(FileId, u64, u64),
@@ -57,7 +57,7 @@ pub(super) enum What {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Part {
     pub what: What,
-    pub place: Place,
+    pub place: Where,
     pub holder: Holder,
 }
 
@@ -111,7 +111,7 @@ impl Holding {
 
 /// What is known of those who are captured, and of how they are.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct Desired {
     pub holdings: Vec<Holding>,
     /// Libraries whose functions behind exports are on trial.
     pub trials: Vec<Trial>,
@@ -130,14 +130,14 @@ pub(super) struct State {
     pub chooses_returns: bool,
 }
 
-impl State {
+impl Desired {
     /// The probes that there should be, and why. `pid`: those of this process only; -1: that all have.
     pub(super) fn wanted(&self, pid: Option<i32>) -> BTreeMap<Part, Why> {
         let is_its = |holder: Holder| pid.is_none_or(|pid| holder.pid == pid);
         let mut all = BTreeMap::new();
         for holding in self.holdings.iter().filter(|holding| is_its(holding.holder)) {
             let (id, holder) = (holding.id(), holding.holder);
-            let place = Place::Library(id);
+            let place = Where::Library(id);
             if self.is_on_probation(id) {
                 all.insert(Part { what: What::Records, place, holder }, Why::Probation);
             }
@@ -152,7 +152,7 @@ impl State {
                 continue;
             }
             for blueprint in followed.libraries() {
-                let place = Place::Library(blueprint.id);
+                let place = Where::Library(blueprint.id);
                 let is_needed = |what: &What| match what {
                     What::Returns(_, kind) => *kind == Kind::C,
                     // The function behind it has no return instruction that is known.
@@ -167,7 +167,7 @@ impl State {
         for (process, bios) in &self.into_memory {
             let holder = Holder::from(*process);
             for bio in bios.iter().filter(|_| is_its(holder)) {
-                let place = Place::Bio(bio.id, bio.write, bio.read);
+                let place = Where::Bio(bio.id, bio.write, bio.read);
                 all.insert(Part { what: What::Records, place, holder }, Why::IntoMemory);
             }
         }
@@ -176,11 +176,9 @@ impl State {
 
     /// Whether something of a library is to be probed where the library is.
     pub(super) fn is_wanted(&self, id: LibraryId, what: What) -> bool {
-        let (group, kind) = match what {
+        let group = match what {
             What::Records => return self.is_on_probation(id),
-            What::ReturnProbes(group, kind) | What::Returns(group, kind) | What::Entries(group, kind) => {
-                (group, kind)
-            }
+            What::ReturnProbes(group, _) | What::Returns(group, _) | What::Entries(group, _) => group,
         };
         let is_in_way = match what {
             // Nothing yields inside the functions of rustls.
@@ -195,17 +193,16 @@ impl State {
             && !self.probations.iter().any(|probation| probation.id == id && probation.is_condemned())
             && match group {
                 Group::Base => true,
-                Group::Internal => self.has_trials() && trial().is_some_and(Trial::has_internal),
+                Group::Internal => trial().is_some_and(Trial::has_internal),
                 Group::Export(function) => !trial().is_some_and(|trial| trial.has_taken_over(function)),
             }
-            && (kind == Kind::C || group == Group::Base)
     }
 
     fn is_on_probation(&self, id: LibraryId) -> bool {
         self.probations.iter().any(|probation| probation.id == id && probation.is_running())
     }
 
-    /// Whether functions may take over from the exports before them: their returns must be seen on all stacks.
+    /// Whether trials may begin: functions may take over from exports whose returns are seen on all stacks.
     pub(super) fn has_trials(&self) -> bool {
         self.without_return_probes || !self.by_returns
     }
@@ -229,5 +226,82 @@ impl State {
     /// Takes holdings out.
     pub(super) fn leave(&mut self, is_it: impl Fn(&Holding) -> bool) -> Vec<Holding> {
         self.holdings.extract_if(.., |holding| is_it(holding)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::blueprint::Way;
+    use super::super::sites::Programs;
+    use super::*;
+    use crate::discover::Discovery;
+    use crate::discover::function::Function;
+
+    const WAY: Way = Way { programs: Programs::Bulk, has_cookie: true, without_return_probes: false };
+    const ONE: Holder = Holder { pid: 1, generation: 10 };
+
+    /// A library with two exports, as somebody who maps it holds it.
+    fn holding(folder: &Path, holder: Holder) -> Holding {
+        let (source, library) = (folder.join("ssl.c"), folder.join("ssl.so"));
+        let code = "int SSL_write(void *s, const void *b, int n) { return n; }
+            int SSL_read(void *s, void *b, int n) { return n; }";
+        std::fs::write(&source, code).unwrap();
+        let mut cc = std::process::Command::new("cc");
+        assert!(cc.args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap().success());
+        let found = Discovery::default().at(&library).unwrap();
+        Holding { holder, blueprint: Arc::new(Blueprint::new(&found, 7, None, WAY)) }
+    }
+
+    fn whats(desired: &Desired) -> Vec<(Holder, What)> {
+        desired.wanted(None).keys().map(|part| (part.holder, part.what)).collect()
+    }
+
+    #[test]
+    fn who_maps_a_library_has_its_functions_probed_and_one_way_to_see_returns() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut desired = Desired { holdings: vec![holding(folder.path(), ONE)], ..Desired::default() };
+        let (base, kind) = (Group::Base, Kind::C);
+        let (entries, returns) = (What::Entries(base, kind), What::Returns(base, kind));
+        let return_probes = What::ReturnProbes(base, kind);
+        assert_eq!(whats(&desired), [(ONE, return_probes), (ONE, entries)]);
+        desired.by_returns = true;
+        assert_eq!(whats(&desired), [(ONE, returns), (ONE, entries)]);
+        assert!(desired.wanted(Some(2)).is_empty());
+        desired.leave(|holding| holding.holder == ONE);
+        assert!(whats(&desired).is_empty());
+    }
+
+    #[test]
+    fn a_process_with_coroutines_has_return_instructions_beside_what_all_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = holding(folder.path(), Holder::ALL);
+        let process = ProcessKey { pid: 5, generation: 50 };
+        let mut desired =
+            Desired { chooses_returns: true, holdings: vec![all.clone()], ..Desired::default() };
+        let before = whats(&desired);
+        desired.stacks.insert(process, Followed::of([all.blueprint]));
+        let mut expected = before;
+        expected.push((Holder::from(process), What::Returns(Group::Base, Kind::C)));
+        expected.sort_by_key(|(holder, what)| (*what, *holder));
+        assert_eq!(whats(&desired), expected);
+    }
+
+    #[test]
+    fn a_trial_adds_what_is_behind_and_its_end_takes_it_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let desired = Desired { holdings: vec![holding(folder.path(), ONE)], ..Desired::default() };
+        let export = What::Entries(Group::Export(Function::Read), Kind::C);
+        let behind = What::Entries(Group::Internal, Kind::C);
+        // Nothing is known of either.
+        assert!(desired.is_wanted(7, export) && !desired.is_wanted(7, behind));
+        let tried = |trial| Desired { trials: vec![trial], ..Desired::default() };
+        let running = tried(Trial::example(7, Function::Read, false, false));
+        assert!(running.is_wanted(7, export) && running.is_wanted(7, behind));
+        let over = tried(Trial::example(7, Function::Read, true, false));
+        assert!(!over.is_wanted(7, export) && over.is_wanted(7, behind));
+        let condemned = tried(Trial::example(7, Function::Read, true, true));
+        assert!(condemned.is_wanted(7, export) && !condemned.is_wanted(7, behind));
     }
 }

@@ -68,12 +68,12 @@ impl Probe {
         if !way.has_cookie {
             return other("its functions have no names, and to check what is found needs Linux 5.15");
         }
-        let known = self.state.probations.iter().find(|p| p.id == id);
+        let known = self.desired.probations.iter().find(|p| p.id == id);
         match known.map(|probation| &probation.state) {
             Some(State::Condemned(why)) => return other(why),
             Some(State::Proven) => return Ok(()),
             _ if way.without_return_probes && library.returns.of(bio.1).is_err() => return other(UNCLEAR),
-            _ if self.state.by_returns && !way.without_return_probes => return other(NO_RETURNS),
+            _ if self.desired.by_returns && !way.without_return_probes => return other(NO_RETURNS),
             Some(State::Running) => {}
             None => {
                 for site in SITES {
@@ -85,7 +85,7 @@ impl Probe {
                     }
                 }
                 let path = found.path.to_string_lossy().into_owned();
-                self.state.probations.push(Probation { id, path, state: State::Running });
+                self.desired.probations.push(Probation { id, path, state: State::Running });
             }
         }
         self.want_records(true);
@@ -95,17 +95,17 @@ impl Probe {
     /// A library could not be probed in a process, or in all: undoes what [`Probe::begin_probation`] did for it, unless
     /// others have it. Its probes there must be gone.
     pub(super) fn abandon_probation(&mut self, found: &Found, id: LibraryId) {
-        let is_known = self.state.probations.iter().any(|p| p.id == id);
-        let is_running = self.state.probations.iter().any(|p| p.id == id && p.is_running());
+        let is_known = self.desired.probations.iter().any(|p| p.id == id);
+        let is_running = self.desired.probations.iter().any(|p| p.id == id && p.is_running());
         let is_on_probation = found.library.bio.is_some() && found.library.has_to_prove_itself();
         if !is_on_probation
             || !self.kernel.way.has_cookie
             || is_known && !is_running
-            || self.state.holdings.iter().any(|holding| holding.id() == id)
+            || self.desired.holdings.iter().any(|holding| holding.id() == id)
         {
             return;
         }
-        self.state.probations.retain(|p| p.id != id);
+        self.desired.probations.retain(|p| p.id != id);
         // What still runs must not find that nothing is checked.
         await_programs();
         for site in SITES {
@@ -122,7 +122,7 @@ impl Probe {
     /// returns the probes are gone.
     pub(super) fn end_probations_without_returns(&mut self) -> Vec<News> {
         let mut news = Vec::new();
-        for probation in self.state.probations.iter_mut().filter(|probation| probation.is_running()) {
+        for probation in self.desired.probations.iter_mut().filter(|probation| probation.is_running()) {
             probation.state = State::Condemned(NO_RETURNS);
             news.push(News::Warning(format!(
                 "{}: {NO_RETURNS}; it is not captured any more",
@@ -136,7 +136,7 @@ impl Probe {
     /// Acts on what the kernel side has found out.
     pub(super) fn end_probations(&mut self, seen: &HashMap<u64, evidence>) -> Vec<News> {
         let mut news = Vec::new();
-        let mut probations = std::mem::take(&mut self.state.probations);
+        let mut probations = std::mem::take(&mut self.desired.probations);
         for probation in probations.iter_mut().filter(|probation| probation.is_running()) {
             let of = |site| seen.get(&(cookie(site, probation.id) | EVIDENCE)).copied().unwrap_or_default();
             let [read, write] = SITES.map(of);
@@ -161,7 +161,7 @@ impl Probe {
                 )));
             }
         }
-        self.state.probations = probations;
+        self.desired.probations = probations;
         if !news.is_empty() {
             await_programs();
             self.bring_about(Leaving::Unwatched);
@@ -172,7 +172,7 @@ impl Probe {
 
     /// While probes of the condemned are still going, their calls are looked at.
     fn want_records_if_needed(&mut self) {
-        let wanted = self.state.probations.iter().any(|p| !matches!(p.state, State::Proven));
+        let wanted = self.desired.probations.iter().any(|p| !matches!(p.state, State::Proven));
         self.want_records(wanted);
     }
 

@@ -14,8 +14,8 @@ use libbpf_rs::{MapCore, MapFlags};
 
 use super::attach::Leaving;
 use super::gate::await_programs;
-use super::parts::{Part, Place as Where, What};
-use super::sites::{Group, behind, is_left, site_of};
+use super::parts::Where;
+use super::sites::{behind, is_left, site_of};
 use super::skeleton::types::{self, evidence, t2p_site};
 use super::{Probe, bytes_of, cookie, from_bytes};
 use crate::discover::Found;
@@ -85,6 +85,12 @@ impl Probe {
     /// Makes room for the evidence on a library's internal functions. If there is none, they are not
     /// probed.
     pub(super) fn begin_trial(&mut self, found: &Found, id: LibraryId) {
+        // An attempt that failed may have left something under this number. Without cookies what is
+        // there is that of all.
+        self.desired.trials.retain(|trial| trial.id != id);
+        if !self.desired.has_trials() {
+            return;
+        }
         let mut trial = Trial {
             id,
             path: found.path.to_string_lossy().into_owned(),
@@ -106,9 +112,6 @@ impl Probe {
         if trial.internal.is_empty() {
             return;
         }
-        // An attempt that failed may have left something under this number. Without cookies what is
-        // there is that of all.
-        self.state.trials.retain(|t| t.id != id);
         let flags = if way.has_cookie { MapFlags::ANY } else { MapFlags::NO_EXIST };
         let none = evidence::default();
         let made = trial.sites().all(|site| {
@@ -116,17 +119,17 @@ impl Probe {
             self.kernel.skeleton.maps.evidence.update(&key, bytes_of(&none), flags).is_ok()
         });
         // Without cookies all libraries are condemned together.
-        let others = !way.has_cookie && self.state.trials.iter().any(|t| !t.is_trusted());
+        let others = !way.has_cookie && self.desired.trials.iter().any(|t| !t.is_trusted());
         if others || !made && way.has_cookie {
             trial.standing = Standing::Condemned;
         }
-        self.state.trials.push(trial);
+        self.desired.trials.push(trial);
     }
 
-    /// Acts on what the kernel side has found out. To be called now and then; never waits for
-    /// probes to go.
+    /// Acts on what the kernel side has found out. To be called now and then. Waits for
+    /// probes to go only if something is not what it seemed.
     pub fn settle(&mut self) -> Vec<News> {
-        if !self.state.trials.is_empty() || !self.state.probations.is_empty() {
+        if !self.desired.trials.is_empty() || !self.desired.probations.is_empty() {
             let evidence = self.evidence();
             let news = self.end_probations(&evidence);
             self.unsaid.extend(news);
@@ -135,7 +138,7 @@ impl Probe {
                 evidence.get(&cookie(site, way.number(id))).copied().unwrap_or_default()
             };
             let disagrees = |trial: &Trial| trial.sites().any(|site| of(trial.id, site).disagreed > 0);
-            let trials = self.state.trials.iter().filter(|trial| trial.is_trusted() && disagrees(trial));
+            let trials = self.desired.trials.iter().filter(|trial| trial.is_trusted() && disagrees(trial));
             for id in trials.map(|trial| trial.id).collect::<Vec<_>>() {
                 self.acquit(id);
             }
@@ -149,7 +152,7 @@ impl Probe {
     /// Gives verdicts, and takes probes away that nobody needs any more. `of`: the evidence on a library's export.
     fn take_over(&mut self, of: impl Fn(LibraryId, Function) -> evidence) {
         let (mut verdict, mut is_change) = (false, false);
-        let mut trials = std::mem::take(&mut self.state.trials);
+        let mut trials = std::mem::take(&mut self.desired.trials);
         for trial in trials.iter_mut().filter(|trial| trial.is_trusted()) {
             let id = trial.id;
             for export in &mut trial.exports {
@@ -182,7 +185,7 @@ impl Probe {
                 }
             }
         }
-        self.state.trials = trials;
+        self.desired.trials = trials;
         if verdict {
             await_programs();
         }
@@ -194,12 +197,12 @@ impl Probe {
     /// The internal functions of a library are of no use any more, for whatever reason: its exports are probed again.
     pub(super) fn acquit(&mut self, id: LibraryId) {
         let is_it = |trial: &Trial| trial.id == id && trial.is_trusted();
-        let Some(at) = self.state.trials.iter().position(is_it) else { return };
+        let Some(at) = self.desired.trials.iter().position(is_it) else { return };
         let gone = |trial: &Trial, state| -> Vec<Function> {
             let of = trial.exports.iter().filter(|export| export.state == state);
             of.map(|export| export.function).collect()
         };
-        let trial = &mut self.state.trials[at];
+        let trial = &mut self.desired.trials[at];
         let late = trial.exports.iter().any(|export| export.state != State::Probed);
         let again = gone(trial, State::Gone);
         let path = trial.path.clone();
@@ -207,18 +210,8 @@ impl Probe {
         trial.exports.iter_mut().for_each(|export| export.state = State::Probed);
         if !again.is_empty() {
             let failures = self.bring_about(Leaving::Awaited);
-            let is_one = |part: &Part| {
-                let of_export = |group| matches!(group, Group::Export(function) if again.contains(&function));
-                part.place == Where::Library(id)
-                    && match part.what {
-                        What::Entries(group, _) | What::Returns(group, _) | What::ReturnProbes(group, _) => {
-                            of_export(group)
-                        }
-                        What::Records => false,
-                    }
-            };
-            if let Err(error) = failures.of(is_one) {
-                let trial = &mut self.state.trials[at];
+            if let Err(error) = failures.of(|part| part.place == Where::Library(id)) {
+                let trial = &mut self.desired.trials[at];
                 trial.standing = Standing::Needed;
                 let lost = trial.exports.iter_mut().filter(|export| again.contains(&export.function));
                 lost.for_each(|export| export.state = State::Gone);
@@ -229,7 +222,7 @@ impl Probe {
                 return;
             }
         }
-        let trial = &mut self.state.trials[at];
+        let trial = &mut self.desired.trials[at];
         trial.standing = Standing::Condemned;
         let exports: Vec<_> = trial.exports.iter().map(|export| site_of(export.function)).collect();
         let internal = trial.internal.clone();
@@ -269,6 +262,17 @@ impl Probe {
 }
 
 impl Trial {
+    /// Of one export, that the function behind it has taken over or not.
+    #[cfg(test)]
+    pub(super) fn example(id: LibraryId, function: Function, is_gone: bool, is_condemned: bool) -> Trial {
+        let state = if is_gone { State::Gone } else { State::Probed };
+        let internal = t2p_site::T2P_SITE_READ_INTERNAL;
+        let place = Place { function: 0, offset: 0, cost: Cost::Emulated };
+        let exports = vec![Export { function, internal, place, state }];
+        let standing = if is_condemned { Standing::Condemned } else { Standing::Trusted };
+        Trial { id, path: String::new(), exports, internal: vec![internal], standing }
+    }
+
     fn is_trusted(&self) -> bool {
         self.standing == Standing::Trusted
     }

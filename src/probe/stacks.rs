@@ -19,6 +19,11 @@ use crate::event::{LibraryId, ProcessKey};
 pub(super) struct Followed(BTreeMap<LibraryId, Arc<Blueprint>>);
 
 impl Followed {
+    #[cfg(test)]
+    pub(super) fn of(blueprints: impl IntoIterator<Item = Arc<Blueprint>>) -> Followed {
+        Followed(blueprints.into_iter().map(|blueprint| (blueprint.id, blueprint)).collect())
+    }
+
     pub(super) fn libraries(&self) -> impl Iterator<Item = &Arc<Blueprint>> {
         self.0.values()
     }
@@ -39,16 +44,16 @@ impl Probe {
         for found in found {
             // One that is not probed yet is followed when it is.
             let Some(id) = self.libraries.get(&found.key).copied() else { continue };
-            if self.state.stacks.get(&process).is_some_and(|followed| followed.0.contains_key(&id)) {
+            if self.desired.stacks.get(&process).is_some_and(|followed| followed.0.contains_key(&id)) {
                 continue;
             }
             let blueprint = self.blueprint(found, id);
             unclear.extend(blueprint.unfollowed.iter().cloned());
-            self.state.stacks.entry(process).or_default().0.insert(id, blueprint);
+            self.desired.stacks.entry(process).or_default().0.insert(id, blueprint);
             let holder = Holder::from(process);
             let failures = self.bring_about_in(Some(holder.pid), Leaving::Unwatched);
             if let Err(error) = failures.of(|part| part.holder == holder) {
-                self.state.stacks.entry(process).or_default().0.remove(&id);
+                self.desired.stacks.entry(process).or_default().0.remove(&id);
                 self.bring_about_in(Some(holder.pid), Leaving::Unwatched);
                 return Err(error);
             }
@@ -59,18 +64,18 @@ impl Probe {
 
     /// Forgets that a library is followed.
     pub(super) fn forget_stacks_in(&mut self, id: LibraryId) {
-        self.state.stacks.values_mut().for_each(|followed| drop(followed.0.remove(&id)));
+        self.desired.stacks.values_mut().for_each(|followed| drop(followed.0.remove(&id)));
     }
 
     /// The process of this pid, if it has coroutines.
     pub fn with_stacks(&self, pid: u32) -> Option<ProcessKey> {
-        self.state.stacks.keys().find(|process| process.pid == pid).copied()
+        self.desired.stacks.keys().find(|process| process.pid == pid).copied()
     }
 
     /// Whether processes with coroutines use a library: they need its exports, since where the functions behind
     /// them return is seldom known.
     pub(super) fn has_coroutines(&self, id: LibraryId) -> bool {
-        self.state.stacks.values().any(|followed| followed.0.contains_key(&id))
+        self.desired.stacks.values().any(|followed| followed.0.contains_key(&id))
     }
 
     /// Where the kernel cannot be told at each entry to leave the return alone: sets no return probes any more, and
@@ -80,15 +85,15 @@ impl Probe {
     /// # Errors
     /// If a probe cannot be attached.
     pub fn avoid_return_probes(&mut self) -> Result<Vec<Unfollowed>, libbpf_rs::Error> {
-        if self.kernel.way.programs == Programs::Session || self.state.by_returns {
+        if self.kernel.way.programs == Programs::Session || self.desired.by_returns {
             return Ok(Vec::new());
         }
-        self.state.into_memory.clear();
+        self.desired.into_memory.clear();
         self.bring_about(Leaving::Awaited);
-        self.state.by_returns = true;
+        self.desired.by_returns = true;
         self.tell_by_returns();
         let failures = self.bring_about(Leaving::Awaited);
-        let unclear = self.state.holdings.iter().flat_map(|holding| holding.blueprint.unfollowed.clone());
+        let unclear = self.desired.holdings.iter().flat_map(|holding| holding.blueprint.unfollowed.clone());
         let mut unclear: Vec<Unfollowed> = unclear.collect();
         unclear.dedup();
         let news = self.end_probations_without_returns();
@@ -102,7 +107,7 @@ impl Probe {
 
     /// Tells the kernel side whether there are return probes.
     pub(super) fn tell_by_returns(&mut self) {
-        let by_returns = u32::from(self.state.by_returns);
+        let by_returns = u32::from(self.desired.by_returns);
         self.kernel.set(|variables| &mut variables.by_returns, by_returns);
     }
 }
