@@ -234,6 +234,13 @@ impl Control {
                 Ok(Message::Looked(looked)) => self.looked(looked),
                 Ok(Message::Unused(answer)) => self.unused.answered(&mut self.probe, answer),
                 Ok(Message::FileWanted) => self.yield_files(),
+                Ok(Message::NumbersWanted) => {
+                    if let Some(line) = &mut line {
+                        line.clear();
+                    }
+                    let numbers = numbers.lock().map(|n| n.clone()).unwrap_or_default();
+                    status::say(&status::so_far(&numbers, began.elapsed()));
+                }
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
                     self.told_of_bios.remove(&key);

@@ -43,6 +43,8 @@ pub(super) enum Message {
     Signal(i32),
     /// Somebody opens a file for writing that is probed.
     FileWanted,
+    /// Somebody asks for the numbers so far.
+    NumbersWanted,
     /// The command has ended.
     Ended,
     /// A process given with -p has ended, and so many of them are left.
