@@ -21,6 +21,7 @@ pub mod event;
 pub mod extcap;
 pub mod failure;
 pub mod filter;
+mod input;
 mod kept;
 pub mod launch;
 pub mod limits;

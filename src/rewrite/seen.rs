@@ -3,9 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::container::{INTERFACE, SECTION};
-use super::layers::{End, Segment};
-use super::metadata::{self, APPLE_PROCESS, COMMENT, STATISTICS};
+use crate::input::container::{INTERFACE, SECTION};
+use crate::input::layers::{End, Segment};
+use crate::input::options::{APPLE_PROCESS, COMMENT, STATISTICS, each_option};
 use crate::redact::{Fact, Side};
 use crate::synth::comment;
 
@@ -213,7 +213,7 @@ impl Seen {
         match kind {
             SECTION => {
                 self.base = self.interfaces.len() as u32;
-                for (option, value) in metadata::each_option(bytes, 24, is_big) {
+                for (option, value) in each_option(bytes, 24, is_big) {
                     match option {
                         2 => self.hardware = text(value),
                         3 => self.system = text(value),
@@ -225,14 +225,14 @@ impl Seen {
             }
             INTERFACE => {
                 let find = |wanted| {
-                    let mut all = metadata::each_option(bytes, 16, is_big);
+                    let mut all = each_option(bytes, 16, is_big);
                     all.find(|(option, _)| *option == wanted).map_or(String::new(), |(_, value)| text(value))
                 };
                 self.interfaces.push((find(2), find(3)));
             }
             STATISTICS => {
                 let comments =
-                    metadata::each_option(bytes, 20, is_big).filter(|(option, _)| *option == COMMENT);
+                    each_option(bytes, 20, is_big).filter(|(option, _)| *option == COMMENT);
                 let room = COMMENTS_MAX.saturating_sub(self.losses.len());
                 self.losses.extend(comments.take(room).map(|(_, value)| text(value)));
             }
@@ -245,7 +245,7 @@ impl Seen {
     pub(super) fn options(&mut self, block: &[u8], at: usize, is_big: bool) {
         let flow = self.of_packet.last().copied().unwrap_or(NO_FLOW);
         let Some(flow) = self.flows.get_mut(flow as usize) else { return };
-        for (_, value) in metadata::each_option(block, at, is_big).filter(|(option, _)| *option == COMMENT) {
+        for (_, value) in each_option(block, at, is_big).filter(|(option, _)| *option == COMMENT) {
             let pairs = str::from_utf8(value).ok().and_then(|text| comment::parse(text).ok());
             for (key, value) in pairs.unwrap_or_default() {
                 if flow.about.len() < ABOUT_MAX {

@@ -9,15 +9,15 @@ use flate2::bufread::MultiGzDecoder;
 /// Longest block or packet that is taken.
 const BLOCK_MAX: usize = 64 << 20;
 
-pub(super) const SECTION: u32 = 0x0a0d_0d0a;
-pub(super) const INTERFACE: u32 = 1;
-pub(super) const OLD_PACKET: u32 = 2;
-pub(super) const SIMPLE_PACKET: u32 = 3;
-pub(super) const PACKET: u32 = 6;
+pub(crate) const SECTION: u32 = 0x0a0d_0d0a;
+pub(crate) const INTERFACE: u32 = 1;
+pub(crate) const OLD_PACKET: u32 = 2;
+pub(crate) const SIMPLE_PACKET: u32 = 3;
+pub(crate) const PACKET: u32 = 6;
 
 /// What the file cannot be read for.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     /// The system says so, or what is compressed is damaged.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -34,17 +34,17 @@ pub(super) enum ReadError {
 
 /// A piece of a file.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(crate) struct Item {
     /// All of it.
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// In pcapng, what it is.
-    pub(super) kind: u32,
+    pub(crate) kind: u32,
     /// The packet's bytes in it, and their link type, if it is a packet.
-    pub(super) packet: Option<(Range<usize>, u32)>,
+    pub(crate) packet: Option<(Range<usize>, u32)>,
     /// When the packet was captured, in ns since 1970; 0 if that is not known.
-    pub(super) time: u64,
+    pub(crate) time: u64,
     /// In pcapng, the packet's interface.
-    pub(super) interface: u32,
+    pub(crate) interface: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ enum Layout {
 }
 
 /// A file that is read once, front to back.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     input: Box<dyn BufRead>,
     layout: Layout,
     is_big: bool,
@@ -72,7 +72,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Looks at the beginning of a file, which may be compressed by gzip.
-    pub(super) fn new(input: impl Read + 'static) -> Result<Reader, ReadError> {
+    pub(crate) fn new(input: impl Read + 'static) -> Result<Reader, ReadError> {
         let mut input: Box<dyn BufRead> = Box::new(BufReader::with_capacity(1 << 20, input));
         if input.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
             input = Box::new(BufReader::with_capacity(1 << 20, MultiGzDecoder::new(input)));
@@ -115,12 +115,12 @@ impl Reader {
     }
 
     /// Whether it is classic pcap, which holds packets and nothing else.
-    pub(super) fn is_classic(&self) -> bool {
+    pub(crate) fn is_classic(&self) -> bool {
         self.layout != Layout::Pcapng
     }
 
     /// The byte order of what was read last.
-    pub(super) fn is_big(&self) -> bool {
+    pub(crate) fn is_big(&self) -> bool {
         self.is_big
     }
 
@@ -129,7 +129,7 @@ impl Reader {
     }
 
     /// The next piece; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Item>, ReadError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Item>, ReadError> {
         match self.layout {
             Layout::Pcapng => self.block(),
             Layout::Pcap(link) => self.classic_packet(link),
@@ -250,7 +250,7 @@ impl Reader {
     /// An interface's if_tsresol and if_tsoffset.
     fn clock(&self, block: &[u8]) -> (u64, i64) {
         let (mut units, mut offset) = (1_000_000, 0);
-        for (option, value) in super::metadata::each_option(block, 16, self.is_big) {
+        for (option, value) in super::options::each_option(block, 16, self.is_big) {
             match (option, value) {
                 (9, [n @ 0..=19, ..]) => units = 10u64.pow(u32::from(*n)),
                 (9, [n @ 0x80..=0xbf, ..]) => units = 1 << (n & 0x7f),
@@ -271,7 +271,7 @@ fn units_of(magic: u32) -> u64 {
 }
 
 /// The number that stands at `at`; 0 beyond the end.
-pub(super) fn word(bytes: &[u8], at: usize, is_big: bool) -> u32 {
+pub(crate) fn word(bytes: &[u8], at: usize, is_big: bool) -> u32 {
     let word = bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
     if is_big { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
 }
