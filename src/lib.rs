@@ -31,6 +31,7 @@ pub mod pipeline;
 pub mod printable;
 pub mod privilege;
 pub mod probe;
+mod proto;
 pub mod redact;
 pub mod replay;
 pub mod rewrite;
