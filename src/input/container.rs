@@ -58,6 +58,14 @@ enum Layout {
 pub(crate) struct Reader {
     input: Box<dyn BufRead>,
     layout: Layout,
+    section: Section,
+    /// Of classic pcap, the file's header is still to be given.
+    header: Option<Vec<u8>>,
+}
+
+/// What the blocks so far say of those that follow.
+#[derive(Debug, Default)]
+pub(crate) struct Section {
     is_big: bool,
     /// Link types of the section's interfaces.
     links: Vec<u32>,
@@ -65,8 +73,6 @@ pub(crate) struct Reader {
     snaps: Vec<u32>,
     /// Of the same: units of time in a second, and what is added to times, in seconds.
     clocks: Vec<(u64, i64)>,
-    /// Of classic pcap, the file's header is still to be given.
-    header: Option<Vec<u8>>,
     packets: u64,
 }
 
@@ -79,25 +85,16 @@ impl Reader {
         }
         let mut first = [0; 4];
         input.read_exact(&mut first).map_err(|_| ReadError::Format)?;
-        let mut reader = Reader {
-            input,
-            layout: Layout::Pcapng,
-            is_big: false,
-            links: vec![],
-            snaps: vec![],
-            clocks: vec![],
-            header: None,
-            packets: 0,
-        };
+        let mut reader = Reader { input, layout: Layout::Pcapng, section: Section::default(), header: None };
         match u32::from_le_bytes(first) {
             SECTION => reader.header = Some(first.to_vec()),
             magic @ (0xa1b2_c3d4 | 0xa1b2_3c4d) => {
-                reader.clocks = vec![(units_of(magic), 0)];
+                reader.section.clocks = vec![(units_of(magic), 0)];
                 reader.begin_pcap(first)?;
             }
             magic @ (0xd4c3_b2a1 | 0x4d3c_b2a1) => {
-                reader.is_big = true;
-                reader.clocks = vec![(units_of(magic.swap_bytes()), 0)];
+                reader.section.is_big = true;
+                reader.section.clocks = vec![(units_of(magic.swap_bytes()), 0)];
                 reader.begin_pcap(first)?;
             }
             _ => return Err(ReadError::Format),
@@ -121,11 +118,11 @@ impl Reader {
 
     /// The byte order of what was read last.
     pub(crate) fn is_big(&self) -> bool {
-        self.is_big
+        self.section.is_big
     }
 
     fn word(&self, bytes: &[u8], at: usize) -> u32 {
-        word(bytes, at, self.is_big)
+        self.section.word(bytes, at)
     }
 
     /// The next piece; `None` at the end.
@@ -149,24 +146,24 @@ impl Reader {
         match self.read(&mut bytes, 16)? {
             0 => return Ok(None),
             16 => {}
-            _ => return Err(ReadError::Cut(self.packets + 1)),
+            _ => return Err(ReadError::Cut(self.section.packets + 1)),
         }
         let len = self.word(&bytes, 8) as usize;
         if len > BLOCK_MAX {
-            return Err(ReadError::Damaged(self.packets));
+            return Err(ReadError::Damaged(self.section.packets));
         }
         if self.read(&mut bytes, len)? < len {
-            return Err(ReadError::Cut(self.packets + 1));
+            return Err(ReadError::Cut(self.section.packets + 1));
         }
-        self.packets += 1;
-        let units = self.clocks.first().map_or(1_000_000, |clock| clock.0);
+        self.section.packets += 1;
+        let units = self.section.clocks.first().map_or(1_000_000, |clock| clock.0);
         let (seconds, rest) = (u64::from(self.word(&bytes, 0)), u64::from(self.word(&bytes, 4)));
         let time = seconds * 1_000_000_000 + rest.saturating_mul(1_000_000_000 / units);
         Ok(Some(Item { packet: Some((16..16 + len, link)), bytes, kind: PACKET, time, interface: 0 }))
     }
 
     fn block(&mut self) -> Result<Option<Item>, ReadError> {
-        let cut = ReadError::Cut(self.packets + 1);
+        let cut = ReadError::Cut(self.section.packets + 1);
         let mut bytes = self.header.take().unwrap_or_default();
         let missing = 8 - bytes.len();
         let had = bytes.len();
@@ -179,26 +176,60 @@ impl Reader {
             if self.read(&mut bytes, 4)? < 4 {
                 return Err(cut);
             }
-            self.is_big = match bytes[8..12] {
-                [0x1a, 0x2b, 0x3c, 0x4d] => true,
-                [0x4d, 0x3c, 0x2b, 0x1a] => false,
-                _ => return Err(ReadError::Damaged(self.packets)),
-            };
-            self.links.clear();
-            self.snaps.clear();
-            self.clocks.clear();
+            self.section.begin(&bytes)?;
         }
-        let (kind, len) = (self.word(&bytes, 0), self.word(&bytes, 4) as usize);
+        let len = self.word(&bytes, 4) as usize;
         if len < bytes.len() + 4 || len % 4 != 0 || len > BLOCK_MAX {
-            return Err(ReadError::Damaged(self.packets));
+            return Err(ReadError::Damaged(self.section.packets));
         }
         let rest = len - bytes.len();
         if self.read(&mut bytes, rest)? < rest {
             return Err(cut);
         }
         if self.word(&bytes, len - 4) as usize != len {
+            return Err(ReadError::Damaged(self.section.packets));
+        }
+        self.section.block(bytes).map(Some)
+    }
+}
+
+impl Section {
+    fn word(&self, bytes: &[u8], at: usize) -> u32 {
+        word(bytes, at, self.is_big)
+    }
+
+    /// The byte order of what was taken last.
+    pub(crate) fn is_big(&self) -> bool {
+        self.is_big
+    }
+
+    /// A section header, at least its first 12 bytes.
+    fn begin(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
+        self.is_big = match bytes[8..12] {
+            [0x1a, 0x2b, 0x3c, 0x4d] => true,
+            [0x4d, 0x3c, 0x2b, 0x1a] => false,
+            _ => return Err(ReadError::Damaged(self.packets)),
+        };
+        self.links.clear();
+        self.snaps.clear();
+        self.clocks.clear();
+        Ok(())
+    }
+
+    /// A whole block that this program has just written.
+    pub(crate) fn own(&mut self, bytes: Vec<u8>) -> Result<Item, ReadError> {
+        if bytes.len() < 12 {
             return Err(ReadError::Damaged(self.packets));
         }
+        if bytes[..4] == SECTION.to_le_bytes() {
+            self.begin(&bytes)?;
+        }
+        self.block(bytes)
+    }
+
+    /// A whole block, at least 12 bytes.
+    fn block(&mut self, bytes: Vec<u8>) -> Result<Item, ReadError> {
+        let (kind, len) = (self.word(&bytes, 0), bytes.len());
         let packet = match kind {
             INTERFACE if len >= 20 => {
                 self.links.push(self.word(&bytes, 8) & 0xffff);
@@ -244,7 +275,7 @@ impl Reader {
             let ns = i128::try_from(ns).unwrap_or(0) + i128::from(offset) * 1_000_000_000;
             time = u64::try_from(ns).unwrap_or(0);
         }
-        Ok(Some(Item { bytes, kind, packet, time, interface }))
+        Ok(Item { bytes, kind, packet, time, interface })
     }
 
     /// An interface's if_tsresol and if_tsoffset.
