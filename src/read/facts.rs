@@ -29,13 +29,16 @@ impl Said {
         self.pairs.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str())
     }
 
-    /// Lengths of what is missing from here on, and why.
-    pub(super) fn missing(&self) -> impl Iterator<Item = (Option<u64>, Option<&str>)> {
+    /// What is missing from here on.
+    pub(super) fn missing(&self) -> impl Iterator<Item = Missing<'_>> {
         let mut pairs = self.pairs.iter().peekable();
         std::iter::from_fn(move || {
             let (_, value) = pairs.by_ref().find(|(key, _)| key == "missing")?;
-            let reason = pairs.peek().filter(|(key, _)| key == "reason").map(|(_, reason)| reason.as_str());
-            Some((value.parse().ok(), reason))
+            let mut next =
+                |wanted: &str| pairs.next_if(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
+            let reason = next("reason");
+            let filled = next("filled").map(|filled| filled.parse().unwrap_or(0));
+            Some(Missing { length: value.parse().ok(), reason, filled })
         })
     }
 
@@ -49,6 +52,16 @@ impl Said {
             Some(_) => Origin::Setup,
         }
     }
+}
+
+/// See [`Said::missing`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Missing<'a> {
+    /// How many bytes; `None`: nobody knows.
+    pub(super) length: Option<u64>,
+    pub(super) reason: Option<&'a str>,
+    /// Inside synthetic TLS: so many zeros are in their place.
+    pub(super) filled: Option<u64>,
 }
 
 /// What is kept of a connection before it opens.

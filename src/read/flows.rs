@@ -219,8 +219,7 @@ impl Viewer {
         };
         let (a, b) = (segment.source, segment.destination);
         let (key, lane) = if a <= b { ((a, b), 0) } else { ((b, a), 1) };
-        let interface = self.interfaces.get(block.interface as usize).cloned().unwrap_or_default();
-        self.begin(key, lane, &segment, &interface);
+        self.begin(key, lane, &segment, block.interface as usize);
         let Some(mut flow) = self.flows.remove(&key) else { return };
         flow.last = self.left.packets;
         flow.known.add(said);
@@ -229,7 +228,7 @@ impl Viewer {
     }
 
     /// Makes sure that there is a connection.
-    fn begin(&mut self, key: Key, lane: usize, segment: &Segment, interface: &str) {
+    fn begin(&mut self, key: Key, lane: usize, segment: &Segment, interface: usize) {
         let is_new = segment.syn
             && self.flows.get(&key).is_some_and(|flow| match flow.syn[lane] {
                 Some(syn) => syn != segment.sequence,
@@ -243,6 +242,7 @@ impl Viewer {
             return;
         }
         self.make_room();
+        let interface = self.interfaces.get(interface).cloned().unwrap_or_default();
         let is_process = interface
             .strip_suffix(']')
             .and_then(|name| name.rsplit_once('['))
@@ -255,7 +255,7 @@ impl Viewer {
             ends: [key.0, key.1],
             client: segment.syn.then_some(if segment.acknowledged.is_none() { lane } else { 1 - lane }),
             known: Known::default(),
-            process: if is_process { interface.to_owned() } else { String::new() },
+            process: if is_process { interface } else { String::new() },
             began: self.time,
             syn: [None; 2],
             stage: Stage::New,
@@ -283,12 +283,19 @@ impl Viewer {
         let cut = (segment.len - payload.len()) as u64;
         let place = Place { time: self.time, offset, cut, origin: said.origin() };
         let mut is_hole = false;
-        for (len, reason) in said.missing() {
-            is_hole = true;
+        for missing in said.missing() {
             let place = Place { origin: Origin::Program, ..place };
-            self.loss(flow, lane, place.time, len, reason);
-            flow.told[lane].say(len);
-            if len.is_none() {
+            self.loss(flow, lane, place.time, missing.length, missing.reason);
+            if let Some(filled) = missing.filled {
+                let side = flow.side(lane);
+                if let Stage::Shown(_, conversation) = &mut flow.stage {
+                    conversation.filled(side, filled, missing.length.is_none_or(|len| len > filled));
+                }
+                continue;
+            }
+            is_hole = true;
+            flow.told[lane].say(missing.length);
+            if missing.length.is_none() {
                 self.steps(flow, lane, |lane, on| lane.jump(&place, false, on));
             } else if segment.len == 0 {
                 self.steps(flow, lane, |lane, on| lane.jump(&place, true, on));

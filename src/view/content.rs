@@ -126,6 +126,8 @@ pub(super) struct Reader {
     plain: Plain,
     length: u64,
     missing: u64,
+    /// Some are missing, of which nobody knows how many.
+    is_lossy: bool,
     /// The packed stream has ended.
     is_ended: bool,
     is_empty: bool,
@@ -145,7 +147,16 @@ impl Reader {
         };
         let hash = limits.hashes.then(Sha256::new);
         let plain = Plain { limits, length: 0, hash, preview: Vec::new(), splitter };
-        Reader { coding, decoder, plain, length: 0, missing: 0, is_ended: false, is_empty: true }
+        Reader {
+            coding,
+            decoder,
+            plain,
+            length: 0,
+            missing: 0,
+            is_lossy: false,
+            is_ended: false,
+            is_empty: true,
+        }
     }
 
     /// A body as it is.
@@ -224,9 +235,10 @@ impl Reader {
         self.length += len;
     }
 
-    /// Bytes of it are missing.
+    /// So many bytes of it are missing; 0: maybe some are, and nobody knows how many.
     pub(super) fn lose(&mut self, len: u64, on: &mut dyn FnMut(Part)) {
         self.missing = self.missing.saturating_add(len);
+        self.is_lossy = true;
         self.plain.hash = None;
         if !matches!(self.decoder, Decoder::Plain) {
             self.unpack_rest(on);
@@ -253,7 +265,7 @@ impl Reader {
     pub(super) fn finish(mut self, is_whole: bool, on: &mut dyn FnMut(Part)) -> (Content, u64) {
         self.unpack_rest(on);
         let parts = self.plain.splitter.finish(on);
-        let is_complete = is_whole && self.missing == 0;
+        let is_complete = is_whole && !self.is_lossy;
         let length = self.plain.length;
         let unpacked = match self.decoder {
             Decoder::Plain => Unpacked::Same,

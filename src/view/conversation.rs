@@ -53,6 +53,9 @@ struct Half {
     from_start: bool,
     /// Bytes that nobody understood since the last that were.
     skipped: u64,
+    /// Inside TLS: so many zeros come in the place of missing bytes, and whether more are missing behind them.
+    filled: u64,
+    is_longer: bool,
 }
 
 /// Both directions of a connection.
@@ -68,7 +71,14 @@ pub struct Conversation {
 impl Conversation {
     /// `from_start`: it is seen from its first byte, in both directions.
     pub fn new(from_start: bool, limits: Limits) -> Conversation {
-        let half = || Half { protocol: Protocol::Detect, pending: Vec::new(), from_start, skipped: 0 };
+        let half = || Half {
+            protocol: Protocol::Detect,
+            pending: Vec::new(),
+            from_start,
+            skipped: 0,
+            filled: 0,
+            is_longer: false,
+        };
         Conversation { halves: [half(), half()], exchanges: Exchanges::default(), limits, inner: None }
     }
 
@@ -112,11 +122,11 @@ impl Conversation {
         // Most packets are taken whole, and nothing is copied.
         let mut pending = std::mem::take(&mut half.pending);
         if pending.is_empty() {
-            let done = self.run(at, bytes, origin != Origin::Program, false, out);
+            let done = self.run(at, bytes, origin, false, out);
             pending.extend_from_slice(&bytes[done..]);
         } else {
             pending.extend_from_slice(bytes);
-            let done = self.run(at, &pending, origin != Origin::Program, false, out);
+            let done = self.run(at, &pending, origin, false, out);
             pending.drain(..done);
         }
         self.halves[from as usize].pending = pending;
@@ -125,9 +135,40 @@ impl Conversation {
         let waits = &mut self.halves[other.1 as usize];
         if matches!(waits.protocol, Protocol::Detect) && !waits.pending.is_empty() {
             let mut pending = std::mem::take(&mut waits.pending);
-            let done = self.run(other, &pending, false, false, out);
+            let done = self.run(other, &pending, Origin::Program, false, out);
             pending.drain(..done);
             self.halves[other.1 as usize].pending = pending;
+        }
+    }
+
+    /// Inside synthetic TLS, so many zeros come next in the place of missing bytes; `is_longer`: more are missing behind them.
+    pub fn filled(&mut self, from: Side, zeros: u64, is_longer: bool) {
+        let half = &mut self.halves[from as usize];
+        half.filled = half.filled.saturating_add(zeros);
+        half.is_longer |= is_longer;
+    }
+
+    /// What is inside TLS.
+    fn plain(
+        &mut self,
+        (time, from): (WallTime, Side),
+        mut bytes: &[u8],
+        origin: Origin,
+        out: &mut dyn FnMut(Told),
+    ) {
+        let half = &mut self.halves[from as usize];
+        let Some(inner) = &mut self.inner else { return };
+        let zeros = usize::try_from(half.filled).unwrap_or(usize::MAX).min(bytes.len());
+        if zeros > 0 {
+            half.filled -= zeros as u64;
+            inner.hole((time, from), Some(zeros as u64), out);
+            bytes = &bytes[zeros..];
+        }
+        if half.filled == 0 && std::mem::take(&mut half.is_longer) {
+            inner.hole((time, from), None, out);
+        }
+        if !bytes.is_empty() {
+            inner.push((time, from), bytes, origin, out);
         }
     }
 
@@ -178,7 +219,7 @@ impl Conversation {
     /// Nothing more comes in this direction, or, if `is_reset`, in both.
     pub fn end(&mut self, (time, from): (WallTime, Side), why: Option<&str>, out: &mut dyn FnMut(Told)) {
         let pending = std::mem::take(&mut self.halves[from as usize].pending);
-        let done = self.run((time, from), &pending, false, true, out);
+        let done = self.run((time, from), &pending, Origin::Program, true, out);
         self.halves[from as usize].skipped += (pending.len() - done) as u64;
         if let Some(inner) = &mut self.inner {
             inner.end((time, from), why, out);
@@ -240,11 +281,11 @@ impl Conversation {
         &mut self,
         (time, from): (WallTime, Side),
         bytes: &[u8],
-        is_synthetic: bool,
+        origin: Origin,
         last: bool,
         out: &mut dyn FnMut(Told),
     ) -> usize {
-        let limits = self.limits;
+        let (limits, is_synthetic) = (self.limits, origin != Origin::Program);
         if matches!(self.halves[from as usize].protocol, Protocol::Detect) && is_hello(bytes) {
             match self.is_open_tls(bytes, from) {
                 Some(true) => {
@@ -291,9 +332,7 @@ impl Conversation {
                 },
                 Protocol::Tls(plain, hash) => match tls_step(plain, hash, rest) {
                     Record::Plain(len) => {
-                        if let Some(inner) = &mut self.inner {
-                            inner.push((time, from), &rest[..len], Origin::Program, out);
-                        }
+                        self.plain((time, from), &rest[..len], origin, out);
                         Turn::Went(len)
                     }
                     Record::Other(turn) => turn,
@@ -431,6 +470,7 @@ impl Half {
                 Was::Http1
             }
             Protocol::Http2(_) => {
+                exchanges.lose(context);
                 exchanges.doubt();
                 Was::Http2
             }

@@ -169,6 +169,21 @@ impl Exchanges {
         self.reset.push_back(id);
     }
 
+    /// Of every message of HTTP/2 that this side has not ended, bytes may be missing.
+    pub(super) fn lose(&mut self, context: &mut Context<'_>) {
+        let is_client = context.from == Side::Client;
+        let mut open: Vec<(u64, &mut Open)> = self
+            .streams
+            .iter_mut()
+            .filter_map(|(id, s)| {
+                let open = if is_client { s.request.as_mut() } else { s.response.as_mut() };
+                Some((*id, open?))
+            })
+            .collect();
+        open.sort_unstable_by_key(|(id, _)| *id);
+        open.into_iter().for_each(|(_, open)| open.lose(context, 0));
+    }
+
     /// Messages may be missing.
     pub(super) fn doubt(&mut self) {
         self.is_unsure = true;

@@ -125,7 +125,12 @@ pub(super) fn text(bytes: &[u8]) -> Cow<'_, str> {
 
 /// `1,234 bytes`.
 pub(super) fn bytes(n: u64) -> String {
-    format!("{} byte{}", grouped(n), if n == 1 { "" } else { "s" })
+    counted(n, "byte")
+}
+
+/// `1,234 things`.
+pub(super) fn counted(n: u64, one: &str) -> String {
+    format!("{} {one}{}", grouped(n), if n == 1 { "" } else { "s" })
 }
 
 /// `1,234,567`.

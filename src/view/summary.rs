@@ -142,7 +142,7 @@ impl Summary {
         let put = |out: &mut Vec<u8>, line: Line| self.style.line(out, 0, 4, &line);
         let total = &self.total;
         let span = self.last.saturating_sub(self.first.unwrap_or(self.last));
-        let of = |n: u64, one: &str| format!("{} {one}{}", style::grouped(n), if n == 1 { "" } else { "s" });
+        let of = style::counted;
         let mut line = Line::default().add(
             Ink::Bold,
             &format!("{}, {}", of(total.connections, "connection"), of(total.exchanges, "exchange")),
@@ -216,9 +216,9 @@ impl Summary {
             let mut line = Line::default().add(Ink::Name, &format!("  {name}")).add(
                 Ink::Plain,
                 &format!(
-                    "  {} connections, {} exchanges",
-                    style::grouped(count.connections),
-                    style::grouped(count.exchanges)
+                    "  {}, {}",
+                    style::counted(count.connections, "connection"),
+                    style::counted(count.exchanges, "exchange")
                 ),
             );
             if count.failed > 0 {

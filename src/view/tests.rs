@@ -301,6 +301,31 @@ fn what_the_table_had_before_a_hole_is_unknown() {
             "> head 4 GET /c :method=GET :path=/c",
         ]
     );
+    // A frame of a body may be in it, so that body is not complete.
+    let steps = [
+        say(Client, PREFACE),
+        say(Client, frame(1, 4, 1, &get("/a"))),
+        say(Client, frame(0, 0, 1, b"one")),
+        Do::Hole(Client, Some(12)),
+        Do::Fill(Client, frame(0xfe, 0, 0, &[])),
+        say(Client, frame(0, 1, 1, b"three")),
+    ];
+    let mut conversation = Conversation::new(true, LIMITS);
+    let mut is_complete = None;
+    for step in &steps {
+        let mut on = |told: Told| {
+            if let What::End(end) = told.what {
+                is_complete = Some(end.content.is_complete);
+            }
+        };
+        match step {
+            Do::Say(side, bytes) => conversation.push((0, *side), bytes, Origin::Program, &mut on),
+            Do::Fill(side, bytes) => conversation.push((0, *side), bytes, Origin::Filler, &mut on),
+            Do::Hole(side, len) => conversation.hole((0, *side), *len, &mut on),
+            Do::End(_) => {}
+        }
+    }
+    assert_eq!(is_complete, Some(false));
     // A hole within DATA moves nothing.
     let steps = [
         say(Client, PREFACE),

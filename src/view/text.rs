@@ -189,8 +189,12 @@ impl Text {
         if content.missing > 0 {
             line = line.add(Ink::Bad, &format!(", {} missing", style::bytes(content.missing)));
         }
-        if let Some(cut) = cut {
-            line = line.add(Ink::Bad, &format!(", not complete: {cut}"));
+        match cut {
+            Some(cut) => line = line.add(Ink::Bad, &format!(", not complete: {cut}")),
+            None if !content.is_complete && content.missing == 0 => {
+                line = line.add(Ink::Bad, ", bytes may be missing");
+            }
+            None => {}
         }
         self.line(out, &line);
         if shows {

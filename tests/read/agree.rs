@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tls2pcap::synth::Carrier;
 use tls2pcap::track::segment::Side::{self, Client, Server};
 
 use super::make::{Capture, Encoder, PREFACE, Random, frame};
@@ -52,7 +53,8 @@ impl Made {
             let (call, rest) = bytes.split_at(len);
             if self.holes && self.random.is_one_in(12) {
                 self.holed.insert(id - 1);
-                let there = self.random.below(len + 1);
+                // Of some calls nothing is there.
+                let there = if self.random.is_one_in(2) { 0 } else { self.random.below(len + 1) };
                 self.capture.cut(id, from, &call[..there], len as u64);
             } else {
                 self.capture.say(id, from, call);
@@ -301,8 +303,12 @@ impl Made {
 }
 
 fn make(seed: u64, holes: bool, connections: u64) -> Made {
+    make_with(Carrier::Plain, seed, holes, connections)
+}
+
+fn make_with(carrier: Carrier, seed: u64, holes: bool, connections: u64) -> Made {
     let mut made = Made {
-        capture: Capture::new(),
+        capture: Capture::with(carrier),
         random: Random(seed),
         said: vec![],
         holed: BTreeSet::new(),
@@ -598,6 +604,16 @@ fn exchanges_of_all_kinds() {
     assert_true(&made, &records);
     assert_eq!(of(&records, "loss").count(), 0);
     judged(&made, &records);
+}
+
+#[test]
+fn exchanges_in_synthetic_tls() {
+    for (seed, holes) in [(11, false), (12, true), (13, true)] {
+        let made = make_with(Carrier::Tls, seed, holes, 60);
+        let records = json(&made.capture.path(), &[]);
+        assert_true(&made, &records);
+        assert_eq!(of(&records, "loss").count() > 0, holes);
+    }
 }
 
 #[test]

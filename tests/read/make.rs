@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tls2pcap::event::{HandleKey, Missing, ProcessKey, TupleSource};
 use tls2pcap::sink::{Format, Header, Output, PcapngWriter};
-use tls2pcap::synth::{Ports, Synthesizer};
+use tls2pcap::synth::{Carrier, Ports, Synthesizer};
 use tls2pcap::track::segment::{
     Body, Connection, ConnectionId, Payload, Process, RoleSource, Segment, Side, Tuple,
 };
@@ -38,11 +38,16 @@ fn process(id: u64) -> Arc<Process> {
 
 impl Capture {
     pub fn new() -> Capture {
+        Capture::with(Carrier::Plain)
+    }
+
+    /// In TCP, or in synthetic TLS.
+    pub fn with(carrier: Carrier) -> Capture {
         let place = tempfile::tempdir().unwrap();
         let output = Output::create(&place.path().join("a.pcapng"), Format::default()).unwrap();
         let header = Header { application: "tls2pcap test".into(), ..Header::default() };
         Capture {
-            synthesizer: Synthesizer::new(Ports::Decode),
+            synthesizer: Synthesizer::new(Ports::Decode).with_carrier(carrier),
             writer: Some(PcapngWriter::new(output, &header, false).unwrap()),
             place,
             time: 1_700_000_000_000_000_000,

@@ -95,7 +95,7 @@ fn hex_shows_every_byte_and_a_summary_the_whole() {
     for line in [
         "2 connections, 2 exchanges, 1 failed;",
         "protocols: http/1 2\n",
-        "  curl[1002]  1 connections, 1 exchanges, 1 failed;",
+        "  curl[1002]  1 connection, 1 exchange, 1 failed;",
         "  #1/1 GET /missing  b.example  ",
         "  90 bytes in 1 hole: ring-full\n",
     ] {
