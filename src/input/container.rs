@@ -179,7 +179,7 @@ impl Reader {
             self.section.begin(&bytes)?;
         }
         let len = self.word(&bytes, 4) as usize;
-        if len < bytes.len() + 4 || len % 4 != 0 || len > BLOCK_MAX {
+        if len < bytes.len() + 4 || !len.is_multiple_of(4) || len > BLOCK_MAX {
             return Err(ReadError::Damaged(self.section.packets));
         }
         let rest = len - bytes.len();

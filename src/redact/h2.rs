@@ -158,7 +158,8 @@ impl H2 {
     fn headers(&mut self, engine: &mut Engine, weave: &mut Weave, bytes: &mut [u8], first: &Frame) -> Turn {
         let end = HEADER + first.len;
         let Some((block, padding)) = fragment(first, &bytes[HEADER..end]) else { return Turn::Lost };
-        let mut parts: Vec<Range<usize>> = vec![block.start + HEADER..block.end + HEADER];
+        let mut parts: Vec<Range<usize>> =
+            std::iter::once(block.start + HEADER..block.end + HEADER).collect();
         let (mut at, mut is_end) = (end, first.flags & END_HEADERS != 0);
         while !is_end {
             let Some(next) = frame(&bytes[at..]) else { return Turn::More };

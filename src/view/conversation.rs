@@ -28,7 +28,7 @@ pub enum Origin {
 enum Protocol {
     /// Its first bytes will tell.
     Detect,
-    Http1(H1),
+    Http1(Box<H1>),
     Http2(Box<H2>),
     WebSocket(Box<WebSocket>),
     /// Synthetic TLS: so many bytes of plaintext to come in the record, then of what stands for a hash.
@@ -79,7 +79,11 @@ impl Conversation {
             filled: 0,
             is_longer: false,
         };
-        Conversation { halves: [half(), half()], exchanges: Exchanges::default(), limits, inner: None }
+        let mut exchanges = Exchanges::default();
+        if !from_start {
+            exchanges.doubt();
+        }
+        Conversation { halves: [half(), half()], exchanges, limits, inner: None }
     }
 
     /// Bytes that it takes in memory, about.
@@ -441,7 +445,7 @@ impl Half {
         }
         let may_be_http2 = PREFACE.starts_with(bytes) || (other_is_http2 && bytes.len() < 9);
         match looks(bytes) {
-            Looks::Yes => Some(Protocol::Http1(H1::new())),
+            Looks::Yes => Some(Protocol::Http1(Box::new(H1::new()))),
             _ if last => foreign(),
             Looks::Maybe => None,
             Looks::No if may_be_http2 => None,
@@ -471,7 +475,6 @@ impl Half {
             }
             Protocol::Http2(_) => {
                 exchanges.lose(context);
-                exchanges.doubt();
                 Was::Http2
             }
             Protocol::WebSocket(_) => match std::mem::replace(&mut self.protocol, Protocol::Other) {
@@ -503,7 +506,7 @@ impl Half {
         self.protocol = match std::mem::replace(&mut self.protocol, Protocol::Detect) {
             // A head may go on in the next packet; if it does not, it is none.
             Protocol::Lost(Was::Http1) if looks(packet) != Looks::No && packet.len() >= BEGIN => {
-                Protocol::Http1(H1::new())
+                Protocol::Http1(Box::new(H1::new()))
             }
             Protocol::Lost(Was::Http1) if packet.starts_with(PREFACE) => {
                 Protocol::Http2(Box::new(H2::new(true)))

@@ -116,27 +116,11 @@ pub(super) struct Exchanges {
     waiting: VecDeque<Exchange>,
     /// The one whose answer is coming.
     answering: Option<Exchange>,
-    /// A message may be missing. In HTTP/1 the order then does not say what belongs together.
+    /// Of HTTP/1: a message may be missing, so the order does not say what belongs together.
     is_unsure: bool,
     pub(super) streams: HashMap<u64, Stream>,
     /// Of HTTP/2: streams that were reset last. What still comes in them is of no interest.
     reset: VecDeque<u64>,
-}
-
-impl Default for Exchange {
-    fn default() -> Exchange {
-        Exchange {
-            number: 0,
-            request: None,
-            response: None,
-            asked: None,
-            ended: None,
-            sent: 0,
-            received: 0,
-            grpc: None,
-            failure: None,
-        }
-    }
 }
 
 /// Why an exchange counts as failed by what its answer says.
@@ -152,10 +136,6 @@ impl Exchanges {
     pub(super) fn next(&mut self) -> u64 {
         self.count += 1;
         self.count
-    }
-
-    pub(super) fn is_lossy(&self) -> bool {
-        self.is_unsure
     }
 
     pub(super) fn was_reset(&self, id: u64) -> bool {
@@ -184,7 +164,7 @@ impl Exchanges {
         open.into_iter().for_each(|(_, open)| open.lose(context, 0));
     }
 
-    /// Messages may be missing.
+    /// Messages of HTTP/1 may be missing.
     pub(super) fn doubt(&mut self) {
         self.is_unsure = true;
     }

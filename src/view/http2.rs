@@ -458,7 +458,6 @@ fn headers(context: &mut Context<'_>, exchanges: &mut Exchanges, frame: &Frame, 
 
 /// This side has said all in a stream.
 fn end_side(context: &mut Context<'_>, exchanges: &mut Exchanges, id: u64) {
-    let is_lossy = exchanges.is_lossy();
     let Some(stream) = exchanges.streams.get_mut(&id).filter(|_| !context.is_synthetic) else { return };
     if context.from == Side::Client {
         if let Some(open) = stream.request.take() {
@@ -473,17 +472,8 @@ fn end_side(context: &mut Context<'_>, exchanges: &mut Exchanges, id: u64) {
         stream.is_answered = true;
         stream.exchange.ended = Some(context.time);
     }
-    // Where bytes are missing the other side's end may be among them.
-    let is_over = stream.is_answered && (stream.is_asked || stream.request.is_none() || is_lossy);
-    if is_over {
-        exchanges.end_stream(
-            context,
-            id,
-            if stream_open(exchanges, id) { Some("its end is missing") } else { None },
-        );
+    // Of a request that was not seen the end may not be either.
+    if stream.is_answered && (stream.is_asked || stream.request.is_none()) {
+        exchanges.end_stream(context, id, None);
     }
-}
-
-fn stream_open(exchanges: &Exchanges, id: u64) -> bool {
-    exchanges.streams.get(&id).is_some_and(|stream| stream.request.is_some())
 }

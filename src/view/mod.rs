@@ -229,7 +229,7 @@ pub struct End {
 }
 
 /// A request and its answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exchange {
     /// In its connection, from 1.
     pub number: u64,
