@@ -462,3 +462,19 @@ fn noise_neither_hangs_nor_takes_memory() {
         told(random(2) == 0, &steps);
     }
 }
+
+#[test]
+fn what_precedes_a_file_that_goes_on_is_understood_and_not_told() {
+    let mut conversation = Conversation::new(false, LIMITS);
+    let mut lines = Vec::new();
+    for (origin, bytes) in [
+        (Origin::Setup, PREFACE.to_vec()),
+        (Origin::Setup, frame(4, 0, 0, &[])),
+        // What rebuilds the table is on stream 0.
+        (Origin::Setup, frame(1, 5, 0, &get("/before"))),
+        (Origin::Program, frame(1, 5, 9, &[0x82, 0xbe])),
+    ] {
+        conversation.push((0, Client), &bytes, origin, &mut |told| lines.extend(short(&told)));
+    }
+    assert_eq!(lines, ["> head 1 GET /before :method=GET :path=/before", "> end 1 0 \"\""]);
+}
