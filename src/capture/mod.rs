@@ -22,6 +22,7 @@ mod unused;
 mod vain;
 mod waits;
 
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -50,6 +51,7 @@ use crate::limits;
 use crate::pipeline::Pipeline;
 use crate::privilege;
 use crate::probe::{Gate, Probe, clocks, may_choose_returns, monotonic};
+use crate::read::LiveView;
 use crate::rewrite;
 use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
@@ -116,7 +118,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Targets::Command(command) => Some(privilege::as_user(|| {
             let options = launch::Options {
                 user: privilege::invoking_user(),
-                stdout_to_stderr: config.output == Some(config::Output::Stdout),
+                stdout_to_stderr: config.output == Some(config::Output::Stdout) || config.show.is_some(),
                 aside: aside.as_ref().map(Aside::descriptors),
             };
             Held::spawn(command, &options)
@@ -133,7 +135,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let kept = Kept::new(whereabouts, recording);
 
     let output = opened.as_ref().map(|(output, _)| output);
-    let live = server.is_some() || output.is_some_and(sink::Output::is_live);
+    let live = server.is_some() || config.show.is_some() || output.is_some_and(sink::Output::is_live);
     let pipe = output.and_then(sink::Output::pipe);
     // What stands in a file too is not lost.
     let unserved = server.as_ref().filter(|_| output.is_none()).map(sink::Server::unserved);
@@ -143,7 +145,9 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Some(config::Output::Stdout) | None => None,
     };
     let (file, files) = setup::sink(&config.files, path, opened, config.link, config.record.as_deref());
-    let output = sink::Fan { file, server };
+    let view = setup::view(config)?;
+    let shown = view.as_ref().map(LiveView::shown);
+    let output = sink::Fan { file, server, view };
     let handover = Arc::new(Handover::default());
     let (messages, heard) = bounded(MESSAGES);
     let numbers = Arc::new(Mutex::new(Numbers::default()));
@@ -244,6 +248,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         // The terminal belongs to the command.
         Targets::Command(_) => None,
         _ if config.verbosity == Verbosity::Quiet => None,
+        // The view would be written over.
+        _ if config.show.is_some() && io::stdout().is_terminal() => None,
         _ => StatusLine::on_terminal(),
     };
     let end = control.run(&heard, running, line, &numbers, began);
@@ -289,6 +295,11 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         let is_part = numbers.has_lost() || numbers.cut_short.is_some();
         status::say(&control.reasons.of_nothing(is_part));
     }
+    let left_out = shown.as_ref().map_or(0, |shown| shown.left_out());
+    if is_wanted && left_out > 0 {
+        say.warn(&format!("{left_out} packets were not shown, since whoever reads was too slow"));
+    }
+    let failed = failed.or_else(|| shown.and_then(|shown| shown.failed()));
     signals.written();
     let result = match failed {
         None => kept.and(end).map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost())),
