@@ -424,6 +424,7 @@ enum file_state {
 	FILE_ASKED = 0, /* user space was told of it, and has not looked at it yet */
 	FILE_PLAIN = 1, /* there is nothing in it to probe */
 	FILE_LIBRARY = 2, /* each process of the command that maps it has to get its own probes */
+	FILE_RESTS = 3, /* it was looked at in vain too often: for a while nobody is told of who maps it */
 };
 
 struct seen_file {
@@ -472,11 +473,11 @@ struct goroutine_key {
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, HOLDS_BYTES);
-} holds SEC(".maps"), holds_elsewhere SEC(".maps");
+} holds SEC(".maps");
 
 /*
- * For each of these rings the processor of the thread that reads it, plus 1, if it goes before all others there. 0: it
- * does not, or there is none.
+ * The processors of the two threads that read this ring, plus 1, if they go before all others there. 0: it does not, or
+ * there is none.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -10,11 +10,13 @@
 /*
  * How often it is looked whether a thread is seized, and how long at most: that is far longer than it takes, but the
  * processor where user space is to do it may be that of a virtual machine, and be taken away. The second time is for
- * when user space has not answered others either: it may be stopped.
+ * when user space has not answered others either: it may be stopped. The third is for when it can do it here as well,
+ * once this thread leaves the kernel: on the other processor another thread may wait just like this one.
  */
 #define SEIZED_LOOKS 128 /* for each of three loops, one inside the other */
 #define SEIZED_NS 100000000
 #define SEIZED_NS_BEHIND 5000000
+#define SEIZED_NS_HERE 3000000
 
 /* The current process is stopped by a signal. 1: it will. */
 static __always_inline int stop_process(u32 tgid)
@@ -41,12 +43,18 @@ __noinline int is_seized(u64 address)
 	return 0;
 }
 
-/* The same for longer. 1: it is, or it is later than `until`. */
+#define SEIZED 1
+#define TOO_LATE 2
+
+/* The same for longer: SEIZED, or TOO_LATE if it is later than `until`, or 0. */
 __noinline int is_seized_by(u64 address, u64 until)
 {
-	for (u32 i = 0; i < SEIZED_LOOKS; i++)
-		if (is_seized(address) || bpf_ktime_get_ns() > until)
-			return 1;
+	for (u32 i = 0; i < SEIZED_LOOKS; i++) {
+		if (is_seized(address))
+			return SEIZED;
+		if (bpf_ktime_get_ns() > until)
+			return TOO_LATE;
+	}
 	return 0;
 }
 
@@ -54,9 +62,9 @@ __noinline int is_seized_by(u64 address, u64 until)
  * Has user space seize a thread. `is_own`: it is the current one. Else it is a child that has not run yet: it enters its
  * program where its parent does, but maybe on a stack of its own. 0: there is no room.
  */
-static __always_inline int note_hold(void *to, struct task_struct *task, u64 time, int is_own)
+static __always_inline int note_hold(struct task_struct *task, u64 time, int is_own)
 {
-	struct t2p_hold *hold = bpf_ringbuf_reserve(to, sizeof(*hold), 0);
+	struct t2p_hold *hold = bpf_ringbuf_reserve(&holds, sizeof(*hold), 0);
 	struct pt_regs *regs = syscall_regs();
 
 	if (!hold)
@@ -82,40 +90,46 @@ static __always_inline int note_hold(void *to, struct task_struct *task, u64 tim
  * task, which is the current one, or has not run yet. `time`: of the record that says why.
  *
  * A signal is seen by its parent and by whoever debugs it. So user space becomes its tracer for that time. Until that
- * is done the current thread is kept here. That is done on another processor, where user space goes before all others.
- * If there is only this one, that is so when this thread leaves the kernel. User space sees whether it came in time.
+ * is done the current thread is kept here. Two threads of user space can do it, which go before all others on their
+ * processors: whichever comes first. If there is only this processor, or the other one is busy, that is so when this
+ * thread leaves the kernel. User space sees whether it came in time.
  */
 __noinline int hold_task(u64 address, u64 time)
 {
 	struct task_struct *task = (void *)address;
-	u64 until = bpf_ktime_get_ns();
-	u32 first = 0, second = 1, cpu = bpf_get_smp_processor_id() + 1, *holder;
-	int is_here, is_elsewhere, is_behind, is_own = address == bpf_get_current_task();
+	u64 now = bpf_ktime_get_ns(), until, patience, asked;
+	u32 index = 0, cpu = bpf_get_smp_processor_id() + 1, *first, *second;
+	int is_here, is_behind, is_own = address == bpf_get_current_task();
 
 	if (hold_way == T2P_HOLD_BY_SIGNAL)
 		return is_own && stop_process(tgid_of(task));
 	/* Who debugs it has it already. */
 	if (BPF_CORE_READ(task, ptrace))
 		return 0;
-	holder = bpf_map_lookup_elem(&holders, &first);
-	is_here = holder && *holder == cpu;
-	holder = bpf_map_lookup_elem(&holders, &second);
-	is_elsewhere = is_here && holder && *holder && *holder != cpu;
-	if (is_elsewhere) {
-		is_behind = bpf_ringbuf_query(&holds_elsewhere, BPF_RB_AVAIL_DATA) > 0;
-		if (!note_hold(&holds_elsewhere, task, time, is_own))
-			return 0;
-	} else {
-		is_behind = bpf_ringbuf_query(&holds, BPF_RB_AVAIL_DATA) > 0;
-		if (!note_hold(&holds, task, time, is_own))
-			return 0;
-	}
-	if (is_here && !is_elsewhere)
+	first = bpf_map_lookup_elem(&holders, &index);
+	index = 1;
+	second = bpf_map_lookup_elem(&holders, &index);
+	if (!first || !second)
+		return 0;
+	is_here = *first == cpu || *second == cpu;
+	is_behind = bpf_ringbuf_query(&holds, BPF_RB_AVAIL_DATA) > 0;
+	if (!note_hold(task, time, is_own))
+		return 0;
+	if (*first == cpu && !*second)
 		return 1;
-	until += is_behind ? SEIZED_NS_BEHIND : SEIZED_NS;
-	for (u32 i = 0; i < SEIZED_LOOKS; i++)
-		if (is_seized_by(address, until))
+	asked = bpf_ringbuf_query(&holds, BPF_RB_PROD_POS);
+	until = now + (is_behind ? SEIZED_NS_BEHIND : SEIZED_NS);
+	patience = is_own && is_here ? now + SEIZED_NS_HERE : until;
+	for (u32 i = 0; i < SEIZED_LOOKS; i++) {
+		int seized = is_seized_by(address, patience);
+
+		if (!seized)
+			continue;
+		/* Who has taken the request is about to seize it. */
+		if (seized == SEIZED || patience == until || bpf_ringbuf_query(&holds, BPF_RB_CONS_POS) < asked)
 			break;
+		patience = until;
+	}
 	return 1;
 }
 
@@ -459,6 +473,11 @@ static __always_inline void file_mapped(struct file *file)
 	if (seen && seen->stamp == now.stamp &&
 	    (seen->state == FILE_PLAIN || (seen->state == FILE_LIBRARY && is_probed(process, &key))))
 		return;
+	if (seen && seen->stamp == now.stamp && seen->state == FILE_RESTS) {
+		if (process && process->flags & PROCESS_STOP)
+			lost(process->generation, T2P_COUNT_UNHELD, 0);
+		return;
+	}
 	note = note_file(tgid, (u32)current_id(), process ? process->generation : 0, key.inode, key.device);
 	if (!note)
 		return;

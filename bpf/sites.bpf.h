@@ -245,9 +245,6 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site, u32 other
 		return role_told(args.handle, 0);
 	case T2P_SITE_ACCEPT_STATE:
 		return role_told(args.handle, 1);
-	case T2P_SITE_SELF:
-		self_seen = 1;
-		return 0;
 	default:
 		if (!other_site_entered(site, &args))
 			return 0;

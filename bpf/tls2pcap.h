@@ -190,7 +190,6 @@ enum t2p_site {
 	T2P_SITE_GO_SERVER,
 	/* rustls: this and up to 15 more, as enum t2p_rustls_flag says. */
 	T2P_SITE_RUSTLS = 96,
-	T2P_SITE_SELF = 255, /* tls2pcap's own, to see what the kernel's probes do */
 };
 
 /* What is added to T2P_SITE_RUSTLS: which function it is, and of which rustls. */
@@ -323,7 +322,7 @@ enum t2p_counter {
 	T2P_COUNT_LOSSES_FULL, /* losses that are counted in all, but not for their process */
 	T2P_COUNT_OTHER_STACK, /* reads and writes on a stack where their return was not probed yet, or cannot be */
 	T2P_COUNT_NOTICE_LOST, /* records refused by the ring of notices: nobody acts on them */
-	T2P_COUNT_UNHELD, /* filled in by user space: processes that ran on before their library was probed */
+	T2P_COUNT_UNHELD, /* files with which a process ran on before they were looked at; most are added by user space */
 	T2P_COUNT_MAX,
 };
 

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::filter::Filter as Expression;
 use crate::redact::RulesBuilder;
 use crate::synth::Selection;
 
@@ -20,6 +21,8 @@ pub enum Config {
     Capture(Capture),
     /// Make the capture file anew from a recording.
     Replay(Replay),
+    /// Show what a capture file holds.
+    Read(Read),
     /// Take secrets out of a capture file, or look for them.
     Redact(Redact),
     /// Make a bundle for a bug report.
@@ -39,6 +42,8 @@ pub enum Config {
 pub struct Capture {
     /// Where packets go; `None`: they are only served.
     pub output: Option<Output>,
+    /// How what is said is shown on standard output; `None`: not at all.
+    pub show: Option<Show>,
     /// Into how many files packets go, and how many of them.
     pub files: Files,
     /// Which connections, and how much of each.
@@ -127,6 +132,43 @@ pub struct Doctor {
     pub pids: Vec<u32>,
     /// For machines.
     pub json: bool,
+}
+
+/// See [`Config::Read`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The capture file; `-` is standard input.
+    pub input: PathBuf,
+    /// Which connections; `None`: all.
+    pub filter: Option<Expression>,
+    /// Those are left out of which it is not known whether the expression holds.
+    pub leaves_unknown: bool,
+    /// How it is shown.
+    pub show: Show,
+    /// Only a summary.
+    pub summary: bool,
+    /// How much to say on standard error.
+    pub verbosity: Verbosity,
+}
+
+/// How what was said is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Show {
+    /// See there.
+    pub format: View,
+    /// Bytes of each body that are shown.
+    pub body: usize,
+}
+
+/// A form in which messages are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// As a conversation.
+    Text,
+    /// One object a line.
+    Json,
+    /// Bytes, as hexdump shows them.
+    Hex,
 }
 
 /// See [`Config::Redact`].

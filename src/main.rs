@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use tls2pcap::config::Config;
 use tls2pcap::failure::{Exit, Failure};
-use tls2pcap::{bundle, capture, cli, companion, doctor, extcap, limits, privilege, replay, rewrite, status};
+use tls2pcap::{
+    bundle, capture, cli, companion, doctor, extcap, limits, privilege, read, replay, rewrite, status,
+};
 
 fn main() -> ExitCode {
     privilege::lower();
@@ -28,6 +30,7 @@ fn run(config: Config) -> Result<Exit, Failure> {
     match config {
         Config::Capture(config) => capture::run(&config),
         Config::Replay(config) => replay::run(&config),
+        Config::Read(config) => read::run(&config),
         Config::Redact(config) => rewrite::run(&config),
         Config::Report(config) => bundle::run(&config),
         Config::Companion(task) => companion::run(task),

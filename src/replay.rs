@@ -65,15 +65,16 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
     let kept = Kept::new(output.as_mut().and_then(sink::Output::take_whereabouts), None);
     let opened = output.map(|output| (output, path.to_owned()));
     let (sink, files) = sink_of(&config.files, Some(path), opened, config.link, Some(&config.input));
-    let mut pipeline = Pipeline::new(sink::Fan { file: sink, server: None }, ports(config.ports), None)
-        .with_process_blocks(config.process_blocks)
-        .with_carrier(config.framing.into())
-        .with_link(config.link.into())
-        .with_comments(config.comments)
-        .with_redaction(engine)
-        .with_selection(config.selection.clone())
-        .with_settled(sink::Fan::settled)
-        .gathering(format.is_compressed());
+    let mut pipeline =
+        Pipeline::new(sink::Fan { file: sink, server: None, view: None }, ports(config.ports), None)
+            .with_process_blocks(config.process_blocks)
+            .with_carrier(config.framing.into())
+            .with_link(config.link.into())
+            .with_comments(config.comments)
+            .with_redaction(engine)
+            .with_selection(config.selection.clone())
+            .with_settled(sink::Fan::settled)
+            .gathering(format.is_compressed());
     let (mut numbers, damage, failed) = match play(&mut player, &mut pipeline) {
         Ok(damage) => {
             let numbers = pipeline.numbers();

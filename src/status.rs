@@ -362,8 +362,8 @@ impl Note {
 /// How many processes are named for a reason.
 const WORST: usize = 3;
 
-/// The summary at the end, several lines. `file` is the capture file; `None` is standard output.
-pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> String {
+/// What was captured, and what was lost.
+fn totals(numbers: &Numbers, duration: Duration) -> String {
     let mut text = format!(
         "{}, {}, {} of plaintext in {} over {:.1} s\n",
         count(numbers.processes, "process", "processes"),
@@ -376,6 +376,18 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
         // Writing to a String cannot fail.
         let _ = loss_line(&mut text, loss);
     }
+    text
+}
+
+/// The numbers of a capture that goes on, several lines.
+pub fn so_far(numbers: &Numbers, duration: Duration) -> String {
+    let nothing = if numbers.has_lost() { "" } else { "nothing lost so far\n" };
+    format!("tls2pcap: so far: {}{nothing}", totals(numbers, duration))
+}
+
+/// The summary at the end, several lines. `file` is the capture file; `None` is standard output.
+pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> String {
+    let mut text = totals(numbers, duration);
     match numbers.cut_short {
         Some(Cut::Recording) => {
             text.push_str("lost: what the recording does not hold any more, amount unknown\n");

@@ -1,5 +1,6 @@
 //! Runs a capturing program beside a load, and takes its measure.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
@@ -40,6 +41,8 @@ pub struct Ended {
     pub cpu: f64,
     /// Largest resident memory, in bytes.
     pub memory: u64,
+    /// Bytes of kernel memory for its BPF maps at the end, without rings.
+    pub tables: u64,
     /// Bytes that its summary says are lost.
     pub lost: u64,
 }
@@ -100,9 +103,25 @@ impl Running {
         (field("VmRSS:").unwrap_or(0), field("VmHWM:").unwrap_or(0))
     }
 
+    /// Bytes that the kernel charges for its BPF maps, without rings.
+    fn tables(&self) -> u64 {
+        const RING: &str = "27"; // BPF_MAP_TYPE_RINGBUF
+        let entries = fs::read_dir(format!("/proc/{}/fdinfo", self.pid())).into_iter().flatten().flatten();
+        let texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        let field = |text: &str, name: &str| {
+            text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+        };
+        let sizes: HashMap<String, u64> = texts
+            .filter(|text| field(text, "map_type:").is_some_and(|kind| kind != RING))
+            .filter_map(|text| Some((field(&text, "map_id:")?, field(&text, "memlock:")?.parse().ok()?)))
+            .collect();
+        sizes.values().sum()
+    }
+
     /// Ends it as Ctrl-C does, and waits.
     pub fn end(mut self) -> Res<Ended> {
         let (_, memory) = self.memory();
+        let tables = self.tables();
         kill(Pid::from_raw(self.pid() as i32), Signal::SIGINT)?;
         let mut usage = MaybeUninit::<libc::rusage>::zeroed();
         let mut status = 0;
@@ -127,6 +146,7 @@ impl Running {
             ready: self.ready,
             cpu: micros(usage.ru_utime) + micros(usage.ru_stime) - self.cpu_at_ready,
             memory,
+            tables,
             lost: lost(&fs::read_to_string(&self.errors)?),
         })
     }

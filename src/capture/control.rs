@@ -15,6 +15,7 @@ use super::looker::{Look, Looked, Looker, PATIENCE, Sight};
 use super::reader::{Notice, RING_INTERVAL};
 use super::reasons::Reasons;
 use super::threads::{CLOCK_INTERVAL, Message};
+use super::unused::Unused;
 use super::vain::InVain;
 use super::waits::Waits;
 use crate::discover::process::{self, process_facts};
@@ -30,7 +31,9 @@ use crate::kept::Kept;
 use crate::launch::Running;
 use crate::losses;
 use crate::printable;
-use crate::probe::{Gate, Hold, News, Probe, Unfollowed, clocks, described, is_denied, monotonic};
+use crate::probe::{
+    Attachment, Gate, Hold, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic,
+};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
@@ -63,6 +66,7 @@ pub(super) struct Control {
     /// How many losses were told by process, and when.
     told_losses: (u64, Instant),
     in_vain: InVain,
+    unused: Unused,
     /// Wireshark runs this: it waits for no command.
     pub(super) for_wireshark: bool,
     /// Whoever read the output closed it while the capture ran.
@@ -74,7 +78,7 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn new(
         probe: Probe,
-        looker: Looker,
+        (looker, unused): (Looker, Unused),
         handover: Arc<Handover>,
         say: Say,
         waits: Waits,
@@ -94,14 +98,15 @@ impl Control {
             kept,
             told_losses: (0, Instant::now()),
             in_vain: InVain::default(),
+            unused,
             for_wireshark: false,
             reader_gone: false,
             duration: None,
         }
     }
 
-    /// Probes a library, of a command in this process; whether that is done only now.
-    pub(super) fn attach(&mut self, found: &Found, process: Option<u32>) -> Result<bool, Failure> {
+    /// Probes a library, of a command in this process. What is not followed of it is said.
+    pub(super) fn attach(&mut self, found: &Found, process: Option<u32>) -> Result<Attachment, Failure> {
         let libraries = self.probe.new_libraries(found);
         for library in &libraries {
             self.tell(Event::Library(library.clone()));
@@ -110,9 +115,7 @@ impl Control {
             self.tell(Event::Verdict(library.id, Verdict::Pending));
         }
         match self.probe.attach(found, process) {
-            Ok((fresh, unclear)) => {
-                // A process that has ended meanwhile has no probes, and leaves the number to the next library.
-                let libraries = if fresh { libraries } else { Vec::new() };
+            Ok(Attachment::Fresh(unclear)) => {
                 let symbols = &found.library.named_by;
                 for library in &libraries {
                     self.say.detail(&format!(
@@ -127,8 +130,10 @@ impl Control {
                     }
                     self.tell_unfollowed(unclear);
                 }
-                Ok(fresh)
+                Ok(Attachment::Fresh(Vec::new()))
             }
+            // If the process has gone, it leaves its number to the next library.
+            Ok(attachment) => Ok(attachment),
             Err(error) => {
                 let denied = is_denied(&error);
                 Err(Failure::new(
@@ -227,7 +232,15 @@ impl Control {
                 }
                 Ok(Message::Notice(Notice::NoSocket(seen))) => self.look(Look::Bios(seen)),
                 Ok(Message::Looked(looked)) => self.looked(looked),
+                Ok(Message::Unused(answer)) => self.unused.answered(&mut self.probe, answer),
                 Ok(Message::FileWanted) => self.yield_files(),
+                Ok(Message::NumbersWanted) => {
+                    if let Some(line) = &mut line {
+                        line.clear();
+                    }
+                    let numbers = numbers.lock().map(|n| n.clone()).unwrap_or_default();
+                    status::say(&status::so_far(&numbers, began.elapsed()));
+                }
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {
                     self.told_of_bios.remove(&key);
@@ -311,7 +324,11 @@ impl Control {
                 PATIENCE.as_secs()
             ));
         }
+        if self.waits.target() == Target::GoesOn {
+            self.probe.load_ahead();
+        }
         self.probe.let_go();
+        self.unused.look(&self.probe);
         self.probe.disinherit();
         self.probe.stop_watching();
         while let Some(file) = self.in_vain.next_rested(Instant::now()) {
@@ -409,8 +426,8 @@ impl Control {
             (Some(Look::Process(pid)), Sight::Libraries(Ok(in_process))) => {
                 for found in &in_process.found {
                     match self.attach(found, Some(pid)) {
-                        Ok(fresh) => {
-                            self.reasons.library(&found.path, fresh);
+                        Ok(attached) => {
+                            self.reasons.library(&found.path, matches!(attached, Attachment::Fresh(_)));
                             self.probe.mark_probed_ahead(pid, found);
                         }
                         Err(_) if process::is_gone(pid) => {}
@@ -450,27 +467,36 @@ impl Control {
         // Outside of this process's pid namespace (pid 0) none can ever be looked at.
         if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
             if self.in_vain.count(file, Instant::now()) {
-                self.probe.mark_seen(file, false);
+                self.probe.mark_resting(file);
             }
             self.not_looked_at(file);
             return;
         }
-        // One whose mappings are hidden has no library to probe either.
-        let (mut is_library, mut is_fresh) = (false, false);
+        // One whose mappings are hidden has no library to probe either. Late: something was not probed when the file was
+        // mapped.
+        let (mut is_library, mut is_late) = (false, false);
         if let Ok(in_process) = looked {
             for found in &in_process.found {
                 let is_it = found.mapped.is_some_and(|(_, inode)| inode == file.inode);
-                match self.attach(found, Some(file.pid)) {
-                    Ok(fresh) => {
+                let attached = match self.attach(found, Some(file.pid)) {
+                    // Who has ended needs none, and others do.
+                    Err(_) if self.probe.has_holders() && process::is_gone(file.pid) => Ok(Attachment::Gone),
+                    attached => attached,
+                };
+                match attached {
+                    Ok(attached) => {
+                        let is_fresh = matches!(attached, Attachment::Fresh(_));
                         is_library |= is_it;
-                        is_fresh |= fresh;
-                        self.reasons.library(&found.path, fresh && !file.stopped);
-                        if is_it && !fresh {
+                        is_late |= is_fresh || is_it && attached == Attachment::Gone;
+                        self.reasons.library(&found.path, is_fresh && !file.stopped);
+                        if is_it && attached == Attachment::Known {
                             self.probe.note_heir();
                         }
+                        if is_it && attached != Attachment::Gone {
+                            self.probe.mark_probed_in(file);
+                            self.probe.note_user(found, file);
+                        }
                     }
-                    // Who has ended needs none, and others do.
-                    Err(_) if self.probe.has_holders() && process::is_gone(file.pid) => is_library |= is_it,
                     Err(failure) => {
                         self.reasons.not_attached(file.pid, &found.path);
                         self.say.warn(&failure.to_string());
@@ -488,7 +514,7 @@ impl Control {
                 self.say.detail(&format!("{}: not looked at: {error}", printable::path(path)));
             }
         }
-        if is_fresh {
+        if is_late {
             self.check_in_time(file);
         }
         self.probe.mark_seen(file, is_library);

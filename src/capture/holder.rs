@@ -1,8 +1,8 @@
 //! Holds threads of the command while something is looked at, without anybody seeing it: as their tracer, for that
 //! time. See [`Tracee`].
 //!
-//! A thread waits in the kernel until it is seized. It is seized on another processor, so that there are two threads
-//! that do it, each on a processor of its own.
+//! A thread waits in the kernel until it is seized, best on another processor: so there are two threads that do it, each
+//! on a processor of its own.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -18,9 +18,11 @@ mod setup;
 mod signals;
 mod threads;
 mod tracee;
+mod unused;
 mod vain;
 mod waits;
 
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -35,6 +37,7 @@ use self::looker::{Look, Looker};
 use self::reasons::Reasons;
 use self::signals::Signals;
 use self::threads::{MESSAGES, ReaderWatch, Waiting, Written, await_writer, spawn_ring, spawn_writer, watch};
+use self::unused::Unused;
 use self::waits::Waits;
 use crate::config::{self, Capture, Follow, Targets, Verbosity};
 use crate::discover::Discovery;
@@ -47,7 +50,8 @@ use crate::launch::{self, Held};
 use crate::limits;
 use crate::pipeline::Pipeline;
 use crate::privilege;
-use crate::probe::{Gate, clocks, may_choose_returns, monotonic};
+use crate::probe::{Gate, Probe, clocks, may_choose_returns, monotonic};
+use crate::read::LiveView;
 use crate::rewrite;
 use crate::sink;
 use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
@@ -96,6 +100,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         if probe.bulk() { "in bulk" } else { "one by one" }
     ));
     probe.refused().iter().for_each(|r| say.detail(&format!("not taken: {r}")));
+    tell_memory(&probe, "at the start", say);
     say.detail(match &config.targets {
         Targets::Command(_) => "probes stand in processes of the command only",
         Targets::Pids { .. } => "probes stand in the processes of -p only",
@@ -113,7 +118,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Targets::Command(command) => Some(privilege::as_user(|| {
             let options = launch::Options {
                 user: privilege::invoking_user(),
-                stdout_to_stderr: config.output == Some(config::Output::Stdout),
+                stdout_to_stderr: config.output == Some(config::Output::Stdout) || config.show.is_some(),
                 aside: aside.as_ref().map(Aside::descriptors),
             };
             Held::spawn(command, &options)
@@ -130,7 +135,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     let kept = Kept::new(whereabouts, recording);
 
     let output = opened.as_ref().map(|(output, _)| output);
-    let live = server.is_some() || output.is_some_and(sink::Output::is_live);
+    let live = server.is_some() || config.show.is_some() || output.is_some_and(sink::Output::is_live);
     let pipe = output.and_then(sink::Output::pipe);
     // What stands in a file too is not lost.
     let unserved = server.as_ref().filter(|_| output.is_none()).map(sink::Server::unserved);
@@ -140,7 +145,9 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         Some(config::Output::Stdout) | None => None,
     };
     let (file, files) = setup::sink(&config.files, path, opened, config.link, config.record.as_deref());
-    let output = sink::Fan { file, server };
+    let view = setup::view(config)?;
+    let shown = view.as_ref().map(LiveView::shown);
+    let output = sink::Fan { file, server, view };
     let handover = Arc::new(Handover::default());
     let (messages, heard) = bounded(MESSAGES);
     let numbers = Arc::new(Mutex::new(Numbers::default()));
@@ -171,7 +178,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     };
     let has_seen_switcher = discovery.has_seen_switcher();
     let looker = Looker::spawn(discovery, messages.clone())?;
-    let mut control = Control::new(probe, looker, handover, say, waits, reasons, kept);
+    let unused = Unused::new(messages.clone());
+    let mut control = Control::new(probe, (looker, unused), handover, say, waits, reasons, kept);
     control.for_wireshark = config.for_wireshark;
     control.duration = config.duration;
     // Waiting for whoever reads the output may have taken long.
@@ -240,6 +248,8 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         // The terminal belongs to the command.
         Targets::Command(_) => None,
         _ if config.verbosity == Verbosity::Quiet => None,
+        // The view would be written over.
+        _ if config.show.is_some() && io::stdout().is_terminal() => None,
         _ => StatusLine::on_terminal(),
     };
     let end = control.run(&heard, running, line, &numbers, began);
@@ -285,11 +295,17 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
         let is_part = numbers.has_lost() || numbers.cut_short.is_some();
         status::say(&control.reasons.of_nothing(is_part));
     }
+    let left_out = shown.as_ref().map_or(0, |shown| shown.left_out());
+    if is_wanted && left_out > 0 {
+        say.warn(&format!("{left_out} packets were not shown, since whoever reads was too slow"));
+    }
+    let failed = failed.or_else(|| shown.and_then(|shown| shown.failed()));
     signals.written();
     let result = match failed {
         None => kept.and(end).map(|exit| exit.or_loss(config.fail_on_loss && numbers.has_lost())),
         Some(error) => Err(setup::write_failure(config, &error)),
     };
+    tell_memory(&control.probe, "at the end", say);
     // Probes go last: the user need not wait for them to see the result.
     if config.for_wireshark {
         control.probe.leave()
@@ -299,6 +315,19 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     signals.die_if_hastened();
     result
 }
+
+/// Memory that is not this process's own.
+fn tell_memory(probe: &Probe, when: &str, say: Say) {
+    if let (true, Ok((ring, tables))) = (say.is_verbose(), probe.memory()) {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        say.detail(&format!(
+            "kernel memory {when}: {:.1} MiB for the ring buffer, {:.1} MiB for tables",
+            mib(ring),
+            mib(tables)
+        ));
+    }
+}
+
 /// Says things on standard error, as the user wants.
 #[derive(Clone, Copy)]
 struct Say(Verbosity);

@@ -22,6 +22,7 @@ use crate::failure::{Exit, Failure};
 use crate::memory::{self, Room};
 use crate::pipeline::NotRecorded;
 use crate::probe::{Backend, Options, Probe, ProbeError, monotonic};
+use crate::read::LiveView;
 use crate::sink::Whereabouts;
 use crate::{extcap, printable, privilege, sink};
 
@@ -325,6 +326,14 @@ pub(super) fn listen(
         }
     }
     Ok(server)
+}
+
+/// Begins to show what is said, if that is wanted.
+pub(super) fn view(config: &Capture) -> Result<Option<LiveView>, Failure> {
+    let is_alone = config.output.is_none() && config.serve.is_none();
+    config.show.map(|show| LiveView::begin(show, is_alone)).transpose().map_err(|error| {
+        Failure::new(Exit::Io, format!("what is said cannot be shown: {error}"), "leave out -f")
+    })
 }
 
 pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {

@@ -1,4 +1,4 @@
-//! Signals that end a capture.
+//! Signals that end a capture, or ask how it is going.
 //!
 //! One wish to stop often arrives as several signals: `timeout` signals its child and then the whole process
 //! group, sudo relays what the terminal has sent already, and a closing terminal sends SIGHUP beside SIGTERM. So
@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGIO, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGIO, SIGTERM, SIGUSR1};
 use signal_hook::low_level::emulate_default_handler;
 
 use super::handover::Handover;
@@ -117,15 +117,20 @@ impl Signals {
         // nohup ignores SIGHUP, and means it. A shell ignores SIGINT for background jobs, which may be sent one on
         // purpose all the same.
         let wanted = SIGNALS.into_iter().filter(|signal| *signal != SIGHUP || !limits::is_ignored(SIGHUP));
-        // Not of those: it comes when a lease is asked for.
-        let wanted = wanted.chain([SIGIO]);
+        // Not of those: one comes when a lease is asked for, the other asks for the numbers so far.
+        let wanted = wanted.chain([SIGIO, SIGUSR1]);
         let mut incoming = signal_hook::iterator::Signals::new(wanted).map_err(failed)?;
         let signals = Signals(Arc::new(Mutex::new(State::NEW)));
         let heard = signals.clone();
         thread::spawn(move || {
             for signal in incoming.forever() {
-                if signal == SIGIO {
-                    let _ = messages.send(Message::FileWanted);
+                let beside = match signal {
+                    SIGIO => Some(Message::FileWanted),
+                    SIGUSR1 => Some(Message::NumbersWanted),
+                    _ => None,
+                };
+                if let Some(message) = beside {
+                    let _ = messages.send(message);
                     continue;
                 }
                 let effect = heard.state().hear(signal, Instant::now());

@@ -13,6 +13,7 @@ use super::handover::Handover;
 use super::looker::Looked;
 use super::reader::{Notice, Reader};
 use super::signals::{MOMENT, Signals};
+use super::unused::Answer;
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
 use crate::pipeline::{NotRecorded, Pipeline};
@@ -37,9 +38,13 @@ pub(super) enum Message {
     Notice(Notice),
     /// Something was looked at.
     Looked(Looked),
+    /// It was looked who uses files.
+    Unused(Answer),
     Signal(i32),
     /// Somebody opens a file for writing that is probed.
     FileWanted,
+    /// Somebody asks for the numbers so far.
+    NumbersWanted,
     /// The command has ended.
     Ended,
     /// A process given with -p has ended, and so many of them are left.

@@ -10,7 +10,7 @@ use crate::event::FileSeen;
 
 /// Looks in vain, one behind the other, after which a file rests.
 const LOOKS: u32 = 8;
-/// For so long. Who maps it in this time and keeps it mapped is not noticed.
+/// For so long. Who maps it in this time and keeps it mapped is not captured, which is counted.
 const REST: Duration = Duration::from_secs(1);
 /// Most files whose looks are counted; beyond that all are counted anew.
 const FILES_MAX: usize = 1024;

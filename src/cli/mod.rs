@@ -3,6 +3,7 @@
 mod files;
 mod rules;
 mod selection;
+mod show;
 mod targets;
 mod tips;
 
@@ -17,7 +18,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use self::files::FileOptions;
 use self::selection::SelectionOptions;
-use crate::config::{self, Capture, Config, Follow, Output, Redact, Replay, Verbosity};
+use crate::config::{self, Capture, Config, Follow, Output, Read, Redact, Replay, Verbosity};
 use crate::extcap;
 use crate::failure::{Exit, Failure};
 use crate::sink;
@@ -37,12 +38,16 @@ const AFTER_HELP: &str = "\
 Examples:
   sudo tls2pcap -o curl.pcapng -- curl https://example.org/
         run a command (as you, not as root) and capture it and its children
+  sudo tls2pcap -f text -- curl https://example.org/
+        see what it says, without a file
   sudo tls2pcap -o web.pcapng -p 1234
         capture a running process until it ends, or until Ctrl-C
   sudo tls2pcap -o - --all | wireshark -k -i -
         capture every program and watch it live
   tls2pcap replay session.t2p -o session.pcapng
         make the capture file anew from a recording; needs no privileges
+  tls2pcap read web.pcapng
+        what was said, as text; needs no privileges
   tls2pcap redact web.pcapng -o share.pcapng
         the same capture without passwords, cookies and tokens, to give to others
   sudo tls2pcap report --errors -o bundle.zip -- curl https://example.org/
@@ -82,7 +87,7 @@ tls2pcap shows what programs really say over TLS, as a capture file for Wireshar
     after_long_help = AFTER_HELP,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap redact CAPTURE -o FILE\n       tls2pcap report CAPTURE|-p PID|-- COMMAND -o BUNDLE.zip\n       tls2pcap doctor [-p PID] [--json]\n       tls2pcap wireshark install|uninstall|status"
+    override_usage = "tls2pcap -o FILE [OPTIONS] [-- COMMAND [ARGS...]]\n       tls2pcap replay RECORDING -o FILE\n       tls2pcap read CAPTURE [EXPRESSION]\n       tls2pcap redact CAPTURE -o FILE\n       tls2pcap report CAPTURE|-p PID|-- COMMAND -o BUNDLE.zip\n       tls2pcap doctor [-p PID] [--json]\n       tls2pcap wireshark install|uninstall|status"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -97,6 +102,16 @@ struct Arguments {
     /// own output to standard error.
     #[arg(short, long, visible_short_alias = 'w', alias = "write", value_name = "FILE")]
     output: Option<PathBuf>,
+
+    /// Show what is said on standard output, beside or in place of a file
+    ///
+    /// A command that is run then writes its own output to standard error. docs/views.md describes what is shown;
+    /// `tls2pcap read` shows a file the same way.
+    #[arg(short = 'f', long, value_enum, value_name = "FORMAT")]
+    format: Option<show::View>,
+
+    #[command(flatten)]
+    body: show::Body,
 
     /// Capture this process, and children that it has from then on; may be given several times
     #[arg(short, long = "pid", value_name = "PID", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
@@ -300,6 +315,40 @@ enum Sub {
 
         #[command(flatten)]
         redact: rules::Live,
+
+        /// Say nothing but errors
+        #[arg(short, long)]
+        quiet: bool,
+    },
+
+    /// Show what a capture file holds: exchanges as a conversation, as JSON, or bytes as hex
+    ///
+    /// Reads pcapng and pcap, also compressed by gzip, with TCP in plain text. HTTP/1, HTTP/2, gRPC, WebSocket and server-sent
+    /// events are taken apart, bodies unpacked. What is missing is said at its place. docs/views.md describes what is
+    /// shown, and the schema of the JSON.
+    Read {
+        /// Capture file to read; `-` is standard input
+        #[arg(value_name = "CAPTURE")]
+        input: PathBuf,
+
+        /// Only connections for which this holds (docs/filter.md)
+        #[arg(value_name = "EXPRESSION")]
+        expression: Vec<String>,
+
+        /// How to show it
+        #[arg(short = 'f', long, value_enum, value_name = "FORMAT", default_value = "text")]
+        format: show::View,
+
+        #[command(flatten)]
+        body: show::Body,
+
+        /// Show only a summary: processes, servers, exchanges (slowest, largest, failed), what is missing
+        #[arg(long)]
+        summary: bool,
+
+        /// What becomes of connections of which it is not known whether the expression holds
+        #[arg(long, value_enum, value_name = "WHAT", default_value = "keep")]
+        unknown: selection::Unknown,
 
         /// Say nothing but errors
         #[arg(short, long)]
@@ -615,6 +664,19 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
                 ..replay
             }))
         }
+        Some(Sub::Read { input, expression, format, body, summary, unknown, quiet }) => {
+            if summary && (matches!(format, show::View::Hex) || body.is_given()) {
+                return Err(usage("--summary shows no bytes", "leave out -f hex and --body").into());
+            }
+            Ok(Config::Read(Read {
+                input,
+                filter: selection::filter(&expression)?,
+                leaves_unknown: matches!(unknown, selection::Unknown::Leave),
+                show: body.checked(format)?,
+                summary,
+                verbosity: verbosity(quiet, false),
+            }))
+        }
         Some(Sub::Redact { input, output, check: _, rules, quiet }) => {
             if output.as_ref().is_some_and(|output| *output == input && input != Path::new("-")) {
                 return Err(usage("the capture would be overwritten", "give -o another name").into());
@@ -786,9 +848,20 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
             "name a command to capture it, or say whom else to capture",
         ));
     }
-    if args.output.is_none() && args.pcap_over_ip.is_none() {
-        return Err(usage("no output file is given", "say -o FILE.pcapng, or -o - for standard output"));
+    if args.output.is_none() && args.pcap_over_ip.is_none() && args.format.is_none() {
+        let cure = "say -o FILE.pcapng, -o - for standard output, or -f text to see what is said";
+        return Err(usage("no output file is given", cure));
     }
+    if args.format.is_none() && args.body.is_given() {
+        return Err(usage("--body is about what -f shows", "say -f text or -f json too"));
+    }
+    if args.format.is_some() && args.output.as_deref() == Some(Path::new("-")) {
+        return Err(usage(
+            "-o - and -f both need standard output",
+            "give -o a file, or leave one of them out",
+        ));
+    }
+    let show = args.format.map(|format| args.body.checked(format)).transpose()?;
     for (option, path) in [("--record", &args.record), ("--ready-file", &args.ready_file)] {
         if path.as_deref() == Some(Path::new("-")) {
             return Err(usage(format!("{option} cannot be standard output"), "give it the name of a file"));
@@ -827,6 +900,7 @@ fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure> {
         selection: selection.clone(),
         targets: targets::targets(args.pids, follow, &args.users, args.all, args.command, &selection)?,
         output,
+        show,
         files,
         duration,
         serve: args.pcap_over_ip,

@@ -78,7 +78,7 @@ pub(super) struct SelectionOptions {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Unknown {
+pub(super) enum Unknown {
     /// They are written, with filter=unknown in the comment
     Keep,
     /// They are left out
@@ -153,6 +153,12 @@ impl SelectionOptions {
     }
 }
 
+/// An expression alone.
+pub(super) fn filter(words: &[String]) -> Result<Option<Filter>, Failure> {
+    let Some(first) = words.first() else { return Ok(None) };
+    Filter::new(&words.join(" "), &Machine).map(Some).map_err(|error| refused(&error, first))
+}
+
 fn quoted(value: &str) -> String {
     let mark = if value.contains('"') { '\'' } else { '"' };
     format!("{mark}{value}{mark}")
@@ -165,6 +171,7 @@ fn refused(error: &FilterError, word: &str) -> Failure {
     }
     let cure = match word {
         "redact" => "say redact first: tls2pcap redact CAPTURE -o FILE".to_owned(),
+        "read" => "say read first: tls2pcap read CAPTURE".to_owned(),
         "replay" => "say replay first: tls2pcap replay RECORDING -o FILE".to_owned(),
         _ => format!(
             "to run a command, put -- before it: tls2pcap -o FILE -- {word} …\nor choose connections: docs/filter.md"

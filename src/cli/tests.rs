@@ -19,6 +19,7 @@ fn the_plainest_capture() {
         files: config::Files::default(),
         selection: Default::default(),
         duration: None,
+        show: None,
         output: Some(Output::File("x.pcapng".into())),
         targets: Targets::Everything,
         libraries: vec![],
@@ -52,7 +53,8 @@ fn every_option_arrives() {
         files: config::Files::default(),
         selection: Default::default(),
         duration: None,
-        output: Some(Output::Stdout),
+        show: Some(config::Show { format: config::View::Hex, body: 512 }),
+        output: Some(Output::File("x.pcapng".into())),
         targets: Targets::Pids { pids: vec![7, 9], follow: Follow::Tree },
         libraries: vec!["/a".into(), "/b".into()],
         backend: config::Backend::Tracepoint,
@@ -76,7 +78,7 @@ fn every_option_arrives() {
         for_wireshark: false,
         verbosity: Verbosity::Verbose,
     };
-    let line = "-o - -p 9 -p 7 --pid 9 --follow --lib /a --lib /b --return-probes --backend tracepoint --ports keep --framing tls --link raw \
+    let line = "-o x.pcapng -f hex --body 512 -p 9 -p 7 --pid 9 --follow --lib /a --lib /b --return-probes --backend tracepoint --ports keep --framing tls --link raw \
                 --record r \
                 --ready-file f --ready-fd 3 --show-args --ring-size 128 -s 96 --fail-on-loss -U -v \
                 --comments all --pcap-over-ip 57012";
@@ -90,6 +92,17 @@ fn a_capture_may_only_be_served() {
     assert_eq!(only.output, None);
     assert_eq!(of("-o x --all --pcap-over-ip 0.0.0.0:1"), "0.0.0.0:1");
     assert_eq!(of("-o x --all --pcap-over-ip [::1]:1"), "[::1]:1");
+    let shown = capture_of("-f text --all");
+    assert_eq!((shown.output, shown.show.map(|show| show.format)), (None, Some(config::View::Text)));
+    for line in [
+        "-f text -o - --all",
+        "-o x --body 1K --all",
+        "--all",
+        "-f text --body 2M --all",
+        "-f text -c 3 --all",
+    ] {
+        assert!(parse_line(line).is_err(), "{line}");
+    }
 }
 
 #[test]
@@ -202,6 +215,24 @@ fn what_makes_no_sense_is_refused_as_usage_with_a_cure() {
 }
 
 #[test]
+fn a_file_to_read() {
+    let of = |line: &str| match parse_line(line) {
+        Ok(Config::Read(read)) => read,
+        other => panic!("{line}: {other:?}"),
+    };
+    let read = of("read -f json --body 2K -q --unknown leave x.pcapng port 443 and comm curl");
+    assert_eq!(read.show, config::Show { format: config::View::Json, body: 2048 });
+    assert_eq!((read.input, read.leaves_unknown, read.summary), ("x.pcapng".into(), true, false));
+    assert_eq!(read.filter.unwrap().text(), "port 443 and comm curl");
+    let read = of("read - --summary");
+    assert_eq!((read.show.format, read.summary, read.filter), (config::View::Text, true, None));
+    for line in ["read", "read x -f xml", "read x --summary -f hex", "read x --body 2M", "read x frobnicate"]
+    {
+        assert!(parse_line(line).is_err(), "{line}");
+    }
+}
+
+#[test]
 fn a_redaction_and_a_check() {
     let of = |line: &str| match parse_line(line) {
         Ok(Config::Redact(redact)) => redact,
@@ -291,10 +322,12 @@ fn help_is_as_agreed() {
     let mut command = Arguments::command().term_width(100);
     command.build();
     let replay = command.find_subcommand_mut("replay").unwrap().render_long_help().to_string();
+    let read = command.find_subcommand_mut("read").unwrap().render_long_help().to_string();
     let redact = command.find_subcommand_mut("redact").unwrap().render_long_help().to_string();
     let wireshark = command.find_subcommand_mut("wireshark").unwrap().render_long_help().to_string();
     let report = command.find_subcommand_mut("report").unwrap().render_long_help().to_string();
-    let help = [command.render_long_help().to_string(), replay, redact, report, wireshark].join("\n----\n");
+    let help =
+        [command.render_long_help().to_string(), replay, read, redact, report, wireshark].join("\n----\n");
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/help.txt");
     if std::env::var_os("TLS2PCAP_BLESS").is_some() {
         std::fs::write(path, &help).unwrap();

@@ -1,5 +1,6 @@
 //! Which files a process has mapped, as code above all.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -7,6 +8,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use super::process;
 
 /// Longest /proc/PID/maps that is read, in bytes; a process with more mappings is seen in part.
 const MAPS_MAX: u64 = 64 << 20;
@@ -21,6 +24,9 @@ pub struct Whereabouts {
     /// Path in there.
     pub path: PathBuf,
 }
+
+/// A file as /proc/PID/maps shows it: device (major, minor) and inode.
+pub type Mapped = ((u32, u32), u64);
 
 /// A file that a process has mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +61,64 @@ pub fn mapped_files(pid: u32, fresh: Option<u64>) -> io::Result<Vec<MappedFile>>
         return read();
     }
     Ok(files)
+}
+
+/// Whether a process has mapped a file, in whatever way. A mapping that is being made counts.
+///
+/// # Errors
+/// If the process is gone, or may not be looked at.
+pub fn has_mapped(pid: u32, file: Mapped) -> io::Result<bool> {
+    Ok(all_mapped(pid)?.contains(&file))
+}
+
+/// A process that has mapped each of these files, if one has. `None`: it cannot be known.
+pub fn users_of(files: &[Mapped]) -> Option<HashMap<Mapped, u32>> {
+    /// Passes over all processes, of which only the first takes long.
+    const PASSES: usize = 16;
+    let mut users = HashMap::new();
+    let mut seen = HashSet::new();
+    for _ in 0..PASSES {
+        // A process that has ended since may have left a child.
+        let new: Vec<u32> = process::processes().into_iter().filter(|pid| seen.insert(*pid)).collect();
+        // Where processes of others are hidden, the first one is.
+        if new.is_empty() && seen.contains(&1) {
+            return Some(users);
+        }
+        for pid in new {
+            match all_mapped(pid) {
+                Ok(mapped) => {
+                    users.extend(files.iter().filter(|file| mapped.contains(file)).map(|file| (*file, pid)));
+                }
+                Err(_) if process::is_gone(pid) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+    None
+}
+
+/// All files that a process has mapped.
+fn all_mapped(pid: u32) -> io::Result<HashSet<Mapped>> {
+    let read = |path: &Path| {
+        let mut text = Vec::new();
+        let len = File::open(path)?.take(MAPS_MAX).read_to_end(&mut text)? as u64;
+        if len < MAPS_MAX { Ok(text) } else { Err(io::Error::other("too many mappings")) }
+    };
+    await_mmap(pid);
+    let mut text = read(Path::new(&format!("/proc/{pid}/maps")))?;
+    if text.is_empty() {
+        // Its first thread has ended, and others go on. Or it is a thread of the kernel, which has none.
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+            text.extend(read(&task.path().join("maps")).unwrap_or_default());
+        }
+    }
+    let of_line = |line: &[u8]| {
+        let mut fields = std::str::from_utf8(line.get(..line.len().min(128))?).ok()?.split_ascii_whitespace();
+        let (major, minor) = fields.nth(3)?.split_once(':')?;
+        let device = (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
+        Some((device, fields.next()?.parse().ok().filter(|inode| *inode != 0)?))
+    };
+    Ok(text.split(|b| *b == b'\n').filter_map(of_line).collect())
 }
 
 /// Whether a file of this inode is among those of a process, or may be among those that are not told.

@@ -34,8 +34,8 @@ use std::sync::Arc;
 use self::bounded::Deadline;
 use self::elf::TlsLibrary;
 use self::function::Family;
-use self::maps::MappedFile;
 use self::maps::Whereabouts;
+use self::maps::{Mapped, MappedFile};
 pub use self::needed::Plain;
 use self::reason::NotTls;
 use self::returns::{Return, Returns};
@@ -104,7 +104,7 @@ pub struct Found {
     /// Which file it is.
     pub key: FileKey,
     /// Device (major, minor) and inode as the kernel's mappings show them, if it was found there.
-    pub mapped: Option<((u32, u32), u64)>,
+    pub mapped: Option<Mapped>,
     /// Path for people to read: as its process names it.
     pub path: PathBuf,
     /// Version, such as `OpenSSL 3.0.17`; empty if unknown.

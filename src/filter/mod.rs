@@ -37,7 +37,7 @@ pub struct Facts<'a> {
     /// Who accepted it.
     pub server: Option<SocketAddr>,
     /// The captured process.
-    pub pid: u32,
+    pub pid: Option<u32>,
     /// Its command name.
     pub comm: Option<&'a str>,
     /// Path of its executable.
@@ -57,7 +57,7 @@ pub struct Facts<'a> {
     /// Its name and version, as it tells them.
     pub library_version: &'a str,
     /// Whether the process is the client.
-    pub is_client: bool,
+    pub is_client: Option<bool>,
     /// What the bytes were recognised as, as the comment has it.
     pub proto: Option<&'a str>,
 }
@@ -228,10 +228,10 @@ impl Test {
             Test::Ports(ends, low, high) => ends.verdict(facts, |end| (*low..=*high).contains(&end.port())),
             Test::Tcp => Some(true),
             Test::Family { six } => facts.server.map(|end| end.ip().to_canonical().is_ipv6() == *six),
-            Test::Pid(pid) => Some(facts.pid == *pid),
+            Test::Pid(pid) => facts.pid.map(|found| found == *pid),
             Test::Uid(uid) => facts.uid.map(|found| found == *uid),
             Test::Netns(netns) => facts.netns.map(|found| found == *netns),
-            Test::Client(is_client) => Some(facts.is_client == *is_client),
+            Test::Client(is_client) => facts.is_client.map(|found| found == *is_client),
             Test::Comm(pattern) => facts.comm.map(|comm| pattern.fits(comm)),
             Test::Exe(pattern) => facts.exe.map(|exe| {
                 let name = if pattern.0.contains('/') { exe } else { exe.rsplit('/').next().unwrap_or(exe) };

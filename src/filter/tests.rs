@@ -19,7 +19,7 @@ fn facts() -> Facts<'static> {
     Facts {
         client: Some("10.1.2.3:50000".parse().unwrap()),
         server: Some("192.0.2.1:443".parse().unwrap()),
-        pid: 7,
+        pid: Some(7),
         comm: Some("curl"),
         exe: Some("/usr/bin/curl"),
         uid: Some(1000),
@@ -29,7 +29,7 @@ fn facts() -> Facts<'static> {
         alpn: Some("h2"),
         library: Some("/usr/lib/libssl.so.3"),
         library_version: "OpenSSL 3.0.19",
-        is_client: true,
+        is_client: Some(true),
         proto: Some("http/2"),
     }
 }

@@ -35,20 +35,6 @@ impl Backend {
             Backend::Tracepoint => "tracepoints sock_send_length and sock_recv_length",
         }
     }
-
-    /// Names of the programs that it needs begin with this.
-    pub(super) fn prefix(self) -> &'static str {
-        match self {
-            Backend::Fentry => "fentry_",
-            Backend::Kprobe => "kprobe_",
-            Backend::Tracepoint => "tracepoint_",
-        }
-    }
-
-    /// The back end to which a program of this name belongs; `None` if to every one.
-    pub(super) fn of_program(name: &str) -> Option<Backend> {
-        Backend::ALL.into_iter().find(|b| name.starts_with(b.prefix()))
-    }
 }
 
 impl fmt::Display for Backend {

@@ -1,20 +1,15 @@
 //! Probes of the BIO functions, in processes that encrypt into memory: see `bpf/ciphertext.bpf.h`.
 
-use std::path::Path;
+use libbpf_rs::{MapCore, MapFlags};
 
-use libbpf_rs::{ErrorExt, Link, MapCore, MapFlags, UprobeMultiOpts, UprobeOpts};
-
+use super::attach::Leaving;
+use super::parts::{Holder, Part, Where};
 use super::sites::Programs;
 use super::skeleton::types::{self, process_flag};
-use super::{AT_RETURN, Backend, Options, Probe, bytes_of, from_bytes, is_denied};
+use super::{Options, Probe, bytes_of, from_bytes};
 use crate::discover::Bio;
-use crate::discover::returns::Return;
 use crate::event::ProcessKey;
 use crate::privilege;
-
-/// Why a probe by itself is refused, and the cure.
-const SINGLE_NEEDS: &str =
-    "on this kernel it needs cap_sys_admin too: run it with sudo, or give the program that capability";
 
 const NO_SOCKET: u32 = process_flag::PROCESS_NO_SOCKET.0;
 const WATCHED: u32 = process_flag::PROCESS_WATCHED.0;
@@ -30,93 +25,29 @@ pub(super) fn in_bulk(options: &Options, programs: Programs) -> bool {
 }
 
 impl Probe {
-    /// Probes BIO_write and BIO_read, at these offsets of a file, in one process or in all (-1). `returns`: of the
-    /// latter.
-    ///
-    /// # Errors
-    /// If a probe cannot be attached.
-    pub(super) fn attach_records(
-        &self,
-        pid: i32,
-        path: &Path,
-        (write, read): (u64, u64),
-        returns: &[Return],
-    ) -> Result<Vec<Link>, libbpf_rs::Error> {
-        let mut links = Vec::new();
-        if self.without_return_probes {
-            // Without its returns nothing is seen of what it reads.
-            for at in returns.iter().flat_map(|at| self.probed_at(at)) {
-                links.push(self.attach_bio_program("bio_return_read", pid, path, at, false)?);
-            }
-            if !links.is_empty() {
-                links.push(self.attach_bio_program("bio_entry_read", pid, path, (read, 0), false)?);
-            }
-        } else if self.programs == Programs::Session {
-            let options =
-                UprobeMultiOpts { offsets: vec![read as usize], session: true, ..UprobeMultiOpts::default() };
-            let program = self.program("bio_session_read")?;
-            links.push(program.attach_uprobe_multi_with_opts(pid, path, "", options)?);
-        } else if !self.by_returns {
-            // The return first: an entry that is seen has its return probed. It would do harm on other stacks.
-            links.push(self.attach_bio_program("bio_return_read", pid, path, (read, 0), true)?);
-            links.push(self.attach_bio_program("bio_entry_read", pid, path, (read, 0), false)?);
-        }
-        links.push(self.attach_bio_program("bio_entry_write", pid, path, (write, 0), false)?);
-        Ok(links)
-    }
-
-    fn attach_bio_program(
-        &self,
-        name: &str,
-        pid: i32,
-        path: &Path,
-        (offset, cookie): (u64, u64),
-        retprobe: bool,
-    ) -> Result<Link, libbpf_rs::Error> {
-        let program = self.program(name)?;
-        if self.bio_in_bulk {
-            let (offsets, cookies) = (vec![offset as usize], vec![cookie]);
-            let options = UprobeMultiOpts { offsets, cookies, retprobe, ..UprobeMultiOpts::default() };
-            return program.attach_uprobe_multi_with_opts(pid, path, "", options);
-        }
-        let cookie = if self.has_cookie { cookie } else { 0 };
-        let options = UprobeOpts { cookie, retprobe, ..UprobeOpts::default() };
-        program.attach_uprobe_with_opts(pid, path, offset as usize, options).map_err(|error| match is_denied(
-            &error,
-        ) {
-            true => error.context(SINGLE_NEEDS),
-            false => error,
-        })
-    }
-
     /// Probes the BIO functions of a process that encrypts into memory, in that process only.
     ///
     /// # Errors
     /// If a probe cannot be attached.
     pub fn attach_bio(&mut self, process: ProcessKey, bios: &[Bio]) -> Result<(), libbpf_rs::Error> {
-        let mut links = Vec::new();
-        for bio in bios {
-            let offsets = (bio.write, bio.read);
-            let (pid, path) = (process.pid as i32, bio.attach_path());
-            let of_bio = self.attach_records(pid, &path, offsets, &bio.returns)?;
-            links.extend(of_bio.into_iter().map(|link| (bio.id, link)));
-            self.leases.take(bio.id, bio.file());
+        let holder = Holder::from(process);
+        let before = self.desired.into_memory.insert(process, bios.to_vec());
+        let failures = self.bring_about_in(Some(holder.pid), Leaving::Unwatched);
+        let is_its = |part: &Part| part.holder == holder && matches!(part.place, Where::Bio(..));
+        if let Err(error) = failures.of(is_its) {
+            match before {
+                Some(before) => drop(self.desired.into_memory.insert(process, before)),
+                None => drop(self.desired.into_memory.remove(&process)),
+            }
+            self.bring_about_in(Some(holder.pid), Leaving::Awaited);
+            return Err(error);
         }
-        self.follow_ciphertext();
-        self.bios.insert(process, links);
+        if !self.desired.into_memory.contains_key(&process) {
+            return Err(std::io::Error::from_raw_os_error(libc::ESRCH).into());
+        }
+        bios.iter().for_each(|bio| self.leases.take(bio.id, bio.file()));
+        self.kernel.follow_ciphertext();
         Ok(())
-    }
-
-    /// From now on records are looked at where they go through sockets.
-    pub(super) fn follow_ciphertext(&mut self) {
-        if self.received.is_none() && self.backend != Backend::Tracepoint {
-            // Without it, records that a program receives bind nothing; those that it sends do.
-            let name = format!("{}{}", self.backend.as_str(), AT_RETURN);
-            self.received = self.program(&name).and_then(|program| program.attach()).ok();
-        }
-        let bss = self.skeleton.maps.bss_data.as_deref_mut().expect("the object has variables");
-        // SAFETY: as in `set_gate`.
-        unsafe { std::ptr::from_mut(&mut bss.ciphertext_wanted).write_volatile(1) };
     }
 
     /// Probes the BIO functions of a target ahead, so that connections which it has already are known
@@ -138,7 +69,7 @@ impl Probe {
     /// Takes the probes of BIO functions away where they tell nothing: from a process that uses its
     /// sockets itself, and where all handles are known. A new handle brings them back.
     pub fn stop_watching(&mut self) {
-        let watched: Vec<ProcessKey> = self.bios.keys().copied().collect();
+        let watched: Vec<ProcessKey> = self.desired.into_memory.keys().copied().collect();
         for key in watched {
             let Some(process) = self.process(key.pid).filter(|p| p.generation == key.generation) else {
                 continue;
@@ -146,7 +77,8 @@ impl Probe {
             let flags = process.flags.0;
             let has_sockets = flags & (WATCHED | SOCKET | NO_SOCKET) == WATCHED | SOCKET;
             if has_sockets || flags & IDLE != 0 {
-                self.bios.remove(&key);
+                self.desired.into_memory.remove(&key);
+                self.bring_about_in(Some(Holder::from(key).pid), Leaving::Awaited);
                 const ALL: u32 = WATCHED | NO_SOCKET | IDLE;
                 self.change(key.pid, |process| types::process {
                     flags: process_flag(process.flags.0 & !ALL),
@@ -163,7 +95,7 @@ impl Probe {
     }
 
     pub(super) fn process(&self, pid: u32) -> Option<types::process> {
-        from_bytes(&self.skeleton.maps.processes.lookup(&pid.to_ne_bytes(), MapFlags::ANY).ok()??)
+        from_bytes(&self.kernel.skeleton.maps.processes.lookup(&pid.to_ne_bytes(), MapFlags::ANY).ok()??)
     }
 
     /// A flag that the kernel side sets just now may get lost: then what it stands for is told again.
@@ -171,8 +103,11 @@ impl Probe {
         if let Some(process) = self.process(pid) {
             let process = change(process);
             // If it fails the process is gone, or goes on as it was.
-            let _ =
-                self.skeleton.maps.processes.update(&pid.to_ne_bytes(), bytes_of(&process), MapFlags::EXIST);
+            let _ = self.kernel.skeleton.maps.processes.update(
+                &pid.to_ne_bytes(),
+                bytes_of(&process),
+                MapFlags::EXIST,
+            );
         }
     }
 }

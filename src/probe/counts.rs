@@ -2,19 +2,18 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::{fs, io};
 
 use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
 use libbpf_rs::query::{LinkTypeInfo, PerfEventType};
 use libbpf_rs::skel::Skel;
-use libbpf_rs::{Link, MapCore, MapFlags, Object};
+use libbpf_rs::{Link, MapCore, MapFlags, MapType, Object};
 
+use super::programs::Job;
 use super::skeleton::types;
-use super::{Backend, Probe, from_bytes};
+use super::{Probe, from_bytes};
 use crate::event::record::Counter;
 use crate::event::{Counters, ProcessKey, ProcessLoss};
-
-/// The program that follows sockets to their ends, with every back end.
-const SOCKET_STATE: &str = "socket_state";
 
 /// Processes of which it is known how often they ran on unprobed; the rest stands in the sum only.
 const UNHELD_MAX: usize = 4096;
@@ -39,12 +38,25 @@ impl Probe {
         }
     }
 
+    /// Bytes of kernel memory that the rings and the tables take now. Some tables grow as needed (`room.rs`).
+    ///
+    /// # Errors
+    /// If the kernel does not tell (/proc is not there).
+    pub fn memory(&self) -> io::Result<(u64, u64)> {
+        let (mut rings, mut tables) = (0, 0);
+        for map in self.kernel.skeleton.object().maps() {
+            let sum = if map.map_type() == MapType::RingBuf { &mut rings } else { &mut tables };
+            *sum += map_bytes(map.as_fd())?;
+        }
+        Ok((rings, tables))
+    }
+
     /// What the kernel side counted.
     ///
     /// # Errors
     /// If the map cannot be read.
     pub fn counters(&self) -> Result<Counters, libbpf_rs::Error> {
-        let map = &self.skeleton.maps.counters;
+        let map = &self.kernel.skeleton.maps.counters;
         let mut sums = Vec::new();
         for index in 0..map.max_entries() {
             let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default();
@@ -59,7 +71,7 @@ impl Probe {
         ];
         for (index, times) in of_user_space {
             if let Some(sum) = sums.get_mut(index as usize) {
-                *sum = times;
+                *sum += times;
             }
         }
         Ok(Counters(sums))
@@ -70,19 +82,19 @@ impl Probe {
     /// kprobe that was hit inside another, those before 6.7 do not.
     fn missed_runs(&self) -> (u64, u64) {
         let (mut others, mut sockets) = (0, 0);
-        let objects = std::iter::once(self.skeleton.object()).chain(self.later.loaded());
+        let objects = std::iter::once(self.kernel.skeleton.object()).chain(self.kernel.later.loaded());
         for program in objects.flat_map(Object::progs) {
             let name = program.name().to_string_lossy();
-            let of_sockets = name == SOCKET_STATE || Backend::of_program(&name).is_some();
-            *(if of_sockets { &mut sockets } else { &mut others }) += recursion_misses(program.as_fd());
+            *(if Job::is_of_sockets(&name) { &mut sockets } else { &mut others }) +=
+                recursion_misses(program.as_fd());
         }
-        sockets += self.links.iter().take(self.own_links).map(missed_hits).sum::<u64>();
+        sockets += self.kernel.own_links.iter().map(missed_hits).sum::<u64>();
         (others, sockets)
     }
 
     /// What the kernel side counted as lost, by process.
     pub fn losses(&self) -> Vec<ProcessLoss> {
-        let map = &self.skeleton.maps.losses;
+        let map = &self.kernel.skeleton.maps.losses;
         let mut losses: Vec<ProcessLoss> = map
             .keys()
             .filter_map(|key| {
@@ -97,15 +109,23 @@ impl Probe {
                 })
             })
             .collect();
-        losses.extend(self.unheld.by_process.iter().map(|(process, times)| ProcessLoss {
-            process: *process,
-            reason: Counter::Unheld as u32,
-            events: *times,
-            bytes: 0,
-        }));
+        for (process, times) in &self.unheld.by_process {
+            let (process, reason) = (*process, Counter::Unheld as u32);
+            match losses.iter_mut().find(|loss| (loss.process, loss.reason) == (process, reason)) {
+                Some(loss) => loss.events += times,
+                None => losses.push(ProcessLoss { process, reason, events: *times, bytes: 0 }),
+            }
+        }
         losses.sort_by_key(|loss| (loss.process, loss.reason));
         losses
     }
+}
+
+/// What the kernel charges for a map: `memlock` of its fdinfo (proc_pid_fdinfo(5)).
+fn map_bytes(map: BorrowedFd<'_>) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
+    bytes.ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 fn recursion_misses(program: BorrowedFd<'_>) -> u64 {

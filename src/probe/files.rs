@@ -8,22 +8,33 @@ use crate::discover::{Found, Plain};
 use crate::event::FileSeen;
 
 impl Probe {
-    /// This file has been looked at, in the state that it was in then: whoever maps it next need not wait. If it
-    /// holds a library, that is probed in the process that has mapped it.
+    /// This file has been looked at, in the state that it was in then: whoever maps it next need not wait.
     pub fn mark_seen(&self, file: &FileSeen, is_library: bool) {
+        self.mark(file, if is_library { file_state::FILE_LIBRARY } else { file_state::FILE_PLAIN });
+    }
+
+    /// The library in this file is probed in the process that has mapped it.
+    pub fn mark_probed_in(&self, file: &FileSeen) {
+        self.mark_probed(file.pid, file.inode, file.device);
+    }
+
+    /// This file is not to be looked at until [`mark_unseen`](Self::mark_unseen), although it may hold a library. Who
+    /// maps it meanwhile and should wait is counted.
+    pub fn mark_resting(&self, file: &FileSeen) {
+        self.mark(file, file_state::FILE_RESTS);
+    }
+
+    fn mark(&self, file: &FileSeen, state: file_state) {
         let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
-        let files = &self.skeleton.maps.files;
+        let files = &self.kernel.skeleton.maps.files;
         let seen = files.lookup(bytes_of(&key), MapFlags::ANY).ok().flatten();
         // If it was written to meanwhile, or others wait for a look as well, a later look will tell.
         if let Some(mut seen) =
             seen.and_then(|seen| from_bytes::<types::seen_file>(&seen)).filter(|seen| seen.told == file.time)
         {
-            seen.state = if is_library { file_state::FILE_LIBRARY } else { file_state::FILE_PLAIN };
+            seen.state = state;
             // If it fails the file is looked at again.
             let _ = files.update(bytes_of(&key), bytes_of(&seen), MapFlags::EXIST);
-        }
-        if is_library {
-            self.mark_probed(file.pid, file.inode, file.device);
         }
     }
 
@@ -42,10 +53,10 @@ impl Probe {
         let key = types::probed_key { inode, device, tgid: pid };
         let generation = process.generation.to_ne_bytes();
         // If it fails the process is looked at once more.
-        let _ = self.skeleton.maps.probed.update(bytes_of(&key), &generation, MapFlags::ANY);
+        let _ = self.kernel.skeleton.maps.probed.update(bytes_of(&key), &generation, MapFlags::ANY);
         let library = types::held_library { inode, device, ..Default::default() };
         // If it fails children are probed with the next library that they map.
-        let _ = self.skeleton.maps.held.update(&pid.to_ne_bytes(), bytes_of(&library), MapFlags::ANY);
+        let _ = self.kernel.skeleton.maps.held.update(&pid.to_ne_bytes(), bytes_of(&library), MapFlags::ANY);
     }
 
     /// A file that nobody has mapped yet has nothing to probe: whoever maps it need not wait.
@@ -58,7 +69,7 @@ impl Probe {
         let seen =
             types::seen_file { stamp: stamp_of(file), state: file_state::FILE_PLAIN, ..Default::default() };
         // If it fails, or the kernel side was told of it already, it is looked at when it is mapped.
-        let _ = self.skeleton.maps.files.update(bytes_of(&key), bytes_of(&seen), MapFlags::NO_EXIST);
+        let _ = self.kernel.skeleton.maps.files.update(bytes_of(&key), bytes_of(&seen), MapFlags::NO_EXIST);
     }
 
     /// This file is to be looked at again when it is mapped the next time.
@@ -72,10 +83,17 @@ impl Probe {
         }
     }
 
-    fn forget_file(&self, inode: u64, device: u32) {
+    /// Whether the kernel side has told of a file since it was forgotten.
+    pub(super) fn is_told(&self, inode: u64, device: u32) -> bool {
+        let key = types::file_key { inode, device, ..Default::default() };
+        let found = self.kernel.skeleton.maps.files.lookup(bytes_of(&key), MapFlags::ANY);
+        found.is_ok_and(|found| found.is_some())
+    }
+
+    pub(super) fn forget_file(&self, inode: u64, device: u32) {
         let key = types::file_key { inode, device, ..Default::default() };
         // Forgotten already is as good.
-        let _ = self.skeleton.maps.files.delete(bytes_of(&key));
+        let _ = self.kernel.skeleton.maps.files.delete(bytes_of(&key));
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use libbpf_rs::{MapCore, MapFlags};
 
+use super::attach::Leaving;
 use super::skeleton::types::{self, room as Room, t2p_stack_key};
 use super::{Probe, bytes_of, ended, from_bytes, room};
 use crate::event::ProcessKey;
@@ -12,10 +13,14 @@ use crate::event::ProcessKey;
 impl Probe {
     /// Gives back the table entries of processes that have ended.
     pub fn forget(&mut self, ended: &HashSet<ProcessKey>) {
-        self.bios.retain(|process, _| !ended.contains(process));
-        self.stacks.retain(|process, _| !ended.contains(process));
-        let Some(variables) = self.skeleton.maps.bss_data.as_deref_mut() else { return };
-        let handles = &self.skeleton.maps.handles;
+        let before = (self.desired.into_memory.len(), self.desired.stacks.len());
+        self.desired.into_memory.retain(|process, _| !ended.contains(process));
+        self.desired.stacks.retain(|process, _| !ended.contains(process));
+        if before != (self.desired.into_memory.len(), self.desired.stacks.len()) {
+            self.bring_about(Leaving::Unwatched);
+        }
+        let Some(variables) = self.kernel.skeleton.maps.bss_data.as_deref_mut() else { return };
+        let handles = &self.kernel.skeleton.maps.handles;
         let stale: Vec<_> = ended::handles(handles).filter(|h| ended.contains(&h.key.process)).collect();
         for handle in stale {
             let mut key = types::handle_key::default();
@@ -28,7 +33,8 @@ impl Probe {
                 room::give_back(variables, Room::ROOM_HANDLES, now.user);
             }
         }
-        let (goroutines, threads) = (&self.skeleton.maps.goroutines, &self.skeleton.maps.threads);
+        let (goroutines, threads) =
+            (&self.kernel.skeleton.maps.goroutines, &self.kernel.skeleton.maps.threads);
         let pid_of = |key: &[u8]| Some(from_bytes::<types::goroutine_key>(key)?.tgid);
         let mut give_back =
             |of: Room, calls: &types::thread| room::give_back(variables, of, calls.user.into());

@@ -1,23 +1,30 @@
 //! Who has probes: which libraries should be probed in which processes now, and what has to go.
 //!
 //! A library is probed in all processes, or in each target that has mapped it. It loses its probes there when the
-//! process ends or calls exec, and everywhere when its file is opened for writing.
+//! process ends or calls exec, and everywhere when its file is opened for writing, or nobody uses it any more
+//! (`unused.rs`).
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 
-use libbpf_rs::Link;
-
-use super::sites::Role;
-use super::{Attached, FileId, Probe, Unfollowed, detach};
+use super::attach::{Going, Leaving};
+use super::blueprint::Blueprint;
+use super::parts::{Holder, Holding, Where};
+use super::{FileId, Probe, Unfollowed};
 use crate::discover::Found;
 use crate::event::{Library, LibraryId};
 
-/// Probes that are being taken away, and the files that they are in.
-pub(super) struct Going {
-    files: Vec<FileId>,
-    thread: JoinHandle<()>,
+/// What [`Probe::attach`] has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// It has probed a library where it was not probed; the functions whose calls are not followed.
+    Fresh(Vec<Unfollowed>),
+    /// Nothing: it is probed there already.
+    Known,
+    /// Nothing: the process has ended.
+    Gone,
 }
 
 impl Probe {
@@ -35,80 +42,95 @@ impl Probe {
         [Some(own), beside].into_iter().flatten().collect()
     }
 
-    /// The process that is to have probes in a library which `process` has mapped, with its generation. -1: all have
-    /// them.
-    fn holder(&self, process: Option<u32>) -> Option<(i32, u64)> {
+    /// Who is to have probes in a library which `process` has mapped.
+    fn holder(&self, process: Option<u32>) -> Option<Holder> {
         if !self.by_process {
-            return Some((-1, 0));
+            return Some(Holder::ALL);
         }
         let pid = process?;
-        Some((pid as i32, self.process(pid)?.generation))
+        Some(Holder { pid: pid.cast_signed(), generation: self.process(pid)?.generation })
     }
 
-    /// Whether a library is probed already in a process, which is the same program still.
-    fn is_held(&self, found: &Found, (pid, generation): (i32, u64)) -> bool {
-        let is_it = |a: &Attached| a.found.key == found.key && (a.pid, a.generation) == (pid, generation);
-        self.attached.iter().any(is_it)
+    /// What can be probed of a library. Who has it too shares it.
+    pub(super) fn blueprint(&self, found: &Found, id: LibraryId) -> Arc<Blueprint> {
+        let new = || Arc::new(Blueprint::new(found, id, self.beside.get(&id).copied(), self.kernel.way));
+        self.desired.blueprint(id).map_or_else(new, Arc::clone)
     }
 
-    /// Probes a file's libraries, in all processes or in `process`, which must be a target. Returns whether they were not
-    /// probed there, and the functions whose calls by coroutines are not followed.
+    /// Probes a file's libraries, in all processes or in `process`, which must be a target.
     ///
     /// # Errors
     /// If a probe cannot be attached; those that were are taken away again.
-    pub fn attach(
-        &mut self,
-        found: &Found,
-        process: Option<u32>,
-    ) -> Result<(bool, Vec<Unfollowed>), libbpf_rs::Error> {
-        let former = self.take_away(|a| a.found.key.id() == found.key.id() && a.found.key != found.key);
-        // The old breakpoints must not stay in new code.
-        detach(former);
-        let Some(holder) = self.holder(process).filter(|holder| !self.is_held(found, *holder)) else {
-            return Ok((false, Vec::new()));
+    pub fn attach(&mut self, found: &Found, process: Option<u32>) -> Result<Attachment, libbpf_rs::Error> {
+        let key = found.key;
+        let former = self.desired.leave(|a| a.file() == key.id() && a.found().key != key);
+        if !former.is_empty() {
+            // The old breakpoints must not stay in new code.
+            self.forget_file_of(&former);
+            self.bring_about(Leaving::Awaited);
+        }
+        let is_held = |holder: &Holder| {
+            self.desired.holdings.iter().any(|a| a.found().key == key && a.holder == *holder)
         };
-        let known = self.libraries.get(&found.key).copied();
+        let holder = match self.holder(process) {
+            Some(holder) if is_held(&holder) => return Ok(Attachment::Known),
+            Some(holder) => holder,
+            None => return Ok(Attachment::Gone),
+        };
+        let known = self.libraries.get(&key).copied();
         if known.is_none() {
             // Where an old probe still stands, the kernel would run the old instruction.
-            self.await_gone(|file| file == found.key.id());
+            self.await_gone(|file| file == key.id());
         }
         let id = known.unwrap_or(self.last_id + 1);
         if found.library.go.is_some() {
-            self.follow_goroutines();
+            self.kernel.set(|variables| &mut variables.go_wanted, 1);
         }
         if found.library.rustls.is_some() {
-            self.follow_ciphertext();
+            self.kernel.follow_ciphertext();
         }
         let beside = found.library.rustls.as_ref().filter(|_| !found.library.is_rustls_alone());
         if known.is_none() && beside.is_some() {
             self.beside.insert(id, id + 1);
         }
-        let (pid, _) = holder;
-        let former = self.take_away(|a| a.found.key == found.key && a.pid == pid);
-        self.discard(former, vec![found.key.id()]);
-        if known.is_none() && self.has_trials() {
+        if known.is_none() {
             self.begin_trial(found, id);
         }
-        let unfollowed = match self.attach_in(found, id, holder) {
-            Ok((attached, unfollowed)) => {
-                self.attached.push(attached);
-                unfollowed
+        let attachment = self.hold(found, id, holder);
+        if !matches!(attachment, Ok(Attachment::Fresh(_))) {
+            self.abandon_probation(found, id);
+            if known.is_none() {
+                // The numbers go to the next library.
+                self.beside.remove(&id);
             }
-            Err(error) => {
-                self.abandon_probation(found, id, pid);
-                if known.is_none() {
-                    // The numbers go to the next library.
-                    self.beside.remove(&id);
-                }
-                return Err(error);
-            }
-        };
-        self.leases.take(found.key.id(), found.file());
+            return attachment;
+        }
+        self.leases.take(key.id(), found.file());
         if known.is_none() {
-            self.libraries.insert(found.key, id);
+            self.libraries.insert(key, id);
             self.last_id = self.beside.get(&id).copied().unwrap_or(id);
         }
-        Ok((true, unfollowed))
+        attachment
+    }
+
+    fn hold(&mut self, found: &Found, id: LibraryId, holder: Holder) -> Result<Attachment, libbpf_rs::Error> {
+        self.begin_probation(found, id)?;
+        // Another program may have had its pid.
+        self.desired.leave(|a| a.found().key == found.key && a.holder.pid == holder.pid);
+        let blueprint = self.blueprint(found, id);
+        let unfollowed = if self.desired.by_returns { blueprint.unfollowed.clone() } else { Vec::new() };
+        self.desired.holdings.push(Holding { holder, blueprint });
+        let failures = self.bring_about_in(Some(holder.pid), Leaving::Unwatched);
+        let is_it = |holding: &Holding| holding.holder == holder && holding.id() == id;
+        if let Err(error) = failures.of(|part| part.holder == holder && part.place == Where::Library(id)) {
+            self.desired.leave(is_it);
+            self.bring_about_in(Some(holder.pid), Leaving::Awaited);
+            return Err(error);
+        }
+        if !self.desired.holdings.iter().any(is_it) {
+            return Ok(Attachment::Gone);
+        }
+        Ok(Attachment::Fresh(unfollowed))
     }
 
     /// Whether a library is probed for certain processes only.
@@ -118,42 +140,35 @@ impl Probe {
 
     /// Takes the probes of processes away that have ended or become another program. Nobody waits for that.
     pub fn let_go(&mut self) {
-        if !self.by_process {
-            return;
+        let desired = &self.desired;
+        let of_processes = desired.stacks.keys().chain(desired.into_memory.keys());
+        let mut holders: BTreeSet<Holder> = of_processes.map(|process| Holder::from(*process)).collect();
+        holders.extend(desired.holdings.iter().map(|holding| holding.holder).filter(|h| *h != Holder::ALL));
+        holders.retain(|holder| {
+            let now = self.process(holder.pid.cast_unsigned());
+            now.is_none_or(|process| process.generation != holder.generation)
+        });
+        if !holders.is_empty() {
+            self.forget_holders(&holders);
+            self.bring_about(Leaving::Unwatched);
         }
-        let mut pids: Vec<i32> = self.attached.iter().map(|attached| attached.pid).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        let now: Vec<(i32, Option<u64>)> = pids
-            .into_iter()
-            .map(|pid| (pid, self.process(pid as u32).map(|process| process.generation)))
-            .collect();
-        let is_over = |attached: &Attached| {
-            now.iter().any(|(pid, generation)| {
-                *pid == attached.pid && generation.is_none_or(|generation| generation != attached.generation)
-            })
-        };
-        let files = self.files_of(is_over);
-        let links = self.take_away(is_over);
-        self.discard(links, files);
         self.give_leases_back();
+    }
+
+    /// Captures this process no more: it has ended.
+    pub(super) fn let_process_go(&mut self, pid: u32) {
+        let pid = pid.cast_signed();
+        self.desired.leave(|holding| holding.holder.pid == pid);
+        self.bring_about_in(Some(pid), Leaving::Unwatched);
     }
 
     /// Those of files that have no probes any more.
     fn give_leases_back(&mut self) {
         self.going.retain(|going| !going.thread.is_finished());
-        let mut needed = self.files_of(|_| true);
-        needed.extend(self.going.iter().flat_map(|going| &going.files));
-        needed.extend(self.bios.values().flatten().map(|(id, _)| *id));
+        let going = self.going.iter().flat_map(|going| going.files.iter().copied());
+        let needed: BTreeSet<FileId> =
+            self.attached.values().map(|probes| probes.file).chain(going).collect();
         self.leases.keep(|id| needed.contains(&id));
-    }
-
-    pub(super) fn files_of(&self, is_it: impl Fn(&Attached) -> bool) -> Vec<FileId> {
-        self.attached
-            .iter()
-            .filter(|attached| is_it(attached))
-            .map(|attached| attached.found.key.id())
-            .collect()
     }
 
     /// Until no probe is left that was let go in the files that are waited for.
@@ -178,28 +193,30 @@ impl Probe {
     /// Takes the probes of files away that somebody opens for writing, and waits for now; those files.
     pub fn yield_files(&mut self) -> Vec<PathBuf> {
         let asked = self.leases.asked();
-        let mut paths = Vec::new();
-        for file in &asked {
-            let is_it = |attached: &Attached| attached.found.key.id() == *file;
-            let mut ids: Vec<LibraryId> = Vec::new();
-            for attached in self.attached.iter().filter(|attached| is_it(attached)) {
-                self.forget_found(&attached.found);
-                if !ids.contains(&attached.id) {
-                    ids.push(attached.id);
-                    paths.push(attached.found.path.clone());
-                }
+        let mut paths: Vec<PathBuf> = Vec::new();
+        let former = self.desired.leave(|holding| asked.contains(&holding.file()));
+        for holding in &former {
+            self.forget_found(holding.found());
+            if !paths.contains(&holding.found().path) {
+                paths.push(holding.found().path.clone());
             }
-            let mut links = self.take_away(is_it);
-            links.extend(ids.iter().flat_map(|id| self.forget_stacks_in(*id)).collect::<Vec<_>>());
-            for of_process in self.bios.values_mut() {
-                links.extend(of_process.extract_if(.., |(id, _)| id == file).map(|(_, link)| link));
-            }
-            detach(links);
         }
+        self.forget_file_of(&former);
+        let bios = self.desired.into_memory.values_mut();
+        bios.for_each(|bios| bios.retain(|bio| !asked.contains(&bio.id)));
+        self.bring_about(Leaving::Awaited);
         // What was let go before may be of the same files.
         self.await_gone(|id| asked.contains(&id));
         self.leases.keep(|id| !asked.contains(&id));
         paths
+    }
+
+    /// Forgets what else is probed in the files of these libraries.
+    fn forget_file_of(&mut self, former: &[Holding]) {
+        former.iter().for_each(|holding| self.forget_stacks_in(holding.id()));
+        for bios in self.desired.into_memory.values_mut() {
+            bios.retain(|bio| !former.iter().any(|holding| holding.file() == bio.id));
+        }
     }
 
     /// A process that is captured has a child that is not, with breakpoints from its parent.
@@ -210,36 +227,18 @@ impl Probe {
     /// Takes breakpoints away from those who have inherited them and are no targets.
     pub fn disinherit(&mut self) {
         // A probe that stands alone goes by itself where it is hit in another process.
-        if !std::mem::take(&mut self.has_heirs) || !self.programs.in_bulk() {
+        if !std::mem::take(&mut self.has_heirs) || !self.bulk() {
             return;
         }
-        let mut links = Vec::new();
+        let (mut links, mut files, mut done) = (Vec::new(), Vec::new(), BTreeSet::new());
         // When one goes the kernel looks who is to have a breakpoint there. In this process nobody meets it.
-        for attached in &self.attached {
-            let offsets = self.offsets_of(attached);
-            links.extend(self.attach_to_none(attached, &offsets));
+        for (part, probes) in &self.attached {
+            // Once for all who have it.
+            if let Some(path) = self.attach_path(part).filter(|_| done.insert((part.place, part.what))) {
+                links.extend(self.kernel.attach_to_none(&path, &probes.offsets));
+                files.push(probes.file);
+            }
         }
-        self.discard(links, self.files_of(|_| true));
-    }
-
-    /// Takes what is attached out of the tables; its probes go when the links are dropped, those of entries first.
-    pub(super) fn take_away(&mut self, is_it: impl Fn(&Attached) -> bool) -> Vec<Link> {
-        let mut taken = Vec::new();
-        for attached in self.attached.extract_if(.., |attached| is_it(attached)).collect::<Vec<_>>() {
-            taken.extend(attached.links.into_iter().map(|(_, role, link)| (role, link)));
-            let of_probation = self.leave_probation(attached.id, attached.pid);
-            taken.extend(of_probation.into_iter().map(|link| (Role::ReturnProbe, link)));
-        }
-        taken.sort_by_key(|(role, _)| *role);
-        taken.into_iter().map(|(_, link)| link).collect()
-    }
-
-    /// Detaches from these files; the kernel takes its time for that.
-    pub(super) fn discard(&mut self, links: Vec<Link>, files: Vec<FileId>) {
-        if links.is_empty() {
-            return;
-        }
-        self.going.retain(|going| !going.thread.is_finished());
-        self.going.push(Going { files, thread: thread::spawn(move || detach(links)) });
+        self.discard([links, Vec::new()], files);
     }
 }

@@ -9,13 +9,15 @@
 //! then the exports are probed again, for good.
 
 use std::collections::HashMap;
-use std::thread;
 
 use libbpf_rs::{MapCore, MapFlags};
 
-use super::sites::{Group, behind, is_left, site_of};
+use super::attach::Leaving;
+use super::gate::await_programs;
+use super::parts::Where;
+use super::sites::{behind, is_left, site_of};
 use super::skeleton::types::{self, evidence, t2p_site};
-use super::{Attached, Probe, await_programs, bytes_of, cookie, from_bytes, together};
+use super::{Probe, bytes_of, cookie, from_bytes};
 use crate::discover::Found;
 use crate::discover::code::{Cost, Place};
 use crate::discover::function::Function;
@@ -25,9 +27,6 @@ use crate::printable;
 
 /// Calls of an export that must agree. Each moved data.
 const CALLS: u32 = 16;
-/// Libraries are numbered so as long as programs cannot tell them apart.
-const ANY_LIBRARY: LibraryId = 0;
-
 /// What happened to the probes of a library, for the user to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
@@ -41,11 +40,22 @@ pub enum News {
 
 /// A library whose internal functions are on trial.
 pub(super) struct Trial {
-    id: LibraryId,
+    pub id: LibraryId,
     path: String,
     exports: Vec<Export>,
     internal: Vec<t2p_site>,
-    condemned: bool,
+    standing: Standing,
+}
+
+/// What is thought of the internal functions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// They may take over, or have.
+    Trusted,
+    /// They are not what they seemed, and go.
+    Condemned,
+    /// The same, but an export cannot be probed again. What they tell is better than nothing, and says what it lacks.
+    Needed,
 }
 
 /// An export that may be taken over.
@@ -69,20 +79,27 @@ enum State {
 impl Probe {
     /// The number by which programs know the library.
     pub(super) fn cookie_of(&self, id: LibraryId) -> LibraryId {
-        if self.has_cookie { id } else { ANY_LIBRARY }
+        self.kernel.way.number(id)
     }
 
     /// Makes room for the evidence on a library's internal functions. If there is none, they are not
     /// probed.
     pub(super) fn begin_trial(&mut self, found: &Found, id: LibraryId) {
+        // An attempt that failed may have left something under this number. Without cookies what is
+        // there is that of all.
+        self.desired.trials.retain(|trial| trial.id != id);
+        if !self.desired.has_trials() {
+            return;
+        }
         let mut trial = Trial {
             id,
             path: found.path.to_string_lossy().into_owned(),
             exports: Vec::new(),
             internal: Vec::new(),
-            condemned: false,
+            standing: Standing::Trusted,
         };
-        let may_count = |behind: &Behind| self.is_seen_to_return(found, behind.place.offset);
+        let way = self.kernel.way;
+        let may_count = |behind: &Behind| way.is_seen_to_return(found, behind.place.offset);
         for (site, behind) in behind(&found.library).filter(|(_, behind)| may_count(behind)) {
             trial.internal.push(site);
             trial.exports.extend(behind.exports.iter().map(|function| Export {
@@ -95,92 +112,68 @@ impl Probe {
         if trial.internal.is_empty() {
             return;
         }
-        // An attempt that failed may have left something under this number. Without cookies what is
-        // there is that of all.
-        self.trials.retain(|t| t.id != id);
-        let flags = if self.has_cookie { MapFlags::ANY } else { MapFlags::NO_EXIST };
+        let flags = if way.has_cookie { MapFlags::ANY } else { MapFlags::NO_EXIST };
         let none = evidence::default();
         let made = trial.sites().all(|site| {
             let key = cookie(site, self.cookie_of(id)).to_ne_bytes();
-            self.skeleton.maps.evidence.update(&key, bytes_of(&none), flags).is_ok()
+            self.kernel.skeleton.maps.evidence.update(&key, bytes_of(&none), flags).is_ok()
         });
-        trial.condemned = !made && self.has_cookie;
         // Without cookies all libraries are condemned together.
-        trial.condemned |= !self.has_cookie && self.trials.iter().any(|t| t.condemned);
-        self.trials.push(trial);
-    }
-
-    /// Whether functions may take over from the exports before them: their returns must be seen on all stacks.
-    pub(super) fn has_trials(&self) -> bool {
-        self.without_return_probes || !self.by_returns
-    }
-
-    /// Whether a group of probes is to be attached.
-    pub(super) fn is_wanted(&self, id: LibraryId, group: Group) -> bool {
-        let trial = self.trials.iter().find(|t| t.id == id);
-        match group {
-            Group::Base => true,
-            Group::Internal => self.has_trials() && trial.is_some_and(|t| !t.condemned),
-            Group::Export(function) => !trial.is_some_and(|t| {
-                !t.condemned && t.exports.iter().any(|e| e.function == function && e.state == State::Gone)
-            }),
+        let others = !way.has_cookie && self.desired.trials.iter().any(|t| !t.is_trusted());
+        if others || !made && way.has_cookie {
+            trial.standing = Standing::Condemned;
         }
+        self.desired.trials.push(trial);
     }
 
-    /// Acts on what the kernel side has found out. To be called now and then; never waits for
-    /// probes to go.
+    /// Acts on what the kernel side has found out. To be called now and then. Waits for
+    /// probes to go only if something is not what it seemed.
     pub fn settle(&mut self) -> Vec<News> {
-        if self.trials.is_empty() && self.probations.is_empty() {
-            return Vec::new();
-        }
-        let evidence = self.evidence();
-        let mut news = std::mem::take(&mut self.unsaid);
-        news.extend(self.end_probations(&evidence));
-        let mut trials = std::mem::take(&mut self.trials);
-        let of = |probe: &Probe, trial: &Trial, site| -> evidence {
-            evidence.get(&cookie(site, probe.cookie_of(trial.id))).copied().unwrap_or_default()
-        };
-        for trial in trials.iter_mut().filter(|t| !t.condemned) {
-            if trial.sites().any(|site| of(self, trial, site).disagreed > 0) {
-                news.push(self.condemn(trial));
+        if !self.desired.trials.is_empty() || !self.desired.probations.is_empty() {
+            let evidence = self.evidence();
+            let news = self.end_probations(&evidence);
+            self.unsaid.extend(news);
+            let way = self.kernel.way;
+            let of = |id, site| -> evidence {
+                evidence.get(&cookie(site, way.number(id))).copied().unwrap_or_default()
+            };
+            let disagrees = |trial: &Trial| trial.sites().any(|site| of(trial.id, site).disagreed > 0);
+            let trials = self.desired.trials.iter().filter(|trial| trial.is_trusted() && disagrees(trial));
+            for id in trials.map(|trial| trial.id).collect::<Vec<_>>() {
+                self.acquit(id);
+            }
+            if way.has_cookie {
+                self.take_over(|id, export| of(id, site_of(export)));
             }
         }
-        if self.has_cookie {
-            self.take_over(&mut trials, &mut news, |probe, trial, export| of(probe, trial, site_of(export)));
-        }
-        self.trials = trials;
-        news
+        std::mem::take(&mut self.unsaid)
     }
 
-    /// Gives verdicts, and takes probes away that nobody needs any more.
-    fn take_over(
-        &mut self,
-        trials: &mut [Trial],
-        news: &mut Vec<News>,
-        of: impl Fn(&Probe, &Trial, Function) -> evidence,
-    ) {
-        let mut verdict = false;
-        let mut links = Vec::new();
-        for trial in trials.iter_mut().filter(|t| !t.condemned) {
-            for index in 0..trial.exports.len() {
-                let Export { function, internal, place, state } = trial.exports[index];
-                let seen = of(self, trial, function);
+    /// Gives verdicts, and takes probes away that nobody needs any more. `of`: the evidence on a library's export.
+    fn take_over(&mut self, of: impl Fn(LibraryId, Function) -> evidence) {
+        let (mut verdict, mut is_change) = (false, false);
+        let mut trials = std::mem::take(&mut self.desired.trials);
+        for trial in trials.iter_mut().filter(|trial| trial.is_trusted()) {
+            let id = trial.id;
+            for export in &mut trial.exports {
+                let Export { function, internal, place, state } = *export;
+                let seen = of(id, function);
                 match state {
                     // The internal function first: its calls count before the export's cease to.
                     State::Probed
                         if seen.agreed >= CALLS
                             && [internal, site_of(function)]
                                 .iter()
-                                .all(|site| self.judge(trial.id, *site, types::verdict::VERDICT_TAKEN)) =>
+                                .all(|site| self.judge(id, *site, types::verdict::VERDICT_TAKEN)) =>
                     {
-                        trial.exports[index].state = State::Taken;
+                        export.state = State::Taken;
                         verdict = true;
                     }
                     // Taken before this round, so every program that still counts for the export is done.
-                    State::Taken if seen.pending <= 0 && !self.has_coroutines(trial.id) => {
-                        trial.exports[index].state = State::Gone;
-                        links.extend(self.take_links(trial.id, Group::Export(function)));
-                        news.push(News::Detail(format!(
+                    State::Taken if seen.pending <= 0 && !self.has_coroutines(id) => {
+                        export.state = State::Gone;
+                        is_change = true;
+                        self.unsaid.push(News::Detail(format!(
                             "{} of {}: {} proven after {} calls; the export is not probed any more",
                             function.symbol(),
                             trial.path,
@@ -192,94 +185,73 @@ impl Probe {
                 }
             }
         }
+        self.desired.trials = trials;
         if verdict {
             await_programs();
         }
-        discard(links);
+        if is_change {
+            self.bring_about(Leaving::Unwatched);
+        }
     }
 
-    /// The internal functions of a library are not what they were taken for.
-    pub(super) fn condemn(&mut self, trial: &mut Trial) -> News {
-        let mut late = false;
-        for export in trial.exports.iter_mut().filter(|e| e.state != State::Probed) {
-            late = true;
-            if export.state == State::Gone
-                && let Err(error) = self.attach_again(trial.id, export.function)
-            {
-                // What the internal function tells is better than nothing, and says what it lacks.
-                trial.condemned = true;
-                return News::Warning(format!(
-                    "{} of {}: it cannot be probed again: {error:#}",
-                    export.function.symbol(),
-                    trial.path
-                ));
+    /// The internal functions of a library are of no use any more, for whatever reason: its exports are probed again.
+    pub(super) fn acquit(&mut self, id: LibraryId) {
+        let is_it = |trial: &Trial| trial.id == id && trial.is_trusted();
+        let Some(at) = self.desired.trials.iter().position(is_it) else { return };
+        let gone = |trial: &Trial, state| -> Vec<Function> {
+            let of = trial.exports.iter().filter(|export| export.state == state);
+            of.map(|export| export.function).collect()
+        };
+        let trial = &mut self.desired.trials[at];
+        let late = trial.exports.iter().any(|export| export.state != State::Probed);
+        let again = gone(trial, State::Gone);
+        let path = trial.path.clone();
+        // Before the internal functions go.
+        trial.exports.iter_mut().for_each(|export| export.state = State::Probed);
+        if !again.is_empty() {
+            let failures = self.bring_about(Leaving::Awaited);
+            if let Err(error) = failures.of(|part| part.place == Where::Library(id)) {
+                let trial = &mut self.desired.trials[at];
+                trial.standing = Standing::Needed;
+                let lost = trial.exports.iter_mut().filter(|export| again.contains(&export.function));
+                lost.for_each(|export| export.state = State::Gone);
+                self.bring_about(Leaving::Awaited);
+                self.unsaid.push(News::Warning(format!(
+                    "{path}: its exports cannot be probed again, although the functions behind them are not what they seemed: {error:#}"
+                )));
+                return;
             }
         }
-        trial.condemned = true;
-        for export in &mut trial.exports {
-            let key = cookie(site_of(export.function), self.cookie_of(trial.id)).to_ne_bytes();
+        let trial = &mut self.desired.trials[at];
+        trial.standing = Standing::Condemned;
+        let exports: Vec<_> = trial.exports.iter().map(|export| site_of(export.function)).collect();
+        let internal = trial.internal.clone();
+        for site in exports {
             // It may never have had one.
-            let _ = self.skeleton.maps.verdicts.delete(&key);
-            export.state = State::Probed;
+            let key = cookie(site, self.cookie_of(id)).to_ne_bytes();
+            let _ = self.kernel.skeleton.maps.verdicts.delete(&key);
         }
-        for site in &trial.internal {
+        for site in internal {
             // If it fails the evidence speaks for itself.
-            self.judge(trial.id, *site, types::verdict::VERDICT_CONDEMNED);
+            self.judge(id, site, types::verdict::VERDICT_CONDEMNED);
         }
         await_programs();
-        discard(self.take_links(trial.id, Group::Internal));
+        self.bring_about(Leaving::Unwatched);
         let text = format!(
-            "{}: the functions behind SSL_read and SSL_write are not what they seemed; only the exports are probed",
-            trial.path
+            "{path}: the functions behind SSL_read and SSL_write are not what they seemed; only the exports are probed"
         );
-        if late { News::Warning(text) } else { News::Detail(text) }
-    }
-
-    /// A library's internal functions are of no use any more, for whatever reason.
-    pub(super) fn acquit(&mut self, id: LibraryId) {
-        let mut trials = std::mem::take(&mut self.trials);
-        for trial in trials.iter_mut().filter(|t| t.id == id && !t.condemned) {
-            self.condemn(trial);
-        }
-        self.trials = trials;
+        self.unsaid.push(if late { News::Warning(text) } else { News::Detail(text) });
     }
 
     pub(super) fn judge(&self, id: LibraryId, site: t2p_site, verdict: types::verdict) -> bool {
         let key = cookie(site, self.cookie_of(id)).to_ne_bytes();
-        self.skeleton.maps.verdicts.update(&key, bytes_of(&verdict), MapFlags::ANY).is_ok()
-    }
-
-    fn attach_again(&mut self, id: LibraryId, function: Function) -> Result<(), libbpf_rs::Error> {
-        let mut all = std::mem::take(&mut self.attached);
-        let result = all.iter_mut().filter(|a| a.id == id).try_for_each(|attached| {
-            let group = Group::Export(function);
-            if self.by_returns {
-                self.probe_returns(attached, |of| of == group)?;
-            }
-            let of_export: Vec<_> =
-                self.sites_of(&attached.found).into_iter().filter(|s| s.group == group).collect();
-            of_export.chunk_by(together(self.programs)).try_for_each(|run| self.attach_run(attached, run))
-        });
-        self.attached = all;
-        result
-    }
-
-    /// Those of entries first: an entry that is seen has its return probed.
-    pub(super) fn take_links(&mut self, id: LibraryId, group: Group) -> Vec<libbpf_rs::Link> {
-        let mut taken: Vec<_> = self
-            .attached
-            .iter_mut()
-            .filter(|a| a.id == id)
-            .flat_map(|a: &mut Attached| a.links.extract_if(.., |(of, _, _)| *of == group))
-            .collect();
-        taken.sort_by_key(|(_, role, _)| *role);
-        taken.into_iter().map(|(_, _, link)| link).collect()
+        self.kernel.skeleton.maps.verdicts.update(&key, bytes_of(&verdict), MapFlags::ANY).is_ok()
     }
 
     fn evidence(&self) -> HashMap<u64, evidence> {
         /// Entries that one system call brings.
         const BATCH: u32 = 1024;
-        let map = &self.skeleton.maps.evidence;
+        let map = &self.kernel.skeleton.maps.evidence;
         let Ok(entries) = map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY) else {
             return HashMap::new();
         };
@@ -290,15 +262,34 @@ impl Probe {
 }
 
 impl Trial {
+    /// Of one export, that the function behind it has taken over or not.
+    #[cfg(test)]
+    pub(super) fn example(id: LibraryId, function: Function, is_gone: bool, is_condemned: bool) -> Trial {
+        let state = if is_gone { State::Gone } else { State::Probed };
+        let internal = t2p_site::T2P_SITE_READ_INTERNAL;
+        let place = Place { function: 0, offset: 0, cost: Cost::Emulated };
+        let exports = vec![Export { function, internal, place, state }];
+        let standing = if is_condemned { Standing::Condemned } else { Standing::Trusted };
+        Trial { id, path: String::new(), exports, internal: vec![internal], standing }
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.standing == Standing::Trusted
+    }
+
+    /// Whether the internal functions are probed.
+    pub(super) fn has_internal(&self) -> bool {
+        self.standing != Standing::Condemned
+    }
+
+    /// Whether an export is not probed any more.
+    pub(super) fn has_taken_over(&self, function: Function) -> bool {
+        let is_gone = |export: &Export| export.function == function && export.state == State::Gone;
+        self.has_internal() && self.exports.iter().any(is_gone)
+    }
+
     fn sites(&self) -> impl Iterator<Item = t2p_site> + '_ {
         self.internal.iter().copied().chain(self.exports.iter().map(|e| site_of(e.function)))
-    }
-}
-
-/// Detaches; the kernel takes its time for that.
-pub(super) fn discard(links: Vec<libbpf_rs::Link>) {
-    if !links.is_empty() {
-        thread::spawn(move || drop(links));
     }
 }
 

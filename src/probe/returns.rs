@@ -2,17 +2,10 @@
 //! probes. Those put an address of their own in place of the return address: exceptions, cancelled threads, backtraces,
 //! shadow stacks and coroutines are harmed by it.
 
-use std::collections::HashSet;
-use std::path::Path;
-
-use libbpf_rs::{Link, UprobeMultiOpts, UprobeOpts};
-
-use super::sites::{Group, Kind, Programs, Role, Site, sites};
-use super::skeleton::types::{t2p_cookie_bit, t2p_site, t2p_value};
-use super::{Attached, COOKIE_RETURN, Probe, cookie};
+use super::COOKIE_RETURN;
+use super::skeleton::types::{t2p_cookie_bit, t2p_value};
 use crate::discover::Found;
-use crate::discover::returns::{self, Cheap, Unclear, Value};
-use crate::event::LibraryId;
+use crate::discover::returns::{Cheap, Return, Unclear, Value};
 use crate::printable;
 
 /// A function whose returns are not known, so that its calls are not followed.
@@ -28,125 +21,15 @@ pub struct Unfollowed {
     pub moves_data: bool,
 }
 
-/// An instruction that is probed.
-pub(super) struct Return {
-    site: t2p_site,
-    kind: Kind,
-    group: Group,
-    pub offset: u64,
-    /// What the attach cookie says beside site and library.
-    bits: u64,
-}
-
-impl Probe {
-    /// Every probe of a library. Without return probes the functions behind exports are probed only where it is known
-    /// how they return.
-    pub(super) fn sites_of(&self, found: &Found) -> Vec<Site> {
-        let mut all = sites(&found.library, self.programs);
-        all.retain(|site| site.group != Group::Internal || self.is_seen_to_return(found, site.offset));
-        all
-    }
-
-    /// Whether a function that is probed at this offset is seen to return.
-    pub(super) fn is_seen_to_return(&self, found: &Found, offset: u64) -> bool {
-        !self.without_return_probes || found.library.returns.of(offset).is_ok()
-    }
-
-    /// Where one return is probed, and what the cookies there say.
-    pub(super) fn probed_at(&self, found: &returns::Return) -> Vec<(u64, u64)> {
-        match found {
-            // Without a cookie nobody knows what is on the stack there.
-            returns::Return::Ret { cheap, .. } if self.has_cookie && !cheap.is_empty() => {
-                cheap.iter().map(|jump| (jump.at, COOKIE_RETURN | bits_of(jump))).collect()
-            }
-            returns::Return::Ret { at, .. } => vec![(*at, COOKIE_RETURN)],
-            returns::Return::Behind { at, .. } => vec![(*at, 0)],
+/// Where one return is probed, and what the cookies there say.
+pub(super) fn probed_at(found: &Return, has_cookie: bool) -> Vec<(u64, u64)> {
+    match found {
+        // Without a cookie nobody knows what is on the stack there.
+        Return::Ret { cheap, .. } if has_cookie && !cheap.is_empty() => {
+            cheap.iter().map(|jump| (jump.at, COOKIE_RETURN | bits_of(jump))).collect()
         }
-    }
-
-    /// Where what is probed of a library returns, and the functions of which that is not known.
-    pub(super) fn returns_of(&self, found: &Found) -> (Vec<Return>, Vec<Unfollowed>) {
-        let wanted = |site: &Site| {
-            let kind = site.kind == Kind::C || self.without_return_probes && site.kind == Kind::Rustls;
-            kind && (site.entry.is_none() || self.programs == Programs::Session && !site.alone)
-        };
-        let mut known = HashSet::new();
-        let (mut all, mut unclear) = (Vec::new(), Vec::new());
-        for site in self.sites_of(found).into_iter().filter(wanted) {
-            let Site { site: number, kind, group, offset, .. } = site;
-            match self.returns_from(found, offset) {
-                // Functions that end in the same one share its returns.
-                Ok(places) => all.extend(places.into_iter().filter_map(|(offset, bits)| {
-                    let is_new = known.insert((offset, bits, group, kind));
-                    is_new.then_some(Return { site: number, kind, group, offset, bits })
-                })),
-                Err(why) => unclear.push(unfollowed(found, offset, why)),
-            }
-        }
-        (all, unclear)
-    }
-
-    fn returns_from(&self, found: &Found, offset: u64) -> Result<Vec<(u64, u64)>, Unclear> {
-        let places = found.library.returns.of(offset)?;
-        if self.without_return_probes {
-            return Ok(places.iter().flat_map(|place| self.probed_at(place)).collect());
-        }
-        // Beside return probes, only what is no place for one.
-        let ret = |place: &returns::Return| match place {
-            returns::Return::Ret { at, .. } => Ok((*at, COOKIE_RETURN)),
-            returns::Return::Behind { .. } => Err(Unclear::Jump),
-        };
-        places.iter().map(ret).collect()
-    }
-
-    /// Probes where the functions of these groups return. Returns the functions whose calls are not followed.
-    pub(super) fn probe_returns(
-        &self,
-        attached: &mut Attached,
-        is_wanted: impl Fn(Group) -> bool,
-    ) -> Result<Vec<Unfollowed>, libbpf_rs::Error> {
-        let (returns, unclear) = self.returns_of(&attached.found);
-        let path = attached.found.attach_path();
-        let mut rest: Vec<Return> = returns.into_iter().filter(|at| is_wanted(at.group)).collect();
-        while let Some(first) = rest.first() {
-            let (group, kind) = (first.group, first.kind);
-            let (run, others) = rest.into_iter().partition(|at| (at.group, at.kind) == (group, kind));
-            rest = others;
-            let id = self.number_of(attached.id, kind);
-            let links = self.attach_returns(attached.pid, &path, &run, id)?;
-            attached.links.extend(links.into_iter().map(|link| (group, Role::Instruction, link)));
-        }
-        Ok(unclear)
-    }
-
-    /// Attaches the program for returns to instructions, all of one kind.
-    pub(super) fn attach_returns(
-        &self,
-        pid: i32,
-        path: &Path,
-        returns: &[Return],
-        id: LibraryId,
-    ) -> Result<Vec<Link>, libbpf_rs::Error> {
-        let cookie_of = |at: &Return| cookie(at.site, id) | at.bits;
-        let Some(first) = returns.first() else { return Ok(Vec::new()) };
-        let site = |at: &Return| Site::at_return(at.site, at.offset, at.kind, at.group);
-        if self.programs.in_bulk() {
-            let options = UprobeMultiOpts {
-                offsets: returns.iter().map(|at| at.offset as usize).collect(),
-                cookies: returns.iter().map(cookie_of).collect(),
-                session: self.programs == Programs::Session,
-                ..UprobeMultiOpts::default()
-            };
-            let program = self.program(self.programs.name(&site(first)))?;
-            return Ok(vec![program.attach_uprobe_multi_with_opts(pid, path, "", options)?]);
-        }
-        let attach = |at: &Return| {
-            let cookie = if self.has_cookie { cookie_of(at) } else { 0 };
-            let options = UprobeOpts { cookie, ..UprobeOpts::default() };
-            let program = self.program(self.programs.name(&site(at)))?;
-            program.attach_uprobe_with_opts(pid, path, at.offset as usize, options)
-        };
-        returns.iter().map(attach).collect()
+        Return::Ret { at, .. } => vec![(*at, COOKIE_RETURN)],
+        Return::Behind { at, .. } => vec![(*at, 0)],
     }
 }
 
@@ -173,7 +56,7 @@ fn bits_of(jump: &Cheap) -> u64 {
         | condition
 }
 
-fn unfollowed(found: &Found, offset: u64, why: Unclear) -> Unfollowed {
+pub(super) fn unfollowed(found: &Found, offset: u64, why: Unclear) -> Unfollowed {
     let library = &found.library;
     let named = library.offsets.places().find(|(_, place)| place.offset == offset);
     let rustls = library.rustls.iter().flat_map(|rustls| &rustls.places).find(|place| place.entry == offset);

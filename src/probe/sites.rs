@@ -1,5 +1,6 @@
 //! Which program goes where in a library.
 
+use super::parts::What;
 use super::skeleton::types::{t2p_rustls_flag, t2p_site};
 use crate::discover::code::Place;
 use crate::discover::elf::TlsLibrary;
@@ -9,7 +10,7 @@ use crate::discover::internal::Behind;
 use crate::discover::rustls::{Protection, RustlsFunction};
 
 /// What is attached and taken away together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Group {
     /// The functions behind exports.
     Internal,
@@ -17,17 +18,6 @@ pub(super) enum Group {
     Base,
     /// An export that its internal function may take over.
     Export(Function),
-}
-
-/// What a link is for, in the order in which links are taken away: an entry that is seen has its return probed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Role {
-    /// Entries, or entries and returns in one.
-    Entry,
-    /// Instructions with which functions return.
-    Instruction,
-    /// Return probes.
-    ReturnProbe,
 }
 
 /// One probe in a library.
@@ -47,6 +37,11 @@ pub(super) struct Site {
 }
 
 impl Site {
+    /// It is that of a function behind exports.
+    pub(super) fn is_behind(&self) -> bool {
+        self.group == Group::Internal
+    }
+
     /// An instruction with which a function returns.
     pub(super) fn at_return(site: t2p_site, offset: u64, kind: Kind, group: Group) -> Site {
         Site { site, offset, entry: None, kind, group, alone: false }
@@ -167,8 +162,7 @@ pub(super) fn behind(library: &TlsLibrary) -> impl Iterator<Item = (t2p_site, &B
     read.chain(internal.write.iter().map(|b| (t2p_site::T2P_SITE_WRITE_INTERNAL, b)))
 }
 
-/// Every probe of a library, in the order in which they are attached: an entry that is seen has its
-/// return probed, and an export whose call is seen has the internal function inside it probed.
+/// Every probe of a library.
 pub(super) fn sites(library: &TlsLibrary, programs: Programs) -> Vec<Site> {
     let mut sites = Vec::new();
     let mut add = |site, place: Place, entry: Option<&'static str>, at_return: bool, group| {
@@ -212,7 +206,6 @@ pub(super) fn sites(library: &TlsLibrary, programs: Programs) -> Vec<Site> {
         };
         sites.extend([of(None), of(Some(entry))]);
     }
-    sites.sort_by_key(|site| (site.group != Group::Internal, site.kind, site.entry.is_some()));
     sites
 }
 
@@ -293,34 +286,15 @@ impl Programs {
         matches!(self, Programs::Session | Programs::Bulk)
     }
 
-    /// Whether a site is a return probe by itself, which changes the return address on the stack.
-    pub fn is_return_probe(self, site: &Site) -> bool {
-        site.entry.is_none()
-            && match site.kind {
-                Kind::C => self != Programs::Session,
-                Kind::Go => false,
-                Kind::Rustls => true,
-            }
-    }
-
-    /// Whether a program has to be loaded.
-    pub fn needs(self, program: &str) -> bool {
-        match self {
-            Programs::Session => {
-                matches!(program, "ssl_session" | "go_any_entry" | "go_return")
-                    || matches!(program, "rustls_any_entry" | "rustls_return")
-            }
-            Programs::Bulk | Programs::Each => {
-                matches!(program, "ssl_any_entry" | "ssl_return_any" | "go_any_entry" | "go_return")
-                    || matches!(program, "rustls_any_entry" | "rustls_return")
-            }
-            Programs::EachUnrolled => {
-                matches!(program, "ssl_return_unrolled" | "go_return_unrolled" | "rustls_return")
-                    || matches!(program, "ssl_return_of_new" | "ssl_return_of_import")
-                    || program.starts_with("ssl_entry_")
-                    || program.starts_with("go_entry_")
-                    || program.starts_with("rustls_entry_")
-            }
+    /// The part that a site belongs to.
+    pub fn what(self, site: &Site) -> What {
+        let Site { group, kind, .. } = *site;
+        match (site.entry, kind) {
+            (None, Kind::Go) => What::Returns(group, kind),
+            // Changes the return address on the stack. A session is entry and return in one.
+            (None, Kind::C) if self != Programs::Session => What::ReturnProbes(group, kind),
+            (None, Kind::Rustls) => What::ReturnProbes(group, kind),
+            _ => What::Entries(group, kind),
         }
     }
 }

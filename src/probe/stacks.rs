@@ -2,22 +2,31 @@
 //! reverse order of the calls; return probes kill a program that goes over to another stack in between. On such stacks
 //! (`bpf/stack.bpf.h` tells which) return instructions are probed instead.
 
-use std::collections::HashSet;
-
-use libbpf_rs::Link;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Probe;
-use super::returns::{Return, Unfollowed};
-use super::sites::{Group, Programs, Role, Site};
+use super::attach::Leaving;
+use super::blueprint::Blueprint;
+use super::parts::Holder;
+use super::returns::Unfollowed;
+use super::sites::Programs;
 use crate::discover::Found;
 use crate::event::{LibraryId, ProcessKey};
 
-/// What is followed so in a process.
+/// The libraries that are followed so in a process.
 #[derive(Default)]
-pub(super) struct Followed {
-    ids: HashSet<LibraryId>,
-    /// In this process only. They last as long as it is known.
-    links: Vec<(LibraryId, Link)>,
+pub(super) struct Followed(BTreeMap<LibraryId, Arc<Blueprint>>);
+
+impl Followed {
+    #[cfg(test)]
+    pub(super) fn of(blueprints: impl IntoIterator<Item = Arc<Blueprint>>) -> Followed {
+        Followed(blueprints.into_iter().map(|blueprint| (blueprint.id, blueprint)).collect())
+    }
+
+    pub(super) fn libraries(&self) -> impl Iterator<Item = &Arc<Blueprint>> {
+        self.0.values()
+    }
 }
 
 impl Probe {
@@ -32,70 +41,41 @@ impl Probe {
         found: &[Found],
     ) -> Result<Vec<Unfollowed>, libbpf_rs::Error> {
         let mut unclear = Vec::new();
-        let mut followed = self.stacks.remove(&process).unwrap_or_default();
-        let mut result = Ok(());
         for found in found {
             // One that is not probed yet is followed when it is.
             let Some(id) = self.libraries.get(&found.key).copied() else { continue };
-            if !followed.ids.insert(id) {
+            if self.desired.stacks.get(&process).is_some_and(|followed| followed.0.contains_key(&id)) {
                 continue;
             }
-            let (returns, not) = self.returns_of(found);
-            unclear.extend(not);
-            if self.programs == Programs::Session {
-                result = self.add_returns(process, found, id, &returns, &mut followed);
-            }
-            if result.is_err() {
-                followed.ids.remove(&id);
-                break;
+            let blueprint = self.blueprint(found, id);
+            unclear.extend(blueprint.unfollowed.iter().cloned());
+            self.desired.stacks.entry(process).or_default().0.insert(id, blueprint);
+            let holder = Holder::from(process);
+            let failures = self.bring_about_in(Some(holder.pid), Leaving::Unwatched);
+            if let Err(error) = failures.of(|part| part.holder == holder) {
+                self.desired.stacks.entry(process).or_default().0.remove(&id);
+                self.bring_about_in(Some(holder.pid), Leaving::Unwatched);
+                return Err(error);
             }
         }
-        self.stacks.insert(process, followed);
-        result?;
         unclear.extend(self.avoid_return_probes()?);
         Ok(unclear)
     }
 
-    /// Takes away what is followed in a library.
-    pub(super) fn forget_stacks_in(&mut self, id: LibraryId) -> Vec<Link> {
-        let mut links = Vec::new();
-        for followed in self.stacks.values_mut() {
-            followed.ids.remove(&id);
-            links.extend(followed.links.extract_if(.., |(of, _)| *of == id).map(|(_, link)| link));
-        }
-        links
+    /// Forgets that a library is followed.
+    pub(super) fn forget_stacks_in(&mut self, id: LibraryId) {
+        self.desired.stacks.values_mut().for_each(|followed| drop(followed.0.remove(&id)));
     }
 
     /// The process of this pid, if it has coroutines.
     pub fn with_stacks(&self, pid: u32) -> Option<ProcessKey> {
-        self.stacks.keys().find(|process| process.pid == pid).copied()
+        self.desired.stacks.keys().find(|process| process.pid == pid).copied()
     }
 
     /// Whether processes with coroutines use a library: they need its exports, since where the functions behind
     /// them return is seldom known.
     pub(super) fn has_coroutines(&self, id: LibraryId) -> bool {
-        self.stacks.values().any(|followed| followed.ids.contains(&id))
-    }
-
-    /// Probes return instructions in a process, and exports that are not probed any more.
-    fn add_returns(
-        &self,
-        process: ProcessKey,
-        found: &Found,
-        id: LibraryId,
-        returns: &[Return],
-        followed: &mut Followed,
-    ) -> Result<(), libbpf_rs::Error> {
-        let path = found.attach_path();
-        let pid = process.pid as i32;
-        let of_returns = self.attach_returns(pid, &path, returns, self.cookie_of(id))?;
-        followed.links.extend(of_returns.into_iter().map(|link| (id, link)));
-        let is_gone = |group| matches!(group, Group::Export(_)) && !self.is_wanted(id, group);
-        let gone: Vec<Site> = self.sites_of(found).into_iter().filter(|site| is_gone(site.group)).collect();
-        if !gone.is_empty() {
-            followed.links.push((id, self.attach_bulk(pid, &path, &gone, self.cookie_of(id))?));
-        }
-        Ok(())
+        self.desired.stacks.values().any(|followed| followed.0.contains_key(&id))
     }
 
     /// Where the kernel cannot be told at each entry to leave the return alone: sets no return probes any more, and
@@ -105,35 +85,29 @@ impl Probe {
     /// # Errors
     /// If a probe cannot be attached.
     pub fn avoid_return_probes(&mut self) -> Result<Vec<Unfollowed>, libbpf_rs::Error> {
-        if self.programs == Programs::Session || self.by_returns {
+        if self.kernel.way.programs == Programs::Session || self.desired.by_returns {
             return Ok(Vec::new());
         }
-        self.by_returns = true;
+        self.desired.into_memory.clear();
+        self.bring_about(Leaving::Awaited);
+        self.desired.by_returns = true;
         self.tell_by_returns();
-        self.bios.clear();
-        let mut all = std::mem::take(&mut self.attached);
-        let mut unclear = Vec::new();
-        let result = all.iter_mut().try_for_each(|attached| {
-            unclear.extend(self.probe_returns(attached, |_| true)?);
-            attached.links.retain(|(_, role, _)| *role != Role::ReturnProbe);
-            Ok(())
-        });
-        self.attached = all;
+        let failures = self.bring_about(Leaving::Awaited);
+        let unclear = self.desired.holdings.iter().flat_map(|holding| holding.blueprint.unfollowed.clone());
+        let mut unclear: Vec<Unfollowed> = unclear.collect();
+        unclear.dedup();
         let news = self.end_probations_without_returns();
         self.unsaid.extend(news);
         for id in self.libraries.values().copied().collect::<Vec<_>>() {
             // Where they return is seldom known.
             self.acquit(id);
         }
-        result.map(|()| unclear)
+        failures.of(|_| true).map(|()| unclear)
     }
 
     /// Tells the kernel side whether there are return probes.
     pub(super) fn tell_by_returns(&mut self) {
-        let by_returns = u32::from(self.by_returns);
-        if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
-            // SAFETY: as in `set_gate`.
-            unsafe { std::ptr::from_mut(&mut bss.by_returns).write_volatile(by_returns) };
-        }
+        let by_returns = u32::from(self.desired.by_returns);
+        self.kernel.set(|variables| &mut variables.by_returns, by_returns);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapMut};
@@ -52,9 +52,10 @@ impl Place {
     }
 }
 
-/// The threads that are to be seized, as the kernel side tells. Lives in one thread.
+/// The threads that are to be seized, as the kernel side tells. Lives in one thread. Another one may have the same: each
+/// is told of what the other has not taken.
 pub struct Holds {
-    ring: Ring,
+    ring: Arc<Mutex<Ring>>,
     waker: Epoll,
     bell: Arc<EventFd>,
     /// The kernel side's table of processors of such threads, which of them this is, and what stands there.
@@ -89,17 +90,25 @@ impl Holds {
 
     /// Those that came meanwhile; with each, where it is to be held, if that is known and it is in a system call.
     pub fn take(&mut self, mut act: impl FnMut(Hold, Option<Place>)) {
-        let until = self.ring.written();
-        self.ring.take(until, |record| {
+        while let Some((hold, place)) = self.next() {
+            act(hold, place);
+        }
+    }
+
+    /// One by one: the other thread may act on the next.
+    fn next(&mut self) -> Option<(Hold, Option<Place>)> {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = ring.written();
+        let mut next = None;
+        ring.take(until, |record| {
             let mut bytes = [0; size_of::<types::t2p_hold>()];
             record.copy(&mut bytes);
-            if let Some(hold) = from_bytes::<types::t2p_hold>(&bytes) {
-                let types::t2p_hold { tgid: pid, tid, time, ip, sp, call } = hold;
-                let is_in_call = ip != 0 && call.cast_signed() >= 0;
-                act(Hold { pid, tid, time }, is_in_call.then_some(Place { call, ip, sp }));
-            }
-            Verdict::Taken
+            next = from_bytes::<types::t2p_hold>(&bytes);
+            Verdict::Last
         });
+        let types::t2p_hold { tgid: pid, tid, time, ip, sp, call } = next?;
+        let is_in_call = ip != 0 && call.cast_signed() >= 0;
+        Some((Hold { pid, tid, time }, is_in_call.then_some(Place { call, ip, sp })))
     }
 }
 
@@ -121,41 +130,38 @@ impl Probe {
             HoldWay::Signal => t2p_hold_way::T2P_HOLD_BY_SIGNAL,
             HoldWay::Tracer => t2p_hold_way::T2P_HOLD_BY_TRACER,
         };
-        if let Some(bss) = self.skeleton.maps.bss_data.as_deref_mut() {
-            // SAFETY: a valid, aligned place in the mapped .bss; the kernel only reads it.
-            unsafe { std::ptr::from_mut(&mut bss.hold_way).write_volatile(way) };
-        }
+        self.kernel.set(|variables| &mut variables.hold_way, way);
     }
 
-    /// For two threads: the second is asked by whoever runs on the processor of the first.
+    /// For two threads: whichever comes first seizes who is to be held.
     ///
     /// # Errors
     /// If no descriptor is left for it, or a ring cannot be mapped.
     pub fn holds(&self) -> io::Result<[Holds; 2]> {
-        let maps = &self.skeleton.maps;
-        Ok([self.holds_in(&maps.holds, 0)?, self.holds_in(&maps.holds_elsewhere, 1)?])
+        let map = &self.kernel.skeleton.maps.holds;
+        let ring = Arc::new(Mutex::new(Ring::new(map.as_fd(), map.max_entries() as usize)?));
+        Ok([self.holds_in(map, &ring, 0)?, self.holds_in(map, &ring, 1)?])
     }
 
-    fn holds_in(&self, map: &MapMut<'_>, index: u32) -> io::Result<Holds> {
+    fn holds_in(&self, map: &MapMut<'_>, ring: &Arc<Mutex<Ring>>, index: u32) -> io::Result<Holds> {
         let waker = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let bell = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         for source in [map.as_fd(), bell.as_fd()] {
             waker.add(source, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
         }
-        let ring = Ring::new(map.as_fd(), map.max_entries() as usize)?;
-        let holders = MapHandle::try_from(&self.skeleton.maps.holders).map_err(io::Error::other)?;
-        Ok(Holds { ring, waker, bell, holders, index, processor: 0 })
+        let holders = MapHandle::try_from(&self.kernel.skeleton.maps.holders).map_err(io::Error::other)?;
+        Ok(Holds { ring: Arc::clone(ring), waker, bell, holders, index, processor: 0 })
     }
 
     /// # Errors
     /// If no descriptor is left for it.
     pub fn stops(&self) -> io::Result<Stops> {
-        MapHandle::try_from(&self.skeleton.maps.stopped).map(Stops).map_err(io::Error::other)
+        MapHandle::try_from(&self.kernel.skeleton.maps.stopped).map(Stops).map_err(io::Error::other)
     }
 
     /// The process is stopped no more. To be called before it is sent SIGCONT.
     pub fn end_stop(&self, pid: u32) {
         // If it is not there it has ended.
-        let _ = self.skeleton.maps.stopped.delete(&pid.to_ne_bytes());
+        let _ = self.kernel.skeleton.maps.stopped.delete(&pid.to_ne_bytes());
     }
 }

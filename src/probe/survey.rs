@@ -1,7 +1,7 @@
 //! What the kernel side could do here, found by trying.
 //!
 //! Nothing is captured by it: no library is attached to, the only probe in a program is one in this
-//! program's own [`super::marker`], the gate (`ready`) stays shut, and the filter lets only targets through, of which
+//! program's own (`load.rs`), the gate (`ready`) stays shut, and the filter lets only targets through, of which
 //! there are none. The probes of sockets and of new processes are attached, as in a capture, because
 //! loading proves nothing; they return at once, and go before this returns.
 
@@ -9,11 +9,12 @@ use std::path::Path;
 
 use libbpf_rs::ProgramType;
 
+use libbpf_rs::libbpf_sys::{BPF_FUNC_get_attach_cookie, BPF_FUNC_loop};
+
+use super::kernel::Kernel;
+use super::load::{Refusal, is_not_permitted, why_missing};
 use super::sites::Programs;
-use super::{
-    BPF_FUNC_get_attach_cookie, BPF_FUNC_loop, Backend, Options, Probe, ProbeError, Refusal,
-    is_not_permitted, page_size, why_missing, words,
-};
+use super::{Backend, Options, ProbeError, page_size, words};
 use crate::limits;
 
 /// What works.
@@ -56,11 +57,11 @@ impl Survey {
         for backend in Backend::ALL {
             let is_first = survey.taken().is_none();
             let first_way = if loops { Programs::Bulk } else { each };
-            let result = match Probe::try_load(&options(false), backend, first_way) {
+            let result = match Kernel::try_load(&options(false), backend, first_way) {
                 Ok(probe) => Ok((Some(probe), loops)),
                 // What is attached one by one are other programs.
                 Err(Refusal::Bulk) if is_first => {
-                    Probe::try_load(&options(false), backend, each).map(|probe| (Some(probe), false))
+                    Kernel::try_load(&options(false), backend, each).map(|probe| (Some(probe), false))
                 }
                 Err(Refusal::Bulk) => Ok((None, false)),
                 Err(refusal) => Err(refusal),
@@ -71,7 +72,7 @@ impl Survey {
                         let sets = probe.map_or_else(Vec::new, |probe| probe.refused_sets());
                         survey.refused =
                             sets.into_iter().map(|(serves, error)| (serves, format!("{error:#}"))).collect();
-                        let for_one = || Probe::try_load(&options(true), backend, Programs::Bulk).is_ok();
+                        let for_one = || Kernel::try_load(&options(true), backend, Programs::Bulk).is_ok();
                         survey.bulk = (bulk, bulk && for_one());
                     }
                     None

@@ -205,8 +205,8 @@ fn region(before: &[u8], number: u8) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::huffman;
     use super::*;
+    use crate::proto::huffman;
 
     fn addresses() -> Addresses {
         Addresses::new(Key([7; 16]))

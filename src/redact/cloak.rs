@@ -12,8 +12,8 @@ use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use super::huffman;
 use super::rules::Key;
+use crate::proto::huffman;
 
 /// What replacements are made of, by the length of the Huffman code: 5 and 6 bits, 7 for lower and upper case, 8; digits of
 /// 5 and 6. No digit is 0, so that a number stays a number; the letters of 5 and 6 bits are hexadecimal digits.

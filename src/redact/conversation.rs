@@ -2,7 +2,7 @@
 
 use super::body::Parser;
 use super::engine::Engine;
-use super::h1::{self, H1, Looks, Upgrade};
+use super::h1::{self, H1, Upgrade};
 use super::h2::{self, H2};
 use super::kind::{Found, Kind};
 use super::lines::{self, Dialect, Lines};
@@ -10,6 +10,9 @@ use super::tls::{self, Tls};
 use super::weave::Weave;
 use super::websocket::{self, WebSocket};
 use super::wire::{self, Wire};
+use crate::proto::h1::{Looks, looks, looks_sip};
+use crate::proto::h2::{PREFACE, is_frames, is_settings};
+use crate::proto::tls::{HELLO_MAX, has_null_cipher, is_hello};
 
 /// A direction of a connection. Which end is the client is seen by what they say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -197,9 +200,9 @@ impl Conversation {
             return Some(true);
         }
         match (own.get(5), &self.halves[side.other() as usize]) {
-            (Some(2), _) => tls::has_null_cipher(own),
+            (Some(2), _) => has_null_cipher(own),
             (Some(1), other) => match other.protocol {
-                Protocol::Detect if own.len() <= tls::HELLO_MAX => tls::has_null_cipher(&other.pending),
+                Protocol::Detect if own.len() <= HELLO_MAX => has_null_cipher(&other.pending),
                 _ => Some(false),
             },
             (Some(_), _) => Some(false),
@@ -211,7 +214,7 @@ impl Conversation {
         self.run_one(engine, side, last);
         // What one side said may have waited for the other.
         let other = &self.halves[side.other() as usize];
-        if matches!(other.protocol, Protocol::Detect) && tls::is_hello(&other.pending) {
+        if matches!(other.protocol, Protocol::Detect) && is_hello(&other.pending) {
             self.run_one(engine, side.other(), false);
         }
     }
@@ -219,7 +222,7 @@ impl Conversation {
     fn run_one(&mut self, engine: &mut Engine, side: Side, last: bool) {
         if matches!(self.halves[side as usize].protocol, Protocol::Detect) {
             let own = &self.halves[side as usize].pending;
-            if tls::is_hello(own) {
+            if is_hello(own) {
                 match self.is_open_tls(own, side) {
                     Some(true) => {
                         self.inner.get_or_insert_with(|| Box::new(Conversation::new(true)));
@@ -338,10 +341,10 @@ impl Half {
             let kind = if self.from_start { Kind::Protocol } else { Kind::Lost };
             Some(Protocol::Filled(Parser::Unknown(None, kind), Was::Http1))
         };
-        if bytes.starts_with(h2::PREFACE) {
+        if bytes.starts_with(PREFACE) {
             return Some(Protocol::Http2(Box::new(H2::new(true))));
         }
-        if h2::is_settings(bytes) || (other_is_http2 && bytes.len() >= 9 && h2::is_frames(bytes)) {
+        if is_settings(bytes) || (other_is_http2 && bytes.len() >= 9 && is_frames(bytes)) {
             return Some(Protocol::Http2(Box::new(H2::new(false))));
         }
         match other {
@@ -368,10 +371,10 @@ impl Half {
                 return None;
             }
         }
-        let may_be_http2 = h2::PREFACE.starts_with(bytes) || (other_is_http2 && bytes.len() < 9);
-        match h1::looks(bytes) {
+        let may_be_http2 = PREFACE.starts_with(bytes) || (other_is_http2 && bytes.len() < 9);
+        match looks(bytes) {
             Looks::Yes => Some(Protocol::Http1(H1::new(self.next_body))),
-            _ if h1::looks_sip(bytes) != Looks::No => match h1::looks_sip(bytes) {
+            _ if looks_sip(bytes) != Looks::No => match looks_sip(bytes) {
                 Looks::Yes => Some(Protocol::Http1(H1::sip(self.next_body))),
                 _ if !last => None,
                 _ => foreign(),
@@ -420,16 +423,16 @@ impl Half {
             && !self.from_start
         {
             match was {
-                Was::Http1 if h1::looks(segment) == Looks::Yes => {
+                Was::Http1 if looks(segment) == Looks::Yes => {
                     // Bodies that were lost keep their numbers.
                     self.next_body += 1;
                     self.protocol = Protocol::Http1(H1::new(self.next_body));
                 }
-                Was::Sip if h1::looks_sip(segment) == Looks::Yes => {
+                Was::Sip if looks_sip(segment) == Looks::Yes => {
                     self.next_body += 1;
                     self.protocol = Protocol::Http1(H1::sip(self.next_body));
                 }
-                Was::Http2 if h2::is_frames(segment) => {
+                Was::Http2 if is_frames(segment) => {
                     self.protocol = Protocol::Http2(Box::new(H2::after_hole()));
                 }
                 _ => {}

@@ -12,11 +12,10 @@ use super::facts::{self, Fact};
 use super::kind::Kind;
 use super::weave::Weave;
 use super::{headers, target};
+use crate::proto::h1::{LINE_MAX, Length, Looks, chunk_size, head_len, length, looks, looks_sip, name_len};
 
 /// Longest head that is waited for.
 const HEAD_MAX: usize = 256 << 10;
-/// Longest line of a chunk.
-const LINE_MAX: usize = 4096;
 /// Requests without an answer that are remembered.
 const ASKED_MAX: usize = 4096;
 
@@ -78,63 +77,6 @@ pub(super) enum Turn {
     Over(usize, Upgrade),
     /// What stands here is no HTTP.
     Lost,
-}
-
-/// How a first line is told from anything else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Looks {
-    Yes,
-    No,
-    /// Too short to tell.
-    Maybe,
-}
-
-/// Whether bytes begin a message.
-pub(super) fn looks(bytes: &[u8]) -> Looks {
-    looks_like(b"HTTP/1.", bytes)
-}
-
-/// Whether bytes begin a message of SIP.
-pub(super) fn looks_sip(bytes: &[u8]) -> Looks {
-    // `SIP/2.0 200` is one shorter than `HTTP/1.1 200`.
-    if bytes.starts_with(b"SIP/2.0 ") && bytes.len() >= 11 {
-        return if bytes[8..11].iter().all(u8::is_ascii_digit) { Looks::Yes } else { Looks::No };
-    }
-    if bytes.len() >= 8 && bytes.starts_with(b"SIP/") {
-        return if bytes.starts_with(b"SIP/2.0 ") { Looks::Maybe } else { Looks::No };
-    }
-    looks_like(b"SIP/2.", bytes)
-}
-
-/// `version`: all but its last digit.
-fn looks_like(version: &'static [u8], bytes: &[u8]) -> Looks {
-    let short = &bytes[..bytes.len().min(version.len())];
-    if version.starts_with(short) {
-        return match bytes.len() {
-            0..12 => Looks::Maybe,
-            _ if bytes[9..12].iter().all(u8::is_ascii_digit) && bytes[8] == b' ' => Looks::Yes,
-            _ => Looks::No,
-        };
-    }
-    let method = bytes.iter().take(24).take_while(|b| b.is_ascii_uppercase() || **b == b'-').count();
-    match bytes.get(method) {
-        None if method < 24 => return Looks::Maybe,
-        Some(b' ') if method >= 3 => {}
-        _ => return Looks::No,
-    }
-    let line = &bytes[..bytes.len().min(16 << 10)];
-    match memchr::memchr(b'\n', line) {
-        Some(end) => {
-            let line = line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]);
-            let last = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
-            let is_version = last.len() == version.len() + 1 && last.starts_with(version);
-            if is_version { Looks::Yes } else { Looks::No }
-        }
-        // A line of text goes on for so long only if it is a request.
-        None if line.iter().any(|b| !(b' '..=b'~').contains(b) && *b != b'\r') => Looks::No,
-        None if bytes.len() < 16 << 10 => Looks::Maybe,
-        None => Looks::No,
-    }
 }
 
 impl H1 {
@@ -243,9 +185,7 @@ impl H1 {
         let Some(end) = memchr::memchr(b'\n', bytes) else {
             return if bytes.len() < LINE_MAX { Turn::More } else { Turn::Lost };
         };
-        let digits = bytes[..end].iter().take_while(|b| b.is_ascii_hexdigit()).count();
-        let size = str::from_utf8(&bytes[..digits]).ok().and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        let Some(size) = size else { return Turn::Lost };
+        let Some((size, digits)) = chunk_size(&bytes[..end]) else { return Turn::Lost };
         // Extensions say anything.
         let stop = if bytes[..end].ends_with(b"\r") { end - 1 } else { end };
         engine.cloak(bytes, digits..stop, Kind::Protocol, Escape::Header);
@@ -293,14 +233,11 @@ impl H1 {
             Looks::Maybe => return Turn::Lost,
             Looks::Yes => {}
         }
-        let len = match memmem::find(bytes, b"\r\n\r\n").map(|end| end + 4) {
+        let len = match head_len(bytes) {
             Some(len) => len,
-            None => match memmem::find(bytes, b"\n\n") {
-                Some(end) => end + 2,
-                None if last => bytes.len(),
-                None if bytes.len() < HEAD_MAX => return Turn::More,
-                None => return Turn::Lost,
-            },
+            None if last => bytes.len(),
+            None if bytes.len() < HEAD_MAX => return Turn::More,
+            None => return Turn::Lost,
         };
         let head = &mut bytes[..len];
         let line = memchr::memchr(b'\n', head).map_or(len, |end| end + 1);
@@ -406,19 +343,11 @@ impl H1 {
 
     /// RFC 9112, section 6.3.
     fn begin_body(&mut self, engine: &mut Engine, weave: &mut Weave, fields: &Fields, is_answer: bool) {
-        self.state = if !fields.transfer_encoding.is_empty() {
-            match fields.transfer_encoding.ends_with("chunked") {
-                true => State::ChunkSize,
-                false if is_answer => State::ToEnd,
-                false => State::Head,
-            }
-        } else {
-            match fields.length {
-                Some(0) => State::Head,
-                Some(len) => State::Sized(len),
-                None if is_answer => State::ToEnd,
-                None => State::Head,
-            }
+        self.state = match length(&fields.transfer_encoding, fields.length, is_answer) {
+            Length::Sized(0) => State::Head,
+            Length::Sized(len) => State::Sized(len),
+            Length::Chunked => State::ChunkSize,
+            Length::ToEnd => State::ToEnd,
         };
         if self.state != State::Head {
             let body = match fields.transfer_encoding.contains(',') {
@@ -453,9 +382,8 @@ fn fields(engine: &mut Engine, head: &mut [u8], mut at: usize, is_sip: bool) -> 
     while at < head.len() {
         let end = memchr::memchr(b'\n', &head[at..]).map_or(head.len(), |len| at + len);
         let stop = if end > at && head[end - 1] == b'\r' { end - 1 } else { end };
-        let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
-        match head[at..stop].iter().position(|b| *b == b':') {
-            Some(colon) if colon > 0 && head[at..at + colon].iter().all(token) => {
+        match name_len(&head[at..stop]) {
+            Some(colon) => {
                 let mut name = String::from_utf8_lossy(&head[at..at + colon]).to_ascii_lowercase();
                 // SIP has short forms (RFC 3261, section 7.3.3).
                 if let Some((_, long)) = SHORT.iter().find(|(short, _)| is_sip && *short == name) {

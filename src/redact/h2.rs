@@ -8,9 +8,7 @@ use super::facts::Fact;
 use super::hpack::{Field, Table};
 use super::kind::Kind;
 use super::weave::Weave;
-
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HEADER: usize = 9;
+use crate::proto::h2::{END_HEADERS, END_STREAM, Frame, HEADER, PADDED, PREFACE, fragment, frame};
 
 /// Longest frame that is waited for; of DATA nothing is.
 const FRAME_MAX: usize = 1 << 20;
@@ -18,11 +16,6 @@ const FRAME_MAX: usize = 1 << 20;
 const BLOCK_MAX: usize = 1 << 20;
 /// Streams with a body at once, in one direction.
 const STREAMS_MAX: usize = 4096;
-
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-const PRIORITY: u8 = 0x20;
 
 /// Within a DATA frame.
 #[derive(Clone, Copy, Debug)]
@@ -40,62 +33,6 @@ pub(super) struct H2 {
     preface: bool,
     table: Table,
     data: Option<Data>,
-}
-
-struct Frame {
-    len: usize,
-    kind: u8,
-    flags: u8,
-    stream: u64,
-}
-
-fn frame(bytes: &[u8]) -> Option<Frame> {
-    let [a, b, c, kind, flags, stream @ ..] = *bytes.first_chunk::<HEADER>()?;
-    let len = u32::from_be_bytes([0, a, b, c]) as usize;
-    Some(Frame { len, kind, flags, stream: u64::from(u32::from_be_bytes(stream) & 0x7fff_ffff) })
-}
-
-/// Whether a server begins like this: with SETTINGS.
-pub(super) fn is_settings(bytes: &[u8]) -> bool {
-    frame(bytes)
-        .is_some_and(|f| f.kind == 4 && f.stream == 0 && f.flags & !1 == 0 && f.len % 6 == 0 && f.len < 600)
-}
-
-/// Whether a segment behind a hole begins with a frame: all that is in it are frames, the last maybe cut.
-pub(super) fn is_frames(bytes: &[u8]) -> bool {
-    let mut at = 0;
-    while let Some(frame) = frame(&bytes[at..]) {
-        let on_stream = matches!(frame.kind, 0..=3 | 5 | 9);
-        let on_none = matches!(frame.kind, 4 | 6 | 7);
-        let fits = match frame.kind {
-            2 => frame.len == 5,
-            3 | 8 => frame.len == 4,
-            4 => frame.len % 6 == 0,
-            6 => frame.len == 8,
-            _ => frame.len <= 1 << 14,
-        };
-        let known_flags = match frame.kind {
-            0 => 0x09,
-            1 => 0x2d,
-            4 | 6 => 0x01,
-            5 => 0x0c,
-            9 => 0x04,
-            _ => 0,
-        };
-        let sound = frame.kind <= 9
-            && fits
-            && frame.flags & !known_flags == 0
-            && !(on_stream && frame.stream == 0)
-            && !(on_none && frame.stream != 0);
-        if !sound {
-            return false;
-        }
-        at += HEADER + frame.len;
-        if at >= bytes.len() {
-            return true;
-        }
-    }
-    false
 }
 
 /// What a call came to.
@@ -220,21 +157,9 @@ impl H2 {
     /// HEADERS or PUSH_PROMISE, with all their CONTINUATIONs.
     fn headers(&mut self, engine: &mut Engine, weave: &mut Weave, bytes: &mut [u8], first: &Frame) -> Turn {
         let end = HEADER + first.len;
-        let mut begin = HEADER;
-        let mut padding = 0;
-        if first.flags & PADDED != 0 {
-            padding = usize::from(bytes.get(begin).copied().unwrap_or(0));
-            begin += 1;
-        }
-        if first.kind == 5 {
-            begin += 4;
-        } else if first.flags & PRIORITY != 0 {
-            begin += 5;
-        }
-        if begin + padding > end {
-            return Turn::Lost;
-        }
-        let mut parts: Vec<Range<usize>> = std::iter::once(begin..end - padding).collect();
+        let Some((block, padding)) = fragment(first, &bytes[HEADER..end]) else { return Turn::Lost };
+        let mut parts: Vec<Range<usize>> =
+            std::iter::once(block.start + HEADER..block.end + HEADER).collect();
         let (mut at, mut is_end) = (end, first.flags & END_HEADERS != 0);
         while !is_end {
             let Some(next) = frame(&bytes[at..]) else { return Turn::More };

@@ -1,108 +1,17 @@
 //! Header blocks of HTTP/2 (RFC 7541). Literal values are replaced where they stand, by others of the same length, decoded
 //! and encoded. So tables have the same sizes as before, and what refers to an entry refers to the replacement.
 
-use std::collections::VecDeque;
-
 use super::cloak::Escape;
 use super::engine::Engine;
+use super::headers;
 use super::kind::Kind;
-use super::{headers, huffman};
-
-/// Size of a table that nobody changed (RFC 9113, section 6.5.2).
-const TABLE_SIZE: usize = 4096;
-/// Largest table that is kept. With a larger one names are not known, so values are secrets.
-const TABLE_MAX: usize = 1 << 20;
-/// What RFC 7541, section 4.1 adds to the size of an entry.
-const ENTRY: usize = 32;
+use crate::proto::hpack::{self, Entry, Literal, Name, Step, decoded};
+use crate::proto::huffman;
 
 /// Fills a string in Huffman code: each byte is an X.
 const X_IN_HUFFMAN: u8 = 0xfc;
 /// Fills a block: a field of the static table (accept-encoding).
 const FIELD: u8 = 0x90;
-
-/// RFC 7541, Appendix A: names; the values of those that have some follow in [`VALUES`].
-pub(crate) const NAMES: [&str; 61] = [
-    ":authority",
-    ":method",
-    ":method",
-    ":path",
-    ":path",
-    ":scheme",
-    ":scheme",
-    ":status",
-    ":status",
-    ":status",
-    ":status",
-    ":status",
-    ":status",
-    ":status",
-    "accept-charset",
-    "accept-encoding",
-    "accept-language",
-    "accept-ranges",
-    "accept",
-    "access-control-allow-origin",
-    "age",
-    "allow",
-    "authorization",
-    "cache-control",
-    "content-disposition",
-    "content-encoding",
-    "content-language",
-    "content-length",
-    "content-location",
-    "content-range",
-    "content-type",
-    "cookie",
-    "date",
-    "etag",
-    "expect",
-    "expires",
-    "from",
-    "host",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "last-modified",
-    "link",
-    "location",
-    "max-forwards",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "range",
-    "referer",
-    "refresh",
-    "retry-after",
-    "server",
-    "set-cookie",
-    "strict-transport-security",
-    "transfer-encoding",
-    "user-agent",
-    "vary",
-    "via",
-    "www-authenticate",
-];
-
-/// Values of the entries from the second on.
-const VALUES: [&str; 15] = [
-    "GET",
-    "POST",
-    "/",
-    "/index.html",
-    "http",
-    "https",
-    "200",
-    "204",
-    "206",
-    "304",
-    "400",
-    "404",
-    "500",
-    "",
-    "gzip, deflate",
-];
 
 /// A field of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,33 +21,14 @@ pub(super) struct Field {
     pub(super) value: String,
 }
 
-/// One direction's table, with replaced values.
-#[derive(Debug)]
-pub(super) struct Table {
-    /// The newest first.
-    entries: VecDeque<(Field, usize)>,
-    size: usize,
-    max: usize,
-}
-
-impl Default for Table {
-    fn default() -> Table {
-        Table { entries: VecDeque::new(), size: 0, max: TABLE_SIZE }
-    }
-}
-
-/// A string within a block.
-struct Literal {
-    start: usize,
-    end: usize,
-    is_huffman: bool,
-}
+/// One direction's table, with replaced values. Names that are not known may be those of secrets.
+#[derive(Debug, Default)]
+pub(super) struct Table(hpack::Table<Field>);
 
 impl Table {
     /// Blocks are missing, so no entry is where it was.
     pub(super) fn forget(&mut self) {
-        self.entries.clear();
-        self.size = 0;
+        self.0.forget();
     }
 
     /// Replaces what a block holds. Gives its fields; `None` if it cannot be decoded: then it is filled, and the table
@@ -161,38 +51,34 @@ impl Table {
         let mut fields = Vec::new();
         let mut at = 0;
         while at < bytes.len() {
-            let first = bytes[at];
-            if first & 0x80 != 0 {
-                let index = integer(bytes, &mut at, 7)?;
-                fields.push(self.entry(index)?);
-                continue;
-            }
-            if first & 0xe0 == 0x20 {
-                let max = integer(bytes, &mut at, 5)?;
-                self.resize(max);
-                continue;
-            }
-            let is_added = first & 0x40 != 0;
-            let index = integer(bytes, &mut at, if is_added { 6 } else { 4 })?;
-            let (name, name_len) = match index {
-                0 => {
-                    let literal = string(bytes, &mut at)?;
+            let (is_added, name, literal) = match hpack::step(bytes, &mut at)? {
+                Step::Indexed(index) => {
+                    fields.push(self.entry(index)?);
+                    continue;
+                }
+                Step::Resize(max) => {
+                    self.0.resize(max);
+                    continue;
+                }
+                Step::Literal { is_added, name, value } => (is_added, name, value),
+            };
+            let (name, name_len) = match name {
+                Name::Literal(literal) => {
                     let text = decoded(bytes, &literal)?;
                     let name = String::from_utf8_lossy(&text).to_ascii_lowercase();
                     (Some(name), text.len())
                 }
-                _ => {
+                Name::Index(index) => {
                     let entry = self.entry(index)?;
                     let len = entry.name.as_ref().map_or(0, String::len);
                     (entry.name, len)
                 }
             };
-            let literal = string(bytes, &mut at)?;
             let value = replace(engine, name.as_deref(), bytes, &literal);
             if is_added {
-                let size = name_len + value.len() + ENTRY;
+                let len = name_len + value.len();
                 let value = String::from_utf8_lossy(&value).into_owned();
-                self.add(Field { name: name.clone(), value }, size);
+                self.0.add(Field { name: name.clone(), value }, len);
             }
             fields.push(Field { name, value: String::from_utf8_lossy(&value).into_owned() });
         }
@@ -201,31 +87,11 @@ impl Table {
 
     /// An entry of either table; without a name if it is not known. `None` for 0, which is none.
     fn entry(&self, index: usize) -> Option<Field> {
-        let index = index.checked_sub(1)?;
-        if let Some(name) = NAMES.get(index) {
-            let value = index.checked_sub(1).and_then(|i| VALUES.get(i)).copied().unwrap_or_default();
-            return Some(Field { name: Some((*name).to_owned()), value: value.to_owned() });
-        }
-        let known = self.entries.get(index - NAMES.len()).map(|(field, _)| field.clone());
-        Some(known.unwrap_or(Field { name: None, value: String::new() }))
-    }
-
-    fn add(&mut self, field: Field, size: usize) {
-        self.size += size;
-        self.entries.push_front((field, size));
-        self.evict();
-    }
-
-    fn resize(&mut self, max: usize) {
-        self.max = max.min(TABLE_MAX);
-        self.evict();
-    }
-
-    fn evict(&mut self) {
-        while self.size > self.max {
-            let Some((_, size)) = self.entries.pop_back() else { break };
-            self.size -= size;
-        }
+        Some(match self.0.entry(index)? {
+            Entry::Static(name, value) => Field { name: Some(name.to_owned()), value: value.to_owned() },
+            Entry::Dynamic(field) => field.clone(),
+            Entry::Unknown => Field { name: None, value: String::new() },
+        })
     }
 }
 
@@ -274,42 +140,6 @@ fn encode(value: &[u8], literal: &Literal) -> Vec<u8> {
     encoded
 }
 
-/// An integer (RFC 7541, section 5.1).
-fn integer(bytes: &[u8], at: &mut usize, prefix: u32) -> Option<usize> {
-    let mask = (1u8 << prefix) - 1;
-    let mut value = usize::from(bytes.get(*at)? & mask);
-    *at += 1;
-    if value < usize::from(mask) {
-        return Some(value);
-    }
-    for shift in (0..28).step_by(7) {
-        let byte = *bytes.get(*at)?;
-        *at += 1;
-        value += usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-/// A string (RFC 7541, section 5.2).
-fn string(bytes: &[u8], at: &mut usize) -> Option<Literal> {
-    let is_huffman = bytes.get(*at)? & 0x80 != 0;
-    let len = integer(bytes, at, 7)?;
-    let (start, end) = (*at, at.checked_add(len)?);
-    if end > bytes.len() {
-        return None;
-    }
-    *at = end;
-    Some(Literal { start, end, is_huffman })
-}
-
-fn decoded(bytes: &[u8], literal: &Literal) -> Option<Vec<u8>> {
-    let bytes = &bytes[literal.start..literal.end];
-    if literal.is_huffman { huffman::decode(bytes) } else { Some(bytes.to_vec()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,7 +169,7 @@ mod tests {
         assert_eq!(all, expected.map(|(name, value)| field(name, value)));
         let second = table.block(&mut engine, &mut bytes("828684be5886a8eb10649cbf")).unwrap();
         assert_eq!(second[3..], [field(":authority", "www.example.com"), field("cache-control", "no-cache")]);
-        assert_eq!(table.size, 110);
+        assert_eq!(table.0.size(), 110);
         assert!(engine.take_found().is_empty());
     }
 

@@ -31,7 +31,6 @@ mod h1;
 mod h2;
 mod headers;
 pub(crate) mod hpack;
-pub(crate) mod huffman;
 mod identity;
 mod json;
 mod kind;

@@ -295,7 +295,7 @@ fn literal(first: u8, name: &str, value: &str, huffman: bool) -> Vec<u8> {
         let mut code = text.as_bytes().to_vec();
         if huffman {
             code.clear();
-            super::huffman::encode(text.as_bytes(), &mut code);
+            crate::proto::huffman::encode(text.as_bytes(), &mut code);
         }
         let mut out = vec![code.len() as u8 | if huffman { 0x80 } else { 0 }];
         assert!(code.len() < 127);

@@ -7,31 +7,7 @@ use super::engine::Engine;
 use super::identity;
 use super::kind::Kind;
 use super::weave::Weave;
-
-const HEADER: usize = 5;
-/// In the place of MD5's hash.
-const HASH: usize = 16;
-const NULL_MD5: [u8; 2] = [0, 1];
-
-const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
-
-/// Longest handshake that is waited for.
-pub(super) const HELLO_MAX: usize = 64 << 10;
-
-/// Whether a connection may begin like this: with a handshake.
-pub(super) fn is_hello(bytes: &[u8]) -> bool {
-    matches!(bytes, [HANDSHAKE, 3, 0..=4, ..])
-}
-
-/// Whether the server has chosen a cipher suite that encrypts nothing; `None`: its hello is not there yet.
-pub(super) fn has_null_cipher(bytes: &[u8]) -> Option<bool> {
-    // Header, type and length, version, random; then the session's id and the suite.
-    let Some(id) = bytes.get(43) else { return (!is_hello(bytes) && !bytes.is_empty()).then_some(false) };
-    let at = 44 + usize::from(*id);
-    let suite = bytes.get(at..at + 2)?;
-    Some(is_hello(bytes) && bytes[5] == 2 && suite == NULL_MD5)
-}
+use crate::proto::tls::{APPLICATION_DATA, HANDSHAKE, HASH, HEADER};
 
 /// Where a client's hello names its server (RFC 6066, section 3).
 fn server_name(record: &[u8]) -> Option<Range<usize>> {

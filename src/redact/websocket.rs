@@ -5,6 +5,7 @@ use super::body::{Body, Parser, Type};
 use super::engine::Engine;
 use super::kind::Kind;
 use super::weave::{Mask, Weave};
+use crate::proto::websocket::{Header, NoFrame, header};
 
 /// Within a frame.
 #[derive(Clone, Copy, Debug)]
@@ -76,26 +77,13 @@ impl WebSocket {
             }
             return Turn::Went(len);
         }
-        let [first, second, rest @ ..] = bytes else { return Turn::More };
-        let (opcode, is_last, is_packed) = (*first & 15, *first & 0x80 != 0, *first & 0x40 != 0);
+        let Header { is_last, is_packed, opcode, mask: key, payload: left, len: head } = match header(bytes) {
+            Some(Ok(header)) => header,
+            Some(Err(NoFrame)) => return Turn::Lost,
+            None => return Turn::More,
+        };
         let is_control = opcode >= 8;
-        if *first & 0x30 != 0 || !matches!(opcode, 0..=2 | 8..=10) || (is_control && !is_last) {
-            return Turn::Lost;
-        }
-        let long = match *second & 0x7f {
-            126 => 2,
-            127 => 8,
-            _ => 0,
-        };
-        let is_masked = *second & 0x80 != 0;
-        let Some(rest) = rest.get(..long + if is_masked { 4 } else { 0 }) else { return Turn::More };
-        let left = match long {
-            0 => u64::from(*second & 0x7f),
-            _ => rest[..long].iter().fold(0, |n, b| n << 8 | u64::from(*b)),
-        };
-        let key = rest[long..].first_chunk::<4>().copied();
         let mask = key.map(|key| Mask { key, phase: 0 });
-        let head = 2 + rest.len();
         let id = if opcode == 0 {
             match self.message {
                 Some(id) => id,

@@ -1,6 +1,6 @@
 //! Addresses in the headers of packets: each gets its pseudonym, and sums over them stay as right as they were.
 
-use super::layers::{adjust, be16, partial};
+use crate::input::layers::{adjust, be16, partial};
 use crate::redact::Addresses;
 
 /// What stands somewhere in a packet.

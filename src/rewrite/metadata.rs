@@ -3,20 +3,14 @@
 
 use std::ops::Range;
 
-use super::container::{self, INTERFACE, OLD_PACKET, PACKET, SECTION, SIMPLE_PACKET};
+use crate::input::container::{INTERFACE, OLD_PACKET, PACKET, SECTION, SIMPLE_PACKET};
+use crate::input::options::{APPLE_PROCESS, COMMENT, NAMES, STATISTICS, each_option, half_words, options_at};
 use crate::redact::{self, Engine, Found, Kind, MARK};
 
-pub(super) const NAMES: u32 = 4;
-pub(super) const STATISTICS: u32 = 5;
 /// Keys, as of TLS: Decryption Secrets Block.
 const SECRETS: u32 = 10;
 /// Custom blocks: their maker's number, then anything.
 const CUSTOM: [u32; 2] = [0x0000_0bad, 0x4000_0bad];
-/// Of a process: its number, then options.
-pub(super) const APPLE_PROCESS: u32 = 0x8000_0001;
-
-pub(super) const COMMENT: u16 = 1;
-
 /// What an option holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Holds {
@@ -50,37 +44,6 @@ fn holds(kind: u32, option: u16) -> Holds {
         (APPLE_PROCESS, 2) => Holds::Text,
         _ => Holds::Unknown,
     }
-}
-
-/// Where the options of a block begin; `None` if it has none, or is not known.
-pub(super) fn options_at(kind: u32, bytes: &[u8], is_big: bool) -> Option<usize> {
-    let padded = |len: u32| (len as usize).saturating_add(3) & !3;
-    Some(match kind {
-        SECTION => 24,
-        INTERFACE => 16,
-        PACKET | OLD_PACKET => 28 + padded(container::word(bytes, 20, is_big)),
-        STATISTICS => 20,
-        APPLE_PROCESS => 12,
-        NAMES => {
-            let mut at = 8;
-            loop {
-                let (record, len) = half_words(bytes, at, is_big)?;
-                at += 4 + padded(u32::from(len));
-                if record == 0 {
-                    break at;
-                }
-            }
-        }
-        _ => return None,
-    })
-}
-
-fn half_words(bytes: &[u8], at: usize, is_big: bool) -> Option<(u16, u16)> {
-    let [a, b, c, d] = *bytes.get(at..)?.first_chunk()?;
-    Some(match is_big {
-        true => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
-        false => (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])),
-    })
 }
 
 /// Works on a block; of a packet, on its options. Gives what was found.
@@ -212,17 +175,6 @@ pub(super) fn says_beginning(bytes: &[u8], packet_end: usize) -> bool {
     let rest = bytes.get(packet_end..).unwrap_or_default();
     let says = |text: &[u8]| memchr::memmem::find(rest, text).is_some();
     says(b"tls2pcap=1 conn=") && !says(b" continued_from=")
-}
-
-/// The options of a block that begin at `at`, with their values.
-pub(super) fn each_option(block: &[u8], mut at: usize, is_big: bool) -> impl Iterator<Item = (u16, &[u8])> {
-    let block = &block[..block.len().saturating_sub(4)];
-    std::iter::from_fn(move || {
-        let (option, len) = half_words(block, at, is_big).filter(|(option, _)| *option != 0)?;
-        let value = block.get(at + 4..at + 4 + usize::from(len))?;
-        at += 4 + usize::from(len).next_multiple_of(4);
-        Some((option, value))
-    })
 }
 
 /// What a section header says of redactions.

@@ -1,12 +1,10 @@
 //! `tls2pcap redact`: writes a capture file anew without its secrets, or says where they are.
 //!
-//! Blocks, packets, lengths, times and order stay. `container` reads, `layers` finds the bytes of TCP, `tracker` hands
+//! Blocks, packets, lengths, times and order stay. [`crate::input`] reads, `tracker` hands
 //! them to [`crate::redact`] and puts back what comes, `metadata` looks after all that is no packet.
 
 mod addresses;
-mod container;
 mod lane;
-mod layers;
 mod metadata;
 mod report;
 mod rules;
@@ -19,12 +17,12 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use self::container::{PACKET, ReadError, Reader, SECTION};
 use self::report::Report;
 use self::seen::Seen;
 use self::tracker::Tracker;
 use crate::config::{Output, Redact, Verbosity};
 use crate::failure::{Exit, Failure};
+use crate::input::container::{PACKET, ReadError, Reader, SECTION};
 use crate::redact::{self, Engine, Kind};
 use crate::{sink, status};
 

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::container::{INTERFACE, SECTION};
-use super::layers::{End, Segment};
-use super::metadata::{self, APPLE_PROCESS, COMMENT, STATISTICS};
+use crate::input::container::{INTERFACE, SECTION};
+use crate::input::layers::{End, Segment};
+use crate::input::options::{APPLE_PROCESS, COMMENT, STATISTICS, each_option};
+use crate::proto::grpc::status_name;
+use crate::proto::h2::error_name;
 use crate::redact::{Fact, Side};
 use crate::synth::comment;
 
@@ -66,10 +68,10 @@ impl Exchange {
     /// Why it counts as failed; `None`: it does not.
     pub(crate) fn failure(&self) -> Option<String> {
         if let Some(code) = self.reset.filter(|code| *code != 0 || self.ended.is_none()) {
-            return Some(format!("stream reset: {}", h2_error(code)));
+            return Some(format!("stream reset: {}", error_name(code)));
         }
         if let Some(status) = self.grpc {
-            return Some(format!("grpc-status {status}{}", grpc_name(status)));
+            return Some(format!("grpc-status {status}{}", status_name(status)));
         }
         let when = if self.status.is_none() { "before the answer" } else { "within the answer" };
         match (self.cut, self.status) {
@@ -80,51 +82,6 @@ impl Exchange {
             (None, Some(_)) => None,
         }
     }
-}
-
-/// RFC 9113, section 7.
-fn h2_error(code: u32) -> String {
-    const NAMES: [&str; 14] = [
-        "NO_ERROR",
-        "PROTOCOL_ERROR",
-        "INTERNAL_ERROR",
-        "FLOW_CONTROL_ERROR",
-        "SETTINGS_TIMEOUT",
-        "STREAM_CLOSED",
-        "FRAME_SIZE_ERROR",
-        "REFUSED_STREAM",
-        "CANCEL",
-        "COMPRESSION_ERROR",
-        "CONNECT_ERROR",
-        "ENHANCE_YOUR_CALM",
-        "INADEQUATE_SECURITY",
-        "HTTP_1_1_REQUIRED",
-    ];
-    NAMES.get(code as usize).map_or_else(|| format!("code {code}"), |name| (*name).to_owned())
-}
-
-/// https://grpc.io/docs/guides/status-codes/
-fn grpc_name(status: u32) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "",
-        " (CANCELLED)",
-        " (UNKNOWN)",
-        " (INVALID_ARGUMENT)",
-        " (DEADLINE_EXCEEDED)",
-        " (NOT_FOUND)",
-        " (ALREADY_EXISTS)",
-        " (PERMISSION_DENIED)",
-        " (RESOURCE_EXHAUSTED)",
-        " (FAILED_PRECONDITION)",
-        " (ABORTED)",
-        " (OUT_OF_RANGE)",
-        " (UNIMPLEMENTED)",
-        " (INTERNAL)",
-        " (UNAVAILABLE)",
-        " (DATA_LOSS)",
-        " (UNAUTHENTICATED)",
-    ];
-    NAMES.get(status as usize).copied().unwrap_or_default()
 }
 
 /// A connection.
@@ -213,7 +170,7 @@ impl Seen {
         match kind {
             SECTION => {
                 self.base = self.interfaces.len() as u32;
-                for (option, value) in metadata::each_option(bytes, 24, is_big) {
+                for (option, value) in each_option(bytes, 24, is_big) {
                     match option {
                         2 => self.hardware = text(value),
                         3 => self.system = text(value),
@@ -225,14 +182,13 @@ impl Seen {
             }
             INTERFACE => {
                 let find = |wanted| {
-                    let mut all = metadata::each_option(bytes, 16, is_big);
+                    let mut all = each_option(bytes, 16, is_big);
                     all.find(|(option, _)| *option == wanted).map_or(String::new(), |(_, value)| text(value))
                 };
                 self.interfaces.push((find(2), find(3)));
             }
             STATISTICS => {
-                let comments =
-                    metadata::each_option(bytes, 20, is_big).filter(|(option, _)| *option == COMMENT);
+                let comments = each_option(bytes, 20, is_big).filter(|(option, _)| *option == COMMENT);
                 let room = COMMENTS_MAX.saturating_sub(self.losses.len());
                 self.losses.extend(comments.take(room).map(|(_, value)| text(value)));
             }
@@ -245,7 +201,7 @@ impl Seen {
     pub(super) fn options(&mut self, block: &[u8], at: usize, is_big: bool) {
         let flow = self.of_packet.last().copied().unwrap_or(NO_FLOW);
         let Some(flow) = self.flows.get_mut(flow as usize) else { return };
-        for (_, value) in metadata::each_option(block, at, is_big).filter(|(option, _)| *option == COMMENT) {
+        for (_, value) in each_option(block, at, is_big).filter(|(option, _)| *option == COMMENT) {
             let pairs = str::from_utf8(value).ok().and_then(|text| comment::parse(text).ok());
             for (key, value) in pairs.unwrap_or_default() {
                 if flow.about.len() < ABOUT_MAX {

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 
-use super::container::{INTERFACE, PACKET, Reader, SECTION, word};
-use super::metadata::{APPLE_PROCESS, COMMENT, NAMES, STATISTICS, each_option, options_at};
 use super::seen::Seen;
+use crate::input::container::{INTERFACE, PACKET, ReadError, Reader, SECTION, word};
+use crate::input::options::{APPLE_PROCESS, COMMENT, NAMES, STATISTICS, each_option, options_at};
 use crate::redact::MARK;
 
 /// Packets whose replacements are named.
@@ -32,7 +32,7 @@ pub(crate) fn select(
     is_part: bool,
     mut write: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<Taken> {
-    let other = |error: super::container::ReadError| io::Error::other(error.to_string());
+    let other = |error: ReadError| io::Error::other(error.to_string());
     let mut reader = Reader::new(input).map_err(other)?;
     // Process blocks are counted by their places: then all interfaces stay.
     let drops_interfaces = is_part && !seen.has_process_blocks;

@@ -7,12 +7,13 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
 use super::addresses;
-use super::container::PACKET;
 use super::lane::{Lane, Piece};
-use super::layers::{self, Checksum, End, Segment};
 use super::metadata;
 use super::report::Report;
 use super::seen::Seen;
+use crate::input::container::PACKET;
+use crate::input::layers::{self, Checksum, End, Segment};
+use crate::input::options::options_at;
 use crate::redact::{self, Conversation, Engine, Found, Kind, Side};
 
 /// Bytes of packets that wait.
@@ -216,7 +217,7 @@ impl Tracker {
         }
         // Where it is queued nobody looks at its options any more.
         let options = can_say.filter(|_| self.seen.is_some()).and_then(|is_big| {
-            let at = metadata::options_at(PACKET, &bytes, is_big)?;
+            let at = options_at(PACKET, &bytes, is_big)?;
             let block = bytes.get(at..)?.to_vec();
             (block.len() > 4).then_some((block, is_big))
         });

@@ -4,7 +4,7 @@
 pub(super) const PACKET: u32 = 6;
 
 /// Each whole block with its type.
-pub(super) fn each(mut blocks: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+pub(crate) fn each(mut blocks: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     std::iter::from_fn(move || {
         let (kind, len) = (word(blocks, 0)?, word(blocks, 4)? as usize);
         let (block, rest) = blocks.split_at_checked(len).filter(|_| len > 0)?;

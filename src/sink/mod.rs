@@ -14,8 +14,10 @@ mod whereabouts;
 
 use std::io::{self, Write};
 
+use crate::read::LiveView;
 use crate::track::segment::WallTime;
 
+pub(crate) use blocks::each as each_block;
 pub use format::{Format, is_compressed};
 pub use link::Link;
 pub use output::{Output, is_same_file, write_public};
@@ -52,6 +54,8 @@ pub struct Fan {
     pub file: Option<Sink>,
     /// Clients, who never fail. What none of them got is told by [`Server::unserved`].
     pub server: Option<Server>,
+    /// Standard output, as text, JSON or hex.
+    pub view: Option<LiveView>,
 }
 
 impl Fan {
@@ -72,6 +76,9 @@ impl Write for Fan {
     fn write(&mut self, blocks: &[u8]) -> io::Result<usize> {
         if let Some(server) = &self.server {
             server.blocks(blocks);
+        }
+        if let Some(view) = &self.view {
+            view.blocks(blocks)?;
         }
         match &mut self.file {
             Some(file) => file.write(blocks),

@@ -482,7 +482,7 @@ impl Hold {
         Facts {
             client: truth.map(|truth| truth.client),
             server: truth.map(|truth| truth.server),
-            pid: process.key.pid,
+            pid: Some(process.key.pid),
             comm: Some(process.comm.as_str()).filter(|_| known),
             exe: Some(process.exe.as_str()).filter(|exe| !exe.is_empty()),
             uid: Some(process.uid).filter(|_| known),
@@ -492,7 +492,7 @@ impl Hold {
             alpn: self.alpn.as_deref(),
             library: connection.library.as_ref().map(|library| library.path.as_str()),
             library_version: connection.library.as_ref().map_or("", |library| library.version.as_str()),
-            is_client: connection.local_side == Side::Client,
+            is_client: Some(connection.local_side == Side::Client),
             proto: protocol.map(Protocol::as_str),
         }
     }

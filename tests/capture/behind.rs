@@ -171,7 +171,9 @@ fn an_output_that_stalls_stops_nobody_and_costs_payload_only() {
     }
     let there: usize = written.values().flat_map(|w| &w.pieces).map(|(_, bytes)| bytes.len()).sum();
     assert_eq!(there + told, 80_000_020);
-    assert!((40_000_000..70_000_000).contains(&told), "{told} lost, of 80 MB that met 16 MiB and 2");
+    // On a busy machine the writer sorts as much as it may before it writes for the first time.
+    let (handed_over, sorted) = (18 << 20, 33 << 20);
+    assert!((79_000_000 - handed_over - sorted..70_000_000).contains(&told), "{told} lost, of 80 MB");
     assert_eq!(lost(&summary), told, "{summary}");
     assert!(summary.contains("faster disk"), "no cure:\n{summary}");
 }
@@ -214,9 +216,10 @@ fn a_ring_of_one_page_and_a_slow_output_lose_what_they_say() {
 fn what_was_given_up_is_given_up_in_the_recording_too() {
     let test = begin!();
     let slow = Slow::new(&test);
-    let (_server, port) = exchange_server(&test, "r:30000000 w:10 S");
+    // More than is handed over and sorted while nobody reads.
+    let (_server, port) = exchange_server(&test, "r:70000000 w:10 S");
     let (dir, recording, done) = (test.folder("client"), test.text("r.t2p"), test.text("done"));
-    let ops = ["w:500000"; 60].join(" ") + " r:10 S";
+    let ops = ["w:500000"; 140].join(" ") + " r:10 S";
     let script = format!(
         "{} {} && touch {done}",
         compiled("exchange"),

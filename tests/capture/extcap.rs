@@ -11,7 +11,8 @@ use crate::support::desk::Desk;
 use crate::support::nginx::Nginx;
 use crate::support::{Process, begin, gate, run, tshark, until};
 
-const SOON: Duration = Duration::from_secs(1);
+/// A quarter of a second, usually; on a machine that does much else, more. Whoever waited for something would not end.
+const SOON: Duration = Duration::from_secs(5);
 
 /// A capture of nginx by its pid, while somebody asks nginx again and again, until tshark has enough.
 fn capture_worker(desk: &Desk<'_>, nginx: &Nginx, mut capture: Process) {
@@ -190,7 +191,7 @@ fn a_stop_is_heard_at_once() {
                 began.elapsed()
             };
             assert!(
-                took < SOON + SOON / 2,
+                took < SOON,
                 "tshark {} and tls2pcap took {took:?}: {}",
                 tshark.version,
                 capture.stderr()

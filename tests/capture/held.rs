@@ -190,6 +190,23 @@ fn debuggers() {
     }
 }
 
+/// It cannot be held, and its processes are gone before they are looked at: each counts.
+#[test]
+fn what_a_traced_program_runs_is_counted_as_not_held() {
+    const TIMES: u64 = 40;
+    let test = begin!();
+    if Command::new("strace").arg("--version").output().is_err() {
+        return crate::support::gate::skipped("strace", "it is not installed", "T2P_REQUIRE_TOOLS");
+    }
+    let (libssl, log) = (fresh(&test, &library("libssl.so.3"), "libssl.so.3"), test.text("strace.log"));
+    let script = format!("for i in $(seq {TIMES}); do LD_PRELOAD={libssl} /bin/true || exit 1; done");
+    let words = ["strace", "-f", "-e", "trace=none", "-o", &log, "sh", "-c", &script];
+    let finished = test.capture().run(&words).ok();
+    let line = finished.stderr.lines().find_map(|line| line.strip_prefix("lost: "));
+    let count = line.and_then(|line| line.split_once(" mapped files: not looked at")?.0.parse::<u64>().ok());
+    assert!(count.is_some_and(|count| count >= TIMES), "{}", finished.stderr);
+}
+
 /// Of the libraries that a program names, those that have nothing to probe make it wait once, all together.
 #[test]
 fn libraries_that_a_program_names() {

@@ -43,6 +43,7 @@ mod rustls;
 mod selecting;
 mod shared;
 mod shares;
+mod shown;
 mod signals;
 mod sites;
 mod r#static;

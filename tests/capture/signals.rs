@@ -148,6 +148,29 @@ fn a_command_gets_a_signal_once() {
     assert_eq!((finished.status, finished.text().as_str()), (7, ""), "{}", finished.stderr);
 }
 
+/// And the command does not hear of it.
+#[test]
+fn the_numbers_so_far_are_printed_when_they_are_asked_for() {
+    let test = begin!();
+    let (mut server, port) = exchange_server(&test, "r:5 w:40 i r:5 S");
+    let dir = test.folder("client");
+    let words = [vec![compiled("exchange")], connect("127.0.0.1", port, &dir, "w:5 r:40 i w:5 S")].concat();
+    let mut running = test.capture().start(&words);
+    running.process.line_after("waiting");
+    until("both messages to be counted", || {
+        send(&running, Signal::SIGUSR1);
+        let said = running.process.stderr();
+        let line = said.lines().rfind(|line| line.starts_with("tls2pcap: so far: "))?;
+        line.contains("1 process, 1 connection, 45 bytes of plaintext").then_some(())
+    });
+    assert!(running.process.stderr().contains("nothing lost so far"), "{}", running.process.stderr());
+    server.go_on();
+    running.process.go_on();
+    let finished = running.finish().ok();
+    server.wait_ok();
+    assert!(finished.stderr.contains("50 bytes of plaintext"), "{}", finished.stderr);
+}
+
 /// Whenever the signal comes, the command does not outlive it, and what stands in the file is whole.
 #[test]
 fn a_signal_while_the_capture_is_set_up() {

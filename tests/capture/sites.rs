@@ -223,7 +223,8 @@ fn on_release(test: &Test, name: &str, library: &str, version: &str, site: &str)
     assert_told(&finished, &told, version);
     let said = talk.said(&finished.stderr);
     let at = said.iter().filter(|l| l.contains(" proven ") && l.contains(site)).count();
-    assert_eq!(at, 4, "{said:?}");
+    // And SSL_write_ex2, if there was time for enough of its calls.
+    assert!(at >= 4, "{said:?}");
 }
 
 /// The same, where nothing behind the exports can be proven: they are probed themselves.

@@ -4,8 +4,8 @@
 
 use std::collections::VecDeque;
 
-use crate::redact::hpack::NAMES;
-use crate::redact::huffman;
+use crate::proto::hpack::NAMES;
+use crate::proto::huffman;
 
 /// Size of a table that nobody changed, in bytes (RFC 9113, section 6.5.2).
 pub(super) const DEFAULT_MAX: usize = 4096;

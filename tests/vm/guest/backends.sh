@@ -103,7 +103,9 @@ for backend in $1; do
 		$as_user curl -sS --http2 --cacert $cert -o /dev/null https://127.0.0.1/echo/user || die "curl as a user: $?"
 		fetch --http1.1 https://127.0.0.1/echo/root
 		# A program that was never seen before, then a library, which speaks before it is probed and after, and again.
+		# Both are on a file system that is unmounted when nobody uses them any more.
 		mkdir -p /opt/new
+		mount -t tmpfs none /opt/new || die "tmpfs"
 		cp /usr/local/bin/exchange /opt/new/brief
 		cp "$libssl" /opt/new/libssl.so.3
 		mkdir -p "$o/new" "$o/again"
@@ -120,6 +122,7 @@ for backend in $1; do
 		wait $new || die "new: $?"
 		exec 8>&-
 		LD_LIBRARY_PATH=/opt/new $as_user exchange connect 127.0.0.1 "$port" --dir "$o/again" w:50 r:50 S >"$o/again/told" || die "again: $?"
+		await "the file system to be free" umount /opt/new
 		stop user
 	fi
 

@@ -3,39 +3,39 @@
 use std::ops::Range;
 
 /// An address and a port.
-pub(super) type End = ([u8; 16], u16);
+pub(crate) type End = ([u8; 16], u16);
 
 /// Where a checksum stands, and from where on it counts its words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Checksum {
-    pub(super) at: usize,
-    pub(super) from: usize,
+pub(crate) struct Checksum {
+    pub(crate) at: usize,
+    pub(crate) from: usize,
     /// Of UDP, where 0 says that there is none.
-    pub(super) is_udp: bool,
+    pub(crate) is_udp: bool,
 }
 
 /// A segment of TCP. All positions count from the packet's beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) source: End,
-    pub(super) destination: End,
-    pub(super) sequence: u32,
-    pub(super) acknowledged: Option<u32>,
-    pub(super) syn: bool,
-    pub(super) fin: bool,
-    pub(super) rst: bool,
+pub(crate) struct Segment {
+    pub(crate) source: End,
+    pub(crate) destination: End,
+    pub(crate) sequence: u32,
+    pub(crate) acknowledged: Option<u32>,
+    pub(crate) syn: bool,
+    pub(crate) fin: bool,
+    pub(crate) rst: bool,
     /// The bytes that were captured.
-    pub(super) payload: Range<usize>,
+    pub(crate) payload: Range<usize>,
     /// How many there were.
-    pub(super) len: usize,
-    pub(super) checksum: Option<Checksum>,
+    pub(crate) len: usize,
+    pub(crate) checksum: Option<Checksum>,
     /// Where the IP packet ends, if that is captured.
-    pub(super) end: usize,
+    pub(crate) end: usize,
 }
 
 /// What a packet is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Packet {
+pub(crate) enum Packet {
     Tcp(Segment),
     /// No payload that could hold a secret.
     Harmless,
@@ -47,7 +47,7 @@ pub(super) enum Packet {
 }
 
 /// Takes a packet apart.
-pub(super) fn packet(link: u32, data: &[u8]) -> Packet {
+pub(crate) fn packet(link: u32, data: &[u8]) -> Packet {
     let begins = |at: usize| Packet::Other { payload: at.min(data.len()), checksum: None };
     match link {
         // Ethernet.
@@ -73,7 +73,7 @@ pub(super) fn packet(link: u32, data: &[u8]) -> Packet {
     }
 }
 
-pub(super) fn be16(data: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn be16(data: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*data.get(at..)?.first_chunk()?))
 }
 
@@ -203,7 +203,7 @@ fn transport(
 }
 
 /// The sum of the pseudo header (RFC 9293, section 3.1), which stands for a checksum that is computed later.
-pub(super) fn partial(source: &[u8; 16], destination: &[u8; 16], protocol: u8, len: usize) -> u16 {
+pub(crate) fn partial(source: &[u8; 16], destination: &[u8; 16], protocol: u8, len: usize) -> u16 {
     let words = source.chunks(2).chain(destination.chunks(2));
     let sum: u64 = words.map(|word| u64::from(word[0]) << 8 | u64::from(word[1])).sum();
     let mut sum = sum + u64::from(protocol) + len as u64;
@@ -215,7 +215,7 @@ pub(super) fn partial(source: &[u8; 16], destination: &[u8; 16], protocol: u8, l
 
 /// A checksum after bytes were replaced; `delta`: the sum of what each word grew by. What was right stays right, and what was
 /// wrong is so by as much as before (RFC 1624).
-pub(super) fn adjust(sum: u16, delta: i64, is_udp: bool) -> u16 {
+pub(crate) fn adjust(sum: u16, delta: i64, is_udp: bool) -> u16 {
     if delta.rem_euclid(0xffff) == 0 || (is_udp && sum == 0) {
         return sum;
     }

@@ -9,15 +9,15 @@ use flate2::bufread::MultiGzDecoder;
 /// Longest block or packet that is taken.
 const BLOCK_MAX: usize = 64 << 20;
 
-pub(super) const SECTION: u32 = 0x0a0d_0d0a;
-pub(super) const INTERFACE: u32 = 1;
-pub(super) const OLD_PACKET: u32 = 2;
-pub(super) const SIMPLE_PACKET: u32 = 3;
-pub(super) const PACKET: u32 = 6;
+pub(crate) const SECTION: u32 = 0x0a0d_0d0a;
+pub(crate) const INTERFACE: u32 = 1;
+pub(crate) const OLD_PACKET: u32 = 2;
+pub(crate) const SIMPLE_PACKET: u32 = 3;
+pub(crate) const PACKET: u32 = 6;
 
 /// What the file cannot be read for.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     /// The system says so, or what is compressed is damaged.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -34,17 +34,17 @@ pub(super) enum ReadError {
 
 /// A piece of a file.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(crate) struct Item {
     /// All of it.
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// In pcapng, what it is.
-    pub(super) kind: u32,
+    pub(crate) kind: u32,
     /// The packet's bytes in it, and their link type, if it is a packet.
-    pub(super) packet: Option<(Range<usize>, u32)>,
+    pub(crate) packet: Option<(Range<usize>, u32)>,
     /// When the packet was captured, in ns since 1970; 0 if that is not known.
-    pub(super) time: u64,
+    pub(crate) time: u64,
     /// In pcapng, the packet's interface.
-    pub(super) interface: u32,
+    pub(crate) interface: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +55,17 @@ enum Layout {
 }
 
 /// A file that is read once, front to back.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     input: Box<dyn BufRead>,
     layout: Layout,
+    section: Section,
+    /// Of classic pcap, the file's header is still to be given.
+    header: Option<Vec<u8>>,
+}
+
+/// What the blocks so far say of those that follow.
+#[derive(Debug, Default)]
+pub(crate) struct Section {
     is_big: bool,
     /// Link types of the section's interfaces.
     links: Vec<u32>,
@@ -65,39 +73,28 @@ pub(super) struct Reader {
     snaps: Vec<u32>,
     /// Of the same: units of time in a second, and what is added to times, in seconds.
     clocks: Vec<(u64, i64)>,
-    /// Of classic pcap, the file's header is still to be given.
-    header: Option<Vec<u8>>,
     packets: u64,
 }
 
 impl Reader {
     /// Looks at the beginning of a file, which may be compressed by gzip.
-    pub(super) fn new(input: impl Read + 'static) -> Result<Reader, ReadError> {
+    pub(crate) fn new(input: impl Read + 'static) -> Result<Reader, ReadError> {
         let mut input: Box<dyn BufRead> = Box::new(BufReader::with_capacity(1 << 20, input));
         if input.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
             input = Box::new(BufReader::with_capacity(1 << 20, MultiGzDecoder::new(input)));
         }
         let mut first = [0; 4];
         input.read_exact(&mut first).map_err(|_| ReadError::Format)?;
-        let mut reader = Reader {
-            input,
-            layout: Layout::Pcapng,
-            is_big: false,
-            links: vec![],
-            snaps: vec![],
-            clocks: vec![],
-            header: None,
-            packets: 0,
-        };
+        let mut reader = Reader { input, layout: Layout::Pcapng, section: Section::default(), header: None };
         match u32::from_le_bytes(first) {
             SECTION => reader.header = Some(first.to_vec()),
             magic @ (0xa1b2_c3d4 | 0xa1b2_3c4d) => {
-                reader.clocks = vec![(units_of(magic), 0)];
+                reader.section.clocks = vec![(units_of(magic), 0)];
                 reader.begin_pcap(first)?;
             }
             magic @ (0xd4c3_b2a1 | 0x4d3c_b2a1) => {
-                reader.is_big = true;
-                reader.clocks = vec![(units_of(magic.swap_bytes()), 0)];
+                reader.section.is_big = true;
+                reader.section.clocks = vec![(units_of(magic.swap_bytes()), 0)];
                 reader.begin_pcap(first)?;
             }
             _ => return Err(ReadError::Format),
@@ -115,21 +112,21 @@ impl Reader {
     }
 
     /// Whether it is classic pcap, which holds packets and nothing else.
-    pub(super) fn is_classic(&self) -> bool {
+    pub(crate) fn is_classic(&self) -> bool {
         self.layout != Layout::Pcapng
     }
 
     /// The byte order of what was read last.
-    pub(super) fn is_big(&self) -> bool {
-        self.is_big
+    pub(crate) fn is_big(&self) -> bool {
+        self.section.is_big
     }
 
     fn word(&self, bytes: &[u8], at: usize) -> u32 {
-        word(bytes, at, self.is_big)
+        self.section.word(bytes, at)
     }
 
     /// The next piece; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Item>, ReadError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Item>, ReadError> {
         match self.layout {
             Layout::Pcapng => self.block(),
             Layout::Pcap(link) => self.classic_packet(link),
@@ -149,24 +146,24 @@ impl Reader {
         match self.read(&mut bytes, 16)? {
             0 => return Ok(None),
             16 => {}
-            _ => return Err(ReadError::Cut(self.packets + 1)),
+            _ => return Err(ReadError::Cut(self.section.packets + 1)),
         }
         let len = self.word(&bytes, 8) as usize;
         if len > BLOCK_MAX {
-            return Err(ReadError::Damaged(self.packets));
+            return Err(ReadError::Damaged(self.section.packets));
         }
         if self.read(&mut bytes, len)? < len {
-            return Err(ReadError::Cut(self.packets + 1));
+            return Err(ReadError::Cut(self.section.packets + 1));
         }
-        self.packets += 1;
-        let units = self.clocks.first().map_or(1_000_000, |clock| clock.0);
+        self.section.packets += 1;
+        let units = self.section.clocks.first().map_or(1_000_000, |clock| clock.0);
         let (seconds, rest) = (u64::from(self.word(&bytes, 0)), u64::from(self.word(&bytes, 4)));
         let time = seconds * 1_000_000_000 + rest.saturating_mul(1_000_000_000 / units);
         Ok(Some(Item { packet: Some((16..16 + len, link)), bytes, kind: PACKET, time, interface: 0 }))
     }
 
     fn block(&mut self) -> Result<Option<Item>, ReadError> {
-        let cut = ReadError::Cut(self.packets + 1);
+        let cut = ReadError::Cut(self.section.packets + 1);
         let mut bytes = self.header.take().unwrap_or_default();
         let missing = 8 - bytes.len();
         let had = bytes.len();
@@ -179,26 +176,60 @@ impl Reader {
             if self.read(&mut bytes, 4)? < 4 {
                 return Err(cut);
             }
-            self.is_big = match bytes[8..12] {
-                [0x1a, 0x2b, 0x3c, 0x4d] => true,
-                [0x4d, 0x3c, 0x2b, 0x1a] => false,
-                _ => return Err(ReadError::Damaged(self.packets)),
-            };
-            self.links.clear();
-            self.snaps.clear();
-            self.clocks.clear();
+            self.section.begin(&bytes)?;
         }
-        let (kind, len) = (self.word(&bytes, 0), self.word(&bytes, 4) as usize);
-        if len < bytes.len() + 4 || len % 4 != 0 || len > BLOCK_MAX {
-            return Err(ReadError::Damaged(self.packets));
+        let len = self.word(&bytes, 4) as usize;
+        if len < bytes.len() + 4 || !len.is_multiple_of(4) || len > BLOCK_MAX {
+            return Err(ReadError::Damaged(self.section.packets));
         }
         let rest = len - bytes.len();
         if self.read(&mut bytes, rest)? < rest {
             return Err(cut);
         }
         if self.word(&bytes, len - 4) as usize != len {
+            return Err(ReadError::Damaged(self.section.packets));
+        }
+        self.section.block(bytes).map(Some)
+    }
+}
+
+impl Section {
+    fn word(&self, bytes: &[u8], at: usize) -> u32 {
+        word(bytes, at, self.is_big)
+    }
+
+    /// The byte order of what was taken last.
+    pub(crate) fn is_big(&self) -> bool {
+        self.is_big
+    }
+
+    /// A section header, at least its first 12 bytes.
+    fn begin(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
+        self.is_big = match bytes[8..12] {
+            [0x1a, 0x2b, 0x3c, 0x4d] => true,
+            [0x4d, 0x3c, 0x2b, 0x1a] => false,
+            _ => return Err(ReadError::Damaged(self.packets)),
+        };
+        self.links.clear();
+        self.snaps.clear();
+        self.clocks.clear();
+        Ok(())
+    }
+
+    /// A whole block that this program has just written.
+    pub(crate) fn own(&mut self, bytes: Vec<u8>) -> Result<Item, ReadError> {
+        if bytes.len() < 12 {
             return Err(ReadError::Damaged(self.packets));
         }
+        if bytes[..4] == SECTION.to_le_bytes() {
+            self.begin(&bytes)?;
+        }
+        self.block(bytes)
+    }
+
+    /// A whole block, at least 12 bytes.
+    fn block(&mut self, bytes: Vec<u8>) -> Result<Item, ReadError> {
+        let (kind, len) = (self.word(&bytes, 0), bytes.len());
         let packet = match kind {
             INTERFACE if len >= 20 => {
                 self.links.push(self.word(&bytes, 8) & 0xffff);
@@ -244,13 +275,13 @@ impl Reader {
             let ns = i128::try_from(ns).unwrap_or(0) + i128::from(offset) * 1_000_000_000;
             time = u64::try_from(ns).unwrap_or(0);
         }
-        Ok(Some(Item { bytes, kind, packet, time, interface }))
+        Ok(Item { bytes, kind, packet, time, interface })
     }
 
     /// An interface's if_tsresol and if_tsoffset.
     fn clock(&self, block: &[u8]) -> (u64, i64) {
         let (mut units, mut offset) = (1_000_000, 0);
-        for (option, value) in super::metadata::each_option(block, 16, self.is_big) {
+        for (option, value) in super::options::each_option(block, 16, self.is_big) {
             match (option, value) {
                 (9, [n @ 0..=19, ..]) => units = 10u64.pow(u32::from(*n)),
                 (9, [n @ 0x80..=0xbf, ..]) => units = 1 << (n & 0x7f),
@@ -271,7 +302,7 @@ fn units_of(magic: u32) -> u64 {
 }
 
 /// The number that stands at `at`; 0 beyond the end.
-pub(super) fn word(bytes: &[u8], at: usize, is_big: bool) -> u32 {
+pub(crate) fn word(bytes: &[u8], at: usize, is_big: bool) -> u32 {
     let word = bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
     if is_big { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
 }

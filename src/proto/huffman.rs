@@ -50,18 +50,18 @@ fn code() -> &'static Code {
 
 /// Length of the encoded text in bits.
 #[cfg(test)]
-pub(super) fn len(text: &[u8]) -> usize {
+pub(crate) fn len(text: &[u8]) -> usize {
     text.iter().map(|b| usize::from(LENGTHS[usize::from(*b)])).sum()
 }
 
 /// A byte beyond ASCII, always the same, whose code is as long as that of this one.
-pub(super) fn like(byte: u8) -> u8 {
+pub(crate) fn like(byte: u8) -> u8 {
     let len = LENGTHS[usize::from(byte)];
     (0x80..=0xff).find(|b| LENGTHS[usize::from(*b)] == len).unwrap_or(byte)
 }
 
 /// Appends the encoded text, padded with ones.
-pub(super) fn encode(text: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
     let code = code();
     let (mut bits, mut count) = (0u64, 0);
     for byte in text {

@@ -1,0 +1,88 @@
+//! Looks now and then which probed files nobody uses any more, where all processes have the probes: those of files that
+//! were removed keep disk space, others a file system busy.
+//!
+//! A mistake would cost a program's plaintext. So first the process is asked that had a file last. If it has it no more,
+//! the kernel side tells from then on of whoever maps the file; only then all processes are asked.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::threads::Message;
+use crate::discover::maps::{self, Mapped};
+use crate::probe::{Candidate, Probe};
+
+/// Time between two looks.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a look has found out.
+pub(super) enum Answer {
+    /// These may be used by nobody, and be in somebody's way.
+    InQuestion(Vec<Candidate>),
+    /// Who uses them. `None`: it cannot be known.
+    Users(Vec<Candidate>, Option<HashMap<Mapped, u32>>),
+}
+
+pub(super) struct Unused {
+    messages: Sender<Message>,
+    since: Instant,
+    is_busy: bool,
+}
+
+impl Unused {
+    pub(super) fn new(messages: Sender<Message>) -> Unused {
+        Unused { messages, since: Instant::now(), is_busy: false }
+    }
+
+    /// To be called now and then.
+    pub(super) fn look(&mut self, probe: &Probe) {
+        if self.is_busy || self.since.elapsed() < INTERVAL {
+            return;
+        }
+        self.since = Instant::now();
+        let candidates = probe.candidates();
+        if !candidates.is_empty() {
+            self.ask(move || Answer::InQuestion(candidates.into_iter().filter(is_in_question).collect()));
+        }
+    }
+
+    pub(super) fn answered(&mut self, probe: &mut Probe, answer: Answer) {
+        self.is_busy = false;
+        match answer {
+            Answer::InQuestion(files) if files.is_empty() => {}
+            Answer::InQuestion(files) => {
+                probe.watch_users(&files);
+                self.ask(move || {
+                    let mapped: Vec<Mapped> = files.iter().map(|file| file.mapped).collect();
+                    Answer::Users(files, maps::users_of(&mapped))
+                });
+            }
+            Answer::Users(_, None) => {}
+            Answer::Users(files, Some(users)) => {
+                for file in files {
+                    match users.get(&file.mapped) {
+                        Some(pid) => probe.note_other_user(file.id, *pid),
+                        None => probe.let_file_go(file.id),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Beside all else: a file system may not answer.
+    fn ask(&mut self, question: impl FnOnce() -> Answer + Send + 'static) {
+        let messages = self.messages.clone();
+        let ask = move || drop(messages.send(Message::Unused(question())));
+        self.is_busy = thread::Builder::new().name("unused".into()).spawn(ask).is_ok();
+    }
+}
+
+fn is_in_question(file: &Candidate) -> bool {
+    let root = std::fs::metadata("/").map_or(0, |root| root.dev());
+    let is_in_the_way =
+        file.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0 || metadata.dev() != root);
+    is_in_the_way && !maps::has_mapped(file.pid, file.mapped).unwrap_or(false)
+}
