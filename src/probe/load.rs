@@ -174,9 +174,11 @@ impl Kernel {
         if programs.in_bulk() && !kernel.attaches_in_bulk(options.by_process).unwrap_or(false) {
             return Err(Refusal::Bulk);
         }
-        // Its programs are larger than the others, and the verifier may refuse them.
-        if programs == Programs::Session {
+        // Where probes are attached one by one, whoever waits for them waits long enough.
+        if programs == Programs::Session || !programs.in_bulk() {
             kernel.load_for_c().map_err(Refusal::Backend)?;
+        }
+        if programs == Programs::Session {
             drop(kernel.attach_to_self("ssl_session", -1).map_err(|_| Refusal::Bulk)?);
         }
         Ok(kernel)
