@@ -90,7 +90,7 @@ impl Report {
             let mut kinds: Vec<(&Kind, &u64)> =
                 self.kinds.iter().filter(|(kind, _)| kind.is_masked_whole() == masked).collect();
             kinds.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-            let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+            let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{kind} ({n})")).collect();
             if !kinds.is_empty() {
                 let _ = writeln!(text, "{title}: {}", kinds.join(", "));
             }
