@@ -14,7 +14,7 @@
  * once this thread leaves the kernel: on the other processor another thread may wait just like this one.
  */
 #define SEIZED_LOOKS 128 /* for each of three loops, one inside the other */
-#define SEIZED_NS 100000000
+#define SEIZED_NS 300000000
 #define SEIZED_NS_BEHIND 5000000
 #define SEIZED_NS_HERE 3000000
 

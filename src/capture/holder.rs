@@ -32,7 +32,7 @@ const LONGEST: Duration = PATIENCE.saturating_add(Duration::from_secs(120));
 /// processor.
 const LONGEST_STOP: Duration = Duration::from_secs(5);
 /// Nobody is held who has run for longer than this since the kernel side asked, ns. It waits half as long.
-const FRESH: u64 = 200_000_000;
+const FRESH: u64 = 600_000_000;
 /// Holds that ended before they began which are remembered.
 const EARLY_MAX: usize = 1024;
 
