@@ -171,8 +171,9 @@ impl Probe {
     /// Takes probes away, in the reverse order.
     fn take_surplus(&mut self, is_surplus: impl Fn(&Part) -> bool, leaving: Leaving, news: &mut Changes) {
         let (mut entries, mut others, mut files) = (Vec::new(), Vec::new(), Vec::new());
-        let surplus: Vec<_> = self.attached.extract_if(.., |part, _| is_surplus(part)).collect();
-        for (part, probes) in surplus {
+        let surplus: Vec<Part> = self.attached.keys().filter(|part| is_surplus(part)).copied().collect();
+        for part in surplus {
+            let Some(probes) = self.attached.remove(&part) else { continue };
             news.add(&part, &probes, None);
             files.push(probes.file);
             let is_entry = matches!(part.what, What::Entries(..));
@@ -218,9 +219,12 @@ pub(super) fn detach(links: Vec<Link>) {
     });
 }
 
+/// How many probes of a kind came for a reason, or went.
+type Counts = BTreeMap<(&'static str, Option<Why>), usize>;
+
 /// What was attached and taken away, for people to read: a line for each file and holder.
 #[derive(Default)]
-struct Changes(BTreeMap<(PathBuf, i32), BTreeMap<(&'static str, Option<Why>), usize>>);
+struct Changes(BTreeMap<(PathBuf, i32), Counts>);
 
 impl Changes {
     /// `why`: they came for this reason; `None`: they went.

@@ -1,6 +1,6 @@
 //! `tls2pcap redact`: writes a capture file anew without its secrets, or says where they are.
 //!
-//! Blocks, packets, lengths, times and order stay. [`crate::input`] reads, `tracker` hands
+//! Blocks, packets, lengths, times and order stay. `input` reads, `tracker` hands
 //! them to [`crate::redact`] and puts back what comes, `metadata` looks after all that is no packet.
 
 mod addresses;

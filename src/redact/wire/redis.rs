@@ -1,4 +1,4 @@
-//! RESP, of Redis and its kin (https://redis.io/docs/latest/develop/reference/protocol-spec/): a command is an array of strings; answers
+//! RESP, of Redis and its kin (<https://redis.io/docs/latest/develop/reference/protocol-spec/>): a command is an array of strings; answers
 //! are lines and strings, nested as they may be.
 
 use std::ops::Range;
