@@ -61,9 +61,14 @@ pub fn read(mut file: impl Read, mut each: impl FnMut(&Packet<'_>)) -> io::Resul
     }
 }
 
+/// Length of the synthetic Ethernet header.
+const ETHERNET: usize = 14;
+
 fn parse(block: &[u8]) -> io::Result<Packet<'_>> {
     let (captured, whole) = (u32le(block, 12)? as usize, u32le(block, 16)? as usize);
-    let data = block.get(20..20 + captured).ok_or_else(|| bad("short block"))?;
+    let frame = block.get(20..20 + captured).ok_or_else(|| bad("short block"))?;
+    let data = frame.get(ETHERNET..).ok_or_else(|| bad("short packet"))?;
+    let whole = whole.saturating_sub(ETHERNET);
     let ip = usize::from(data.first().ok_or_else(|| bad("short packet"))? & 15) * 4;
     if data[0] >> 4 != 4 || usize::from(u16be(data, 2)?) != whole || data.get(9) != Some(&6) {
         return Err(bad("not the IPv4 and TCP that was expected"));
