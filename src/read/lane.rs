@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::input::sequence::Sequences;
 use crate::view::{Origin, WallTime};
 
 /// Bytes, and segments, that wait for earlier ones, before those count as missing.
@@ -33,8 +34,7 @@ pub(super) enum Step<'a> {
 pub(super) struct Lane {
     /// Where the stream goes on; `None` before its first byte.
     pub(super) next: Option<u64>,
-    /// A sequence number, and where it is in the stream.
-    anchor: Option<(u32, u64)>,
+    sequences: Sequences,
     early: BTreeMap<u64, Vec<(Place, Vec<u8>)>>,
     early_count: usize,
     early_bytes: usize,
@@ -76,14 +76,7 @@ impl Losses {
 impl Lane {
     /// Where a sequence number is in the stream.
     pub(super) fn offset(&mut self, sequence: u32) -> u64 {
-        // Far from zero, so that what comes before the first has a place.
-        let (from, at) = *self.anchor.get_or_insert((sequence, 1 << 33));
-        let distance = i64::from(sequence.wrapping_sub(from) as i32);
-        let offset = at.saturating_add_signed(distance);
-        if distance > 1 << 20 {
-            self.anchor = Some((sequence, offset));
-        }
-        offset
+        self.sequences.offset(sequence)
     }
 
     /// Bytes that wait.

@@ -12,7 +12,7 @@ use super::websocket::{self, WebSocket};
 use super::wire::{self, Wire};
 use crate::proto::h1::{Looks, looks, looks_sip};
 use crate::proto::h2::{PREFACE, is_frames, is_settings};
-use crate::proto::tls::{HELLO_MAX, has_null_cipher, is_hello};
+use crate::proto::tls::{is_hello, is_open};
 
 /// A direction of a connection. Which end is the client is seen by what they say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -199,15 +199,8 @@ impl Conversation {
         if self.inner.is_some() {
             return Some(true);
         }
-        match (own.get(5), &self.halves[side.other() as usize]) {
-            (Some(2), _) => has_null_cipher(own),
-            (Some(1), other) => match other.protocol {
-                Protocol::Detect if own.len() <= HELLO_MAX => has_null_cipher(&other.pending),
-                _ => Some(false),
-            },
-            (Some(_), _) => Some(false),
-            (None, _) => None,
-        }
+        let peer = &self.halves[side.other() as usize];
+        is_open(own, matches!(peer.protocol, Protocol::Detect).then_some(peer.pending.as_slice()))
     }
 
     fn run(&mut self, engine: &mut Engine, side: Side, last: bool) {

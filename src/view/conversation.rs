@@ -8,7 +8,7 @@ use super::websocket::{self, WebSocket};
 use super::{Side, Told, WallTime, What};
 use crate::proto::h1::{Looks, looks};
 use crate::proto::h2::{HEADER, PREFACE, is_frames, is_settings};
-use crate::proto::tls::{self, HELLO_MAX, has_null_cipher, is_hello};
+use crate::proto::tls::{self, is_hello, is_open};
 
 /// Fewest bytes of a packet that may begin a message after a hole: a method and a target.
 const BEGIN: usize = 16;
@@ -269,15 +269,8 @@ impl Conversation {
         if self.inner.is_some() {
             return Some(true);
         }
-        match (own.get(5), &self.halves[from.peer() as usize]) {
-            (Some(2), _) => has_null_cipher(own),
-            (Some(1), other) => match other.protocol {
-                Protocol::Detect if own.len() <= HELLO_MAX => has_null_cipher(&other.pending),
-                _ => Some(false),
-            },
-            (Some(_), _) => Some(false),
-            (None, _) => None,
-        }
+        let peer = &self.halves[from.peer() as usize];
+        is_open(own, matches!(peer.protocol, Protocol::Detect).then_some(peer.pending.as_slice()))
     }
 
     /// Takes bytes apart. Gives how many are done; the others are to be shown again with those that follow.
