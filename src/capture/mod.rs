@@ -93,7 +93,7 @@ pub fn run(config: &Capture) -> Result<Exit, Failure> {
     if let Targets::Pids { pids, follow: Follow::New } = &config.targets {
         children_left_out(pids, &mut discovery).iter().for_each(|text| say.warn(text));
     }
-    let mut probe = setup::load(config)?;
+    let mut probe = setup::load(config, &found)?;
     say.detail(&format!(
         "sockets are followed by {}; probes attach {}",
         probe.backend(),

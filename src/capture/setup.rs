@@ -41,7 +41,7 @@ const MEMORY_BESIDE: u64 = 64 << 20;
 const CALL_LIMIT: u64 = numbers::CALL_MAX;
 
 /// `found`: what is to be probed first of all.
-pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
+pub(super) fn load(config: &Capture, found: &[(Option<u32>, Found)]) -> Result<Probe, Failure> {
     let ring_bytes = ring_for(config.ring_size, memory::room())?;
     let options = Options {
         backend: match config.backend {
@@ -62,6 +62,7 @@ pub(super) fn load(config: &Capture) -> Result<Probe, Failure> {
         ring_bytes,
         wake_for_each: config.packet_buffered,
         return_probes: config.return_probes,
+        has_c: found.iter().any(|(_, found)| found.library.family.is_some()),
         verbose: config.verbosity == Verbosity::Verbose,
     };
     Probe::load(&options).map_err(|error| refusal(&error))

@@ -161,7 +161,9 @@ impl Kernel {
         let sees_births =
             options.follow && (backend != Backend::Fentry || has_function("calculate_sigpending"));
         let has_mptcp = Path::new("/proc/sys/net/mptcp").exists();
-        let choice = Choice { backend, programs, bio_in_bulk, has_ipv6, has_mptcp, sees_births };
+        // Where probes are attached one by one, whoever waits for them waits long enough.
+        let c_at_once = options.has_c || programs == Programs::Session || !programs.in_bulk();
+        let choice = Choice { backend, programs, bio_in_bulk, has_ipv6, has_mptcp, sees_births, c_at_once };
         choice.prepare(open.open_object_mut().progs_mut());
         let skeleton = open.load().map_err(Refusal::Backend)?;
         let way = Way {
@@ -173,10 +175,6 @@ impl Kernel {
         kernel.attach_own().map_err(Refusal::Backend)?;
         if programs.in_bulk() && !kernel.attaches_in_bulk(options.by_process).unwrap_or(false) {
             return Err(Refusal::Bulk);
-        }
-        // Where probes are attached one by one, whoever waits for them waits long enough.
-        if programs == Programs::Session || !programs.in_bulk() {
-            kernel.load_for_c().map_err(Refusal::Backend)?;
         }
         if programs == Programs::Session {
             drop(kernel.attach_to_self("ssl_session", -1).map_err(|_| Refusal::Bulk)?);

@@ -90,6 +90,8 @@ pub struct Options {
     pub wake_for_each: bool,
     /// Use the kernel's return probes where functions return, which harm programs that unwind their stacks.
     pub return_probes: bool,
+    /// A library in C is there to be probed: what it needs is loaded with all else, which is sooner done than later.
+    pub has_c: bool,
     /// Show what libbpf has to say if nothing can be loaded.
     pub verbose: bool,
 }

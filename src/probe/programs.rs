@@ -226,18 +226,9 @@ impl Job {
         }
     }
 
-    /// `None`: it is loaded at once.
-    fn set(self) -> Option<ProgramSet> {
-        match self {
-            Job::Functions(set, _) => Some(set),
-            Job::Records(_) | Job::Received(_) => Some(ProgramSet::IntoMemory),
-            _ => None,
-        }
-    }
-
     /// Whether it is attached as soon as it is loaded, to stay.
     pub(super) fn is_for_all(self) -> bool {
-        self.set().is_none() && self != Job::Trial
+        !matches!(self, Job::Trial | Job::Functions(..) | Job::Records(_) | Job::Received(_))
     }
 
     /// Whether a capture goes on without it.
@@ -289,6 +280,8 @@ pub(super) struct Choice {
     pub has_mptcp: bool,
     /// New processes are to wait before they run, and the kernel has the function where they can.
     pub sees_births: bool,
+    /// What libraries in C need is not left for later.
+    pub c_at_once: bool,
 }
 
 impl Choice {
@@ -306,6 +299,16 @@ impl Choice {
                 Job::Records(Reads::Apart) => self.programs != Session,
                 Job::Records(Reads::EitherWay) => true,
             }
+    }
+
+    /// What it is loaded with; `None`: it is loaded at once.
+    fn set(&self, job: Job) -> Option<ProgramSet> {
+        match job {
+            Job::Functions(ProgramSet::C, _) if self.c_at_once => None,
+            Job::Functions(set, _) => Some(set),
+            Job::Records(_) | Job::Received(_) => Some(ProgramSet::IntoMemory),
+            _ => None,
+        }
     }
 
     /// Whether it is loaded to be attached to many places at once. A session is by itself.
@@ -326,7 +329,7 @@ impl Choice {
     fn prepare_set<'o>(&self, programs: impl Iterator<Item = OpenProgramMut<'o>>, set: Option<ProgramSet>) {
         for mut program in programs {
             let job = Job::of(&program.name().to_string_lossy());
-            program.set_autoload(job.is_some_and(|job| job.set() == set && self.takes(job)));
+            program.set_autoload(job.is_some_and(|job| self.set(job) == set && self.takes(job)));
             if job.is_some_and(|job| self.is_in_bulk(job)) {
                 program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
             }
@@ -351,7 +354,7 @@ impl Later {
     /// # Errors
     /// If the kernel does not take that set.
     pub(super) fn program<'p>(&'p self, first: &'p Object, name: &str) -> libbpf_rs::Result<ProgramMut<'p>> {
-        let object = match Job::of(name).and_then(Job::set) {
+        let object = match Job::of(name).and_then(|job| self.choice.set(job)) {
             Some(set) => self.object(first, set)?,
             None => first,
         };
@@ -359,11 +362,14 @@ impl Later {
         Ok(found.expect("the object has every program that is named here"))
     }
 
-    /// Loads a set if it is not yet.
+    /// The object of a set, which is loaded if it is not yet.
     ///
     /// # Errors
     /// If the kernel does not take it.
-    pub(super) fn object(&self, first: &Object, set: ProgramSet) -> libbpf_rs::Result<&Object> {
+    pub(super) fn object<'p>(&'p self, first: &'p Object, set: ProgramSet) -> libbpf_rs::Result<&'p Object> {
+        if set == ProgramSet::C && self.choice.c_at_once {
+            return Ok(first);
+        }
         let cell = &self.objects[set as usize];
         if cell.get().is_none() {
             let _ = cell.set(self.load(first, set)?);

@@ -111,6 +111,7 @@ fn options(by_process: bool) -> Options {
         ring_bytes: u32::try_from(page_size()).unwrap_or(4096),
         wake_for_each: false,
         return_probes: false,
+        has_c: true,
         verbose: false,
     }
 }
