@@ -11,6 +11,13 @@ int single(void *ctx)
 	return 0;
 }
 
+SEC("uprobe.multi")
+int bulk(void *ctx)
+{
+	(void)ctx;
+	return 0;
+}
+
 SEC("uprobe.session")
 int session(void *ctx)
 {

@@ -7,6 +7,7 @@ use libbpf_rs::{Link, Object, ObjectBuilder, ProgramMut, UprobeMultiOpts, Uprobe
 use tls2pcap::discover::Discovery;
 use tls2pcap::discover::function::Function;
 use tls2pcap::discover::internal::{Behind, NoInternal};
+use tls2pcap::discover::returns::Return;
 
 use crate::Res;
 
@@ -17,6 +18,8 @@ pub enum Place {
     Exports,
     /// A session, or entry and return, of the functions behind them.
     Internal,
+    /// The instructions that tls2pcap probes: where those functions begin, and where they return.
+    Instructions,
 }
 
 impl Place {
@@ -29,7 +32,7 @@ impl Place {
                 (Some(read), Some(write)) => Ok([read as usize, write as usize]),
                 _ => Err("the library lacks SSL_read or SSL_write".into()),
             },
-            Place::Internal => {
+            Place::Internal | Place::Instructions => {
                 let of = |side: &Result<Behind, NoInternal>| {
                     side.clone().map(|behind| behind.place.offset as usize)
                 };
@@ -39,11 +42,32 @@ impl Place {
     }
 }
 
+/// Where the functions that are probed at these offsets return: one cheap instruction before each return, or itself.
+fn returns(library: &Path, offsets: [usize; 2]) -> Res<Vec<usize>> {
+    let found = Discovery::default().at(library)?.library;
+    let mut all = Vec::new();
+    for offset in offsets {
+        for place in found.returns.of(offset as u64)? {
+            match place {
+                Return::Ret { cheap, .. } if !cheap.is_empty() => {
+                    all.extend(cheap.iter().map(|cheap| cheap.at as usize));
+                }
+                Return::Ret { at, .. } | Return::Behind { at, .. } => all.push(*at as usize),
+            }
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
+}
+
 /// The loaded empty programs.
 pub struct Floor {
     object: Object,
     /// The kernel has sessions (6.13 and later).
     pub sessions: bool,
+    /// It attaches in bulk (6.6 and later).
+    bulk: bool,
 }
 
 impl Floor {
@@ -59,19 +83,18 @@ impl Floor {
             return Err("clang cannot compile the empty probes".into());
         }
         libbpf_rs::set_print(None);
-        let load = |sessions: bool| -> libbpf_rs::Result<Object> {
+        let load = |sessions: bool, bulk: bool| -> libbpf_rs::Result<Floor> {
             let mut open = ObjectBuilder::default().open_file(&file)?;
             for mut program in open.progs_mut() {
-                if program.name() == "session" {
-                    program.set_autoload(sessions);
+                match program.name().to_str() {
+                    Some("session") => program.set_autoload(sessions),
+                    Some("bulk") => program.set_autoload(bulk),
+                    _ => {}
                 }
             }
-            open.load()
+            Ok(Floor { object: open.load()?, sessions, bulk })
         };
-        match load(true) {
-            Ok(object) => Ok(Floor { object, sessions: true }),
-            Err(_) => Ok(Floor { object: load(false)?, sessions: false }),
-        }
+        Ok(load(true, true).or_else(|_| load(false, true)).or_else(|_| load(false, false))?)
     }
 
     /// Attaches to one process, in a library of its own. They detach when the links are dropped.
@@ -84,6 +107,17 @@ impl Floor {
             ]);
         }
         let mut links = Vec::new();
+        if place == Place::Instructions {
+            let offsets = [&offsets[..], &returns(library, offsets)?].concat();
+            if self.bulk {
+                let options = UprobeMultiOpts { offsets, ..Default::default() };
+                return Ok(vec![
+                    self.program("bulk").attach_uprobe_multi_with_opts(pid as i32, library, "", options)?,
+                ]);
+            }
+            let single = |offset| self.single(pid, library, offset, UprobeOpts::default());
+            return offsets.into_iter().map(single).collect();
+        }
         for offset in offsets {
             for retprobe in [true, false] {
                 links.push(self.single(

@@ -39,29 +39,32 @@ pub fn rows(bench: &Bench, only: &str, soak: f64) -> Res<Vec<Row>> {
             [(512, 20_000, 0.35, 1.5), (1400, 20_000, 0.4, 1.5), (16_384, 6_000, 0.75, 2.0)]
         {
             let case = Case::new("mem", size, bench.scaled(messages)).warm();
-            let turns = turns(bench, &bench.load, &case, &[Place::Exports, Place::Internal])?;
+            let places = [Place::Exports, Place::Internal, Place::Instructions];
+            let turns = turns(bench, &bench.load, &case, &[], &places)?;
             add(vec![
-                turns.ratio("G1", &case, "an empty entry+return pair on the exports", 1, of_exports),
-                turns.ratio("G2", &case, "an empty session at the internal functions", 2, of_internal),
+                turns.ratio("G1", &case, "an empty entry+return pair on the exports", 1, Some(of_exports)),
+                turns.ratio("G2", &case, "an empty session at the internal functions", 2, Some(of_internal)),
+                turns.ratio("G2", &case, "empty probes on the same instructions", 3, None),
             ]);
         }
     }
     if wanted(&["G3"]) {
         for (size, messages, most) in [(512, 10_000, 1.2), (1400, 10_000, 1.2), (16_384, 6_000, 1.4)] {
             let case = Case::new("mem", size, bench.scaled(messages)).warm();
-            let turns = turns(bench, &bench.exports_only, &case, &[Place::Exports])?;
+            // Without unwind tables it is not known where functions return.
+            let turns = turns(bench, &bench.exports_only, &case, &["--return-probes"], &[Place::Exports])?;
             add(vec![turns.ratio(
                 "G3",
                 &case,
-                "an empty pair, where nothing but the exports is found",
+                "an empty pair, where nothing but the exports is found (--return-probes)",
                 1,
-                most,
+                Some(most),
             )]);
         }
     }
     if wanted(&["G4"]) {
         let case = Case::new("pingpong", 1400, bench.scaled(20_000)).warm().with("-a".into());
-        add(turns(bench, &bench.load, &case, &[])?.pingpong(&case));
+        add(turns(bench, &bench.load, &case, &[], &[])?.pingpong(&case));
     }
     if wanted(&["G5", "G7"]) {
         for (size, messages, most) in [
@@ -113,7 +116,8 @@ struct Turns {
     verdicts: Vec<Verdict>,
 }
 
-fn turns(bench: &Bench, load: &Load, case: &Case, places: &[Place]) -> Res<Turns> {
+/// `more`: arguments of tls2pcap.
+fn turns(bench: &Bench, load: &Load, case: &Case, more: &[&str], places: &[Place]) -> Res<Turns> {
     let ways: Vec<With> = std::iter::once(With::Nothing)
         .chain(places.iter().map(|place| With::Empty(*place)))
         .chain([With::Tls2pcap])
@@ -124,7 +128,7 @@ fn turns(bench: &Bench, load: &Load, case: &Case, places: &[Place]) -> Res<Turns
         for i in 0..ways.len() {
             // What stands first in one round stands last in the next.
             let way = if round % 2 == 0 { i } else { ways.len() - 1 - i };
-            let run = bench.run(load, case, ways[way], &[])?;
+            let run = bench.run(load, case, ways[way], more)?;
             reports[way] = run.report;
             turns.verdicts.extend(run.verdict);
         }
@@ -143,13 +147,13 @@ impl Turns {
         self.reports.iter().map(|r| value(r.last().expect("tls2pcap is last")) / value(&r[way])).collect()
     }
 
-    fn ratio(&self, goal: &'static str, case: &Case, floor: &str, way: usize, most: f64) -> Row {
+    fn ratio(&self, goal: &'static str, case: &Case, floor: &str, way: usize, most: Option<f64>) -> Row {
         Row {
             goal,
             what: format!("application CPU ÷ the same with {floor}, {} B", case.size),
             samples: self.of(way, Report::cpu),
             digits: 2,
-            most: Some(most),
+            most,
             captured: captured(&self.verdicts),
             beside: format!(
                 "µs a call: unprobed {}, empty probes {}, tls2pcap {}",

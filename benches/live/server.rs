@@ -148,12 +148,15 @@ pub fn rows(bench: &Bench) -> Res<Vec<Row>> {
         let requests = bench.scaled(60_000);
         let server = Server::start(bench)?;
         server.load(http1, 2000)?;
-        let (mut unprobed, mut empty, mut own) = <(Samples, Samples, Samples)>::default();
+        let (mut unprobed, mut empty, mut same, mut own) = <(Samples, Samples, Samples, Samples)>::default();
         let (mut answers, mut all) = (0, 0);
         for _ in 0..bench.rounds {
             unprobed.0.push(server.load(http1, requests)?);
             let links = bench.floor.attach(Place::Internal, server.worker, &bench.load.library)?;
             empty.0.push(server.load(http1, requests)?);
+            drop(links);
+            let links = bench.floor.attach(Place::Instructions, server.worker, &bench.load.library)?;
+            same.0.push(server.load(http1, requests)?);
             drop(links);
             let captured = captured(bench, &server, http1, requests)?;
             own.0.push(captured.cpu);
@@ -176,10 +179,11 @@ pub fn rows(bench: &Bench) -> Res<Vec<Row>> {
             most: Some(1.25),
             beside: format!(
                 "µs a request: unprobed {}, an empty session at the internal functions {}, tls2pcap {}; \
-                 {answers} of {all} answers in the file",
+                 empty probes on the same instructions {}, {answers} of {all} answers in the file",
                 show(&unprobed),
                 show(&empty),
-                show(&own)
+                show(&own),
+                show(&same)
             ),
             ..Default::default()
         });
@@ -187,6 +191,13 @@ pub fn rows(bench: &Bench) -> Res<Vec<Row>> {
             goal: "G15",
             what: format!("the same ÷ the same with that empty session, {name}"),
             samples: ratio(&empty),
+            digits: 2,
+            ..Default::default()
+        });
+        rows.push(Row {
+            goal: "G15",
+            what: format!("the same ÷ the same with empty probes on the same instructions, {name}"),
+            samples: ratio(&same),
             digits: 2,
             ..Default::default()
         });
