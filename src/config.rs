@@ -8,11 +8,8 @@ use std::time::Duration;
 
 use crate::filter::Filter as Expression;
 use crate::redact::RulesBuilder;
-use crate::synth::Selection;
-
-mod files;
-
-pub use files::{DiskFull, Files, Names};
+use crate::sink::{Comments, Link, Plan};
+use crate::synth::{Carrier, Ports, Selection};
 
 /// One run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +42,7 @@ pub struct Capture {
     /// How what is said is shown on standard output; `None`: not at all.
     pub show: Option<Show>,
     /// Into how many files packets go, and how many of them.
-    pub files: Files,
+    pub files: Plan,
     /// Which connections, and how much of each.
     pub selection: Selection,
     /// The capture ends after this time.
@@ -61,7 +58,7 @@ pub struct Capture {
     /// How server ports are written.
     pub ports: Ports,
     /// What the plaintext stands in.
-    pub framing: Framing,
+    pub framing: Carrier,
     /// The link layer of the packets.
     pub link: Link,
     /// Whether the file has process blocks.
@@ -108,11 +105,11 @@ pub struct Replay {
     /// Which connections, and how much of each.
     pub selection: Selection,
     /// Into how many files, and how many of them.
-    pub files: Files,
+    pub files: Plan,
     /// How server ports are written.
     pub ports: Ports,
     /// What the plaintext stands in.
-    pub framing: Framing,
+    pub framing: Carrier,
     /// The link layer of the packets.
     pub link: Link,
     /// Whether a loss shows in the exit status.
@@ -313,50 +310,6 @@ pub enum Backend {
     Fentry,
     /// Typed tracepoints.
     Tracepoint,
-}
-
-/// How server ports are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ports {
-    /// Mapped to a port where stock Wireshark decodes the plaintext.
-    #[default]
-    Decode,
-    /// As they were.
-    Keep,
-    /// Mapped, and where not, the client's is another.
-    Apart,
-}
-
-/// What the plaintext stands in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Framing {
-    /// TCP.
-    #[default]
-    Plain,
-    /// Made-up TLS without encryption, where Wireshark takes it.
-    Tls,
-}
-
-/// The link layer of the packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Link {
-    /// A synthetic Ethernet header.
-    #[default]
-    Ethernet,
-    /// None: they begin with IP.
-    Raw,
-}
-
-/// Which packets tell what is known of their connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Comments {
-    /// Each.
-    All,
-    /// The first of a connection, and those where there is something new.
-    #[default]
-    Syn,
-    /// None tells anything.
-    None,
 }
 
 /// How much to say on standard error.

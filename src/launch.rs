@@ -38,7 +38,7 @@ pub struct Options {
     pub stdout_to_stderr: bool,
     /// Descriptors of this process that are the command's standard input and output, and its
     /// standard error.
-    pub aside: Option<(RawFd, RawFd)>,
+    pub streams: Option<(RawFd, RawFd)>,
 }
 
 /// A child that waits before exec. Dropped, or when this process dies, the child ends without
@@ -286,7 +286,7 @@ struct Plan {
     report: RawFd,
     user: Option<(libc::uid_t, libc::gid_t, Vec<libc::gid_t>)>,
     stdout_to_stderr: bool,
-    aside: Option<(RawFd, RawFd)>,
+    streams: Option<(RawFd, RawFd)>,
     /// What `argv` and `envp` point into.
     _strings: Vec<CString>,
 }
@@ -315,7 +315,7 @@ impl Plan {
             report: report.as_raw_fd(),
             user: options.user.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
             stdout_to_stderr: options.stdout_to_stderr,
-            aside: options.aside,
+            streams: options.streams,
             // Moving a CString moves no bytes: the pointers stay good.
             _strings: args.into_iter().chain(env).collect(),
         })
@@ -359,7 +359,7 @@ impl Plan {
             if self.stdout_to_stderr {
                 libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO);
             }
-            if let Some((null, stderr)) = self.aside {
+            if let Some((null, stderr)) = self.streams {
                 libc::dup2(null, libc::STDIN_FILENO);
                 libc::dup2(null, libc::STDOUT_FILENO);
                 libc::dup2(stderr, libc::STDERR_FILENO);

@@ -10,7 +10,7 @@ use crate::probe::page_size;
 
 /// The tightest limit on memory, and what it leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct Headroom {
     /// Bytes.
     pub left: u64,
     /// What limits, for people.
@@ -18,7 +18,7 @@ pub struct Room {
 }
 
 /// The tightest limit on memory; `None` if nothing is known of any.
-pub fn room() -> Option<Room> {
+pub fn room() -> Option<Headroom> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let mut rooms = Vec::new();
     rooms.extend(of_system(&read(Path::new("/proc/meminfo")).unwrap_or_default()));
@@ -29,17 +29,17 @@ pub fn room() -> Option<Room> {
     rooms.into_iter().min_by_key(|room| room.left)
 }
 
-fn of_system(meminfo: &str) -> Option<Room> {
+fn of_system(meminfo: &str) -> Option<Headroom> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(Room { left: kib.saturating_mul(1024), by: "the memory that is free on this machine".into() })
+    Some(Headroom { left: kib.saturating_mul(1024), by: "the memory that is free on this machine".into() })
 }
 
-fn of_process() -> Option<Room> {
+fn of_process() -> Option<Headroom> {
     let (limit, _) = getrlimit(Resource::RLIMIT_AS).ok().filter(|(soft, _)| *soft != libc::RLIM_INFINITY)?;
     let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').next()?.parse().ok()?;
     let left = limit.saturating_sub(pages.saturating_mul(page_size() as u64));
-    Some(Room { left, by: "the limit on this process's address space (ulimit -v)".into() })
+    Some(Headroom { left, by: "the limit on this process's address space (ulimit -v)".into() })
 }
 
 /// The folder of a control group and those above it, of a line of /proc/self/cgroup: of version 2, or of memory.
@@ -58,7 +58,7 @@ fn groups(line: &str) -> Vec<PathBuf> {
 }
 
 /// Of one group, in the files of either version.
-fn of_group(group: &Path, read: &impl Fn(&Path) -> Option<String>) -> Option<Room> {
+fn of_group(group: &Path, read: &impl Fn(&Path) -> Option<String>) -> Option<Headroom> {
     let number = |name: &str| read(&group.join(name))?.trim().parse::<u64>().ok();
     let (limit, used) = match number("memory.max") {
         Some(limit) => (limit, number("memory.current")?),
@@ -72,7 +72,7 @@ fn of_group(group: &Path, read: &impl Fn(&Path) -> Option<String>) -> Option<Roo
         of(&format!("total_{name} ")).or_else(|| of(&format!("{name} "))).unwrap_or(0)
     };
     let used = used.saturating_sub(cached("inactive_file")).saturating_sub(cached("active_file"));
-    Some(Room {
+    Some(Headroom {
         left: limit.saturating_sub(used),
         by: format!("the memory limit of the control group {}", group.display()),
     })

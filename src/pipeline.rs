@@ -5,13 +5,12 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::config::Comments;
 use crate::event::recording::{Player, Recorder};
 use crate::event::{Counters, Event, Missing, ProcessLoss, SORT_TIME, SORT_TIME_LIVE, record};
 use crate::losses::{Losses, Shed};
 use crate::redact::{Engine, Redactor};
 use crate::sink::pcapng::Counts;
-use crate::sink::{Header, Link, PcapngWriter};
+use crate::sink::{Comments, Header, Link, PcapngWriter};
 use crate::status::{Note, Numbers};
 use crate::synth::{Carrier, HOLD_TIME, HOLD_TIME_UNKNOWN, Ports, Selection, Synthesizer};
 use crate::track::segment::{Segment, WallTime};
@@ -48,7 +47,7 @@ pub struct Pipeline<W: Write> {
     tracker: Tracker,
     redactor: Option<Box<Redactor>>,
     synthesizer: Synthesizer,
-    output: Output<W>,
+    output: Destination<W>,
     process_blocks: bool,
     link: Link,
     comments: Comments,
@@ -74,7 +73,7 @@ pub struct Pipeline<W: Write> {
 type Settled<W> = fn(&mut W, WallTime) -> io::Result<()>;
 
 /// The file's header needs the first event, so the writer begins with it.
-enum Output<W: Write> {
+enum Destination<W: Write> {
     Waiting(W),
     Open(Box<PcapngWriter<W>>),
     /// The header could not be written.
@@ -89,7 +88,7 @@ impl<W: Write> Pipeline<W> {
             tracker: Tracker::new(Limits::default()),
             redactor: None,
             synthesizer: Synthesizer::new(ports),
-            output: Output::Waiting(out),
+            output: Destination::Waiting(out),
             process_blocks: false,
             link: Link::default(),
             comments: Comments::default(),
@@ -204,8 +203,8 @@ impl<W: Write> Pipeline<W> {
     fn event(&mut self, event: Event) -> io::Result<()> {
         match &event {
             Event::Start(start) => {
-                self.output = match std::mem::replace(&mut self.output, Output::Lost) {
-                    Output::Waiting(out) => {
+                self.output = match std::mem::replace(&mut self.output, Destination::Lost) {
+                    Destination::Waiting(out) => {
                         let mut header = Header::from(start);
                         if let Some(redactor) = &mut self.redactor {
                             header.comments =
@@ -220,7 +219,7 @@ impl<W: Write> Pipeline<W> {
                         if self.unbuffered {
                             writer.unbuffered();
                         }
-                        Output::Open(Box::new(writer))
+                        Destination::Open(Box::new(writer))
                     }
                     other => other,
                 };
@@ -236,7 +235,7 @@ impl<W: Write> Pipeline<W> {
         let tick = matches!(event, Event::Clock(_));
         let stop = matches!(event, Event::Stop(_));
         self.stopped |= stop;
-        let Output::Open(writer) = &mut self.output else { return Ok(()) };
+        let Destination::Open(writer) = &mut self.output else { return Ok(()) };
         let mut result = Ok(());
         let mut write = |packet: crate::synth::packet::Packet<'_>| {
             if result.is_ok() {
@@ -308,13 +307,15 @@ impl<W: Write> Pipeline<W> {
 
     fn flush_output(&mut self) -> io::Result<()> {
         match &mut self.output {
-            Output::Open(writer) => writer.flush(),
-            Output::Waiting(_) | Output::Lost => Ok(()),
+            Destination::Open(writer) => writer.flush(),
+            Destination::Waiting(_) | Destination::Lost => Ok(()),
         }
     }
 
     fn settle(&mut self) -> io::Result<()> {
-        let (Some(settled), Output::Open(writer)) = (self.settled, &mut self.output) else { return Ok(()) };
+        let (Some(settled), Destination::Open(writer)) = (self.settled, &mut self.output) else {
+            return Ok(());
+        };
         let (until, out) = writer.settled(self.now);
         settled(out, until)
     }
@@ -350,7 +351,7 @@ impl<W: Write> Pipeline<W> {
                 *comment = redactor.comment(comment);
             }
         }
-        if let Output::Open(writer) = self.output {
+        if let Destination::Open(writer) = self.output {
             writer.finish(self.now, &statistics)?;
         }
         Ok(numbers)
@@ -366,8 +367,8 @@ impl<W: Write> Pipeline<W> {
         let summary = self.tracker.summary();
         let total = &summary.total;
         let counts = match &self.output {
-            Output::Open(writer) => writer.counts(),
-            Output::Waiting(_) | Output::Lost => Counts::default(),
+            Destination::Open(writer) => writer.counts(),
+            Destination::Waiting(_) | Destination::Lost => Counts::default(),
         };
         let packets = counts.packets;
         let (lost, mut notes) = self.losses(&summary).told(|key| self.tracker.process(key).name());

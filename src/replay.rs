@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-use crate::capture::{format, ports, sink_of};
+use crate::capture::{format, sink_of};
 use crate::config::{Output, Replay, Verbosity};
 use crate::event::recording::{Player, RecordingError};
 use crate::failure::{Exit, Failure};
@@ -56,25 +56,24 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
     // The first of several files is named after its first packet.
     let mut output = match config.files.rotates() {
         true => None,
-        false => Some(sink::Output::create(path, format).map_err(bad_output)?),
+        false => Some(sink::OutputFile::create(path, format).map_err(bad_output)?),
     };
     if output.as_ref().is_some_and(|output| output.is_same_as(&config.input)) {
         let message = "the capture file would be appended to the recording";
         return Err(Failure::new(Exit::Usage, message, "send it to another file"));
     }
-    let kept = Kept::new(output.as_mut().and_then(sink::Output::take_whereabouts), None);
+    let kept = Kept::new(output.as_mut().and_then(sink::OutputFile::take_whereabouts), None);
     let opened = output.map(|output| (output, path.to_owned()));
     let (sink, files) = sink_of(&config.files, Some(path), opened, config.link, Some(&config.input));
-    let mut pipeline =
-        Pipeline::new(sink::Fan { file: sink, server: None, view: None }, ports(config.ports), None)
-            .with_process_blocks(config.process_blocks)
-            .with_carrier(config.framing.into())
-            .with_link(config.link.into())
-            .with_comments(config.comments)
-            .with_redaction(engine)
-            .with_selection(config.selection.clone())
-            .with_settled(sink::Fan::settled)
-            .gathering(format.is_compressed());
+    let mut pipeline = Pipeline::new(sink::Fan { file: sink, server: None, view: None }, config.ports, None)
+        .with_process_blocks(config.process_blocks)
+        .with_carrier(config.framing)
+        .with_link(config.link)
+        .with_comments(config.comments)
+        .with_redaction(engine)
+        .with_selection(config.selection.clone())
+        .with_settled(sink::Fan::settled)
+        .gathering(format.is_compressed());
     let (mut numbers, damage, failed) = match play(&mut player, &mut pipeline) {
         Ok(damage) => {
             let numbers = pipeline.numbers();

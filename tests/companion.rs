@@ -23,7 +23,7 @@ use tls2pcap::event::{HandleKey, Library, Missing, ProcessKey, TupleSource};
 use tls2pcap::sink::{self, Format, Header, Link, PcapngWriter};
 use tls2pcap::synth::{Ports, Synthesizer};
 use tls2pcap::track::segment::{
-    Body, Connection, ConnectionId, Payload, Process, RoleSource, Segment, Side, Tuple,
+    Connection, ConnectionId, Payload, Process, RoleSource, Segment, SegmentBody, Side, Tuple,
 };
 
 use Side::{Client, Server};
@@ -197,7 +197,7 @@ impl Scene {
         writer.finish(time, &[]).unwrap().0
     }
 
-    fn step(&mut self, id: u64, body: Body) {
+    fn step(&mut self, id: u64, body: SegmentBody) {
         self.time += 1_000_000;
         let segment = Segment { connection: ConnectionId(id), time: self.time, body };
         self.synthesizer.segment(&segment, &mut |packet| self.writer.packet(&packet).unwrap());
@@ -235,7 +235,7 @@ impl Scene {
             layer_below: None,
         };
         self.callers.insert(id, process.clone());
-        self.step(id, Body::Open(Arc::new(connection)));
+        self.step(id, SegmentBody::Open(Arc::new(connection)));
     }
 
     fn say(&mut self, id: u64, from: Side, bytes: &[u8], len: usize) {
@@ -252,7 +252,7 @@ impl Scene {
             redacted: vec![],
         };
         *offset += len as u64;
-        self.step(id, Body::Payload(payload));
+        self.step(id, SegmentBody::Payload(payload));
     }
 
     fn exchange(&mut self, id: u64, path: &str) {
@@ -295,16 +295,16 @@ fn scene_with(process_blocks: bool, link: Link) -> Vec<u8> {
     scene.callers.insert(2, process(201, "worker", None));
     scene.exchange(2, "/three");
     scene.callers.insert(2, nginx.clone());
-    scene.step(2, Body::Skip { from: Server, reason: Missing::Unfinished });
+    scene.step(2, SegmentBody::Skip { from: Server, reason: Missing::Unfinished });
     scene.exchange(2, "/four");
-    scene.step(1, Body::End);
+    scene.step(1, SegmentBody::End);
     scene.open(3, &odd, Client, ["[2001:db8::1]:41000", "[2001:db8::2]:443"], None);
     scene.exchange(3, "/five");
-    scene.step(3, Body::ServerName("late.example".into()));
+    scene.step(3, SegmentBody::ServerName("late.example".into()));
     scene.exchange(3, "/six");
     scene.open(4, &odd, Client, again, Some("other.example"));
     scene.exchange(4, "/seven");
-    scene.step(2, Body::End);
+    scene.step(2, SegmentBody::End);
     scene.finish()
 }
 
@@ -446,7 +446,7 @@ fn fields_are_there_in_compressed_files() {
     let home = with_plugin();
     let path = home.path().join("scene.pcapng.gz");
     let format = Format::of(&path, Link::default()).unwrap();
-    sink::Output::create(&path, format).unwrap().write_all(&scene()).unwrap();
+    sink::OutputFile::create(&path, format).unwrap().write_all(&scene()).unwrap();
     home.give(&path);
     let file = home.write("scene.pcapng", &scene());
     for &(release, ref tshark) in tsharks() {

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tls2pcap::event::{HandleKey, ProcessKey, TupleSource};
 use tls2pcap::filter::{Filter, Names};
-use tls2pcap::sink::{Format, Header, Output, PcapngWriter};
+use tls2pcap::sink::{Format, Header, OutputFile, PcapngWriter};
 use tls2pcap::synth::packet::Packet;
 use tls2pcap::synth::{Ports, Selection, Synthesizer};
 use tls2pcap::track::segment::{
-    Body, Connection, ConnectionId, Payload, Process, RoleSource, Segment, Side, Tuple,
+    Connection, ConnectionId, Payload, Process, RoleSource, Segment, SegmentBody, Side, Tuple,
 };
 
 const CONNECTIONS: u64 = 40;
@@ -96,7 +96,7 @@ fn connection(id: u64) -> Connection {
 /// Connection `n` begins in second `n`: an HTTP/1 or HTTP/2 request, or SMTP, and an answer.
 fn write(path: &Path, selection: Selection) -> u64 {
     let header = Header::default();
-    let output = Output::create(path, Format::default()).unwrap();
+    let output = OutputFile::create(path, Format::default()).unwrap();
     let mut writer = PcapngWriter::new(output, &header, false).unwrap();
     let mut synthesizer = Synthesizer::new(Ports::Keep).with_selection(selection);
     // One more, since the last interval of tshark's statistics is cut off. None begins where an interval does.
@@ -124,16 +124,16 @@ fn write(path: &Path, selection: Selection) -> u64 {
                 (Side::Server, vec![0, 0, 0, 4, 0, 0, 0, 0, 0]),
             ],
         };
-        let mut step = |body: Body| {
+        let mut step = |body: SegmentBody| {
             let segment = Segment { connection: ConnectionId(id), time, body };
             synthesizer.segment(&segment, &mut |packet: Packet<'_>| writer.packet(&packet).unwrap());
         };
-        step(Body::Open(Arc::new(connection)));
+        step(SegmentBody::Open(Arc::new(connection)));
         for (from, bytes) in said {
             let len = bytes.len() as u64;
             let process = Arc::clone(&process);
             let bytes = Bytes::from(bytes);
-            step(Body::Payload(Payload {
+            step(SegmentBody::Payload(Payload {
                 from,
                 process,
                 tid: 1,
@@ -144,9 +144,9 @@ fn write(path: &Path, selection: Selection) -> u64 {
                 redacted: vec![],
             }));
         }
-        step(Body::Finish(Side::Client));
-        step(Body::Finish(Side::Server));
-        step(Body::End);
+        step(SegmentBody::Finish(Side::Client));
+        step(SegmentBody::Finish(Side::Server));
+        step(SegmentBody::End);
     }
     let packets = writer.counts().packets;
     writer.finish(0, &[]).unwrap();

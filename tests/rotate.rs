@@ -12,13 +12,13 @@ use std::process::Command;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tls2pcap::config;
 use tls2pcap::event::{HandleKey, Missing, ProcessKey, TupleSource};
-use tls2pcap::sink::{Files, Format, Header, Link, Output, PcapngWriter};
+use tls2pcap::sink;
+use tls2pcap::sink::{Files, Format, Header, Link, OutputFile, PcapngWriter};
 use tls2pcap::synth::packet::Packet;
 use tls2pcap::synth::{Carrier, Ports, Synthesizer};
 use tls2pcap::track::segment::{
-    Body, Connection, ConnectionId, Payload, Process, RoleSource, Segment, Side, Tuple,
+    Connection, ConnectionId, Payload, Process, RoleSource, Segment, SegmentBody, Side, Tuple,
 };
 
 use Side::{Client, Server};
@@ -216,13 +216,13 @@ fn write(said: &Said, carrier: Carrier, out: impl Write) {
     let mut synthesizer = Synthesizer::new(Ports::Decode).with_carrier(carrier);
     let mut time = 1_796_000_000_000_000_000;
     let mut offsets: HashMap<(u64, Side), u64> = HashMap::new();
-    let mut step = |id: u64, body: Body, time: u64, writer: &mut PcapngWriter<_>| {
+    let mut step = |id: u64, body: SegmentBody, time: u64, writer: &mut PcapngWriter<_>| {
         let segment = Segment { connection: ConnectionId(id), time, body };
         synthesizer.segment(&segment, &mut |packet: Packet<'_>| writer.packet(&packet).unwrap());
         synthesizer.tick(time, &mut |packet: Packet<'_>| writer.packet(&packet).unwrap());
     };
     for id in 1..=6 {
-        step(id, Body::Open(Arc::new(connection(id))), time, &mut writer);
+        step(id, SegmentBody::Open(Arc::new(connection(id))), time, &mut writer);
     }
     for (id, from, bytes, missing) in said {
         time += 1_000_000;
@@ -239,14 +239,14 @@ fn write(said: &Said, carrier: Carrier, out: impl Write) {
             redacted: vec![],
         };
         *offset += len;
-        step(*id, Body::Payload(payload), time, &mut writer);
+        step(*id, SegmentBody::Payload(payload), time, &mut writer);
     }
     for id in 1..=6 {
         time += 1_000_000_000;
         // One side of some, so that a file can begin between the two.
-        step(id, Body::Finish(Client), time, &mut writer);
-        step(id, Body::Finish(Server), time + 10, &mut writer);
-        step(id, Body::End, time + 20, &mut writer);
+        step(id, SegmentBody::Finish(Client), time, &mut writer);
+        step(id, SegmentBody::Finish(Server), time + 10, &mut writer);
+        step(id, SegmentBody::End, time + 20, &mut writer);
     }
     writer.finish(time, &[]).unwrap();
 }
@@ -348,14 +348,14 @@ fn shown(tshark: &Path, files: &[PathBuf]) -> Shown {
 }
 
 /// `judged`: tsharks read the files, of which there are few then.
-fn is_dealt_out(name: &str, plan: config::Files, carrier: Carrier, holes: bool, judged: bool) {
+fn is_dealt_out(name: &str, plan: sink::Plan, carrier: Carrier, holes: bool, judged: bool) {
     let folder = tempfile::tempdir().unwrap();
     let [one, many] = ["one", "many"].map(|name| folder.path().join(name));
     [&one, &many].iter().for_each(|folder| std::fs::create_dir(folder).unwrap());
     let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ name.len() as u64);
     let said = mixed(&mut random, holes);
     let whole = one.join("a.pcapng");
-    write(&said, carrier, Output::create(&whole, Format::default()).unwrap());
+    write(&said, carrier, OutputFile::create(&whole, Format::default()).unwrap());
     let split = Files::new(plan.clone(), &many.join("a.pcapng"), None, Link::default());
     let told = split.told();
     write(&said, carrier, split);
@@ -392,26 +392,26 @@ fn is_dealt_out(name: &str, plan: config::Files, carrier: Carrier, holes: bool, 
     }
 }
 
-fn numbered(plan: config::Files) -> config::Files {
-    config::Files { names: config::Names::NumberTime, ..plan }
+fn numbered(plan: sink::Plan) -> sink::Plan {
+    sink::Plan { names: sink::Names::NumberTime, ..plan }
 }
 
 #[test]
 fn three_hundred_files_hold_each_byte_once() {
     for (carrier, holes) in [(Carrier::Plain, false), (Carrier::Plain, true), (Carrier::Tls, true)] {
-        let plan = numbered(config::Files { packets: Some(2), ..config::Files::default() });
+        let plan = numbered(sink::Plan { packets: Some(2), ..sink::Plan::default() });
         is_dealt_out("packets", plan, carrier, holes, false);
     }
 }
 
 #[test]
 fn files_of_a_size() {
-    let plan = numbered(config::Files { bytes: Some(90_000), ..config::Files::default() });
+    let plan = numbered(sink::Plan { bytes: Some(90_000), ..sink::Plan::default() });
     is_dealt_out("size", plan, Carrier::Plain, false, true);
 }
 
 #[test]
 fn files_within_made_up_tls() {
-    let plan = numbered(config::Files { packets: Some(131), ..config::Files::default() });
+    let plan = numbered(sink::Plan { packets: Some(131), ..sink::Plan::default() });
     is_dealt_out("tls", plan, Carrier::Tls, false, true);
 }

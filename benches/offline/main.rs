@@ -19,7 +19,7 @@ use tls2pcap::event::record::{self, RawBind, RawData, RawHead, RawProcess};
 use tls2pcap::event::recording::{self, Player};
 use tls2pcap::event::{Clock, Event, ProcessFacts, ProcessKey, SORT_TIME, Start};
 use tls2pcap::pipeline::Pipeline;
-use tls2pcap::sink::{Format, Output};
+use tls2pcap::sink::{Format, OutputFile};
 use tls2pcap::synth::{Ports, Synthesizer};
 use tls2pcap::track::Tracker;
 use zerocopy::{FromZeros, IntoBytes};
@@ -48,7 +48,7 @@ fn main() {
         let synth = best(patience, || synth(&recording));
         let sink = best(patience, || whole(&recording, io::sink()));
         let write = best(patience, || {
-            whole(&recording, Output::create(&file, Format::default()).expect("the scratch file"))
+            whole(&recording, OutputFile::create(&file, Format::default()).expect("the scratch file"))
         });
         let written = std::fs::read(&file).expect("the scratch file");
         let plain = best(patience, || plain(&written, &file));

@@ -10,13 +10,13 @@ use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Say;
-use super::handover::Handover;
 use super::looker::{Look, Looked, Looker, PATIENCE, Sight};
+use super::not_captured::NotCaptured;
+use super::queue::Queue;
 use super::reader::{Notice, RING_INTERVAL};
-use super::reasons::Reasons;
+use super::recheck::Recheck;
 use super::threads::{CLOCK_INTERVAL, Message};
 use super::unused::Unused;
-use super::vain::InVain;
 use super::waits::Waits;
 use crate::discover::process::{self, process_facts};
 use crate::discover::{Bio, Found, InProcess};
@@ -50,7 +50,7 @@ const COMMAND_PATIENCE: Duration = Duration::from_millis(400);
 pub(super) struct Control {
     pub(super) probe: Probe,
     looker: Looker,
-    pub(super) handover: Arc<Handover>,
+    pub(super) queue: Arc<Queue>,
     /// Events for the writer, which lags: this thread waits for nobody, since the command may be
     /// stopped until it acts.
     waiting: VecDeque<Event>,
@@ -61,11 +61,11 @@ pub(super) struct Control {
     told_of_bios: HashSet<ProcessKey>,
     waits: Waits,
     /// Why nothing is captured of targets.
-    pub(super) reasons: Reasons,
+    pub(super) not_captured: NotCaptured,
     pub(super) kept: Kept,
     /// How many losses were told by process, and when.
     told_losses: (u64, Instant),
-    in_vain: InVain,
+    recheck: Recheck,
     unused: Unused,
     /// Wireshark runs this: it waits for no command.
     pub(super) for_wireshark: bool,
@@ -79,30 +79,35 @@ impl Control {
     pub(super) fn new(
         probe: Probe,
         (looker, unused): (Looker, Unused),
-        handover: Arc<Handover>,
+        queue: Arc<Queue>,
         say: Say,
         waits: Waits,
-        reasons: Reasons,
+        not_captured: NotCaptured,
         kept: Kept,
     ) -> Control {
         Control {
             probe,
             looker,
-            handover,
+            queue,
             waiting: VecDeque::new(),
             say,
             ended: HashSet::new(),
             told_of_bios: HashSet::new(),
             waits,
-            reasons,
+            not_captured,
             kept,
             told_losses: (0, Instant::now()),
-            in_vain: InVain::default(),
+            recheck: Recheck::default(),
             unused,
             for_wireshark: false,
             reader_gone: false,
             duration: None,
         }
+    }
+
+    /// Whether the command must be woken up if this process dies.
+    pub(super) fn outlives(&self) -> bool {
+        self.waits.outlive()
     }
 
     /// Probes a library, of a command in this process. What is not followed of it is said.
@@ -175,7 +180,7 @@ impl Control {
 
     fn pass_on(&mut self) {
         while let Some(event) = self.waiting.front() {
-            if encode(event).is_some_and(|record| !self.handover.offer(&record)) {
+            if encode(event).is_some_and(|record| !self.queue.offer(&record)) {
                 break;
             }
             self.waiting.pop_front();
@@ -331,7 +336,7 @@ impl Control {
         self.unused.look(&self.probe);
         self.probe.disinherit();
         self.probe.stop_watching();
-        while let Some(file) = self.in_vain.next_rested(Instant::now()) {
+        while let Some(file) = self.recheck.next_rested(Instant::now()) {
             self.probe.mark_unseen(&file);
         }
         if !self.ended.is_empty() {
@@ -346,7 +351,7 @@ impl Control {
         }
         match self.probe.counters() {
             // They are the sums since the start: newer ones follow.
-            Ok(counters) if self.waiting.is_empty() && !self.handover.is_full() => {
+            Ok(counters) if self.waiting.is_empty() && !self.queue.is_full() => {
                 let lost = losses::events(&counters);
                 self.tell(Event::Counters(counters));
                 let (told, at) = self.told_losses;
@@ -427,7 +432,7 @@ impl Control {
                 for found in &in_process.found {
                     match self.attach(found, Some(pid)) {
                         Ok(attached) => {
-                            self.reasons.library(&found.path, matches!(attached, Attachment::Fresh(_)));
+                            self.not_captured.library(&found.path, matches!(attached, Attachment::Fresh(_)));
                             self.probe.mark_probed_ahead(pid, found);
                         }
                         Err(_) if process::is_gone(pid) => {}
@@ -466,7 +471,7 @@ impl Control {
         // A process that is gone or has unmapped the file has nothing to probe, but who maps it next has.
         // Outside of this process's pid namespace (pid 0) none can ever be looked at.
         if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-            if self.in_vain.count(file, Instant::now()) {
+            if self.recheck.count(file, Instant::now()) {
                 self.probe.mark_resting(file);
             }
             self.not_looked_at(file);
@@ -488,7 +493,7 @@ impl Control {
                         let is_fresh = matches!(attached, Attachment::Fresh(_));
                         is_library |= is_it;
                         is_late |= is_fresh || is_it && attached == Attachment::Gone;
-                        self.reasons.library(&found.path, is_fresh && !file.stopped);
+                        self.not_captured.library(&found.path, is_fresh && !file.stopped);
                         if is_it && attached == Attachment::Known {
                             self.probe.note_heir();
                         }
@@ -498,14 +503,14 @@ impl Control {
                         }
                     }
                     Err(failure) => {
-                        self.reasons.not_attached(file.pid, &found.path);
+                        self.not_captured.not_attached(file.pid, &found.path);
                         self.say.warn(&failure.to_string());
                     }
                 }
             }
             in_process.plain.iter().for_each(|file| self.probe.mark_plain(file));
             for (path, why) in &in_process.unprobed {
-                self.reasons.unprobed(file.pid, path, why);
+                self.not_captured.unprobed(file.pid, path, why);
             }
             if let Some(process) = self.probe.with_stacks(file.pid) {
                 self.follow_stacks(process, &in_process.found);
@@ -657,7 +662,7 @@ impl Control {
         events.extend(Some(losses).filter(|losses| !losses.is_empty()).map(Event::Losses));
         events.extend(handles.iter().map(|handle| Event::Final(handle.key, handle.ends)));
         events.extend([Event::Clock(clocks()), Event::Stop(monotonic())]);
-        events.iter().filter_map(encode).for_each(|record| self.handover.put_record(&record));
+        events.iter().filter_map(encode).for_each(|record| self.queue.put_record(&record));
     }
 }
 

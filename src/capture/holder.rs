@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 
 use super::looker::PATIENCE;
 use super::tracee::{self, Seen, Tracee};
-use crate::probe::{Hold, Holds, Place, monotonic};
+use crate::probe::{Hold, Holds, SyscallReturn, monotonic};
 
 /// Time between two looks whether a thread stands still that was asked to.
 const LOOK: Duration = Duration::from_millis(1);
@@ -253,17 +253,17 @@ struct Held {
     tid: u32,
     /// The times of the holds that have not ended.
     times: Vec<u64>,
-    state: State,
+    state: Stage,
     since: Instant,
     /// Where it is to stand still.
-    place: Option<Place>,
+    place: Option<SyscallReturn>,
     /// Whether it did, as far as this is known.
     in_time: Option<Result<(), Late>>,
     /// Who wants to know.
     asking: Vec<Sender<Result<(), Late>>>,
 }
 
-enum State {
+enum Stage {
     /// It is asked to stand still, or is being killed.
     Asked(Tracee, Option<Turn>),
     /// It does, and is to get this signal when it goes on.
@@ -274,7 +274,7 @@ enum State {
 
 /// How a thread was met that was asked to stand still.
 enum Met {
-    Standing(Option<Place>),
+    Standing(Option<SyscallReturn>),
     /// It runs no more.
     Gone,
 }
@@ -286,12 +286,12 @@ impl Threads {
 
     /// How long to wait until the next [`look`](Self::look).
     fn patience(&self) -> Option<Duration> {
-        let asked = self.held.iter().any(|held| matches!(held.state, State::Asked(..)));
-        let traced = self.held.iter().any(|held| !matches!(held.state, State::Free));
+        let asked = self.held.iter().any(|held| matches!(held.state, Stage::Asked(..)));
+        let traced = self.held.iter().any(|held| !matches!(held.state, Stage::Free));
         if asked { Some(LOOK) } else { traced.then_some(LOOK_HELD) }
     }
 
-    fn begin(&mut self, hold: Hold, place: Option<Place>) {
+    fn begin(&mut self, hold: Hold, place: Option<SyscallReturn>) {
         if let Some(at) = self.early.iter().position(|early| *early == hold) {
             self.early.remove(at);
             return;
@@ -313,11 +313,11 @@ impl Threads {
                 return Err(Late::Stale);
             }
             let tracee = Tracee::seize(hold.tid, Some(hold.tid) == self.command).map_err(Late::Refused)?;
-            Ok(State::Asked(tracee, Some(turn)))
+            Ok(Stage::Asked(tracee, Some(turn)))
         });
         let (state, in_time) = match seized {
             Ok(state) => (state, None),
-            Err(late) => (State::Free, Some(Err(late))),
+            Err(late) => (Stage::Free, Some(Err(late))),
         };
         let Hold { tid, time, .. } = hold;
         let (times, since, asking) = (vec![time], Instant::now(), Vec::new());
@@ -353,7 +353,7 @@ impl Threads {
                 held.times.clear();
             }
             let (state, met) =
-                std::mem::replace(&mut held.state, State::Free).looked_at(held.times.is_empty());
+                std::mem::replace(&mut held.state, Stage::Free).looked_at(held.times.is_empty());
             held.state = state;
             match met {
                 Some(Met::Standing(place)) => {
@@ -364,7 +364,7 @@ impl Threads {
                 Some(Met::Gone) => held.know(Err(Late::Ended)),
                 None => {}
             }
-            !matches!(held.state, State::Free) || !held.times.is_empty()
+            !matches!(held.state, Stage::Free) || !held.times.is_empty()
         });
     }
 }
@@ -385,29 +385,29 @@ impl Held {
     }
 }
 
-impl State {
+impl Stage {
     /// What it is now, and how the thread was met if that is news.
-    fn looked_at(self, goes_on: bool) -> (State, Option<Met>) {
+    fn looked_at(self, goes_on: bool) -> (Stage, Option<Met>) {
         let (tracee, turn, trapped) = match self {
-            State::Asked(tracee, turn) => (tracee, turn, None),
-            State::Trapped(tracee, turn, signal) => (tracee, turn, Some(signal)),
-            State::Free => return (State::Free, None),
+            Stage::Asked(tracee, turn) => (tracee, turn, None),
+            Stage::Trapped(tracee, turn, signal) => (tracee, turn, Some(signal)),
+            Stage::Free => return (Stage::Free, None),
         };
         let (trapped, met) = match tracee.look() {
-            Seen::Gone => return (State::Free, Some(Met::Gone)),
+            Seen::Gone => return (Stage::Free, Some(Met::Gone)),
             Seen::Trapped(signal) => (Some(signal), Some(Met::Standing(tracee.place()))),
             Seen::Nothing => (trapped, None),
         };
         let state = match trapped {
-            None => State::Asked(tracee, turn),
-            Some(signal) if !goes_on => State::Trapped(tracee, turn, signal),
+            None => Stage::Asked(tracee, turn),
+            Some(signal) if !goes_on => Stage::Trapped(tracee, turn, signal),
             Some(signal) => {
                 // Before it goes on: it may have to be held again at once, by the other thread.
                 let again = turn.map(|turn| (turn.busy.clone(), turn.pid));
                 match tracee.detach(signal) {
-                    Ok(()) => State::Free,
+                    Ok(()) => Stage::Free,
                     // It is being killed: its end is to be seen.
-                    Err(_) => State::Asked(tracee, again.and_then(|(busy, pid)| busy.turn(pid))),
+                    Err(_) => Stage::Asked(tracee, again.and_then(|(busy, pid)| busy.turn(pid))),
                 }
             }
         };

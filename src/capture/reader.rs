@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::handover::{Filling, Handover, Room};
+use super::queue::{Capacity, Filling, Queue};
 use crate::event::record::{self, RawData};
 use crate::event::{Event, FileSeen, NoSocket, ProcessKey};
-use crate::probe::{Ended, Record, Rings, Verdict, clocks, exit_of, is_before, process_of};
+use crate::probe::{Disposition, Record, Rings, UnreportedEnds, clocks, exit_of, is_before, process_of};
 
 /// How long the ring is left alone when nothing wakes its reader.
 pub(super) const RING_INTERVAL: Duration = Duration::from_millis(10);
@@ -61,40 +61,40 @@ enum Round {
     Early,
 }
 
-pub(super) struct Reader<K = Ended> {
+pub(super) struct Reader<K = UnreportedEnds> {
     pub(super) rings: Rings,
-    pub(super) handover: Arc<Handover>,
+    pub(super) queue: Arc<Queue>,
     pub(super) ended: K,
     /// Time between two clock samples.
     pub(super) clock_interval: Duration,
 }
 
-/// See [`Ended`].
+/// See [`UnreportedEnds`].
 pub(super) trait Kept {
     fn take(&self) -> Vec<Vec<u8>>;
     fn of(&self, process: ProcessKey) -> Vec<Vec<u8>>;
 }
 
-impl Kept for Ended {
+impl Kept for UnreportedEnds {
     fn take(&self) -> Vec<Vec<u8>> {
-        Ended::take(self)
+        UnreportedEnds::take(self)
     }
     fn of(&self, process: ProcessKey) -> Vec<Vec<u8>> {
-        Ended::of(self, process)
+        UnreportedEnds::of(self, process)
     }
 }
 
 /// Ends of handles and processes that came by another way than the ring, to be told when the ring has been read up
 /// to a position.
 #[derive(Default)]
-struct Aside {
+struct Deferred {
     until: usize,
     /// The same of the ring of notices: a process may be introduced there.
     heard: usize,
     records: Vec<Vec<u8>>,
 }
 
-impl Aside {
+impl Deferred {
     fn take_of(&mut self, process: ProcessKey) -> Vec<Vec<u8>> {
         self.records.extract_if(.., |record| process_of(record) == Some(process)).collect()
     }
@@ -131,58 +131,59 @@ impl<K: Kept> Reader<K> {
         let mut stopping = false;
         let mut shedding = false;
         let mut notices = Vec::new();
-        let mut aside = Aside::default();
+        let mut deferred = Deferred::default();
         let mut noted = Noted::default();
         let mut asked = Instant::now();
         loop {
             // Who is behind needs no samples to know that time passes.
-            if sample.is_none() && sampled.elapsed() >= self.clock_interval && !self.handover.is_full() {
+            if sample.is_none() && sampled.elapsed() >= self.clock_interval && !self.queue.is_full() {
                 sampled = Instant::now();
                 // In this order: what was before it is in the ring by then.
                 let clock = record::encode(&Event::Clock(clocks()));
                 sample = clock.map(|clock| (clock, self.rings.records.written()));
             }
-            let round = self.round(&mut shedding, &mut aside, &mut noted, &mut notices);
+            let round = self.round(&mut shedding, &mut deferred, &mut noted, &mut notices);
             notices.drain(..).for_each(&mut notice);
-            if self.tell(&mut aside, &noted, &mut notices) && (asked.elapsed() >= ENDED_INTERVAL || stopping)
+            if self.tell(&mut deferred, &noted, &mut notices)
+                && (asked.elapsed() >= ENDED_INTERVAL || stopping)
             {
                 asked = Instant::now();
                 // In this order: what is in the ring when they are taken stands before them.
                 let records = self.ended.take();
                 let (until, heard) = (self.rings.records.written(), self.rings.notices.written());
-                aside = Aside { until, heard, records };
-                self.tell(&mut aside, &noted, &mut notices);
+                deferred = Deferred { until, heard, records };
+                self.tell(&mut deferred, &noted, &mut notices);
             }
             // What waits for a time must not give up what still waits in the ring.
             let taken = self.rings.records.taken();
             if let Some((clock, _)) = sample.take_if(|(_, until)| !is_before(taken, *until)) {
-                self.handover.offer(&clock);
+                self.queue.offer(&clock);
             }
             // The last read must begin after the stop: records come between a read and this.
-            if round == Round::Empty && stopping && aside.records.is_empty() && noted.0.is_empty() {
+            if round == Round::Empty && stopping && deferred.records.is_empty() && noted.0.is_empty() {
                 return;
             }
             stopping = stop.load(Ordering::Acquire);
             match round {
                 Round::Empty | Round::Busy => self.rings.wait(RING_INTERVAL),
                 Round::Early => self.rings.wait(STUCK_INTERVAL),
-                Round::Stuck => self.handover.wait_for_room(Room::Whole, STUCK_INTERVAL),
+                Round::Stuck => self.queue.wait_for_room(Capacity::Whole, STUCK_INTERVAL),
                 Round::Full => {}
             }
         }
     }
 
     /// Hands over what came aside, if its turn has come; whether nothing is left of it.
-    fn tell(&self, aside: &mut Aside, noted: &Noted, notices: &mut Vec<Notice>) -> bool {
-        let is_due = !is_before(self.rings.records.taken(), aside.until)
-            && self.rings.notices.has_seen(aside.heard)
-            && noted.is_told_before(aside.until);
+    fn tell(&self, deferred: &mut Deferred, noted: &Noted, notices: &mut Vec<Notice>) -> bool {
+        let is_due = !is_before(self.rings.records.taken(), deferred.until)
+            && self.rings.notices.has_seen(deferred.heard)
+            && noted.is_told_before(deferred.until);
         if is_due {
-            let left = aside.records.iter().position(|record| !self.handover.offer(record));
-            let told = aside.records.drain(..left.unwrap_or(aside.records.len()));
+            let left = deferred.records.iter().position(|record| !self.queue.offer(record));
+            let told = deferred.records.drain(..left.unwrap_or(deferred.records.len()));
             notices.extend(told.filter_map(|record| exit_of(&record)).map(Notice::Exit));
         }
-        aside.records.is_empty()
+        deferred.records.is_empty()
     }
 
     /// Reads the ring of notices; whether all was there that was begun.
@@ -190,18 +191,18 @@ impl<K: Kept> Reader<K> {
         let ring = &mut self.rings.notices;
         let begun = ring.written();
         ring.take(begun, |record| {
-            let Some((bytes, place)) = record.split_place() else { return Verdict::Taken };
+            let Some((bytes, place)) = record.split_place() else { return Disposition::Taken };
             let notice = notice_of(&bytes);
             let is_full = noted.0.len() >= NOTED_MAX;
             let is_needed = !matches!(notice, Some(Notice::File(_)));
             if is_full && is_needed {
-                return Verdict::Left;
+                return Disposition::Left;
             }
             notices.extend(notice.filter(|_| record.new));
             if !is_full {
                 noted.add(place, bytes);
             }
-            Verdict::Taken
+            Disposition::Taken
         });
         ring.look_ahead(|record| {
             notices.extend(record.split_place().and_then(|(bytes, _)| notice_of(&bytes)));
@@ -212,7 +213,7 @@ impl<K: Kept> Reader<K> {
     fn round(
         &mut self,
         shedding: &mut bool,
-        aside: &mut Aside,
+        deferred: &mut Deferred,
         noted: &mut Noted,
         notices: &mut Vec<Notice>,
     ) -> Round {
@@ -221,15 +222,16 @@ impl<K: Kept> Reader<K> {
         if !self.hear(noted, notices) {
             return Round::Early;
         }
-        let mut filling = self.handover.open();
+        let mut filling = self.queue.open();
         let mut round = Round::Empty;
         let size = self.rings.records.size();
         self.rings.records.take(until, |record| {
-            let room = self.handover.room(&filling);
-            *shedding = room != Room::Whole && record.waiting >= if *shedding { size / 4 } else { size / 2 };
-            if room == Room::None || room == Room::Headers && !*shedding {
+            let room = self.queue.room(&filling);
+            *shedding =
+                room != Capacity::Whole && record.waiting >= if *shedding { size / 4 } else { size / 2 };
+            if room == Capacity::None || room == Capacity::Headers && !*shedding {
                 round = Round::Stuck;
-                return Verdict::Left;
+                return Disposition::Left;
             }
             noted.tell_before(record.at, &mut filling);
             match data_of(record) {
@@ -246,7 +248,7 @@ impl<K: Kept> Reader<K> {
                     let ended = if let Some(Notice::Exit(process)) = notice { Some(process) } else { None };
                     if let Some(process) = ended {
                         // After its end nothing can be said of its streams: so before, what they lack there.
-                        for end in aside.take_of(process).into_iter().chain(self.ended.of(process)) {
+                        for end in deferred.take_of(process).into_iter().chain(self.ended.of(process)) {
                             filling.add((&end, &[]));
                         }
                     }
@@ -256,17 +258,17 @@ impl<K: Kept> Reader<K> {
             }
             if filling.is_full() {
                 round = Round::Full;
-                return Verdict::Last;
+                return Disposition::Last;
             }
-            Verdict::Taken
+            Disposition::Taken
         });
-        if round == Round::Empty && self.handover.room(&filling) != Room::None {
+        if round == Round::Empty && self.queue.room(&filling) != Capacity::None {
             noted.tell_before(self.rings.records.taken(), &mut filling);
         }
         if round == Round::Empty && is_before(self.rings.records.taken(), until) {
             round = Round::Busy;
         }
-        self.handover.put(filling);
+        self.queue.put(filling);
         if round == Round::Stuck {
             // Whoever was stopped waits for the control thread, not for the disk.
             self.rings.records.look_ahead(|record| {
@@ -325,22 +327,22 @@ mod tests {
 
     fn reader(bytes: usize, clock_interval: Duration) -> (Reader<KeptHere>, Kernel, Kernel) {
         let (rings, records, notices) = rings(bytes, 64 << 10);
-        let reader = Reader { rings, handover: Arc::default(), ended: KeptHere::default(), clock_interval };
+        let reader = Reader { rings, queue: Arc::default(), ended: KeptHere::default(), clock_interval };
         (reader, records, notices)
     }
 
     /// What is in the hand-over now, as numbers; `None` for a clock sample.
-    fn numbers(handover: &Handover) -> Vec<Option<u32>> {
+    fn numbers(queue: &Queue) -> Vec<Option<u32>> {
         let mut numbers = Vec::new();
-        while !handover.is_empty() {
-            let batch = handover.take().unwrap();
+        while !queue.is_empty() {
+            let batch = queue.take().unwrap();
             let mut player = Player::batch(batch.clone());
             while let Some(record) = player.next_record().unwrap() {
                 let is_clock = matches!(record::decode(&record), Ok(Event::Clock(_)));
                 numbers.push((!is_clock).then(|| u32::from_ne_bytes(*record.last_chunk().unwrap())));
             }
             drop(player);
-            handover.written(batch);
+            queue.written(batch);
         }
         numbers
     }
@@ -358,9 +360,9 @@ mod tests {
         for n in 0..12 {
             assert!(records.put(&numbered(n, 60_000)));
         }
-        let handover = Arc::clone(&reader.handover);
+        let queue = Arc::clone(&reader.queue);
         reader.run(&AtomicBool::new(true), |_| ());
-        let told = numbers(&handover);
+        let told = numbers(&queue);
         let clock = told.iter().position(Option::is_none).unwrap();
         assert_eq!(told[..clock], (0..12).map(Some).collect::<Vec<_>>());
     }
@@ -382,13 +384,13 @@ mod tests {
 
     #[test]
     fn at_the_end_a_record_is_awaited_that_is_being_written() {
-        let (Reader { rings, handover, .. }, records, _) = reader(1 << 20, Duration::MAX);
+        let (Reader { rings, queue, .. }, records, _) = reader(1 << 20, Duration::MAX);
         assert!(records.put(&numbered(0, 4)));
         let busy = records.reserve(8).unwrap();
         assert!(records.put(&numbered(2, 4)));
         let ended = Interrupted(records, busy, AtomicU32::new(0));
-        let told = Arc::clone(&handover);
-        let reader = Reader { rings, handover, ended, clock_interval: Duration::MAX };
+        let told = Arc::clone(&queue);
+        let reader = Reader { rings, queue, ended, clock_interval: Duration::MAX };
         reader.run(&AtomicBool::new(true), |_| ());
         assert_eq!(numbers(&told), [Some(0), Some(1), Some(2)]);
     }
@@ -397,7 +399,7 @@ mod tests {
     fn whatever_way_records_come_they_are_told_in_order() {
         const RECORDS: u32 = 10_000;
         let (reader, records, notices) = reader(64 << 10, Duration::from_millis(1));
-        let (handover, kept) = (Arc::clone(&reader.handover), Arc::clone(&reader.ended));
+        let (queue, kept) = (Arc::clone(&reader.queue), Arc::clone(&reader.ended));
         let stop = Arc::new(AtomicBool::new(false));
         let kernel = {
             let stop = Arc::clone(&stop);
@@ -432,12 +434,12 @@ mod tests {
         let reading = thread::spawn(move || reader.run(&stop, |_| ()));
         let mut told = Vec::new();
         while !reading.is_finished() {
-            told.extend(numbers(&handover).into_iter().flatten());
+            told.extend(numbers(&queue).into_iter().flatten());
             thread::yield_now();
         }
         reading.join().unwrap();
         assert!(kernel.join().unwrap().lock().unwrap().is_empty());
-        told.extend(numbers(&handover).into_iter().flatten());
+        told.extend(numbers(&queue).into_iter().flatten());
         assert_eq!(told.len(), RECORDS as usize);
         // What is kept may come later, and not earlier.
         let mut random = 1u32;
@@ -469,16 +471,16 @@ mod tests {
         for (place, record) in [(0, "c"), (usize::MAX - 7, "a"), (16, "e"), (usize::MAX - 7, "b"), (8, "d")] {
             noted.add(place, record.into());
         }
-        let handover = Handover::default();
-        let mut filling = handover.open();
+        let queue = Queue::default();
+        let mut filling = queue.open();
         noted.tell_before(usize::MAX - 15, &mut filling);
         filling.add((b"before", &[]));
         noted.tell_before(usize::MAX - 7, &mut filling);
         filling.add((b"first", &[]));
         noted.tell_before(8, &mut filling);
         filling.add((b"second", &[]));
-        handover.put(filling);
-        let mut player = Player::batch(handover.take().unwrap());
+        queue.put(filling);
+        let mut player = Player::batch(queue.take().unwrap());
         let records: Vec<Bytes> = std::iter::from_fn(|| player.next_record().unwrap()).collect();
         assert_eq!(records, ["before", "a", "b", "first", "c", "d", "second"]);
         assert!(noted.is_told_before(8) && !noted.is_told_before(16));

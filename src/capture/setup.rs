@@ -1,30 +1,20 @@
 //! From what the user asked for to what a capture needs: the kernel side, libraries, files.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::io;
 
 use super::Say;
-use super::given::{Given, no_process};
-use super::reasons::Reasons;
+use super::not_captured::NotCaptured;
+use super::target_pids::no_process;
 use crate::config::{self, Capture, Follow, Targets, Verbosity};
 use crate::discover::process::{self, processes};
 use crate::discover::{Discovery, Found, InProcess};
 use crate::event::numbers;
-use crate::event::recording::Recorder;
 use crate::event::{SORT_TIME, SORT_TIME_LIVE, Start};
 use crate::failure::{Exit, Failure};
-use crate::memory::{self, Room};
-use crate::pipeline::NotRecorded;
+use crate::memory::{self, Headroom};
 use crate::probe::{Backend, Options, Probe, ProbeError, monotonic};
-use crate::read::LiveView;
-use crate::sink::Whereabouts;
-use crate::{extcap, printable, privilege, sink};
+use crate::{extcap, printable, privilege};
 
 /// Size of the ring unless the user says otherwise, and on machines with little memory.
 const RING_BYTES: u32 = 64 << 20;
@@ -102,7 +92,7 @@ fn ring_bytes() -> u32 {
 }
 
 /// The size of the ring that is `wanted`, or one that fits.
-fn ring_for(wanted: Option<u32>, room: Option<Room>) -> Result<u32, Failure> {
+fn ring_for(wanted: Option<u32>, room: Option<Headroom>) -> Result<u32, Failure> {
     let Some(wanted) = wanted else {
         let fitting = room.map_or(u64::MAX, |room| room.left / RING_SHARE).max(RING_BYTES_LEAST);
         // A power of two that is not above it; the default is one, and small enough.
@@ -136,7 +126,7 @@ pub(super) fn libraries(
     tree: &[u32],
     discovery: &mut Discovery,
     say: &Say,
-    reasons: &mut Reasons,
+    not_captured: &mut NotCaptured,
 ) -> Result<Vec<(Option<u32>, Found)>, Failure> {
     let mut all = Vec::new();
     for path in &config.libraries {
@@ -154,27 +144,27 @@ pub(super) fn libraries(
     }
     match &config.targets {
         Targets::Pids { pids, follow } => {
-            let (mut without, mut not_captured) = (Vec::new(), Vec::new());
+            let (mut without, mut texts) = (Vec::new(), Vec::new());
             for pid in tree {
                 let InProcess { found, unprobed, .. } = match of_pid(*pid, discovery) {
                     // A child may have ended since the tree was looked at.
                     Err(_) if !pids.contains(pid) => continue,
                     looked => looked?,
                 };
-                let new = unprobed.iter().filter_map(|(path, why)| reasons.remember(*pid, path, why));
-                not_captured.extend(new);
+                let new = unprobed.iter().filter_map(|(path, why)| not_captured.remember(*pid, path, why));
+                texts.extend(new);
                 if found.is_empty() && pids.contains(pid) {
                     without.push(pid.to_string());
                 }
-                found.iter().for_each(|found| reasons.library(&found.path, false));
+                found.iter().for_each(|found| not_captured.library(&found.path, false));
                 all.extend(found.into_iter().map(|found| (Some(*pid), found)));
             }
             // Of a tree, as of a shell, more is to come.
             if all.is_empty() && *follow != Follow::Tree {
-                let texts: Vec<String> = not_captured.iter().map(|text| format!("; {text}")).collect();
+                let texts: Vec<String> = texts.iter().map(|text| format!("; {text}")).collect();
                 return Err(no_library(&without, &texts.concat()));
             }
-            not_captured.iter().for_each(|text| reasons.say(text));
+            texts.iter().for_each(|text| not_captured.say(text));
             if config.libraries.is_empty() {
                 for pid in without {
                     say.warn(&format!("process {pid} has no TLS library; it is captured if it loads one"));
@@ -259,169 +249,6 @@ fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<InProcess, Failure> {
     }
 }
 
-/// Opens the output, or the first of several files, and gives its name.
-pub(super) fn open_output(config: &Capture) -> Result<Option<(sink::Output, PathBuf)>, Failure> {
-    let path = match &config.output {
-        Some(config::Output::File(path)) => {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            sink::Files::first_name(&config.files, path, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
-        }
-        Some(config::Output::Stdout) => PathBuf::from("-"),
-        None => return Ok(None),
-    };
-    let output = sink::Output::create(&path, format(&path, config.link))
-        .map_err(|error| write_failure(config, &error))?;
-    if config.files.rotates() && output.is_live() {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("{} is no regular file, and cannot be followed by another", path.display()),
-            "leave out -C, -G and -b, or name a file",
-        ));
-    }
-    output.give_to_user();
-    Ok(Some((output, path)))
-}
-
-/// Deals packets out to files, if there is anything to be dealt out or counted.
-pub(crate) fn sink(
-    plan: &config::Files,
-    template: Option<&Path>,
-    opened: Option<(sink::Output, PathBuf)>,
-    link: config::Link,
-    recording: Option<&Path>,
-) -> (Option<sink::Sink>, Option<Arc<Mutex<sink::rotate::Told>>>) {
-    if *plan == config::Files::default() {
-        return (opened.map(|(output, _)| sink::Sink::One(output)), None);
-    }
-    let files = sink::Files::new(plan.clone(), template.unwrap_or(Path::new("-")), opened, link.into());
-    let files = files.sparing(recording);
-    let told = plan.rotates().then(|| files.told());
-    (Some(sink::Sink::Many(Box::new(files))), told)
-}
-
-/// Listens for clients, and waits for the first if the capture goes nowhere else.
-pub(super) fn listen(
-    config: &Capture,
-    address: SocketAddr,
-    given: &Given,
-    say: &Say,
-) -> Result<sink::Server, Failure> {
-    let server = sink::Server::listen(address, say.0 > Verbosity::Quiet).map_err(|error| {
-        Failure::new(
-            Exit::Io,
-            format!("{address}: cannot be listened at: {error}"),
-            "give --pcap-over-ip a port that is free, and no address or one of this machine",
-        )
-    })?;
-    let address = server.address();
-    if !address.ip().is_loopback() {
-        say.warn(&format!(
-            "whoever can reach {address} can read the plaintext: it is neither encrypted nor protected"
-        ));
-    }
-    let begins = if config.output.is_none() { "; the capture begins then" } else { "" };
-    say.warn(&format!("connect with: wireshark -k -i TCP@{address}{begins}"));
-    if config.output.is_none() {
-        while !server.wait_for_client() {
-            given.gone().map_or(Ok(()), Err)?;
-        }
-    }
-    Ok(server)
-}
-
-/// Begins to show what is said, if that is wanted.
-pub(super) fn view(config: &Capture) -> Result<Option<LiveView>, Failure> {
-    let is_alone = config.output.is_none() && config.serve.is_none();
-    config.show.map(|show| LiveView::begin(show, is_alone)).transpose().map_err(|error| {
-        Failure::new(Exit::Io, format!("what is said cannot be shown: {error}"), "leave out -f")
-    })
-}
-
-pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {
-    let recording = config.record.as_ref().filter(|_| NotRecorded::is_in(error));
-    if let Some(path) = recording {
-        return recording_failure(path, error);
-    }
-    match &config.output {
-        Some(config::Output::File(path)) => Failure::of_output(path.display(), error),
-        Some(config::Output::Stdout) | None => Failure::new(
-            Exit::Io,
-            format!("standard output: cannot be written: {error}"),
-            "send it to a file or a program: tls2pcap -o - | wireshark -k -i -",
-        ),
-    }
-}
-
-fn recording_failure(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(
-        Exit::Io,
-        format!("{}: the recording cannot be written: {error}", path.display()),
-        "choose another file with --record",
-    )
-}
-
-/// Writes the recording.
-type BoxedRecorder = Recorder<Box<dyn Write + Send>>;
-
-pub(super) fn open_recorder(
-    config: &Capture,
-) -> Result<(Option<BoxedRecorder>, Option<Whereabouts>), Failure> {
-    let Some(path) = &config.record else { return Ok((None, None)) };
-    let failed = |error: io::Error| recording_failure(path, &error);
-    // The capture file is there by now.
-    if is_output(config, path) {
-        return Err(Failure::new(
-            Exit::Usage,
-            "--record and -o name the same file",
-            "give them different names",
-        ));
-    }
-    let mut output = sink::Output::create(path, sink::Format::default()).map_err(failed)?.of_records();
-    output.give_to_user();
-    let whereabouts = output.take_whereabouts();
-    let buffered: Box<dyn Write + Send> = Box::new(BufWriter::with_capacity(256 << 10, output));
-    let recorder = Recorder::new(buffered).map_err(failed)?;
-    Ok((Some(recorder), whereabouts))
-}
-
-/// Whether a path leads to the capture file.
-fn is_output(config: &Capture, path: &Path) -> bool {
-    matches!(&config.output, Some(config::Output::File(output)) if sink::is_same_file(path, output))
-}
-
-pub(super) fn tell_ready(config: &Capture) -> Result<(), Failure> {
-    if let Some(path) = &config.ready_file {
-        let is_recording = config.record.as_ref().is_some_and(|record| sink::is_same_file(path, record));
-        if is_recording || is_output(config, path) {
-            return Err(Failure::new(
-                Exit::Usage,
-                "--ready-file names a file that the capture is written to",
-                "give them different names",
-            ));
-        }
-        sink::write_public(path, "ready\n").map_err(|error| {
-            Failure::new(
-                Exit::Io,
-                format!("{}: cannot be written: {error}", path.display()),
-                "choose another --ready-file",
-            )
-        })?;
-    }
-    if let Some(fd) = config.ready_fd {
-        // SAFETY: the user gave us this descriptor to write to and to close; `keep_from_command`
-        // has found it open, and nothing else here uses it.
-        let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        file.write_all(b"ready\n").map_err(|error| {
-            Failure::new(
-                Exit::Io,
-                format!("descriptor {fd}: cannot be written: {error}"),
-                "give --ready-fd a descriptor that is open for writing",
-            )
-        })?;
-    }
-    Ok(())
-}
-
 pub(super) fn start(config: &Capture, probe: &Probe, live: bool) -> Start {
     let (os, hardware) = machine();
     Start {
@@ -464,44 +291,13 @@ fn machine() -> (String, String) {
     (format!("{} {}", text(name.sysname()), text(name.release())), text(name.machine()))
 }
 
-/// The format of a capture file. The command line has no names that promise another one.
-pub(crate) fn format(path: &Path, link: config::Link) -> sink::Format {
-    sink::Format::of(path, link.into()).unwrap_or_default()
-}
-
-pub(crate) fn ports(ports: config::Ports) -> crate::synth::Ports {
-    match ports {
-        config::Ports::Decode => crate::synth::Ports::Decode,
-        config::Ports::Keep => crate::synth::Ports::Keep,
-        config::Ports::Apart => crate::synth::Ports::Apart,
-    }
-}
-
-impl From<config::Framing> for crate::synth::Carrier {
-    fn from(framing: config::Framing) -> Self {
-        match framing {
-            config::Framing::Plain => crate::synth::Carrier::Plain,
-            config::Framing::Tls => crate::synth::Carrier::Tls,
-        }
-    }
-}
-
-impl From<config::Link> for crate::sink::Link {
-    fn from(link: config::Link) -> Self {
-        match link {
-            config::Link::Raw => crate::sink::Link::Raw,
-            config::Link::Ethernet => crate::sink::Link::Ethernet,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_ring_fits_or_is_refused_with_the_figures() {
-        let room = |mib: u64| Some(Room { left: mib << 20, by: "the limit".into() });
+        let room = |mib: u64| Some(Headroom { left: mib << 20, by: "the limit".into() });
         assert_eq!(ring_for(None, room(100)), Ok(8 << 20));
         assert_eq!(ring_for(None, room(2)), Ok(1 << 20));
         assert_eq!(ring_for(None, room(1 << 20)), Ok(ring_bytes()));

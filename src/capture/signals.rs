@@ -13,7 +13,7 @@ use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGIO, SIGTERM, SIGUSR1};
 use signal_hook::low_level::emulate_default_handler;
 
-use super::handover::Handover;
+use super::queue::Queue;
 use super::threads::Message;
 use crate::failure::{Exit, Failure};
 use crate::{limits, status};
@@ -47,7 +47,7 @@ enum Effect {
 }
 
 #[derive(Debug)]
-struct State {
+struct Progress {
     phase: Phase,
     /// When each signal was passed on last.
     passed: [Option<Instant>; SIGNALS.len()],
@@ -57,8 +57,8 @@ struct State {
 
 const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 
-impl State {
-    const NEW: State = State { phase: Phase::SetUp, passed: [None; SIGNALS.len()], hastened: None };
+impl Progress {
+    const NEW: Progress = Progress { phase: Phase::SetUp, passed: [None; SIGNALS.len()], hastened: None };
 
     /// `signal` came at `now`.
     fn hear(&mut self, signal: i32, now: Instant) -> Effect {
@@ -104,13 +104,13 @@ impl State {
 
 /// The thread that hears signals, and what it has heard.
 #[derive(Clone, Debug)]
-pub(super) struct Signals(Arc<Mutex<State>>);
+pub(super) struct Signals(Arc<Mutex<Progress>>);
 
 impl Signals {
     /// From now on signals end the capture in good order. `quietly`: nobody is told of an end that is given up.
     pub(super) fn listen(
         messages: Sender<Message>,
-        handover: Arc<Handover>,
+        queue: Arc<Queue>,
         quietly: bool,
     ) -> Result<Signals, Failure> {
         let failed = |e: io::Error| Failure::new(Exit::Io, format!("signals cannot be handled: {e}"), "");
@@ -120,7 +120,7 @@ impl Signals {
         // Not of those: one comes when a lease is asked for, the other asks for the numbers so far.
         let wanted = wanted.chain([SIGIO, SIGUSR1]);
         let mut incoming = signal_hook::iterator::Signals::new(wanted).map_err(failed)?;
-        let signals = Signals(Arc::new(Mutex::new(State::NEW)));
+        let signals = Signals(Arc::new(Mutex::new(Progress::NEW)));
         let heard = signals.clone();
         thread::spawn(move || {
             for signal in incoming.forever() {
@@ -138,7 +138,7 @@ impl Signals {
                     Effect::Nothing => {}
                     Effect::Passed => drop(messages.send(Message::Signal(signal))),
                     Effect::Hastens => {
-                        let bytes = handover.give_up();
+                        let bytes = queue.give_up();
                         if !quietly {
                             status::say(&format!(
                                 "tls2pcap: given up: the end of the capture is not written, at least {bytes} bytes of it\n"
@@ -152,7 +152,7 @@ impl Signals {
         Ok(signals)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Progress> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -197,7 +197,7 @@ mod tests {
     /// Signals and phases at their times in ms, and what each signal does.
     fn story(steps: &[(u64, &str)]) -> String {
         let start = Instant::now();
-        let mut state = State::NEW;
+        let mut state = Progress::NEW;
         let mut effects = Vec::new();
         for (ms, step) in steps {
             let now = start + Duration::from_millis(*ms);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use super::handover::Handover;
 use super::looker::Looked;
+use super::queue::Queue;
 use super::reader::{Notice, Reader};
 use super::signals::{MOMENT, Signals};
 use super::unused::Answer;
@@ -99,7 +99,7 @@ pub(super) fn await_writer(
 pub(super) fn spawn_writer(
     mut pipeline: Pipeline<sink::Fan>,
     live: bool,
-    handover: Arc<Handover>,
+    queue: Arc<Queue>,
     messages: Sender<Message>,
     numbers: Arc<Mutex<Numbers>>,
 ) -> JoinHandle<Written> {
@@ -108,8 +108,8 @@ pub(super) fn spawn_writer(
         privilege::lower();
         let mut told = Instant::now();
         let failed = loop {
-            let Some(batch) = handover.take() else {
-                if handover.is_given_up() {
+            let Some(batch) = queue.take() else {
+                if queue.is_given_up() {
                     let numbers = pipeline.give_up();
                     return Written { numbers: numbers.cut(Cut::Hastened), failed: None };
                 }
@@ -129,17 +129,17 @@ pub(super) fn spawn_writer(
                 }
             }
             match pipeline.batch(batch) {
-                Ok(batch) => handover.written(batch),
+                Ok(batch) => queue.written(batch),
                 Err(error) => break error,
             }
             if live
-                && handover.is_empty()
+                && queue.is_empty()
                 && let Err(error) = pipeline.flush()
             {
                 break error;
             }
         };
-        handover.give_up();
+        queue.give_up();
         let kind = if is_reader_gone(&failed) { failed.kind() } else { io::ErrorKind::Other };
         let _ = messages.send(Message::Writer(io::Error::new(kind, failed.to_string())));
         Written::cut(pipeline.give_up(), failed)
@@ -150,7 +150,7 @@ pub(super) fn spawn_writer(
 pub(super) fn spawn_ring(
     probe: &Probe,
     live: bool,
-    handover: Arc<Handover>,
+    queue: Arc<Queue>,
     messages: Sender<Message>,
     stop: Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>, Failure> {
@@ -163,7 +163,7 @@ pub(super) fn spawn_ring(
         )
     })?;
     let clock_interval = if live { CLOCK_INTERVAL_LIVE } else { CLOCK_INTERVAL };
-    let reader = Reader { rings, handover, ended, clock_interval };
+    let reader = Reader { rings, queue, ended, clock_interval };
     Ok(thread::spawn(move || {
         go_first();
         privilege::lower();

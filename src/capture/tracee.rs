@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use crate::probe::Place;
+use crate::probe::SyscallReturn;
 
 /// A thread that was seized by the calling thread.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Tracee {
     }
 
     /// Where it enters its program again. It must stand still. `None`: this is not known here.
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(super) fn place(&self) -> Option<SyscallReturn> {
         #[cfg(target_arch = "x86_64")]
         {
             let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
@@ -61,7 +61,7 @@ impl Tracee {
                 Errno::result(libc::ptrace(libc::PTRACE_GETREGS, self.tid, none, to)).ok()?;
                 registers.assume_init()
             };
-            Some(Place { call: registers.orig_rax, ip: registers.rip, sp: registers.rsp })
+            Some(SyscallReturn { call: registers.orig_rax, ip: registers.rip, sp: registers.rsp })
         }
         #[cfg(not(target_arch = "x86_64"))]
         None
@@ -222,7 +222,7 @@ mod tests {
                 let mut numbers = syscall.split_ascii_whitespace().rev();
                 let mut number = || u64::from_str_radix(&numbers.next().unwrap()[2..], 16).unwrap();
                 let (ip, sp) = (number(), number());
-                Place { call: 0, ip, sp }
+                SyscallReturn { call: 0, ip, sp }
             })
         };
         until(|| is_reading(&child).is_some());
@@ -230,8 +230,11 @@ mod tests {
         let tracee = Tracee::seize(child.id(), true).unwrap();
         trapped(&tracee);
         assert_eq!(tracee.place(), Some(place));
-        assert!(!place.is_same(Place { sp: place.sp + 8, ..place }));
-        assert!(Place { sp: 0, ..place }.is_same(place) && !Place { ip: 1, ..place }.is_same(place));
+        assert!(!place.is_same(SyscallReturn { sp: place.sp + 8, ..place }));
+        assert!(
+            SyscallReturn { sp: 0, ..place }.is_same(place)
+                && !SyscallReturn { ip: 1, ..place }.is_same(place)
+        );
         tracee.detach(0).unwrap();
         drop(child.stdin.take());
         assert!(child.wait().unwrap().success());

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use super::Say;
 use super::holder::{Holder, Late};
-use super::minders::Minders;
+use super::stopped_parents::StoppedParents;
 use crate::failure::{Exit, Failure};
 use crate::launch::Held;
 use crate::probe::{Hold, HoldWay, Probe, Target};
@@ -20,7 +20,7 @@ pub(super) enum Waits {
     /// Unseen.
     Traced(Holder),
     /// By signals, where it cannot be done otherwise.
-    Signalled(Minders),
+    Signalled(StoppedParents),
 }
 
 impl Waits {
@@ -53,7 +53,7 @@ impl Waits {
                 ));
                 probe.hold_by(HoldWay::Signal);
                 let command = held.map_or(0, Held::pid);
-                Ok(Waits::Signalled(Minders::new(command, probe.stops().map_err(failed)?)))
+                Ok(Waits::Signalled(StoppedParents::new(command, probe.stops().map_err(failed)?)))
             }
         }
     }
@@ -89,8 +89,8 @@ impl Waits {
         match self {
             Waits::Nobody { .. } => {}
             Waits::Traced(holder) => holder.end(hold),
-            Waits::Signalled(minders) => {
-                minders.watch_those_of(hold.pid);
+            Waits::Signalled(parents) => {
+                parents.watch_those_of(hold.pid);
                 probe.end_stop(hold.pid);
                 // It belongs to the command, and stays stopped until this. If it was killed it is gone.
                 let _ = kill(Pid::from_raw(hold.pid.cast_signed()), Signal::SIGCONT);

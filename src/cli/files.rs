@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::usage;
-use crate::config::{self, Files, Names, Output};
+use crate::config::Output;
 use crate::failure::Failure;
+use crate::sink::{DiskFull, Names, Plan};
 
 /// dumpcap counts in these.
 const KILOBYTE: u64 = 1000;
@@ -66,32 +67,21 @@ pub(super) struct FileOptions {
     disk_full: DiskFull,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum DiskFull {
-    /// End; the last file ends with a whole packet
-    End,
-    /// Delete the oldest complete file of this capture and go on; for -C, -G and -b
-    DropOldest,
-}
-
 impl FileOptions {
     /// Into how many files, and the time after which the capture ends. `duration` is that of `--duration`.
     pub(super) fn checked(
         self,
         output: Option<&Output>,
         mut duration: Option<Duration>,
-    ) -> Result<(Files, Option<Duration>), Failure> {
-        let mut files = Files {
+    ) -> Result<(Plan, Option<Duration>), Failure> {
+        let mut files = Plan {
             bytes: self.file_size,
             seconds: self.file_seconds,
             packets_max: self.count,
             bytes_max: self.max_bytes,
             then: self.then,
-            disk_full: match self.disk_full {
-                DiskFull::End => config::DiskFull::End,
-                DiskFull::DropOldest => config::DiskFull::DropOldest,
-            },
-            ..Files::default()
+            disk_full: self.disk_full,
+            ..Plan::default()
         };
         let is_tcpdump = files.rotates() || self.file_count.is_some();
         if is_tcpdump && !self.ring.is_empty() {
@@ -146,13 +136,13 @@ impl FileOptions {
         if files.then.is_some() && !matches!(output, Some(Output::File(_))) {
             return Err(usage("-z is run with the name of a file", "say -o FILE.pcapng"));
         }
-        if files.disk_full == config::DiskFull::DropOldest && !files.rotates() {
+        if files.disk_full == DiskFull::DropOldest && !files.rotates() {
             return Err(usage(
                 "--disk-full drop-oldest is for several files",
                 "give -C, -G or -b with it, or leave it out",
             ));
         }
-        if output.is_none() && files != Files::default() {
+        if output.is_none() && files != Plan::default() {
             return Err(usage(
                 "-c, --max-bytes and -a count what is written to a file or pipe",
                 "say -o too, or --duration",
@@ -162,7 +152,7 @@ impl FileOptions {
     }
 }
 
-fn ring(text: &str, files: &mut Files) -> Result<(), Failure> {
+fn ring(text: &str, files: &mut Plan) -> Result<(), Failure> {
     if files.names == Names::Tcpdump {
         files.names = Names::NumberTime;
     }

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::config::Redaction;
-use crate::redact::{self, RulesBuilder};
+use crate::redact::{Identity, Level, RulesBuilder};
 
 #[derive(Args)]
 pub(super) struct Rules {
@@ -54,44 +54,8 @@ pub(super) struct Rules {
 impl From<Rules> for Redaction {
     fn from(rules: Rules) -> Redaction {
         let Rules { level, headers, fields, patterns, allowed, addresses, names, rules: file, key } = rules;
-        let (addresses, names) = (addresses.into(), names.into());
-        let rules =
-            RulesBuilder { level: level.into(), headers, fields, patterns, allowed, addresses, names };
+        let rules = RulesBuilder { level, headers, fields, patterns, allowed, addresses, names };
         Redaction { rules, file, key }
-    }
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Identity {
-    /// They stay
-    Keep,
-    /// Each is replaced by another, the same one throughout, of the same length
-    Pseudonyms,
-}
-
-impl From<Identity> for redact::Identity {
-    fn from(identity: Identity) -> Self {
-        match identity {
-            Identity::Keep => redact::Identity::Keep,
-            Identity::Pseudonyms => redact::Identity::Pseudonyms,
-        }
-    }
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Level {
-    /// What is a secret, or is likely to be one, or is not understood
-    Secrets,
-    /// All but structure: methods, paths, status, names, sizes, times and frame types stay
-    Shape,
-}
-
-impl From<Level> for redact::Level {
-    fn from(level: Level) -> Self {
-        match level {
-            Level::Secrets => redact::Level::Secrets,
-            Level::Shape => redact::Level::Shape,
-        }
     }
 }
 

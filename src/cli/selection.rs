@@ -65,7 +65,7 @@ pub(super) struct SelectionOptions {
     sample: Option<u64>,
 
     /// Keep so many bytes of each direction of a connection; of the rest, only how much it is
-    #[arg(long, value_name = "BYTES", allow_negative_numbers = true, value_parser = super::snaplen)]
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true, value_parser = super::values::snaplen)]
     head: Option<u32>,
 
     /// Keep nothing of what the processes send, but how much it is

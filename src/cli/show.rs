@@ -1,9 +1,9 @@
 //! Options about how what was said is shown.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::usage;
-use crate::config::{self, Show};
+use super::{usage, values};
+use crate::config::{Show, View};
 use crate::failure::Failure;
 
 /// Bytes of a body that are shown if nothing is said.
@@ -11,32 +11,17 @@ const BODY: usize = 1024;
 /// Most that can be: they are kept in memory until the message is complete.
 const BODY_MAX: u32 = 1 << 20;
 
-#[derive(Clone, Copy, ValueEnum)]
-pub(super) enum View {
-    /// A conversation: who to whom, heads, bodies, how long it took
-    Text,
-    /// One JSON object a line (docs/views.md)
-    Json,
-    /// All bytes, as hexdump -C shows them
-    Hex,
-}
-
 /// See the module.
 #[derive(Args)]
-pub(super) struct Body {
+pub(super) struct ShowOptions {
     /// With text and json: show at most this many bytes (1K: KiB) of each body, unpacked; 0 shows none
-    #[arg(long, value_name = "BYTES", allow_negative_numbers = true, value_parser = super::snaplen)]
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true, value_parser = values::snaplen)]
     body: Option<u32>,
 }
 
-impl Body {
+impl ShowOptions {
     /// How it is shown.
     pub(super) fn checked(self, format: View) -> Result<Show, Failure> {
-        let format = match format {
-            View::Text => config::View::Text,
-            View::Json => config::View::Json,
-            View::Hex => config::View::Hex,
-        };
         if self.body.is_some_and(|body| body > BODY_MAX) {
             return Err(usage("--body shows at most 1M of each body", "export larger ones with Wireshark"));
         }

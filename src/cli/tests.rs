@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::{self, Follow, Targets};
 use crate::redact::{self, RulesBuilder};
+use crate::{sink, synth};
 
 fn parse_line(line: &str) -> Result<Config, Stop> {
     parse(std::iter::once("tls2pcap").chain(line.split_whitespace()).map(OsString::from))
@@ -16,7 +17,7 @@ fn capture_of(line: &str) -> Capture {
 #[test]
 fn the_plainest_capture() {
     let expected = Capture {
-        files: config::Files::default(),
+        files: sink::Plan::default(),
         selection: Default::default(),
         duration: None,
         show: None,
@@ -25,9 +26,9 @@ fn the_plainest_capture() {
         libraries: vec![],
         backend: config::Backend::Auto,
         return_probes: false,
-        ports: config::Ports::Decode,
-        framing: config::Framing::Plain,
-        link: config::Link::Ethernet,
+        ports: synth::Ports::Decode,
+        framing: synth::Carrier::Plain,
+        link: sink::Link::Ethernet,
         process_blocks: false,
         redact: None,
         is_interim: false,
@@ -39,7 +40,7 @@ fn the_plainest_capture() {
         snaplen: None,
         fail_on_loss: false,
         packet_buffered: false,
-        comments: config::Comments::Syn,
+        comments: sink::Comments::Syn,
         serve: None,
         for_wireshark: false,
         verbosity: Verbosity::Normal,
@@ -50,7 +51,7 @@ fn the_plainest_capture() {
 #[test]
 fn every_option_arrives() {
     let expected = Capture {
-        files: config::Files::default(),
+        files: sink::Plan::default(),
         selection: Default::default(),
         duration: None,
         show: Some(config::Show { format: config::View::Hex, body: 512 }),
@@ -59,9 +60,9 @@ fn every_option_arrives() {
         libraries: vec!["/a".into(), "/b".into()],
         backend: config::Backend::Tracepoint,
         return_probes: true,
-        ports: config::Ports::Keep,
-        framing: config::Framing::Tls,
-        link: config::Link::Raw,
+        ports: synth::Ports::Keep,
+        framing: synth::Carrier::Tls,
+        link: sink::Link::Raw,
         process_blocks: false,
         redact: None,
         is_interim: false,
@@ -73,7 +74,7 @@ fn every_option_arrives() {
         snaplen: Some(96),
         fail_on_loss: true,
         packet_buffered: true,
-        comments: config::Comments::All,
+        comments: sink::Comments::All,
         serve: Some("127.0.0.1:57012".parse().unwrap()),
         for_wireshark: false,
         verbosity: Verbosity::Verbose,
@@ -143,17 +144,17 @@ fn more_users_than_the_kernel_side_has_room_for_are_refused() {
 #[test]
 fn replay() {
     let expected = Replay {
-        files: config::Files::default(),
+        files: sink::Plan::default(),
         selection: Default::default(),
         input: "r".into(),
         output: Output::File("x".into()),
         redact: None,
-        ports: config::Ports::Keep,
-        framing: config::Framing::Tls,
-        link: config::Link::Raw,
+        ports: synth::Ports::Keep,
+        framing: synth::Carrier::Tls,
+        link: sink::Link::Raw,
         fail_on_loss: true,
         process_blocks: false,
-        comments: config::Comments::None,
+        comments: sink::Comments::None,
         verbosity: Verbosity::Quiet,
     };
     assert_eq!(
@@ -366,19 +367,18 @@ fn files_as_tcpdump_and_dumpcap_have_them() {
         Err(Stop(Reason::Failure(failure))) => Err(failure.to_string()),
         Err(other) => panic!("{line}: {other:?}"),
     };
-    let none = config::Files::default;
+    let none = sink::Plan::default;
     let ok = |line: &str| files(&format!("tls2pcap -w a.pcapng --all {line}")).unwrap();
-    let ring = config::Files { bytes: Some(10_000_000), keep: Some(5), ..none() };
+    let ring = sink::Plan { bytes: Some(10_000_000), keep: Some(5), ..none() };
     assert_eq!(ok("-C 10 -W 5"), (ring, None));
     assert_eq!(ok("-C 2m").0.bytes, Some(2 << 20));
-    let hours =
-        config::Files { seconds: Some(3600), files_max: Some(24), then: Some("gzip".into()), ..none() };
+    let hours = sink::Plan { seconds: Some(3600), files_max: Some(24), then: Some("gzip".into()), ..none() };
     assert_eq!(ok("-G 3600 -W 24 -z gzip"), (hours, None));
-    let dumpcap = config::Files {
+    let dumpcap = sink::Plan {
         bytes: Some(1_000_000),
         keep: Some(3),
         packets_max: Some(9),
-        names: config::Names::TimeNumber,
+        names: sink::Names::TimeNumber,
         ..none()
     };
     let minute = Some(std::time::Duration::from_secs(60));

@@ -16,7 +16,7 @@ use crate::printable;
 use crate::privilege;
 use crate::probe::Survey;
 
-use self::report::{BackEnd, FORMAT, Kernel, Privileges, Refused, Report, Tried, Verdict};
+use self::report::{BackEnd, Conclusion, FORMAT, Kernel, Privileges, Refused, Report, Tried};
 
 /// Says all on standard output. The status tells whether a capture would work.
 ///
@@ -64,7 +64,7 @@ fn examine(config: &Doctor) -> (Report, Exit) {
         Err(failure) => Err(failure.clone()),
     };
     let found = gather::processes(&config.pids);
-    let mut verdict = Verdict { works: survey.is_ok(), ..Verdict::default() };
+    let mut verdict = Conclusion { works: survey.is_ok(), ..Conclusion::default() };
     let failure = match (survey.as_ref().err().cloned(), found.gone(&config.pids)) {
         (Some(failure), Some(gone)) => {
             Some(Failure { message: format!("{}; {}", gone.message, failure.message), ..failure })

@@ -13,7 +13,7 @@ pub struct Report {
     /// Version of tls2pcap.
     pub tls2pcap: &'static str,
     /// Whether a capture would work.
-    pub verdict: Verdict,
+    pub verdict: Conclusion,
     /// Files with TLS code, each once.
     pub libraries: Vec<Library>,
     /// Processes with TLS code, by pid.
@@ -28,7 +28,7 @@ pub struct Report {
 
 /// See [`Report::verdict`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Verdict {
+pub struct Conclusion {
     /// Whether a capture would start.
     pub works: bool,
     /// The exit status of doctor.

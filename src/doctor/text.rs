@@ -368,7 +368,7 @@ mod tests {
         Report {
             format: FORMAT,
             tls2pcap: "0",
-            verdict: Verdict { works: true, ..Verdict::default() },
+            verdict: Conclusion { works: true, ..Conclusion::default() },
             libraries: vec![openssl, rustls, dear],
             processes,
             hidden: vec![
@@ -447,7 +447,7 @@ PRIVILEGES
 
     #[test]
     fn what_was_asked_for_comes_first() {
-        let verdict = Verdict {
+        let verdict = Conclusion {
             works: true,
             exit: 5,
             reason: Some("there is no process 999999".into()),
@@ -471,7 +471,7 @@ PRIVILEGES
 
     #[test]
     fn without_privileges_the_cure_comes_first() {
-        let verdict = Verdict {
+        let verdict = Conclusion {
             works: false,
             exit: 3,
             reason: Some("capturing is not permitted".into()),

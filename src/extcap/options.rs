@@ -19,10 +19,10 @@ pub(super) struct Option_ {
     /// What stands before it.
     label: &'static str,
     tooltip: &'static str,
-    kind: Kind,
+    kind: Control,
 }
 
-enum Kind {
+enum Control {
     /// One of the processes that there are.
     Process,
     /// One of these: value, text. The first is the default.
@@ -36,7 +36,7 @@ enum Kind {
     File,
 }
 
-use Kind::{Choice, File, Flag, Number, Process, Text};
+use Control::{Choice, File, Flag, Number, Process, Text};
 
 const WHOM: &str = "Whom";
 const PACKETS: &str = "Packets";
@@ -46,7 +46,7 @@ const fn option(
     call: &'static str,
     group: &'static str,
     label: &'static str,
-    kind: Kind,
+    kind: Control,
     tooltip: &'static str,
 ) -> Option_ {
     Option_ { call, group, label, tooltip, kind }

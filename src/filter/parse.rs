@@ -127,11 +127,11 @@ struct Parser<'a> {
 struct Qualifiers {
     family: Option<bool>,
     ends: Ends,
-    kind: Kind,
+    kind: Primitive,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum Primitive {
     Host,
     Net,
     Port,
@@ -155,26 +155,26 @@ enum Own {
     Proto,
 }
 
-const KINDS: [(&str, Kind); 16] = [
-    ("host", Kind::Host),
-    ("net", Kind::Net),
-    ("port", Kind::Port),
-    ("portrange", Kind::PortRange),
-    ("pid", Kind::Own(Own::Pid)),
-    ("comm", Kind::Own(Own::Comm)),
-    ("exe", Kind::Own(Own::Exe)),
-    ("uid", Kind::Own(Own::Uid)),
-    ("user", Kind::Own(Own::User)),
-    ("container", Kind::Own(Own::Container)),
-    ("netns", Kind::Own(Own::Netns)),
-    ("sni", Kind::Own(Own::Sni)),
-    ("alpn", Kind::Own(Own::Alpn)),
-    ("library", Kind::Own(Own::Library)),
-    ("role", Kind::Own(Own::Role)),
-    ("proto", Kind::Own(Own::Proto)),
+const KINDS: [(&str, Primitive); 16] = [
+    ("host", Primitive::Host),
+    ("net", Primitive::Net),
+    ("port", Primitive::Port),
+    ("portrange", Primitive::PortRange),
+    ("pid", Primitive::Own(Own::Pid)),
+    ("comm", Primitive::Own(Own::Comm)),
+    ("exe", Primitive::Own(Own::Exe)),
+    ("uid", Primitive::Own(Own::Uid)),
+    ("user", Primitive::Own(Own::User)),
+    ("container", Primitive::Own(Own::Container)),
+    ("netns", Primitive::Own(Own::Netns)),
+    ("sni", Primitive::Own(Own::Sni)),
+    ("alpn", Primitive::Own(Own::Alpn)),
+    ("library", Primitive::Own(Own::Library)),
+    ("role", Primitive::Own(Own::Role)),
+    ("proto", Primitive::Own(Own::Proto)),
 ];
 
-fn kind(word: &str) -> Option<Kind> {
+fn kind(word: &str) -> Option<Primitive> {
     KINDS.iter().find(|(name, _)| *name == word).map(|(_, kind)| *kind)
 }
 
@@ -356,22 +356,22 @@ impl Parser<'_> {
         let qualifiers = match (found, ends) {
             (Some(kind), ends) => {
                 self.at += 1;
-                let is_of_network = !matches!(kind, Kind::Own(_));
+                let is_of_network = !matches!(kind, Primitive::Own(_));
                 if !is_of_network && (ends.is_some() || family.is_some() || is_tcp) {
                     return Err(self.error(
                         begin.start..self.tokens[self.at - 1].1.end,
                         "src, dst, ip, ip6 and tcp go with host, net, port and portrange",
                     ));
                 }
-                if is_tcp && matches!(kind, Kind::Host | Kind::Net) {
+                if is_tcp && matches!(kind, Primitive::Host | Primitive::Net) {
                     return Err(self.error(begin, "tcp goes with port and portrange: say tcp and host …"));
                 }
-                if family.is_some() && matches!(kind, Kind::Port | Kind::PortRange) {
+                if family.is_some() && matches!(kind, Primitive::Port | Primitive::PortRange) {
                     return Err(self.error(begin, "ip and ip6 go with host and net: say ip and port …"));
                 }
                 Qualifiers { family, ends: ends.unwrap_or(Ends::Either), kind }
             }
-            (None, Some(ends)) if !is_tcp => Qualifiers { family, ends, kind: Kind::Host },
+            (None, Some(ends)) if !is_tcp => Qualifiers { family, ends, kind: Primitive::Host },
             (None, Some(_)) => return Err(self.error(self.place(), "port or portrange is expected here")),
             (None, None) if is_tcp => return Ok(Expr::Test(Test::Tcp, begin)),
             (None, None) => match family {
@@ -458,7 +458,7 @@ impl Parser<'_> {
         let wrong = |what: &str| self.error(at.clone(), format!("'{value}' is {what}"));
         let ends = qualifiers.ends;
         let own = match qualifiers.kind {
-            Kind::Host => {
+            Primitive::Host => {
                 let address: IpAddr = value.parse().map_err(|_| {
                     wrong("no numeric address; nothing is resolved, but sni chooses by the server's name")
                 })?;
@@ -467,16 +467,16 @@ impl Parser<'_> {
                     .family_fits(qualifiers, address, at)
                     .map(|address| Test::Net(ends, address, if address.is_ipv4() { 32 } else { 128 }));
             }
-            Kind::Net => {
+            Primitive::Net => {
                 let (address, len) = self.net(&value, &at)?;
                 return self.family_fits(qualifiers, address, at).map(|net| Test::Net(ends, net, len));
             }
-            Kind::Port => {
+            Primitive::Port => {
                 let port =
                     self.port(&value).ok_or_else(|| wrong("neither a port nor the name of a service"))?;
                 return Ok(Test::Ports(ends, port, port));
             }
-            Kind::PortRange => {
+            Primitive::PortRange => {
                 // Names of services may have a hyphen.
                 let mut splits = value.match_indices('-').filter_map(|(split, _)| {
                     Some((self.port(&value[..split])?, self.port(&value[split + 1..])?))
@@ -486,7 +486,7 @@ impl Parser<'_> {
                     splits.next().or(one).ok_or_else(|| wrong("no range of ports, as 8000-8080"))?;
                 return Ok(Test::Ports(ends, low.min(high), low.max(high)));
             }
-            Kind::Own(own) => own,
+            Primitive::Own(own) => own,
         };
         let number = || value.parse::<u32>().map_err(|_| wrong("no number"));
         if value.is_empty() {

@@ -16,7 +16,7 @@ use super::kernel::Kernel;
 use super::programs::{Choice, Job};
 use super::sites::Programs;
 use super::skeleton::Tls2pcapSkelBuilder;
-use super::{Backend, Options, ProbeError, bio, room, words};
+use super::{Backend, Options, ProbeError, bio, libbpf_messages, table_sizes};
 use crate::limits;
 use crate::privilege::version;
 
@@ -47,9 +47,9 @@ impl Kernel {
     /// # Errors
     /// [`ProbeError`]; nothing stays loaded.
     pub(super) fn load(options: &Options) -> Result<(Kernel, Vec<String>), ProbeError> {
-        words::listen(options.verbose);
+        libbpf_messages::listen(options.verbose);
         let result = Kernel::load_some_way(options);
-        let said = words::end();
+        let said = libbpf_messages::end();
         // Else our own words tell all there is.
         if let Err(
             ProbeError::NoBackend(_)
@@ -154,7 +154,7 @@ impl Kernel {
             *knob = *uid;
         }
         knobs.uid_count = options.uids.len() as u32;
-        room::prepare(&mut open).map_err(failed("sizing the tables"))?;
+        table_sizes::prepare(&mut open).map_err(failed("sizing the tables"))?;
         let bio_in_bulk = bio::in_bulk(options, programs);
         let has_ipv6 = backend != Backend::Fentry || has_function("udpv6_sendmsg");
         open.maps.ring.set_max_entries(options.ring_bytes).map_err(failed("sizing the ring"))?;

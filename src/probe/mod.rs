@@ -8,15 +8,15 @@ mod backend;
 mod bio;
 mod blueprint;
 mod clock;
-mod counts;
-mod ended;
 mod files;
-mod forget;
 mod gate;
+mod held_threads;
 mod holders;
 mod kernel;
+mod kernel_counters;
 mod layout;
 mod leases;
+mod libbpf_messages;
 mod load;
 mod parts;
 mod probation;
@@ -24,13 +24,13 @@ mod programs;
 mod proving;
 mod returns;
 mod ring;
-mod room;
 mod sites;
 mod stacks;
-mod stops;
+mod stale_entries;
 mod survey;
+mod table_sizes;
+mod unreported_ends;
 mod unused;
-mod words;
 
 #[allow(missing_docs, unused_imports, clippy::all, clippy::undocumented_unsafe_blocks)]
 mod skeleton {
@@ -54,17 +54,17 @@ use crate::event::LibraryId;
 
 pub use self::backend::Backend;
 pub use self::clock::{clocks, monotonic, realtime};
-pub use self::ended::{Ended, Handle, exit_of, process_of};
 pub use self::gate::Gate;
+pub use self::held_threads::{HeldThreads, Hold, HoldWay, Holds, SyscallReturn};
 pub use self::holders::Attachment;
 pub use self::load::{is_denied, may_choose_returns};
 pub use self::proving::{News, described, note, unseen_return};
 pub use self::returns::Unfollowed;
 #[cfg(test)]
 pub use self::ring::ring_of_file;
-pub use self::ring::{Record, Rings, Verdict, is_before, page_size};
-pub use self::stops::{Hold, HoldWay, Holds, Place, Stops};
+pub use self::ring::{Disposition, Record, Rings, is_before, page_size};
 pub use self::survey::Survey;
+pub use self::unreported_ends::{Handle, UnreportedEnds, exit_of, process_of};
 pub use self::unused::Candidate;
 
 /// What is captured, and how.
@@ -160,7 +160,7 @@ pub struct Probe {
     users: unused::Users,
     /// Some child has breakpoints from its parent, and is no target.
     has_heirs: bool,
-    unheld: counts::Unheld,
+    unheld: kernel_counters::Unheld,
     /// What [`Probe::settle`] is to tell.
     unsaid: Vec<News>,
     is_loaded_ahead: bool,
@@ -201,7 +201,7 @@ impl Probe {
             leases: Leases::default(),
             users: unused::Users::new(),
             has_heirs: false,
-            unheld: counts::Unheld::default(),
+            unheld: kernel_counters::Unheld::default(),
             unsaid: Vec::new(),
             is_loaded_ahead: false,
         };
@@ -288,16 +288,16 @@ impl Probe {
 
     /// The handles that still live.
     pub fn handles(&self) -> Vec<Handle> {
-        ended::handles(&self.kernel.skeleton.maps.handles).collect()
+        unreported_ends::handles(&self.kernel.skeleton.maps.handles).collect()
     }
 
     /// How far handles came of which the ring does not say it; goes with its reader.
     ///
     /// # Errors
     /// If no descriptor can be had.
-    pub fn ended(&self) -> io::Result<Ended> {
+    pub fn ended(&self) -> io::Result<UnreportedEnds> {
         let maps = &self.kernel.skeleton.maps;
-        Ended::new(&maps.ended, &maps.handles, &maps.losses)
+        UnreportedEnds::new(&maps.ended, &maps.handles, &maps.losses)
     }
 
     /// A reader of the rings, to be moved to a thread of its own.

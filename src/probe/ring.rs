@@ -98,7 +98,7 @@ pub struct Record<'a> {
 
 /// What becomes of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Disposition {
     /// It is used up.
     Taken,
     /// It is used up, and the next is left for later.
@@ -173,13 +173,13 @@ impl Ring {
     }
 
     /// Gives the records that are there before the position `until` to `use_record`, in order, until it leaves some.
-    pub fn take(&mut self, until: usize, mut use_record: impl FnMut(&Record<'_>) -> Verdict) {
+    pub fn take(&mut self, until: usize, mut use_record: impl FnMut(&Record<'_>) -> Disposition) {
         let often = GIVE_BACK.min(self.size / 4);
         while is_before(self.next, until)
             && let Some((record, end)) = self.record_at(self.next)
         {
-            let verdict = record.map_or(Verdict::Taken, |record| use_record(&record));
-            if verdict == Verdict::Left {
+            let verdict = record.map_or(Disposition::Taken, |record| use_record(&record));
+            if verdict == Disposition::Left {
                 break;
             }
             self.next = end;
@@ -189,7 +189,7 @@ impl Ring {
             if self.next.wrapping_sub(self.given_back) >= often {
                 self.give_back();
             }
-            if verdict == Verdict::Last {
+            if verdict == Disposition::Last {
                 break;
             }
         }

@@ -14,7 +14,7 @@ use libbpf_rs::libbpf_sys::{BPF_FUNC_get_attach_cookie, BPF_FUNC_loop};
 use super::kernel::Kernel;
 use super::load::{Refusal, is_not_permitted, why_missing};
 use super::sites::Programs;
-use super::{Backend, Options, ProbeError, page_size, words};
+use super::{Backend, Options, ProbeError, libbpf_messages, page_size};
 use crate::limits;
 
 /// What works.
@@ -47,7 +47,7 @@ impl Survey {
             return Err(ProbeError::NoBtf);
         }
         limits::raise();
-        words::listen(false);
+        libbpf_messages::listen(false);
         let has = |helper| ProgramType::Kprobe.is_helper_supported(helper).unwrap_or(false);
         let (cookies, loops) = (has(BPF_FUNC_get_attach_cookie), has(BPF_FUNC_loop));
         let each = if loops { Programs::Each } else { Programs::EachUnrolled };

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 
 use super::facts::{self, Known, Said};
-use super::lane::{Lane, Losses, Place, Step};
+use super::lane::{Lane, Losses, Position, Step};
 use crate::filter::Filter;
 use crate::input::container::{INTERFACE, Item as Block, PACKET, SECTION};
 use crate::input::layers::{self, End, Segment};
@@ -281,10 +281,10 @@ impl Viewer {
         }
         flow.begun[lane].get_or_insert(offset);
         let cut = (segment.len - payload.len()) as u64;
-        let place = Place { time: self.time, offset, cut, origin: said.origin() };
+        let place = Position { time: self.time, offset, cut, origin: said.origin() };
         let mut is_hole = false;
         for missing in said.missing() {
-            let place = Place { origin: Origin::Program, ..place };
+            let place = Position { origin: Origin::Program, ..place };
             self.loss(flow, lane, place.time, missing.length, missing.reason);
             if let Some(filled) = missing.filled {
                 let side = flow.side(lane);
@@ -331,7 +331,7 @@ impl Viewer {
         &mut self,
         flow: &mut Flow,
         lane: usize,
-        act: impl FnOnce(&mut Lane, &mut dyn FnMut(&Place, Step<'_>)),
+        act: impl FnOnce(&mut Lane, &mut dyn FnMut(&Position, Step<'_>)),
     ) {
         let mut own = std::mem::take(&mut flow.lanes[lane]);
         act(&mut own, &mut |place, step| match step {
@@ -341,7 +341,7 @@ impl Viewer {
         flow.lanes[lane] = own;
     }
 
-    fn hole(&mut self, flow: &mut Flow, lane: usize, place: &Place, len: Option<u64>) {
+    fn hole(&mut self, flow: &mut Flow, lane: usize, place: &Position, len: Option<u64>) {
         if let Some(untold) = flow.told[lane].untold(len) {
             self.loss(flow, lane, place.time, untold, None);
         }
@@ -362,7 +362,7 @@ impl Viewer {
         self.out.item(Item::Loss(connection, &loss));
     }
 
-    fn bytes(&mut self, flow: &mut Flow, lane: usize, place: &Place, offset: u64, bytes: &[u8]) {
+    fn bytes(&mut self, flow: &mut Flow, lane: usize, place: &Position, offset: u64, bytes: &[u8]) {
         self.open(flow, lane, bytes, place.time);
         let from = flow.side(lane);
         let (stage, out) = (&mut flow.stage, &mut self.out);

@@ -11,7 +11,7 @@ const EARLY_MAX: usize = 64;
 
 /// A segment's place in the stream.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct Position {
     pub(super) time: WallTime,
     /// From an arbitrary zero.
     pub(super) offset: u64,
@@ -35,7 +35,7 @@ pub(super) struct Lane {
     /// Where the stream goes on; `None` before its first byte.
     pub(super) next: Option<u64>,
     sequences: Sequences,
-    early: BTreeMap<u64, Vec<(Place, Vec<u8>)>>,
+    early: BTreeMap<u64, Vec<(Position, Vec<u8>)>>,
     early_count: usize,
     early_bytes: usize,
     /// Behind this nothing comes.
@@ -87,10 +87,10 @@ impl Lane {
     /// Takes a segment. `is_hole`: what is missing before it does not come later.
     pub(super) fn take(
         &mut self,
-        place: Place,
+        place: Position,
         bytes: &[u8],
         is_hole: bool,
-        on: &mut dyn FnMut(&Place, Step<'_>),
+        on: &mut dyn FnMut(&Position, Step<'_>),
     ) {
         let next = *self.next.get_or_insert(place.offset);
         if place.offset > next && !is_hole {
@@ -107,7 +107,7 @@ impl Lane {
     }
 
     /// The peer has all up to here: what is not in the file is missing.
-    pub(super) fn acknowledged(&mut self, sequence: u32, on: &mut dyn FnMut(&Place, Step<'_>)) {
+    pub(super) fn acknowledged(&mut self, sequence: u32, on: &mut dyn FnMut(&Position, Step<'_>)) {
         let Some(next) = self.next else { return };
         let acknowledged = self.offset(sequence);
         if acknowledged > next && self.first_early().is_some_and(|early| early < acknowledged) {
@@ -117,7 +117,7 @@ impl Lane {
     }
 
     /// The stream is known to go on there. `len`: what is missing before it, if that is known.
-    pub(super) fn jump(&mut self, place: &Place, is_known: bool, on: &mut dyn FnMut(&Place, Step<'_>)) {
+    pub(super) fn jump(&mut self, place: &Position, is_known: bool, on: &mut dyn FnMut(&Position, Step<'_>)) {
         let Some(next) = self.next.filter(|next| place.offset > *next) else { return };
         self.next = Some(place.offset);
         on(place, Step::Hole(is_known.then(|| place.offset - next)));
@@ -129,7 +129,7 @@ impl Lane {
     }
 
     /// Nothing more comes: what waits follows a hole.
-    pub(super) fn flush(&mut self, on: &mut dyn FnMut(&Place, Step<'_>)) {
+    pub(super) fn flush(&mut self, on: &mut dyn FnMut(&Position, Step<'_>)) {
         while self.first_early().is_some() {
             self.skip(on);
             self.take_early(on);
@@ -141,14 +141,14 @@ impl Lane {
     }
 
     /// The stream goes on with what waits first.
-    fn skip(&mut self, on: &mut dyn FnMut(&Place, Step<'_>)) {
+    fn skip(&mut self, on: &mut dyn FnMut(&Position, Step<'_>)) {
         let first = self.early.first_key_value().and_then(|(_, all)| all.first()).map(|(place, _)| *place);
         if let Some(place) = first {
             self.jump(&place, true, on);
         }
     }
 
-    fn take_early(&mut self, on: &mut dyn FnMut(&Place, Step<'_>)) {
+    fn take_early(&mut self, on: &mut dyn FnMut(&Position, Step<'_>)) {
         while let Some(mut entry) = self.early.first_entry() {
             if self.next.is_none_or(|next| *entry.key() > next) {
                 return;
@@ -164,7 +164,7 @@ impl Lane {
     }
 
     /// A segment that begins where the stream is, or before: what of it came before is left out.
-    fn place(&mut self, place: &Place, bytes: &[u8], on: &mut dyn FnMut(&Place, Step<'_>)) {
+    fn place(&mut self, place: &Position, bytes: &[u8], on: &mut dyn FnMut(&Position, Step<'_>)) {
         if self.next.is_some_and(|next| place.offset > next) {
             self.jump(place, true, on);
         }
@@ -189,15 +189,15 @@ impl Lane {
 mod tests {
     use super::*;
 
-    fn place(offset: u64, cut: u64) -> Place {
-        Place { time: 0, offset, cut, origin: Origin::Program }
+    fn place(offset: u64, cut: u64) -> Position {
+        Position { time: 0, offset, cut, origin: Origin::Program }
     }
 
     #[test]
     fn segments_come_in_order_once_and_holes_are_said() {
         let mut lane = Lane::default();
         let mut seen = Vec::new();
-        let mut on = |_: &Place, step: Step<'_>| match step {
+        let mut on = |_: &Position, step: Step<'_>| match step {
             Step::Bytes(_, bytes) => seen.extend_from_slice(bytes),
             Step::Hole(len) => seen.extend(format!("<{}>", len.unwrap()).bytes()),
         };

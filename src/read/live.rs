@@ -25,12 +25,12 @@ pub struct LiveView {
 
 #[derive(Default)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<Backlog>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct Backlog {
     waiting: VecDeque<Vec<u8>>,
     /// Bytes of these, and of what is being shown.
     behind: usize,
@@ -42,7 +42,7 @@ struct State {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Backlog> {
         self.state.lock().unwrap_or_else(|error| error.into_inner())
     }
 }
@@ -87,7 +87,7 @@ impl LiveView {
     pub fn blocks(&self, blocks: &[u8]) -> io::Result<()> {
         let mut state = self.shared.state();
         if self.is_alone {
-            let is_full = |state: &mut State| state.behind > BEHIND_MAX && !state.is_gone;
+            let is_full = |state: &mut Backlog| state.behind > BEHIND_MAX && !state.is_gone;
             let waited = self.shared.changed.wait_while(state, is_full);
             state = waited.unwrap_or_else(|error| error.into_inner());
         }
@@ -134,7 +134,7 @@ fn run(show: Show, shared: &Shared) {
     let mut viewer = Viewer::new(plan, view(show.format, false), Box::new(io::stdout()));
     let mut section = Section::default();
     loop {
-        let is_idle = |state: &mut State| state.waiting.is_empty() && !state.has_ended;
+        let is_idle = |state: &mut Backlog| state.waiting.is_empty() && !state.has_ended;
         let waited = shared.changed.wait_while(shared.state(), is_idle);
         let Some(blocks) = waited.unwrap_or_else(|error| error.into_inner()).waiting.pop_front() else {
             break;

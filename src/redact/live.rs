@@ -13,7 +13,7 @@ use super::engine::Engine;
 use super::kind::{Found, Kind};
 use super::note;
 use crate::event::{Library, ProcessKey};
-use crate::track::segment::{Body, Connection, ConnectionId, Process, Segment, Side, Tuple, WallTime};
+use crate::track::segment::{Connection, ConnectionId, Process, Segment, SegmentBody, Side, Tuple, WallTime};
 
 /// How long a segment waits for the rest of a value or of a compressed body, in ns.
 pub const HOLD_TIME: u64 = 1_000_000_000;
@@ -193,7 +193,7 @@ impl Redactor {
     pub fn segment(&mut self, mut segment: Segment, out: &mut dyn FnMut(Segment)) {
         let id = segment.connection;
         segment.body = match segment.body {
-            Body::Open(connection) => {
+            SegmentBody::Open(connection) => {
                 let held = Held {
                     conversation: Conversation::new(connection.from_start),
                     queue: VecDeque::new(),
@@ -201,20 +201,20 @@ impl Redactor {
                     undecided: Default::default(),
                 };
                 self.connections.insert(id, held);
-                Body::Open(self.connection(&connection))
+                SegmentBody::Open(self.connection(&connection))
             }
-            Body::Payload(payload) => {
+            SegmentBody::Payload(payload) => {
                 let process = self.process(&payload.process);
-                Body::Payload(crate::track::segment::Payload { process, ..payload })
+                SegmentBody::Payload(crate::track::segment::Payload { process, ..payload })
             }
-            Body::Peer(process) => Body::Peer(self.process(&process)),
-            Body::ServerName(name) => Body::ServerName(self.host(&name)),
+            SegmentBody::Peer(process) => SegmentBody::Peer(self.process(&process)),
+            SegmentBody::ServerName(name) => SegmentBody::ServerName(self.host(&name)),
             other => other,
         };
         let Some(held) = self.connections.get_mut(&id) else {
             // Nothing comes of a connection that was not opened; its bytes would be shown as they are.
             debug_assert!(false, "a segment of a connection that is not open");
-            if !matches!(segment.body, Body::Payload(_)) {
+            if !matches!(segment.body, SegmentBody::Payload(_)) {
                 out(segment);
             }
             return;
@@ -222,19 +222,19 @@ impl Redactor {
         let engine = &mut self.engine;
         let mut found = Vec::new();
         let both = [Side::Client, Side::Server];
-        let is_over = matches!(segment.body, Body::End);
+        let is_over = matches!(segment.body, SegmentBody::End);
         let payload = match &segment.body {
-            Body::Payload(payload) => Some((payload.from, payload.bytes.clone(), payload.len)),
+            SegmentBody::Payload(payload) => Some((payload.from, payload.bytes.clone(), payload.len)),
             _ => None,
         };
         let skip = match &segment.body {
-            Body::Skip { from, .. } => Some(*from),
+            SegmentBody::Skip { from, .. } => Some(*from),
             _ => None,
         };
         let ends: &[Side] = match &segment.body {
-            Body::Finish(Side::Client) => &both[..1],
-            Body::Finish(Side::Server) => &both[1..],
-            Body::Reset { .. } | Body::End => &both,
+            SegmentBody::Finish(Side::Client) => &both[..1],
+            SegmentBody::Finish(Side::Server) => &both[1..],
+            SegmentBody::Reset { .. } | SegmentBody::End => &both,
             _ => &[],
         };
         let len = payload.as_ref().map_or(0, |(_, bytes, _)| bytes.len());
@@ -342,13 +342,13 @@ impl Held {
     /// bytes, which decide how it is written, unless it is too late.
     fn release(&mut self, is_late: bool, out: &mut dyn FnMut(Segment)) {
         while let Some(first) = self.queue.front().filter(|first| first.undecided == 0) {
-            let opens = matches!(first.segment.body, Body::Open(_));
+            let opens = matches!(first.segment.body, SegmentBody::Open(_));
             if opens && !is_late && self.queue.get(1).is_none_or(|next| next.undecided > 0) {
                 return;
             }
             let Some(Waiting { mut segment, bytes, kinds, .. }) = self.queue.pop_front() else { return };
             self.first += 1;
-            if let Body::Payload(payload) = &mut segment.body
+            if let SegmentBody::Payload(payload) = &mut segment.body
                 && payload.bytes != bytes
             {
                 payload.bytes = bytes.into();

@@ -30,7 +30,7 @@ impl Scene {
         Scene { redactor: Redactor::new(engine), out: vec![], sent: vec![] }
     }
 
-    fn body(&mut self, id: u64, time: WallTime, body: Body) {
+    fn body(&mut self, id: u64, time: WallTime, body: SegmentBody) {
         let segment = Segment { connection: ConnectionId(id), time, body };
         let out = &mut self.out;
         self.redactor.segment(segment, &mut |segment| out.push(segment));
@@ -59,7 +59,7 @@ impl Scene {
             alpn: None,
             layer_below: None,
         };
-        self.body(id, 0, Body::Open(Arc::new(connection)));
+        self.body(id, 0, SegmentBody::Open(Arc::new(connection)));
     }
 
     fn say(&mut self, id: u64, time: WallTime, from: Side, text: &[u8], missing: u64) {
@@ -74,7 +74,7 @@ impl Scene {
             missing: (missing > 0).then_some(Missing::RingFull),
             redacted: vec![],
         };
-        self.body(id, time, Body::Payload(payload));
+        self.body(id, time, SegmentBody::Payload(payload));
     }
 
     fn tick(&mut self, now: WallTime) {
@@ -88,7 +88,7 @@ impl Scene {
 
     fn lens(&self) -> Vec<usize> {
         let payloads = self.out.iter().filter_map(|segment| match &segment.body {
-            Body::Payload(payload) => Some(payload.bytes.len()),
+            SegmentBody::Payload(payload) => Some(payload.bytes.len()),
             _ => None,
         });
         payloads.collect()
@@ -109,11 +109,11 @@ fn segments_keep_order_and_length() {
     assert_eq!(scene.lens(), [19], "another connection does not wait");
     scene.say(1, 3, Side::Client, two.as_bytes(), 0);
     scene.say(1, 4, Side::Server, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 0);
-    scene.body(1, 5, Body::Finish(Side::Server));
-    scene.body(1, 6, Body::End);
+    scene.body(1, 5, SegmentBody::Finish(Side::Server));
+    scene.body(1, 6, SegmentBody::End);
     assert_eq!(scene.lens()[1..], [one.len(), two.len(), 40]);
     assert!(!scene.shown().contains(SECRET), "{}", scene.shown());
-    assert!(matches!(scene.out.last().unwrap().body, Body::End));
+    assert!(matches!(scene.out.last().unwrap().body, SegmentBody::End));
     assert_eq!(scene.redactor.held, 0);
 }
 
@@ -128,7 +128,7 @@ fn what_waits_too_long_is_masked() {
     scene.tick(HOLD_TIME + 10);
     assert_eq!(scene.lens().len(), 1);
     scene.say(1, HOLD_TIME + 11, Side::Server, format!("{SECRET}\"}}").as_bytes(), 0);
-    scene.body(1, HOLD_TIME + 12, Body::End);
+    scene.body(1, HOLD_TIME + 12, SegmentBody::End);
     assert!(!scene.shown().contains(SECRET) && scene.shown().contains("200 OK"), "{}", scene.shown());
     assert_eq!(scene.redactor.held, 0);
 }
@@ -146,19 +146,19 @@ fn holes_cuts_and_ends() {
             let (one, two) = talk.as_bytes().split_at(cut);
             scene.say(1, 1, Side::Client, one, missing);
             if skips {
-                scene.body(1, 1, Body::Skip { from: Side::Client, reason: Missing::RingFull });
+                scene.body(1, 1, SegmentBody::Skip { from: Side::Client, reason: Missing::RingFull });
             }
             scene.say(1, 2, Side::Client, two, 0);
             if cut % 2 == 0 {
-                scene.body(1, 3, Body::Reset { from: Side::Server });
+                scene.body(1, 3, SegmentBody::Reset { from: Side::Server });
             }
-            scene.body(1, 4, Body::End);
+            scene.body(1, 4, SegmentBody::End);
             assert_eq!(scene.lens(), [one.len(), two.len()], "{cut}");
             let shown: Vec<u8> = scene
                 .out
                 .iter()
                 .filter_map(|s| match &s.body {
-                    Body::Payload(payload) => Some(payload.bytes.to_vec()),
+                    SegmentBody::Payload(payload) => Some(payload.bytes.to_vec()),
                     _ => None,
                 })
                 .flatten()

@@ -230,7 +230,7 @@ fn rewrite(
 
 /// The output, and what is to be written to it.
 struct Writer {
-    output: sink::Output,
+    output: sink::OutputFile,
     name: String,
     buffer: Vec<u8>,
     failed: Option<io::Error>,
@@ -250,7 +250,7 @@ impl Writer {
             };
             return Err(Failure::new(Exit::Usage, format!("the input is {is}, and stays so"), cure));
         }
-        let output = sink::Output::create(path, format.as_it_is());
+        let output = sink::OutputFile::create(path, format.as_it_is());
         let output = output.map_err(|error| Failure::of_output(&name, &error))?;
         if output.is_same_as(&config.input) {
             return Err(Failure::new(

@@ -20,16 +20,16 @@ use crate::track::segment::WallTime;
 pub(crate) use blocks::each as each_block;
 pub use format::{Format, is_compressed};
 pub use link::Link;
-pub use output::{Output, is_same_file, write_public};
-pub use pcapng::{Header, PcapngWriter};
-pub use rotate::{Files, is_enough};
+pub use output::{OutputFile, is_same_file, write_public};
+pub use pcapng::{Comments, Header, PcapngWriter};
+pub use rotate::{DiskFull, Files, Names, Plan, is_enough};
 pub use serve::Server;
 pub use whereabouts::{Fate, Whereabouts};
 
 /// One file or pipe, or as many files as the user wants.
 pub enum Sink {
     /// One.
-    One(Output),
+    One(OutputFile),
     /// Several, or one that ends the capture.
     Many(Box<Files>),
 }

@@ -24,7 +24,7 @@ const MODE_OF_ALL: u32 = 0o666;
 /// A regular file always ends at the border of a block, a packet or a gzip member, even when the disk is
 /// full.
 #[derive(Debug)]
-pub struct Output {
+pub struct OutputFile {
     file: File,
     format: Format,
     /// Length of the file so far, if it is regular.
@@ -40,7 +40,7 @@ pub struct Output {
     whereabouts: Option<Whereabouts>,
 }
 
-impl Output {
+impl OutputFile {
     /// Opens `path`, `-` being standard output.
     ///
     /// A new file gets mode 0600. An existing regular file is emptied and loses the permissions of
@@ -50,7 +50,7 @@ impl Output {
     /// # Errors
     /// What the system says; `InvalidInput` for a terminal and for files of other types; `PermissionDenied` for
     /// what another user may have put there.
-    pub fn create(path: &Path, format: Format) -> io::Result<Output> {
+    pub fn create(path: &Path, format: Format) -> io::Result<OutputFile> {
         if path.as_os_str() == "-" {
             let stdout = io::stdout();
             refuse_terminal(&stdout)?;
@@ -59,7 +59,7 @@ impl Output {
             let metadata = file.metadata()?;
             let at_end = metadata.is_file() && file.stream_position()? == metadata.len();
             let regular = at_end.then(|| Arc::new(metadata.len().into()));
-            return Ok(Output {
+            return Ok(OutputFile {
                 file,
                 format,
                 regular,
@@ -74,7 +74,7 @@ impl Output {
         refuse_terminal(&file)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Ok(Output {
+            return Ok(OutputFile {
                 file,
                 format,
                 regular: None,
@@ -92,7 +92,7 @@ impl Output {
         file.set_len(0)?;
         let written = Arc::new(AtomicU64::new(0));
         let whereabouts = Whereabouts::new(&file, path, Arc::clone(&written))?;
-        Ok(Output {
+        Ok(OutputFile {
             file,
             format,
             regular: Some(written),
@@ -105,8 +105,8 @@ impl Output {
     }
 
     /// The same for a recording, which may end anywhere.
-    pub fn of_records(self) -> Output {
-        Output { in_blocks: false, ..self }
+    pub fn of_records(self) -> OutputFile {
+        OutputFile { in_blocks: false, ..self }
     }
 
     /// Whether somebody may read what is written while it is written: a pipe, not a regular file.
@@ -172,7 +172,7 @@ impl Output {
 /// Writes `text` to a file that anybody may read; creates or empties it.
 ///
 /// # Errors
-/// As those of [`Output::create`].
+/// As those of [`OutputFile::create`].
 pub fn write_public(path: &Path, text: &str) -> io::Result<()> {
     let mut file = place::open(path, MODE_OF_ALL)?.file;
     if file.metadata()?.is_file() {
@@ -203,7 +203,7 @@ fn refuse_terminal(file: &impl IsTerminal) -> io::Result<()> {
     Ok(())
 }
 
-impl Write for Output {
+impl Write for OutputFile {
     /// All of `blocks`, or an error.
     fn write(&mut self, blocks: &[u8]) -> io::Result<usize> {
         self.write_all(blocks).map(|()| blocks.len())
@@ -296,8 +296,8 @@ mod tests {
         }
     }
 
-    fn create(path: &Path) -> io::Result<Output> {
-        Output::create(path, Format::default())
+    fn create(path: &Path) -> io::Result<OutputFile> {
+        OutputFile::create(path, Format::default())
     }
 
     fn block(len: usize) -> Vec<u8> {

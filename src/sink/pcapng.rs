@@ -19,12 +19,23 @@ use super::blocks::PACKET;
 use super::link::Link;
 use super::output;
 use super::sorted::Sorted;
-use crate::config::Comments;
 use crate::event::{ProcessKey, Start};
 use crate::redact;
 use crate::synth::comment;
 use crate::synth::packet::{Packet, PacketDirection};
 use crate::track::segment::{Process, WallTime};
+
+/// Which packets tell what is known of their connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Comments {
+    /// Each.
+    All,
+    /// The first of a connection, and those where there is something new.
+    #[default]
+    Syn,
+    /// None tells anything.
+    None,
+}
 
 /// Blocks are written as soon as this many bytes have come together.
 const FLUSH_AT: usize = 256 << 10;

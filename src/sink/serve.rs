@@ -47,12 +47,12 @@ pub struct Server {
 
 #[derive(Debug, Default)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<Clients>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Clients {
     /// Header and interfaces so far.
     start: Vec<u8>,
     /// Highest number of a connection so far.
@@ -176,7 +176,7 @@ impl Drop for Server {
         state.ended = true;
         let behind: Vec<_> = state.clients.iter().map(|client| Arc::clone(&client.behind)).collect();
         let streams: Vec<_> = state.clients.drain(..).map(|client| client.stream).collect();
-        let waiting = |_: &mut State| behind.iter().any(|behind| behind.bytes.load(Ordering::Acquire) > 0);
+        let waiting = |_: &mut Clients| behind.iter().any(|behind| behind.bytes.load(Ordering::Acquire) > 0);
         let waited = self.shared.changed.wait_timeout_while(state, FAREWELL, waiting);
         let mut state = waited.unwrap_or_else(|e| e.into_inner()).0;
         state.unserved +=
@@ -189,7 +189,7 @@ impl Drop for Server {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Clients> {
         // Whoever panicked has left a state that is whole.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -415,7 +415,7 @@ mod tests {
     fn connect(server: &Server) -> TcpStream {
         let before = server.shared.state().clients.len();
         let stream = TcpStream::connect(server.address()).unwrap();
-        let few = |state: &mut State| state.clients.len() <= before;
+        let few = |state: &mut Clients| state.clients.len() <= before;
         drop(server.shared.changed.wait_while(server.shared.state(), few).unwrap());
         stream
     }
@@ -509,7 +509,7 @@ mod tests {
         let (slow_port, mut count) = (slow.local_addr().unwrap().port(), 0);
         while server.shared.state().clients.iter().any(|client| of(slow_port)(&client)) {
             // The one that reads is not to be overrun by a test.
-            let behind = |state: &mut State| {
+            let behind = |state: &mut Clients| {
                 let client = state.clients.iter().find(|client| !of(slow_port)(client));
                 client.is_some_and(|client| client.behind.bytes.load(Ordering::Acquire) > BEHIND_MAX / 2)
             };
@@ -548,7 +548,7 @@ mod tests {
         let left = server();
         let unserved = left.unserved();
         drop(connect(&left));
-        let one = |state: &mut State| !state.clients.is_empty();
+        let one = |state: &mut Clients| !state.clients.is_empty();
         drop(left.shared.changed.wait_while(left.shared.state(), one).unwrap());
         write(left, 3);
         assert_eq!(unserved.packets(), 0, "nobody wanted them");
@@ -560,7 +560,7 @@ mod tests {
         let mut clients: Vec<TcpStream> = (0..CLIENTS_MAX).map(|_| connect(&server)).collect();
         assert_eq!(rest(TcpStream::connect(server.address()).unwrap()), b"");
         drop(clients.pop());
-        let full = |state: &mut State| state.clients.len() == CLIENTS_MAX;
+        let full = |state: &mut Clients| state.clients.len() == CLIENTS_MAX;
         drop(server.shared.changed.wait_while(server.shared.state(), full).unwrap());
         connect(&server);
     }
@@ -577,7 +577,7 @@ mod tests {
         let mut begin = [0; 64];
         (&gone).read_exact(&mut begin).unwrap();
         drop(gone);
-        let both = |state: &mut State| state.clients.len() == 2;
+        let both = |state: &mut Clients| state.clients.len() == 2;
         drop(server.shared.changed.wait_while(server.shared.state(), both).unwrap());
         // A block without names says that its side is known to be closed.
         let mut bytes = Vec::new();

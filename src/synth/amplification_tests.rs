@@ -7,17 +7,17 @@ use bytes::Bytes;
 use super::tests::{connection, data, hole, process};
 use super::*;
 use crate::synth::{Carrier, FILL_FREE, FILL_PER_BYTE, HOLES_FREE, HOLES_PER_BYTE};
-use crate::track::segment::{Body, ConnectionId, Payload, Segment, Side};
+use crate::track::segment::{ConnectionId, Payload, Segment, SegmentBody, Side};
 
 /// What a story makes of a synthesizer: bytes in packets, and packets.
-fn size(carrier: Carrier, story: impl IntoIterator<Item = Body>) -> (u64, u64, Stats) {
+fn size(carrier: Carrier, story: impl IntoIterator<Item = SegmentBody>) -> (u64, u64, Stats) {
     let mut synthesizer = Synthesizer::new(Ports::Decode).with_carrier(carrier);
     let (mut bytes, mut packets) = (0, 0);
     let mut out = |packet: crate::synth::packet::Packet<'_>| {
         bytes += (packet.headers.len() + packet.payload.len()) as u64;
         packets += 1;
     };
-    let open = Body::Open(Arc::new(connection(1, "127.0.0.1:40001", "127.0.0.1:443")));
+    let open = SegmentBody::Open(Arc::new(connection(1, "127.0.0.1:40001", "127.0.0.1:443")));
     for body in [open].into_iter().chain(story) {
         synthesizer.segment(&Segment { connection: ConnectionId(1), time: 2_000_000_000, body }, &mut out);
     }
@@ -27,7 +27,12 @@ fn size(carrier: Carrier, story: impl IntoIterator<Item = Body>) -> (u64, u64, S
 }
 
 /// The first bytes of the client, and then holes of the server, with a byte between them.
-fn holes(begin: &'static [u8], answer: &'static [u8], len: u64, count: u64) -> impl Iterator<Item = Body> {
+fn holes(
+    begin: &'static [u8],
+    answer: &'static [u8],
+    len: u64,
+    count: u64,
+) -> impl Iterator<Item = SegmentBody> {
     let at = answer.len() as u64;
     let each = move |n: u64| {
         let offset = at + n * (len + 1);
@@ -54,7 +59,7 @@ fn zeros_for_missing_bytes_are_bounded_in_all() {
         assert!(stats.holes_shortened > 0);
     }
     // What was captured makes room.
-    let much = Body::Payload(Payload {
+    let much = SegmentBody::Payload(Payload {
         from: Side::Server,
         process: process(),
         tid: 1,

@@ -71,7 +71,7 @@ impl Protocol {
 
 /// What the bytes of one direction tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Detection {
     /// It is this.
     Known(Protocol),
     /// Nothing so far, but more bytes may tell.
@@ -80,8 +80,8 @@ pub enum Verdict {
     Unknown,
 }
 
+use Detection::*;
 use Protocol::*;
-use Verdict::*;
 
 /// The protocol that a negotiated ALPN name stands for.
 pub fn from_alpn(alpn: &str) -> Option<Protocol> {
@@ -187,7 +187,7 @@ const SERVER_WORDS: &[(&[u8], Protocol)] = &[
 ];
 
 /// What the first bytes of the client tell.
-pub fn client(bytes: &[u8]) -> Verdict {
+pub fn client(bytes: &[u8]) -> Detection {
     if bytes.starts_with(h2::PREFACE) {
         return Known(Http2);
     }
@@ -199,13 +199,13 @@ pub fn client(bytes: &[u8]) -> Verdict {
 }
 
 /// What first bytes tell of which more would tell, but there are no more: the rest was left out.
-pub fn cut_short(bytes: &[u8]) -> Verdict {
+pub fn cut_short(bytes: &[u8]) -> Detection {
     if bytes.starts_with(b"PRI *") && h2::PREFACE.starts_with(bytes) { Known(Http2) } else { Unknown }
 }
 
 /// What the first bytes of the server tell. `port` is its true port: a hint where one greeting is
 /// used by several protocols.
-pub fn server(bytes: &[u8], port: u16) -> Verdict {
+pub fn server(bytes: &[u8], port: u16) -> Detection {
     if h2::is_settings(bytes) {
         return Known(Http2);
     }
@@ -216,9 +216,9 @@ pub fn server(bytes: &[u8], port: u16) -> Verdict {
         .or(frames(bytes))
 }
 
-impl Verdict {
+impl Detection {
     /// The stronger of two.
-    fn or(self, other: Verdict) -> Verdict {
+    fn or(self, other: Detection) -> Detection {
         match (self, other) {
             (Known(_), _) => self,
             (_, Known(_)) => other,
@@ -228,23 +228,23 @@ impl Verdict {
     }
 }
 
-fn frames(bytes: &[u8]) -> Verdict {
+fn frames(bytes: &[u8]) -> Detection {
     if h2::is_frames(bytes) { Known(Http2) } else { Unknown }
 }
 
-fn words(bytes: &[u8], words: &[(&[u8], Protocol)]) -> Verdict {
+fn words(bytes: &[u8], words: &[(&[u8], Protocol)]) -> Detection {
     match words.iter().find(|(word, _)| bytes.starts_with(word)) {
         Some((_, protocol)) => Known(*protocol),
         None => more_if(words.iter().any(|(word, _)| word.starts_with(bytes))),
     }
 }
 
-fn more_if(condition: bool) -> Verdict {
+fn more_if(condition: bool) -> Detection {
     if condition { NeedMore } else { Unknown }
 }
 
 /// `METHOD target`, as HTTP, SIP and RTSP begin.
-fn request_line(bytes: &[u8]) -> Verdict {
+fn request_line(bytes: &[u8]) -> Detection {
     let all = || HTTP_METHODS.iter().chain(SIP_METHODS).chain(RTSP_METHODS);
     let Some(method) = all().find(|method| bytes.starts_with(method)) else {
         return more_if(all().any(|method| method.starts_with(bytes)));
@@ -276,7 +276,7 @@ fn request_line(bytes: &[u8]) -> Verdict {
 }
 
 /// `tag COMMAND`, after STARTTLS.
-fn imap_command(bytes: &[u8]) -> Verdict {
+fn imap_command(bytes: &[u8]) -> Detection {
     let tag = bytes.iter().take(16).take_while(|b| b.is_ascii_alphanumeric() || **b == b'.').count();
     if tag == 0 || bytes.get(tag) != Some(&b' ') {
         return Unknown;
@@ -287,7 +287,7 @@ fn imap_command(bytes: &[u8]) -> Verdict {
     if found && bytes[..tag].iter().any(u8::is_ascii_digit) { Known(Imap) } else { Unknown }
 }
 
-fn xmpp(bytes: &[u8]) -> Verdict {
+fn xmpp(bytes: &[u8]) -> Detection {
     const OPEN: &[u8] = b"<stream:stream";
     if bytes.starts_with(b"<?xml") || bytes.starts_with(OPEN) {
         if bytes.windows(OPEN.len()).any(|w| w == OPEN) {
@@ -299,7 +299,7 @@ fn xmpp(bytes: &[u8]) -> Verdict {
 }
 
 /// An array of bulk strings: `*2\r\n$3\r\n`.
-fn resp(bytes: &[u8]) -> Verdict {
+fn resp(bytes: &[u8]) -> Detection {
     let Some(rest) = bytes.strip_prefix(b"*") else { return more_if(bytes.is_empty()) };
     let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
     match &rest[digits..] {
@@ -311,7 +311,7 @@ fn resp(bytes: &[u8]) -> Verdict {
 }
 
 /// Greetings whose first word several protocols share.
-fn greeting(bytes: &[u8], port: u16) -> Verdict {
+fn greeting(bytes: &[u8], port: u16) -> Detection {
     if bytes.starts_with(b"+OK") {
         return Known(Pop3);
     }
@@ -349,7 +349,7 @@ fn tls_record(bytes: &[u8], message: u8) -> bool {
     matches!(bytes, [22, 3, 0..=4, _, _, first, ..] if *first == message)
 }
 
-fn client_binary(bytes: &[u8]) -> Verdict {
+fn client_binary(bytes: &[u8]) -> Detection {
     /// `None` if there are too few bytes.
     type Test = fn(&[u8]) -> Option<bool>;
     let tests: [(Test, Protocol); 10] = [
@@ -371,7 +371,7 @@ fn client_binary(bytes: &[u8]) -> Verdict {
     )
 }
 
-fn server_binary(bytes: &[u8]) -> Verdict {
+fn server_binary(bytes: &[u8]) -> Detection {
     if tls_record(bytes, 2) {
         return Known(Tls);
     }

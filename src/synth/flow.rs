@@ -9,11 +9,11 @@ use super::h2::{self, Streams};
 use super::packet::{Packet, PacketDirection};
 use super::shape::Shape;
 use super::tuple::Written;
-use super::wire::{Headers, Kind, Tcp};
+use super::wire::{Headers, SegmentKind, Tcp};
 use super::{ACK_EVERY, HOLE_MAX, NOTES_MAX, SKIP_JUMP, Stats};
 use crate::event::record::CHUNK_MAX;
 use crate::event::{Missing, Rtt};
-use crate::track::segment::{Body, Connection, Payload, Process, Segment, Side, WallTime};
+use crate::track::segment::{Connection, Payload, Process, Segment, SegmentBody, Side, WallTime};
 
 mod acknowledgment;
 mod join;
@@ -201,7 +201,7 @@ impl Flow {
     fn emit(
         &mut self,
         from: Side,
-        kind: Kind,
+        kind: SegmentKind,
         (payload, original, dropped): (&[u8], usize, u64),
         at: At,
         out: &mut Out,
@@ -209,25 +209,25 @@ impl Flow {
         self.acknowledge_before(from, at, out);
         let peer = self.side(from.peer());
         // Only the SYN has nothing to acknowledge.
-        let ack = (kind != Kind::Syn || from == Side::Server).then_some(peer.next);
+        let ack = (kind != SegmentKind::Syn || from == Side::Server).then_some(peer.next);
         (peer.unacked, peer.unacked_at) = (0, None);
         let reset = self.reset;
         let side = self.side(from);
         let headers = side.headers.build(Tcp { seq: side.next, ack, kind }, payload, original);
         let headers = headers.as_slice();
-        let phantom = u32::from(matches!(kind, Kind::Syn | Kind::Fin));
+        let phantom = u32::from(matches!(kind, SegmentKind::Syn | SegmentKind::Fin));
         let advance = u32::try_from(original).unwrap_or(u32::MAX);
         side.next = side.next.wrapping_add(advance).wrapping_add(phantom);
-        side.open_hole &= kind != Kind::Data;
+        side.open_hole &= kind != SegmentKind::Data;
         // Wireshark 4.0 finds fault with a pure ACK of a FIN right behind a hole.
-        if kind == Kind::Data || (kind == Kind::Fin && !side.open_hole) {
+        if kind == SegmentKind::Data || (kind == SegmentKind::Fin && !side.open_hole) {
             side.unacked += u64::from(advance + phantom);
             side.unacked_at = Some(at).filter(|_| !reset);
         }
         let due = side.unacked >= ACK_EVERY;
         let outbound = from == self.connection.local_side;
         let process = &self.callers[at.caller];
-        if kind == Kind::Data && self.named.0 != at.caller {
+        if kind == SegmentKind::Data && self.named.0 != at.caller {
             self.named = (at.caller, with_caller(Comment::again(&self.about), process).into());
             self.notes.push(with_caller(Comment::new(self.connection.id), process).into());
         }
@@ -250,7 +250,7 @@ impl Flow {
         self.notes.clear();
         self.calls.clear();
         if due {
-            self.emit(from.peer(), Kind::Ack, (&[], 0, 0), at, out);
+            self.emit(from.peer(), SegmentKind::Ack, (&[], 0, 0), at, out);
         }
     }
 
@@ -273,7 +273,7 @@ impl Flow {
     }
 
     /// A packet of the connection itself, not of a call.
-    fn control(&mut self, from: Side, kind: Kind, time: WallTime, out: &mut Out) {
+    fn control(&mut self, from: Side, kind: SegmentKind, time: WallTime, out: &mut Out) {
         let at = self.at(time);
         self.emit(from, kind, (&[], 0, 0), at, out);
     }
@@ -286,9 +286,9 @@ impl Flow {
         let took = self.connection.rtt.map_or(RTT_UNKNOWN, |rtt| self.round_trip(rtt));
         let began = time.saturating_sub(took);
         let answered = if self.connection.local_side == Side::Client { time } else { began };
-        self.control(Side::Client, Kind::Syn, began, out);
-        self.control(Side::Server, Kind::Syn, answered, out);
-        self.control(Side::Client, Kind::Ack, time, out);
+        self.control(Side::Client, SegmentKind::Syn, began, out);
+        self.control(Side::Server, SegmentKind::Syn, answered, out);
+        self.control(Side::Client, SegmentKind::Ack, time, out);
     }
 
     /// That of the SYN, or what is nearest to it, in ns.
@@ -300,36 +300,36 @@ impl Flow {
     /// Whatever happens between handshake and end.
     pub(super) fn segment(&mut self, segment: &Segment, stats: &mut Stats, out: &mut Out) {
         let time = segment.time;
-        if let Body::Skip { .. } | Body::Finish(_) | Body::Reset { .. } = &segment.body {
+        if let SegmentBody::Skip { .. } | SegmentBody::Finish(_) | SegmentBody::Reset { .. } = &segment.body {
             self.joined(stats, out);
         }
         match &segment.body {
-            Body::Payload(payload) => self.payload(payload, time, stats, out),
-            Body::Skip { from, reason } => self.skip(*from, *reason, time, stats, out),
-            Body::Peer(process) => {
+            SegmentBody::Payload(payload) => self.payload(payload, time, stats, out),
+            SegmentBody::Skip { from, reason } => self.skip(*from, *reason, time, stats, out),
+            SegmentBody::Peer(process) => {
                 let comment = with_peer(self.comment(), process);
                 self.note(comment, stats);
             }
-            Body::ServerName(name) => {
+            SegmentBody::ServerName(name) => {
                 let comment = self.comment().with("sni", name);
                 self.note(comment, stats);
             }
-            Body::Alpn(name) => {
+            SegmentBody::Alpn(name) => {
                 let comment = self.comment().with("alpn", name);
                 self.note(comment, stats);
             }
-            Body::Finish(side) => {
+            SegmentBody::Finish(side) => {
                 self.close_side(*side, stats, out);
                 self.fin(*side, time, out);
             }
-            Body::Reset { from } => {
+            SegmentBody::Reset { from } => {
                 self.close(stats, out);
-                self.control(*from, Kind::Rst, time, out);
+                self.control(*from, SegmentKind::Rst, time, out);
                 self.client.finished = true;
                 self.server.finished = true;
                 self.reset = true;
             }
-            Body::Open(_) | Body::End => {}
+            SegmentBody::Open(_) | SegmentBody::End => {}
         }
     }
 
@@ -338,9 +338,9 @@ impl Flow {
             return;
         }
         self.side(side).finished = true;
-        self.control(side, Kind::Fin, time, out);
+        self.control(side, SegmentKind::Fin, time, out);
         if self.side(side.peer()).finished {
-            self.control(side.peer(), Kind::Ack, time, out);
+            self.control(side.peer(), SegmentKind::Ack, time, out);
         }
     }
 
@@ -550,7 +550,7 @@ impl Flow {
         while len > 0 {
             let original = usize::try_from(len).map_or(max, |len| len.min(max));
             let captured = bytes.len().min(original);
-            self.emit(from, Kind::Data, (&bytes[..captured], original, lost_records), at, out);
+            self.emit(from, SegmentKind::Data, (&bytes[..captured], original, lost_records), at, out);
             lost_records = 0;
             bytes = &bytes[captured..];
             len -= original as u64;
@@ -591,7 +591,7 @@ impl Flow {
         let side = self.side(from);
         side.open_hole = true;
         side.next = side.next.wrapping_add(by);
-        self.emit(from, Kind::Ack, (&[], 0, lost_records), at, out);
+        self.emit(from, SegmentKind::Ack, (&[], 0, lost_records), at, out);
     }
 }
 

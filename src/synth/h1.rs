@@ -8,7 +8,7 @@ pub const HEAD_MAX: usize = 64 << 10;
 
 /// What follows a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body {
+pub enum BodyLength {
     /// So many bytes, then the next message.
     Length(u64),
     /// Bytes up to a place that the head does not tell.
@@ -22,7 +22,7 @@ pub enum Body {
 /// A message of this side begins here.
 pub fn begins(side: Side, bytes: &[u8]) -> bool {
     match side {
-        Side::Client => detect::client(bytes) == detect::Verdict::Known(detect::Protocol::Http1),
+        Side::Client => detect::client(bytes) == detect::Detection::Known(detect::Protocol::Http1),
         Side::Server => status(bytes).is_some(),
     }
 }
@@ -70,16 +70,16 @@ pub fn head_len(bytes: &[u8]) -> Option<usize> {
 }
 
 /// What follows this head, which if it is a response's answers `request`.
-pub fn body(head: &[u8], request: Request) -> Body {
+pub fn body(head: &[u8], request: Request) -> BodyLength {
     let status = status(head);
     match status {
         Some(101) if head.to_ascii_lowercase().windows(9).any(|w| w == b"websocket") => {
-            return Body::WebSocket;
+            return BodyLength::WebSocket;
         }
-        Some(101) => return Body::Upgraded,
-        Some(100..200 | 204 | 304) => return Body::Length(0),
-        Some(200..300) if request == Request::Connect => return Body::Upgraded,
-        Some(_) if request == Request::Head => return Body::Length(0),
+        Some(101) => return BodyLength::Upgraded,
+        Some(100..200 | 204 | 304) => return BodyLength::Length(0),
+        Some(200..300) if request == Request::Connect => return BodyLength::Upgraded,
+        Some(_) if request == Request::Head => return BodyLength::Length(0),
         _ => {}
     }
     let (mut length, mut coded) = (None, false);
@@ -90,11 +90,11 @@ pub fn body(head: &[u8], request: Request) -> Body {
         coded |= is_coding(name);
     }
     match length {
-        _ if coded => Body::Open,
-        Some(length) => Body::Length(length),
+        _ if coded => BodyLength::Open,
+        Some(length) => BodyLength::Length(length),
         // A request without either has no body; such a response ends with the connection.
-        None if status.is_none() => Body::Length(0),
-        None => Body::Open,
+        None if status.is_none() => BodyLength::Length(0),
+        None => BodyLength::Open,
     }
 }
 
@@ -132,24 +132,24 @@ mod tests {
     #[test]
     fn a_head_tells_its_body() {
         for (head, request, expected) in [
-            ("HTTP/1.1 200 OK\r\ncontent-length: 12 \r\n\r\n", Request::Other, Body::Length(12)),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", Request::Head, Body::Length(0)),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Request::Other, Body::Open),
-            ("HTTP/1.1 200 OK\r\n\r\n", Request::Connect, Body::Upgraded),
-            ("HTTP/1.0 200 OK\r\n\r\n", Request::Other, Body::Open),
-            ("HTTP/1.1 304 No\r\nContent-Length: 12\r\n\r\n", Request::Other, Body::Length(0)),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 12 \r\n\r\n", Request::Other, BodyLength::Length(12)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", Request::Head, BodyLength::Length(0)),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Request::Other, BodyLength::Open),
+            ("HTTP/1.1 200 OK\r\n\r\n", Request::Connect, BodyLength::Upgraded),
+            ("HTTP/1.0 200 OK\r\n\r\n", Request::Other, BodyLength::Open),
+            ("HTTP/1.1 304 No\r\nContent-Length: 12\r\n\r\n", Request::Other, BodyLength::Length(0)),
             (
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
                 Request::Other,
-                Body::WebSocket,
+                BodyLength::WebSocket,
             ),
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Request::Other, Body::Length(0)),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Request::Other, BodyLength::Length(0)),
             (
                 "POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
                 Request::Other,
-                Body::Length(0),
+                BodyLength::Length(0),
             ),
-            ("PUT / HTTP/1.1\r\nContent-Length: 7\r\n\r\n", Request::Other, Body::Length(7)),
+            ("PUT / HTTP/1.1\r\nContent-Length: 7\r\n\r\n", Request::Other, BodyLength::Length(7)),
         ] {
             assert_eq!(body(head.as_bytes(), request), expected, "{head}");
             assert_eq!(head_len(head.as_bytes()), Some(head.len()));
@@ -170,7 +170,7 @@ mod tests {
         for side in [Side::Client, Side::Server] {
             let head = made_up(side, 1 << 30);
             assert!(head.len() == made_up(side, 0).len() && begins(side, head.as_bytes()), "{head}");
-            assert_eq!(body(head.as_bytes(), Request::Other), Body::Length(1 << 30));
+            assert_eq!(body(head.as_bytes(), Request::Other), BodyLength::Length(1 << 30));
         }
     }
 }

@@ -80,7 +80,9 @@ fn what_waits_is_written_before_the_other_side_and_in_time() {
     run.time += JOIN_TIME;
     say(&mut run, &mut offset, &message[4..], &[199]);
     assert_eq!(payloads(&run)[3..], [&message[3..4], &message[4..]]);
-    for body in [Body::Finish(Side::Server), Body::Reset { from: Side::Server }, Body::End] {
+    for body in
+        [SegmentBody::Finish(Side::Server), SegmentBody::Reset { from: Side::Server }, SegmentBody::End]
+    {
         let (mut run, mut offset) = (begun(), CONNECT.len() as u64);
         say(&mut run, &mut offset, &message, &[1]);
         run.step(1, body);
@@ -108,9 +110,9 @@ fn nothing_is_joined_over_a_hole_or_of_two_threads() {
 
     let (mut run, mut offset) = (begun(), CONNECT.len() as u64);
     say(&mut run, &mut offset, &message, &[1]);
-    let Body::Payload(mut payload) = data(Side::Client, offset, &message[1..]) else { unreachable!() };
+    let SegmentBody::Payload(mut payload) = data(Side::Client, offset, &message[1..]) else { unreachable!() };
     payload.tid += 1;
-    run.step(1, Body::Payload(payload));
+    run.step(1, SegmentBody::Payload(payload));
     assert_eq!(payloads(&run), [&message[..1], &message[1..]]);
 }
 

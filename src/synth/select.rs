@@ -2,7 +2,7 @@
 
 use crate::event::Missing;
 use crate::filter::{Facts, Filter};
-use crate::track::segment::{Body, Payload, Segment, Side};
+use crate::track::segment::{Payload, Segment, SegmentBody, Side};
 
 use super::Stats;
 
@@ -52,7 +52,7 @@ impl Selection {
 
     /// What is left of a segment, if it is less. `local`: the side of the captured process.
     pub(super) fn cut(&self, segment: &Segment, local: Side) -> Option<Segment> {
-        let Body::Payload(payload) = &segment.body else { return None };
+        let SegmentBody::Payload(payload) = &segment.body else { return None };
         let is_unwanted = if payload.from == local { self.no_writes } else { self.no_reads };
         let head = if is_unwanted { 0 } else { self.head? };
         let room = usize::try_from(head.saturating_sub(payload.offset)).unwrap_or(usize::MAX);
@@ -61,6 +61,9 @@ impl Selection {
         }
         let bytes = payload.bytes.slice(..room);
         let missing = payload.missing.or(Some(Missing::Snaplen));
-        Some(Segment { body: Body::Payload(Payload { bytes, missing, ..payload.clone() }), ..*segment })
+        Some(Segment {
+            body: SegmentBody::Payload(Payload { bytes, missing, ..payload.clone() }),
+            ..*segment
+        })
     }
 }

@@ -19,7 +19,7 @@ const MESSAGE_MAX: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct Shape {
     protocol: Protocol,
-    place: Place,
+    place: Expecting,
     /// AMQP 1.0, whose frames differ from those of 0-9-1.
     amqp_one: bool,
     /// The first byte seen began a message, and no byte was missing since.
@@ -27,7 +27,7 @@ pub struct Shape {
 }
 
 #[derive(Debug)]
-enum Place {
+enum Expecting {
     /// In the header of a message.
     Header([u8; HEADER_MAX], usize),
     /// So many bytes before the next message.
@@ -100,21 +100,21 @@ impl Shape {
     /// No message is open, or nobody knows.
     pub fn is_between(&self) -> bool {
         match &self.place {
-            Place::Header(_, n) => *n == 0,
-            Place::Body(_) => false,
-            Place::Lines(lines) => lines.is_between(self.protocol),
-            Place::Xml(xml) => xml.depth == 0 && xml.tag.is_none(),
-            Place::Head(head) => head.is_empty(),
-            Place::Resp(resp) => resp.elements == 0,
-            Place::Lost => true,
+            Expecting::Header(_, n) => *n == 0,
+            Expecting::Body(_) => false,
+            Expecting::Lines(lines) => lines.is_between(self.protocol),
+            Expecting::Xml(xml) => xml.depth == 0 && xml.tag.is_none(),
+            Expecting::Head(head) => head.is_empty(),
+            Expecting::Resp(resp) => resp.elements == 0,
+            Expecting::Lost => true,
         }
     }
 
     /// Bytes are missing.
     pub fn missing(&mut self, len: Option<u64>) {
         match (&mut self.place, len) {
-            (Place::Body(left), Some(len)) if len < *left => *left -= len,
-            (Place::Body(left), Some(len)) if len == *left => self.begin(),
+            (Expecting::Body(left), Some(len)) if len < *left => *left -= len,
+            (Expecting::Body(left), Some(len)) if len == *left => self.begin(),
             _ => {
                 self.begin();
                 self.sure = false;
@@ -131,18 +131,18 @@ impl Shape {
     }
 
     fn begin(&mut self) {
-        self.place = begin(self.protocol).unwrap_or(Place::Lost);
+        self.place = begin(self.protocol).unwrap_or(Expecting::Lost);
     }
 
     /// Bytes go by.
     pub fn walk(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             bytes = match &mut self.place {
-                Place::Lost => return,
-                Place::Lines(lines) => return lines.walk(bytes),
-                Place::Xml(xml) => return bytes.iter().for_each(|byte| xml.step(*byte)),
-                Place::Resp(resp) => resp.walk(bytes),
-                Place::Body(left) => {
+                Expecting::Lost => return,
+                Expecting::Lines(lines) => return lines.walk(bytes),
+                Expecting::Xml(xml) => return bytes.iter().for_each(|byte| xml.step(*byte)),
+                Expecting::Resp(resp) => resp.walk(bytes),
+                Expecting::Body(left) => {
                     let n = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                     *left -= n as u64;
                     if *left == 0 {
@@ -150,7 +150,7 @@ impl Shape {
                     }
                     &bytes[n..]
                 }
-                Place::Header(header, n) => {
+                Expecting::Header(header, n) => {
                     header[*n] = bytes[0];
                     *n += 1;
                     let header = &header[..*n];
@@ -160,29 +160,29 @@ impl Shape {
                             if self.protocol == Protocol::Amqp && header.starts_with(b"AMQP") {
                                 self.amqp_one = header.ends_with(&[1, 0, 0]);
                             }
-                            self.place = Place::Body(left);
+                            self.place = Expecting::Body(left);
                             if left == 0 {
                                 self.begin();
                             }
                         }
-                        _ => self.place = Place::Lost,
+                        _ => self.place = Expecting::Lost,
                     }
                     &bytes[1..]
                 }
-                Place::Head(head) => {
+                Expecting::Head(head) => {
                     let before = head.len();
                     head.extend_from_slice(&bytes[..bytes.len().min(HEAD_MAX - before)]);
                     match h1::head_len(head) {
                         Some(len) => {
                             let left = content_length(&head[..len]);
-                            self.place = Place::Body(left);
+                            self.place = Expecting::Body(left);
                             if left == 0 {
                                 self.begin();
                             }
                             &bytes[len - before..]
                         }
                         None if head.len() >= HEAD_MAX => {
-                            self.place = Place::Lost;
+                            self.place = Expecting::Lost;
                             return;
                         }
                         // Line ends between messages keep a connection alive.
@@ -198,7 +198,7 @@ impl Shape {
     }
 }
 
-fn begin(protocol: Protocol) -> Option<Place> {
+fn begin(protocol: Protocol) -> Option<Expecting> {
     match protocol {
         Protocol::Mqtt
         | Protocol::Amqp
@@ -210,13 +210,13 @@ fn begin(protocol: Protocol) -> Option<Place> {
         | Protocol::Mongo
         | Protocol::Cassandra
         | Protocol::Diameter
-        | Protocol::Tls => Some(Place::Header([0; HEADER_MAX], 0)),
+        | Protocol::Tls => Some(Expecting::Header([0; HEADER_MAX], 0)),
         Protocol::Smtp | Protocol::Imap | Protocol::Pop3 | Protocol::Ftp | Protocol::Nntp | Protocol::Irc => {
-            Some(Place::Lines(Lines::default()))
+            Some(Expecting::Lines(Lines::default()))
         }
-        Protocol::Xmpp => Some(Place::Xml(Xml::default())),
-        Protocol::Sip | Protocol::Rtsp => Some(Place::Head(Vec::new())),
-        Protocol::Redis => Some(Place::Resp(Resp::default())),
+        Protocol::Xmpp => Some(Expecting::Xml(Xml::default())),
+        Protocol::Sip | Protocol::Rtsp => Some(Expecting::Head(Vec::new())),
+        Protocol::Redis => Some(Expecting::Resp(Resp::default())),
         Protocol::Http1 | Protocol::Http2 | Protocol::Ssh | Protocol::Vnc => None,
     }
 }
@@ -516,7 +516,7 @@ mod tests {
                         left -= piece.len();
                         shape.walk(piece);
                         // Text may look complete before it is, and line ends alone are no message.
-                        let vague = matches!(shape.place, Place::Lines(_)) || message == b"\r\n";
+                        let vague = matches!(shape.place, Expecting::Lines(_)) || message == b"\r\n";
                         if left == 0 || !vague {
                             let context = format!("{protocol:?} {message:?}, pieces of {size}, {left} left");
                             assert_eq!(shape.is_between(), left == 0, "{context}");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use foldhash::HashMap;
 
 use super::comment::{Comment, Seconds};
-use super::detect::{self, Protocol, Verdict};
+use super::detect::{self, Detection, Protocol};
 use super::flow::{Flow, Out, with_peer};
 use super::ports::{CLIENT_PORTS, CLIENT_PORTS_APART, Ports, Stream, TLS, apart, is_owned, server_port};
 use super::select::{Choice, Selection};
@@ -18,7 +18,7 @@ use super::{CONNECTIONS_MAX, HOLD_BYTES, HOLD_SEGMENTS, HOLD_TIME, HOLD_TIME_UNK
 use crate::event::TupleSource;
 use crate::filter::Facts;
 use crate::track::segment::{
-    Body, Connection, ConnectionId, Payload, Process, Segment, Side, Tuple, WallTime,
+    Connection, ConnectionId, Payload, Process, Segment, SegmentBody, Side, Tuple, WallTime,
 };
 
 /// The server's port where the true one is not known.
@@ -36,7 +36,7 @@ pub struct Synthesizer {
     ports: Ports,
     carrier: Carrier,
     selection: Selection,
-    live: HashMap<ConnectionId, State>,
+    live: HashMap<ConnectionId, Stage>,
     tuples: Tuples,
     /// Who waits, until when.
     waiting: BTreeSet<(WallTime, ConnectionId)>,
@@ -47,7 +47,7 @@ pub struct Synthesizer {
     stats: Stats,
 }
 
-enum State {
+enum Stage {
     Held(Box<Hold>),
     /// It is not wanted.
     Left,
@@ -92,12 +92,12 @@ impl Peek {
     }
 
     /// `None` as long as nothing was said.
-    fn verdict(&self, tell: impl Fn(&[u8]) -> Verdict) -> Option<Verdict> {
+    fn verdict(&self, tell: impl Fn(&[u8]) -> Detection) -> Option<Detection> {
         match (self.bytes.is_empty(), self.closed) {
             (true, false) => None,
-            (true, true) => Some(Verdict::Unknown),
+            (true, true) => Some(Detection::Unknown),
             (false, closed) => match tell(&self.bytes) {
-                Verdict::NeedMore if closed => Some(detect::cut_short(&self.bytes)),
+                Detection::NeedMore if closed => Some(detect::cut_short(&self.bytes)),
                 verdict => Some(verdict),
             },
         }
@@ -135,14 +135,16 @@ impl Hold {
         let server = self.server.verdict(|bytes| detect::server(bytes, port));
         let alpn = self.alpn.as_deref().and_then(detect::from_alpn);
         match (client, server) {
-            (Some(Verdict::Known(protocol)), _) => {
+            (Some(Detection::Known(protocol)), _) => {
                 Some(Decision { protocol: Some(protocol), begins: self.client.has_line() })
             }
-            (Some(Verdict::NeedMore), _) => None,
-            (_, Some(Verdict::Known(protocol))) => Some(Decision { protocol: Some(protocol), begins: false }),
+            (Some(Detection::NeedMore), _) => None,
+            (_, Some(Detection::Known(protocol))) => {
+                Some(Decision { protocol: Some(protocol), begins: false })
+            }
             (None, None) => None,
             _ if alpn.is_some() => Some(Decision { protocol: alpn, begins: false }),
-            (Some(Verdict::Unknown), Some(Verdict::Unknown)) => Some(Decision::default()),
+            (Some(Detection::Unknown), Some(Detection::Unknown)) => Some(Decision::default()),
             _ => None,
         }
     }
@@ -151,7 +153,7 @@ impl Hold {
     /// little, so there the server's are worth more.
     fn patience(&self) -> u64 {
         let client = self.connection.from_start.then(|| self.client.verdict(detect::client)).flatten();
-        if matches!(client, Some(Verdict::Unknown)) { HOLD_TIME_UNKNOWN } else { HOLD_TIME }
+        if matches!(client, Some(Detection::Unknown)) { HOLD_TIME_UNKNOWN } else { HOLD_TIME }
     }
 
     /// When nothing more is waited for.
@@ -211,23 +213,23 @@ impl Synthesizer {
     /// No sequence of segments is an error: what makes no sense is counted and left out.
     pub fn segment(&mut self, segment: &Segment, out: &mut Out) {
         let id = segment.connection;
-        if let Body::Open(connection) = &segment.body {
+        if let SegmentBody::Open(connection) = &segment.body {
             return self.open(id, connection);
         }
         match self.live.get_mut(&id) {
             None => self.stats.segments_orphaned += 1,
-            Some(State::Held(_)) => self.hold(segment, out),
-            Some(State::Left) => {
-                if let Body::End = segment.body {
+            Some(Stage::Held(_)) => self.hold(segment, out),
+            Some(Stage::Left) => {
+                if let SegmentBody::End = segment.body {
                     self.live.remove(&id);
                 }
             }
-            Some(State::Written(flow)) => {
+            Some(Stage::Written(flow)) => {
                 let cut = self.selection.cut(segment, flow.connection.local_side);
                 let segment = cut.as_ref().unwrap_or(segment);
                 let before = (flow.held(), flow.held_until());
                 match segment.body {
-                    Body::End => flow.close(&mut self.stats, out),
+                    SegmentBody::End => flow.close(&mut self.stats, out),
                     _ => flow.segment(segment, &mut self.stats, out),
                 }
                 if self.held_bytes - before.0 + flow.held() >= HOLD_TOTAL {
@@ -238,7 +240,7 @@ impl Synthesizer {
                 if flow.newly_unacknowledged() {
                     self.unacknowledged.push(id);
                 }
-                if let Body::End = segment.body {
+                if let SegmentBody::End = segment.body {
                     self.tuples.release(flow.written, flow.latest);
                     self.live.remove(&id);
                 }
@@ -267,29 +269,29 @@ impl Synthesizer {
         } else if self.live.len() >= CONNECTIONS_MAX {
             self.stats.connections_refused += 1;
         } else {
-            self.live.insert(id, State::Held(Box::new(Hold::new(connection.clone()))));
+            self.live.insert(id, Stage::Held(Box::new(Hold::new(connection.clone()))));
         }
     }
 
     fn hold(&mut self, segment: &Segment, out: &mut Out) {
         let id = segment.connection;
-        let Some(State::Held(hold)) = self.live.get_mut(&id) else { return };
+        let Some(Stage::Held(hold)) = self.live.get_mut(&id) else { return };
         let mut decided = false;
         match &segment.body {
             // These go into the SYN's comment.
-            Body::Peer(process) => hold.peer = Some(process.clone()),
-            Body::ServerName(name) => hold.server_name = Some(name.clone()),
-            Body::Alpn(name) => hold.alpn = Some(name.clone()),
+            SegmentBody::Peer(process) => hold.peer = Some(process.clone()),
+            SegmentBody::ServerName(name) => hold.server_name = Some(name.clone()),
+            SegmentBody::Alpn(name) => hold.alpn = Some(name.clone()),
             body => {
                 let mut held = segment.clone();
-                if let Body::Payload(payload) = &mut held.body {
+                if let SegmentBody::Payload(payload) = &mut held.body {
                     // A slice would keep all the records that came with it.
                     payload.bytes = Bytes::copy_from_slice(&payload.bytes);
                 }
                 hold.segments.push(held);
                 let since = *hold.since.get_or_insert(segment.time);
                 match body {
-                    Body::Payload(payload) => {
+                    SegmentBody::Payload(payload) => {
                         hold.bytes += payload.bytes.len();
                         self.held_bytes += payload.bytes.len();
                         match payload.from {
@@ -297,9 +299,9 @@ impl Synthesizer {
                             Side::Server => hold.server.add(payload),
                         }
                     }
-                    Body::Skip { from: Side::Client, .. } => hold.client.closed = true,
-                    Body::Skip { from: Side::Server, .. } => hold.server.closed = true,
-                    Body::End | Body::Reset { .. } => decided = true,
+                    SegmentBody::Skip { from: Side::Client, .. } => hold.client.closed = true,
+                    SegmentBody::Skip { from: Side::Server, .. } => hold.server.closed = true,
+                    SegmentBody::End | SegmentBody::Reset { .. } => decided = true,
                     _ => {}
                 }
                 let until = since.saturating_add(hold.patience());
@@ -322,7 +324,7 @@ impl Synthesizer {
     /// Writes a held connection, and all of it that was held.
     fn write(&mut self, id: ConnectionId, now: WallTime, out: &mut Out) {
         let hold = match self.live.remove(&id) {
-            Some(State::Held(hold)) => hold,
+            Some(Stage::Held(hold)) => hold,
             Some(written) => {
                 self.live.insert(id, written);
                 return;
@@ -334,13 +336,13 @@ impl Synthesizer {
         let decision = hold.last_decision();
         let choice = self.selection.choose(&hold.facts(decision.protocol), &mut self.stats);
         if choice == Choice::Leave {
-            if !hold.segments.iter().any(|segment| segment.body == Body::End) {
-                self.live.insert(id, State::Left);
+            if !hold.segments.iter().any(|segment| segment.body == SegmentBody::End) {
+                self.live.insert(id, Stage::Left);
             }
             return;
         }
         let framing = self.framing(&hold.connection, decision);
-        let written = self.tuple(&hold.connection, decision, framing == Framing::Tls);
+        let written = self.tuple(&hold.connection, decision, framing == ChosenCarrier::Tls);
         let Some(mut flow) = Flow::new(hold.connection.clone(), written, decision.protocol, self.serial)
         else {
             // Only for addresses of two families, which are never written.
@@ -353,23 +355,23 @@ impl Synthesizer {
         let comment = hold.comment(written, decision.protocol, framing);
         let unknown = (choice == Choice::WriteUnknown).then_some("unknown");
         flow.open(comment.with_some("filter", unknown), time, &mut self.stats, out);
-        if framing == Framing::Tls {
+        if framing == ChosenCarrier::Tls {
             flow.handshake(hold.handshake(decision.protocol), time, &mut self.stats, out);
         }
-        self.live.insert(id, State::Written(Box::new(flow)));
+        self.live.insert(id, Stage::Written(Box::new(flow)));
         for segment in &hold.segments {
             self.segment(segment, out);
         }
     }
 
     /// What the connection is written in.
-    fn framing(&self, connection: &Connection, decision: Decision) -> Framing {
+    fn framing(&self, connection: &Connection, decision: Decision) -> ChosenCarrier {
         let port = addresses(connection).map_or(MADE_UP_PORT, |truth| truth.server.port());
         match self.carrier {
-            Carrier::Plain => Framing::Plain(None),
+            Carrier::Plain => ChosenCarrier::Plain(None),
             Carrier::Tls => match tls::decodes(port, decision.protocol) {
-                Ok(()) => Framing::Tls,
-                Err(why) => Framing::Plain(Some(why)),
+                Ok(()) => ChosenCarrier::Tls,
+                Err(why) => ChosenCarrier::Plain(Some(why)),
             },
         }
     }
@@ -421,7 +423,7 @@ impl Synthesizer {
             };
             let id = *id;
             match self.live.get_mut(&id) {
-                Some(State::Written(flow)) => {
+                Some(Stage::Written(flow)) => {
                     let before = (flow.held(), flow.held_until());
                     flow.joined_if(due, &mut self.stats, out);
                     flow.release(&mut self.stats, out);
@@ -438,7 +440,7 @@ impl Synthesizer {
             }
         }
         for id in std::mem::take(&mut self.unacknowledged) {
-            if let Some(State::Written(flow)) = self.live.get_mut(&id) {
+            if let Some(Stage::Written(flow)) = self.live.get_mut(&id) {
                 flow.acknowledge_all(out);
             }
         }
@@ -450,7 +452,7 @@ impl Synthesizer {
         ids.sort_unstable();
         for id in ids {
             self.write(id, now, out);
-            if let Some(State::Written(flow)) = self.live.get_mut(&id) {
+            if let Some(Stage::Written(flow)) = self.live.get_mut(&id) {
                 let before = (flow.held(), flow.held_until());
                 flow.close(&mut self.stats, out);
                 self.count_held(id, before, (0, None));
@@ -498,7 +500,7 @@ impl Hold {
     }
 
     /// The comment of the SYN.
-    fn comment(&self, written: Written, protocol: Option<Protocol>, framing: Framing) -> Comment {
+    fn comment(&self, written: Written, protocol: Option<Protocol>, framing: ChosenCarrier) -> Comment {
         let connection = &self.connection;
         let process = &connection.process;
         // Only an introduced process has a name.
@@ -538,7 +540,7 @@ impl Hold {
             .with_some("proto", protocol.map(Protocol::as_str))
             .with_some("framing", framing.as_str())
             .with_some("framing_reason", framing.reason())
-            .with_some("written_alpn", self.made_up_alpn(protocol).filter(|_| framing == Framing::Tls))
+            .with_some("written_alpn", self.made_up_alpn(protocol).filter(|_| framing == ChosenCarrier::Tls))
             .with("start", Seconds(connection.started))
             .with("from_start", u8::from(connection.from_start));
         match &self.peer {
@@ -550,26 +552,26 @@ impl Hold {
 
 /// What a connection is written in.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Framing {
+enum ChosenCarrier {
     /// TCP, though TLS was asked for if there is a reason.
     Plain(Option<&'static str>),
     Tls,
 }
 
-impl Framing {
+impl ChosenCarrier {
     /// For the comment, if it is not what was asked for by default.
     fn as_str(self) -> Option<&'static str> {
         match self {
-            Framing::Plain(None) => None,
-            Framing::Plain(Some(_)) => Some("plain"),
-            Framing::Tls => Some("tls"),
+            ChosenCarrier::Plain(None) => None,
+            ChosenCarrier::Plain(Some(_)) => Some("plain"),
+            ChosenCarrier::Tls => Some("tls"),
         }
     }
 
     fn reason(self) -> Option<&'static str> {
         match self {
-            Framing::Plain(reason) => reason,
-            Framing::Tls => None,
+            ChosenCarrier::Plain(reason) => reason,
+            ChosenCarrier::Tls => None,
         }
     }
 }

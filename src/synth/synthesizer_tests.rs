@@ -44,9 +44,9 @@ pub(super) fn connection(id: u64, local: &str, remote: &str) -> Connection {
     }
 }
 
-pub(super) fn data(from: Side, offset: u64, bytes: &[u8]) -> Body {
+pub(super) fn data(from: Side, offset: u64, bytes: &[u8]) -> SegmentBody {
     let bytes = Bytes::copy_from_slice(bytes);
-    Body::Payload(Payload {
+    SegmentBody::Payload(Payload {
         from,
         process: process(),
         tid: 12,
@@ -58,9 +58,9 @@ pub(super) fn data(from: Side, offset: u64, bytes: &[u8]) -> Body {
     })
 }
 
-pub(super) fn hole(from: Side, offset: u64, len: u64) -> Body {
+pub(super) fn hole(from: Side, offset: u64, len: u64) -> SegmentBody {
     let missing = Some(Missing::RingFull);
-    Body::Payload(Payload {
+    SegmentBody::Payload(Payload {
         from,
         process: process(),
         tid: 12,
@@ -172,10 +172,10 @@ impl Run {
 
     fn open(&mut self, connection: Connection) {
         let id = connection.id.0;
-        self.step(id, Body::Open(Arc::new(connection)));
+        self.step(id, SegmentBody::Open(Arc::new(connection)));
     }
 
-    fn step(&mut self, id: u64, body: Body) {
+    fn step(&mut self, id: u64, body: SegmentBody) {
         self.time += 1000;
         let segment = Segment { connection: ConnectionId(id), time: self.time, body };
         self.synthesizer.segment(&segment, &mut |packet| self.log.add(packet));
@@ -197,9 +197,9 @@ fn a_connection_from_its_syn_to_its_last_ack() {
     assert!(run.log.0.is_empty(), "the SYN waits for the data");
     run.step(1, data(Side::Client, 0, b"GET / HTTP/1.1\r\n\r\n"));
     run.step(1, data(Side::Server, 0, b"HTTP/1.1 204 No\r\n\r\n"));
-    run.step(1, Body::Finish(Side::Server));
-    run.step(1, Body::Finish(Side::Client));
-    run.step(1, Body::End);
+    run.step(1, SegmentBody::Finish(Side::Server));
+    run.step(1, SegmentBody::Finish(Side::Client));
+    run.step(1, SegmentBody::End);
     assert_eq!(run.log.flags(), ["S", "SA", "A", "PA", "A", "PA", "FA", "A", "FA", "A"]);
     run.log.assert_continuous();
     let ports: Vec<_> = run.log.1.iter().map(|p| p.source).collect();
@@ -302,8 +302,8 @@ fn tuples_of_live_connections_differ_and_returning_ones_get_fresh_sequence_numbe
     assert_ne!(second.source, 40_001);
     let written = format!("127.0.0.1:{}", second.source);
     assert_eq!(run.log.value(4, "written_client"), Some(written));
-    run.step(1, Body::End);
-    run.step(2, Body::End);
+    run.step(1, SegmentBody::End);
+    run.step(2, SegmentBody::End);
     let at = run.log.0.len();
     run.open(connection(3, CLIENT, SERVER));
     run.step(3, data(Side::Client, 0, b"GET / HTTP/1.1\r\n\r\n"));
@@ -359,7 +359,7 @@ fn missing_bytes_keep_their_place_and_say_why() {
         missing: Some(Missing::Limit),
         redacted: vec![],
     };
-    run.step(1, Body::Payload(cut));
+    run.step(1, SegmentBody::Payload(cut));
     assert_eq!((run.log.0[4].payload.len(), run.log.0[4].original), (18, 65_495));
     assert_eq!((run.log.0[5].payload.len(), run.log.0[5].original), (0, 34_505));
     assert_eq!(run.log.value(4, "missing").as_deref(), Some("99982"));
@@ -373,7 +373,7 @@ fn missing_bytes_keep_their_place_and_say_why() {
     run.log.assert_continuous();
 
     let before = run.log.0.last().unwrap().clone();
-    run.step(1, Body::Skip { from: Side::Server, reason: Missing::Unfinished });
+    run.step(1, SegmentBody::Skip { from: Side::Server, reason: Missing::Unfinished });
     let skip = run.log.0.last().unwrap().clone();
     assert_eq!(skip.seq, before.seq + 6 + SKIP_JUMP);
     let last = run.log.0.len() - 1;
@@ -402,7 +402,7 @@ fn what_was_cut_short_is_recognised_and_put_where_it_is_decoded() {
             missing: Some(Missing::Snaplen),
             redacted: vec![],
         };
-        run.step(1, Body::Payload(cut));
+        run.step(1, SegmentBody::Payload(cut));
         run.step(1, data(Side::Server, 0, b"?"));
         assert_eq!(run.log.value(0, "proto").as_deref(), Some(protocol));
         // Readers recognise HTTP/1 on any port by its first line, if that is there.
@@ -426,11 +426,11 @@ fn bytes_that_come_twice_are_written_once() {
 fn facts_that_come_late_stand_on_the_next_packet() {
     let mut run = Run::new(Ports::Decode);
     run.open(Connection { server_name: None, ..connection(1, CLIENT, SERVER) });
-    run.step(1, Body::ServerName("early.example".into()));
+    run.step(1, SegmentBody::ServerName("early.example".into()));
     run.step(1, data(Side::Client, 0, b"GET / HTTP/1.1\r\n\r\n"));
     assert_eq!(run.log.value(0, "sni").as_deref(), Some("early.example"));
-    run.step(1, Body::Peer(process()));
-    run.step(1, Body::Alpn("http/1.1".into()));
+    run.step(1, SegmentBody::Peer(process()));
+    run.step(1, SegmentBody::Alpn("http/1.1".into()));
     run.step(1, data(Side::Server, 0, b"HTTP/1.1 204 No\r\n\r\n"));
     assert_eq!(run.log.value(4, "peer_pid").as_deref(), Some("10"));
     assert_eq!(run.log.value(4, "alpn").as_deref(), Some("http/1.1"));
@@ -487,19 +487,19 @@ fn a_server_that_speaks_http2_first_does_not_double_the_preface() {
 fn resets_ends_and_nonsense() {
     let mut run = Run::new(Ports::Decode);
     run.step(9, data(Side::Client, 0, b"x"));
-    run.step(9, Body::End);
+    run.step(9, SegmentBody::End);
     assert_eq!(run.synthesizer.stats().segments_orphaned, 2);
     run.open(connection(1, CLIENT, SERVER));
     run.open(connection(1, CLIENT, SERVER));
     assert_eq!(run.synthesizer.stats().opened_twice, 1);
     run.step(1, data(Side::Client, 0, b"GET / HTTP/1.1\r\n\r\n"));
-    run.step(1, Body::Reset { from: Side::Server });
+    run.step(1, SegmentBody::Reset { from: Side::Server });
     run.step(1, data(Side::Client, 18, b"late"));
-    run.step(1, Body::End);
+    run.step(1, SegmentBody::End);
     assert_eq!(run.log.flags(), ["S", "SA", "A", "PA", "A", "RA", "PA"]);
     assert_eq!(run.log.value(5, "after_fin").as_deref(), Some("1"));
     run.open(connection(2, CLIENT, SERVER));
-    run.step(2, Body::End);
+    run.step(2, SegmentBody::End);
     assert_eq!(run.log.flags()[7..], ["S", "SA", "A"], "nobody said that it is over");
     assert!(run.synthesizer.live.is_empty() && run.synthesizer.tuples.is_empty());
 }
@@ -516,7 +516,7 @@ impl Random {
         of[self.next(of.len() as u64) as usize]
     }
 
-    fn body(&mut self, id: u64) -> Body {
+    fn body(&mut self, id: u64) -> SegmentBody {
         let from = self.pick(&[Side::Client, Side::Server]);
         match self.next(20) {
             0..=1 => {
@@ -527,7 +527,7 @@ impl Random {
                     remote: self.pick(&addresses).parse().unwrap(),
                 };
                 let base = connection(id, CLIENT, SERVER);
-                Body::Open(Arc::new(Connection {
+                SegmentBody::Open(Arc::new(Connection {
                     tuple: Some(tuple).filter(|_| self.next(4) > 0),
                     from_start: self.next(2) == 0,
                     alpn: self.pick(&[None, Some("h2"), Some("http/1.1"), Some("x y%")]).map(str::to_owned),
@@ -535,13 +535,13 @@ impl Random {
                     ..base
                 }))
             }
-            2 => Body::Skip { from, reason: Missing::Unseen },
-            3 => Body::Peer(process()),
-            4 => Body::ServerName("\0 %".into()),
-            5 => Body::Alpn("h2".into()),
-            6 => Body::Finish(from),
-            7 => Body::Reset { from },
-            8 => Body::End,
+            2 => SegmentBody::Skip { from, reason: Missing::Unseen },
+            3 => SegmentBody::Peer(process()),
+            4 => SegmentBody::ServerName("\0 %".into()),
+            5 => SegmentBody::Alpn("h2".into()),
+            6 => SegmentBody::Finish(from),
+            7 => SegmentBody::Reset { from },
+            8 => SegmentBody::End,
             _ => {
                 let heads: [&[u8]; 5] = [
                     b"GET / HTTP/1.1\r\n",
@@ -553,7 +553,7 @@ impl Random {
                 let mut bytes = self.pick(&heads).to_vec();
                 bytes.resize(bytes.len() + self.pick(&[0, 1, 9, 500, 70_000]), self.next(256) as u8);
                 let missing = self.pick(&[0, 0, 0, 1, 70_000, HOLE_MAX / 64, u64::MAX - 100_000]);
-                Body::Payload(Payload {
+                SegmentBody::Payload(Payload {
                     from,
                     process: process(),
                     tid: 1,
@@ -599,8 +599,10 @@ fn any_sequence_of_segments_is_survived() {
         synthesizer.finish(0, &mut check);
         assert_eq!((synthesizer.held_bytes, synthesizer.waiting.len()), (0, 0));
         for id in 0..6 {
-            synthesizer
-                .segment(&Segment { connection: ConnectionId(id), time: 0, body: Body::End }, &mut check);
+            synthesizer.segment(
+                &Segment { connection: ConnectionId(id), time: 0, body: SegmentBody::End },
+                &mut check,
+            );
         }
         assert!(synthesizer.tuples.is_empty());
     }

@@ -26,12 +26,12 @@ pub struct Tcp {
     /// Acknowledgment number; the ACK flag is set if there is one.
     pub ack: Option<u32>,
     /// What the segment is for.
-    pub kind: Kind,
+    pub kind: SegmentKind,
 }
 
 /// What a TCP segment is for: its flags beside ACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SegmentKind {
     /// SYN, with options.
     Syn,
     /// Payload: PSH.
@@ -139,7 +139,7 @@ impl Headers {
         let max = self.max_payload();
         let payload = &payload[..payload.len().min(max)];
         let original_len = original_len.clamp(payload.len(), max);
-        if tcp.kind == Kind::Syn {
+        if tcp.kind == SegmentKind::Syn {
             self.with_options(tcp, payload, original_len)
         } else {
             self.fixed(tcp, payload, original_len)
@@ -161,14 +161,14 @@ impl Headers {
             Ip::V6(_) => ip[4..6].copy_from_slice(&tcp_len.to_be_bytes()),
         }
         let flag = match tcp.kind {
-            Kind::Syn => 2,
-            Kind::Data => 8,
-            Kind::Ack => 0,
-            Kind::Fin => 1,
-            Kind::Rst => 4,
+            SegmentKind::Syn => 2,
+            SegmentKind::Data => 8,
+            SegmentKind::Ack => 0,
+            SegmentKind::Fin => 1,
+            SegmentKind::Rst => 4,
         };
         let flags = flag | if tcp.ack.is_some() { 16 } else { 0 };
-        let window = if tcp.kind == Kind::Rst { 0 } else { WINDOW };
+        let window = if tcp.kind == SegmentKind::Rst { 0 } else { WINDOW };
         let ack = tcp.ack.unwrap_or(0);
         header[4..8].copy_from_slice(&tcp.seq.to_be_bytes());
         header[8..12].copy_from_slice(&ack.to_be_bytes());
@@ -260,12 +260,12 @@ mod tests {
             let mut headers = Headers::new(s.parse().unwrap(), d.parse().unwrap()).unwrap();
             let biggest = vec![7; headers.max_payload()];
             for (kind, payload) in [
-                (Kind::Syn, &[][..]),
-                (Kind::Data, b"hello"),
-                (Kind::Data, &biggest),
-                (Kind::Fin, &[]),
-                (Kind::Ack, &[]),
-                (Kind::Rst, &[]),
+                (SegmentKind::Syn, &[][..]),
+                (SegmentKind::Data, b"hello"),
+                (SegmentKind::Data, &biggest),
+                (SegmentKind::Fin, &[]),
+                (SegmentKind::Ack, &[]),
+                (SegmentKind::Rst, &[]),
             ] {
                 let built = headers.build(Tcp { seq: 9, ack: Some(8), kind }, payload, payload.len());
                 let packet = [built.as_slice(), payload].concat();
@@ -287,7 +287,7 @@ mod tests {
                 };
                 assert_eq!(tcp.checksum(), expected.unwrap());
                 assert_eq!(tcp.payload(), payload);
-                assert_eq!((tcp.syn(), tcp.fin()), (kind == Kind::Syn, kind == Kind::Fin));
+                assert_eq!((tcp.syn(), tcp.fin()), (kind == SegmentKind::Syn, kind == SegmentKind::Fin));
             }
         }
     }
@@ -310,7 +310,7 @@ mod tests {
     fn a_cut_packet_keeps_its_true_length() {
         let (s, d) = ("1.2.3.4:5".parse().unwrap(), "6.7.8.9:80".parse().unwrap());
         let mut headers = Headers::new(s, d).unwrap();
-        let built = headers.build(Tcp { seq: 9, ack: Some(8), kind: Kind::Data }, b"cut", 1000);
+        let built = headers.build(Tcp { seq: 9, ack: Some(8), kind: SegmentKind::Data }, b"cut", 1000);
         assert_eq!(built.as_slice()[2..4], 1040u16.to_be_bytes());
         assert_eq!(built.as_slice()[36..38], [0, 0], "no checksum can be known");
     }

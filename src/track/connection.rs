@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::both::Both;
 use super::handle::{Handle, View};
-use super::pair::End;
+use super::local_peers::End;
+use super::per_direction::PerDirection;
 use super::segment::{Connection, ConnectionId, RoleSource, Side, Tuple};
 use super::slot::Slot;
 use super::stream::{About, First, Item, Out, Peer, Stream};
@@ -25,14 +25,14 @@ impl Tracker {
         {
             match other.view {
                 View::Idle => {
-                    other.view = View::Second { owner: slot, id };
+                    other.view = View::UnwrittenEnd { owner: slot, id };
                     peer = Peer::Known(other.key.process, self.now);
                 }
                 View::Owner(_) | View::Ended { id: Some(_), second: false, .. } => {
                     self.become_second(slot, other_slot);
                     return;
                 }
-                View::Second { .. } | View::Ended { .. } => {}
+                View::UnwrittenEnd { .. } | View::Ended { .. } => {}
             }
         }
         self.connections = id.0;
@@ -41,7 +41,7 @@ impl Tracker {
         stream.peer = peer;
         handle.view = View::Owner(Box::new(stream));
         // What it moved as the second view is missing here.
-        handle.next = Both::default();
+        handle.next = PerDirection::default();
         let skips = std::mem::take(&mut handle.skips);
         for direction in [Direction::Read, Direction::Write] {
             if let Some((reason, time)) = skips[direction] {
@@ -69,7 +69,7 @@ impl Tracker {
             _ => return,
         };
         if let Some(handle) = self.handles.get_mut(slot) {
-            handle.view = View::Second { owner, id };
+            handle.view = View::UnwrittenEnd { owner, id };
         }
     }
 
@@ -113,7 +113,7 @@ impl Tracker {
         let Some(handle) = self.handles.get_mut(other) else { return };
         match (&handle.view, claimed) {
             (View::Idle, Some(id)) => {
-                handle.view = View::Second { owner: slot, id };
+                handle.view = View::UnwrittenEnd { owner: slot, id };
                 let peer = Peer::Known(handle.key.process, self.now);
                 if let Some(stream) = self.handles.get_mut(slot).and_then(|h| h.stream_mut()) {
                     stream.peer = peer;
@@ -168,7 +168,7 @@ impl Tracker {
             return;
         }
         handle.below = Some(below);
-        if matches!(handle.view, View::Second { .. }) {
+        if matches!(handle.view, View::UnwrittenEnd { .. }) {
             handle.view = View::Idle;
         }
         if let Some(tuple) = handle.tuple() {
@@ -322,7 +322,7 @@ impl Tracker {
             };
             match self.handles.get_mut(into).map(|h| &mut h.view) {
                 Some(View::Owner(_)) => self.place(into, data, out),
-                Some(View::Second { .. }) => {
+                Some(View::UnwrittenEnd { .. }) => {
                     if let Some(handle) = self.handles.get_mut(into) {
                         handle.second.data(&data);
                     }

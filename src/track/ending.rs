@@ -8,8 +8,8 @@
 //! A close_notify says that a side sends no more *inside TLS*. Whether the connection ends, the socket says; only
 //! where no socket is known the close_notify is this side's FIN.
 
-use super::both::Both;
 use super::handle::View;
+use super::per_direction::PerDirection;
 use super::slot::Slot;
 use super::stream::{Item, Out};
 use super::timers::Timer;
@@ -67,7 +67,7 @@ impl Ending {
     /// says. `over`: nobody has the connection any more, whatever its socket has told.
     pub fn rest(
         &self,
-        finished: &Both<bool>,
+        finished: &PerDirection<bool>,
         reset: Option<Direction>,
         over: bool,
         time: Monotonic,
@@ -130,7 +130,7 @@ impl Tracker {
                 self.timers.set(&mut handle.deadlines, slot, Timer::Closed, Some(until));
             }
             // What the other end has sent this one has received.
-            (View::Second { owner, id }, Closed::Reset(sender)) => {
+            (View::UnwrittenEnd { owner, id }, Closed::Reset(sender)) => {
                 let (owner, id) = (*owner, *id);
                 let owner = self.handles.get_mut(owner).and_then(|h| h.stream_mut());
                 if let Some(stream) = owner.filter(|s| s.id == id) {
@@ -161,7 +161,7 @@ mod tests {
             Item::Reset(sender) => format!("Reset({sender:?}) {time}"),
             other => format!("{other:?}"),
         };
-        let steps = ending.rest(&Both::default(), reset, over, 90);
+        let steps = ending.rest(&PerDirection::default(), reset, over, 90);
         steps.into_iter().map(word).collect::<Vec<_>>().join(", ")
     }
 

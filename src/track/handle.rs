@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use foldhash::HashMap;
 
-use super::both::Both;
 use super::ending::Ending;
 use super::joined::Reach;
 use super::order::Order;
-use super::second::Second;
+use super::per_direction::PerDirection;
 use super::segment::{ConnectionId, Tuple};
 use super::slot::Slot;
 use super::stream::Stream;
 use super::timers::Deadlines;
+use super::unwritten_end::UnwrittenEnd;
 use crate::event::{Bind, Direction, HandleKey, Missing, Monotonic, ProcessKey, Role};
 
 /// What becomes of a handle's bytes.
@@ -23,7 +23,7 @@ pub(super) enum View {
     /// They are written, as this connection.
     Owner(Box<Stream>),
     /// They are not: those of the other end, on the same host, are.
-    Second {
+    UnwrittenEnd {
         /// The handle of the other end, as long as its connection is this.
         owner: Slot,
         /// The connection.
@@ -57,17 +57,17 @@ pub(super) struct Handle {
     pub below: Option<HandleKey>,
     pub ending: Ending,
     /// Holes of unknown length before the first data.
-    pub skips: Both<Option<(Missing, Monotonic)>>,
+    pub skips: PerDirection<Option<(Missing, Monotonic)>>,
     pub order: Order,
     /// Offset of the next byte that is expected.
-    pub next: Both<u64>,
+    pub next: PerDirection<u64>,
     /// How far its calls have come, placed or not.
-    pub told: Both<Reach>,
+    pub told: PerDirection<Reach>,
     /// Other processes that have used its socket.
     pub callers: HashSet<ProcessKey>,
     pub view: View,
     /// What it moves while the other end's view is written.
-    pub second: Second,
+    pub second: UnwrittenEnd,
     pub deadlines: Deadlines,
 }
 
@@ -84,13 +84,13 @@ impl Handle {
             alpn: None,
             below: None,
             ending: Ending::default(),
-            skips: Both::default(),
+            skips: PerDirection::default(),
             order: Order::default(),
-            next: Both::default(),
-            told: Both::default(),
+            next: PerDirection::default(),
+            told: PerDirection::default(),
             callers: HashSet::new(),
             view: View::Idle,
-            second: Second::default(),
+            second: UnwrittenEnd::default(),
             deadlines: Deadlines::default(),
         }
     }
@@ -101,7 +101,7 @@ impl Handle {
     }
 
     /// How far it has come, as far as was told.
-    pub fn reach(&self) -> Both<Reach> {
+    pub fn reach(&self) -> PerDirection<Reach> {
         let mut reach = self.told;
         for direction in [Direction::Read, Direction::Write] {
             reach[direction].bytes = reach[direction].bytes.max(self.next[direction]);
@@ -128,7 +128,7 @@ impl Handle {
         match &self.view {
             View::Idle => None,
             View::Owner(stream) => stream.has_output().then_some(stream.id),
-            View::Second { id, .. } => Some(*id),
+            View::UnwrittenEnd { id, .. } => Some(*id),
             View::Ended { id, .. } => *id,
         }
     }

@@ -20,8 +20,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use foldhash::HashMap;
 
 use super::Limits;
-use super::both::Both;
 use super::handle::{Handles, View};
+use super::per_direction::PerDirection;
 use super::stream::Stream;
 use crate::event::*;
 
@@ -143,7 +143,7 @@ struct Waiting {
 struct Member {
     /// Its connection; `None`: not known yet, or never.
     connection: Option<u64>,
-    progress: Both<Progress>,
+    progress: PerDirection<Progress>,
     waiting: Option<Box<Waiting>>,
     /// A side that goes on by itself, since nothing tells its socket.
     alone: bool,
@@ -166,7 +166,7 @@ struct Joint {
     source: TupleSource,
     /// It has, or had, more than one member, or sides: then their calls get places of their own.
     shared: bool,
-    reach: Both<Reach>,
+    reach: PerDirection<Reach>,
     members: BTreeSet<HandleKey>,
     closed: Option<Monotonic>,
 }
@@ -381,7 +381,7 @@ impl Joined {
             socket: bind.socket,
             source: bind.source,
             shared: false,
-            reach: Both::default(),
+            reach: PerDirection::default(),
             members: BTreeSet::new(),
             closed: None,
         };
@@ -628,7 +628,7 @@ fn placed(member: &mut Member, joint: &mut Joint, data: Data) -> Told {
 
 /// What a handle has told before its socket was known, as what follows knows it.
 struct Before {
-    reach: Both<Reach>,
+    reach: PerDirection<Reach>,
     /// That is written already, as another connection.
     written: bool,
     /// It has ended, or the other end is written.
@@ -638,12 +638,12 @@ struct Before {
 impl Before {
     fn of(handles: &Handles, key: &HandleKey) -> Before {
         let Some(handle) = handles.find(key).and_then(|slot| handles.get(slot)) else {
-            return Before { reach: Both::default(), written: false, over: false };
+            return Before { reach: PerDirection::default(), written: false, over: false };
         };
         Before {
             reach: handle.reach(),
             written: handle.stream().is_some_and(Stream::is_open),
-            over: matches!(handle.view, View::Second { .. } | View::Ended { .. }),
+            over: matches!(handle.view, View::UnwrittenEnd { .. } | View::Ended { .. }),
         }
     }
 }

@@ -16,7 +16,7 @@
 //! - **End** (`ending`): FINs and a RST stand in the order in which the socket has had them. A connection whose
 //!   socket is known ends with that, at once if all its handles are gone, else a moment later; or when the socket's
 //!   tuple comes back. Any other ends with its handle or its process. All end with the capture. Only what is known to
-//!   be closed, or belongs to nobody any more, gets a [`segment::Body::Finish`] or [`segment::Body::Reset`] then.
+//!   be closed, or belongs to nobody any more, gets a [`segment::SegmentBody::Finish`] or [`segment::SegmentBody::Reset`] then.
 //!
 //! # Bounds
 //!
@@ -44,18 +44,17 @@
 //! | layers of TLS inside TLS | 8 | the tuple further down is not looked for |
 //! | clock samples | 128 | the oldest is forgotten |
 
-mod both;
 mod clock;
 mod connection;
 mod ending;
 mod handle;
 mod joined;
+mod local_peers;
 mod order;
-mod pair;
+mod per_direction;
 mod process;
 #[cfg(test)]
 mod random;
-mod second;
 pub mod segment;
 mod slot;
 mod stream;
@@ -64,6 +63,7 @@ pub mod summary;
 mod tests;
 mod timers;
 mod tracker;
+mod unwritten_end;
 mod verdict;
 
 pub use tracker::Tracker;

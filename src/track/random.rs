@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 
-use super::segment::{Body, ConnectionId, Segment, Side};
+use super::segment::{ConnectionId, Segment, SegmentBody, Side};
 use super::{Limits, Tracker, summary};
 use crate::event::*;
 
@@ -284,19 +284,19 @@ fn check(events: &[Event], segments: &[Segment]) -> u128 {
         assert!(segment.time >= told.time, "back in time: {segment:?}");
         told.time = segment.time;
         assert_eq!(
-            matches!(segment.body, Body::Open(_)),
+            matches!(segment.body, SegmentBody::Open(_)),
             told.handle.is_none(),
             "opens first, once: {segment:?}"
         );
         match &segment.body {
-            Body::Open(c) => {
+            SegmentBody::Open(c) => {
                 assert_eq!(c.id, segment.connection);
                 assert!(c.started <= segment.time);
                 assert_eq!(c.tuple.is_none(), c.tuple_source == TupleSource::None);
                 told.handle = Some((c.handle, c.local_side));
                 assert!(c.layer_below.is_none_or(|below| below != c.id));
             }
-            Body::Payload(p) => {
+            SegmentBody::Payload(p) => {
                 let (handle, local) = told.handle.unwrap();
                 let side = p.from as usize;
                 assert!(!told.finished[side], "after its end: {p:?}");
@@ -331,14 +331,16 @@ fn check(events: &[Event], segments: &[Segment]) -> u128 {
                     }
                 }
             }
-            Body::Skip { from, .. } => assert!(!told.finished[*from as usize]),
-            Body::Finish(side) => assert!(!std::mem::replace(&mut told.finished[*side as usize], true)),
-            Body::Peer(_) => {
+            SegmentBody::Skip { from, .. } => assert!(!told.finished[*from as usize]),
+            SegmentBody::Finish(side) => {
+                assert!(!std::mem::replace(&mut told.finished[*side as usize], true))
+            }
+            SegmentBody::Peer(_) => {
                 told.peers += 1;
                 assert_eq!(told.peers, 1);
             }
-            Body::ServerName(_) | Body::Alpn(_) | Body::Reset { .. } => {}
-            Body::End => told.ended = true,
+            SegmentBody::ServerName(_) | SegmentBody::Alpn(_) | SegmentBody::Reset { .. } => {}
+            SegmentBody::End => told.ended = true,
         }
     }
     assert!(connections.values().all(|told| told.ended), "after the stop, all have ended");
@@ -393,7 +395,7 @@ fn every_story_is_well_formed_and_always_the_same() {
         if !mood.extreme {
             assert_eq!(bytes, u128::from(total.read + total.written + total.missing.total()), "seed {seed}");
         }
-        let opened = segments.iter().filter(|s| matches!(s.body, Body::Open(_))).count();
+        let opened = segments.iter().filter(|s| matches!(s.body, SegmentBody::Open(_))).count();
         assert_eq!((total.connections, summary.open), (opened as u64, 0));
         tracker.assert_empty();
         met.held_time += summary.bounds.held_time;
@@ -519,7 +521,7 @@ fn a_full_duplex_program_shows_every_call_in_its_true_place() {
         let mut expected: Vec<_> = ring.iter().map(|d| (place(d), d.payload.clone())).collect();
         expected.sort_by_key(|(place, _)| *place);
         let told = segments.iter().filter_map(|s| match &s.body {
-            Body::Payload(p) if p.missing.is_none() => Some((s.time, p.bytes.clone())),
+            SegmentBody::Payload(p) if p.missing.is_none() => Some((s.time, p.bytes.clone())),
             _ => None,
         });
         assert_eq!(told.collect::<Vec<_>>(), expected, "seed {seed}");

@@ -177,7 +177,7 @@ pub struct Payload {
 
 /// See [`Segment`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Body {
+pub enum SegmentBody {
     /// The connection's first segment, before anything else of it.
     Open(Arc<Connection>),
     /// Bytes, or a hole of known length.
@@ -215,5 +215,5 @@ pub struct Segment {
     /// When it happened.
     pub time: WallTime,
     /// What.
-    pub body: Body,
+    pub body: SegmentBody,
 }

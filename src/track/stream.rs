@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::both::Both;
 use super::clock::WallClock;
+use super::per_direction::PerDirection;
 use super::process::Processes;
-use super::segment::{Body, Connection, ConnectionId, Payload, Process, Segment, Side, WallTime};
+use super::segment::{Connection, ConnectionId, Payload, Process, Segment, SegmentBody, Side, WallTime};
 use super::summary::Traffic;
 use crate::event::{Direction, LibraryId, Missing, Monotonic, ProcessKey, TupleSource};
 
@@ -92,7 +92,7 @@ pub(super) struct Stream {
     pub first: First,
     pub peer: Peer,
     /// Who sends no more.
-    pub finished: Both<bool>,
+    pub finished: PerDirection<bool>,
     /// Who reset the connection.
     pub reset: Option<Direction>,
     /// Of the connection's own process.
@@ -114,7 +114,7 @@ impl Stream {
             id,
             first,
             peer: Peer::Unknown,
-            finished: Both::default(),
+            finished: PerDirection::default(),
             reset: None,
             traffic: Traffic::default(),
             callers: HashMap::new(),
@@ -217,7 +217,7 @@ impl Stream {
         let start = self.items.first().map_or(0, |(time, _)| about.clock.wall(*time));
         self.last = start;
         let connection = Connection { started: connection.started.min(start), ..connection };
-        out(Segment { connection: self.id, time: start, body: Body::Open(Arc::new(connection)) });
+        out(Segment { connection: self.id, time: start, body: SegmentBody::Open(Arc::new(connection)) });
         self.flow(about, out);
     }
 
@@ -243,7 +243,7 @@ impl Stream {
         let body = match item {
             Item::Bytes { direction, caller, tid, offset, bytes, len, missing } => {
                 let process = caller.map_or_else(|| Arc::clone(process), |key| about.processes.get(key));
-                Body::Payload(Payload {
+                SegmentBody::Payload(Payload {
                     from: side(direction),
                     process,
                     tid,
@@ -254,13 +254,13 @@ impl Stream {
                     redacted: Vec::new(),
                 })
             }
-            Item::Skip { direction, reason } => Body::Skip { from: side(direction), reason },
-            Item::Peer(process) => Body::Peer(process),
-            Item::ServerName(name) => Body::ServerName(name),
-            Item::Alpn(name) => Body::Alpn(name),
-            Item::Finish(direction) => Body::Finish(side(direction)),
-            Item::Reset(direction) => Body::Reset { from: side(direction) },
-            Item::End => Body::End,
+            Item::Skip { direction, reason } => SegmentBody::Skip { from: side(direction), reason },
+            Item::Peer(process) => SegmentBody::Peer(process),
+            Item::ServerName(name) => SegmentBody::ServerName(name),
+            Item::Alpn(name) => SegmentBody::Alpn(name),
+            Item::Finish(direction) => SegmentBody::Finish(side(direction)),
+            Item::Reset(direction) => SegmentBody::Reset { from: side(direction) },
+            Item::End => SegmentBody::End,
         };
         out(Segment { connection: self.id, time: self.last, body });
     }

@@ -188,7 +188,7 @@ pub(super) fn traffic_of(handle: &Handle) -> Option<Traffic> {
     let mut traffic = match &handle.view {
         View::Ended { .. } => return None,
         View::Owner(stream) => stream.traffic,
-        View::Idle | View::Second { .. } => Traffic::default(),
+        View::Idle | View::UnwrittenEnd { .. } => Traffic::default(),
     };
     traffic.second_view = handle.second.moved();
     traffic.second_missing = handle.second.missing();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::segment::{Body, Connection, RoleSource, Segment, Side};
+use super::segment::{Connection, RoleSource, Segment, SegmentBody, Side};
 use super::{Limits, Tracker};
 use crate::event::*;
 
@@ -149,9 +149,9 @@ impl Scene {
     }
 
     fn connection(&self, id: u64) -> &Connection {
-        let open = |s: &&Segment| s.connection.0 == id && matches!(s.body, Body::Open(_));
+        let open = |s: &&Segment| s.connection.0 == id && matches!(s.body, SegmentBody::Open(_));
         match &self.segments.iter().find(open).expect("it opened").body {
-            Body::Open(connection) => connection,
+            SegmentBody::Open(connection) => connection,
             _ => unreachable!(),
         }
     }
@@ -167,18 +167,18 @@ fn letter(side: Side) -> char {
 
 fn word(segment: &Segment) -> String {
     let body = match &segment.body {
-        Body::Open(_) => "open".into(),
-        Body::Payload(p) => {
+        SegmentBody::Open(_) => "open".into(),
+        SegmentBody::Payload(p) => {
             let hole = p.missing.map_or(String::new(), |m| format!("[{} {}]", p.len, m.as_str()));
             format!("{}{}:{}{hole}", letter(p.from), p.offset, String::from_utf8_lossy(&p.bytes))
         }
-        Body::Skip { from, reason } => format!("{}[? {}]", letter(*from), reason.as_str()),
-        Body::Peer(process) => format!("peer={}", process.key.pid),
-        Body::ServerName(name) => format!("sni={name}"),
-        Body::Alpn(name) => format!("alpn={name}"),
-        Body::Finish(side) => format!("{}fin", letter(*side)),
-        Body::Reset { from } => format!("{}rst", letter(*from)),
-        Body::End => "end".into(),
+        SegmentBody::Skip { from, reason } => format!("{}[? {}]", letter(*from), reason.as_str()),
+        SegmentBody::Peer(process) => format!("peer={}", process.key.pid),
+        SegmentBody::ServerName(name) => format!("sni={name}"),
+        SegmentBody::Alpn(name) => format!("alpn={name}"),
+        SegmentBody::Finish(side) => format!("{}fin", letter(*side)),
+        SegmentBody::Reset { from } => format!("{}rst", letter(*from)),
+        SegmentBody::End => "end".into(),
     };
     format!("{}.{body}", segment.connection.0)
 }

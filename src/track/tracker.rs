@@ -9,8 +9,8 @@ use super::Limits;
 use super::clock::WallClock;
 use super::handle::{Handle, Handles, View};
 use super::joined::{Joined, Told};
+use super::local_peers::{Ends, PER_TUPLE};
 use super::order::{self, Step};
-use super::pair::{Ends, PER_TUPLE};
 use super::process::Processes;
 use super::segment::{Process, Segment};
 use super::slot::Slot;
@@ -267,7 +267,7 @@ impl Tracker {
         let Some(handle) = self.handles.get_mut(slot) else { return };
         match handle.view {
             View::Idle | View::Owner(_) => {}
-            View::Second { .. } => {
+            View::UnwrittenEnd { .. } => {
                 handle.second.data(&data);
                 return;
             }
@@ -421,7 +421,7 @@ impl Tracker {
             self.claim(slot, First { tid: task.tid, library: 0, tuple_source, at_start: false }, out);
         }
         if let Some(handle) = self.handles.get_mut(slot)
-            && matches!(handle.view, View::Second { .. })
+            && matches!(handle.view, View::UnwrittenEnd { .. })
         {
             handle.second.ends_at(direction, end);
         }
@@ -611,7 +611,7 @@ impl Tracker {
         for (caller, traffic) in handle.stream().into_iter().flat_map(|s| &s.callers) {
             self.processes.count(*caller, traffic);
         }
-        let (id, second) = (handle.connection(), matches!(handle.view, View::Second { .. }));
+        let (id, second) = (handle.connection(), matches!(handle.view, View::UnwrittenEnd { .. }));
         handle.order = order::Order::default();
         (handle.server_name, handle.alpn) = (None, None);
         self.timers.clear(&mut handle.deadlines, slot);

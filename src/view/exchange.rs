@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::content::{Limits, Reader};
 use super::parts::Splitter;
-use super::{End, Exchange, Field, Head, Kind, Side, Told, WallTime, What};
+use super::{End, Exchange, Field, Head, MessageKind, Side, Told, WallTime, What};
 use crate::proto::grpc;
 
 /// Requests of HTTP/1 without an answer that are remembered.
@@ -312,7 +312,7 @@ pub(super) fn missing_head(
         from: context.from,
         protocol,
         stream,
-        kind: if context.from == Side::Client { Kind::Request } else { Kind::Response },
+        kind: if context.from == Side::Client { MessageKind::Request } else { MessageKind::Response },
         time: context.time,
         version: String::new(),
         method: None,

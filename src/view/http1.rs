@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::exchange::{Context, Exchanges, Open, missing_head};
-use super::{Field, Head, Kind, Protocol, Side};
+use super::{Field, Head, MessageKind, Protocol, Side};
 use crate::proto::h1::{LINE_MAX, Length, Looks, chunk_size, head_len, length, looks, name_len};
 
 /// Longest head that is waited for.
@@ -12,7 +12,7 @@ const HEAD_MAX: usize = 128 << 10;
 const NO_REQUEST: &str = "its request is missing, so nobody knows where it ends";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Expecting {
     Head,
     Sized(u64),
     ChunkSize,
@@ -47,7 +47,7 @@ pub(super) enum Turn {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct H1 {
-    state: State,
+    state: Expecting,
     message: Option<Open>,
     /// What is read was made up by the writer of the file: a head in the place of a missing one.
     is_rest: bool,
@@ -57,7 +57,7 @@ pub(super) struct H1 {
 
 impl H1 {
     pub(super) fn new() -> H1 {
-        H1 { state: State::Head, message: None, is_rest: false, is_doubtful: false }
+        H1 { state: Expecting::Head, message: None, is_rest: false, is_doubtful: false }
     }
 
     pub(super) fn held(&self) -> usize {
@@ -65,22 +65,22 @@ impl H1 {
     }
 
     pub(super) fn is_at_head(&self) -> bool {
-        self.state == State::Head && self.message.is_none()
+        self.state == Expecting::Head && self.message.is_none()
     }
 
     /// So many bytes are missing. Gives whether it goes on all the same: they were of one body.
     pub(super) fn hole(&mut self, context: &mut Context<'_>, exchanges: &mut Exchanges, len: u64) -> bool {
         match &mut self.state {
-            State::Sized(left) | State::Chunk(left) if *left >= len => *left -= len,
-            State::ToEnd => {}
+            Expecting::Sized(left) | Expecting::Chunk(left) if *left >= len => *left -= len,
+            Expecting::ToEnd => {}
             _ => return false,
         }
         if let Some(open) = &mut self.message {
             open.lose(context, len);
         }
         match self.state {
-            State::Sized(0) => self.end(context, exchanges, None),
-            State::Chunk(0) => self.state = State::ChunkEnd,
+            Expecting::Sized(0) => self.end(context, exchanges, None),
+            Expecting::Chunk(0) => self.state = Expecting::ChunkEnd,
             _ => {}
         }
         true
@@ -88,13 +88,13 @@ impl H1 {
 
     /// A packet begins with an answer while the one before may go on: nobody knows whether it does.
     pub(super) fn is_doubtful(&self) -> bool {
-        self.is_doubtful && self.state == State::ToEnd
+        self.is_doubtful && self.state == Expecting::ToEnd
     }
 
     /// Nothing more comes, or it cannot be read.
     pub(super) fn stop(&mut self, context: &mut Context<'_>, exchanges: &mut Exchanges, why: Option<&str>) {
         if self.message.is_some() || self.is_rest {
-            let is_end = self.state == State::ToEnd && why.is_none() && !self.is_doubtful;
+            let is_end = self.state == Expecting::ToEnd && why.is_none() && !self.is_doubtful;
             let why = why.or(Some(NO_REQUEST).filter(|_| self.is_doubtful()));
             self.end(
                 context,
@@ -105,15 +105,15 @@ impl H1 {
     }
 
     fn end(&mut self, context: &mut Context<'_>, exchanges: &mut Exchanges, cut: Option<&str>) {
-        self.state = State::Head;
+        self.state = Expecting::Head;
         (self.is_rest, self.is_doubtful) = (false, false);
         let Some(open) = self.message.take() else { return };
         let (number, kind) = (open.head.exchange, open.head.kind);
         let len = open.end(context, cut.map(str::to_owned));
         match kind {
-            Kind::Request | Kind::Promise => exchanges.asked(number, context.time, len),
-            Kind::Response => exchanges.done(context, len, cut),
-            Kind::Interim => {}
+            MessageKind::Request | MessageKind::Promise => exchanges.asked(number, context.time, len),
+            MessageKind::Response => exchanges.done(context, len, cut),
+            MessageKind::Interim => {}
         }
     }
 
@@ -135,42 +135,44 @@ impl H1 {
             }
         }
         match self.state {
-            State::Head => self.head(context, exchanges, bytes, last),
-            State::Sized(left) | State::Chunk(left) => {
+            Expecting::Head => self.head(context, exchanges, bytes, last),
+            Expecting::Sized(left) | Expecting::Chunk(left) => {
                 let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                 self.feed(context, &bytes[..len]);
-                if let Some(open) = self.message.as_ref().filter(|open| open.head.kind == Kind::Request) {
+                if let Some(open) =
+                    self.message.as_ref().filter(|open| open.head.kind == MessageKind::Request)
+                {
                     exchanges.sends(open.head.exchange, open.length());
                 }
                 match (left - len as u64, self.state) {
-                    (0, State::Chunk(_)) => self.state = State::ChunkEnd,
+                    (0, Expecting::Chunk(_)) => self.state = Expecting::ChunkEnd,
                     (0, _) => self.end(context, exchanges, None),
-                    (left, State::Chunk(_)) => self.state = State::Chunk(left),
-                    (left, _) => self.state = State::Sized(left),
+                    (left, Expecting::Chunk(_)) => self.state = Expecting::Chunk(left),
+                    (left, _) => self.state = Expecting::Sized(left),
                 }
                 Turn::Went(len)
             }
-            State::ToEnd => {
+            Expecting::ToEnd => {
                 self.feed(context, bytes);
                 Turn::Went(bytes.len())
             }
-            State::ChunkEnd => match bytes {
-                [b'\r', b'\n', ..] => self.go(State::ChunkSize, 2),
-                [b'\n', ..] => self.go(State::ChunkSize, 1),
+            Expecting::ChunkEnd => match bytes {
+                [b'\r', b'\n', ..] => self.go(Expecting::ChunkSize, 2),
+                [b'\n', ..] => self.go(Expecting::ChunkSize, 1),
                 [] | [b'\r'] => Turn::More,
                 _ => Turn::Lost,
             },
-            State::ChunkSize => {
+            Expecting::ChunkSize => {
                 let Some(end) = memchr::memchr(b'\n', bytes) else {
                     return if bytes.len() < LINE_MAX { Turn::More } else { Turn::Lost };
                 };
                 match chunk_size(&bytes[..end]) {
-                    Some((0, _)) => self.go(State::Trailers, end + 1),
-                    Some((size, _)) => self.go(State::Chunk(size), end + 1),
+                    Some((0, _)) => self.go(Expecting::Trailers, end + 1),
+                    Some((size, _)) => self.go(Expecting::Chunk(size), end + 1),
                     None => Turn::Lost,
                 }
             }
-            State::Trailers => {
+            Expecting::Trailers => {
                 let (len, at) = match bytes {
                     [b'\r', b'\n', ..] => (2, 0),
                     [b'\n', ..] => (1, 0),
@@ -190,7 +192,7 @@ impl H1 {
         }
     }
 
-    fn go(&mut self, state: State, len: usize) -> Turn {
+    fn go(&mut self, state: Expecting, len: usize) -> Turn {
         self.state = state;
         Turn::Went(len)
     }
@@ -272,7 +274,7 @@ impl H1 {
         let end = line.iter().rposition(|b| *b == b' ').unwrap_or(line.len());
         let target = line.get(method.len() + 1..end).unwrap_or_default();
         let mut head = Head {
-            kind: Kind::Request,
+            kind: MessageKind::Request,
             method: Some(method.to_vec()),
             target: Some(target.to_vec()),
             version: version(line.get(end + 1..).unwrap_or_default()),
@@ -308,7 +310,7 @@ impl H1 {
             line.get(9..12).and_then(|status| str::from_utf8(status).ok()?.parse().ok()).unwrap_or(0);
         let is_interim = (100..200).contains(&status) && status != 101;
         let mut head = Head {
-            kind: if is_interim { Kind::Interim } else { Kind::Response },
+            kind: if is_interim { MessageKind::Interim } else { MessageKind::Response },
             status: Some(status),
             reason: line.get(13..).unwrap_or_default().to_vec(),
             version: version(line.get(..8).unwrap_or_default()),
@@ -354,7 +356,7 @@ impl H1 {
         self.state = state_of(body);
         if is_cut {
             self.end(context, exchanges, Some("bytes are missing"));
-        } else if self.state == State::Head {
+        } else if self.state == Expecting::Head {
             self.end(context, exchanges, None);
         }
     }
@@ -363,17 +365,17 @@ impl H1 {
     fn rest(&mut self, exchanges: &mut Exchanges, body: Length, len: usize) -> Turn {
         exchanges.doubt();
         self.state = state_of(body);
-        self.is_rest = self.state != State::Head;
+        self.is_rest = self.state != Expecting::Head;
         Turn::Went(len)
     }
 }
 
-fn state_of(body: Length) -> State {
+fn state_of(body: Length) -> Expecting {
     match body {
-        Length::Sized(0) => State::Head,
-        Length::Sized(len) => State::Sized(len),
-        Length::Chunked => State::ChunkSize,
-        Length::ToEnd => State::ToEnd,
+        Length::Sized(0) => Expecting::Head,
+        Length::Sized(len) => Expecting::Sized(len),
+        Length::Chunked => Expecting::ChunkSize,
+        Length::ToEnd => Expecting::ToEnd,
     }
 }
 
@@ -388,7 +390,7 @@ fn body_length(head: &Head) -> Length {
         })
         .collect();
     let len = head.value("content-length").and_then(|len| str::from_utf8(len).ok()?.trim().parse().ok());
-    length(&codings.join(", "), len, head.kind == Kind::Response || head.kind == Kind::Interim)
+    length(&codings.join(", "), len, head.kind == MessageKind::Response || head.kind == MessageKind::Interim)
 }
 
 fn version(text: &[u8]) -> String {

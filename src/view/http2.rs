@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::exchange::{Context, Exchanges, Open, STREAMS_MAX, Stream, fields_size, missing_head};
-use super::{Field, Head, Kind, Protocol, Side, What};
+use super::{Field, Head, MessageKind, Protocol, Side, What};
 use crate::proto::h2::{
     END_HEADERS, END_STREAM, Frame, HEADER, PADDED, PREFACE, error_name, fragment, frame,
 };
@@ -27,7 +27,7 @@ const CONTINUATION: u8 = 9;
 const KNOWN_MAX: u8 = 9;
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum Expecting {
     Frame,
     /// Within a DATA frame.
     Data {
@@ -54,7 +54,7 @@ pub(super) struct H2 {
     /// The preface is still to come.
     preface: bool,
     table: hpack::Table<Field>,
-    state: State,
+    state: Expecting,
     block: Option<Block>,
 }
 
@@ -67,7 +67,7 @@ pub(super) enum Turn {
 
 impl H2 {
     pub(super) fn new(preface: bool) -> H2 {
-        H2 { preface, table: hpack::Table::default(), state: State::Frame, block: None }
+        H2 { preface, table: hpack::Table::default(), state: Expecting::Frame, block: None }
     }
 
     pub(super) fn held(&self) -> usize {
@@ -83,7 +83,7 @@ impl H2 {
     pub(super) fn hole(&mut self, context: &mut Context<'_>, exchanges: &mut Exchanges, len: u64) -> bool {
         let len_here = usize::try_from(len).unwrap_or(usize::MAX);
         match &mut self.state {
-            State::Data { stream, left, .. } if *left >= len_here => {
+            Expecting::Data { stream, left, .. } if *left >= len_here => {
                 *left -= len_here;
                 let (stream, is_whole) = (*stream, *left == 0);
                 if let Some(open) = open_of(context, exchanges, stream, true) {
@@ -94,10 +94,10 @@ impl H2 {
                 }
                 true
             }
-            State::Skip(left, _) if *left >= len_here => {
+            Expecting::Skip(left, _) if *left >= len_here => {
                 *left -= len_here;
                 if *left == 0 {
-                    self.state = State::Frame;
+                    self.state = Expecting::Frame;
                 }
                 true
             }
@@ -120,33 +120,34 @@ impl H2 {
             return Turn::Went(PREFACE.len());
         }
         match self.state {
-            State::Data { left: 0, padding, .. } => {
+            Expecting::Data { left: 0, padding, .. } => {
                 let len = padding.min(bytes.len());
                 self.pad(padding - len);
                 return Turn::Went(len);
             }
-            State::Data { stream, left, padding, is_end } => {
+            Expecting::Data { stream, left, padding, is_end } => {
                 let len = left.min(bytes.len());
                 if !context.is_synthetic
                     && let Some(open) = open_of(context, exchanges, stream, true)
                 {
                     open.feed(context, &bytes[..len]);
                 }
-                self.state = State::Data { stream, left: left - len, padding, is_end };
+                self.state = Expecting::Data { stream, left: left - len, padding, is_end };
                 if len == left {
                     self.end_data(context, exchanges);
                 }
                 return Turn::Went(len);
             }
-            State::Skip(left, is_unknown) => {
+            Expecting::Skip(left, is_unknown) => {
                 let len = left.min(bytes.len());
                 if is_unknown && !context.is_synthetic {
                     context.tell(What::Skipped(len as u64));
                 }
-                self.state = if len == left { State::Frame } else { State::Skip(left - len, is_unknown) };
+                self.state =
+                    if len == left { Expecting::Frame } else { Expecting::Skip(left - len, is_unknown) };
                 return Turn::Went(len);
             }
-            State::Frame => {}
+            Expecting::Frame => {}
         }
         let Some(frame) = frame(bytes) else { return Turn::More };
         // Nothing may come within a header block.
@@ -167,8 +168,11 @@ impl H2 {
                 }
             }
             kind => {
-                self.state =
-                    if frame.len == 0 { State::Frame } else { State::Skip(frame.len, kind > KNOWN_MAX) };
+                self.state = if frame.len == 0 {
+                    Expecting::Frame
+                } else {
+                    Expecting::Skip(frame.len, kind > KNOWN_MAX)
+                };
                 Turn::Went(HEADER)
             }
         }
@@ -176,8 +180,8 @@ impl H2 {
 
     fn pad(&mut self, left: usize) {
         self.state = match left {
-            0 => State::Frame,
-            left => State::Data { stream: 0, left: 0, padding: left, is_end: false },
+            0 => Expecting::Frame,
+            left => Expecting::Data { stream: 0, left: 0, padding: left, is_end: false },
         };
     }
 
@@ -195,7 +199,7 @@ impl H2 {
             return Turn::Lost;
         };
         let is_end = frame.flags & END_STREAM != 0;
-        self.state = State::Data { stream: frame.stream, left, padding, is_end };
+        self.state = Expecting::Data { stream: frame.stream, left, padding, is_end };
         if left == 0 {
             self.end_data(context, exchanges);
         }
@@ -203,7 +207,7 @@ impl H2 {
     }
 
     fn end_data(&mut self, context: &mut Context<'_>, exchanges: &mut Exchanges) {
-        let State::Data { stream, padding, is_end, .. } = self.state else { return };
+        let Expecting::Data { stream, padding, is_end, .. } = self.state else { return };
         self.pad(padding);
         if is_end {
             end_side(context, exchanges, stream);
@@ -385,7 +389,7 @@ fn promise(context: &mut Context<'_>, exchanges: &mut Exchanges, id: u64, fields
     let Some(stream) = stream(context, exchanges, id) else { return };
     let number = stream.exchange.number;
     let mut head = head_of(context, number, id, fields);
-    (head.kind, head.is_all) = (Kind::Promise, true);
+    (head.kind, head.is_all) = (MessageKind::Promise, true);
     stream.is_asked = true;
     let head = Arc::new(head);
     stream.exchange.request = Some(Arc::clone(&head));
@@ -431,7 +435,7 @@ fn headers(context: &mut Context<'_>, exchanges: &mut Exchanges, frame: &Frame, 
             open.trailers = head.fields;
         }
     } else if matches!(head.status, Some(100..200)) {
-        (head.kind, head.is_all) = (Kind::Interim, true);
+        (head.kind, head.is_all) = (MessageKind::Interim, true);
         let head = Arc::new(head);
         context.tell(What::Head(Arc::clone(&head)));
         Open::new(head, context.limits).end(context, None);

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::style::date;
 use super::text::opcode_name;
 use super::{
-    Closed, Connection, Content, End, Exchange, Field, Head, Item, Kind, Loss, Message, Part, PartKind,
-    Protocol, Side, Told, Unpacked, View, WallTime, What,
+    Closed, Connection, Content, End, Exchange, Field, Head, Item, Loss, Message, MessageKind, Part,
+    PartKind, Protocol, Side, Told, Unpacked, View, WallTime, What,
 };
 use crate::printable;
 
@@ -357,10 +357,10 @@ fn message(end: &End, time: WallTime) -> MessageRecord<'_> {
         from: side(head.from),
         protocol: protocol(head.protocol),
         kind: match head.kind {
-            Kind::Request => "request",
-            Kind::Response => "response",
-            Kind::Interim => "interim",
-            Kind::Promise => "promise",
+            MessageKind::Request => "request",
+            MessageKind::Response => "response",
+            MessageKind::Interim => "interim",
+            MessageKind::Promise => "promise",
         },
         version: Some(head.version.as_str()).filter(|version| !version.is_empty()),
         method: head.method.as_deref().map(value),

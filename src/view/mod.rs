@@ -67,7 +67,7 @@ pub enum Protocol {
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     /// Asks.
     Request,
     /// Answers.
@@ -90,7 +90,7 @@ pub struct Head {
     /// HTTP/2's number; 0 in HTTP/1.
     pub stream: u64,
     /// See there.
-    pub kind: Kind,
+    pub kind: MessageKind,
     /// When it was complete.
     pub time: WallTime,
     /// `1.1`; of HTTP/2 `2`.

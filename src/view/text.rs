@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::hex::{arrow, loss_line};
 use super::style::{self, Ink, Line, Style};
 use super::{
-    Closed, Connection, Content, End, Exchange, Field, Head, Item, Kind, Message, Part, PartKind, Protocol,
-    Side, Told, Unpacked, View, WallTime, What,
+    Closed, Connection, Content, End, Exchange, Field, Head, Item, Message, MessageKind, Part, PartKind,
+    Protocol, Side, Told, Unpacked, View, WallTime, What,
 };
 
 /// Columns that what is said is indented by.
@@ -332,9 +332,9 @@ fn first_line(head: &Head) -> Line {
     let version = format!("HTTP/{}", head.version);
     let text = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|b| style::text(b).into_owned());
     match head.kind {
-        Kind::Request | Kind::Promise => {
+        MessageKind::Request | MessageKind::Promise => {
             let line = Line::default()
-                .add_some(Ink::Notice, Some("promised: ").filter(|_| head.kind == Kind::Promise));
+                .add_some(Ink::Notice, Some("promised: ").filter(|_| head.kind == MessageKind::Promise));
             let unknown = || "<unknown>".to_owned();
             let method = text(&head.method).unwrap_or_else(unknown);
             let target = match head.protocol {
@@ -345,7 +345,7 @@ fn first_line(head: &Head) -> Line {
             line.add(Ink::Bold, &format!("{method} {}", target.unwrap_or_else(unknown)))
                 .add(Ink::Dim, &format!(" {version}"))
         }
-        Kind::Response | Kind::Interim => {
+        MessageKind::Response | MessageKind::Interim => {
             let ink = match head.status {
                 Some(100..=299) => Ink::Good,
                 Some(300..=399) => Ink::Notice,

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tempfile::TempDir;
 use tls2pcap::event::{HandleKey, Missing, ProcessKey, TupleSource};
-use tls2pcap::sink::{Format, Header, Output, PcapngWriter};
+use tls2pcap::sink::{Format, Header, OutputFile, PcapngWriter};
 use tls2pcap::synth::{Carrier, Ports, Synthesizer};
 use tls2pcap::track::segment::{
-    Body, Connection, ConnectionId, Payload, Process, RoleSource, Segment, Side, Tuple,
+    Connection, ConnectionId, Payload, Process, RoleSource, Segment, SegmentBody, Side, Tuple,
 };
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -18,7 +18,7 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A file that grows by what connections say.
 pub struct Capture {
     synthesizer: Synthesizer,
-    writer: Option<PcapngWriter<Output>>,
+    writer: Option<PcapngWriter<OutputFile>>,
     place: TempDir,
     time: u64,
     offsets: HashMap<(u64, Side), u64>,
@@ -44,7 +44,7 @@ impl Capture {
     /// In TCP, or in synthetic TLS.
     pub fn with(carrier: Carrier) -> Capture {
         let place = tempfile::tempdir().unwrap();
-        let output = Output::create(&place.path().join("a.pcapng"), Format::default()).unwrap();
+        let output = OutputFile::create(&place.path().join("a.pcapng"), Format::default()).unwrap();
         let header = Header { application: "tls2pcap test".into(), ..Header::default() };
         Capture {
             synthesizer: Synthesizer::new(Ports::Decode).with_carrier(carrier),
@@ -63,7 +63,7 @@ impl Capture {
         self.place.path()
     }
 
-    fn step(&mut self, id: u64, body: Body) {
+    fn step(&mut self, id: u64, body: SegmentBody) {
         self.time += 1_000_000;
         let writer = self.writer.as_mut().unwrap();
         let segment = Segment { connection: ConnectionId(id), time: self.time, body };
@@ -98,7 +98,7 @@ impl Capture {
             alpn: None,
             layer_below: None,
         };
-        self.step(id, Body::Open(Arc::new(connection)));
+        self.step(id, SegmentBody::Open(Arc::new(connection)));
     }
 
     /// A call of which only the beginning is there.
@@ -110,7 +110,7 @@ impl Capture {
         let payload =
             Payload { from, process, tid: 12, offset: *offset, bytes, len, missing, redacted: vec![] };
         *offset += len;
-        self.step(id, Body::Payload(payload));
+        self.step(id, SegmentBody::Payload(payload));
     }
 
     pub fn say(&mut self, id: u64, from: Side, bytes: &[u8]) {
@@ -124,9 +124,9 @@ impl Capture {
     }
 
     pub fn end(&mut self, id: u64) {
-        self.step(id, Body::Finish(Side::Client));
-        self.step(id, Body::Finish(Side::Server));
-        self.step(id, Body::End);
+        self.step(id, SegmentBody::Finish(Side::Client));
+        self.step(id, SegmentBody::Finish(Side::Server));
+        self.step(id, SegmentBody::End);
     }
 
     pub fn close(&mut self) {

@@ -25,10 +25,10 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use tls2pcap::event::{HandleKey, Missing, ProcessKey, TupleSource};
 use tls2pcap::sink::pcapng::Statistics;
-use tls2pcap::sink::{Format, Header, Output, PcapngWriter};
+use tls2pcap::sink::{Format, Header, OutputFile, PcapngWriter};
 use tls2pcap::synth::{Carrier, DATA_PORT, HOLD_TIME, Ports, Synthesizer};
 use tls2pcap::track::segment::{
-    Body, Connection, ConnectionId, Payload, Process, RoleSource, Segment, Side, Tuple,
+    Connection, ConnectionId, Payload, Process, RoleSource, Segment, SegmentBody, Side, Tuple,
 };
 
 use Side::{Client, Server};
@@ -51,7 +51,7 @@ fn skipped(what: &str, why: &str) {
 /// A capture in the making, and then its file.
 struct Capture {
     synthesizer: Synthesizer,
-    writer: Option<PcapngWriter<Output>>,
+    writer: Option<PcapngWriter<OutputFile>>,
     path: PathBuf,
     time: u64,
     /// Time between two steps.
@@ -118,7 +118,7 @@ impl Capture {
         let path = std::env::temp_dir().join(format!("tls2pcap-{name}-{}.pcapng", std::process::id()));
         let header = Header { application: "tls2pcap test".into(), ..Header::default() };
         let writer =
-            PcapngWriter::new(Output::create(&path, Format::default()).unwrap(), &header, false).unwrap();
+            PcapngWriter::new(OutputFile::create(&path, Format::default()).unwrap(), &header, false).unwrap();
         Capture {
             synthesizer,
             writer: Some(writer),
@@ -129,7 +129,7 @@ impl Capture {
         }
     }
 
-    fn step(&mut self, id: u64, body: Body) {
+    fn step(&mut self, id: u64, body: SegmentBody) {
         self.time += self.step;
         let writer = self.writer.as_mut().unwrap();
         let segment = Segment { connection: ConnectionId(id), time: self.time, body };
@@ -137,7 +137,7 @@ impl Capture {
     }
 
     fn open(&mut self, connection: Connection) {
-        self.step(connection.id.0, Body::Open(Arc::new(connection)));
+        self.step(connection.id.0, SegmentBody::Open(Arc::new(connection)));
     }
 
     fn cut(&mut self, id: u64, from: Side, bytes: &[u8], len: u64) {
@@ -148,7 +148,7 @@ impl Capture {
         let payload =
             Payload { from, process, tid: 12, offset: *offset, bytes, len, missing, redacted: vec![] };
         *offset += len;
-        self.step(id, Body::Payload(payload));
+        self.step(id, SegmentBody::Payload(payload));
     }
 
     fn say(&mut self, id: u64, from: Side, bytes: &[u8]) {
@@ -162,7 +162,7 @@ impl Capture {
     }
 
     fn end(&mut self, id: u64) {
-        self.step(id, Body::End);
+        self.step(id, SegmentBody::End);
     }
 
     fn close(&mut self) {
@@ -245,7 +245,7 @@ fn http1_and_metadata() {
             capture.say(id, Server, b"HTTP/1.1 200 OK\r\nContent-Length: 150000\r\n\r\n");
             capture.say(id, Server, &[b'x'; 150_000]);
         }
-        capture.step(id, Body::Finish(Server));
+        capture.step(id, SegmentBody::Finish(Server));
         capture.end(id);
     }
     capture.close();
@@ -384,7 +384,7 @@ fn what_is_missing() {
             }
             _ => {
                 capture.say(id, Server, &[&head[..], &[b'x'; 99_000]].concat());
-                capture.step(id, Body::Skip { from: Server, reason: Missing::Unfinished });
+                capture.step(id, SegmentBody::Skip { from: Server, reason: Missing::Unfinished });
             }
         }
         capture.say(id, Client, b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -398,7 +398,7 @@ fn what_is_missing() {
     capture.cut(4, Server, b"", 9 + 16_384);
     capture.say(4, Client, &request(3, "/second"));
     capture.say(4, Server, &response(3, b"body"));
-    capture.step(4, Body::Skip { from: Server, reason: Missing::Unfinished });
+    capture.step(4, SegmentBody::Skip { from: Server, reason: Missing::Unfinished });
     capture.say(4, Client, &request(5, "/third"));
     capture.say(4, Server, &[&b"rest"[..], &response(5, b"body")].concat());
     capture.close();

@@ -61,8 +61,8 @@ fn ours(name: &str, ports: Ports, carrier: Carrier, say: fn(&mut Capture)) -> Ca
     capture.time = BEGIN;
     capture.open(connection(1, TUPLE[0], TUPLE[1]));
     say(&mut capture);
-    capture.step(1, Body::Finish(Client));
-    capture.step(1, Body::Finish(Server));
+    capture.step(1, SegmentBody::Finish(Client));
+    capture.step(1, SegmentBody::Finish(Server));
     capture.end(1);
     capture.close();
     capture

@@ -85,7 +85,7 @@ impl Sent {
     }
 
     /// The segments that the calls of a program make of it, each with the number of its message.
-    pub fn segments(&self, random: &mut Random, from: Side, calls: Calls) -> Vec<(usize, Body)> {
+    pub fn segments(&self, random: &mut Random, from: Side, calls: Calls) -> Vec<(usize, SegmentBody)> {
         let mut segments = Vec::new();
         let mut at = self.begin;
         let mut offset = 0;
@@ -113,11 +113,11 @@ impl Sent {
                     let process = process(1001);
                     let payload =
                         Payload { from, process, tid: 1, offset, bytes, len, missing, redacted: vec![] };
-                    segments.push((unit, Body::Payload(payload)));
+                    segments.push((unit, SegmentBody::Payload(payload)));
                 }
                 // A hole of unknown length counts once, at its end.
                 if unknown && hole.is_some_and(|hole| hole.1 <= end) {
-                    segments.push((unit, Body::Skip { from, reason: Missing::Unfinished }));
+                    segments.push((unit, SegmentBody::Skip { from, reason: Missing::Unfinished }));
                 }
                 offset += len;
                 at = last;
@@ -596,7 +596,7 @@ fn websocket_holes(carrier: Carrier) {
 #[test]
 fn after_holes_of_unknown_and_of_huge_length() {
     let mut capture = Capture::new("unknown-holes", Ports::Decode);
-    let skip = |from| Body::Skip { from, reason: Missing::Unfinished };
+    let skip = |from| SegmentBody::Skip { from, reason: Missing::Unfinished };
     // HTTP/1: the hole is in a body of known length, in one with chunks, between messages.
     let heads: [&[u8]; 3] = [
         b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\nsome of it",

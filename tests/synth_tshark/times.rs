@@ -42,9 +42,9 @@ fn no_answer_counts_as_a_round_trip() {
         capture.say(1, Server, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
         capture.time += 42_000_000;
     }
-    capture.step(1, Body::Finish(Client));
+    capture.step(1, SegmentBody::Finish(Client));
     capture.time += 42_000_000;
-    capture.step(1, Body::Finish(Server));
+    capture.step(1, SegmentBody::Finish(Server));
     capture.end(1);
     capture.close();
     capture.is_clean();

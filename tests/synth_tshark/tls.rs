@@ -37,7 +37,7 @@ fn a_connection_stands_on_its_true_ports_with_its_names() {
     capture.say(3, Client, &[PREFACE, &frame(4, 0, 0, b""), &request(1, "/3")].concat());
     capture.say(3, Server, &[frame(4, 0, 0, b""), response(1, b"body")].concat());
     for id in 1..=3 {
-        capture.step(id, Body::Finish(Client));
+        capture.step(id, SegmentBody::Finish(Client));
         capture.end(id);
     }
     capture.close();
@@ -102,7 +102,7 @@ fn http1_goes_on_behind_holes() {
             // Nobody knows how much.
             3 => {
                 capture.say(id, Server, &[&head[..], &[b'x'; 99_000]].concat());
-                capture.step(id, Body::Skip { from: Server, reason: Missing::Unfinished });
+                capture.step(id, SegmentBody::Skip { from: Server, reason: Missing::Unfinished });
             }
             // More than the rest of the body.
             4 => {
@@ -154,7 +154,7 @@ fn http2_goes_on_behind_holes() {
         }
         capture.say(id, Client, &request(3, "/second"));
         capture.say(id, Server, &response(3, b"body"));
-        capture.step(id, Body::Skip { from: Server, reason: Missing::Unfinished });
+        capture.step(id, SegmentBody::Skip { from: Server, reason: Missing::Unfinished });
         capture.say(id, Client, &request(5, "/third"));
         capture.say(id, Server, &[&b"rest"[..], &response(5, b"body")].concat());
         capture.end(id);

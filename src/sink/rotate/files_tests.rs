@@ -26,7 +26,7 @@ fn packet(process: &Arc<Process>, n: u64) -> Packet<'_> {
 }
 
 /// Writes so many packets, 1 s apart, and tells how it ended.
-fn write(plan: config::Files, name: &str, packets: u64) -> (Vec<String>, Told, bool, u64) {
+fn write(plan: Plan, name: &str, packets: u64) -> (Vec<String>, Told, bool, u64) {
     let folder = tempfile::tempdir().unwrap();
     let files = Files::new(plan, &folder.path().join(name), None, Link::default());
     let told = files.told();
@@ -56,47 +56,47 @@ fn write(plan: config::Files, name: &str, packets: u64) -> (Vec<String>, Told, b
 
 #[test]
 fn files_are_dealt_out_kept_and_enough() {
-    let plan = config::Files { packets: Some(10), ..config::Files::default() };
+    let plan = Plan { packets: Some(10), ..Plan::default() };
     let (names, told, is_enough, _) = write(plan.clone(), "a.pcapng", 25);
     assert_eq!(
         (names, told.files, is_enough),
         (["a.pcapng", "a1.pcapng", "a2.pcapng"].map(String::from).into(), 3, false)
     );
 
-    let ring = config::Files { keep: Some(2), ..plan.clone() };
+    let ring = Plan { keep: Some(2), ..plan.clone() };
     let (names, told, ..) = write(ring, "a.pcapng", 45);
     assert_eq!(
         (names, told.files, told.removed),
         (["a0.pcapng", "a1.pcapng"].map(String::from).into(), 5, 3)
     );
 
-    let dumpcap = config::Files { keep: Some(2), names: config::Names::NumberTime, ..plan.clone() };
+    let dumpcap = Plan { keep: Some(2), names: Names::NumberTime, ..plan.clone() };
     let (names, told, ..) = write(dumpcap, "a.pcapng", 45);
     assert!(names.len() == 2 && names[1].starts_with("a_00005_") && told.removed == 3, "{names:?}");
 
-    let some = config::Files { packets_max: Some(7), ..config::Files::default() };
+    let some = Plan { packets_max: Some(7), ..Plan::default() };
     let (names, _, is_enough, counted) = write(some, "a.pcapng", 25);
     assert_eq!((names.len(), is_enough, counted), (1, true, 7));
 
-    let some = config::Files { files_max: Some(2), seconds: Some(5), ..config::Files::default() };
+    let some = Plan { files_max: Some(2), seconds: Some(5), ..Plan::default() };
     let (names, _, is_enough, counted) = write(some, "a-%S.pcapng", 25);
     assert_eq!((names.len(), is_enough, counted), (2, true, 10));
 
-    let some = config::Files { bytes_max: Some(2000), ..config::Files::default() };
+    let some = Plan { bytes_max: Some(2000), ..Plan::default() };
     let (_, _, is_enough, counted) = write(some, "a.pcapng", 25);
     assert!(is_enough && (5..12).contains(&counted), "{counted}");
 }
 
 #[test]
 fn a_name_that_does_not_change_gets_a_number() {
-    let plan = config::Files { seconds: Some(2), ..config::Files::default() };
+    let plan = Plan { seconds: Some(2), ..Plan::default() };
     let (names, ..) = write(plan, "a-%Y.pcapng", 5);
     assert_eq!(names.len(), 3, "{names:?}");
 }
 
 #[test]
 fn a_period_longer_than_time_itself_never_ends() {
-    let plan = config::Files { seconds: Some(u64::MAX), packets: Some(2), ..config::Files::default() };
+    let plan = Plan { seconds: Some(u64::MAX), packets: Some(2), ..Plan::default() };
     let (names, ..) = write(plan, "a-%Y.pcapng", 5);
     assert_eq!(names, ["a-2026.pcapng", "a-20261.pcapng", "a-20262.pcapng"]);
 }
@@ -104,7 +104,7 @@ fn a_period_longer_than_time_itself_never_ends() {
 #[test]
 fn a_file_whose_time_is_over_is_complete_without_a_later_packet() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = config::Files { seconds: Some(5), files_max: Some(2), ..config::Files::default() };
+    let plan = Plan { seconds: Some(5), files_max: Some(2), ..Plan::default() };
     let mut files = Files::new(plan, &folder.path().join("a.pcapng"), None, Link::default());
     let process = Arc::new(Process::others());
     let whole = |n: u64| {
@@ -145,7 +145,7 @@ fn a_file_whose_time_is_over_is_complete_without_a_later_packet() {
 fn what_was_lost_is_said_after_a_file_that_was_complete_early() {
     let lost = |dropped: u64| {
         let folder = tempfile::tempdir().unwrap();
-        let plan = config::Files { seconds: Some(5), ..config::Files::default() };
+        let plan = Plan { seconds: Some(5), ..Plan::default() };
         let mut files = Files::new(plan, &folder.path().join("a.pcapng"), None, Link::default());
         let process = Arc::new(Process::others());
         let mut writer = PcapngWriter::new(Vec::new(), &Header::default(), false).unwrap();
@@ -169,10 +169,10 @@ fn bytes_are_counted_of_what_is_no_file_too() {
     let pipe = folder.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     for max in (1000..3000).step_by(36) {
-        let plan = config::Files { bytes_max: Some(max), ..config::Files::default() };
+        let plan = Plan { bytes_max: Some(max), ..Plan::default() };
         let from = pipe.clone();
         let read = std::thread::spawn(move || fs::read(from).unwrap().len() as u64);
-        let out = Output::create(&pipe, Format::default()).unwrap();
+        let out = OutputFile::create(&pipe, Format::default()).unwrap();
         let files = Files::new(plan, &pipe, Some((out, pipe.clone())), Link::default());
         let mut writer = PcapngWriter::new(files, &Header::default(), false).unwrap();
         let process = Arc::new(Process::others());
@@ -187,7 +187,7 @@ fn bytes_are_counted_of_what_is_no_file_too() {
 
 #[test]
 fn a_device_is_not_followed_by_files_beside_it() {
-    let plan = config::Files { packets: Some(1), ..config::Files::default() };
+    let plan = Plan { packets: Some(1), ..Plan::default() };
     let files = Files::new(plan, Path::new("/dev/null"), None, Link::default());
     let mut writer = PcapngWriter::new(files, &Header::default(), false).unwrap();
     let process = Arc::new(Process::others());

@@ -7,6 +7,7 @@
 mod after;
 mod block;
 mod names;
+mod plan;
 mod resume;
 mod stream;
 mod table;
@@ -17,14 +18,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+pub use self::plan::{DiskFull, Names, Plan};
+
 use self::after::After;
 use self::block::{Epb, OPTION_APPLE_PROCESS, STATISTICS, Statistics};
 use self::resume::Resume;
 use super::blocks::{self, PACKET, word};
 use super::format::Format;
 use super::link::Link;
-use super::output::{self, Output};
-use crate::config;
+use super::output::{self, OutputFile};
 use crate::privilege;
 use crate::synth::comment::Comment;
 use crate::track::segment::WallTime;
@@ -75,11 +77,11 @@ struct Interface {
 
 /// See the module.
 pub struct Files {
-    plan: config::Files,
+    plan: Plan,
     template: PathBuf,
     format: Format,
     link: Link,
-    out: Option<Output>,
+    out: Option<OutputFile>,
     path: PathBuf,
     /// The name of this file, or that which gets a number.
     base: PathBuf,
@@ -118,14 +120,14 @@ pub struct Files {
 impl Files {
     /// Files named after `template`. `first` is the first one, if it is open already; else it is opened with the first
     /// packet, whose time its name has.
-    pub fn new(plan: config::Files, template: &Path, first: Option<(Output, PathBuf)>, link: Link) -> Files {
+    pub fn new(plan: Plan, template: &Path, first: Option<(OutputFile, PathBuf)>, link: Link) -> Files {
         let format = Format::of(template, link).unwrap_or_default();
         let (out, path) = first.map_or((None, PathBuf::new()), |(out, path)| (Some(out), path));
         let after = plan.then.clone().map(After::new);
         let files = Files {
             plan,
             template: template.to_owned(),
-            format: out.as_ref().map_or(format, Output::format),
+            format: out.as_ref().map_or(format, OutputFile::format),
             link,
             out,
             base: path.clone(),
@@ -164,7 +166,7 @@ impl Files {
     }
 
     /// The name of the first file, if it begins at `time`.
-    pub fn first_name(plan: &config::Files, template: &Path, time: WallTime) -> PathBuf {
+    pub fn first_name(plan: &Plan, template: &Path, time: WallTime) -> PathBuf {
         names::of(template, plan, 1, 0, time)
     }
 
@@ -294,14 +296,14 @@ impl Files {
         self.period_is_over(time) || interval.is_some_and(|n| time / n > self.began / n)
     }
 
-    /// Whether this time is beyond [`config::Files::seconds`] of this file.
+    /// Whether this time is beyond [`Plan::seconds`] of this file.
     fn period_is_over(&self, time: WallTime) -> bool {
         self.plan.seconds.is_some_and(|n| time >= self.began.saturating_add(seconds(n)))
     }
 
     /// Bytes of this file, with those that are still to be written. Of compressed ones the latter count as they are.
     fn size(&self) -> u64 {
-        let written = self.out.as_ref().map_or(0, Output::sent);
+        let written = self.out.as_ref().map_or(0, OutputFile::sent);
         written + self.pending.len() as u64 + STATISTICS_LEN * self.statistics.len() as u64
     }
 
@@ -427,7 +429,7 @@ impl Files {
             let message = format!("{} is the recording, and would be overwritten", self.path.display());
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
-        let output = privilege::as_user(|| Output::create(&self.path, self.format))
+        let output = privilege::as_user(|| OutputFile::create(&self.path, self.format))
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))?;
         if self.plan.rotates() && output.is_live() {
             let message =
@@ -468,7 +470,7 @@ impl Files {
             let Err(error) = out.write_all(rest) else { break };
             let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
             rest = rest.get(output::taken_before(&error)..).unwrap_or_default();
-            let may_drop = is_full && self.plan.disk_full == config::DiskFull::DropOldest;
+            let may_drop = is_full && self.plan.disk_full == DiskFull::DropOldest;
             if !may_drop || !self.drop_oldest() {
                 // Of the packets that were taken some are made up: not more than those that were to be written.
                 self.taken += output::packets_before(&error).min(self.pending_packets);

@@ -5,15 +5,15 @@ use std::mem::MaybeUninit;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Files, Names};
+use super::plan::{Names, Plan};
 use crate::track::segment::WallTime;
 
 /// Longest name that a file system takes, which a pattern may grow to.
 const NAME_MAX: usize = 4096;
 
 /// The name of file `number`, from 1, that begins at `time`. `within`: its number, from 0, among the files of one
-/// period of [`Files::seconds`].
-pub(super) fn of(template: &Path, plan: &Files, number: u64, within: u64, time: WallTime) -> PathBuf {
+/// period of [`Plan::seconds`].
+pub(super) fn of(template: &Path, plan: &Plan, number: u64, within: u64, time: WallTime) -> PathBuf {
     if !plan.rotates() {
         return template.to_owned();
     }
@@ -73,30 +73,30 @@ fn expand(template: &Path, time: WallTime) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn name(template: &str, plan: &Files, number: u64, within: u64) -> String {
+    fn name(template: &str, plan: &Plan, number: u64, within: u64) -> String {
         of(Path::new(template), plan, number, within, 1_796_000_000_000_000_000).display().to_string()
     }
 
     #[test]
     fn each_way_of_naming() {
-        let one = Files::default();
+        let one = Plan::default();
         assert_eq!(name("d/a%b.pcapng", &one, 1, 0), "d/a%b.pcapng");
-        let size = Files { bytes: Some(1), ..Files::default() };
+        let size = Plan { bytes: Some(1), ..Plan::default() };
         assert_eq!(name("d/a.pcapng", &size, 1, 0), "d/a.pcapng");
         assert_eq!(name("d/a.pcapng.gz", &size, 3, 0), "d/a2.pcapng.gz");
         assert_eq!(name(".hidden", &size, 2, 0), ".hidden1");
-        let ring = Files { keep: Some(11), ..size };
+        let ring = Plan { keep: Some(11), ..size };
         assert_eq!(name("a.pcap", &ring, 1, 0), "a00.pcap");
         assert_eq!(name("a.pcap", &ring, 13, 0), "a01.pcap");
-        let time = Files { seconds: Some(1), ..Files::default() };
+        let time = Plan { seconds: Some(1), ..Plan::default() };
         let year = name("a-%Y.pcapng", &time, 7, 0);
         assert_eq!(year, "a-2026.pcapng");
         assert_eq!(name("a-%Y.pcapng", &time, 7, 2), "a-20262.pcapng");
         assert_eq!(name("a.pcapng", &time, 2, 0), "a1.pcapng");
-        let dumpcap = Files { packets: Some(1), names: Names::NumberTime, ..Files::default() };
+        let dumpcap = Plan { packets: Some(1), names: Names::NumberTime, ..Plan::default() };
         let told = name("a.pcapng", &dumpcap, 2, 0);
         assert!(told.starts_with("a_00002_2026") && told.len() == "a_00002_20261130093000.pcapng".len());
-        let dumpcap = Files { names: Names::TimeNumber, ..dumpcap };
+        let dumpcap = Plan { names: Names::TimeNumber, ..dumpcap };
         assert!(name("a.pcapng", &dumpcap, 2, 0).ends_with("_00002.pcapng"));
     }
 }

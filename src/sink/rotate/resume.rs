@@ -11,7 +11,7 @@ use super::stream::Stream;
 use crate::sink::link::Link;
 use crate::synth::comment::Comment;
 use crate::synth::tls;
-use crate::synth::wire::{Headers, Kind, Tcp};
+use crate::synth::wire::{Headers, SegmentKind, Tcp};
 
 /// Connections that are followed; beyond, the one that has been silent for most files is forgotten.
 const CONNECTIONS_MAX: usize = 65_536;
@@ -302,20 +302,20 @@ impl Connection {
         };
         let about = Comment::again(&self.about).with("continued_from", self.file + 1);
         let syn = |side: usize| seq[side].wrapping_sub(1);
-        write(0, Tcp { seq: syn(0), ack: None, kind: Kind::Syn }, &[], Some(about.into()));
-        write(1, Tcp { seq: syn(1), ack: Some(seq[0]), kind: Kind::Syn }, &[], None);
-        write(0, Tcp { seq: seq[0], ack: Some(seq[1]), kind: Kind::Ack }, &[], None);
+        write(0, Tcp { seq: syn(0), ack: None, kind: SegmentKind::Syn }, &[], Some(about.into()));
+        write(1, Tcp { seq: syn(1), ack: Some(seq[0]), kind: SegmentKind::Syn }, &[], None);
+        write(0, Tcp { seq: seq[0], ack: Some(seq[1]), kind: SegmentKind::Ack }, &[], None);
         for (side, name, bytes) in &data {
             let max = headers_max(client);
             for part in bytes.chunks(max) {
                 let comment = comment().with("synthetic", name);
-                let tcp = Tcp { seq: seq[*side], ack: Some(seq[1 - side]), kind: Kind::Data };
+                let tcp = Tcp { seq: seq[*side], ack: Some(seq[1 - side]), kind: SegmentKind::Data };
                 write(*side, tcp, part, Some(comment.into()));
                 seq[*side] = seq[*side].wrapping_add(part.len() as u32);
             }
         }
         for side in (0..2).filter(|side| self.finished[*side]) {
-            write(side, Tcp { seq: seq[side], ack: Some(seq[1 - side]), kind: Kind::Fin }, &[], None);
+            write(side, Tcp { seq: seq[side], ack: Some(seq[1 - side]), kind: SegmentKind::Fin }, &[], None);
             seq[side] = seq[side].wrapping_add(1);
         }
     }

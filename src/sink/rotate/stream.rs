@@ -26,7 +26,7 @@ pub(super) type MadeUp = (&'static str, Vec<u8>);
 
 /// Where a direction stands among its frames.
 #[derive(Clone, Debug)]
-enum Place {
+enum StreamPosition {
     /// So many bytes of a frame's header are there.
     Header([u8; 10], usize),
     /// So many bytes of the payload are missing, of a frame with this header.
@@ -35,12 +35,12 @@ enum Place {
     Lost,
 }
 
-const BEGIN: Place = Place::Header([0; 10], 0);
+const BEGIN: StreamPosition = StreamPosition::Header([0; 10], 0);
 
 /// One direction.
 #[derive(Clone, Debug)]
 struct Line {
-    place: Place,
+    place: StreamPosition,
     table: Table,
     /// Frames of a header block that is not whole yet, as they were written; their fields, and whether some are missing.
     frames: Vec<u8>,
@@ -64,7 +64,7 @@ impl Default for Line {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum StreamProtocol {
     Undecided,
     Other,
     Http1,
@@ -75,7 +75,7 @@ enum Kind {
 /// See the module. The sides are 0, the client, and 1, the server.
 #[derive(Clone, Debug)]
 pub(super) struct Stream {
-    kind: Kind,
+    kind: StreamProtocol,
     /// The client's first bytes until they tell the protocol; with HTTP/1 the last request's head. With WebSocket
     /// that, and the answer's.
     heads: [Vec<u8>; 2],
@@ -84,7 +84,7 @@ pub(super) struct Stream {
 
 impl Default for Stream {
     fn default() -> Stream {
-        Stream { kind: Kind::Undecided, heads: Default::default(), lines: Default::default() }
+        Stream { kind: StreamProtocol::Undecided, heads: Default::default(), lines: Default::default() }
     }
 }
 
@@ -103,10 +103,10 @@ impl Stream {
     /// The next bytes of one side, and how many are missing behind them.
     pub(super) fn take(&mut self, side: usize, bytes: &[u8], missing: u64) {
         match self.kind {
-            Kind::Undecided => self.decide(side, bytes, missing),
-            Kind::Other => {}
-            Kind::Http1 => self.http1(side, bytes, missing),
-            Kind::Http2 | Kind::WebSocket => self.framed(side, bytes, missing),
+            StreamProtocol::Undecided => self.decide(side, bytes, missing),
+            StreamProtocol::Other => {}
+            StreamProtocol::Http1 => self.http1(side, bytes, missing),
+            StreamProtocol::Http2 | StreamProtocol::WebSocket => self.framed(side, bytes, missing),
         }
     }
 
@@ -122,10 +122,10 @@ impl Stream {
     fn decide(&mut self, side: usize, bytes: &[u8], missing: u64) {
         if side == 1 {
             if bytes.starts_with(b"HTTP/1.") {
-                self.kind = Kind::Http1;
+                self.kind = StreamProtocol::Http1;
                 self.http1(side, bytes, missing);
             } else if !bytes.is_empty() || missing > 0 {
-                self.kind = Kind::Other;
+                self.kind = StreamProtocol::Other;
             }
             return;
         }
@@ -136,14 +136,14 @@ impl Stream {
         if *head == h2::PREFACE[..head.len()] && (is_whole || missing == 0) {
             if is_whole {
                 head.clear();
-                self.kind = Kind::Http2;
+                self.kind = StreamProtocol::Http2;
                 self.framed(0, &bytes[h2::PREFACE.len() - before..], missing);
             }
             return;
         }
         let is_request = before == 0 && head.first().is_some_and(u8::is_ascii_uppercase);
         head.clear();
-        self.kind = if is_request { Kind::Http1 } else { Kind::Other };
+        self.kind = if is_request { StreamProtocol::Http1 } else { StreamProtocol::Other };
         if is_request {
             self.http1(side, bytes, missing);
         }
@@ -168,7 +168,7 @@ impl Stream {
         {
             let text = String::from_utf8_lossy(head).to_ascii_lowercase();
             if text.lines().any(|line| line.starts_with("upgrade:") && line.contains("websocket")) {
-                self.kind = Kind::WebSocket;
+                self.kind = StreamProtocol::WebSocket;
                 self.heads[1] = head.to_vec();
                 self.framed(1, &bytes[head.len()..], missing);
             }
@@ -176,14 +176,14 @@ impl Stream {
     }
 
     fn framed(&mut self, side: usize, mut bytes: &[u8], mut missing: u64) {
-        let is_http2 = self.kind == Kind::Http2;
+        let is_http2 = self.kind == StreamProtocol::Http2;
         while !bytes.is_empty() || missing > 0 {
             let line = &mut self.lines[side];
             match &mut line.place {
-                Place::Lost => return,
-                Place::Header(header, n) => {
+                StreamPosition::Lost => return,
+                StreamPosition::Header(header, n) => {
                     let Some((&byte, rest)) = bytes.split_first() else {
-                        line.place = Place::Lost;
+                        line.place = StreamPosition::Lost;
                         line.table.forget();
                         return;
                     };
@@ -198,7 +198,7 @@ impl Stream {
                         Some(header) if is_http2 => h2::payload_len(header),
                         _ => websocket::payload_len(&header[..whole]),
                     };
-                    line.place = Place::Payload(len, header);
+                    line.place = StreamPosition::Payload(len, header);
                     if is_http2 {
                         line.begin(&header, len);
                     }
@@ -206,7 +206,7 @@ impl Stream {
                         self.ended(side, header);
                     }
                 }
-                Place::Payload(left, header) => {
+                StreamPosition::Payload(left, header) => {
                     let n = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
                     let (now, rest) = bytes.split_at(n);
                     bytes = rest;
@@ -230,7 +230,7 @@ impl Stream {
     fn ended(&mut self, side: usize, header: [u8; 10]) {
         let line = &mut self.lines[side];
         line.place = BEGIN;
-        if self.kind == Kind::Http2
+        if self.kind == StreamProtocol::Http2
             && let Some(size) = line.end(&header)
         {
             line.allowed = Some(size);
@@ -241,12 +241,12 @@ impl Stream {
     pub(super) fn beginning(&self) -> Vec<(usize, MadeUp)> {
         let mut said = Vec::new();
         match self.kind {
-            Kind::Undecided | Kind::Other | Kind::Http1 => return said,
-            Kind::WebSocket => {
+            StreamProtocol::Undecided | StreamProtocol::Other | StreamProtocol::Http1 => return said,
+            StreamProtocol::WebSocket => {
                 let heads = self.heads.iter().enumerate();
                 said.extend(heads.map(|(side, head)| (side, ("websocket-upgrade", head.clone()))));
             }
-            Kind::Http2 => {
+            StreamProtocol::Http2 => {
                 said.push((0, ("h2-preface", h2::PREFACE.to_vec())));
                 // Each allows what the other's table takes, as soon as that agrees.
                 for (side, line) in self.lines.iter().enumerate() {
@@ -263,7 +263,9 @@ impl Stream {
             }
         }
         let lines = self.lines.iter().enumerate();
-        said.extend(lines.filter_map(|(side, line)| Some((side, line.begun(self.kind == Kind::Http2)?))));
+        said.extend(
+            lines.filter_map(|(side, line)| Some((side, line.begun(self.kind == StreamProtocol::Http2)?))),
+        );
         said
     }
 }
@@ -336,18 +338,18 @@ impl Line {
         if is_http2 && !self.frames.is_empty() && !self.is_damaged {
             let mut begun = self.frames.clone();
             // Between two frames of one block there may be the header of the second.
-            if let Place::Header(header, n) = &self.place {
+            if let StreamPosition::Header(header, n) = &self.place {
                 begun.extend_from_slice(&header[..*n]);
             }
             return Some(("h2-frame-begin", begun));
         }
         match &self.place {
-            Place::Header(_, 0) | Place::Lost => None,
-            Place::Header(header, n) => {
+            StreamPosition::Header(_, 0) | StreamPosition::Lost => None,
+            StreamPosition::Header(header, n) => {
                 let name = if is_http2 { "h2-frame-begin" } else { "websocket-frame-begin" };
                 Some((name, header[..*n].to_vec()))
             }
-            Place::Payload(left, header) if is_http2 => {
+            StreamPosition::Payload(left, header) if is_http2 => {
                 let whole = header[3] == DATA && header[4] & PADDED == 0 && *left <= h2::MAX_FRAME;
                 let mut again = h2::wrapper(*left);
                 if whole {
@@ -355,7 +357,9 @@ impl Line {
                 }
                 Some(("h2-frame-header", again.to_vec()))
             }
-            Place::Payload(left, _) => Some(("websocket-frame-header", websocket::wrapper(*left).to_vec())),
+            StreamPosition::Payload(left, _) => {
+                Some(("websocket-frame-header", websocket::wrapper(*left).to_vec()))
+            }
         }
     }
 }

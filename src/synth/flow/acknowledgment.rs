@@ -5,7 +5,7 @@
 //! time stands before it, and there is no such figure. It is written when the other side has more to say, or at the next tick,
 //! which is before the sink lets the data go: it finds its place in order of time.
 
-use super::{At, Flow, Kind, Out};
+use super::{At, Flow, Out, SegmentKind};
 use crate::track::segment::Side;
 
 impl Flow {
@@ -23,7 +23,7 @@ impl Flow {
         let Some(said) = peer.unacked_at.take().filter(|_| peer.unacked > 0) else { return };
         // The comments are for the packet with data.
         let (notes, calls) = (std::mem::take(&mut self.notes), std::mem::take(&mut self.calls));
-        self.emit(from, Kind::Ack, (&[], 0, 0), said, out);
+        self.emit(from, SegmentKind::Ack, (&[], 0, 0), said, out);
         (self.notes, self.calls) = (notes, calls);
     }
 

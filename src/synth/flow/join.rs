@@ -11,8 +11,8 @@
 
 use std::fmt::Write;
 
-use super::messages::Place as Message;
-use super::resync::Place;
+use super::messages::MessagePosition as Message;
+use super::resync::FramePosition;
 use super::{At, Flow, Out, Preface, Stretch};
 use crate::synth::comment::Seconds;
 use crate::synth::framing::Framing;
@@ -179,7 +179,7 @@ impl Flow {
             return match (preface, from) {
                 (Preface::Awaited, Side::Client) if !h2::PREFACE.starts_with(before) => false,
                 (Preface::Awaited, Side::Client) if before.len() < h2::PREFACE.len() => true,
-                (Preface::Awaited, Side::Client) => frame_open(Place::border(), rest, self.framing),
+                (Preface::Awaited, Side::Client) => frame_open(FramePosition::border(), rest, self.framing),
                 _ => !side.frames.is_seeking() && frame_open(side.frames.place(), rest, self.framing),
             };
         }
@@ -192,7 +192,7 @@ impl Flow {
                 Message::Upgraded => {
                     !side.frames.is_seeking() && frame_open(side.frames.place(), bytes, framing)
                 }
-                _ => frame_open(Place::border(), bytes, framing),
+                _ => frame_open(FramePosition::border(), bytes, framing),
             };
         }
         if self.exchange.is_over() {
@@ -211,7 +211,7 @@ impl Flow {
     }
 }
 
-fn frame_open(mut place: Place, bytes: &[u8], mut framing: Framing) -> bool {
+fn frame_open(mut place: FramePosition, bytes: &[u8], mut framing: Framing) -> bool {
     place.walk(bytes, &mut framing);
-    !matches!(place, Place::Header(_, 0) | Place::Unknown)
+    !matches!(place, FramePosition::Header(_, 0) | FramePosition::Unknown)
 }

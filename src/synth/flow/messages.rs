@@ -17,11 +17,11 @@
 
 use std::collections::VecDeque;
 
-use super::resync::{Frames, Label};
+use super::resync::{Frames, HeaderSpace, Label};
 use super::{At, Flow, Out, Stretch};
 use crate::synth::chunks::Chunks;
 use crate::synth::framing::Framing;
-use crate::synth::h1::{self, Body, Request};
+use crate::synth::h1::{self, BodyLength, Request};
 use crate::synth::{HELD_MAX, HOLE_MAX, SKIP_JUMP, Stats};
 use crate::track::segment::{Side, WallTime};
 
@@ -50,8 +50,8 @@ pub(super) struct Exchange {
 
 /// The messages of one direction.
 pub(super) struct Messages {
-    place: Place,
-    room: Option<Room>,
+    place: MessagePosition,
+    room: Option<HeaderSpace>,
     held: Vec<u8>,
     /// The calls they came in, each with its end in `held`.
     calls: Vec<(usize, At)>,
@@ -60,7 +60,7 @@ pub(super) struct Messages {
     in_tls: bool,
 }
 
-pub(super) enum Place {
+pub(super) enum MessagePosition {
     /// Before a message, or in its head: what came of it.
     Head(Vec<u8>),
     /// So many bytes before the next message.
@@ -73,19 +73,12 @@ pub(super) enum Place {
     Lost,
 }
 
-/// Where a made-up head can stand.
-enum Room {
-    /// The last bytes of a hole.
-    Hole { len: u64, at: At, labels: Vec<Label> },
-    /// Nothing of this direction is written, so all of it can be moved.
-    Beginning,
-}
-
-const BORDER: Place = Place::Head(Vec::new());
+const BORDER: MessagePosition = MessagePosition::Head(Vec::new());
 
 impl Messages {
     pub(super) fn new(from_start: bool) -> Messages {
-        let (place, room) = if from_start { (BORDER, None) } else { (Place::Lost, Some(Room::Beginning)) };
+        let (place, room) =
+            if from_start { (BORDER, None) } else { (MessagePosition::Lost, Some(HeaderSpace::Beginning)) };
         Messages { place, room, held: Vec::new(), calls: Vec::new(), chunks: None, in_tls: false }
     }
 
@@ -107,18 +100,18 @@ impl Messages {
         &mut self.chunks
     }
 
-    pub(super) fn place(&self) -> &Place {
+    pub(super) fn place(&self) -> &MessagePosition {
         &self.place
     }
 
     /// So many bytes are left of the body.
     pub(super) fn body_left(&mut self, left: u64) {
-        self.place = if left > 0 { Place::Body(left) } else { BORDER };
+        self.place = if left > 0 { MessagePosition::Body(left) } else { BORDER };
     }
 
     /// Nobody knows where the next message begins; tells what was known before.
-    pub(super) fn lost(&mut self) -> Place {
-        std::mem::replace(&mut self.place, Place::Lost)
+    pub(super) fn lost(&mut self) -> MessagePosition {
+        std::mem::replace(&mut self.place, MessagePosition::Lost)
     }
 
     /// Where in what is held to begin a packet in which a line ends; `None` if nowhere.
@@ -133,13 +126,15 @@ impl Messages {
     fn walk(&mut self, side: Side, bytes: &[u8], exchange: &mut Exchange) -> Option<usize> {
         let mut begin = None;
         let mut at = 0;
-        if matches!(self.place, Place::Open | Place::Lost) && self.chunks.is_none() && h1::begins(side, bytes)
+        if matches!(self.place, MessagePosition::Open | MessagePosition::Lost)
+            && self.chunks.is_none()
+            && h1::begins(side, bytes)
         {
             self.place = BORDER;
         }
         while at < bytes.len() && !exchange.upgraded {
             match &mut self.place {
-                Place::Open | Place::Lost | Place::Upgraded => {
+                MessagePosition::Open | MessagePosition::Lost | MessagePosition::Upgraded => {
                     let Some(chunks) = &mut self.chunks else { return begin };
                     let (len, ends) = chunks.walk(&bytes[at..]);
                     at += len;
@@ -150,12 +145,12 @@ impl Messages {
                     self.place = BORDER;
                     begin = None;
                 }
-                Place::Body(left) => {
+                MessagePosition::Body(left) => {
                     let n = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
                     at += n;
                     *left -= n as u64;
                 }
-                Place::Head(head) => {
+                MessagePosition::Head(head) => {
                     let before = head.len();
                     if before == 0 {
                         begin = Some(at);
@@ -169,7 +164,7 @@ impl Messages {
                     let Some(len) = h1::head_len(&head[searched..]).map(|len| searched + len) else {
                         let strange = before == 0 && more.len() > 16 && !h1::begins(side, more);
                         if head.len() >= h1::HEAD_MAX || strange {
-                            self.place = Place::Open;
+                            self.place = MessagePosition::Open;
                         }
                         return begin;
                     };
@@ -177,13 +172,14 @@ impl Messages {
                     head.truncate(len);
                     let chunked = self.in_tls && h1::is_chunked(head);
                     self.place = exchange.after(side, head);
-                    self.chunks = (chunked && matches!(self.place, Place::Open)).then(Chunks::default);
-                    if let Place::Upgraded = self.place {
+                    self.chunks =
+                        (chunked && matches!(self.place, MessagePosition::Open)).then(Chunks::default);
+                    if let MessagePosition::Upgraded = self.place {
                         return Some(at);
                     }
                 }
             }
-            if matches!(self.place, Place::Body(0)) {
+            if matches!(self.place, MessagePosition::Body(0)) {
                 self.place = BORDER;
                 begin = None;
             }
@@ -203,9 +199,9 @@ impl Exchange {
     }
 
     /// A head went by.
-    pub(super) fn after(&mut self, side: Side, head: &[u8]) -> Place {
+    pub(super) fn after(&mut self, side: Side, head: &[u8]) -> MessagePosition {
         if !h1::begins(side, head) {
-            return Place::Open;
+            return MessagePosition::Open;
         }
         let request = match side {
             Side::Client => {
@@ -218,12 +214,12 @@ impl Exchange {
             Side::Server => self.requests.pop_front().unwrap_or(Request::Other),
         };
         match h1::body(head, request) {
-            Body::Length(len) => Place::Body(len),
-            Body::Open => Place::Open,
-            upgraded @ (Body::Upgraded | Body::WebSocket) => {
+            BodyLength::Length(len) => MessagePosition::Body(len),
+            BodyLength::Open => MessagePosition::Open,
+            upgraded @ (BodyLength::Upgraded | BodyLength::WebSocket) => {
                 self.upgraded = true;
-                self.websocket = upgraded == Body::WebSocket;
-                Place::Upgraded
+                self.websocket = upgraded == BodyLength::WebSocket;
+                MessagePosition::Upgraded
             }
         }
     }
@@ -245,7 +241,7 @@ impl Flow {
         let bytes = stretch.bytes;
         let whole = bytes.len() as u64 == stretch.len;
         let messages = &mut self.side(from).messages;
-        if matches!(messages.place, Place::Lost) && !bytes.is_empty() {
+        if matches!(messages.place, MessagePosition::Lost) && !bytes.is_empty() {
             if h1::begins(from, bytes) {
                 self.written_out(from, true, stats, out);
             } else {
@@ -264,9 +260,9 @@ impl Flow {
             Side::Client => &mut self.client,
             Side::Server => &mut self.server,
         };
-        let lost = matches!(side.messages.place, Place::Lost) && !h1::begins(from, bytes);
+        let lost = matches!(side.messages.place, MessagePosition::Lost) && !h1::begins(from, bytes);
         let begin = side.messages.walk(from, bytes, &mut self.exchange);
-        if let (Place::Upgraded, Some(end)) = (&side.messages.place, begin) {
+        if let (MessagePosition::Upgraded, Some(end)) = (&side.messages.place, begin) {
             self.stretch(from, Stretch::whole(&bytes[..end]), at, stats, out);
             self.side(from).frames = Frames::new(true);
             let rest = Stretch { bytes: &bytes[end..], len: stretch.len - end as u64, ..stretch };
@@ -298,9 +294,9 @@ impl Flow {
             return self.stretch(from, stretch, at, stats, out);
         }
         self.framing = Framing::WebSocket;
-        match std::mem::replace(&mut self.side(from).messages.place, Place::Upgraded) {
-            Place::Upgraded => {}
-            Place::Head(head) if head.is_empty() => self.side(from).frames = Frames::new(true),
+        match std::mem::replace(&mut self.side(from).messages.place, MessagePosition::Upgraded) {
+            MessagePosition::Upgraded => {}
+            MessagePosition::Head(head) if head.is_empty() => self.side(from).frames = Frames::new(true),
             _ => {
                 self.written_out(from, false, stats, out);
                 self.side(from).frames = if self.tls.is_some() { Frames::new(false) } else { Frames::lost() };
@@ -328,15 +324,15 @@ impl Flow {
         let begin = begin.filter(|begin| bytes.len() - begin < max && hole <= HOLE_MAX);
         let messages = &mut self.side(from).messages;
         let left = match messages.place {
-            Place::Body(left) => Some(left),
+            MessagePosition::Body(left) => Some(left),
             _ => None,
         };
         // What of the message is behind the hole.
         let rest = left.and_then(|left| left.checked_sub(hole));
         messages.place = match rest {
             Some(0) => BORDER,
-            Some(rest) => Place::Body(rest),
-            None => Place::Lost,
+            Some(rest) => MessagePosition::Body(rest),
+            None => MessagePosition::Lost,
         };
         let label = Label { missing: hole, reason, lost_records };
         let ends = rest == Some(0);
@@ -352,7 +348,7 @@ impl Flow {
             let room = if ends { 0 } else { ROOM.min(hole - 1) };
             self.packets(from, cut, (cut.len() as u64 + hole - room, lost_records), at, stats, out);
             if room > 0 {
-                self.side(from).messages.room = Some(Room::Hole { len: room, at, labels: Vec::new() });
+                self.side(from).messages.room = Some(HeaderSpace::Hole { len: room, at, labels: Vec::new() });
                 if let Some(rest) = rest {
                     self.room_written(from, Some(rest), stats, out);
                 }
@@ -364,8 +360,8 @@ impl Flow {
         let reserved = left.unwrap_or(0).min(hole);
         let before = self.side(from).messages.room.take();
         let (waiting, mut labels) = match before {
-            Some(Room::Hole { len, labels, .. }) => (len, labels),
-            Some(Room::Beginning) | None => (0, Vec::new()),
+            Some(HeaderSpace::Hole { len, labels, .. }) => (len, labels),
+            Some(HeaderSpace::Beginning) | None => (0, Vec::new()),
         };
         let room = ROOM.min(waiting + hole - reserved);
         labels.push(label);
@@ -378,7 +374,7 @@ impl Flow {
             }
         }
         if room > 0 {
-            self.side(from).messages.room = Some(Room::Hole { len: room, at, labels });
+            self.side(from).messages.room = Some(HeaderSpace::Hole { len: room, at, labels });
         }
     }
 
@@ -386,14 +382,14 @@ impl Flow {
     /// do not look for the next message in the body of this one.
     pub(super) fn message_skipped(&mut self, from: Side, at: At, stats: &mut Stats, out: &mut Out) -> u32 {
         self.written_out(from, false, stats, out);
-        let reserved = match std::mem::replace(&mut self.side(from).messages.place, Place::Lost) {
+        let reserved = match std::mem::replace(&mut self.side(from).messages.place, MessagePosition::Lost) {
             _ if self.exchange.upgraded => return SKIP_JUMP,
-            Place::Body(left) => u32::try_from(left.min(REST_MAX)).unwrap_or(0),
-            Place::Open => CHUNK,
-            Place::Head(_) | Place::Lost | Place::Upgraded => 0,
+            MessagePosition::Body(left) => u32::try_from(left.min(REST_MAX)).unwrap_or(0),
+            MessagePosition::Open => CHUNK,
+            MessagePosition::Head(_) | MessagePosition::Lost | MessagePosition::Upgraded => 0,
         };
         // The end of the jump waits, as that of any hole.
-        self.side(from).messages.room = Some(Room::Hole { len: ROOM, at, labels: Vec::new() });
+        self.side(from).messages.room = Some(HeaderSpace::Hole { len: ROOM, at, labels: Vec::new() });
         reserved.saturating_add(SKIP_JUMP) - ROOM as u32
     }
 
@@ -466,10 +462,10 @@ impl Flow {
         };
         let size = h1::made_up(from, 0).len() as u64;
         let (len, at, labels) = match (room, messages.calls.first()) {
-            (Room::Hole { len, at, labels }, _) => (len, at, labels),
+            (HeaderSpace::Hole { len, at, labels }, _) => (len, at, labels),
             // And a byte that is not there.
-            (Room::Beginning, Some((_, at))) if rest.is_some() => (size + 1, *at, Vec::new()),
-            (Room::Beginning, _) => return,
+            (HeaderSpace::Beginning, Some((_, at))) if rest.is_some() => (size + 1, *at, Vec::new()),
+            (HeaderSpace::Beginning, _) => return,
         };
         let mut lost_records = 0;
         for label in labels {

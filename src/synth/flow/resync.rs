@@ -30,7 +30,7 @@ const CALLS_MAX: usize = 4096;
 
 /// The frames of one direction.
 pub(super) struct Frames {
-    place: Place,
+    place: FramePosition,
     /// Readers may have reserved sequence numbers in which frames begin. A cut packet ends that.
     astray: bool,
     seeking: Option<Box<Seeking>>,
@@ -38,7 +38,7 @@ pub(super) struct Frames {
 
 /// Where the next byte stands.
 #[derive(Clone, Copy)]
-pub(super) enum Place {
+pub(super) enum FramePosition {
     /// In a frame's header, of which so many bytes came before.
     Header([u8; HEADER_MAX], usize),
     /// So many bytes before the next frame.
@@ -47,11 +47,11 @@ pub(super) enum Place {
     Unknown,
 }
 
-const BORDER: Place = Place::Header([0; HEADER_MAX], 0);
+const BORDER: FramePosition = FramePosition::Header([0; HEADER_MAX], 0);
 
 /// It is not known yet where the next frame begins, and a header can be made up.
 struct Seeking {
-    room: Room,
+    room: HeaderSpace,
     /// The header that the hole interrupts, and how much of it is written.
     header: ([u8; HEADER_MAX], usize),
     /// Bytes from the end of the hole to the next frame, if they are known after all.
@@ -73,7 +73,8 @@ struct Call {
     hole: Option<Label>,
 }
 
-enum Room {
+/// Where a synthetic header can be placed.
+pub(super) enum HeaderSpace {
     /// The last bytes of a hole, at most [`ROOM`].
     Hole { len: u64, at: At, labels: Vec<Label> },
     /// Nothing of this direction is written, so all of it can be moved.
@@ -100,32 +101,32 @@ impl Frames {
 
     /// Nobody knows where the next byte stands.
     pub(super) fn lost() -> Frames {
-        Frames { place: Place::Unknown, astray: true, seeking: None }
+        Frames { place: FramePosition::Unknown, astray: true, seeking: None }
     }
 
     /// So many bytes come before the first frame.
     pub(super) fn begin_after(&mut self, len: usize) {
-        *self = Frames { place: Place::Payload(len as u64), astray: false, seeking: None };
+        *self = Frames { place: FramePosition::Payload(len as u64), astray: false, seeking: None };
     }
 
     /// Nothing is written yet, and it is not known what the first bytes are.
     pub(super) fn doubt(&mut self) {
         if self.seeking.is_none() {
-            self.seek(Room::Beginning, None);
+            self.seek(HeaderSpace::Beginning, None);
         }
     }
 
-    fn seek(&mut self, room: Room, border: Option<u64>) {
+    fn seek(&mut self, room: HeaderSpace, border: Option<u64>) {
         let header = match self.place {
-            Place::Header(bytes, n) => (bytes, n),
+            FramePosition::Header(bytes, n) => (bytes, n),
             _ => ([0; HEADER_MAX], 0),
         };
-        self.place = Place::Unknown;
+        self.place = FramePosition::Unknown;
         let (held, calls) = (Vec::new(), Vec::new());
         self.seeking = Some(Box::new(Seeking { room, header, border, held, calls, missing: 0, searched: 0 }));
     }
 
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> FramePosition {
         self.place
     }
 
@@ -133,7 +134,7 @@ impl Frames {
     pub(super) fn walk_zeros(&mut self, mut count: u64, framing: &mut Framing) {
         while count > 0 {
             let n = match &mut self.place {
-                Place::Payload(left) => {
+                FramePosition::Payload(left) => {
                     let n = count.min(*left);
                     *left -= n;
                     n
@@ -144,7 +145,7 @@ impl Frames {
                 }
             };
             count -= n;
-            if matches!(self.place, Place::Payload(0)) {
+            if matches!(self.place, FramePosition::Payload(0)) {
                 self.place = BORDER;
             }
         }
@@ -169,9 +170,9 @@ impl Frames {
     }
 }
 
-impl Place {
+impl FramePosition {
     /// Before a frame.
-    pub(super) fn border() -> Place {
+    pub(super) fn border() -> FramePosition {
         BORDER
     }
 
@@ -181,13 +182,13 @@ impl Place {
         let mut i = 0;
         while i < bytes.len() {
             match self {
-                Place::Unknown => return None,
-                Place::Payload(left) => {
+                FramePosition::Unknown => return None,
+                FramePosition::Payload(left) => {
                     let n = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - i);
                     i += n;
                     *left -= n as u64;
                 }
-                Place::Header(header, n) => {
+                FramePosition::Header(header, n) => {
                     if *n == 0 {
                         begin = Some(i);
                     }
@@ -198,11 +199,11 @@ impl Place {
                     *n += more;
                     // The first bytes may tell that there are more.
                     if *n == framing.header_len(&header[..*n]) {
-                        *self = Place::Payload(framing.payload_len(&header[..*n]));
+                        *self = FramePosition::Payload(framing.payload_len(&header[..*n]));
                     }
                 }
             }
-            if matches!(self, Place::Payload(0)) {
+            if matches!(self, FramePosition::Payload(0)) {
                 *self = BORDER;
                 begin = None;
             }
@@ -257,7 +258,7 @@ impl Flow {
             }
             if self.side(from).frames.since().is_some() {
                 self.give_up(from, stats, out);
-                self.side(from).frames.place = Place::Unknown;
+                self.side(from).frames.place = FramePosition::Unknown;
                 self.searches_on(from);
             }
         }
@@ -305,13 +306,13 @@ impl Flow {
             }
         }
         let frames = &mut self.side(from).frames;
-        if matches!(frames.place, Place::Unknown) && !bytes.is_empty() {
+        if matches!(frames.place, FramePosition::Unknown) && !bytes.is_empty() {
             let border = framing.boundary(from, bytes, 0, 0);
             frames.astray |= border != Ok(0);
             frames.place = match border {
                 Ok(0) => BORDER,
-                Ok(border) => Place::Payload(border as u64),
-                Err(_) => Place::Unknown,
+                Ok(border) => FramePosition::Payload(border as u64),
+                Err(_) => FramePosition::Unknown,
             };
         }
         let begin = frames.walk(bytes, &mut framing);
@@ -342,7 +343,7 @@ impl Flow {
             let len = if tls { seeking.end() } else { h2::MAX_FRAME - ROOM };
             self.found(from, len, (&[], None), stats, out);
             let frames = &mut self.side(from).frames;
-            frames.place = Place::Unknown;
+            frames.place = FramePosition::Unknown;
             frames.astray = true;
             self.searches_on(from);
         }
@@ -376,9 +377,9 @@ impl Flow {
         let frames = &mut self.side(from).frames;
         // How much of the damaged frame is to come, and whether readers know.
         let (left, known) = match frames.place {
-            Place::Payload(left) => (Some(left), true),
-            Place::Header(header, n) => (framing.left(&header[..n]), begin.is_some()),
-            Place::Unknown => (None, false),
+            FramePosition::Payload(left) => (Some(left), true),
+            FramePosition::Header(header, n) => (framing.left(&header[..n]), begin.is_some()),
+            FramePosition::Unknown => (None, false),
         };
         let mut inside = left.filter(|_| known).unwrap_or(0).min(hole);
         let least = framing.made_up(0).len() as u64 + 1;
@@ -397,7 +398,7 @@ impl Flow {
             return self.hole(from, Stretch { bytes: &[], len: hole, ..stretch }, border, at, stats, out);
         }
         let left = left.unwrap_or(0).saturating_sub(hole);
-        frames.place = if left > 0 { Place::Payload(left) } else { BORDER };
+        frames.place = if left > 0 { FramePosition::Payload(left) } else { BORDER };
         let (before, cut) = bytes.split_at(begin.unwrap_or(bytes.len()));
         self.stretch(from, Stretch::whole(before), at, stats, out);
         stats.missing_bytes = stats.missing_bytes.saturating_add(inside);
@@ -426,7 +427,7 @@ impl Flow {
         stats.missing_bytes = stats.missing_bytes.saturating_add(len);
         let frames = &mut self.side(from).frames;
         let (mut room, mut labels, mut known) = (len, Vec::new(), border);
-        if let Some(Seeking { room: Room::Hole { len: before, labels: others, .. }, border, .. }) =
+        if let Some(Seeking { room: HeaderSpace::Hole { len: before, labels: others, .. }, border, .. }) =
             frames.seeking.as_deref_mut()
         {
             // Two holes, one behind the other.
@@ -434,7 +435,7 @@ impl Flow {
             labels = std::mem::take(others);
             known = border.and_then(|border| border.checked_sub(len));
         } else {
-            frames.seek(Room::Beginning, None);
+            frames.seek(HeaderSpace::Beginning, None);
         }
         if !reason.is_empty() {
             labels.push(Label { missing: len, reason, lost_records });
@@ -452,7 +453,7 @@ impl Flow {
         }
         if let Some(seeking) = &mut self.side(from).frames.seeking {
             seeking.border = known;
-            seeking.room = Room::Hole { len: room, at, labels };
+            seeking.room = HeaderSpace::Hole { len: room, at, labels };
         }
     }
 
@@ -471,8 +472,8 @@ impl Flow {
         self.note(label, stats);
         let frames = &mut self.side(from).frames;
         // Readers find the jump's end in the frame before it.
-        frames.astray = astray || !matches!(frames.place, Place::Header(_, 0));
-        frames.seek(Room::Hole { len: ROOM, at, labels: Vec::new() }, None);
+        frames.astray = astray || !matches!(frames.place, FramePosition::Header(_, 0));
+        frames.seek(HeaderSpace::Hole { len: ROOM, at, labels: Vec::new() }, None);
         self.jump(from, SKIP_JUMP - ROOM as u32, lost_records, at, out);
     }
 
@@ -490,19 +491,19 @@ impl Flow {
         let Some(seeking) = frames.seeking.take() else { return };
         let Seeking { room, header, held, calls, missing, .. } = *seeking;
         // The next frame begins behind all small holes.
-        frames.place = if border == missing { BORDER } else { Place::Payload(border - missing) };
+        frames.place = if border == missing { BORDER } else { FramePosition::Payload(border - missing) };
         let mut framing = self.framing;
         self.side(from).frames.walk(&held, &mut framing);
         self.framing = framing;
         match room {
-            Room::Beginning if border == 0 => {}
-            Room::Beginning => {
+            HeaderSpace::Beginning if border == 0 => {}
+            HeaderSpace::Beginning => {
                 if let Some(at) = calls.first().map(|call| call.at).or(at) {
                     let header = self.framing.made_up(border);
                     self.made_up(from, &header, (header.len() as u64, 0), at, stats, out);
                 }
             }
-            Room::Hole { len, at, labels } => {
+            HeaderSpace::Hole { len, at, labels } => {
                 let lost_records = labels.iter().map(|label| label.lost_records).sum();
                 for label in labels {
                     self.label(label, stats);

@@ -11,8 +11,8 @@
 //!   are a continuation if a line ends in them; if none does, one is made up.
 //! - A comment stands on the first record of zeros, or on an empty record if there are none.
 
-use super::messages::Place as Message;
-use super::resync::{Label, Place};
+use super::messages::MessagePosition as Message;
+use super::resync::{FramePosition, Label};
 use super::{At, Comment, Flow, Out, Stretch};
 use crate::event::Missing;
 use crate::synth::Stats;
@@ -20,7 +20,7 @@ use crate::synth::chunks::Chunks;
 use crate::synth::framing::Framing;
 use crate::synth::h1;
 use crate::synth::tls::{self, Handshake};
-use crate::synth::wire::Kind;
+use crate::synth::wire::SegmentKind;
 use crate::track::segment::{Side, WallTime};
 
 /// Zeros that are written at once.
@@ -50,7 +50,7 @@ impl Flow {
         ] {
             let comment = self.comment().with("synthetic", "tls-handshake");
             self.note(comment, stats);
-            self.emit(from, Kind::Data, (&bytes, bytes.len(), 0), at, out);
+            self.emit(from, SegmentKind::Data, (&bytes, bytes.len(), 0), at, out);
         }
         self.tls = Some(Box::default());
         // Everything can be made up wherever it is needed: no place is kept for it.
@@ -83,7 +83,7 @@ impl Flow {
             if records.len() + now.len() + filled + tls::OVERHEAD
                 > max.min(ZEROS + ZEROS / 3 + 4 * tls::OVERHEAD)
             {
-                self.emit(from, Kind::Data, (&records, records.len(), lost_records), at, out);
+                self.emit(from, SegmentKind::Data, (&records, records.len(), lost_records), at, out);
                 lost_records = 0;
                 records.clear();
             }
@@ -92,7 +92,7 @@ impl Flow {
                 break;
             }
         }
-        self.emit(from, Kind::Data, (&records, records.len(), lost_records), at, out);
+        self.emit(from, SegmentKind::Data, (&records, records.len(), lost_records), at, out);
         records.clear();
         if let Some(tls) = &mut self.tls {
             tls.records = records;
@@ -304,12 +304,12 @@ impl Flow {
 
 /// How many bytes end the frame that is interrupted here, if what is missing of its header is zero, and
 /// whether the frame is truly so long.
-fn rest_of_frame(place: Place, framing: &Framing) -> (u64, bool) {
+fn rest_of_frame(place: FramePosition, framing: &Framing) -> (u64, bool) {
     match place {
-        Place::Unknown => (0, false),
-        Place::Payload(left) => (left, true),
-        Place::Header(_, 0) => (0, true),
-        Place::Header(mut header, n) => {
+        FramePosition::Unknown => (0, false),
+        FramePosition::Payload(left) => (left, true),
+        FramePosition::Header(_, 0) => (0, true),
+        FramePosition::Header(mut header, n) => {
             if let Some(left) = framing.left(&header[..n]) {
                 return (left, true);
             }

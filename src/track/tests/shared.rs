@@ -5,7 +5,7 @@ use super::*;
 /// The processes of the payloads, in order.
 fn callers(scene: &Scene) -> Vec<u32> {
     let caller = |s: &Segment| match &s.body {
-        Body::Payload(p) => Some(p.process.key.pid),
+        SegmentBody::Payload(p) => Some(p.process.key.pid),
         _ => None,
     };
     scene.segments.iter().filter_map(caller).collect()

@@ -14,7 +14,7 @@ use crate::printable;
 const MAX: usize = 16;
 
 /// What was found in the targets.
-pub(super) struct Reasons {
+pub(super) struct NotCaptured {
     say: Say,
     /// The capture has targets: what cannot be captured of them is said aloud.
     aloud: bool,
@@ -25,9 +25,9 @@ pub(super) struct Reasons {
     libraries: Vec<(String, bool)>,
 }
 
-impl Reasons {
-    pub(super) fn new(targets: &Targets, say: Say) -> Reasons {
-        Reasons {
+impl NotCaptured {
+    pub(super) fn new(targets: &Targets, say: Say) -> NotCaptured {
+        NotCaptured {
             say,
             aloud: targets.are_processes(),
             of_command: matches!(targets, Targets::Command(_)),
@@ -132,15 +132,15 @@ mod tests {
     use super::*;
     use crate::config::Verbosity;
 
-    fn of_command() -> Reasons {
-        Reasons::new(&Targets::Command(vec!["x".into()]), Say(Verbosity::Quiet))
+    fn of_command() -> NotCaptured {
+        NotCaptured::new(&Targets::Command(vec!["x".into()]), Say(Verbosity::Quiet))
     }
 
     #[test]
     fn nothing_has_a_reason() {
         let none = "note: the command and its children mapped no TLS library that is known\n";
         assert_eq!(of_command().of_nothing(false), none);
-        assert_eq!(Reasons::new(&Targets::Everything, Say(Verbosity::Quiet)).of_nothing(false), "");
+        assert_eq!(NotCaptured::new(&Targets::Everything, Say(Verbosity::Quiet)).of_nothing(false), "");
 
         let mut idle = of_command();
         (0..2).for_each(|_| idle.library(Path::new("/lib/libssl.so.3"), false));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::probe::Stops;
+use crate::probe::HeldThreads;
 
 /// How long after the capture's stop a minder's is taken for its consequence.
 const WATCH: Duration = Duration::from_secs(1);
@@ -22,46 +22,46 @@ const WATCHED_MAX: usize = 1024;
 
 /// Lets minders go on.
 #[derive(Debug)]
-pub(super) struct Minders {
+pub(super) struct StoppedParents {
     command: u32,
-    watched: SyncSender<Vec<Minder>>,
+    watched: SyncSender<Vec<StoppedParent>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Minder {
+struct StoppedParent {
     pid: u32,
     /// In clock ticks since boot: tells it from a later process of the same pid.
     start: u64,
 }
 
-impl Minders {
+impl StoppedParents {
     /// `command`: pid of the command; only it and its children can be minders. `stops`: who is stopped for
     /// the capture, and goes on when that lets it.
-    pub(super) fn new(command: u32, stops: Stops) -> Minders {
+    pub(super) fn new(command: u32, stops: HeldThreads) -> StoppedParents {
         let (watched, receiver) = sync_channel(WATCHED_MAX);
         thread::spawn(move || watch(&receiver, &stops));
-        Minders { command, watched }
+        StoppedParents { command, watched }
     }
 
     /// To be called when `pid`, a process of the command, was stopped and before it goes on.
     pub(super) fn watch_those_of(&self, pid: u32) {
-        let mut minders = Vec::new();
+        let mut parents = Vec::new();
         let mut at = pid;
-        while at != self.command && minders.len() < ANCESTORS_MAX {
+        while at != self.command && parents.len() < ANCESTORS_MAX {
             let Some(parent) = stat(at).map(|stat| stat.parent) else { return };
             let Some(stat) = stat(parent) else { return };
-            minders.push(Minder { pid: parent, start: stat.start });
+            parents.push(StoppedParent { pid: parent, start: stat.start });
             at = parent;
         }
         // A process that was left behind by its parents has nobody who minds it.
-        if at == self.command && !minders.is_empty() {
-            let _ = self.watched.send(minders);
+        if at == self.command && !parents.is_empty() {
+            let _ = self.watched.send(parents);
         }
     }
 }
 
-fn watch(receiver: &Receiver<Vec<Minder>>, stops: &Stops) {
-    let mut watched: Vec<(Minder, Instant)> = Vec::new();
+fn watch(receiver: &Receiver<Vec<StoppedParent>>, stops: &HeldThreads) {
+    let mut watched: Vec<(StoppedParent, Instant)> = Vec::new();
     loop {
         let received = if watched.is_empty() {
             receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -69,19 +69,19 @@ fn watch(receiver: &Receiver<Vec<Minder>>, stops: &Stops) {
             receiver.recv_timeout(LOOK)
         };
         match received {
-            Ok(minders) => {
-                watched.retain(|(minder, _)| !minders.contains(minder));
+            Ok(parents) => {
+                watched.retain(|(parent, _)| !parents.contains(parent));
                 let until = Instant::now() + WATCH;
-                watched.extend(minders.into_iter().map(|minder| (minder, until)));
+                watched.extend(parents.into_iter().map(|parent| (parent, until)));
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let now = Instant::now();
-        watched.retain(|(minder, until)| {
-            let Some(stat) = stat(minder.pid).filter(|stat| stat.start == minder.start) else { return false };
-            if stat.stopped && !stops.has(minder.pid) {
-                let _ = kill(Pid::from_raw(minder.pid.cast_signed()), Signal::SIGCONT);
+        watched.retain(|(parent, until)| {
+            let Some(stat) = stat(parent.pid).filter(|stat| stat.start == parent.start) else { return false };
+            if stat.stopped && !stops.has(parent.pid) {
+                let _ = kill(Pid::from_raw(parent.pid.cast_signed()), Signal::SIGCONT);
             }
             now < *until
         });

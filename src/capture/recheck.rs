@@ -16,12 +16,12 @@ const REST: Duration = Duration::from_secs(1);
 const FILES_MAX: usize = 1024;
 
 #[derive(Default)]
-pub(super) struct InVain {
+pub(super) struct Recheck {
     looks: HashMap<(u64, u32), u32>,
     resting: VecDeque<(Instant, FileSeen)>,
 }
 
-impl InVain {
+impl Recheck {
     /// Counts a look; whether the file is to rest.
     pub(super) fn count(&mut self, file: &FileSeen, now: Instant) -> bool {
         if self.looks.len() >= FILES_MAX {
@@ -53,26 +53,26 @@ mod tests {
     #[test]
     fn a_file_rests_after_some_looks_and_is_looked_at_again() {
         let file = |inode| FileSeen { pid: 1, tid: 1, time: 0, device: 3, inode, stopped: false };
-        let (mut in_vain, now) = (InVain::default(), Instant::now());
+        let (mut recheck, now) = (Recheck::default(), Instant::now());
         for _ in 0..2 {
-            assert!((1..LOOKS).all(|_| !in_vain.count(&file(1), now) && !in_vain.count(&file(2), now)));
-            assert!(in_vain.count(&file(1), now));
-            assert_eq!(in_vain.next_rested(now + REST / 2), None);
-            assert_eq!(in_vain.next_rested(now + REST), Some(file(1)));
-            assert_eq!(in_vain.next_rested(now + REST), None);
-            assert!(in_vain.count(&file(2), now));
-            assert_eq!(in_vain.next_rested(now + REST), Some(file(2)));
+            assert!((1..LOOKS).all(|_| !recheck.count(&file(1), now) && !recheck.count(&file(2), now)));
+            assert!(recheck.count(&file(1), now));
+            assert_eq!(recheck.next_rested(now + REST / 2), None);
+            assert_eq!(recheck.next_rested(now + REST), Some(file(1)));
+            assert_eq!(recheck.next_rested(now + REST), None);
+            assert!(recheck.count(&file(2), now));
+            assert_eq!(recheck.next_rested(now + REST), Some(file(2)));
         }
     }
 
     #[test]
     fn there_are_bounds() {
-        let (mut in_vain, now) = (InVain::default(), Instant::now());
+        let (mut recheck, now) = (Recheck::default(), Instant::now());
         for inode in 0..4 * FILES_MAX as u64 {
             for _ in 0..LOOKS {
-                in_vain.count(&FileSeen { pid: 1, tid: 1, time: 0, device: 3, inode, stopped: false }, now);
+                recheck.count(&FileSeen { pid: 1, tid: 1, time: 0, device: 3, inode, stopped: false }, now);
             }
         }
-        assert!(in_vain.looks.len() <= FILES_MAX && in_vain.resting.len() <= FILES_MAX);
+        assert!(recheck.looks.len() <= FILES_MAX && recheck.resting.len() <= FILES_MAX);
     }
 }

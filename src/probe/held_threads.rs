@@ -9,7 +9,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapMut};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::ring::{Ring, Verdict};
+use super::ring::{Disposition, Ring};
 use super::skeleton::types::{self, t2p_hold_way};
 use super::{Probe, from_bytes};
 
@@ -35,7 +35,7 @@ pub struct Hold {
 
 /// Where a thread that is in a system call enters its program again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct SyscallReturn {
     /// Number of the system call.
     pub call: u64,
     /// Instruction pointer.
@@ -44,9 +44,9 @@ pub struct Place {
     pub sp: u64,
 }
 
-impl Place {
+impl SyscallReturn {
     /// Whether a thread that was to be held here, and stands there, has not left the kernel in between.
-    pub fn is_same(self, there: Place) -> bool {
+    pub fn is_same(self, there: SyscallReturn) -> bool {
         let is_on_stack = self.sp == 0 || self.sp == there.sp;
         self.call == there.call && self.ip == there.ip && is_on_stack
     }
@@ -89,14 +89,14 @@ impl Holds {
     }
 
     /// Those that came meanwhile; with each, where it is to be held, if that is known and it is in a system call.
-    pub fn take(&mut self, mut act: impl FnMut(Hold, Option<Place>)) {
+    pub fn take(&mut self, mut act: impl FnMut(Hold, Option<SyscallReturn>)) {
         while let Some((hold, place)) = self.next() {
             act(hold, place);
         }
     }
 
     /// One by one: the other thread may act on the next.
-    fn next(&mut self) -> Option<(Hold, Option<Place>)> {
+    fn next(&mut self) -> Option<(Hold, Option<SyscallReturn>)> {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let until = ring.written();
         let mut next = None;
@@ -104,19 +104,19 @@ impl Holds {
             let mut bytes = [0; size_of::<types::t2p_hold>()];
             record.copy(&mut bytes);
             next = from_bytes::<types::t2p_hold>(&bytes);
-            Verdict::Last
+            Disposition::Last
         });
         let types::t2p_hold { tgid: pid, tid, time, ip, sp, call } = next?;
         let is_in_call = ip != 0 && call.cast_signed() >= 0;
-        Some((Hold { pid, tid, time }, is_in_call.then_some(Place { call, ip, sp })))
+        Some((Hold { pid, tid, time }, is_in_call.then_some(SyscallReturn { call, ip, sp })))
     }
 }
 
 /// The kernel side's own table of those that are stopped by a signal.
 #[derive(Debug)]
-pub struct Stops(MapHandle);
+pub struct HeldThreads(MapHandle);
 
-impl Stops {
+impl HeldThreads {
     /// Whether the process waits for [`Probe::end_stop`].
     pub fn has(&self, pid: u32) -> bool {
         self.0.lookup(&pid.to_ne_bytes(), MapFlags::ANY).is_ok_and(|found| found.is_some())
@@ -155,8 +155,8 @@ impl Probe {
 
     /// # Errors
     /// If no descriptor is left for it.
-    pub fn stops(&self) -> io::Result<Stops> {
-        MapHandle::try_from(&self.kernel.skeleton.maps.stopped).map(Stops).map_err(io::Error::other)
+    pub fn stops(&self) -> io::Result<HeldThreads> {
+        MapHandle::try_from(&self.kernel.skeleton.maps.stopped).map(HeldThreads).map_err(io::Error::other)
     }
 
     /// The process is stopped no more. To be called before it is sent SIGCONT.

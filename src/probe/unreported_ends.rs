@@ -12,16 +12,20 @@ use crate::event::{Ends, Event, HandleKey, ProcessKey};
 
 /// The ends of handles, processes and sockets that the kernel side kept instead of putting them into the ring (at most
 /// 1024; what is beyond that is counted as lost), and the handles that end with their process.
-pub struct Ended {
+pub struct UnreportedEnds {
     kept: MapHandle,
     handles: MapHandle,
     losses: MapHandle,
 }
 
-impl Ended {
-    pub(super) fn new(kept: &MapImpl<'_>, handles: &MapImpl<'_>, losses: &MapImpl<'_>) -> io::Result<Ended> {
+impl UnreportedEnds {
+    pub(super) fn new(
+        kept: &MapImpl<'_>,
+        handles: &MapImpl<'_>,
+        losses: &MapImpl<'_>,
+    ) -> io::Result<UnreportedEnds> {
         let handle = |map: &MapImpl<'_>| MapHandle::try_from(map).map_err(io::Error::other);
-        Ok(Ended { kept: handle(kept)?, handles: handle(handles)?, losses: handle(losses)? })
+        Ok(UnreportedEnds { kept: handle(kept)?, handles: handle(handles)?, losses: handle(losses)? })
     }
 
     /// Takes out all records that are there. Each is one of the ring's, and belongs behind all that the

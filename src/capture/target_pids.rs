@@ -17,34 +17,34 @@ use crate::launch::pidfd_open;
 
 /// The processes, held by descriptors, which never lead to a later process of the same pid.
 #[derive(Debug, Default)]
-pub(super) struct Given {
+pub(super) struct TargetPids {
     watched: Vec<(u32, OwnedFd)>,
     /// How many there are whose end cannot be seen.
     others: usize,
 }
 
-impl Given {
+impl TargetPids {
     /// Those of `targets`: none unless they are pids.
     ///
     /// # Errors
     /// [`Exit::NoTarget`] if there is no such process.
-    pub(super) fn of(targets: &Targets, say: Say) -> Result<Given, Failure> {
-        let Targets::Pids { pids, .. } = targets else { return Ok(Given::default()) };
-        let mut given = Given::default();
+    pub(super) fn of(targets: &Targets, say: Say) -> Result<TargetPids, Failure> {
+        let Targets::Pids { pids, .. } = targets else { return Ok(TargetPids::default()) };
+        let mut target_pids = TargetPids::default();
         for pid in pids {
             match pidfd_open(Pid::from_raw(pid.cast_signed())) {
-                Ok(fd) => given.watched.push((*pid, fd)),
+                Ok(fd) => target_pids.watched.push((*pid, fd)),
                 Err(error) => match process_of_thread(*pid) {
                     Some(process) => return Err(thread_given(*pid, process)),
                     None if matches!(error, Errno::ESRCH | Errno::EINVAL) => return Err(no_process(*pid)),
                     None => {
-                        given.others += 1;
+                        target_pids.others += 1;
                         say.warn(&format!("the end of process {pid} will not be seen: {}", error.desc()));
                     }
                 },
             }
         }
-        Ok(given)
+        Ok(target_pids)
     }
 
     /// Those that have ended.
@@ -66,7 +66,7 @@ impl Given {
 
     /// Tells of the end of each, in the order in which they end.
     pub(super) fn watch(self, messages: Sender<Message>) {
-        let Given { watched: mut living, others } = self;
+        let TargetPids { watched: mut living, others } = self;
         if living.is_empty() {
             return;
         }

@@ -18,33 +18,33 @@ const KEPT: usize = 700;
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Where the command's standard input, output and error lead.
-pub(super) struct Aside {
+pub(super) struct CommandStreams {
     null: File,
     read: PipeReader,
     write: PipeWriter,
 }
 
 /// What the command says on standard error.
-pub(super) struct Heard {
+pub(super) struct CommandStderr {
     last: Arc<Mutex<VecDeque<u8>>>,
     ended: Receiver<()>,
 }
 
-impl Aside {
-    pub(super) fn new() -> Result<Aside, Failure> {
+impl CommandStreams {
+    pub(super) fn new() -> Result<CommandStreams, Failure> {
         let failed = |e: io::Error| Failure::new(Exit::Io, format!("the command cannot be run: {e}"), "");
         let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(failed)?;
         let (read, write) = io::pipe().map_err(failed)?;
-        Ok(Aside { null, read, write })
+        Ok(CommandStreams { null, read, write })
     }
 
-    /// For [`crate::launch::Options::aside`]; good as long as this lives.
+    /// For [`crate::launch::Options::streams`]; good as long as this lives.
     pub(super) fn descriptors(&self) -> (RawFd, RawFd) {
         (self.null.as_raw_fd(), self.write.as_raw_fd())
     }
 
     /// To be called when the command has them.
-    pub(super) fn begin(self) -> Heard {
+    pub(super) fn begin(self) -> CommandStderr {
         let last = Arc::new(Mutex::new(VecDeque::with_capacity(KEPT)));
         let (tell, ended) = channel();
         let (mut read, kept) = (self.read, Arc::clone(&last));
@@ -59,11 +59,11 @@ impl Aside {
             }
             let _ = tell.send(());
         });
-        Heard { last, ended }
+        CommandStderr { last, ended }
     }
 }
 
-impl Heard {
+impl CommandStderr {
     /// Passes its last words on.
     pub(super) fn say(&mut self) {
         // A child that outlives the command may hold the pipe open.

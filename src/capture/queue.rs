@@ -1,4 +1,4 @@
-//! What is handed over to the writer, bounded in bytes. See [`Room`].
+//! What is handed over to the writer, bounded in bytes. See [`Capacity`].
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ const SPARE: usize = 4;
 
 /// What there is room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(super) enum Capacity {
     /// Whole records.
     Whole,
     /// Records without payload.
@@ -33,8 +33,8 @@ pub(super) enum Room {
 
 /// Goes from whoever has records to the writer.
 #[derive(Debug, Default)]
-pub(super) struct Handover {
-    state: Mutex<State>,
+pub(super) struct Queue {
+    state: Mutex<Batches>,
     filled: Condvar,
     drained: Condvar,
     /// Bytes that are handed over and not written yet.
@@ -42,7 +42,7 @@ pub(super) struct Handover {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Batches {
     queue: VecDeque<BytesMut>,
     /// A batch is being filled whose place is at the end of the queue, and what stands behind it.
     is_open: bool,
@@ -79,22 +79,22 @@ impl Filling {
     }
 }
 
-impl Handover {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, Batches> {
         // Whoever panicked has left a queue that is whole.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// What there is room for beside `filling`.
-    pub(super) fn room(&self, filling: &Filling) -> Room {
+    pub(super) fn room(&self, filling: &Filling) -> Capacity {
         self.room_beside(filling.new_bytes())
     }
 
-    fn room_beside(&self, new_bytes: usize) -> Room {
+    fn room_beside(&self, new_bytes: usize) -> Capacity {
         match self.bytes.load(Ordering::Relaxed) + new_bytes {
-            n if n < WHOLE_MAX => Room::Whole,
-            n if n < ALL_MAX => Room::Headers,
-            _ => Room::None,
+            n if n < WHOLE_MAX => Capacity::Whole,
+            n if n < ALL_MAX => Capacity::Headers,
+            _ => Capacity::None,
         }
     }
 
@@ -133,7 +133,7 @@ impl Handover {
     pub(super) fn offer(&self, record: &[u8]) -> bool {
         let mut guard = self.state();
         let state = &mut *guard;
-        if self.room_beside(0) == Room::None {
+        if self.room_beside(0) == Capacity::None {
             return false;
         }
         if state.abandoned {
@@ -156,7 +156,7 @@ impl Handover {
     /// Hands one record over, and waits until there is room.
     pub(super) fn put_record(&self, record: &[u8]) {
         while !self.offer(record) {
-            self.wait_for_room(Room::Headers, Duration::MAX);
+            self.wait_for_room(Capacity::Headers, Duration::MAX);
         }
     }
 
@@ -166,9 +166,9 @@ impl Handover {
     }
 
     /// Waits until there is room for whole records, or for headers, but not longer than `patience`.
-    pub(super) fn wait_for_room(&self, room: Room, patience: Duration) {
-        let max = if room == Room::Whole { WHOLE_MAX } else { ALL_MAX };
-        let full = |_: &mut State| self.bytes.load(Ordering::Relaxed) >= max;
+    pub(super) fn wait_for_room(&self, room: Capacity, patience: Duration) {
+        let max = if room == Capacity::Whole { WHOLE_MAX } else { ALL_MAX };
+        let full = |_: &mut Batches| self.bytes.load(Ordering::Relaxed) >= max;
         drop(self.drained.wait_timeout_while(self.state(), patience, full));
     }
 
@@ -184,7 +184,7 @@ impl Handover {
 
     /// The next batch; waits for it. `None`: that was all.
     pub(super) fn take(&self) -> Option<Bytes> {
-        let waiting = |state: &mut State| state.queue.is_empty() && !state.ended && !state.abandoned;
+        let waiting = |state: &mut Batches| state.queue.is_empty() && !state.ended && !state.abandoned;
         let mut state = self.filled.wait_while(self.state(), waiting).unwrap_or_else(|e| e.into_inner());
         state.queue.pop_front().map(BytesMut::freeze)
     }
@@ -243,49 +243,49 @@ mod tests {
 
     #[test]
     fn small_pieces_come_together_in_one_batch_until_it_is_taken() {
-        let handover = Handover::default();
+        let queue = Queue::default();
         for record in [b"one", b"two"] {
-            assert!(handover.offer(record));
+            assert!(queue.offer(record));
         }
-        let mut filling = handover.open();
+        let mut filling = queue.open();
         filling.add((b"th", b"ree"));
-        assert!(handover.is_empty(), "its batch is the one that is being filled");
-        handover.put(filling);
-        let batch = handover.take().unwrap();
+        assert!(queue.is_empty(), "its batch is the one that is being filled");
+        queue.put(filling);
+        let batch = queue.take().unwrap();
         assert_eq!(records(&batch), ["one", "two", "three"]);
-        assert!(handover.offer(b"four"));
-        assert_eq!(handover.bytes.load(Ordering::Relaxed), batch.len() + 8);
-        handover.written(batch);
-        handover.end();
-        assert_eq!(records(&handover.take().unwrap()), ["four"]);
-        assert_eq!(handover.take(), None);
+        assert!(queue.offer(b"four"));
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), batch.len() + 8);
+        queue.written(batch);
+        queue.end();
+        assert_eq!(records(&queue.take().unwrap()), ["four"]);
+        assert_eq!(queue.take(), None);
     }
 
     #[test]
     fn first_there_is_no_room_for_payload_then_for_nothing_and_all_comes_back() {
-        let handover = Handover::default();
+        let queue = Queue::default();
         let record = vec![0; 64 << 10];
         let mut rooms = Vec::new();
         let mut look = || {
-            let filling = handover.open();
-            rooms.push(handover.room(&filling));
-            handover.put(filling);
+            let filling = queue.open();
+            rooms.push(queue.room(&filling));
+            queue.put(filling);
         };
         look();
-        while handover.offer(&record) {
+        while queue.offer(&record) {
             look();
         }
-        assert!(!handover.offer(b"x"));
-        assert!(handover.is_full());
-        let bytes = handover.bytes.load(Ordering::Relaxed);
+        assert!(!queue.offer(b"x"));
+        assert!(queue.is_full());
+        let bytes = queue.bytes.load(Ordering::Relaxed);
         assert!((ALL_MAX..ALL_MAX + record.len() + 4).contains(&bytes), "{bytes}");
-        while !handover.is_empty() {
-            handover.written(handover.take().unwrap());
+        while !queue.is_empty() {
+            queue.written(queue.take().unwrap());
             look();
         }
-        assert_eq!(handover.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
         rooms.dedup();
-        use Room::{Headers, None, Whole};
+        use Capacity::{Headers, None, Whole};
         assert_eq!(rooms, [Whole, Headers, None, Headers, Whole]);
     }
 
@@ -299,22 +299,22 @@ mod tests {
 
     #[test]
     fn a_batch_that_was_opened_for_nothing_wakes_the_writer() {
-        let handover = Arc::new(Handover::default());
-        assert!(handover.offer(b"one"));
-        let filling = handover.open();
+        let queue = Arc::new(Queue::default());
+        assert!(queue.offer(b"one"));
+        let filling = queue.open();
         let (tell, told) = std::sync::mpsc::channel();
         let writer = {
-            let handover = Arc::clone(&handover);
+            let queue = Arc::clone(&queue);
             std::thread::spawn(move || {
                 tell.send(nix::unistd::gettid().to_string()).unwrap();
-                let batch = handover.take().unwrap();
+                let batch = queue.take().unwrap();
                 tell.send(format!("{:?}", records(&batch))).unwrap();
             })
         };
         await_sleep(&told.recv().unwrap());
-        handover.put(filling);
+        queue.put(filling);
         let batch = told.recv_timeout(Duration::from_secs(10));
-        handover.end();
+        queue.end();
         writer.join().unwrap();
         assert_eq!(batch.as_deref(), Ok("[b\"one\"]"));
     }
@@ -322,19 +322,19 @@ mod tests {
     #[test]
     fn records_of_one_thread_stay_in_order_beside_another() {
         const RECORDS: u32 = 20_000;
-        let handover = Arc::new(Handover::default());
+        let queue = Arc::new(Queue::default());
         let of = |from: u8| {
-            let handover = Arc::clone(&handover);
+            let queue = Arc::clone(&queue);
             std::thread::spawn(move || {
                 for n in 0..RECORDS {
                     let mut record = vec![from];
                     record.extend(n.to_ne_bytes());
                     if from == 0 {
-                        let mut filling = handover.open();
+                        let mut filling = queue.open();
                         filling.add((&record, &[]));
-                        handover.put(filling);
+                        queue.put(filling);
                     } else {
-                        handover.put_record(&record);
+                        queue.put_record(&record);
                     }
                 }
             })
@@ -342,36 +342,36 @@ mod tests {
         let writers = [of(0), of(1)];
         let mut next = [0; 2];
         while next != [RECORDS; 2] {
-            let batch = handover.take().unwrap();
+            let batch = queue.take().unwrap();
             for record in records(&batch) {
                 let n = &mut next[usize::from(record[0])];
                 assert_eq!(record[1..], n.to_ne_bytes());
                 *n += 1;
             }
-            handover.written(batch);
+            queue.written(batch);
         }
         writers.into_iter().for_each(|writer| writer.join().unwrap());
     }
 
     #[test]
     fn the_end_is_told_though_a_batch_never_came_back() {
-        let handover = Handover::default();
-        assert!(handover.offer(b"one"));
-        drop(handover.open());
-        assert!(handover.offer(b"end"));
-        handover.end();
-        assert_eq!(records(&handover.take().unwrap()), ["end"]);
+        let queue = Queue::default();
+        assert!(queue.offer(b"one"));
+        drop(queue.open());
+        assert!(queue.offer(b"end"));
+        queue.end();
+        assert_eq!(records(&queue.take().unwrap()), ["end"]);
     }
 
     #[test]
     fn nobody_waits_for_a_writer_that_gave_up() {
-        let handover = Handover::default();
+        let queue = Queue::default();
         let record = vec![0; 1 << 20];
-        while handover.offer(&record) {}
-        handover.give_up();
+        while queue.offer(&record) {}
+        queue.give_up();
         for _ in 0..100 {
-            handover.put_record(&record);
+            queue.put_record(&record);
         }
-        assert!(!handover.is_full());
+        assert!(!queue.is_full());
     }
 }

@@ -1,24 +1,24 @@
 //! The end of a connection that is not written because the other end is: what it moved, and what of
 //! that was lost on the way here, which leaves no hole in the file.
 
-use super::both::Both;
+use super::per_direction::PerDirection;
 use super::summary::{ByReason, Traffic};
 use crate::event::{Data, Direction, Missing};
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Second {
+pub(super) struct UnwrittenEnd {
     /// Bytes that were told of.
     moved: u64,
     /// Those that came without their payload.
     missing: ByReason,
     /// How far each direction has come, and how much of that was told of.
-    end: Both<u64>,
-    told: Both<u64>,
+    end: PerDirection<u64>,
+    told: PerDirection<u64>,
 }
 
-impl Second {
+impl UnwrittenEnd {
     /// It was to be written until now: `next` is how far that came.
-    pub fn takes_over(&mut self, next: Both<u64>, traffic: &Traffic) {
+    pub fn takes_over(&mut self, next: PerDirection<u64>, traffic: &Traffic) {
         self.moved = self.moved.saturating_add(traffic.read).saturating_add(traffic.written);
         for (reason, n) in traffic.missing.iter() {
             self.missing.add(reason, n);

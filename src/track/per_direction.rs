@@ -6,12 +6,12 @@ use crate::event::Direction;
 
 /// One of a thing for each direction.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Both<T> {
+pub(super) struct PerDirection<T> {
     pub read: T,
     pub write: T,
 }
 
-impl<T> Index<Direction> for Both<T> {
+impl<T> Index<Direction> for PerDirection<T> {
     type Output = T;
     fn index(&self, direction: Direction) -> &T {
         match direction {
@@ -21,7 +21,7 @@ impl<T> Index<Direction> for Both<T> {
     }
 }
 
-impl<T> IndexMut<Direction> for Both<T> {
+impl<T> IndexMut<Direction> for PerDirection<T> {
     fn index_mut(&mut self, direction: Direction) -> &mut T {
         match direction {
             Direction::Read => &mut self.read,

@@ -7,7 +7,7 @@ use libbpf_rs::{MapCore, MapFlags};
 
 use super::attach::Leaving;
 use super::skeleton::types::{self, room as Room, t2p_stack_key};
-use super::{Probe, bytes_of, ended, from_bytes, room};
+use super::{Probe, bytes_of, from_bytes, table_sizes, unreported_ends};
 use crate::event::ProcessKey;
 
 impl Probe {
@@ -21,7 +21,8 @@ impl Probe {
         }
         let Some(variables) = self.kernel.skeleton.maps.bss_data.as_deref_mut() else { return };
         let handles = &self.kernel.skeleton.maps.handles;
-        let stale: Vec<_> = ended::handles(handles).filter(|h| ended.contains(&h.key.process)).collect();
+        let stale: Vec<_> =
+            unreported_ends::handles(handles).filter(|h| ended.contains(&h.key.process)).collect();
         for handle in stale {
             let mut key = types::handle_key::default();
             (key.address, key.tgid) = (handle.key.address, handle.key.process.pid);
@@ -30,14 +31,14 @@ impl Probe {
             // After exec a handle of the new program may be there by now.
             let Some(now) = now.filter(|now| now.process == handle.key.process.generation) else { continue };
             if handles.delete(bytes_of(&key)).is_ok() {
-                room::give_back(variables, Room::ROOM_HANDLES, now.user);
+                table_sizes::give_back(variables, Room::ROOM_HANDLES, now.user);
             }
         }
         let (goroutines, threads) =
             (&self.kernel.skeleton.maps.goroutines, &self.kernel.skeleton.maps.threads);
         let pid_of = |key: &[u8]| Some(from_bytes::<types::goroutine_key>(key)?.tgid);
         let mut give_back =
-            |of: Room, calls: &types::thread| room::give_back(variables, of, calls.user.into());
+            |of: Room, calls: &types::thread| table_sizes::give_back(variables, of, calls.user.into());
         forget_calls(goroutines, ended, pid_of, |calls| give_back(Room::ROOM_GOROUTINES, calls));
         forget_calls(threads, ended, pid_of_stack, |calls| give_back(Room::ROOM_THREADS, calls));
         forget_threads(threads, ended, |calls| give_back(Room::ROOM_THREADS, calls));

@@ -2,7 +2,7 @@
 
 /// When one file ends and the next begins, and when the capture ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Files {
+pub struct Plan {
     /// The next file begins before this one has more bytes; at least 1.
     pub bytes: Option<u64>,
     /// The next begins with the first packet that is so many seconds younger than the first of this file; at least 1.
@@ -27,7 +27,7 @@ pub struct Files {
     pub disk_full: DiskFull,
 }
 
-impl Files {
+impl Plan {
     /// Whether there can be more than one file.
     pub fn rotates(&self) -> bool {
         self.bytes.is_some() || self.seconds.is_some() || self.interval.is_some() || self.packets.is_some()
@@ -38,7 +38,7 @@ impl Files {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Names {
     /// As tcpdump does, but with the number before the ending: `a.pcapng`, `a1.pcapng`, `a2.pcapng`. With
-    /// [`Files::seconds`] a name with `%` is one for strftime.
+    /// [`Plan::seconds`] a name with `%` is one for strftime.
     #[default]
     Tcpdump,
     /// As dumpcap does: `a_00001_20261130093000.pcapng`.
