@@ -244,7 +244,7 @@ impl Control {
                         line.clear();
                     }
                     let numbers = numbers.lock().map(|n| n.clone()).unwrap_or_default();
-                    status::say(&status::so_far(&numbers, began.elapsed()));
+                    printable::say(&status::so_far(&numbers, began.elapsed()));
                 }
                 Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
                 Ok(Message::Notice(Notice::Exit(key))) => {

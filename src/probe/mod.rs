@@ -62,7 +62,7 @@ pub use self::proving::{News, described, note, unseen_return};
 pub use self::returns::Unfollowed;
 #[cfg(test)]
 pub use self::ring::ring_of_file;
-pub use self::ring::{Disposition, Record, Rings, is_before, page_size};
+pub use self::ring::{Disposition, Record, Rings, is_before};
 pub use self::survey::Survey;
 pub use self::unreported_ends::{Handle, UnreportedEnds, exit_of, process_of};
 pub use self::unused::Candidate;
