@@ -99,3 +99,13 @@ fn pure_rooms_reach_nothing_outside() {
         assert!(others.iter().all(allowed), "{room} uses {others:?}");
     }
 }
+
+#[test]
+fn the_kernel_side_compiles_for_arm64_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let include = format!("-I{}", root.join("bpf").display());
+    let mut builder = libbpf_cargo::SkeletonBuilder::new();
+    builder.source(root.join("bpf/tls2pcap.bpf.c")).obj(folder.path().join("arm64.o"));
+    builder.clang_args([include.as_str(), "-D__TARGET_ARCH_arm64", "-Werror"]).build().unwrap();
+}
