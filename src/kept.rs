@@ -37,7 +37,7 @@ impl Kept {
             if place.name_fate() == Fate::Deleted && !self.told.iter().any(|told| told == path) {
                 self.told.push(path.to_owned());
                 warnings.push(format!(
-                    "{} was deleted; as long as the capture runs, what it holds can be copied from {}",
+                    "{} was deleted; while the capture runs, its contents can be copied from {}",
                     path.display(),
                     place.descriptor()
                 ));
@@ -66,7 +66,7 @@ impl Kept {
             // Writing fails on such a file, but what was written before is not all there either.
             Some(Fate::Changed) => numbers.cut_short = Some(Cut::Changed),
             Some(Fate::Renamed(now)) => {
-                note = named.map(|named| format!("note: {} was renamed meanwhile\n", named.display()));
+                note = named.map(|named| format!("note: {} was renamed during the capture\n", named.display()));
                 path = Some(now);
             }
             Some(Fate::Kept) | None => {}
@@ -84,12 +84,12 @@ fn failure(path: &Path, fate: &Fate) -> Option<Failure> {
     let (message, cure) = match fate {
         Fate::Kept | Fate::Renamed(_) => return None,
         Fate::Deleted => (
-            "was deleted before it was complete: what was written to it is lost",
-            "leave the file where it is until the end",
+            "was deleted before it was complete: everything written to it is lost",
+            "leave the file in place until the capture ends",
         ),
         Fate::Changed => (
-            "was changed by another program while it was written: it does not hold what was written to it",
-            "let no other program write to it or truncate it",
+            "was changed by another program during the capture: it no longer contains what was written to it",
+            "make sure that no other program writes to it or truncates it",
         ),
     };
     Some(Failure::new(Exit::Io, format!("{}: {message}", path.display()), cure))

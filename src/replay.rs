@@ -25,9 +25,9 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
     let began = Instant::now();
     let bad_input = |error: RecordingError| {
         let cure = match error {
-            RecordingError::NotARecording => "give a file that tls2pcap --record has written",
+            RecordingError::NotARecording => "name a file that tls2pcap --record wrote",
             RecordingError::CutShort | RecordingError::Damaged(_) => {
-                "what came before is written; copy the recording anew, if it is a copy"
+                "what came before is written; if the recording is a copy, copy it again"
             }
         };
         Failure::new(Exit::Io, format!("{}: {error}", config.input.display()), cure)

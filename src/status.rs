@@ -9,7 +9,7 @@ use crate::printable;
 use crate::sink;
 
 /// What is said of [`Cut::Output`]: how much of it has reached the file, only the file tells.
-const FAILED: &str = "lost: what came after writing failed, amount unknown; the numbers above include it\n";
+const FAILED: &str = "lost: everything after the write error, amount unknown; the numbers above include it\n";
 
 /// Least time between two states of the line.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -174,7 +174,7 @@ impl Reason {
         match self {
             Reason::RingFull => ("data record", "data records", "the ring buffer was full"),
             Reason::WriterBehind => {
-                ("data record", "data records", "the output was slower than what was captured")
+                ("data record", "data records", "the output was slower than the capture")
             }
             Reason::FactLost => {
                 ("record of a connection", "records of connections", "the ring buffer was full")
@@ -182,7 +182,7 @@ impl Reason {
             Reason::NoticeLost => (
                 "new file or process",
                 "new files or processes",
-                "more came at once than could be looked at, so TLS libraries may not be probed",
+                "too many at the same time to inspect, so TLS libraries may not be probed",
             ),
             Reason::Unreadable => ("data record", "data records", "the program's memory could not be read"),
             Reason::CallLimit => ("call", "calls", "longer than the longest call that is captured"),
@@ -191,29 +191,29 @@ impl Reason {
             }
             Reason::ReadBeforeAttach => ("read", "reads", "already waiting when the capture began"),
             Reason::Unfinished => ("call", "calls", "the return was not seen"),
-            Reason::Depth => ("call", "calls", "nested too deep"),
+            Reason::Depth => ("call", "calls", "nested too deeply"),
             Reason::ThreadsFull => {
-                ("call", "calls", "its process or user had its share of all threads in TLS calls")
+                ("call", "calls", "its process or user had used up its share of the table of calls")
             }
             Reason::OtherStack => ("call", "calls", "made by coroutines before their returns were probed"),
-            Reason::HandlesFull => ("call", "calls", "its process or user had its share of all TLS handles"),
-            Reason::ProcessesFull => ("call", "calls", "too many processes at once"),
+            Reason::HandlesFull => ("call", "calls", "its process or user had used up its share of the table of TLS handles"),
+            Reason::ProcessesFull => ("call", "calls", "too many processes at the same time"),
             Reason::SocketsFull => (
                 "call",
                 "calls",
-                "its process or user had its share of all sockets; the addresses are not known",
+                "its process or user had used up its share of the table of sockets; the addresses are unknown",
             ),
-            Reason::ConnectionsFull => ("connection", "connections", "too many at once"),
+            Reason::ConnectionsFull => ("connection", "connections", "too many at the same time"),
             Reason::Late => ("data record", "data records", "moved after the end of the connection"),
             Reason::Unheld => (
                 "mapped file",
                 "mapped files",
-                "not looked at before the process went on: TLS calls may be missing",
+                "not inspected before the process ran on: TLS calls may be missing",
             ),
             Reason::MissedRuns => ("probe run", "probe runs", "skipped by the kernel"),
-            Reason::BadRecord => ("record", "records", "not understood, which is an error in tls2pcap"),
+            Reason::BadRecord => ("record", "records", "not understood, which is a bug in tls2pcap"),
             Reason::NotServed => ("packet", "packets", "no client was fast enough for them"),
-            Reason::Unknown => ("hole or more", "holes or more", "nobody counted why"),
+            Reason::Unknown => ("hole or more", "holes or more", "reason unknown"),
         }
     }
 
@@ -237,7 +237,7 @@ impl Reason {
             | Reason::SocketsFull
             | Reason::ConnectionsFull => Some("capture less with -p or -u"),
             Reason::ReadBeforeAttach => Some("start the program under the capture: tls2pcap … -- COMMAND"),
-            Reason::BadRecord | Reason::Unknown => Some("please report it with a file made by --record"),
+            Reason::BadRecord | Reason::Unknown => Some("please report this, with a file made by --record"),
             Reason::Unreadable
             | Reason::Sendfile
             | Reason::Unfinished
@@ -293,18 +293,18 @@ impl Note {
     fn text(self) -> Option<String> {
         let (n, text) = match self {
             Note::Snaplen(n) => {
-                (n, format!("{} beyond --snaplen left out, as asked", count(n, "byte", "bytes")))
+                (n, format!("{} beyond --snaplen left out, as requested", count(n, "byte", "bytes")))
             }
             Note::NotTcp(n) => {
-                (n, format!("{} of QUIC or DTLS, which is not written", count(n, "call", "calls")))
+                (n, format!("{} of QUIC or DTLS, which tls2pcap does not write", count(n, "call", "calls")))
             }
             Note::MadeUp(n) => {
-                (n, format!("{} on made-up addresses, tuple=none", count(n, "connection", "connections")))
+                (n, format!("{} with synthetic addresses, tuple=none", count(n, "connection", "connections")))
             }
             Note::LeftByFilter(n) => (
                 n,
                 format!(
-                    "{} left out by the filter, as asked; the numbers above include them",
+                    "{} left out by the filter, as requested; the numbers above include them",
                     count(n, "connection", "connections")
                 ),
             ),
@@ -313,46 +313,46 @@ impl Note {
                 (
                     n,
                     format!(
-                        "{what} of which not all is known that the filter asks for (filter=unknown, or left out with --unknown leave)"
+                        "{what} for which something that the filter asks for is unknown (filter=unknown, or left out with --unknown leave)"
                     ),
                 )
             }
             Note::LeftBySample(n) => (
                 n,
                 format!(
-                    "{} left out by --sample, as asked; the numbers above include them",
+                    "{} left out by --sample, as requested; the numbers above include them",
                     count(n, "connection", "connections")
                 ),
             ),
             Note::Conflict(n) => {
                 let calls = count(n, "call", "calls");
-                (n, format!("{calls} used several TCP sockets, so that none was taken for the connection's"))
+                (n, format!("{calls} used several TCP sockets, so none was assigned to the connection"))
             }
             Note::MissedSocketRuns(n) => {
                 let runs = count(n, "probe run", "probe runs");
-                (n, format!("{runs} of sockets skipped by the kernel: an address or an end may be missing"))
+                (n, format!("{runs} on sockets skipped by the kernel: an address or the end of a connection may be missing"))
             }
             Note::Shortened(n) => {
                 let holes = count(n, "hole", "holes");
                 (
                     n,
                     format!(
-                        "{holes} written shorter than in truth, as it would make the file too large; what follows one may not be decoded"
+                        "{holes} not written at full length, to limit the size of the file; what follows may not be decoded"
                     ),
                 )
             }
             Note::Unattributed(n) => {
-                (n, format!("{} not told by process: too many lose at once", count(n, "loss", "losses")))
+                (n, format!("{} not counted by process: too many processes lost something", count(n, "loss", "losses")))
             }
             Note::Redacted { replaced, masked } => {
                 let values = count(replaced, "value", "values");
                 (1, format!("redacted: {values} replaced, {} masked whole", grouped(masked)))
             }
             Note::Late { packets, by } => {
-                let stand = count(packets, "packet stands", "packets stand");
+                let late = count(packets, "packet is", "packets are");
                 // Rounded up: the latest is not later than that.
-                let (by, most) = (by.div_ceil(1_000_000), if packets == 1 { "" } else { " at most" });
-                (packets, format!("{stand} {} ms late in the file{most} (late=)", grouped(by)))
+                let (by, most) = (by.div_ceil(1_000_000), if packets == 1 { "" } else { " up to" });
+                (packets, format!("{late}{most} {} ms late in the file (late=)", grouped(by)))
             }
         };
         (n > 0).then_some(text)
@@ -390,22 +390,22 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
     let mut text = totals(numbers, duration);
     match numbers.cut_short {
         Some(Cut::Recording) => {
-            text.push_str("lost: what the recording does not hold any more, amount unknown\n");
+            text.push_str("lost: everything after the damage in the recording, amount unknown\n");
         }
         Some(Cut::Output) => text.push_str(FAILED),
         Some(Cut::Hastened) => {
-            text.push_str("lost: the end of the capture, given up at a second signal, amount unknown\n");
+            text.push_str("lost: the end of the capture, skipped after a second signal, amount unknown\n");
         }
-        Some(Cut::Deleted) => text.push_str("lost: all that was written: the file was deleted meanwhile\n"),
+        Some(Cut::Deleted) => text.push_str("lost: everything that was written: the file was deleted during the capture\n"),
         Some(Cut::Changed) => {
-            text.push_str("lost: what another program has overwritten or cut in the file, amount unknown\n");
+            text.push_str("lost: whatever another program overwrote or truncated in the file, amount unknown\n");
         }
         Some(Cut::Reader) => {
             let closed = file.map_or("standard output".into(), |file| file.display().to_string());
-            let _ = writeln!(text, "note: the reader closed {closed}: what came after that is not captured");
+            let _ = writeln!(text, "note: the reader closed {closed}: nothing was captured after that");
         }
         Some(Cut::Enough) => text.push_str(
-            "note: ended as asked; bytes and connections include what was read from the ring together with the last packets\n",
+            "note: ended as requested; bytes and connections include what was read from the ring together with the last packets\n",
         ),
         None if !numbers.has_lost() => text.push_str("nothing lost\n"),
         None => {}
@@ -416,7 +416,7 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
     if let Some(file) = file {
         let classic = sink::Format::of(file, sink::Link::default()).is_ok_and(sink::Format::is_classic);
         let without = if classic {
-            " as classic pcap, which holds no processes, comments and losses: name it .pcapng to keep them"
+            " as classic pcap, without processes, comments and losses: name it .pcapng to keep them"
         } else {
             ""
         };
@@ -445,20 +445,20 @@ fn files_line(text: &mut String, partly: &str, told: &sink::rotate::Told, withou
     if told.removed > 0 {
         let _ = writeln!(
             text,
-            "note: {} made room for later ones, as asked",
-            count(told.removed, "file", "files")
+            "note: {} deleted to make room for later ones, as requested",
+            count(told.removed, "file was", "files were")
         );
     }
     if told.for_room > 0 {
         let _ = writeln!(
             text,
-            "note: the disk was full: {} deleted for it",
+            "note: the disk was full: {} deleted to free space",
             count(told.for_room, "file was", "files were")
         );
     }
     if told.forgotten > 0 {
         let n = count(told.forgotten, "connection", "connections");
-        let _ = writeln!(text, "note: {n} may go on in a later file without a handshake: too many were open");
+        let _ = writeln!(text, "note: {n} may continue in a later file without a handshake: too many were open");
     }
 }
 
@@ -654,9 +654,9 @@ lost: 65,536 bytes in 1,004 data records: the ring buffer was full (use a larger
       curl[12] 65,000 bytes, sh[7] 536 bytes
 lost: 7 calls: the return was not seen
       a[1] 5 calls, a[1] 4 calls, a[1] 3 calls, 2 more
-note: 12,345 bytes beyond --snaplen left out, as asked
-note: 1 connection on made-up addresses, tuple=none
-note: 12 packets stand 1,235 ms late in the file at most (late=)
+note: 12,345 bytes beyond --snaplen left out, as requested
+note: 1 connection with synthetic addresses, tuple=none
+note: 12 packets are up to 1,235 ms late in the file (late=)
 written to out.pcapng
 ";
         assert_eq!(
@@ -669,19 +669,19 @@ written to out.pcapng
             "0 processes, 0 connections, 0 bytes of plaintext in 0 packets over 0.0 s\nnothing lost\n"
         );
         for (cut, file, expected) in [
-            (Cut::Recording, None, "lost: what the recording does not hold any more, amount unknown"),
+            (Cut::Recording, None, "lost: everything after the damage in the recording, amount unknown"),
             (Cut::Output, None, FAILED.trim_end()),
             (
                 Cut::Hastened,
                 None,
-                "lost: the end of the capture, given up at a second signal, amount unknown",
+                "lost: the end of the capture, skipped after a second signal, amount unknown",
             ),
             (
                 Cut::Reader,
                 None,
-                "note: the reader closed standard output: what came after that is not captured",
+                "note: the reader closed standard output: nothing was captured after that",
             ),
-            (Cut::Reader, Some("f"), "note: the reader closed f: what came after that is not captured"),
+            (Cut::Reader, Some("f"), "note: the reader closed f: nothing was captured after that"),
         ] {
             let numbers = Numbers { cut_short: Some(cut), ..Numbers::default() };
             let text = summary(&numbers, Duration::ZERO, file.map(Path::new));

@@ -100,7 +100,7 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The kernel has no type information, which CO-RE and typed tracepoints need.
-    #[error("the kernel offers no BTF (/sys/kernel/btf/vmlinux)")]
+    #[error("the kernel has no BTF (/sys/kernel/btf/vmlinux)")]
     NoBtf,
     /// The kernel refuses BPF to this user.
     #[error("the kernel refuses to load BPF programs: {0}")]

@@ -80,7 +80,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Why::Mapped => "mapped",
-            Why::Trial => "on trial behind an export",
+            Why::Trial => "on trial for an export",
             Why::Probation => "to check functions that were found in code",
             Why::IntoMemory => "it encrypts into memory",
             Why::Coroutines => "it has coroutines",

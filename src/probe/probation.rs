@@ -20,10 +20,10 @@ const CALLS: u32 = 16;
 const EVIDENCE: u64 = 1 << t2p_cookie_bit::T2P_COOKIE_PROBATION.0;
 /// Why it is condemned.
 const WRONG: &str = "its functions are not what they were taken for";
-const NO_RETURNS: &str = "its functions have no names, and to check what is found needs return probes, which do harm to \
+const NO_RETURNS: &str = "its functions have no names, and checking those that were found needs return probes, which harm \
                           programs with coroutines before Linux 6.13";
 const UNCLEAR: &str =
-    "its functions have no names, and to check what is found it must be known where BIO_read returns";
+    "its functions have no names, and checking those that were found requires knowing where BIO_read returns";
 const SITES: [t2p_site; 2] = [t2p_site::T2P_SITE_READ, t2p_site::T2P_SITE_WRITE];
 
 /// A library whose functions were found in its code.
@@ -66,7 +66,7 @@ impl Probe {
         };
         let way = self.kernel.way;
         if !way.has_cookie {
-            return other("its functions have no names, and to check what is found needs Linux 5.15");
+            return other("its functions have no names, and checking those that were found needs Linux 5.15");
         }
         let known = self.desired.probations.iter().find(|p| p.id == id);
         match known.map(|probation| &probation.state) {
@@ -81,7 +81,7 @@ impl Probe {
                     let evidence = evidence::default();
                     self.kernel.skeleton.maps.evidence.update(&key, bytes_of(&evidence), MapFlags::ANY)?;
                     if !self.judge(id, site, verdict::VERDICT_PROBATION) {
-                        return other("no room to check what its functions tell");
+                        return other("the table for checking its functions is full");
                     }
                 }
                 let path = found.path.to_string_lossy().into_owned();
@@ -125,7 +125,7 @@ impl Probe {
         for probation in self.desired.probations.iter_mut().filter(|probation| probation.is_running()) {
             probation.state = State::Condemned(NO_RETURNS);
             news.push(News::Warning(format!(
-                "{}: {NO_RETURNS}; it is not captured any more",
+                "{}: {NO_RETURNS}; it is no longer captured",
                 probation.path
             )));
         }

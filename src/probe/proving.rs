@@ -174,7 +174,7 @@ impl Probe {
                         export.state = State::Gone;
                         is_change = true;
                         self.unsaid.push(News::Detail(format!(
-                            "{} of {}: {} proven after {} calls; the export is not probed any more",
+                            "{} of {}: {} proven after {} calls; the export is no longer probed",
                             function.symbol(),
                             trial.path,
                             describe(place),
@@ -217,7 +217,7 @@ impl Probe {
                 lost.for_each(|export| export.state = State::Gone);
                 self.bring_about(Leaving::Awaited);
                 self.unsaid.push(News::Warning(format!(
-                    "{path}: its exports cannot be probed again, although the functions behind them are not what they seemed: {error:#}"
+                    "{path}: its exports cannot be probed again, although its internal functions are not what they seemed: {error:#}"
                 )));
                 return;
             }
@@ -238,7 +238,7 @@ impl Probe {
         await_programs();
         self.bring_about(Leaving::Unwatched);
         let text = format!(
-            "{path}: the functions behind SSL_read and SSL_write are not what they seemed; only the exports are probed"
+            "{path}: the internal functions of SSL_read and SSL_write are not what they seemed; only the exports are probed"
         );
         self.unsaid.push(if late { News::Warning(text) } else { News::Detail(text) });
     }

@@ -64,7 +64,7 @@ pub(super) fn unfollowed(found: &Found, offset: u64, why: Unclear) -> Unfollowed
         function: match (named, rustls) {
             (Some((function, _)), _) => function.symbol().to_owned(),
             (_, Some(place)) => place.name.clone(),
-            _ => "the function behind SSL_read or SSL_write".to_owned(),
+            _ => "the internal function of SSL_read or SSL_write".to_owned(),
         },
         path: printable::path(&found.path),
         why,

@@ -52,7 +52,7 @@ const TEXT_MAX: usize = 32_768;
 /// Processes with an interface of their own. Those that come later share one.
 const INTERFACES_MAX: usize = 16_384;
 
-/// Comments on the interface of what was lost by processes without packets.
+/// Comments on the interface of losses of processes without packets.
 const REST_MAX: usize = 1024;
 
 const OPTION_COMMENT: u16 = 1;
@@ -431,7 +431,7 @@ impl<W: Write> PcapngWriter<W> {
         }
         // libpcap refuses a file without any interface.
         let own = match (rest.comments.is_empty(), self.statistics.is_empty()) {
-            (false, _) => Some(("lost", "what was lost by processes without packets")),
+            (false, _) => Some(("lost", "losses of processes without packets")),
             (true, true) => Some(("none", "no packets were captured")),
             (true, false) => None,
         };

@@ -54,7 +54,7 @@ pub(super) fn open(path: &Path, mode: u32) -> io::Result<Opened> {
             let file = options.clone().custom_flags(libc::O_NOFOLLOW).open(&at)?;
             let opened = file.metadata()?;
             if (opened.dev(), opened.ino()) != (found.dev(), found.ino()) {
-                return Err(refused("was exchanged for another file just now"));
+                return Err(refused("was just replaced by another file"));
             }
             return Ok(Opened { file, created: false });
         }
@@ -110,7 +110,7 @@ fn check_owner(found: &Metadata, folder: &Path) -> io::Result<()> {
     }
     if found.is_file() && found.nlink() > 1 && (is_shared || !is_trusted(folder.uid())) {
         return Err(refused(
-            "has another name (a hard link) that somebody else may have made, and would lose what it holds",
+            "has another name (a hard link), which another user may have made; its contents would be overwritten",
         ));
     }
     Ok(())

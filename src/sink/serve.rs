@@ -218,7 +218,7 @@ impl Client {
         let packets = self.behind.packets.fetch_add(piece.packets, Ordering::AcqRel) + piece.packets;
         let behind = self.behind.bytes.fetch_add(len, Ordering::AcqRel) + len;
         if behind > BEHIND_MAX {
-            status::say(&format!("tls2pcap: {}: too slow, sent away\n", self.peer));
+            status::say(&format!("tls2pcap: {}: too slow, disconnected\n", self.peer));
             let _ = self.stream.shutdown(Shutdown::Both);
             Taken::TooSlow { packets }
         } else if len == 0 || self.blocks.send(piece).is_ok() {

@@ -327,7 +327,7 @@ fn who_waits_for_a_reader_is_told_and_may_give_up() {
         finished.stderr
     );
     // The summary does not wait for the reader either.
-    let lost = "lost: the end of the capture, given up at a second signal, amount unknown\n";
+    let lost = "lost: the end of the capture, skipped after a second signal, amount unknown\n";
     assert!(finished.stderr.contains(lost), "{}", finished.stderr);
     assert!(!finished.stderr.contains("nothing lost"), "{}", finished.stderr);
 }

@@ -270,7 +270,7 @@ fn reader_that_has_seen_enough() {
         finish(Command::new("sh").args(["-c", &script]));
         let said = fs::read_to_string(&said).unwrap();
         assert_eq!(fs::read_to_string(&status).unwrap(), "0\n", "{said}");
-        let note = "note: the reader closed standard output: what came after that is not captured\n";
+        let note = "note: the reader closed standard output: nothing was captured after that\n";
         assert!(said.contains(note), "{said}");
         for wrong in ["nothing lost", "mapped no TLS library", "no TLS data was seen", "lost:"] {
             assert!(!said.contains(wrong), "{said}");

@@ -288,7 +288,7 @@ fn a_file_that_is_renamed_meanwhile_is_found_again() {
     let finished = finished.ok();
     let now = inner.path("elsewhere.pcapng");
     assert!(finished.stderr.contains(&format!("\nwritten to {}\n", now.display())), "{}", finished.stderr);
-    assert!(finished.stderr.contains("out.pcapng was renamed meanwhile\n"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("out.pcapng was renamed during the capture\n"), "{}", finished.stderr);
     assert_eq!(tshark::any().read(&now).responses(), [200, 200]);
     assert_eq!(fs::read(inner.path("out.pcapng")).unwrap(), b"another file");
 }

@@ -214,7 +214,7 @@ fn what_the_only_client_was_too_slow_for_is_lost_unless_it_is_in_a_file() {
         capture.go_on();
         let (status, said) = (code(capture.wait()), capture.stderr());
         drop(client);
-        assert!(said.contains("too slow, sent away"), "{said}");
+        assert!(said.contains("too slow, disconnected"), "{said}");
         let lost = said.lines().find_map(|line| line.strip_suffix(" or capture less with -p, -u or -s)"));
         if output.is_empty() {
             let told = lost.and_then(|line| line.strip_prefix("lost: "));

@@ -42,7 +42,7 @@ impl After {
     pub(super) fn file(&self, path: PathBuf) {
         if let Some(Err(TrySendError::Full(path))) = self.files.as_ref().map(|files| files.try_send(path)) {
             status::say(&format!(
-                "tls2pcap: -z is not run with {}: {WAITING_MAX} files wait for it already\n",
+                "tls2pcap: -z is not run for {}: {WAITING_MAX} files are already waiting for it\n",
                 path.display()
             ));
         }

@@ -54,15 +54,15 @@ pub struct Told {
     pub forgotten: u64,
 }
 
-/// Inside an [`io::Error`] whose kind is `BrokenPipe`: the capture has as much as was asked for.
+/// Inside an [`io::Error`] whose kind is `BrokenPipe`: the capture has reached its limit.
 #[derive(Debug, thiserror::Error)]
-#[error("the capture has as much as was asked for")]
+#[error("the capture has reached its limit")]
 pub(super) struct Enough {
     /// Packets of the failed write that are in the files.
     pub(super) packets: u64,
 }
 
-/// Whether a write failed because the capture has as much as was asked for.
+/// Whether a write failed because the capture has reached its limit.
 pub fn is_enough(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Enough>())
 }
@@ -433,7 +433,7 @@ impl Files {
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))?;
         if self.plan.rotates() && output.is_live() {
             let message =
-                format!("{} is no regular file, and cannot be followed by another", self.path.display());
+                format!("{} is not a regular file, so no further file can follow it", self.path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         output.give_to_user();
