@@ -25,7 +25,7 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
     let began = Instant::now();
     let bad_input = |error: RecordingError| {
         let cure = match error {
-            RecordingError::NotARecording => "name a file that tls2pcap --record wrote",
+            RecordingError::NotARecording => "give a file that tls2pcap --record wrote",
             RecordingError::CutShort | RecordingError::Damaged(_) => {
                 "what came before is written; if the recording is a copy, copy it again"
             }

@@ -141,7 +141,7 @@ impl Summary<'_> {
             hints.push("--errors keeps only connections with a failed exchange".to_owned());
         }
         hints.push("--since 30s keeps what was active at the end".into());
-        hints.push("--host and --conn choose connections".into());
+        hints.push("--host and --conn select connections".into());
         if let Some((flow, number)) = largest {
             let share = flow.bytes * 100 / all.max(1);
             hints.push(format!(
@@ -238,7 +238,7 @@ impl Summary<'_> {
         self.table(text, &all[..all.len().min(EXCHANGES_MAX)], false);
         more(text, all.len(), EXCHANGES_MAX);
         if self.made.seen.dropped > 0 {
-            let _ = writeln!(text, "\n{} more were not counted one by one.", self.made.seen.dropped);
+            let _ = writeln!(text, "\n{} more were not recorded individually.", self.made.seen.dropped);
         }
     }
 

@@ -28,7 +28,7 @@ pub(crate) enum ReadError {
     #[error("it ends in the middle of packet {0}")]
     Cut(u64),
     /// A length makes no sense.
-    #[error("it is damaged behind packet {0}")]
+    #[error("it is damaged after packet {0}")]
     Damaged(u64),
 }
 

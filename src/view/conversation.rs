@@ -260,8 +260,8 @@ impl Conversation {
         }
         let context = &mut Context { time, from, is_synthetic: false, limits: self.limits, out };
         context
-            .tell(What::Note("too much memory is taken: messages that have not ended are given up".into()));
-        self.exchanges.end(context, "no room to wait");
+            .tell(What::Note("too much memory is used: unfinished messages are dropped".into()));
+        self.exchanges.end(context, "dropped, to limit memory");
     }
 
     /// Whether TLS that begins here encrypts nothing; `None`: that is not known yet.

@@ -174,7 +174,7 @@ fn holes_in_http1_are_said_and_nothing_is_paired_by_guess() {
         Do::End(None),
     ];
     let lines = told(true, &beyond);
-    assert!(lines.contains(&"exchange 1 /a>0 0/0 the answer is missing".to_owned()), "{lines:#?}");
+    assert!(lines.contains(&"exchange 1 /a>0 0/0 the response is missing".to_owned()), "{lines:#?}");
     assert!(lines.contains(&"exchange 2 /b>204 0/0 ok".to_owned()), "{lines:#?}");
     // A head in the place of a missing one is none of a program's.
     let filled = [
