@@ -1,8 +1,8 @@
-//! A recording: every input of what lies behind the ring, in order, in a file.
+//! A recording: every input of the code after the ring, in order, in a file.
 //!
-//! Layout: the 8 bytes of [`MAGIC`], the number 1 (u32) as a byte-order mark, then for each record
-//! its length (u32) and its bytes. All in the byte order of the machine that recorded; on another
-//! the mark does not match.
+//! Layout: the 8 bytes of [`MAGIC`], the number 1 (u32) as a byte-order mark, then for each record its length
+//! (u32) and its bytes. All numbers are in the byte order of the machine that recorded; on another the mark
+//! does not match.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -95,17 +95,17 @@ impl Player {
         Player { records, at: 0 }
     }
 
-    /// What the records stand in.
+    /// The bytes that contain the records.
     pub fn records(&self) -> &Bytes {
         &self.records
     }
 
-    /// Gives back what the records stand in.
+    /// Returns the bytes that contain the records.
     pub fn into_records(self) -> Bytes {
         self.records
     }
 
-    /// Where in [`records`](Self::records) the next record stands; `None` at the end.
+    /// Offset of the next record in [`records`](Self::records); `None` at the end.
     ///
     /// # Errors
     /// [`RecordingError`]; nothing can be read after one.
