@@ -1,13 +1,12 @@
-//! The order of a handle's records: a write's place is its entry, a read's its return.
+//! The order of a handle's records: a write is placed at its entry, a read at its return.
 //!
-//! Records come when calls return. In a full-duplex program the answer to a request can be read
-//! before the write of the request has returned, so it comes first; the kernel marks such a read
-//! with the write that was in flight. It is held here until that write is complete, and all that
-//! the handle reads meanwhile queues behind it. The chunks of one call stay together: while a
-//! call's last chunks are still to come, the other direction waits.
+//! Records arrive when calls return. In a full-duplex program the response to a request can be read before the
+//! write of the request has returned, so it arrives first; the kernel side marks such a read with the write
+//! that was in flight. It is held back here until that write is complete, and everything that the handle reads
+//! meanwhile queues after it. The chunks of one call stay together: until a call's last chunks have arrived,
+//! the other direction waits.
 //!
-//! Nothing here knows a bound: whoever calls asks how much is held and since when, and lets go
-//! by force.
+//! This code has no bounds: the caller checks how much is held and since when, and forces a release.
 
 use std::collections::VecDeque;
 
@@ -20,7 +19,7 @@ use crate::event::{Data, Direction, Monotonic, Task};
 pub(super) enum Step {
     /// A record.
     Data(Data),
-    /// The rest of a call, or the write that a read awaits, is lost. It stands here.
+    /// The rest of a call, or the write that a read awaits, is lost. Its place is here.
     Lost {
         /// In which direction.
         direction: Direction,
@@ -36,7 +35,7 @@ pub(super) enum Step {
 /// Room for records that an empty queue keeps.
 const KEPT: usize = 16;
 
-/// Where a record stands in time.
+/// The place of a record in time.
 pub(super) fn place(data: &Data) -> Monotonic {
     match data.direction {
         Direction::Read => data.returned,
@@ -67,7 +66,7 @@ struct Partial {
     end: u64,
 }
 
-/// What is known of the calls that went by.
+/// What is known of past calls.
 #[derive(Debug, Default)]
 struct Progress {
     partial: Option<Partial>,
@@ -313,7 +312,7 @@ mod tests {
         Data { chunk_offset: at, chunk_len: len, ..call }
     }
 
-    /// Feeds records and tells what came out, `|` where the next record was fed.
+    /// Feeds records and lists what was released, `|` where the next record was fed.
     fn run(order: &mut Order, records: impl IntoIterator<Item = Data>) -> String {
         let mut log = String::new();
         for (i, data) in records.into_iter().enumerate() {
@@ -447,7 +446,7 @@ mod tests {
         assert_eq!(order.since(), Some(0));
         drain(&mut order, true, &mut log);
         assert_eq!(log, "|r0 r1 ");
-        // What is let go by force may still be filled up.
+        // What was released by force may still be completed.
         let mut log = run(&mut order, [chunk(write(5, 1), 0, 4), read(2, 22, None)]);
         drain(&mut order, true, &mut log);
         log.push_str(&run(&mut order, [chunk(write(5, 1), 4, 6)]));

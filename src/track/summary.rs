@@ -102,13 +102,13 @@ pub struct ProcessSummary {
 /// How often a bound of [`super::Limits`] was reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
-    /// Times that a handle's held records were let go, out of order, because of their age.
+    /// How often a handle's records were released out of order because of their age.
     pub held_time: u64,
     /// The same because of the handle's number of bytes or records.
     pub held_amount: u64,
     /// The same because of the bytes held by all handles.
     pub held_total: u64,
-    /// Connections opened before /proc had told of their process, because of the time.
+    /// Connections opened before /proc was read for their process, because of the time.
     pub opening_time: u64,
     /// The same because of the bytes held.
     pub opening_amount: u64,

@@ -30,8 +30,8 @@ pub(super) enum Why {
     Gone,
 }
 
-/// Follows every handle from its first event to its end, and tells the plaintext of each
-/// connection in its order. See [`super`] for what it holds and how long.
+/// Follows every handle from its first event to its end, and emits the plaintext of each connection in order.
+/// See [`super`] for what it holds back and how long.
 #[derive(Debug)]
 pub struct Tracker {
     pub(super) limits: Limits,
@@ -53,7 +53,7 @@ pub struct Tracker {
     pub(super) bounds: Bounds,
     pub(super) anomalies: Anomalies,
     joined: Joined,
-    /// What `joined` makes of an event; kept for its room.
+    /// What `joined` makes of an event; kept to reuse its memory.
     heard: Vec<Told>,
     stopped: bool,
 }
@@ -197,7 +197,7 @@ impl Tracker {
         }
     }
 
-    /// Where the handle stands; it is entered if there is room. `bytes` are those of the event.
+    /// Index of the handle; it is added if the table has room. `bytes` are those of the event.
     fn slot(&mut self, key: HandleKey, time: Monotonic, tid: u32, bytes: u64) -> Option<Slot> {
         if let Some(slot) = self.handles.find(&key) {
             return Some(slot);
@@ -212,8 +212,8 @@ impl Tracker {
         Some(slot)
     }
 
-    /// Where the handle stands, if anything was heard of it that its end can be told of. What was
-    /// forgotten would come back as a connection that lost everything.
+    /// Index of the handle, if anything is known of it that its end could concern. A forgotten one would come
+    /// back as a connection that lost everything.
     fn heard_of(&mut self, key: HandleKey, ends: event::Ends) -> Option<Slot> {
         let slot = self.handles.find(&key);
         if slot.is_none() {
@@ -481,7 +481,7 @@ impl Tracker {
                 self.skip(slot, Direction::Read, reason, time, out);
             }
             Fact::CallLost(Direction::Write, reason) => {
-                // Its bytes, if any, stand before the reads that await it.
+                // Its bytes, if any, precede the reads that await it.
                 handle.order.settle(time);
                 self.skip(slot, Direction::Write, reason, time, out);
                 self.pump(slot, false, out);
@@ -493,8 +493,8 @@ impl Tracker {
         }
     }
 
-    /// Something learnt on the side, which has no place of its own in the order. If the
-    /// connection has not opened, it will open with it.
+    /// A fact about the connection that has no place in the order. If the connection has not opened, it will
+    /// open with it.
     pub(super) fn aside(&mut self, slot: Slot, time: Monotonic, item: Item, out: Out) {
         let Some(handle) = self.handles.get(slot) else { return };
         if handle.stream().is_some_and(|s| s.is_open()) {
@@ -504,8 +504,8 @@ impl Tracker {
         }
     }
 
-    /// A hole of unknown length. One before the first bytes waits for them: alone it tells of no
-    /// connection worth showing, and is only counted.
+    /// A hole of unknown length. One before the first bytes waits for them: alone it does not make a connection
+    /// worth showing, and is only counted.
     pub(super) fn skip(
         &mut self,
         slot: Slot,

@@ -7,11 +7,11 @@ use crate::event::{Data, Direction, Missing};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct UnwrittenEnd {
-    /// Bytes that were told of.
+    /// Bytes that were reported.
     moved: u64,
     /// Those that came without their payload.
     missing: ByReason,
-    /// How far each direction has come, and how much of that was told of.
+    /// The offset of each direction, and how many of those bytes were reported.
     end: PerDirection<u64>,
     told: PerDirection<u64>,
 }
@@ -49,7 +49,7 @@ impl UnwrittenEnd {
         self.moved
     }
 
-    /// What is missing, by reason: of what nothing was told, the ring had no room for.
+    /// What is missing, by reason: what was not reported did not fit into the ring.
     pub fn missing(&self) -> ByReason {
         let mut missing = self.missing;
         for direction in [Direction::Read, Direction::Write] {
