@@ -24,7 +24,7 @@ pub struct Packet<'a> {
     pub connection: ConnectionId,
     /// When.
     pub time: WallTime,
-    /// The latest time of its connection so far: it stands behind that, whatever its own is.
+    /// The latest time of its connection so far: it is placed after that, whatever its own time is.
     pub after: WallTime,
     /// Which way.
     pub direction: PacketDirection,

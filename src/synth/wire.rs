@@ -18,7 +18,7 @@ const WINDOW: u16 = 65_535;
 /// The largest there is: a window of 1 GiB is never full, since pure ACKs come more often.
 const WINDOW_SCALE: u8 = 14;
 
-/// What a TCP header says beyond its addresses.
+/// The fields of a TCP header beyond its addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Tcp {
     /// Sequence number.
@@ -192,7 +192,7 @@ impl Headers {
         header.ack = tcp.ack.is_some();
         header.acknowledgment_number = tcp.ack.unwrap_or(0);
         header.syn = true;
-        // Ten bytes of options fit into the forty that there is room for.
+        // Ten bytes of options fit into the forty that are available.
         let _ = header.set_options(&[
             TcpOptionElement::MaximumSegmentSize(mss),
             TcpOptionElement::SelectiveAcknowledgementPermitted,
@@ -222,8 +222,8 @@ impl Headers {
     }
 }
 
-/// Sum of 16-bit words in network byte order, with the carries added in (RFC 1071). The last byte of an
-/// odd number stands for a word.
+/// Sum of 16-bit words in network byte order, with the carries added in (RFC 1071). The last byte of an odd
+/// number counts as a word.
 fn sum(bytes: &[u8]) -> u16 {
     // Wide lanes that never overflow: the compiler makes vector instructions of this.
     let mut lanes = [0u64; 8];
