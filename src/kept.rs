@@ -7,7 +7,7 @@ use crate::failure::{Exit, Failure};
 use crate::sink::{Fate, Whereabouts};
 use crate::status::{self, Cut, Numbers};
 
-/// Time between two looks at the files while a capture runs.
+/// Time between two checks of the files while a capture runs.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The capture file and the recording, those of them that are regular files.
@@ -15,7 +15,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) struct Kept {
     file: Option<Whereabouts>,
     recording: Option<Whereabouts>,
-    /// Files of which it was said that they are gone.
+    /// Files that were reported as deleted.
     told: Vec<PathBuf>,
     looked: Instant,
 }
@@ -25,7 +25,7 @@ impl Kept {
         Kept { file, recording, told: Vec::new(), looked: Instant::now() }
     }
 
-    /// To be called now and then: warnings about files that are gone while what they hold can still be had.
+    /// To be called periodically: warnings about deleted files while their contents can still be copied.
     pub(crate) fn look(&mut self) -> Vec<String> {
         if self.looked.elapsed() < INTERVAL {
             return Vec::new();
@@ -46,8 +46,8 @@ impl Kept {
         warnings
     }
 
-    /// The end: says the summary, if that is `wanted`, and why a file does not hold what it should. `named`: the capture
-    /// file as the user named it.
+    /// The end: prints the summary, if `wanted`, and why a file does not contain what it should. `named`: the
+    /// capture file as the user named it.
     pub(crate) fn summarise(
         &self,
         numbers: &Numbers,

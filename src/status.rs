@@ -1,4 +1,4 @@
-//! What the user is told of the numbers: a line while the capture runs, a summary at its end.
+//! What the user sees of the numbers: a line while the capture runs, a summary at its end.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Stderr, Write};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::printable;
 use crate::sink;
 
-/// What is said of [`Cut::Output`]: how much of it has reached the file, only the file tells.
+/// The text for [`Cut::Output`]: only the file shows how much of it was written.
 const FAILED: &str = "lost: everything after the write error, amount unknown; the numbers above include it\n";
 
 /// Least time between two states of the line.
@@ -74,7 +74,7 @@ pub struct Loss {
     pub reason: Reason,
     /// How often.
     pub events: u64,
-    /// How many bytes; `None` if nobody knows.
+    /// How many bytes; `None` if unknown.
     pub bytes: Option<u64>,
     /// By process, the worst first.
     pub by_process: Vec<Share>,
@@ -87,7 +87,7 @@ pub struct Share {
     pub process: String,
     /// How often.
     pub events: u64,
-    /// How many bytes; `None` if nobody knows.
+    /// How many bytes; `None` if unknown.
     pub bytes: Option<u64>,
 }
 
@@ -96,7 +96,7 @@ pub struct Share {
 pub enum Reason {
     /// Data records that the ring refused.
     RingFull,
-    /// Data records whose payload was given up because the output was too slow.
+    /// Data records whose payload was dropped because the output was too slow.
     WriterBehind,
     /// Records without payload that the ring refused.
     FactLost,
@@ -130,18 +130,18 @@ pub enum Reason {
     Late,
     /// Probes of libraries or processes that the kernel did not run.
     MissedRuns,
-    /// Files that a process of the command mapped, and went on before they were looked at.
+    /// Files that a process of the command mapped and ran on with before they were inspected.
     Unheld,
     /// Records that could not be decoded.
     BadRecord,
     /// Packets that no client got: there is no file, and clients were too slow.
     NotServed,
-    /// Holes that are in the file and that nobody counted.
+    /// Holes in the file that were not counted anywhere.
     Unknown,
 }
 
 impl Reason {
-    /// As it stands in comments.
+    /// As written in comments.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::RingFull => "ring-full",
@@ -259,11 +259,11 @@ pub enum Note {
     NotTcp(u64),
     /// So many connections were left out by the filter.
     LeftByFilter(u64),
-    /// For so many connections it was not known whether the filter holds.
+    /// For this many connections it was unknown whether the filter matches.
     Undecided(u64),
     /// So many connections were left out by the sample.
     LeftBySample(u64),
-    /// So many connections are written on made-up addresses.
+    /// This many connections are written with synthetic addresses.
     MadeUp(u64),
     /// So many calls used more than one TCP socket.
     Conflict(u64),
@@ -271,16 +271,16 @@ pub enum Note {
     MissedSocketRuns(u64),
     /// So many holes are written shorter than they are, or not filled.
     Shortened(u64),
-    /// So many losses are not told by process.
+    /// This many losses are not counted by process.
     Unattributed(u64),
-    /// With `--redact`: so many values were replaced, and so many pieces masked that nobody understood.
+    /// With `--redact`: this many values were replaced, and this many pieces masked that no parser understood.
     Redacted {
         /// Values.
         replaced: u64,
         /// Pieces.
         masked: u64,
     },
-    /// So many packets stand behind later ones.
+    /// This many packets follow later ones.
     Late {
         /// How many.
         packets: u64,
@@ -379,7 +379,7 @@ fn totals(numbers: &Numbers, duration: Duration) -> String {
     text
 }
 
-/// The numbers of a capture that goes on, several lines.
+/// The numbers of a running capture, several lines.
 pub fn so_far(numbers: &Numbers, duration: Duration) -> String {
     let nothing = if numbers.has_lost() { "" } else { "nothing lost so far\n" };
     format!("tls2pcap: so far: {}{nothing}", totals(numbers, duration))
@@ -542,7 +542,7 @@ fn scaled(bytes: u64) -> String {
     format!("{value:.decimals$} {unit}")
 }
 
-/// Writes to standard error, where nobody may be listening any more: `eprint!` would panic then.
+/// Writes to standard error, which may have been closed: `eprint!` would panic then.
 pub fn say(text: &str) {
     let _ = io::stderr().write_all(printable::lines(text).as_bytes());
 }
@@ -580,8 +580,8 @@ impl<W: Write> StatusLine<W> {
         self.last.is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL)
     }
 
-    /// Shows `text` in place of what was shown, if that is due. `width` is the terminal's: the
-    /// last column stays free, so that no terminal wraps.
+    /// Replaces the shown text with `text`, if that is due. `width` is the terminal's: the last column stays
+    /// free, so that no terminal wraps.
     pub fn update(&mut self, now: Instant, text: &str, width: usize) {
         if !self.is_due(now) {
             return;
@@ -601,7 +601,7 @@ impl<W: Write> StatusLine<W> {
     }
 
     fn put(&mut self, text: &str) {
-        // A terminal that is gone must not end the capture.
+        // A terminal that was closed must not end the capture.
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
 }

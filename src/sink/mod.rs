@@ -1,5 +1,5 @@
-//! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] are where they go, [`rotate`] deals them out to several
-//! files, `place` opens, and `whereabouts` tells what became of, a file.
+//! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] write them, [`rotate`] splits them over several
+//! files, `place` opens a file, and `whereabouts` finds out what happened to it.
 
 mod blocks;
 mod format;
@@ -48,11 +48,11 @@ impl Write for Sink {
     }
 }
 
-/// All places to which a capture goes.
+/// All outputs of a capture.
 pub struct Fan {
     /// A file or pipe, or several files.
     pub file: Option<Sink>,
-    /// Clients, who never fail. What none of them got is told by [`Server::unserved`].
+    /// Clients, which never fail. [`Server::unserved`] counts what none of them received.
     pub server: Option<Server>,
     /// Standard output, as text, JSON or hex.
     pub view: Option<LiveView>,

@@ -10,9 +10,9 @@ use std::thread::{self, JoinHandle};
 use crate::privilege::{self, User};
 use crate::status;
 
-/// Files that wait for the command. Beyond, it is not run, which is said.
+/// Files that wait for the command. It is not run for further ones, which is reported.
 const WAITING_MAX: usize = 1024;
-/// It gets the time that nobody else wants.
+/// It gets only otherwise unused processor time.
 const NICE: i32 = 19;
 
 /// Runs the command with one file after the other, beside the capture.
@@ -59,7 +59,7 @@ impl Drop for After {
 
 fn run(command: &str, file: &PathBuf, user: Option<User>) -> io::Result<std::process::ExitStatus> {
     let mut run = Command::new(command);
-    // What it says is no part of a capture on standard output.
+    // Its output is not part of a capture on standard output.
     run.arg(file).stdin(Stdio::null()).stdout(io::stderr());
     let user = user.map(|user| (user.uid, user.gid, user.groups));
     // SAFETY: only system calls are made between fork and exec.

@@ -1,8 +1,9 @@
-//! A capture in several files, each of which opens by itself, and the end of a capture that has enough.
+//! A capture in several files, each of which can be opened alone, and the end of a capture that has reached its
+//! limit.
 //!
-//! [`Files`] takes the blocks of one long pcapng file, as [`super::PcapngWriter`] writes them, and deals them out. Each
-//! file has the section header, and the interfaces of the processes with packets in it. What a connection needs that
-//! goes on from an earlier file is made up by `resume`. Every packet is in exactly one file.
+//! [`Files`] takes the blocks of one long pcapng file, as [`super::PcapngWriter`] writes them, and distributes
+//! them. Each file has the section header, and the interfaces of the processes with packets in it. `resume`
+//! writes what a connection needs that continues from an earlier file. Every packet is in exactly one file.
 
 mod after;
 mod block;
@@ -39,7 +40,7 @@ const SECOND: u64 = 1_000_000_000;
 /// What a block of statistics takes at the end of a file.
 const STATISTICS_LEN: u64 = 76;
 
-/// What became of the files, for whoever tells the user.
+/// What happened to the files, for the summary.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     /// Files that were begun.
@@ -199,7 +200,7 @@ impl Files {
         Ok(())
     }
 
-    /// Writes what stands at the beginning of a file.
+    /// Writes the beginning of a file.
     fn begin(&mut self) {
         if !self.plan.rotates() {
             return self.pending.extend_from_slice(&self.section);
@@ -211,11 +212,11 @@ impl Files {
         self.pending.extend_from_slice(&block::with_comment(&self.section, &comment));
     }
 
-    /// All packets up to this time have been written. A file whose time is over is complete then: nobody has to wait for
-    /// a packet that belongs in the next one.
+    /// All packets up to this time have been written. So a file whose time is over is complete, without waiting
+    /// for a packet that belongs in the next one.
     ///
     /// # Errors
-    /// If it cannot be written, or the capture has as many files as was asked for.
+    /// If it cannot be written, or the capture has reached its number of files.
     pub fn settled(&mut self, until: WallTime) -> io::Result<()> {
         if self.out.is_none()
             || self.packets == 0
@@ -362,11 +363,11 @@ impl Files {
         let says_loss = block.len() > STATISTICS_LEN as usize || block::dropped(block) > 0;
         let known = self.interfaces.get(id as usize).and_then(|interface| interface.here);
         if self.out.is_none() {
-            // The last file is complete already, and says all but what was lost.
+            // The last file is already complete, and has everything except what was lost.
             if self.packets > 0 && !says_loss {
                 return Ok(());
             }
-            // As of when they were made, so that a replay gives the same name.
+            // With the time at which they were made, so that a replay gives the same name.
             self.begin_at(Some(Epb(block).time()).filter(|time| *time > 0).unwrap_or_else(now))?;
         }
         if known.is_none() && !says_loss && !self.statistics.is_empty() {
@@ -419,7 +420,7 @@ impl Files {
     /// Deletes the oldest complete file; `false` if there is none.
     fn drop_oldest(&mut self) -> bool {
         let Some(oldest) = self.complete.pop_front() else { return false };
-        // It may have been moved away, as by -z, and then takes no room that is ours.
+        // It may have been moved, for example by -z, and then does not count.
         let _ = std::fs::remove_file(&oldest);
         true
     }
@@ -442,7 +443,7 @@ impl Files {
         Ok(())
     }
 
-    /// Ends this file. `with_statistics`: those of this file, since those of the capture are not known yet.
+    /// Ends this file. `with_statistics`: those of this file, because those of the capture are still unknown.
     fn close(&mut self, with_statistics: bool) -> io::Result<()> {
         if self.out.is_none() {
             return Ok(());
@@ -472,7 +473,7 @@ impl Files {
             rest = rest.get(output::taken_before(&error)..).unwrap_or_default();
             let may_drop = is_full && self.plan.disk_full == DiskFull::DropOldest;
             if !may_drop || !self.drop_oldest() {
-                // Of the packets that were taken some are made up: not more than those that were to be written.
+                // Some of the packets that were written are synthetic: report no more than were to be written.
                 self.taken += output::packets_before(&error).min(self.pending_packets);
                 return Err(output::partly(error, self.taken));
             }
@@ -524,7 +525,7 @@ impl Write for Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // What could not be written was told when it could not.
+        // A write error was reported when it happened.
         let _ = self.close(false);
     }
 }

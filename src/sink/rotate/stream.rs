@@ -1,4 +1,4 @@
-//! Where the two directions of a connection stand in their protocol, so that a file that begins in the middle of it can
+//! The protocol state of the two directions of a connection, so that a file that begins in the middle of it can
 //! begin with what a reader needs.
 
 use super::table::{DEFAULT_MAX, Table};
@@ -21,10 +21,10 @@ const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 const ACK: u8 = 1;
 
-/// Bytes that stand at the beginning of a file and are in no other, and what the comment calls them.
+/// Bytes at the beginning of a file that are in no other, and their name in the comment.
 pub(super) type MadeUp = (&'static str, Vec<u8>);
 
-/// Where a direction stands among its frames.
+/// Position of a direction among its frames.
 #[derive(Clone, Debug)]
 enum StreamPosition {
     /// So many bytes of a frame's header are there.
@@ -46,7 +46,7 @@ struct Line {
     frames: Vec<u8>,
     block: Vec<u8>,
     is_damaged: bool,
-    /// What this side allows the other's table to take, if it said so.
+    /// The table size that this side allows the other, if it set one.
     allowed: Option<u32>,
 }
 
@@ -76,8 +76,8 @@ enum StreamProtocol {
 #[derive(Clone, Debug)]
 pub(super) struct Stream {
     kind: StreamProtocol,
-    /// The client's first bytes until they tell the protocol; with HTTP/1 the last request's head. With WebSocket
-    /// that, and the answer's.
+    /// The client's first bytes until they reveal the protocol; with HTTP/1 the last request's head. With
+    /// WebSocket that, and the response's.
     heads: [Vec<u8>; 2],
     lines: [Line; 2],
 }
@@ -95,12 +95,12 @@ impl Stream {
         lines.sum::<usize>() + self.heads.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// There is no room for the tables any more.
+    /// The limit for tables is reached.
     pub(super) fn forget_tables(&mut self) {
         self.lines.iter_mut().for_each(|line| line.table.forget());
     }
 
-    /// The next bytes of one side, and how many are missing behind them.
+    /// The next bytes of one side, and how many are missing after them.
     pub(super) fn take(&mut self, side: usize, bytes: &[u8], missing: u64) {
         match self.kind {
             StreamProtocol::Undecided => self.decide(side, bytes, missing),
@@ -110,7 +110,7 @@ impl Stream {
         }
     }
 
-    /// Nobody knows how many bytes are missing here. Readers go on with a frame behind it.
+    /// An unknown number of bytes is missing here. Readers continue with a frame after it.
     pub(super) fn jump(&mut self, side: usize) {
         let line = &mut self.lines[side];
         (line.place, line.is_damaged) = (BEGIN, false);
@@ -237,7 +237,7 @@ impl Stream {
         }
     }
 
-    /// What the sides must have said, in this order, at the beginning of a file that goes on here.
+    /// What the sides must have sent, in this order, at the beginning of a file that continues here.
     pub(super) fn beginning(&self) -> Vec<(usize, MadeUp)> {
         let mut said = Vec::new();
         match self.kind {
@@ -299,7 +299,7 @@ impl Line {
         }
     }
 
-    /// A frame of HTTP/2 is over: takes its header fields, or tells the size of the table that it allows.
+    /// A frame of HTTP/2 is complete: takes its header fields, or the table size that it allows.
     fn end(&mut self, header: &[u8; 10]) -> Option<u32> {
         let (kind, flags) = (header[3], header[4]);
         if !is_kept(kind) {
@@ -333,7 +333,7 @@ impl Line {
         None
     }
 
-    /// What must stand in front of bytes that are the rest of a frame, or of a header block.
+    /// What must precede the rest of a frame, or of a header block.
     fn begun(&self, is_http2: bool) -> Option<MadeUp> {
         if is_http2 && !self.frames.is_empty() && !self.is_damaged {
             let mut begun = self.frames.clone();
