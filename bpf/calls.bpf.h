@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * TLS calls, of whatever library: from entry to return, and what becomes of them. Calls nest
- * (TLS inside TLS, exports that call each other), so each thread has a small stack of them;
- * entry and return find each other by the stack pointer.
+ * TLS calls of any library: from entry to return, and what is done with them. Calls nest (TLS inside TLS,
+ * exports that call each other), so each thread has a small stack of them; entry and return are matched by the
+ * stack pointer.
  */
 #ifndef TLS2PCAP_CALLS_H
 #define TLS2PCAP_CALLS_H
@@ -135,12 +135,12 @@ static __always_inline s64 moved(struct handle *handle, struct call *call, u64 r
 enum emit_flag {
 	EMIT_BYTES = 1 << 0, /* what is described */
 	EMIT_LOST = 1 << 1, /* first, that an earlier call was lost */
-	EMIT_UNKNOWN = 1 << 2, /* that the call moved bytes, but nobody knows how many */
+	EMIT_UNKNOWN = 1 << 2, /* that the call moved an unknown number of bytes */
 	EMIT_SENT = 1 << 3, /* what is described, which the kernel sent from a file */
-	EMIT_RESULT = 1 << 4, /* what the call tells in its arguments */
+	EMIT_RESULT = 1 << 4, /* what the call's arguments say */
 	EMIT_NO_SOCKET = 1 << 5, /* that the process encrypts into memory, if check_socket finds so */
 	EMIT_NAME = 1 << 6, /* first, the server's name */
-	EMIT_OVER = 1 << 7, /* last, that the entry of the thread or stack goes */
+	EMIT_OVER = 1 << 7, /* last: remove the entry of the thread or stack */
 };
 
 /* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
@@ -308,8 +308,8 @@ __noinline int tell_before(u64 address, u32 function, u32 emit)
 }
 
 /*
- * A write is over, and all its records are in the ring: reads need not wait for it any more. If
- * one was told to wait for a write that moved nothing, it is told that as well.
+ * A write has returned, and all its records are in the ring: reads need not wait for it any more. If one had to
+ * wait for a write that moved nothing, that is reported as well.
  */
 static __noinline int write_over(struct call *call, struct t2p_data *data)
 {
@@ -335,7 +335,7 @@ static __noinline u64 place_left(struct thread *thread, u64 sp, u32 site, u64 re
 {
 	int internal = site == T2P_SITE_READ_INTERNAL || site == T2P_SITE_WRITE_INTERNAL;
 
-	/* `site` 0: not known. An export that jumps to the internal function has its stack pointer. */
+	/* `site` 0: unknown. An export that jumps to the internal function has its stack pointer. */
 	for (u64 i = 0; i < CALL_DEPTH; i++)
 		if (i < thread->depth && thread->calls[i].sp == sp &&
 		    (!site || internal == is_internal(thread->calls[i].function)))
@@ -344,8 +344,8 @@ static __noinline u64 place_left(struct thread *thread, u64 sp, u32 site, u64 re
 }
 
 /*
- * The return of whatever function that began at `sp`: which one, its entry has noted. 1: what `emission`
- * says is left to do, by the program, because kernels differ in how they loop.
+ * The return of the function that began at `sp`; its entry has noted which one. 1: `emission` says what the
+ * program must still do, because kernels differ in how they loop.
  */
 static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emission *emission)
 {
@@ -391,7 +391,7 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 	return 1;
 }
 
-/* The handle's last reference goes. */
+/* The handle's last reference is freed. */
 static __noinline int handle_freed(u64 address)
 {
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
@@ -401,7 +401,7 @@ static __noinline int handle_freed(u64 address)
 	if (!handle)
 		return 0;
 	if (handle->refs) {
-		/* Two may be here at once: whoever comes last sees none left. */
+		/* Two processors may be here at the same time: the last one sees none left. */
 		__sync_fetch_and_add(&handle->refs, -1);
 		if (*(volatile u32 *)&handle->refs)
 			return 0;

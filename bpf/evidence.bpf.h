@@ -172,7 +172,7 @@ static __always_inline void socket_used_in_call(struct sock *sk, int reading, u3
 	    (reading ? call->flags & CALL_READ_SOCKET : call->record))
 		return;
 	if (!is_protocol(sk, IPPROTO_TCP)) {
-		/* QUIC, DTLS, or a callback that asks for a name. UNIX sockets tell nothing: TLS runs over
+		/* QUIC, DTLS, or a callback that resolves a name. UNIX sockets prove nothing: TLS runs over
 		   them as well, and programs log through them. */
 		if (is_protocol(sk, IPPROTO_UDP))
 			call->flags |= CALL_UDP;
@@ -211,7 +211,7 @@ static __always_inline u64 bytes_read(struct call *call, u64 returned)
 
 	if ((s32)returned <= 0)
 		return 0;
-	/* Of what tells its count elsewhere, 1 says that there is one. */
+	/* If the function returns its count elsewhere, 1 means that there is one. */
 	if (returned == 1 && call->count_at && !bpf_probe_read_user(&n, sizeof(n), (void *)call->count_at) &&
 	    n && n <= call->num)
 		return n;
