@@ -208,7 +208,7 @@ impl Control {
                 // As at the end of the output, the command goes on without us.
                 break match &mut running {
                     Some(running) => {
-                        self.say.warn("the time is over: the command goes on, and is not captured any more");
+                        self.say.warn("the time is over: the command continues, but is no longer captured");
                         self.let_finish(heard, running)
                     }
                     None => Ok(Exit::Success),
@@ -276,7 +276,7 @@ impl Control {
                         line.clear();
                     }
                     let followed = left == 0 && self.probe.has_targets();
-                    let more = if followed { "; the capture goes on with its children" } else { "" };
+                    let more = if followed { "; the capture continues with its children" } else { "" };
                     self.say.warn(&format!("process {pid} has ended{more}"));
                     if left == 0 && !followed {
                         break Ok(Exit::Success);
@@ -325,7 +325,7 @@ impl Control {
         for hold in self.let_waiting_go(PATIENCE) {
             let pid = hold.pid;
             self.say.warn(&format!(
-                "process {pid} goes on: looking at a file that it has mapped takes longer than {} s. What it says over TLS until that is done is not captured",
+                "process {pid} continues: inspecting a file that it has mapped takes longer than {} s. What it sends and receives over TLS until then is not captured",
                 PATIENCE.as_secs()
             ));
         }
@@ -516,7 +516,7 @@ impl Control {
                 self.follow_stacks(process, &in_process.found);
             }
             for (path, error) in &in_process.unreadable {
-                self.say.detail(&format!("{}: not looked at: {error}", printable::path(path)));
+                self.say.detail(&format!("{}: not inspected: {error}", printable::path(path)));
             }
         }
         if is_late {
@@ -535,8 +535,8 @@ impl Control {
     fn yield_files(&mut self) {
         for path in self.probe.yield_files() {
             self.say.warn(&format!(
-                "{}: it is opened for writing, so its probes are taken away: programs that run it are not captured from now on. \
-                 Who starts it anew is",
+                "{}: it is opened for writing, so its probes are removed: programs that run it are no longer captured. \
+                 Those that are started later are",
                 printable::path(&path)
             ));
         }
@@ -585,7 +585,7 @@ impl Control {
         for Unfollowed { function, path, why, moves_data } in functions {
             if moves_data {
                 self.say.warn(&format!(
-                    "{function} of {path}: its calls are not captured, since it is not known where it returns: {why} \
+                    "{function} of {path}: its calls are not captured, because its returns were not found: {why} \
                      (--return-probes captures them)"
                 ));
             } else {

@@ -117,7 +117,7 @@ impl NotCaptured {
             ));
         }
         if self.libraries.is_empty() && self.unprobed.is_empty() && self.of_command {
-            text.push_str("note: the command and its children mapped no TLS library that is known\n");
+            text.push_str("note: the command and its children mapped no known TLS library\n");
         }
         text
     }
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn nothing_has_a_reason() {
-        let none = "note: the command and its children mapped no TLS library that is known\n";
+        let none = "note: the command and its children mapped no known TLS library\n";
         assert_eq!(of_command().of_nothing(false), none);
         assert_eq!(NotCaptured::new(&Targets::Everything, Say(Verbosity::Quiet)).of_nothing(false), "");
 

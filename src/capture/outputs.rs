@@ -33,7 +33,7 @@ pub(super) fn open_output(config: &Capture) -> Result<Option<(sink::OutputFile, 
     if config.files.rotates() && output.is_live() {
         return Err(Failure::new(
             Exit::Usage,
-            format!("{} is no regular file, and cannot be followed by another", path.display()),
+            format!("{} is not a regular file, so no further file can follow it", path.display()),
             "leave out -C, -G and -b, or name a file",
         ));
     }
@@ -68,14 +68,14 @@ pub(super) fn listen(
     let server = sink::Server::listen(address, say.0 > Verbosity::Quiet).map_err(|error| {
         Failure::new(
             Exit::Io,
-            format!("{address}: cannot be listened at: {error}"),
-            "give --pcap-over-ip a port that is free, and no address or one of this machine",
+            format!("{address}: cannot listen: {error}"),
+            "give --pcap-over-ip a free port, without an address or with one of this machine",
         )
     })?;
     let address = server.address();
     if !address.ip().is_loopback() {
         say.warn(&format!(
-            "whoever can reach {address} can read the plaintext: it is neither encrypted nor protected"
+            "anyone who can reach {address} can read the plaintext: there is no encryption and no password"
         ));
     }
     let begins = if config.output.is_none() { "; the capture begins then" } else { "" };
@@ -92,7 +92,7 @@ pub(super) fn listen(
 pub(super) fn view(config: &Capture) -> Result<Option<LiveView>, Failure> {
     let is_alone = config.output.is_none() && config.serve.is_none();
     config.show.map(|show| LiveView::begin(show, is_alone)).transpose().map_err(|error| {
-        Failure::new(Exit::Io, format!("what is said cannot be shown: {error}"), "leave out -f")
+        Failure::new(Exit::Io, format!("messages cannot be shown: {error}"), "leave out -f")
     })
 }
 

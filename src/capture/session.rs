@@ -308,7 +308,7 @@ impl<'c> Session<'c> {
         }
         let left_out = outlet.shown.as_ref().map_or(0, Shown::left_out);
         if is_wanted && left_out > 0 {
-            say.warn(&format!("{left_out} packets were not shown, since whoever reads was too slow"));
+            say.warn(&format!("{left_out} packets were not shown, because the reader was too slow"));
         }
         let failed = failed.or_else(|| outlet.shown.and_then(|shown| shown.failed()));
         signals.written();
@@ -396,14 +396,14 @@ fn tell_of_probes(config: &Capture, probe: &Probe, say: Say) {
         probe.backend(),
         if probe.bulk() { "in bulk" } else { "one by one" }
     ));
-    probe.refused().iter().for_each(|reason| say.detail(&format!("not taken: {reason}")));
+    probe.refused().iter().for_each(|reason| say.detail(&format!("not used: {reason}")));
     tell_memory(probe, "at the start", say);
     say.detail(match &config.targets {
-        Targets::Command(_) => "probes stand in processes of the command only",
-        Targets::Pids { .. } => "probes stand in the processes of -p only",
-        Targets::Everything => "probes stand in every process that has mapped a TLS library",
+        Targets::Command(_) => "probes are only in processes of the command",
+        Targets::Pids { .. } => "probes are only in the processes of -p",
+        Targets::Everything => "probes are in every process that has mapped a TLS library",
         Targets::Users(_) => {
-            "probes stand in every process that has mapped a TLS library, those of other users too: their calls are not recorded, but pay for the probes"
+            "probes are in every process that has mapped a TLS library, including other users' processes: their calls are not recorded, but pay for the probes"
         }
     });
 }

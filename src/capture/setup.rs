@@ -64,7 +64,7 @@ pub(crate) fn refusal(error: &ProbeError) -> Failure {
         ProbeError::NoBtf => Failure::new(
             Exit::Kernel,
             error.to_string(),
-            "use a kernel built with CONFIG_DEBUG_INFO_BTF, as those of all current distributions are",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF, like those of all current distributions",
         ),
         ProbeError::NotPermitted(_) => {
             Failure::new(Exit::NotPermitted, error.to_string(), "run it with sudo")
@@ -134,7 +134,7 @@ pub(super) fn libraries(
             Failure::new(
                 Exit::Usage,
                 format!("--lib {}: {error}", path.display()),
-                "name a library that has the functions of OpenSSL, GnuTLS or NSS, or a program that holds one, or a Go program",
+                "name a library with the functions of OpenSSL, GnuTLS or NSS, a program that contains one, or a Go program",
             )
         })?;
         match &config.targets {
@@ -222,7 +222,7 @@ fn no_library(pids: &[String], reasons: &str) -> Failure {
     Failure::new(
         Exit::NoTarget,
         format!(
-            "{who} {} {has} no TLS library that is known here (OpenSSL, BoringSSL, AWS-LC, GnuTLS, NSS, Go, rustls){reasons}",
+            "{who} {} {has} no known TLS library (OpenSSL, BoringSSL, AWS-LC, GnuTLS, NSS, Go, rustls){reasons}",
             pids.join(", ")
         ),
         "if it loads one later, start it under the capture: tls2pcap -o FILE -- COMMAND\n\

@@ -141,7 +141,7 @@ impl Signals {
                         let bytes = queue.give_up();
                         if !quietly {
                             status::say(&format!(
-                                "tls2pcap: given up: the end of the capture is not written, at least {bytes} bytes of it\n"
+                                "tls2pcap: ended by a second signal: the end of the capture is not written, at least {bytes} bytes of it\n"
                             ));
                         }
                     }

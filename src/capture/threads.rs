@@ -184,7 +184,7 @@ impl Waiting {
         thread::spawn(move || {
             if ended.recv_timeout(MOMENT) == Err(RecvTimeoutError::Timeout) {
                 status::say(
-                    "tls2pcap: waiting for whoever reads the capture to take the rest; press Ctrl-C again to give up\n",
+                    "tls2pcap: waiting for the reader of the capture to take the rest; press Ctrl-C again to stop waiting\n",
                 );
             }
         });

@@ -33,7 +33,7 @@ impl Waits {
             return Ok(Waits::Nobody { should: false });
         }
         let failed = |e: io::Error| {
-            Failure::new(Exit::Io, format!("nothing can be kept open to hold the command: {e}"), "")
+            Failure::new(Exit::Io, format!("no descriptor can be opened to hold the command: {e}"), "")
         };
         match Holder::spawn(probe.holds().map_err(failed)?, held.map(Held::pid)) {
             Ok(holder) => {
@@ -49,7 +49,7 @@ impl Waits {
             }
             Err(error) => {
                 say.warn(&format!(
-                    "the command cannot be traced ({error}): while a file that it maps is looked at it is stopped by a signal, which whoever started it sees"
+                    "the command cannot be traced ({error}): while a file that it maps is inspected, it is stopped by a signal, which its parent sees"
                 ));
                 probe.hold_by(HoldWay::Signal);
                 let command = held.map_or(0, Held::pid);

@@ -177,8 +177,8 @@ fn what_makes_no_sense_is_refused_as_usage_with_a_cure() {
         ("-o x -u 1 -p 1", "-p and -u"),
         ("-o x -p 1 --all", "-p and --all"),
         ("-o x --all -- curl", "--all and a command"),
-        ("-o x", "whom to capture"),
-        ("--pcap-over-ip 57012", "whom to capture"),
+        ("-o x", "selected to capture"),
+        ("--pcap-over-ip 57012", "selected to capture"),
         ("-o x -u no-such-user-here", "no user with this name"),
         ("-o x -u 4294967295", "not a user number"),
         ("-o x --record x", "same file"),
@@ -402,7 +402,7 @@ fn files_as_tcpdump_and_dumpcap_have_them() {
         assert!(told.contains(word), "{line}: {told}");
     }
     let told = files("tls2pcap --pcap-over-ip 5000 --all -c 5").unwrap_err();
-    assert!(told.contains("say -o too"), "{told}");
+    assert!(told.contains("also use -o"), "{told}");
     let told = files("tls2pcap -w - --all -C 1").unwrap_err();
     assert!(told.contains("several files need a name"), "{told}");
 }

@@ -252,7 +252,7 @@ fn processes_without_tls_and_without_life() {
     drop(own);
 
     let finished = test.capture().run(&["true"]).ok();
-    assert!(finished.stderr.contains("mapped no TLS library"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("mapped no known TLS library"), "{}", finished.stderr);
 }
 
 #[test]

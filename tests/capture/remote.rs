@@ -235,8 +235,8 @@ fn a_port_that_is_taken_is_said_and_so_is_an_open_door() {
     let port = taken.local_addr().unwrap().port().to_string();
     let marker = test.path("the-command-ran");
     let finished = test.capture().args(&["--pcap-over-ip", &port]).run(&["touch", marker.to_str().unwrap()]);
-    finished.failed(1, &["cannot be listened at"]);
+    finished.failed(1, &["cannot listen"]);
     assert!(!marker.exists());
     let open = test.capture().args(&["--pcap-over-ip", "0.0.0.0:0"]).run(&["true"]).ok();
-    assert!(open.stderr.contains("neither encrypted nor protected"), "{}", open.stderr);
+    assert!(open.stderr.contains("no encryption and no password"), "{}", open.stderr);
 }
