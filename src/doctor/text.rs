@@ -432,8 +432,8 @@ KERNEL
                fentry: it has no BPF trampolines
                tracepoint: works too
   probes       attach in bulk (uprobe.multi); of a command and with -p one by one
-               are only in processes of the command or of -p; with --all and -u in every process that
-               has mapped a TLS library
+               are only in processes of the command or of -p; with --all and -u in every process
+               that has mapped a TLS library
                Go: not on this kernel: no
   calls        captured up to 33,554,432 bytes
   lockdown     unknown

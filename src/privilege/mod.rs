@@ -268,7 +268,7 @@ mod tests {
         let warnings = judge(&few).unwrap().warnings;
         assert_eq!(warnings.len(), 3);
         assert!(
-            warnings[2].contains("without cap_sys_admin") && warnings[2].contains("made-up"),
+            warnings[2].contains("without cap_sys_admin") && warnings[2].contains("synthetic"),
             "{warnings:?}"
         );
         let later = Facts { kernel: Some(BULK_BY_PROCESS), ..few.clone() };
