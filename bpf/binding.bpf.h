@@ -40,7 +40,7 @@ static __noinline u32 fd_of_bio_at(u64 bio, u32 method_at, u32 state_at)
 	return state.num + 1;
 }
 
-/* 1 + the descriptor of a BIO in one of the layouts that are known; 0: none. Global: the verifier walks it once. */
+/* 1 + the descriptor of a BIO in one of the known layouts; 0: none. Global: the verifier walks it once. */
 __noinline u32 fd_of_bio(u64 bio)
 {
 	u32 fd = 0;
@@ -212,8 +212,8 @@ static __noinline int socket_given(u64 address)
 }
 
 /*
- * A read that was blocked when the probes came returns to no probe. What it took from the socket
- * shows when the next read begins where no call that was seen has left off.
+ * A read that was already blocked when the probes were attached returns unseen. What it took from the socket
+ * shows when the next read does not begin where the last seen call ended.
  */
 static __always_inline void check_unseen_read(struct handle *handle, struct call *call)
 {

@@ -143,7 +143,7 @@ enum emit_flag {
 	EMIT_OVER = 1 << 7, /* last: remove the entry of the thread or stack */
 };
 
-/* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
+/* Describes the bytes that a call moved, and advances the handle's stream. Returns what must be emitted. */
 static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
 {
 	u32 inflight;
@@ -182,7 +182,7 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	return call->function == T2P_FN_SENDFILE || call->function == T2P_FN_SEND_PARTS ? EMIT_SENT : EMIT_BYTES;
 }
 
-/* What a call did to its handle, and in any case whose it was. Returns what is to be emitted. */
+/* Records what a call did to its handle, and in any case whose call it was. Returns what must be emitted. */
 static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
 	struct handle *handle = the_handle(process->generation, call->handle, call->function);
@@ -215,7 +215,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 		tell_once(handle, HANDLE_LAYER, &fact);
 	}
 	check_unseen_read(handle, call);
-	/* Not earlier: the verifier would walk all that follows once for each case. */
+	/* Not earlier: the verifier would walk everything that follows once for each case. */
 	len = call->len = moved(handle, call, returned);
 	if (call->site == T2P_SITE_READ || call->site == T2P_SITE_WRITE)
 		len = call->len = on_probation(process->generation, call->handle,
@@ -288,7 +288,7 @@ struct emission {
 	struct t2p_data data;
 };
 
-/* Tells what comes before the bytes of the call, or instead of them: the server's name, what is lost. */
+/* Reports what precedes the bytes of the call, or replaces them: the server's name, what is lost. */
 __noinline int tell_before(u64 address, u32 function, u32 emit)
 {
 	struct process *process = current_process();
@@ -360,7 +360,7 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 	returned = result_of(ctx);
 	i = unknown(place_left(thread, sp, site, returned));
 	if (i >= CALL_DEPTH)
-		return 0; /* part of a call that is followed already, or not a call of ours */
+		return 0; /* part of a call that is already followed, or not a call of ours */
 	process = current_process();
 	if (!process)
 		return 0;

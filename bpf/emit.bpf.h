@@ -165,7 +165,7 @@ struct chunks {
 	u64 from;
 };
 
-/* Emits T2P_CHUNK_MAX bytes of a long call. 1: there are not so many left. */
+/* Emits T2P_CHUNK_MAX bytes of a long call. 1: fewer are left. */
 static __noinline int next_chunk(struct chunks *chunks)
 {
 	u64 done = chunks->thread->done;

@@ -102,8 +102,8 @@ static __noinline int go_handshake(struct process *process, u64 address, struct 
 	if (handle->sock)
 		state = bpf_map_lookup_elem(&sockets, &handle->sock);
 	/*
-	 * A Conn that was collected without a Close has left its place to this one. Inside a Read it may be a
-	 * handshake on the same connection once more (renegotiation), whose socket lives.
+	 * A Conn that was collected without a Close was at the address of this one. Inside a Read it may be
+	 * another handshake on the same connection (renegotiation), whose socket is live.
 	 */
 	if (outer ? handle->sock && (!state || state->generation != handle->sock_generation) :
 		    handle->sock || handle->read_end || handle->write_end) {
@@ -276,7 +276,7 @@ static __noinline struct process *process_of(struct thread *thread)
 	return process && process->generation == thread->process ? process : NULL;
 }
 
-/* Which call of the goroutine returns here; CALL_DEPTH: none of ours, or part of one that is followed. */
+/* Which call of the goroutine returns here; CALL_DEPTH: none of ours, or part of a followed one. */
 static __noinline u64 go_place_left(struct pt_regs *ctx, struct thread *thread, u32 site)
 {
 	struct go_stack stack = {};
@@ -298,7 +298,7 @@ static __noinline u64 go_place_left(struct pt_regs *ctx, struct thread *thread, 
 	return CALL_DEPTH;
 }
 
-/* As finish. Returns what is to be emitted. */
+/* As finish. Returns what must be emitted. */
 static __noinline int go_finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
 	struct handle *handle;

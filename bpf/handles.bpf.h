@@ -104,13 +104,13 @@ static __noinline int keep_end(struct handle *handle, u64 address)
 	if (!record)
 		return 0;
 	describe_handle(record, handle, address);
-	/* Last: a record with it is whole. */
+	/* Last: a record with it is complete. */
 	asm volatile("" ::: "memory");
 	record->fact = T2P_FACT_FREE;
 	return 1;
 }
 
-/* Tells a fact; 1 if the ring took it. */
+/* Reports a fact; 1 if the ring accepted it. */
 static __noinline int emit_fact(struct handle *handle, struct fact *fact)
 {
 	struct t2p_handle *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
@@ -191,8 +191,8 @@ static __noinline int tell_lost(struct handle *handle, u64 address, u32 writing,
 
 /*
  * A call of the process of this generation, on the handle at `address`, is not followed to its return: if it
- * may have moved bytes, they are lost. A global function, like all here that take numbers only: the
- * verifier walks it once, not at each call.
+ * may have moved bytes, they are lost. A global function, like all here that take only numbers: the verifier
+ * walks it once, not at each call.
  */
 __noinline int call_lost(u64 generation, u64 address, u32 function, u32 reason)
 {

@@ -186,7 +186,7 @@ struct mm_struct {
 	struct uprobes_state uprobes_state;
 };
 
-/* A call whose return is probed and has not come, innermost first. */
+/* A call whose return is probed and still pending, innermost first. */
 struct return_instance {
 	unsigned long stack; /* stack pointer at entry */
 	struct return_instance *next;
@@ -373,8 +373,8 @@ static __always_inline struct pt_regs *syscall_regs(void)
 }
 
 /*
- * The verifier walks what follows once for each value that it knows. Of what a global function returns it
- * knows nothing.
+ * The verifier walks what follows once for each value that it knows. It knows nothing about the result of a
+ * global function.
  */
 __noinline u64 unknown(u64 value)
 {

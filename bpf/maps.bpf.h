@@ -64,7 +64,7 @@ enum room {
 /* Users share a row if their numbers end in the same bits. */
 #define ROOM_USERS 256
 
-/* Entries of each table: the most, in all, and of each row of users. */
+/* Entries of each table: the maximum, in total, and of each row of users. */
 const volatile u32 room_size[ROOMS];
 u32 room_taken[ROOMS];
 u32 room_of_users[ROOM_USERS][ROOMS];
@@ -114,8 +114,8 @@ struct {
 #define PIDNS_DEPTH 8
 
 /*
- * A task's number in our pid namespace; 0: it is not seen from there. A global function: the verifier
- * walks it once, not at each call.
+ * A task's number in our pid namespace; 0: it is not visible there. A global function: the verifier walks it
+ * once, not at each call.
  */
 __noinline u32 number_of(u64 address)
 {
@@ -199,7 +199,7 @@ struct call {
 	u8 site; /* enum t2p_site */
 	enum go_flag go; /* 0: the library is none of Go's */
 	u8 pad[3];
-	u64 returns_to; /* of a call that has no return probe: the address; else 0 */
+	u64 returns_to; /* of a call that has no return probe: the address; otherwise 0 */
 };
 
 /* What a call in Go needs more. It has no function inside it, and a larger struct would cost stack in every program. */
@@ -251,7 +251,7 @@ enum handle_flag {
 	HANDLE_PLAIN = 1 << 14, /* NSS: the program has switched TLS off, and passes plain bytes through */
 };
 
-/* A TLS handle and how far its two streams have come. */
+/* A TLS handle and the offsets of its two streams. */
 struct handle {
 	u64 process; /* generation of the process: a recycled pid has another */
 	u64 generation;
@@ -350,7 +350,7 @@ struct record_handle {
 };
 
 struct record_socket {
-	u64 sock; /* 0: it came through two sockets */
+	u64 sock; /* 0: it passed through two sockets */
 	u64 generation;
 	s32 fd;
 	u32 pad;
@@ -364,10 +364,10 @@ struct rustls_call {
 	u64 entered;
 	u64 seq; /* number of the record among those of its key */
 	u64 result; /* where the result is put */
-	u64 buf; /* what is to be encrypted, or the body of the record that is decrypted */
+	u64 buf; /* the data to encrypt, or the body of the record to decrypt */
 	u64 len;
 	u64 parts; /* the plaintext is in slices: their address; 0: at `buf` */
-	u64 count; /* so many slices */
+	u64 count; /* number of slices */
 	u64 start; /* of their bytes, those from here on */
 	u32 library;
 	u8 kind; /* enum t2p_rustls_flag */
@@ -386,7 +386,7 @@ struct grave {
 	u32 pad;
 };
 
-/* What speaks for and against the internal function as seen from one export, or in all its calls. */
+/* Evidence for and against the internal function, from one export or in all its calls. */
 struct evidence {
 	u32 agreed; /* calls that moved data, for which both agreed */
 	u32 disagreed;
@@ -455,7 +455,7 @@ struct {
 
 /*
  * tgid << 32 | tid → calls in progress. Entries live as long as their thread: no churn on each call. And stacks
- * that are no thread's own (stack_key) → the same, as long as there are any.
+ * that are no thread's own (stack_key) → the same, while there are calls on them.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -526,7 +526,7 @@ struct {
 	__type(value, struct record_handle);
 } records_out SEC(".maps");
 
-/* Records that came through a socket → that socket. LRU, likewise. */
+/* Records that passed through a socket → that socket. LRU, likewise. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -652,9 +652,9 @@ struct {
 	__type(value, enum verdict);
 } verdicts SEC(".maps");
 
-/* The application records that a handle gave to its BIO, or took from it. */
+/* The application records that a handle passed to its BIO, or took from it. */
 struct record_way {
-	u64 end; /* the stream has come no farther than here */
+	u64 end; /* the stream has not passed this offset */
 	u32 records; /* since the last call that moved bytes */
 	u32 body; /* length of the last one's body */
 	u32 taken; /* bytes that calls have taken from it or put into it; 0: none that can be followed */
@@ -730,7 +730,7 @@ static __always_inline void count(u32 what, u64 n)
 /* Not by way of the stack, of which old kernels have too little here. */
 static const struct loss no_loss;
 
-/* Counts a loss under `reason`, in all and for the current process, whose generation is `process` (0: none). */
+/* Counts a loss under `reason`, in total and for the current process, whose generation is `process` (0: none). */
 __noinline int lost(u64 process, u32 reason, u64 bytes)
 {
 	struct loss_key key = { .process = process, .tgid = current_id() >> 32, .reason = reason };

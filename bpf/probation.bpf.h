@@ -58,7 +58,7 @@ static __always_inline void record_seen(struct record_way *way, u32 body)
 	way->records++;
 }
 
-/* The library hands records to its BIO. If that takes not all of them, the rest or the same comes again. */
+/* The library passes records to its BIO. If that does not take all of them, the rest or the same follows again. */
 static __noinline int records_sent(struct handle *handle, u64 address, u64 from, u64 len)
 {
 	struct record_flow *flow = flow_of(handle, address);
@@ -130,8 +130,8 @@ static __noinline int records_received(struct handle *handle, u64 address, u64 f
 
 /*
  * A call of a function whose cookie is `site`, on the handle at `address`, moved `len` bytes, of `num` at most.
- * Returns how many count; -1: some were moved that do not. A global function: the verifier walks it once, not for
- * each way that leads here.
+ * Returns how many count; -1: some were moved that do not. A global function: the verifier walks it once, not
+ * for each path to it.
  */
 __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 len)
 {
@@ -154,8 +154,8 @@ __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 
 	if (!process || process->generation != generation)
 		return -1;
 	/*
-	 * What BIO_read gets on other stacks is not seen, and a record may come in there and be read here: of such a
-	 * process the reads are neither held against it nor believed.
+	 * What BIO_read receives on other stacks is not seen, and a record may arrive there and be read here:
+	 * so for such a process reads count neither for nor against it.
 	 */
 	if (!writing && !by_returns && (process->flags & PROCESS_STACKS))
 		return -1;

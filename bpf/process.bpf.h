@@ -222,7 +222,7 @@ __noinline int meet_process(u32 tgid)
 	return bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
 }
 
-/* The current process if it is captured, else NULL. */
+/* The current process if it is captured, otherwise NULL. */
 static __always_inline struct process *current_process(void)
 {
 	u32 tgid = current_id() >> 32;
@@ -345,7 +345,7 @@ static __noinline int keep_exit(struct process *process)
 		return 0;
 	head(&record->head, 0, process->generation, 0);
 	record->time = bpf_ktime_get_ns();
-	/* Last: a record with it is whole. */
+	/* Last: a record with it is complete. */
 	asm volatile("" ::: "memory");
 	record->head.type = T2P_EXIT;
 	return 1;

@@ -123,8 +123,8 @@ struct arguments {
 };
 
 /*
- * An internal function is called inside a call of the same handle. Returns the place of that, if it is
- * a call of an export that the internal function has taken over; else CALL_DEPTH.
+ * An internal function is called inside a call on the same handle. Returns the index of that call, if it is a
+ * call of an export that the internal function has replaced; otherwise CALL_DEPTH.
  */
 static __noinline u64 inner_entered(struct thread *thread, struct arguments *args, u64 sp, u64 address)
 {
@@ -153,8 +153,8 @@ static __noinline u64 inner_entered(struct thread *thread, struct arguments *arg
 }
 
 /*
- * An internal function returns to an export. Returns the place of the export's call, if that is over with it;
- * else CALL_DEPTH.
+ * An internal function returns to an export. Returns the index of the export's call, if that ends with it;
+ * otherwise CALL_DEPTH.
  */
 static __noinline u64 inner_left(struct thread *thread, u64 sp, u64 returned)
 {

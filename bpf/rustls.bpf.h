@@ -72,7 +72,7 @@ static __always_inline u8 rustls_type(u64 word)
 	return type < RUSTLS_TYPES ? type : RUSTLS_TYPE_UNKNOWN;
 }
 
-/* What is to be encrypted. */
+/* The data to encrypt. */
 static __noinline int rustls_outgoing(struct rustls_call *call, u64 message)
 {
 	u64 words[5];
@@ -179,7 +179,7 @@ static __always_inline int rustls_has_socket(struct handle *handle)
 	return handle->sock && bpf_map_lookup_elem(&sockets, &handle->sock);
 }
 
-/* A record that came through a socket is about to be decrypted. */
+/* A record that was received through a socket is about to be decrypted. */
 static __noinline int rustls_bind_incoming(struct process *process, struct handle *handle, struct rustls_call *call)
 {
 	struct record_socket through, *found;
@@ -449,7 +449,7 @@ static __noinline int rustls_settle(struct process *process, struct handle *hand
 	return forget_handle(fact.address, current_id() >> 32);
 }
 
-/* A decrypting function returns. 1: what it describes is to be emitted. */
+/* A decrypting function returns. 1: what it describes must be emitted. */
 static __noinline int rustls_opened(struct handle *handle, struct rustls_call *call)
 {
 	s64 len = call->understood ? rustls_decrypted(call) : -1;

@@ -111,7 +111,7 @@ static __always_inline void describe_end(struct t2p_socket *record, struct sock 
 	record->before = before;
 	record->after = after;
 	record->flags = flags;
-	/* Last: a record with it is whole. */
+	/* Last: a record with it is complete. */
 	asm volatile("" ::: "memory");
 	record->head.type = T2P_SOCKET;
 }
@@ -172,8 +172,8 @@ static __always_inline int is_of(struct file **slot, u64 socket)
 }
 
 /*
- * The descriptor of the current process for the `struct socket` at this address; -1: none is found. A global function:
- * the verifier walks it once.
+ * The descriptor of the current process for the `struct socket` at this address; -1: not found. A global
+ * function: the verifier walks it once.
  */
 __noinline s32 find_fd(u64 socket, s32 hint)
 {
@@ -306,7 +306,7 @@ static __noinline u64 new_socket(u64 sk, u64 process)
 	return state ? state->generation : 0;
 }
 
-/* The generation under which a live socket is known; 0: it is not to be known. `process`: whose loss that is. */
+/* The generation under which a live socket is known; 0: it is not followed. `process`: whose loss that is. */
 static __always_inline u64 socket_generation(u64 sk, u64 process)
 {
 	struct socket_state *state = bpf_map_lookup_elem(&sockets, &sk);
@@ -330,7 +330,7 @@ static __always_inline int has_live_socket(struct handle *handle)
 	return state && state->generation == handle->sock_generation;
 }
 
-/* The handles of rustls that had this socket go, once so many others have lost theirs that they are idle. */
+/* Removes the handles of rustls that had this socket, once enough others have lost theirs that they are idle. */
 static __noinline int bury(u64 address, u64 generation, u32 tgid)
 {
 	struct grave grave = { .address = address, .sock_generation = generation, .tgid = tgid };

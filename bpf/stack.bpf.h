@@ -19,7 +19,7 @@ static const struct thread no_thread;
  * 6.13). A thread's own stack is that of the process for its first thread, otherwise the mapping at whose end
  * its thread pointer lies: all threading libraries place them there.
  */
-#define MAIN_STACK (64ULL << 20) /* nothing else is mapped so near below the first thread's stack */
+#define MAIN_STACK (64ULL << 20) /* nothing else is mapped so close below the first thread's stack */
 #define THREAD_STACK (8ULL << 20) /* where mappings cannot be looked up: the usual size */
 
 struct bounds {
@@ -79,7 +79,7 @@ __noinline int on_other_stack(u64 sp)
 		pointer = thread_pointer();
 		own.low = own.high = 0;
 		error = bpf_find_vma(bpf_get_current_task_btf(), sp, note_bounds, &own, 0);
-		/* Somebody else changes the mappings just now. */
+		/* Another thread is changing the mappings. */
 		if (error == -EBUSY)
 			return sp >= pointer || pointer - sp >= THREAD_STACK;
 		if (!is_within(&own, sp) || !is_within(&own, pointer) || sp >= pointer)
@@ -144,7 +144,7 @@ static __noinline struct thread *calls_at(u64 sp)
 	return calls ?: current_thread();
 }
 
-/* Where a call that begins at `sp` is to be noted. `other`: that is no thread's own stack. */
+/* Where a call that begins at `sp` must be stored. `other`: that is no thread's own stack. */
 static __noinline struct thread *calls_for(struct process *process, u64 sp, u32 other)
 {
 	u64 key = other ? stack_key(sp) : current_id();
@@ -348,7 +348,7 @@ static __noinline u64 place_of(struct thread *thread, u64 sp, u64 ip, struct arg
 			     call->function == T2P_FN_WRITE_EARLY))
 				return PLACE_NONE;
 		}
-		/* The stack was cut back, or is another: in either case the kernel awaits that return no more. */
+		/* The stack was unwound, or is another: in either case the kernel no longer awaits that return. */
 		if (call->sp <= sp)
 			return i;
 		if (call->handle == address && is_part_of(function, call->function))

@@ -174,7 +174,7 @@ int BPF_PROG(tracepoint_sock_send_length, struct sock *sk)
 	return 0;
 }
 
-/* Fires after the read: what it took is taken off again. */
+/* Fires after the read: what it took is subtracted again. */
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(tracepoint_sock_recv_length, struct sock *sk, int length, int flags)
 {

@@ -27,7 +27,7 @@ enum t2p_limit {
 /* The length of these fields. Rust sees it in their types. */
 #define T2P_COMM_LEN 16
 #define T2P_NAME_LEN 256 /* of one part of a path, NAME_MAX and NUL */
-#define T2P_PATH_LEN 512 /* of a path; the part that crosses it is still whole */
+#define T2P_PATH_LEN 512 /* of a path; the part that crosses it is still complete */
 #define T2P_PATH_PARTS 32 /* names and mounts of a path */
 #define T2P_ARGS_LEN 1024
 #define T2P_TEXT_LEN 256
@@ -84,7 +84,7 @@ enum t2p_cookie_bit {
 	T2P_COOKIE_PROBATION = 7, /* in a key of `evidence`: what was found while the function was on probation */
 	T2P_COOKIE_LIBRARY = 8,
 	/* Of a return instruction, or a jump before it: */
-	T2P_COOKIE_DEPTH = 40, /* so many words are still on the stack above the return address: 10 bits */
+	T2P_COOKIE_DEPTH = 40, /* this many words are still on the stack above the return address: 10 bits */
 	T2P_COOKIE_REGISTER = 50, /* index in struct pt_regs, or the constant: 4 bits */
 	T2P_COOKIE_VALUE = 54, /* enum t2p_value: 3 bits */
 	T2P_COOKIE_CONDITION = 57, /* number of the condition under which the jump leads to the return: 4 bits */
@@ -105,7 +105,7 @@ enum t2p_value {
 
 /* A key of `threads` for a stack that is not a thread's own: a pid from T2P_STACK_PID on; below, its address. */
 enum t2p_stack_key {
-	T2P_STACK_REACH = 13, /* so many low bits of the address do not count: see stack.bpf.h */
+	T2P_STACK_REACH = 13, /* this many low bits of the address do not count: see stack.bpf.h */
 	T2P_STACK_PID = 47 - T2P_STACK_REACH, /* addresses have 47 bits, pids 22 */
 	T2P_STACK_KEY = 63, /* set in such a key: all others are the number of a thread */
 };
@@ -194,7 +194,7 @@ enum t2p_site {
 
 /* What is added to T2P_SITE_RUSTLS: which function it is, and of which rustls. */
 enum t2p_rustls_flag {
-	T2P_RUSTLS_WRITES = 1, /* it encrypts a record; else it decrypts one */
+	T2P_RUSTLS_WRITES = 1, /* it encrypts a record; otherwise it decrypts one */
 	T2P_RUSTLS_GCM = 2, /* of TLS 1.2: AES-GCM */
 	T2P_RUSTLS_CHACHA = 4, /* of TLS 1.2: ChaCha20-Poly1305; neither: of TLS 1.3 */
 	T2P_RUSTLS_OWNED = 8, /* before 0.23: records are separate vectors */
@@ -231,7 +231,7 @@ enum t2p_missing : unsigned char {
 enum t2p_tuple_source : unsigned char {
 	T2P_TUPLE_NONE = 0,
 	T2P_TUPLE_SAME_CALL = 1, /* it was used inside this call, and carried its record */
-	T2P_TUPLE_REMEMBERED = 2, /* an earlier call of this handle used it, and it still lives */
+	T2P_TUPLE_REMEMBERED = 2, /* an earlier call of this handle used it, and it is still open */
 	T2P_TUPLE_LAYER = 3, /* the handle's bytes went through another handle (TLS inside TLS) */
 	T2P_TUPLE_CIPHERTEXT = 4, /* a record of the handle was seen at the socket */
 	T2P_TUPLE_DESCRIPTOR = 5, /* it is what the library holds for the handle */
@@ -278,10 +278,10 @@ enum t2p_state : unsigned char {
 
 /* What else is known of a socket that ends. */
 enum t2p_socket_flag : unsigned char {
-	T2P_SOCKET_FIN_RECEIVED = 1 << 0, /* the peer's FIN has come */
+	T2P_SOCKET_FIN_RECEIVED = 1 << 0, /* the peer's FIN has arrived */
 	T2P_SOCKET_FIN_READ = 1 << 1, /* and the program has read up to it */
 	T2P_SOCKET_LET_GO = 1 << 2, /* no process has the socket any more */
-	T2P_SOCKET_DATA_AFTER = 1 << 3, /* data came after this side's FIN */
+	T2P_SOCKET_DATA_AFTER = 1 << 3, /* data arrived after this side's FIN */
 };
 
 enum t2p_family : unsigned char {
@@ -319,7 +319,7 @@ enum t2p_counter {
 	/* Filled in by user space: runs of probes that the kernel skipped, of libraries and processes, of sockets. */
 	T2P_COUNT_MISSED_RUNS,
 	T2P_COUNT_MISSED_SOCKET_RUNS,
-	T2P_COUNT_LOSSES_FULL, /* losses that are counted in all, but not for their process */
+	T2P_COUNT_LOSSES_FULL, /* losses that are counted in total, but not for their process */
 	T2P_COUNT_OTHER_STACK, /* reads and writes on a stack where their return was not probed yet, or cannot be */
 	T2P_COUNT_NOTICE_LOST, /* records refused by the ring of notices: user space does not act on them */
 	T2P_COUNT_UNHELD, /* files with which a process ran on before they were inspected; most are added by user space */
@@ -349,7 +349,7 @@ struct t2p_data {
 	unsigned long long chunk_len; /* bytes that this record represents */
 	unsigned int captured; /* bytes that follow, at most chunk_len and T2P_CHUNK_MAX */
 	unsigned int call_seq; /* number of the call among those of its direction that moved data */
-	unsigned int awaits_write; /* 1 + call_seq of the write in flight when this read returned; else 0 */
+	unsigned int awaits_write; /* 1 + call_seq of the write in flight when this read returned; otherwise 0 */
 	enum t2p_direction direction;
 	enum t2p_function function;
 	enum t2p_missing missing;
@@ -377,7 +377,7 @@ struct t2p_bind {
 	enum t2p_family family;
 	enum t2p_role role;
 	enum t2p_tuple_source tuple_source;
-	unsigned char fresh; /* 1: bound in the handle's handshake, so no byte came before */
+	unsigned char fresh; /* 1: bound in the handle's handshake, so no byte preceded it */
 	/* The round-trip time in microseconds, as the kernel has measured it by then: smoothed, and the least of
 	   the last minutes. 0: not measured. In a handshake it is that of the SYN. */
 	unsigned int rtt;

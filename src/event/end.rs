@@ -74,7 +74,7 @@ fn closed(before: State, error: u32, has: impl Fn(u64) -> bool) -> Closed {
         (ECONNRESET | EPIPE, _) => Closed::Reset(Direction::Read),
         (ECONNABORTED, _) => Closed::Reset(Direction::Write),
         (1.., _) => Closed::Lost,
-        // Closed with unread data or without lingering, or data came when no process had it.
+        // Closed with unread data or without lingering, or data arrived when no process had it.
         (0, State::Established | State::CloseWait | State::FinWait1) => Closed::Reset(Direction::Write),
         (0, State::FinWait2) if !let_go && !has(SOCKET_FIN_RECEIVED) => Closed::Reset(Direction::Write),
         (0, _) => Closed::Orderly,

@@ -44,7 +44,7 @@ pub struct HandleKey {
     pub process: ProcessKey,
     /// Address of the handle.
     pub address: u64,
-    /// Tells handles that live at one address one after the other apart.
+    /// Distinguishes handles that live at one address in turn.
     pub generation: u64,
 }
 
@@ -53,7 +53,7 @@ pub struct HandleKey {
 pub struct SocketKey {
     /// Address of the `struct sock`.
     pub address: u64,
-    /// Tells sockets that live at one address one after the other apart.
+    /// Distinguishes sockets that live at one address in turn.
     pub generation: u64,
 }
 
@@ -82,7 +82,7 @@ pub enum Missing {
     Sendfile,
     /// The user asked for a shorter capture.
     Snaplen,
-    /// A read that was blocked when the probes came returned unseen.
+    /// A read that was blocked when the probes were attached returned unseen.
     Unseen,
     /// The return of a call was never seen.
     Unfinished,
@@ -90,7 +90,7 @@ pub enum Missing {
     Depth,
     /// The kernel's table of threads was full.
     ThreadsFull,
-    /// The output did not take the bytes as fast as they came.
+    /// The output did not accept the bytes as fast as they arrived.
     WriterBehind,
     /// The call was made on a stack that is not its thread's own, where its return was not probed.
     OtherStack,
@@ -122,7 +122,7 @@ pub enum TupleSource {
     None,
     /// The socket was used inside the call that moved the first bytes, and carried its record.
     SameCall,
-    /// An earlier call of the same handle used the socket, which still lives.
+    /// An earlier call of the same handle used the socket, which is still open.
     Remembered,
     /// A later call of the same handle used the socket. Records of the ring never say so.
     LaterCall,
@@ -230,7 +230,7 @@ pub struct Bind {
     pub isn: (u32, u32),
     /// Which side opened the connection, if the kernel knows.
     pub role: Option<Role>,
-    /// How the handle came by the socket.
+    /// How the handle was bound to the socket.
     pub source: TupleSource,
     /// Bound before the handle moved any byte, so the stream is seen from its start.
     pub fresh: bool,
@@ -253,7 +253,7 @@ pub struct HandleFact {
     pub fact: Fact,
 }
 
-/// How far each direction of a handle has come, in bytes, captured or not.
+/// The offset of each direction of a handle, in bytes, captured or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ends {
     /// Bytes read.
@@ -277,8 +277,7 @@ pub enum Fact {
     Free,
     /// The handle's bytes go through this handle of the same process.
     Layer(HandleKey),
-    /// A read that was blocked when the probes came returned unseen, with an unknown number of
-    /// bytes.
+    /// A read that was blocked when the probes were attached returned unseen, with an unknown number of bytes.
     ReadUnseen,
     /// A call was not followed to its return: it is unknown whether it moved bytes.
     CallLost(Direction, Missing),
@@ -309,7 +308,7 @@ pub struct ProcessSeen {
     pub comm: String,
     /// Path of the executable; only its end, without a leading slash, if the path is longer than the kernel side reads.
     pub exe: String,
-    /// The arguments, `argv[0]` first; cut at 1 KiB in all.
+    /// The arguments, `argv[0]` first; truncated at 1 KiB in total.
     pub args: Vec<String>,
 }
 
@@ -434,7 +433,7 @@ pub enum Event {
     Counters(Counters),
     /// What the kernel side counted as lost by process; it replaces the one before.
     Losses(Vec<ProcessLoss>),
-    /// At the end of the capture, or of the process: how far a handle that still lives has come.
+    /// At the end of the capture, or of the process: the offsets of a handle that is still live.
     Final(HandleKey, Ends),
     /// The capture is over.
     Stop(Monotonic),

@@ -380,8 +380,8 @@ fn head(kind: Type, process: ProcessKey, library: LibraryId) -> RawHead {
 /// Encodes an event that user space makes.
 ///
 /// # Panics
-/// Never for the events that user space makes; the others come encoded from the kernel, and this
-/// gives `None` for them.
+/// Never for the events that user space makes; the others arrive encoded from the kernel, and this returns
+/// `None` for them.
 pub fn encode(event: &Event) -> Option<Bytes> {
     let mut out = Writer(Vec::new());
     let none = ProcessKey { pid: 0, generation: 0 };
@@ -498,8 +498,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The path whose names are `names`, the last one first, each with its NUL. Not `whole`: it has more names before
-/// these, and no slash in front.
+/// The path whose names are `names`, the last one first, each with its NUL. Not `whole`: it has more names
+/// before these, and no leading slash.
 fn path(names: &[u8], whole: bool) -> String {
     let names = names.strip_suffix(b"\0").unwrap_or(names);
     if names.is_empty() {

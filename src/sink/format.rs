@@ -43,10 +43,10 @@ const REFUSED: [(&[&str], &str); 3] = [
     ),
 ];
 
-/// What a file is to be.
+/// The format of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Format {
-    /// Classic pcap, which holds packets and nothing else, with this link type; else pcapng.
+    /// Classic pcap, which has only packets, with this link type; otherwise pcapng.
     classic: Option<Link>,
     /// Compressed, each write as a separate member. So the file is complete after each write.
     gzip: bool,
@@ -119,7 +119,7 @@ impl Format {
     pub(super) fn whole(self, encoded: &[u8], end: usize) -> (usize, u64) {
         let encoded = &encoded[..end];
         match (self.gzip, self.classic) {
-            // A member is whole or nothing, and this one is not: something is left to write.
+            // A gzip member is complete or useless, and this one is not complete: something is left to write.
             (true, _) => (0, 0),
             (false, None) => {
                 let len = blocks::each(encoded).map(|(_, block)| block.len()).sum();
@@ -129,7 +129,7 @@ impl Format {
         }
     }
 
-    /// How many bytes of `blocks` are in a file of which `whole` bytes with so many packets were written.
+    /// How many bytes of `blocks` are in a file of which `whole` bytes with this many packets were written.
     pub(super) fn taken(self, blocks: &[u8], whole: usize, packets: u64) -> usize {
         match (self.gzip, self.classic) {
             (true, _) => 0,
@@ -194,7 +194,7 @@ fn brand(section: &[u8]) -> [u8; 4] {
         .unwrap_or_default()
 }
 
-/// Length of the whole packets at the beginning, and how many they are. The file's header may come first.
+/// Length of the complete packets at the beginning, and their number. The file's header may come first.
 fn classic_packets(pcap: &[u8]) -> (usize, u64) {
     let (mut at, mut packets) = (0, 0);
     if blocks::word(pcap, 0) == Some(PCAP_MAGIC) {

@@ -21,8 +21,7 @@ const MODE_OF_ALL: u32 = 0o666;
 
 /// An open output for whole pcapng blocks, which it writes in its format.
 ///
-/// A regular file always ends at the border of a block, a packet or a gzip member, even when the disk is
-/// full.
+/// A regular file always ends at the border of a block, a packet or a gzip member, even if the disk is full.
 #[derive(Debug)]
 pub struct OutputFile {
     file: File,
@@ -245,7 +244,8 @@ impl Write for OutputFile {
     }
 }
 
-/// Inside an [`io::Error`]: so many packets were written before it, and so many bytes of the blocks that were given.
+/// Inside an [`io::Error`]: how many packets were written before it, and how many bytes of the blocks that were
+/// given.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 struct Partly {

@@ -37,7 +37,7 @@ pub enum Comments {
     None,
 }
 
-/// Blocks are written as soon as this many bytes have come together.
+/// Blocks are written once this many bytes have accumulated.
 const FLUSH_AT: usize = 256 << 10;
 
 /// Sorted blocks that arrive in one piece of at least this many bytes are written without copying.
@@ -69,7 +69,7 @@ const BLOCK_APPLE_PROCESS: u32 = 0x8000_0001;
 const OPTION_APPLE_NAME: u16 = 2;
 /// Of a packet: the number of the process's block in the file, from 0.
 const OPTION_APPLE_PROCESS: u16 = 0x8001;
-/// Bytes of a packet block beside packet, padding and options.
+/// Bytes of a packet block in addition to packet, padding and options.
 const PACKET_FIXED: usize = 32;
 
 /// The file's description of itself.
@@ -81,7 +81,7 @@ pub struct Header {
     pub os: String,
     /// Processor.
     pub hardware: String,
-    /// The command line, and whatever else there is to say.
+    /// The command line, and anything else to report.
     pub comments: Vec<String>,
 }
 

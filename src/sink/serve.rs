@@ -24,7 +24,7 @@ const CLIENTS_MAX: usize = 8;
 const REFUSALS_TOLD: usize = 3;
 /// Bytes that may wait for a client.
 const BEHIND_MAX: usize = 32 << 20;
-/// Bytes of header and interfaces; beyond it there are no new clients.
+/// Bytes of header and interfaces; beyond that, new clients are refused.
 const START_MAX: usize = 16 << 20;
 /// Time between two checks whether a client is still connected.
 const LOOK: Duration = Duration::from_millis(500);
@@ -58,7 +58,7 @@ struct Clients {
     /// Highest number of a connection so far.
     last: u32,
     clients: Vec<Client>,
-    /// A client was too slow, and none has come since.
+    /// A client was too slow, and none has connected since.
     is_missed: bool,
     /// See [`Unserved::packets`].
     unserved: u64,
@@ -68,7 +68,7 @@ struct Clients {
 #[derive(Debug)]
 struct Client {
     peer: SocketAddr,
-    /// Connections up to this one began before it came.
+    /// Connections up to this one began before it connected.
     after: u32,
     blocks: Sender<Piece>,
     behind: Arc<Behind>,
@@ -190,7 +190,7 @@ impl Drop for Server {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, Clients> {
-        // Whoever panicked has left a state that is whole.
+        // A thread that panicked has left a consistent state.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
@@ -206,7 +206,7 @@ enum Taken {
     Yes,
     /// It left.
     Gone,
-    /// It is sent away, and lacks so many packets.
+    /// It is disconnected, and lacks this many packets.
     TooSlow {
         packets: u64,
     },
@@ -325,7 +325,7 @@ enum Listening {
 /// A block of names, with none in it: readers pass over it.
 const EMPTY: [u8; 16] = [4, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0];
 
-/// Whether what was sent last came back.
+/// Whether the last data sent caused an error.
 fn is_reset(stream: &TcpStream) -> bool {
     let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
     // SAFETY: one valid pollfd, whose descriptor the stream owns.

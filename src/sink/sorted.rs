@@ -19,17 +19,17 @@ pub(super) const SORT_MAX: usize = 32 << 20;
 /// What is left then.
 const SORT_LEFT: usize = SORT_MAX / 8 * 7;
 
-/// Blocks are kept in pieces of so many bytes, and the block that fills one.
+/// Blocks are kept in pieces of this many bytes, plus the block that fills one.
 const PIECE: usize = 256 << 10;
 
 /// Data that is read together with a clock sample can be slightly later. Data that is later by more than this,
 /// ns, is from before the clock was set back.
 const AHEAD_MAX: u64 = 1_000_000_000;
 
-/// Pieces of memory kept for what comes next.
+/// Pieces of memory kept for reuse.
 const SPARE_MAX: usize = 8;
 
-/// Where a block waits. In order of time, then as they came.
+/// Where a block waits. In order of time, then of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     time: WallTime,
@@ -53,7 +53,7 @@ pub(super) struct Sorted {
     /// Number of the first.
     first: u64,
     spare: Vec<Vec<u8>>,
-    /// Those that came in order.
+    /// Those that arrived in order.
     queue: VecDeque<Entry>,
     /// Packets that followed later ones.
     strays: BinaryHeap<Reverse<Entry>>,

@@ -27,7 +27,7 @@ pub enum Fate {
     Renamed(PathBuf),
     /// Its name no longer exists, or is another file's.
     Deleted,
-    /// It has not the length that was written: another program wrote to it, or cut it.
+    /// Its length is not what was written: another program wrote to it, or truncated it.
     Changed,
 }
 

@@ -7,7 +7,7 @@ pub enum Chunks {
     Size { size: u64, begun: bool, told: bool },
     /// So many bytes before the end of a chunk.
     Data(u64),
-    /// Behind a chunk: so many bytes of the line end are to come.
+    /// After a chunk: this many bytes of the line end are still to come.
     DataEnd(u8),
     /// Behind the last chunk, in a line with this many bytes.
     Trailer(u64),

@@ -147,7 +147,7 @@ const SIP_METHODS: &[&[u8]] = &[
 const RTSP_METHODS: &[&[u8]] = &[b"DESCRIBE ", b"SETUP ", b"PLAY ", b"ANNOUNCE "];
 const IMAP_COMMANDS: &[&[u8]] =
     &[b"CAPABILITY", b"LOGIN ", b"AUTHENTICATE ", b"ID ", b"NAMESPACE", b"SELECT ", b"IDLE", b"UID "];
-/// What begins a stream and nothing else does: from the client.
+/// What begins a stream and appears nowhere else: from the client.
 const CLIENT_WORDS: &[(&[u8], Protocol)] = &[
     (b"EHLO ", Smtp),
     (b"HELO ", Smtp),

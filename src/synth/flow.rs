@@ -449,8 +449,8 @@ impl Flow {
         self.preface = Some(Preface::MadeUp(bytes));
     }
 
-    /// The client's true preface, if it had to be written before its time, because the server spoke
-    /// first or because it is missing: it is not written again.
+    /// The client's true preface, if it had to be written early, because the server sent first or because it is
+    /// missing: it is not written again.
     fn absorb_preface(&mut self, stretch: &mut Stretch, stats: &mut Stats) {
         let Some(Preface::MadeUp(left)) = &mut self.preface else { return };
         if left.is_empty() {
@@ -569,8 +569,7 @@ impl Flow {
             shape.missing(None);
         }
         if !std::mem::replace(&mut side.begun, true) && joined {
-            // Whatever came before the capture is not there either: the comment will do, on the
-            // next packet.
+            // What precedes the capture is not there either: the comment is enough, on the next packet.
             self.note(comment, stats);
         } else if self.tls.is_some() {
             self.skip_filled(from, reason, at, stats, out);

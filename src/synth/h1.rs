@@ -110,7 +110,7 @@ fn is_coding(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"transfer-encoding")
 }
 
-/// The body that follows this head comes in chunks.
+/// The body that follows this head is chunked.
 pub fn is_chunked(head: &[u8]) -> bool {
     fields(head).any(|(name, _)| is_coding(name))
 }

@@ -88,7 +88,7 @@ pub fn payload_len(header: &[u8; HEADER]) -> u64 {
     u64::from(u32::from_be_bytes([0, header[0], header[1], header[2]]))
 }
 
-/// These bytes, the first of which begins a frame, are whole frames.
+/// These bytes, the first of which begins a frame, are complete frames.
 pub fn are_whole(mut bytes: &[u8]) -> bool {
     while let Some(header) = bytes.first_chunk() {
         let end = usize::try_from(payload_len(header)).map_or(usize::MAX, |len| HEADER + len);

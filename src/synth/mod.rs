@@ -56,7 +56,7 @@ pub const JOIN_MAX: usize = 4 << 10;
 /// The longest that they wait, ns; then they are written at the next tick.
 pub const JOIN_TIME: u64 = 100_000_000;
 
-/// The most live connections. What opens beyond is refused and counted.
+/// The most live connections. Further ones are refused and counted.
 pub const CONNECTIONS_MAX: usize = 65_536;
 
 /// The most comments that wait for a connection's next packet; more are dropped and counted.
@@ -112,7 +112,7 @@ pub struct Stats {
     pub left_by_filter: u64,
     /// Connections for which it is unknown whether the filter matches.
     pub undecided: u64,
-    /// Connections that the filter keeps, of which the sample takes one in so many.
+    /// Connections that the filter keeps, of which the sample takes one in N.
     pub chosen: u64,
     /// Connections that the sample leaves out.
     pub left_by_sample: u64,
@@ -120,7 +120,7 @@ pub struct Stats {
     pub segments_orphaned: u64,
     /// Connections opened a second time while they lived.
     pub opened_twice: u64,
-    /// Bytes that came a second time and were left out.
+    /// Duplicate bytes that were left out.
     pub overlapping_bytes: u64,
     /// Bytes that are holes of known length.
     pub missing_bytes: u64,
@@ -153,7 +153,7 @@ impl Stats {
         filled
     }
 
-    /// Whether a hole is to be written in its true length, which it is then.
+    /// Whether a hole may be written at its true length; then it counts as written.
     fn spare_hole(&mut self, missing: u64) -> bool {
         if missing <= HOLE_SHORT {
             return true;

@@ -157,7 +157,7 @@ pub fn plain_of(port: u16) -> Option<u16> {
     TABLE.iter().find(|(tls, _)| *tls == port).map(|(_, plain)| *plain)
 }
 
-/// Where TLS is taken for TLS in all three releases.
+/// Ports on which all three releases expect TLS.
 pub fn is_tls(port: u16) -> bool {
     !is_owned(port) || within(TAKES_TLS, port)
 }

@@ -13,7 +13,7 @@ pub struct Selection {
     pub filter: Option<Filter>,
     /// Connections for which the result is unknown are left out too.
     pub leaves_unknown: bool,
-    /// Of those connections one in so many, whole; at least 1.
+    /// One in this many of those connections, completely; at least 1.
     pub sample: Option<u64>,
     /// So many bytes of each direction; of the rest only how much it is.
     pub head: Option<u64>,

@@ -43,7 +43,7 @@ enum Expecting {
     Lost,
 }
 
-/// A value of RESP: so many elements of it are to come.
+/// A value of RESP: this many elements of it are still to come.
 #[derive(Clone, Copy, Debug, Default)]
 struct Resp {
     elements: u64,
@@ -121,8 +121,8 @@ impl Shape {
         }
     }
 
-    /// The other side speaks, or time has passed: most likely the next byte begins a message, if it is not
-    /// known what the last one was.
+    /// The other side sends, or time has passed: most likely the next byte begins a message, if it is unknown
+    /// what the last one was.
     pub fn paused(&mut self) {
         if !self.sure {
             self.begin();
@@ -391,7 +391,7 @@ impl Xml {
 }
 
 impl Resp {
-    /// Up to the end of a line or of announced bytes; gives back what follows.
+    /// Up to the end of a line or of announced bytes; returns what follows.
     fn walk<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         if self.bytes > 0 {
             let n = usize::try_from(self.bytes).unwrap_or(usize::MAX).min(bytes.len());
@@ -409,7 +409,7 @@ impl Resp {
             self.number = self.number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
         }
         if bytes[..end].contains(&b'-') {
-            // Nothing, instead of so many bytes or elements.
+            // Nothing, instead of a number of bytes or elements.
             self.kind = b'-';
         }
         if bytes[end - 1] == b'\n' {

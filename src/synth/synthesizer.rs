@@ -40,7 +40,7 @@ pub struct Synthesizer {
     tuples: Tuples,
     /// Who waits, until when.
     waiting: BTreeSet<(WallTime, ConnectionId)>,
-    /// Whose last data is to be acknowledged at the next tick; each at most once.
+    /// Connections whose last data must be acknowledged at the next tick; each at most once.
     unacknowledged: Vec<ConnectionId>,
     held_bytes: usize,
     serial: u32,
@@ -285,7 +285,7 @@ impl Synthesizer {
             body => {
                 let mut held = segment.clone();
                 if let SegmentBody::Payload(payload) = &mut held.body {
-                    // A slice would keep all the records that came with it.
+                    // A slice would keep all the records of its batch in memory.
                     payload.bytes = Bytes::copy_from_slice(&payload.bytes);
                 }
                 hold.segments.push(held);
@@ -446,7 +446,7 @@ impl Synthesizer {
         }
     }
 
-    /// The capture is over: writes what is held. Connections that live on get no FIN.
+    /// The capture has ended: writes what is held back. Connections that live on get no FIN.
     pub fn finish(&mut self, now: WallTime, out: &mut Out) {
         let mut ids: Vec<_> = self.live.keys().copied().collect();
         ids.sort_unstable();

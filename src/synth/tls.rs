@@ -8,7 +8,7 @@ use crate::track::segment::ConnectionId;
 /// Most bytes of plaintext in one record.
 pub const RECORD_MAX: usize = 1 << 14;
 
-/// Bytes of a record beside its plaintext.
+/// Bytes of a record in addition to its plaintext.
 pub const OVERHEAD: usize = HEADER + MAC;
 
 const HEADER: usize = 5;
@@ -54,7 +54,7 @@ pub enum Carrier {
     /// TCP.
     #[default]
     Plain,
-    /// TLS without encryption on the true port, where Wireshark decodes that; else TCP.
+    /// TLS without encryption on the true port, where Wireshark decodes that; otherwise TCP.
     Tls,
 }
 

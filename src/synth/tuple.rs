@@ -1,5 +1,5 @@
-//! The 5-tuples that are written: no two live connections share one, and one that was written comes
-//! back only when the true one does.
+//! The 5-tuples that are written: no two live connections share one, and a written one is reused only when the
+//! true one is.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -129,7 +129,7 @@ impl Tuples {
         loop {
             let [a, b, c, _] = MADE_UP_SERVER.octets();
             let client = IpAddr::V4(Ipv4Addr::new(a, b, c, self.next_host));
-            // 253 hosts with [`ATTEMPTS`] ports each: more than there are live connections.
+            // 253 hosts with [`ATTEMPTS`] ports each: more than the number of live connections.
             if let Some(written) = self.search(Written { client: SocketAddr::new(client, 0), server }) {
                 self.remember(written, identity);
                 return written;

@@ -77,8 +77,8 @@ impl Tracker {
     pub(super) fn pair(&mut self, slot: Slot, bind: Bind, out: Out) {
         let tuple = Tuple { local: bind.local, remote: bind.remote };
         for old in self.ends.replaced(tuple, bind.netns, bind.socket) {
-            // The tuple has come back: what had it is over. One that carried nothing may not even
-            // know, and is only no longer looked for.
+            // The tuple is used again: its previous owner has ended. One that carried nothing may not even
+            // know, and is just no longer searched for.
             self.ends.remove(tuple, old);
             if old != slot && self.handles.get(old).is_some_and(|h| h.stream().is_some()) {
                 self.end(old, Why::Closed, bind.time, out);

@@ -33,7 +33,7 @@ const WRITES: u64 = 1 << numbers::HANDLE_BIT_WRITES;
 /// Connections that are remembered although their socket is closed, because their handles may still report
 /// something.
 const CLOSED_MAX: usize = 1024;
-/// Connections whose socket lives on though no handle of it is known any more.
+/// Connections whose socket is open although no handle of it is known any more.
 const ORPHANS_MAX: usize = 1024;
 /// Handles that are followed.
 const MEMBERS_MAX: usize = 65_536;
@@ -70,7 +70,7 @@ fn not_after(a: u32, b: u32) -> bool {
     b.wrapping_sub(a) < 1 << 31
 }
 
-/// How far one direction has come.
+/// The offset of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reach {
     pub bytes: u64,
@@ -78,7 +78,7 @@ pub(super) struct Reach {
     pub calls: u32,
 }
 
-/// How far a member has come by its own count, and what is added to that for its place in the connection.
+/// The offset of a member by its own count, and what is added to that for its place in the connection.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
     own: Reach,
@@ -105,7 +105,7 @@ impl Progress {
     /// Gives a call its place in the connection. `None` if that is before its beginning: a late record of what
     /// the member had reported separately.
     fn call(&mut self, data: &Data, reach: &mut Reach) -> Option<(u64, u32)> {
-        // Not for the other parts of a call, or what comes twice.
+        // Not for the other parts of a call, or duplicates.
         if data.call_offset >= self.own.bytes && not_after(self.own.calls, data.call_seq) {
             self.rebase(*reach);
         }
@@ -121,7 +121,7 @@ impl Progress {
         Some((offset, seq))
     }
 
-    /// The number in the connection of a call that may still be to come.
+    /// The number in the connection of a call that may still arrive.
     fn seq(&self, seq: u32, reach: Reach) -> u32 {
         let base = if not_after(self.own.calls, seq) {
             reach.calls.wrapping_sub(self.own.calls)
@@ -173,7 +173,7 @@ struct Joint {
     closed: Option<Monotonic>,
 }
 
-/// What is to be heard.
+/// Events for the rest of `track`.
 #[derive(Debug)]
 pub(super) enum Told {
     Event(Event),
@@ -182,7 +182,7 @@ pub(super) enum Told {
         from: HandleKey,
         into: HandleKey,
     },
-    /// So many bytes came too late to be placed.
+    /// This many bytes arrived too late to be placed.
     Late(u64),
 }
 
@@ -233,7 +233,7 @@ impl Joined {
         self.named.contains_key(key)
     }
 
-    /// Gives what is to be heard of an event, in order.
+    /// Returns the events to pass on for an event, in order.
     pub fn take(
         &mut self,
         event: Event,
@@ -279,7 +279,7 @@ impl Joined {
             return;
         }
         if is_side(key) && !self.members.contains_key(&key) && !self.add(key) {
-            // It is heard of by its own name.
+            // It passes under its own name.
             out.push(Told::Event(event));
             return;
         }
@@ -512,7 +512,7 @@ impl Joined {
         }
     }
 
-    /// The name under which a handle is heard of.
+    /// The name under which a handle is passed on.
     fn name(&self, key: HandleKey) -> HandleKey {
         let id = self.members.get(&key).and_then(|member| member.connection);
         id.and_then(|id| self.connections.get(&id)).map_or(plain(key), |joint| joint.handle)

@@ -2,9 +2,9 @@
 //!
 //! Two sockets are the two ends of one connection if their tuples mirror each other and
 //! - their initial sequence numbers do too, or
-//! - they are in one network namespace, lived at the same time, and their sequence numbers do not
-//!   speak against it. (In one namespace a tuple belongs to one socket at a time; in others the
-//!   same addresses may mean other connections.)
+//! - they are in one network namespace, lived at the same time, and their sequence numbers do not contradict
+//!   it. (In one namespace a tuple belongs to one socket at a time; in others the same addresses may be other
+//!   connections.)
 
 use std::collections::HashMap;
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::event::{Data, Direction, Monotonic, Task};
 
-/// What comes next in the handle.
+/// The next step in the handle.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// A record.
@@ -23,7 +23,7 @@ pub(super) enum Step {
     Lost {
         /// In which direction.
         direction: Direction,
-        /// Offset up to which all is lost that has not come.
+        /// Everything up to this offset that has not arrived is lost.
         until: u64,
         /// Place in time.
         place: Monotonic,
@@ -54,7 +54,7 @@ struct Held {
     since: Monotonic,
 }
 
-/// A call of which some chunks are out and some are still to come.
+/// A call of which some chunks were released and others are still to come.
 #[derive(Clone, Copy, Debug)]
 struct Partial {
     direction: Direction,
@@ -98,7 +98,7 @@ impl Progress {
         (!done).then_some(seq)
     }
 
-    /// What comes next of the first read and the first write.
+    /// The next records: the first read and the first write.
     fn choose(&self, read: Option<&Data>, write: Option<&Data>, force: bool) -> Choice {
         if let Some(partial) = self.partial {
             let (same, other, choice) = match partial.direction {
@@ -113,7 +113,7 @@ impl Progress {
                 None if other.is_some_and(|o| o.task == partial.task && o.returned > partial.returned) => {
                     return Choice::LostRest;
                 }
-                // Its rest may still come: it is not declared lost.
+                // Its rest may still arrive: it is not declared lost.
                 None if force => {}
                 None => return Choice::Wait,
             }
@@ -173,8 +173,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Takes a record, and gives it back if its turn is now. If not, others' turn may have come:
-    /// ask [`Order::next`].
+    /// Takes a record, and returns it if its turn is now. If not, others may be due: ask [`Order::next`].
     pub fn offer(&mut self, data: Data, now: Monotonic) -> Option<Data> {
         if !self.is_holding() {
             let (read, write) = match data.direction {
@@ -187,7 +186,7 @@ impl Order {
             }
         }
         self.bytes += cost(&data);
-        // A slice would keep all the records that came with it.
+        // A slice would keep all the records of its batch in memory.
         let data = Data { payload: Bytes::copy_from_slice(&data.payload), ..data };
         match data.direction {
             Direction::Read => self.reads.push_back(Held { data, since: now }),
@@ -196,7 +195,7 @@ impl Order {
         None
     }
 
-    /// What comes next; `None` if all that is held must wait. With `force`, nothing waits.
+    /// The next step; `None` if everything must wait. With `force`, nothing waits.
     pub fn next(&mut self, force: bool) -> Option<Step> {
         let (read, write) = (self.reads.front(), self.writes.front());
         let choice = self.progress.choose(read.map(|h| &h.data), write.map(|h| &h.data), force);
@@ -235,7 +234,7 @@ impl Order {
         self.progress.empty = Some((seq, time));
     }
 
-    /// No write that was in flight before `time` will come any more.
+    /// No write that was in flight before `time` will arrive any more.
     pub fn settle(&mut self, time: Monotonic) {
         self.progress.settled = self.progress.settled.max(Some(time));
         if matches!(self.progress.partial, Some(Partial { direction: Direction::Write, .. })) {
@@ -451,7 +450,7 @@ mod tests {
         drain(&mut order, true, &mut log);
         log.push_str(&run(&mut order, [chunk(write(5, 1), 4, 6)]));
         assert_eq!(log, "w5.0 |r2 w5.4 ");
-        // A write comes after all: late, but not lost.
+        // A write arrives after all: late, but not lost.
         assert_eq!(run(&mut order, [write(6, 10), read(3, 30, Some(6))]), "w6 |r3 ");
     }
 

@@ -1,4 +1,4 @@
-//! The processes that were heard of.
+//! The known processes.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -157,8 +157,8 @@ impl Processes {
         self.entries.get_mut(&key).map_or(&mut self.others, |e| &mut e.traffic).merge(traffic);
     }
 
-    /// A row for each process that carried bytes, and the sum of those without one. `live` is
-    /// traffic that was not yet given to [`Processes::count`].
+    /// A row for each process that carried bytes, and the sum of those without one. `live` is traffic that was
+    /// not yet passed to [`Processes::count`].
     pub fn rows(&self, live: &HashMap<ProcessKey, Traffic>) -> (Vec<ProcessSummary>, Traffic) {
         let mut others = self.others;
         live.iter().filter(|(k, _)| !self.entries.contains_key(k)).for_each(|(_, t)| others.merge(t));

@@ -193,7 +193,7 @@ impl Stream {
         }
         let cost = item.cost();
         if let Item::Bytes { bytes, .. } = &mut item {
-            // A slice would keep all the records that came with it.
+            // A slice would keep all the records of its batch in memory.
             *bytes = Bytes::copy_from_slice(bytes);
         }
         self.waiting += cost;

@@ -65,7 +65,7 @@ impl Default for Tracker {
 }
 
 impl Tracker {
-    /// A tracker that has heard of nothing.
+    /// A tracker without any events.
     pub fn new(limits: Limits) -> Tracker {
         Tracker {
             limits,
@@ -295,7 +295,7 @@ impl Tracker {
         self.bound_held(slot, out);
     }
 
-    /// Bytes came after the end of their handle.
+    /// Bytes arrived after the end of their handle.
     pub(super) fn late(&mut self, len: u64) {
         self.anomalies.late += 1;
         self.anomalies.after_end = self.anomalies.after_end.saturating_add(len);
@@ -375,7 +375,7 @@ impl Tracker {
         self.send(slot, time, item, out);
     }
 
-    /// What is missing up to `until` never came out of the kernel.
+    /// What is missing up to `until` never left the kernel.
     fn gap(&mut self, slot: Slot, direction: Direction, until: u64, time: Monotonic, task: Task, out: Out) {
         let Some(handle) = self.handles.get(slot) else { return };
         let offset = handle.next[direction];
@@ -412,7 +412,7 @@ impl Tracker {
         }
     }
 
-    /// Accounts for what is lost at the end of a direction, of which `end` bytes were moved in all.
+    /// Accounts for what is lost at the end of a direction that moved `end` bytes in total.
     fn fill(&mut self, slot: Slot, direction: Direction, end: u64, time: Monotonic, out: Out) {
         let Some(handle) = self.handles.get(slot) else { return };
         let task = Task { process: handle.key.process, tid: handle.tid };
@@ -498,7 +498,7 @@ impl Tracker {
     pub(super) fn aside(&mut self, slot: Slot, time: Monotonic, item: Item, out: Out) {
         let Some(handle) = self.handles.get(slot) else { return };
         if handle.stream().is_some_and(|s| s.is_open()) {
-            // What is held will come with earlier times: this must not move them.
+            // What is held back has earlier times: this must not move them.
             let time = handle.order.earliest().map_or(time, |held| held.min(time));
             self.send(slot, time, item, out);
         }
@@ -580,7 +580,7 @@ impl Tracker {
         self.processes.exit(key);
         for slot in self.processes.handles(key) {
             self.open_if_known(slot, out);
-            // What has a socket ends with that, or lives on in another process.
+            // If it has a socket, it ends with that, or lives on in another process.
             let ends = |h: &Handle| h.key.process == key && !self.joined.is_kept(&h.key);
             if self.handles.get(slot).is_some_and(ends) {
                 self.end(slot, Why::Freed, time, out);

@@ -9,7 +9,7 @@ use crate::event::{Data, Direction, Missing};
 pub(super) struct UnwrittenEnd {
     /// Bytes that were reported.
     moved: u64,
-    /// Those that came without their payload.
+    /// Those without their payload.
     missing: ByReason,
     /// The offset of each direction, and how many of those bytes were reported.
     end: PerDirection<u64>,
@@ -17,7 +17,7 @@ pub(super) struct UnwrittenEnd {
 }
 
 impl UnwrittenEnd {
-    /// It was to be written until now: `next` is how far that came.
+    /// It was to be written until now: `next` is its offset.
     pub fn takes_over(&mut self, next: PerDirection<u64>, traffic: &Traffic) {
         self.moved = self.moved.saturating_add(traffic.read).saturating_add(traffic.written);
         for (reason, n) in traffic.missing.iter() {
@@ -40,7 +40,7 @@ impl UnwrittenEnd {
         }
     }
 
-    /// The direction has come so far.
+    /// The direction has reached this offset.
     pub fn ends_at(&mut self, direction: Direction, end: u64) {
         self.end[direction] = self.end[direction].max(end);
     }

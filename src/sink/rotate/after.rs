@@ -15,7 +15,7 @@ const WAITING_MAX: usize = 1024;
 /// It gets only otherwise unused processor time.
 const NICE: i32 = 19;
 
-/// Runs the command with one file after the other, beside the capture.
+/// Runs the command on one file at a time, in parallel with the capture.
 pub(super) struct After {
     files: Option<SyncSender<PathBuf>>,
     thread: Option<JoinHandle<()>>,

@@ -45,7 +45,7 @@ const STATISTICS_LEN: u64 = 76;
 pub struct Told {
     /// Files that were begun.
     pub files: u64,
-    /// Of these, files that were deleted or written over, since only so many are kept.
+    /// Of these, files that were deleted or overwritten, because only a limited number is kept.
     pub removed: u64,
     /// Of these, files that were deleted because the disk was full.
     pub for_room: u64,
@@ -93,7 +93,7 @@ pub struct Files {
     processes_here: u32,
     /// Of the interfaces of this file.
     statistics: Vec<Statistics>,
-    /// Blocks that are to be written, and how many of them are packets of the capture.
+    /// Blocks to write, and how many of them are packets of the capture.
     pending: Vec<u8>,
     pending_packets: u64,
     /// Packets of the capture in this file, and the time of the first.
@@ -119,8 +119,8 @@ pub struct Files {
 }
 
 impl Files {
-    /// Files named after `template`. `first` is the first one, if it is open already; else it is opened with the first
-    /// packet, whose time its name has.
+    /// Files named after `template`. `first` is the first one, if it is already open; otherwise it is opened
+    /// with the first packet, whose time is in its name.
     pub fn new(plan: Plan, template: &Path, first: Option<(OutputFile, PathBuf)>, link: Link) -> Files {
         let format = Format::of(template, link).unwrap_or_default();
         let (out, path) = first.map_or((None, PathBuf::new()), |(out, path)| (Some(out), path));
@@ -282,7 +282,7 @@ impl Files {
         Ok(())
     }
 
-    /// Whether the next file begins with a packet of so many bytes.
+    /// Whether the next file begins with a packet of this many bytes.
     fn is_due(&self, time: WallTime, len: u64) -> bool {
         let plan = &self.plan;
         self.packets > 0
@@ -405,7 +405,7 @@ impl Files {
         Ok(())
     }
 
-    /// Only so many files are kept.
+    /// Only this many files are kept.
     fn make_room(&mut self) {
         let same = self.complete.iter().position(|path| *path == self.path);
         if let Some(at) = same {

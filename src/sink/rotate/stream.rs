@@ -6,7 +6,8 @@ use crate::synth::{h2, websocket};
 
 /// A request's head, or an answer's, that is kept.
 const HEAD_MAX: usize = 8 << 10;
-/// The payload of a frame with header fields that is kept until it is whole, and a block of several such frames.
+/// The payload of a frame with header fields that is kept until it is complete, and a block of several such
+/// frames.
 const BLOCK_MAX: usize = 64 << 10;
 /// Setting: the largest table of the peer's encoder.
 const HEADER_TABLE_SIZE: u16 = 1;
@@ -42,7 +43,7 @@ const BEGIN: StreamPosition = StreamPosition::Header([0; 10], 0);
 struct Line {
     place: StreamPosition,
     table: Table,
-    /// Frames of a header block that is not whole yet, as they were written; their fields, and whether some are missing.
+    /// Frames of an incomplete header block, as they were written; their fields, and whether some are missing.
     frames: Vec<u8>,
     block: Vec<u8>,
     is_damaged: bool,

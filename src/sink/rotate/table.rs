@@ -63,7 +63,7 @@ impl Table {
         self.size
     }
 
-    /// Takes a whole header block. What cannot be decoded forgets the table.
+    /// Takes a complete header block. One that cannot be decoded discards the table.
     pub(super) fn block(&mut self, block: &[u8]) {
         if self.fields(block).is_none() {
             self.forget();

@@ -53,7 +53,7 @@ pub(super) struct Messages {
     place: MessagePosition,
     room: Option<HeaderSpace>,
     held: Vec<u8>,
-    /// The calls they came in, each with its end in `held`.
+    /// Their calls, each with its end in `held`.
     calls: Vec<(usize, At)>,
     /// Inside TLS, in a body with chunks.
     chunks: Option<Chunks>,
@@ -61,7 +61,7 @@ pub(super) struct Messages {
 }
 
 pub(super) enum MessagePosition {
-    /// Before a message, or in its head: what came of it.
+    /// Before a message, or in its head: its bytes so far.
     Head(Vec<u8>),
     /// So many bytes before the next message.
     Body(u64),
@@ -156,10 +156,10 @@ impl Messages {
                         begin = Some(at);
                     }
                     let more = &bytes[at..][..(bytes.len() - at).min(h1::HEAD_MAX - before)];
-                    // Most heads come whole: no more than they is copied.
+                    // Most heads arrive complete: then only they are copied.
                     let end = if before == 0 { h1::head_len(more) } else { None };
                     head.extend_from_slice(&more[..end.unwrap_or(more.len())]);
-                    // What came before was searched.
+                    // Earlier bytes were searched.
                     let searched = before.saturating_sub(3);
                     let Some(len) = h1::head_len(&head[searched..]).map(|len| searched + len) else {
                         let strange = before == 0 && more.len() > 16 && !h1::begins(side, more);

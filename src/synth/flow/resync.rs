@@ -31,7 +31,7 @@ const CALLS_MAX: usize = 4096;
 /// The frames of one direction.
 pub(super) struct Frames {
     place: FramePosition,
-    /// Readers may have reserved sequence numbers in which frames begin. A cut packet ends that.
+    /// Readers may have reserved sequence numbers in which frames begin. A truncated packet ends that.
     astray: bool,
     seeking: Option<Box<Seeking>>,
 }
@@ -39,7 +39,7 @@ pub(super) struct Frames {
 /// Position of the next byte.
 #[derive(Clone, Copy)]
 pub(super) enum FramePosition {
-    /// In a frame's header, of which so many bytes came before.
+    /// In a frame's header, after this many bytes of it.
     Header([u8; HEADER_MAX], usize),
     /// So many bytes before the next frame.
     Payload(u64),
@@ -58,7 +58,7 @@ struct Seeking {
     border: Option<u64>,
     /// Bytes that wait.
     held: Vec<u8>,
-    /// The calls they came in.
+    /// Their calls.
     calls: Vec<Call>,
     /// Bytes in the small holes after them.
     missing: u64,
@@ -104,7 +104,7 @@ impl Frames {
         Frames { place: FramePosition::Unknown, astray: true, seeking: None }
     }
 
-    /// So many bytes come before the first frame.
+    /// This many bytes precede the first frame.
     pub(super) fn begin_after(&mut self, len: usize) {
         *self = Frames { place: FramePosition::Payload(len as u64), astray: false, seeking: None };
     }
@@ -375,7 +375,7 @@ impl Flow {
         let begin = begin.filter(|begin| bytes.len() - begin < max);
         let framing = self.framing;
         let frames = &mut self.side(from).frames;
-        // How much of the damaged frame is to come, and whether readers know.
+        // How much of the damaged frame is still to come, and whether readers know.
         let (left, known) = match frames.place {
             FramePosition::Payload(left) => (Some(left), true),
             FramePosition::Header(header, n) => (framing.left(&header[..n]), begin.is_some()),
@@ -558,8 +558,8 @@ impl Flow {
             self.side(from).frames.astray = true;
             return self.packets(from, &[], (len, lost_records), at, stats, out);
         };
-        // Too small for a header: only what is missing of one, which is no choice of ours as long as
-        // the hole has no more than one frame in it.
+        // Too small for a header: only the missing part of one, for which there is no choice while the hole has
+        // no more than one frame in it.
         let payload = (n as u64 + len + border).saturating_sub(head);
         let mut made_up = h2::wrapper(payload);
         let end = h2::HEADER.min(n + usize::try_from(len).unwrap_or(h2::HEADER));
