@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// The text on one line: control characters, line ends among them, and what turns the direction of writing stand as
-/// `\u{1b}`.
+/// The text on one line: control characters, including line ends, and those that change the direction of text
+/// appear as `\u{1b}`.
 pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_unsafe)
 }

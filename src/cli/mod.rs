@@ -208,7 +208,7 @@ fn report_source(
     }
 }
 
-/// A call by Wireshark, which shows the user what is said on standard error: one sentence.
+/// A call by Wireshark, which shows the user one sentence of standard error.
 fn for_wireshark(args: &[OsString]) -> Result<Config, Stop> {
     let line = match extcap::parse(args)? {
         extcap::Call::Query(query) => return Ok(Config::Extcap(query)),
@@ -225,7 +225,8 @@ fn for_wireshark(args: &[OsString]) -> Result<Config, Stop> {
     }
 }
 
-/// A word that is none of a filter, if the command line has one: what clap says of what follows it would not help.
+/// A word that no filter begins with, if the command line has one: clap's message about what follows it would
+/// not help.
 fn stray_word(args: &[OsString], error: &clap::Error) -> Option<Failure> {
     // Help is no error.
     if !error.use_stderr() {

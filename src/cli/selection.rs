@@ -126,7 +126,7 @@ impl SelectionOptions {
             let quoted = values.iter().map(|value| format!("{name} {}", quoted(value)));
             let any = quoted.collect::<Vec<_>>().join(" or ");
             if !any.is_empty() {
-                // Each by itself, so that an error names the option.
+                // Each separately, so that an error names the option.
                 Filter::new(&any, &Machine).map_err(|error| usage(format!("--{name}: {error}"), ""))?;
                 parts.push(any);
             }
@@ -186,7 +186,7 @@ pub(super) fn is_stray(word: &str) -> Option<Failure> {
     Some(refused(&error, word))
 }
 
-/// Whom to capture, if the expression says so and nothing else does; and of every program only those that it can want.
+/// The targets, if only the expression selects them; with `--all`, only the programs that it can match.
 pub(super) fn narrowed(given: Option<Targets>, selection: &Selection) -> Option<Targets> {
     let needs = selection.filter.as_ref().map_or(Needs::Nothing, Filter::needs);
     match (given, needs) {

@@ -1,4 +1,4 @@
-//! Whom to capture, as the command line says it.
+//! The targets that the command line selects.
 
 use std::ffi::OsString;
 
@@ -22,7 +22,7 @@ pub(super) fn targets(
     let names: Vec<_> =
         given.iter().zip(["-p", "-u", "--all", "a command"]).filter(|(g, _)| **g).map(|(_, n)| n).collect();
     match names.len() {
-        // What every program says is not to be had by an oversight, as an option that was forgotten.
+        // Every program must not be captured by mistake, such as a forgotten option.
         0 => {
             if let Some(targets) = super::selection::narrowed(None, selection) {
                 return Ok(targets);

@@ -1,4 +1,4 @@
-//! What people type who know other tools, and our option of the same meaning.
+//! What users of other tools type, and our option with the same meaning.
 
 /// Options of tcpdump, tshark and dumpcap, eCapture, and bcc's sslsniff that are not ours, with what to do instead.
 const TIPS: &[(&[&str], &str)] = &[
