@@ -66,7 +66,8 @@ impl Kept {
             // Writing fails on such a file, but what was written before is not all there either.
             Some(Fate::Changed) => numbers.cut_short = Some(Cut::Changed),
             Some(Fate::Renamed(now)) => {
-                note = named.map(|named| format!("note: {} was renamed during the capture\n", named.display()));
+                note =
+                    named.map(|named| format!("note: {} was renamed during the capture\n", named.display()));
                 path = Some(now);
             }
             Some(Fate::Kept) | None => {}

@@ -173,9 +173,7 @@ impl Reason {
     fn text(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Reason::RingFull => ("data record", "data records", "the ring buffer was full"),
-            Reason::WriterBehind => {
-                ("data record", "data records", "the output was slower than the capture")
-            }
+            Reason::WriterBehind => ("data record", "data records", "the output was slower than the capture"),
             Reason::FactLost => {
                 ("record of a connection", "records of connections", "the ring buffer was full")
             }
@@ -196,7 +194,9 @@ impl Reason {
                 ("call", "calls", "its process or user had used up its share of the table of calls")
             }
             Reason::OtherStack => ("call", "calls", "made by coroutines before their returns were probed"),
-            Reason::HandlesFull => ("call", "calls", "its process or user had used up its share of the table of TLS handles"),
+            Reason::HandlesFull => {
+                ("call", "calls", "its process or user had used up its share of the table of TLS handles")
+            }
             Reason::ProcessesFull => ("call", "calls", "too many processes at the same time"),
             Reason::SocketsFull => (
                 "call",
@@ -330,7 +330,12 @@ impl Note {
             }
             Note::MissedSocketRuns(n) => {
                 let runs = count(n, "probe run", "probe runs");
-                (n, format!("{runs} on sockets skipped by the kernel: an address or the end of a connection may be missing"))
+                (
+                    n,
+                    format!(
+                        "{runs} on sockets skipped by the kernel: an address or the end of a connection may be missing"
+                    ),
+                )
             }
             Note::Shortened(n) => {
                 let holes = count(n, "hole", "holes");
@@ -341,9 +346,13 @@ impl Note {
                     ),
                 )
             }
-            Note::Unattributed(n) => {
-                (n, format!("{} not counted by process: too many processes lost something", count(n, "loss", "losses")))
-            }
+            Note::Unattributed(n) => (
+                n,
+                format!(
+                    "{} not counted by process: too many processes lost something",
+                    count(n, "loss", "losses")
+                ),
+            ),
             Note::Redacted { replaced, masked } => {
                 let values = count(replaced, "value", "values");
                 (1, format!("redacted: {values} replaced, {} masked whole", grouped(masked)))
@@ -458,7 +467,8 @@ fn files_line(text: &mut String, partly: &str, told: &sink::rotate::Told, withou
     }
     if told.forgotten > 0 {
         let n = count(told.forgotten, "connection", "connections");
-        let _ = writeln!(text, "note: {n} may continue in a later file without a handshake: too many were open");
+        let _ =
+            writeln!(text, "note: {n} may continue in a later file without a handshake: too many were open");
     }
 }
 
@@ -676,11 +686,7 @@ written to out.pcapng
                 None,
                 "lost: the end of the capture, skipped after a second signal, amount unknown",
             ),
-            (
-                Cut::Reader,
-                None,
-                "note: the reader closed standard output: nothing was captured after that",
-            ),
+            (Cut::Reader, None, "note: the reader closed standard output: nothing was captured after that"),
             (Cut::Reader, Some("f"), "note: the reader closed f: nothing was captured after that"),
         ] {
             let numbers = Numbers { cut_short: Some(cut), ..Numbers::default() };

@@ -99,11 +99,7 @@ impl Made {
 fn make(config: &Report, engine: Engine, input: &Path, room: &TempDir) -> Result<Made, Failure> {
     let name = if input.as_os_str() == "-" { "standard input".into() } else { input.display().to_string() };
     let bad_input = |error: io::Error| {
-        Failure::new(
-            Exit::Io,
-            format!("{name}: {error}"),
-            "give a capture that tls2pcap or tcpdump wrote",
-        )
+        Failure::new(Exit::Io, format!("{name}: {error}"), "give a capture that tls2pcap or tcpdump wrote")
     };
     let source: Box<dyn Read> = match input.as_os_str() == "-" {
         true => Box::new(io::stdin()),

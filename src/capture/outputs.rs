@@ -91,9 +91,11 @@ pub(super) fn listen(
 /// Begins to show what is said, if that is wanted.
 pub(super) fn view(config: &Capture) -> Result<Option<LiveView>, Failure> {
     let is_alone = config.output.is_none() && config.serve.is_none();
-    config.show.map(|show| LiveView::begin(show, is_alone)).transpose().map_err(|error| {
-        Failure::new(Exit::Io, format!("messages cannot be shown: {error}"), "leave out -f")
-    })
+    config
+        .show
+        .map(|show| LiveView::begin(show, is_alone))
+        .transpose()
+        .map_err(|error| Failure::new(Exit::Io, format!("messages cannot be shown: {error}"), "leave out -f"))
 }
 
 pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {

@@ -80,7 +80,7 @@ pub(super) struct Arguments {
     /// Its name determines the format: pcapng, or classic pcap if it ends in .pcap, which has no
     /// processes and no comments. With .gz after that it is compressed, and can be read while it grows.
     ///
-    /// Standard output then has only the capture: a command writes its own output to standard error.
+    /// With `-`, standard output has only the capture: a command writes its own output to standard error.
     #[arg(short, long, visible_short_alias = 'w', alias = "write", value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
 
@@ -151,7 +151,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, value_name = "WHICH", default_value = "syn")]
     pub(super) comments: Comments,
 
-    /// Serve the capture to Wireshark at this TCP port: wireshark -k -i TCP@127.0.0.1:PORT
+    /// Serve the capture to Wireshark on this TCP port: wireshark -k -i TCP@127.0.0.1:PORT
     ///
     /// Unencrypted and without a password, so only on this machine unless ADDR is given. With -o the
     /// capture begins immediately, otherwise with the first client. A client that connects later sees
@@ -372,7 +372,7 @@ pub(super) enum Sub {
     /// file with the redacted capture, summary.md, what was replaced where, and doctor's findings. It is checked for
     /// secrets before it is written, and is not sent anywhere. Each kind of option below selects whole connections.
     Report {
-        /// Capture file to take; `-` is standard input
+        /// Capture file to read; `-` is standard input
         #[arg(value_name = "CAPTURE", conflicts_with_all = ["report_pids", "report_command"])]
         input: Option<PathBuf>,
 

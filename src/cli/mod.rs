@@ -264,7 +264,10 @@ fn replay(
     let output = output_of(output)?;
     let (files, duration) = files.checked(Some(&output), None)?;
     if duration.is_some() {
-        return Err(usage("a recording is replayed completely, without -a duration:", "give -c or --max-bytes"));
+        return Err(usage(
+            "a recording is replayed completely, without -a duration:",
+            "give -c or --max-bytes",
+        ));
     }
     Ok(Replay {
         input,

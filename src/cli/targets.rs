@@ -53,7 +53,11 @@ pub(super) fn targets(
             ids.dedup();
             if ids.len() > numbers::UIDS_MAX as usize {
                 return Err(usage(
-                    format!("-u is given for {} users, and at most {} are possible", ids.len(), numbers::UIDS_MAX),
+                    format!(
+                        "-u is given for {} users, and at most {} are possible",
+                        ids.len(),
+                        numbers::UIDS_MAX
+                    ),
                     "name fewer, or use --all for the processes of all users",
                 ));
             }

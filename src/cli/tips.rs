@@ -15,7 +15,10 @@ const TIPS: &[(&[&str], &str)] = &[
         &["-r", "--read-file"],
         "to make a capture file from a recording: tls2pcap replay RECORDING -o FILE; to show a capture file: tls2pcap read FILE, or tshark -r FILE",
     ),
-    (&["-n", "-nn", "-N"], "leave it out: names are not resolved, addresses and ports are written as numbers"),
+    (
+        &["-n", "-nn", "-N"],
+        "leave it out: names are not resolved, addresses and ports are written as numbers",
+    ),
     (&["-l", "--line-buffered"], "use -U to write each packet immediately"),
     (
         &["-A", "-X", "-XX", "-x", "-xx"],

@@ -197,7 +197,8 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
 /// Whether Wireshark may capture with this program, and how it may.
 fn rights(program: &Path, caller: Option<&User>) -> String {
     if unistd::geteuid().is_root() {
-        return "rights       Wireshark may capture as root; for another user, run this as that user\n".into();
+        return "rights       Wireshark may capture as root; for another user, run this as that user\n"
+            .into();
     }
     let rights = match Rights::of(program) {
         Ok(rights) => rights,

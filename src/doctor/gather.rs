@@ -130,7 +130,11 @@ impl Seen {
         }
         if let Some((thread, process)) = self.threads.first() {
             let message = format!("{thread} is a thread of process {process}");
-            return Some(Failure::new(Exit::NoTarget, message, format!("give the process instead: -p {process}")));
+            return Some(Failure::new(
+                Exit::NoTarget,
+                message,
+                format!("give the process instead: -p {process}"),
+            ));
         }
         let message = match &self.gone[..] {
             [] => return None,

@@ -44,9 +44,7 @@ pub(super) fn render(report: &Report, asked: &[u32]) -> String {
 fn nothing(out: &mut String, report: &Report, asked: &[u32]) {
     let looked_at: Vec<String> = report.processes.iter().map(|process| process.pid.to_string()).collect();
     let text = match &looked_at[..] {
-        _ if asked.is_empty() => {
-            "No process that can be inspected has known TLS code.".to_owned()
-        }
+        _ if asked.is_empty() => "No process that can be inspected has known TLS code.".to_owned(),
         // That none is there, or may be looked at, is told elsewhere.
         [] => return,
         [pid] => format!("Process {pid} has no known TLS code."),

@@ -583,7 +583,9 @@ impl Parser<'_> {
                 let mask =
                     mask.filter(|mask| net.is_ipv4() && mask.leading_ones() + mask.trailing_zeros() >= 32);
                 let Some(mask) = mask else {
-                    return Err(self.error(at, "a mask of an IPv4 network is expected here, such as 255.255.0.0"));
+                    return Err(
+                        self.error(at, "a mask of an IPv4 network is expected here, such as 255.255.0.0")
+                    );
                 };
                 self.at += 1;
                 mask.leading_ones() as u8

@@ -124,10 +124,7 @@ impl Probe {
         let mut news = Vec::new();
         for probation in self.desired.probations.iter_mut().filter(|probation| probation.is_running()) {
             probation.state = State::Condemned(NO_RETURNS);
-            news.push(News::Warning(format!(
-                "{}: {NO_RETURNS}; it is no longer captured",
-                probation.path
-            )));
+            news.push(News::Warning(format!("{}: {NO_RETURNS}; it is no longer captured", probation.path)));
         }
         self.bring_about(Leaving::Awaited);
         news

@@ -259,8 +259,7 @@ impl Conversation {
             self.halves[from as usize].lose(context, &mut self.exchanges);
         }
         let context = &mut Context { time, from, is_synthetic: false, limits: self.limits, out };
-        context
-            .tell(What::Note("too much memory is used: unfinished messages are dropped".into()));
+        context.tell(What::Note("too much memory is used: unfinished messages are dropped".into()));
         self.exchanges.end(context, "dropped, to limit memory");
     }
 
