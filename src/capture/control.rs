@@ -36,14 +36,14 @@ use crate::probe::{
 };
 use crate::status::{self, Numbers, StatusLine};
 
-/// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
-/// tells of a process, or the name of a library.
+/// Events of the control thread that wait for a lagging writer. Beyond that the file lacks what /proc has about
+/// a process, or the name of a library.
 const WAITING_MAX: usize = 4096;
 
 /// Time between two readings of the losses by process.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a command that Wireshark runs may take to end when it is told to.
+/// How long a command that Wireshark runs may take to end after it was told to.
 const COMMAND_PATIENCE: Duration = Duration::from_millis(400);
 
 /// The control thread's belongings.
@@ -51,19 +51,19 @@ pub(super) struct Control {
     pub(super) probe: Probe,
     looker: Looker,
     pub(super) queue: Arc<Queue>,
-    /// Events for the writer, which lags: this thread waits for nobody, since the command may be
-    /// stopped until it acts.
+    /// Events for the lagging writer: this thread never waits, because the command may be stopped until it
+    /// acts.
     waiting: VecDeque<Event>,
     say: Say,
     /// Processes that ended and whose table entries are to be given back.
     ended: HashSet<ProcessKey>,
-    /// Processes of whose BIO functions it was told that they are probed.
+    /// Processes whose probed BIO functions were reported.
     told_of_bios: HashSet<ProcessKey>,
     waits: Waits,
     /// Why nothing is captured of targets.
     pub(super) not_captured: NotCaptured,
     pub(super) kept: Kept,
-    /// How many losses were told by process, and when.
+    /// How many losses were reported by process, and when.
     told_losses: (u64, Instant),
     recheck: Recheck,
     unused: Unused,
@@ -110,7 +110,7 @@ impl Control {
         self.waits.outlive()
     }
 
-    /// Probes a library, of a command in this process. What is not followed of it is said.
+    /// Probes a library, of a command in this process. Functions that are not followed are reported.
     pub(super) fn attach(&mut self, found: &Found, process: Option<u32>) -> Result<Attachment, Failure> {
         let libraries = self.probe.new_libraries(found);
         for library in &libraries {
@@ -137,7 +137,7 @@ impl Control {
                 }
                 Ok(Attachment::Fresh(Vec::new()))
             }
-            // If the process has gone, it leaves its number to the next library.
+            // If the process has exited, its number is free for the next library.
             Ok(attachment) => Ok(attachment),
             Err(error) => {
                 let denied = is_denied(&error);
@@ -161,7 +161,7 @@ impl Control {
         Ok(())
     }
 
-    /// A process that runs already may have connections whose socket only their records tell.
+    /// A process that is already running may have connections whose socket only their records reveal.
     pub(super) fn watch(&mut self, pid: u32, bios: io::Result<Vec<Bio>>) {
         let result = bios.map_err(|e| e.to_string());
         let result = result.and_then(|bios| self.probe.watch_bio(pid, &bios).map_err(|e| format!("{e:#}")));
@@ -170,7 +170,7 @@ impl Control {
         }
     }
 
-    /// Gives the writer an event, now or as soon as it can take one.
+    /// Passes the writer an event, now or as soon as it can take one.
     fn tell(&mut self, event: Event) {
         if self.waiting.len() < WAITING_MAX {
             self.waiting.push_back(event);
@@ -205,7 +205,7 @@ impl Control {
         let result = loop {
             if until.is_some_and(|until| Instant::now() >= until) {
                 self.probe.set_gate(Gate::Shut);
-                // As at the end of the output, the command goes on without us.
+                // As at the end of the output, the command continues without us.
                 break match &mut running {
                     Some(running) => {
                         self.say.warn("the time is over: the command continues, but is no longer captured");
@@ -267,7 +267,7 @@ impl Control {
                 }
                 Ok(Message::Ended) => {
                     let status = running.as_mut().map_or(Ok(Exit::Success), status_of);
-                    // It was told to end: how it did is no error.
+                    // It was told to end: its status is not an error.
                     break if patience.is_some() { Ok(Exit::Success) } else { status };
                 }
                 Ok(Message::Gone { pid, left }) => {
@@ -298,7 +298,7 @@ impl Control {
                         patience = patience.or(Some(Instant::now() + COMMAND_PATIENCE));
                         continue;
                     }
-                    // The command goes on without us, and whatever it maps must not wait.
+                    // The command continues without us, and must not wait at any file that it maps.
                     break match &mut running {
                         Some(running) => self.let_finish(heard, running),
                         None => Ok(Exit::Success),
@@ -365,7 +365,7 @@ impl Control {
         }
     }
 
-    /// After the writer gave up: keeps the command going until it ends.
+    /// After the writer gave up: keeps the command running until it ends.
     fn let_finish(&mut self, heard: &Receiver<Message>, running: &mut Running) -> Result<Exit, Failure> {
         self.look_no_more();
         while let Ok(message) = heard.recv() {
@@ -381,8 +381,8 @@ impl Control {
         status_of(running)
     }
 
-    /// Until the ring is read to its end: hears what the ring thread still has to say, so that it
-    /// never waits for us, and lets go on whom the kernel side stopped. `ended`: when the capture did, ns.
+    /// Until the ring is read to its end: receives what the ring thread still sends, so that it never waits for
+    /// us, and releases the threads that the kernel side stopped. `ended`: when the capture ended, ns.
     pub(super) fn see_out(&mut self, heard: &Receiver<Message>, ring: &JoinHandle<()>, ended: u64) {
         self.look_no_more();
         hear_out(
@@ -407,7 +407,7 @@ impl Control {
         self.tell(Event::ProcessFacts(key, facts));
     }
 
-    /// Has something looked at. If too much waits for that, whoever is stopped goes on, and the file is looked at
+    /// Requests an inspection. If too many are queued, a stopped thread continues, and the file is inspected
     /// when it is mapped again.
     pub(super) fn look(&mut self, look: Look) {
         if self.looker.order(look) {
@@ -449,7 +449,7 @@ impl Control {
         }
     }
 
-    /// Lets those go on that have waited for a look for so long; who they are.
+    /// Releases those that have waited this long for an inspection, and returns them.
     fn let_waiting_go(&mut self, waited: Duration) -> Vec<Hold> {
         let holds: Vec<Hold> = std::iter::from_fn(|| self.looker.next_waiting(waited)).collect();
         holds.iter().for_each(|hold| self.let_go(*hold));
@@ -468,8 +468,8 @@ impl Control {
 
     /// A process has mapped a file for the first time: it may be a TLS library.
     fn found_in(&mut self, file: &FileSeen, looked: io::Result<InProcess>) {
-        // A process that is gone or has unmapped the file has nothing to probe, but who maps it next has.
-        // Outside of this process's pid namespace (pid 0) none can ever be looked at.
+        // A process that has exited or unmapped the file has nothing to probe, but the next one that maps it
+        // has. Processes outside this pid namespace (pid 0) can never be inspected.
         if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
             if self.recheck.count(file, Instant::now()) {
                 self.probe.mark_resting(file);
@@ -524,14 +524,14 @@ impl Control {
         }
         self.probe.mark_seen(file, is_library);
         if file.stopped && !is_library {
-            // It may be about to take away what ended processes of the command have left.
+            // It may be about to remove what ended processes of the command have left.
             self.probe.let_go();
             self.probe.await_unmountable();
         }
         self.let_go_after(&Look::File(*file));
     }
 
-    /// Somebody opens a probed file for writing, and waits until its probes are gone.
+    /// A process opens a probed file for writing, and waits until its probes are removed.
     fn yield_files(&mut self) {
         for path in self.probe.yield_files() {
             self.say.warn(&format!(
@@ -542,7 +542,7 @@ impl Control {
         }
     }
 
-    /// A process encrypts into memory: its records tell which sockets they go through.
+    /// A process encrypts into memory: its records reveal which sockets they pass through.
     fn probe_bio(&mut self, seen: &NoSocket, bios: io::Result<Vec<Bio>>) {
         let pid = seen.process.pid;
         let result = bios.map_err(|e| e.to_string()).and_then(|bios| {
@@ -605,7 +605,7 @@ impl Control {
         }
     }
 
-    /// A process went on although nobody knows whether it has mapped a TLS library.
+    /// A process ran on although it is unknown whether it has mapped a TLS library.
     fn not_looked_at(&mut self, file: &FileSeen) {
         self.check_in_time(file);
         self.resume(file);
@@ -623,7 +623,7 @@ impl Control {
         self.let_go_after(&Look::File(*file));
     }
 
-    /// Lets the thread go on that waits for a look, if one does.
+    /// Releases the thread that waits for an inspection, if any.
     fn let_go_after(&self, look: &Look) {
         if let Some(hold) = look.held() {
             self.let_go(hold);
@@ -634,13 +634,13 @@ impl Control {
         self.waits.end(&self.probe, hold);
     }
 
-    /// What stands at the end of the stream of events.
+    /// The end of the stream of events.
     pub(super) fn last_words(&mut self) {
         let mut events: Vec<Event> = self.waiting.drain(..).collect();
         let handles = self.probe.handles();
         let (mut losses, mut counters) = (self.probe.losses(), self.probe.counters());
         for handle in handles.iter().filter(|handle| handle.is_writing) {
-            // Bytes of it may have gone to the peer, and nobody knows how many.
+            // Bytes of it may have been sent to the peer; it is unknown how many.
             let reason = Counter::Unfinished as u32;
             let process = handle.key.process;
             match losses.iter_mut().find(|loss| (loss.process, loss.reason) == (process, reason)) {
@@ -666,9 +666,9 @@ impl Control {
     }
 }
 
-/// Hears all that somebody has to say who may be finished.
+/// Receives everything from a sender that may have finished.
 fn hear_out<T>(heard: &Receiver<T>, is_finished: impl Fn() -> bool, mut act: impl FnMut(T)) {
-    // In this order: what was said before the end is there to be heard.
+    // In this order: what was sent before the end can be received.
     while !is_finished() {
         if let Ok(message) = heard.recv_timeout(RING_INTERVAL) {
             act(message);

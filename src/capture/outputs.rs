@@ -1,4 +1,4 @@
-//! Where a capture goes: files, standard output, clients, the terminal, the recording.
+//! The outputs of a capture: files, standard output, clients, the terminal, the recording.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -58,7 +58,7 @@ pub(crate) fn sink(
     (Some(sink::Sink::Many(Box::new(files))), told)
 }
 
-/// Listens for clients, and waits for the first if the capture goes nowhere else.
+/// Listens for clients, and waits for the first if there is no other output.
 pub(super) fn listen(
     config: &Capture,
     address: SocketAddr,
@@ -88,7 +88,7 @@ pub(super) fn listen(
     Ok(server)
 }
 
-/// Begins to show what is said, if that is wanted.
+/// Begins to show messages, if requested.
 pub(super) fn view(config: &Capture) -> Result<Option<LiveView>, Failure> {
     let is_alone = config.output.is_none() && config.serve.is_none();
     config

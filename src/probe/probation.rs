@@ -56,8 +56,8 @@ impl Probe {
     /// Before a library is probed whose functions were found in its code.
     ///
     /// # Errors
-    /// If what they tell cannot be checked. Then [`Probe::abandon_probation`] is due, and as well if the library
-    /// cannot be probed after all.
+    /// If its functions cannot be checked. Then call [`Probe::abandon_probation`], also if the library cannot
+    /// be probed after all.
     pub(super) fn begin_probation(&mut self, found: &Found, id: LibraryId) -> Result<(), libbpf_rs::Error> {
         let other = |what: &str| Err(io::Error::other(what.to_owned()).into());
         let library = &found.library;
@@ -92,8 +92,8 @@ impl Probe {
         Ok(())
     }
 
-    /// A library could not be probed in a process, or in all: undoes what [`Probe::begin_probation`] did for it, unless
-    /// others have it. Its probes there must be gone.
+    /// A library could not be probed in a process, or in all: undoes what [`Probe::begin_probation`] did for
+    /// it, unless other processes have it. Its probes there must be removed.
     pub(super) fn abandon_probation(&mut self, found: &Found, id: LibraryId) {
         let is_known = self.desired.probations.iter().any(|p| p.id == id);
         let is_running = self.desired.probations.iter().any(|p| p.id == id && p.is_running());
@@ -117,9 +117,9 @@ impl Probe {
         self.want_records_if_needed();
     }
 
-    /// Return probes are forbidden from now on, without which nothing can be checked: what is not proven
-    /// yet is not captured any more. To be called after the other libraries' return probes were exchanged. When it
-    /// returns the probes are gone.
+    /// Return probes are forbidden from now on, and nothing can be checked without them: what is not yet proven
+    /// is no longer captured. To be called after the other libraries' return probes were exchanged. When it
+    /// returns the probes are removed.
     pub(super) fn end_probations_without_returns(&mut self) -> Vec<News> {
         let mut news = Vec::new();
         for probation in self.desired.probations.iter_mut().filter(|probation| probation.is_running()) {
@@ -138,7 +138,7 @@ impl Probe {
             let of = |site| seen.get(&(cookie(site, probation.id) | EVIDENCE)).copied().unwrap_or_default();
             let [read, write] = SITES.map(of);
             if read.disagreed > 0 || write.disagreed > 0 {
-                // The verdict stays: calls that are still on their way are not told.
+                // The verdict stays: calls that are still in progress are not reported.
                 probation.state = State::Condemned(WRONG);
                 news.push(News::Verdict(probation.id, Verdict::Wrong));
                 news.push(News::Warning(format!(
@@ -167,7 +167,7 @@ impl Probe {
         news
     }
 
-    /// While probes of the condemned are still going, their calls are looked at.
+    /// While probes of a rejected library are still being removed, their calls are checked.
     fn want_records_if_needed(&mut self) {
         let wanted = self.desired.probations.iter().any(|p| !matches!(p.state, State::Proven));
         self.want_records(wanted);
