@@ -96,7 +96,7 @@ impl Failure {
     pub fn of_output(name: impl fmt::Display, error: &io::Error) -> Failure {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let cure = match error.kind() {
-            StorageFull | QuotaExceeded | FileTooLarge => "make room, or choose another file with -o",
+            StorageFull | QuotaExceeded | FileTooLarge => "free some space, or choose another file with -o",
             _ => "choose another file with -o",
         };
         Failure::new(Exit::Io, format!("{name}: cannot be written: {error}"), cure)

@@ -193,7 +193,7 @@ pub fn keep_from_command(fd: RawFd) -> Result<(), Failure> {
         Failure::new(
             Exit::Usage,
             format!("descriptor {fd} is not open: {}", error.desc()),
-            "open it, as in 3>file",
+            "open it, for example with 3>file",
         )
     })
 }
@@ -248,7 +248,7 @@ fn exec_failure(name: &OsStr, error: io::Error) -> Failure {
         io::ErrorKind::NotFound => Failure::new(
             Exit::NotFound,
             format!("{name}: command not found"),
-            "check its name; under sudo, PATH may be another one: give the full path",
+            "check its name; under sudo, PATH may differ: give the full path",
         ),
         _ => Failure::new(
             Exit::NotExecutable,
