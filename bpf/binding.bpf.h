@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * How a handle comes by its socket, and keeps it. It takes the one that carried the record of a call
- * (evidence.bpf.h), or that its library holds for it, and gives it up only when that is closed or the program says
- * that there is another (SSL_set_fd and its kin). Of two, one to read from and one to write to, it has the latter,
- * if both are used before the handle has one.
+ * How a handle gets its socket, and keeps it. It is bound to the socket that carried the record of a call
+ * (evidence.bpf.h), or that its library holds for it, until that is closed or the program sets another
+ * (SSL_set_fd and similar). If one socket to read from and another to write to are used before the handle is
+ * bound, it is bound to the latter.
  */
 #ifndef TLS2PCAP_BINDING_H
 #define TLS2PCAP_BINDING_H
@@ -16,7 +16,7 @@
 #define BIO_TYPE_SOCKET 0x505
 #define BIO_TYPE_CONNECT 0x50c
 
-/* `type` stands first in a BIO_METHOD; these follow each other in a BIO. */
+/* `type` is the first field of a BIO_METHOD; these are consecutive fields of a BIO. */
 struct bio_state {
 	s32 init, shutdown, flags, retry_reason, num;
 };
@@ -40,7 +40,7 @@ static __noinline u32 fd_of_bio_at(u64 bio, u32 method_at, u32 state_at)
 	return state.num + 1;
 }
 
-/* 1 + the descriptor of a BIO in one of the layouts that are known; 0: none. Global: the verifier walks it once. */
+/* 1 + the descriptor of a BIO in one of the known layouts; 0: none. Global: the verifier walks it once. */
 __noinline u32 fd_of_bio(u64 bio)
 {
 	u32 fd = 0;
@@ -56,9 +56,9 @@ __noinline u32 fd_of_bio(u64 bio)
 }
 
 /*
- * 1 + the descriptor of the socket that an SSL of OpenSSL writes to, or reads from; 0: it has none, or is not laid out
- * in a way that is known. The two BIOs follow each other: behind version and method, or since 3.2 in a
- * connection object behind what all objects have, which begins with their type (0).
+ * 1 + the descriptor of the socket that an SSL of OpenSSL writes to, or reads from; 0: it has none, or its
+ * layout is unknown. The two BIOs are adjacent: after version and method, or since 3.2 in a connection object
+ * after the fields that all objects have, which begin with their type (0).
  */
 __noinline u32 fd_of_ssl(u64 ssl)
 {
@@ -80,7 +80,7 @@ __noinline u32 fd_of_ssl(u64 ssl)
 	return fd ? fd : fd_of_bio(bios[0]);
 }
 
-/* The TCP socket that a descriptor of the current process stands for; 0: none. */
+/* The TCP socket of a descriptor of the current process; 0: none. */
 static __noinline u64 tcp_of_fd(u32 fd)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
@@ -138,7 +138,7 @@ static __always_inline int may_ask(struct handle *handle, struct call *call)
 
 /* ---- What a call shows ---- */
 
-/* The call's socket is not its handle's. That it used none of its own says nothing then. */
+/* The call's socket is not its handle's. Then it proves nothing that it used none of its own. */
 static __always_inline void disown(struct call *call)
 {
 	call->sock = 0;
@@ -146,7 +146,7 @@ static __always_inline void disown(struct call *call)
 	call->flags |= CALL_QUIET;
 }
 
-/* The socket that carried the call's record becomes the handle's. Returns the handle as it is from then on. */
+/* Binds the handle to the socket that carried the call's record. Returns the handle as it is from then on. */
 static __always_inline struct handle *bind_socket(struct process *process, struct handle *handle, struct call *call,
 					     u64 returned)
 {
@@ -181,7 +181,7 @@ static __always_inline struct handle *bind_socket(struct process *process, struc
 		return handle;
 	}
 	if (handle->sock) {
-		/* The handle was given another connection: its streams begin anew. */
+		/* The handle was given another connection: its streams restart. */
 		struct fact fact = { .address = call->handle, .fact = T2P_FACT_FREE };
 
 		emit_fact(handle, &fact);
@@ -212,8 +212,8 @@ static __noinline int socket_given(u64 address)
 }
 
 /*
- * A read that was blocked when the probes came returns to no probe. What it took from the socket
- * shows when the next read begins where no call that was seen has left off.
+ * A read that was already blocked when the probes were attached returns unseen. What it took from the socket
+ * shows when the next read does not begin where the last seen call ended.
  */
 static __always_inline void check_unseen_read(struct handle *handle, struct call *call)
 {
@@ -283,7 +283,7 @@ static __noinline int check_socket(struct process *process, struct call *call)
 		return 0;
 	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
 	if (!note) {
-		/* The handle's next call says it. */
+		/* The handle's next call reports it. */
 		handle->flags &= ~HANDLE_NO_SOCKET;
 		return lost(process->generation, T2P_COUNT_NOTICE_LOST, 0);
 	}

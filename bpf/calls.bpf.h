@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * TLS calls, of whatever library: from entry to return, and what becomes of them. Calls nest
- * (TLS inside TLS, exports that call each other), so each thread has a small stack of them;
- * entry and return find each other by the stack pointer.
+ * TLS calls of any library: from entry to return, and what is done with them. Calls nest (TLS inside TLS,
+ * exports that call each other), so each thread has a small stack of them; entry and return are matched by the
+ * stack pointer.
  */
 #ifndef TLS2PCAP_CALLS_H
 #define TLS2PCAP_CALLS_H
@@ -135,15 +135,15 @@ static __always_inline s64 moved(struct handle *handle, struct call *call, u64 r
 enum emit_flag {
 	EMIT_BYTES = 1 << 0, /* what is described */
 	EMIT_LOST = 1 << 1, /* first, that an earlier call was lost */
-	EMIT_UNKNOWN = 1 << 2, /* that the call moved bytes, but nobody knows how many */
+	EMIT_UNKNOWN = 1 << 2, /* that the call moved an unknown number of bytes */
 	EMIT_SENT = 1 << 3, /* what is described, which the kernel sent from a file */
-	EMIT_RESULT = 1 << 4, /* what the call tells in its arguments */
+	EMIT_RESULT = 1 << 4, /* what the call's arguments say */
 	EMIT_NO_SOCKET = 1 << 5, /* that the process encrypts into memory, if check_socket finds so */
 	EMIT_NAME = 1 << 6, /* first, the server's name */
-	EMIT_OVER = 1 << 7, /* last, that the entry of the thread or stack goes */
+	EMIT_OVER = 1 << 7, /* last: remove the entry of the thread or stack */
 };
 
-/* Describes the bytes that a call moved, and moves the handle's stream on. Returns what is to be emitted. */
+/* Describes the bytes that a call moved, and advances the handle's stream. Returns what must be emitted. */
 static __noinline int describe_bytes(struct handle *handle, struct call *call, u64 len, struct t2p_data *data)
 {
 	u32 inflight;
@@ -182,7 +182,7 @@ static __noinline int describe_bytes(struct handle *handle, struct call *call, u
 	return call->function == T2P_FN_SENDFILE || call->function == T2P_FN_SEND_PARTS ? EMIT_SENT : EMIT_BYTES;
 }
 
-/* What a call did to its handle, and in any case whose it was. Returns what is to be emitted. */
+/* Records what a call did to its handle, and in any case whose call it was. Returns what must be emitted. */
 static __noinline int finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
 	struct handle *handle = the_handle(process->generation, call->handle, call->function);
@@ -215,7 +215,7 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 		tell_once(handle, HANDLE_LAYER, &fact);
 	}
 	check_unseen_read(handle, call);
-	/* Not earlier: the verifier would walk all that follows once for each case. */
+	/* Not earlier: the verifier would walk everything that follows once for each case. */
 	len = call->len = moved(handle, call, returned);
 	if (call->site == T2P_SITE_READ || call->site == T2P_SITE_WRITE)
 		len = call->len = on_probation(process->generation, call->handle,
@@ -288,7 +288,7 @@ struct emission {
 	struct t2p_data data;
 };
 
-/* Tells what comes before the bytes of the call, or instead of them: the server's name, what is lost. */
+/* Reports what precedes the bytes of the call, or replaces them: the server's name, what is lost. */
 __noinline int tell_before(u64 address, u32 function, u32 emit)
 {
 	struct process *process = current_process();
@@ -308,8 +308,8 @@ __noinline int tell_before(u64 address, u32 function, u32 emit)
 }
 
 /*
- * A write is over, and all its records are in the ring: reads need not wait for it any more. If
- * one was told to wait for a write that moved nothing, it is told that as well.
+ * A write has returned, and all its records are in the ring: reads need not wait for it any more. If one had to
+ * wait for a write that moved nothing, that is reported as well.
  */
 static __noinline int write_over(struct call *call, struct t2p_data *data)
 {
@@ -335,7 +335,7 @@ static __noinline u64 place_left(struct thread *thread, u64 sp, u32 site, u64 re
 {
 	int internal = site == T2P_SITE_READ_INTERNAL || site == T2P_SITE_WRITE_INTERNAL;
 
-	/* `site` 0: not known. An export that jumps to the internal function has its stack pointer. */
+	/* `site` 0: unknown. An export that jumps to the internal function has its stack pointer. */
 	for (u64 i = 0; i < CALL_DEPTH; i++)
 		if (i < thread->depth && thread->calls[i].sp == sp &&
 		    (!site || internal == is_internal(thread->calls[i].function)))
@@ -344,8 +344,8 @@ static __noinline u64 place_left(struct thread *thread, u64 sp, u32 site, u64 re
 }
 
 /*
- * The return of whatever function that began at `sp`: which one, its entry has noted. 1: what `emission`
- * says is left to do, by the program, because kernels differ in how they loop.
+ * The return of the function that began at `sp`; its entry has noted which one. 1: `emission` says what the
+ * program must still do, because kernels differ in how they loop.
  */
 static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emission *emission)
 {
@@ -360,7 +360,7 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 	returned = result_of(ctx);
 	i = unknown(place_left(thread, sp, site, returned));
 	if (i >= CALL_DEPTH)
-		return 0; /* part of a call that is followed already, or not a call of ours */
+		return 0; /* part of a call that is already followed, or not a call of ours */
 	process = current_process();
 	if (!process)
 		return 0;
@@ -391,7 +391,7 @@ static __noinline int leave(struct pt_regs *ctx, u32 site, u64 sp, struct emissi
 	return 1;
 }
 
-/* The handle's last reference goes. */
+/* The handle's last reference is freed. */
 static __noinline int handle_freed(u64 address)
 {
 	struct fact fact = { .address = address, .fact = T2P_FACT_FREE };
@@ -401,7 +401,7 @@ static __noinline int handle_freed(u64 address)
 	if (!handle)
 		return 0;
 	if (handle->refs) {
-		/* Two may be here at once: whoever comes last sees none left. */
+		/* Two processors may be here at the same time: the last one sees none left. */
 		__sync_fetch_and_add(&handle->refs, -1);
 		if (*(volatile u32 *)&handle->refs)
 			return 0;

@@ -16,8 +16,8 @@
 #define RECORD_HANDSHAKE 22
 
 /*
- * A record's header: type << 16 | length of its body. 0: it is none that tells anything. The
- * handshake's messages in plain are the same in many connections, but for the two with a random.
+ * A record's header: type << 16 | length of its body. 0: none that proves anything. Unencrypted handshake
+ * messages are the same in many connections, except for the two with a random.
  */
 static __always_inline u32 parse_header(const u8 *header)
 {
@@ -130,7 +130,7 @@ static __noinline int count_outgoing(s64 change)
 		bpf_map_update_elem(&outgoing, &tgid, &no_outgoing, BPF_NOEXIST);
 		count = bpf_map_lookup_elem(&outgoing, &tgid);
 	}
-	/* A count that is too high costs a look, no more. */
+	/* A count that is too high costs only a check. */
 	if (count && (change > 0 || *count))
 		__sync_fetch_and_add(count, change);
 	return 0;
@@ -153,7 +153,7 @@ static __always_inline u64 number(void *address)
 	return number;
 }
 
-/* The program sends what stands here. Global, like the next: the verifier walks it once. */
+/* The program sends these bytes. Global, like the next: the verifier walks it once. */
 __noinline int sent_record(u64 sk, u64 base, u64 len)
 {
 	struct process *process = process_without_socket();
@@ -179,7 +179,7 @@ __noinline int sent_record(u64 sk, u64 base, u64 len)
 	return 0;
 }
 
-/* The program has received what stands here. */
+/* The program has received these bytes. */
 __noinline int received_record(u64 sk, u64 base, u64 len)
 {
 	struct process *process = process_without_socket();
@@ -198,7 +198,7 @@ __noinline int received_record(u64 sk, u64 base, u64 len)
 	return 0;
 }
 
-/* So many records of one system call are looked at, of programs with rustls. */
+/* This many records of one system call are examined, in programs with rustls. */
 #define RECORDS_WALKED 16
 
 /* Goes on to the next record in a buffer. 0: there is none. */
@@ -217,7 +217,7 @@ static __noinline int next_record(struct user_vector *at)
 	return 1;
 }
 
-/* rustls sends its records each from a buffer of its own; programs may put them into one. */
+/* rustls sends each record from a separate buffer; programs may copy them into one. */
 static __noinline int sent_more(u64 sk, struct user_buffers *buffers)
 {
 	struct user_vector at = buffers->first;
@@ -292,7 +292,7 @@ static __always_inline void socket_received(struct sock *sk, s64 len)
 		received(sk, len);
 }
 
-/* For mechanisms that tell of a read's beginning and end apart, and of its socket only at first. */
+/* For mechanisms that report the beginning and end of a read separately, and its socket only at the beginning. */
 static __always_inline void receive_begins(struct sock *sk, u32 copied)
 {
 	struct receiving receiving = { .sock = (u64)sk, .copied = copied };
@@ -338,7 +338,8 @@ static __always_inline struct thread *thread_in_call(u64 sp)
 	return thread && thread->depth ? thread : NULL;
 }
 
-/* So many calls of BIO functions that told nothing new are enough: their probes go, until a new handle comes. */
+/* After this many calls of BIO functions that revealed nothing new, their probes are removed until a new handle
+   appears. */
 #define IDLE_CALLS 1024
 
 static __always_inline void bio_called(struct process *process)
@@ -417,7 +418,7 @@ static __noinline int bio_read_left(struct pt_regs *ctx)
 	struct call *call;
 	u32 header;
 
-	/* At a return instruction, or behind it. */
+	/* At a return instruction, or after it. */
 	if (thread && thread->bio_sp != sp)
 		sp = PT_REGS_SP(ctx) - RETURN_POPS;
 	if (!thread || thread->bio_sp != sp)

@@ -9,10 +9,10 @@
 
 #include "maps.bpf.h"
 
-/* User space looks every few milliseconds; it is woken when this much waits. Set before loading. */
+/* User space polls every few milliseconds; it is woken when this much waits. Set before loading. */
 const volatile u64 wake_bytes = 256 << 10;
 
-/* Who reads is awake for a while: a reader that is behind need not be woken by each record. */
+/* The reader stays awake for a while: if it is behind, not every record needs to wake it. */
 #define WAKE_INTERVAL 500000 /* ns */
 u64 woken_at;
 
@@ -27,12 +27,12 @@ static __always_inline u64 wake(void)
 	now = bpf_ktime_get_ns();
 	if (now - woken_at < WAKE_INTERVAL)
 		return BPF_RB_NO_WAKEUP;
-	/* Two may do so at once; that is one too many. */
+	/* Two processors may do so at the same time; that is one wake-up too many. */
 	woken_at = now;
 	return BPF_RB_FORCE_WAKEUP;
 }
 
-/* Where the next record of the ring will stand: what is put into `notices` now has its place before that. */
+/* Position of the next record in the ring: what is put into `notices` now is placed before it. */
 static __always_inline u64 place_in_ring(void)
 {
 	return bpf_ringbuf_query(&ring, BPF_RB_PROD_POS);
@@ -84,8 +84,7 @@ static __noinline int emit_exact(struct t2p_data *data, u64 from, u64 len)
 }
 
 /*
- * Reserves a record with room for SIZE bytes of payload, copies the header and the payload.
- * 1: done; 0: the ring is full.
+ * Reserves a record for SIZE bytes of payload, copies the header and the payload. 1: done; 0: the ring is full.
  */
 #define EMIT_CLASS(NAME, SIZE)                                                                 \
 	static __always_inline int emit_##NAME(struct t2p_data *data, u64 from, u64 len)       \
@@ -160,12 +159,13 @@ static __noinline int emit_missing(struct t2p_data *data, u64 len, u32 reason, u
 
 struct chunks {
 	struct t2p_data *data;
-	/* Progress stands in the map: what the verifier cannot follow it need not walk again and again. */
+	/* Progress is kept in the map: values that the verifier cannot track need not be walked again and
+	   again. */
 	struct thread *thread;
 	u64 from;
 };
 
-/* Emits T2P_CHUNK_MAX bytes of a long call. 1: there are not so many left. */
+/* Emits T2P_CHUNK_MAX bytes of a long call. 1: fewer are left. */
 static __noinline int next_chunk(struct chunks *chunks)
 {
 	u64 done = chunks->thread->done;
@@ -189,8 +189,8 @@ static int next_chunk_callback(u32 i, void *context)
 _Static_assert((u64)CHUNKS_LOOP * T2P_CHUNK_MAX >= T2P_CALL_MAX, "bpf_loop ends before the longest call does");
 
 /*
- * Emits the payload of a whole call, as far as the limit goes, and says what lies beyond it.
- * `has_loop`: a constant, whether the kernel has bpf_loop.
+ * Emits the payload of a whole call, up to the limit, and reports what is beyond it. `has_loop`: a constant,
+ * whether the kernel has bpf_loop.
  */
 static __always_inline void emit_call(struct t2p_data *data, struct thread *thread, u64 from, int has_loop)
 {
@@ -205,7 +205,7 @@ static __always_inline void emit_call(struct t2p_data *data, struct thread *thre
 		if (thread->todo >= T2P_CHUNK_MAX)
 			bpf_loop(CHUNKS_LOOP, next_chunk_callback, &chunks, 0);
 	} else {
-		/* One less: the rest goes by itself. */
+		/* One less: the rest is emitted separately. */
 		for (int i = 0; i < T2P_CHUNKS_UNROLLED - 1; i++)
 			if (next_chunk(&chunks))
 				break;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
  * What a call's use of sockets proves. Inside a TLS call a program may use any socket: a callback logs over
- * TCP, asks for a name, reads from somewhere. The call's own socket is the one that carried its record: a record
- * was written to it, or more bytes were read from it than the call returned, by what sealing adds.
+ * TCP, resolves a name, reads from another connection. The call's own socket is the one that carried its
+ * record: a record was written to it, or more bytes were read from it than the call returned, by the overhead
+ * of encryption.
  */
 #ifndef TLS2PCAP_EVIDENCE_H
 #define TLS2PCAP_EVIDENCE_H
@@ -105,7 +106,7 @@ static __noinline u32 record_sent(struct sock *sk)
 	return RECORD_HEADER + body;
 }
 
-/* The socket of a call's handle, if that is known and lives; 0: not. */
+/* The socket of a call's handle, if it is known and live; otherwise 0. */
 static __noinline u64 own_socket(struct call *call)
 {
 	struct handle_key key = { .address = call->handle, .tgid = current_id() >> 32 };
@@ -115,8 +116,8 @@ static __noinline u64 own_socket(struct call *call)
 }
 
 /*
- * The call uses another TCP socket than the one that is noted. 1: it is to be noted instead. Each may show that it is
- * the call's, by a record or, in a read, by what is received.
+ * The call uses another TCP socket than the noted one. 1: note this one instead. Either may prove to be the
+ * call's, by a record or, in a read, by what is received.
  */
 static __noinline int is_rather(struct call *call, u64 sk, u32 record, u32 reading)
 {
@@ -172,7 +173,7 @@ static __always_inline void socket_used_in_call(struct sock *sk, int reading, u3
 	    (reading ? call->flags & CALL_READ_SOCKET : call->record))
 		return;
 	if (!is_protocol(sk, IPPROTO_TCP)) {
-		/* QUIC, DTLS, or a callback that asks for a name. UNIX sockets tell nothing: TLS runs over
+		/* QUIC, DTLS, or a callback that resolves a name. UNIX sockets prove nothing: TLS runs over
 		   them as well, and programs log through them. */
 		if (is_protocol(sk, IPPROTO_UDP))
 			call->flags |= CALL_UDP;
@@ -194,7 +195,7 @@ static __always_inline void socket_used_in_call(struct sock *sk, int reading, u3
 	call->sock = (u64)sk;
 	call->fd_hint = syscall_fd();
 	if (reading && multipath)
-		return; /* what came in does not show in it */
+		return; /* received data does not show in it */
 	if (reading) {
 		call->copied = copied;
 		call->flags |= CALL_READ_SOCKET;
@@ -211,7 +212,7 @@ static __always_inline u64 bytes_read(struct call *call, u64 returned)
 
 	if ((s32)returned <= 0)
 		return 0;
-	/* Of what tells its count elsewhere, 1 says that there is one. */
+	/* If the function returns its count elsewhere, 1 means that there is one. */
 	if (returned == 1 && call->count_at && !bpf_probe_read_user(&n, sizeof(n), (void *)call->count_at) &&
 	    n && n <= call->num)
 		return n;

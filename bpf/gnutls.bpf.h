@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
-/* What is peculiar to GnuTLS and NSS: when they take bytes, and where they keep what they tell. */
+/* Special cases of GnuTLS and NSS: when they take bytes, and where they keep their facts. */
 #ifndef TLS2PCAP_GNUTLS_H
 #define TLS2PCAP_GNUTLS_H
 
@@ -17,11 +17,11 @@ static __always_inline int is_interrupted(u64 returned)
 }
 
 /*
- * gnutls_record_send. If the socket is full it has encrypted the bytes all the same, says so (AGAIN), and is
- * to be called again, with the same bytes or with none, until it returns their count. So they are
- * told when they are taken: later they may be in no buffer of the program any more. What it does not
- * say then is how many it took: one record at most, which is learnt if a peer wants records shorter
- * than usual. 0-RTT data is kept until the handshake, which calls this function if it is sent at all.
+ * gnutls_record_send. If the socket is full, the function has encrypted the bytes anyway, returns AGAIN, and
+ * must be called again, with the same bytes or with none, until it returns their count. So they are reported
+ * when they are taken: later they may no longer be in any buffer of the program. AGAIN does not say how many
+ * were taken: one record at most, whose size is learned if a peer wants records shorter than usual. 0-RTT data
+ * is kept until the handshake, which calls this function if it is sent at all.
  */
 static __noinline s64 gnutls_sent(struct handle *handle, struct call *call, u64 returned)
 {
@@ -96,7 +96,7 @@ static __noinline s64 gnutls_moved(struct handle *handle, struct call *call, u64
 			return gnutls_sent(handle, call, returned);
 		return (s64)returned > 0 ? (s64)returned : 0;
 	case T2P_FN_SEND_PARTS:
-		/* Most or all was told by the calls inside it; what went past them, nobody saw. */
+		/* The calls inside it reported most or all; what bypassed them was not seen. */
 		before = handle ? handle->write_end - call->count_at : 0;
 		if (call->site == T2P_SITE_NSS_WRITEV)
 			returned = (s64)(s32)returned;
@@ -106,8 +106,8 @@ static __noinline s64 gnutls_moved(struct handle *handle, struct call *call, u64
 }
 
 /*
- * Whether it says nothing that this call used no socket. Only a call that wanted the socket tells that its
- * handle has none: not a send that stays in the library, a read with a time limit, a handshake that is over.
+ * Whether it proves nothing that this call used no socket. Only a call that needed the socket shows that its
+ * handle has none: not a send that stays in the library, a read with a time limit, or a completed handshake.
  */
 static __noinline int is_quiet(struct handle *handle, struct call *call, u64 returned)
 {
@@ -118,7 +118,7 @@ static __noinline int is_quiet(struct handle *handle, struct call *call, u64 ret
 	case T2P_FN_HANDSHAKE:
 		return call->site != T2P_SITE_GNUTLS_HANDSHAKE || !is_interrupted(returned);
 	case T2P_FN_SEND:
-		/* Of an older handle nobody knows whether it is corked. */
+		/* Whether an older handle is corked is unknown. */
 		if (!(handle->flags & HANDLE_FRESH) || (handle->flags & HANDLE_CORKED))
 			return 1;
 		break;
@@ -152,7 +152,7 @@ static __noinline int gnutls_made(struct process *process, u64 at, u64 flags)
 	return tell_role(handle, address, flags & GNUTLS_SERVER);
 }
 
-/* A call that tells something by its arguments, once it has returned. */
+/* A call whose arguments are facts, once it has returned. */
 static __noinline int tell_result(struct call *call, u64 returned)
 {
 	struct process *process = current_process();
@@ -222,7 +222,7 @@ static __noinline u64 nss_find(u64 top)
 	return 0;
 }
 
-/* SSL_ImportFD or ssl_Accept returns. The latter may have told the role of its new connection already. */
+/* SSL_ImportFD or ssl_Accept returns. The latter may already have reported the role of its new connection. */
 static __noinline int nss_made(u64 layer)
 {
 	struct process *process = ready ? current_process() : NULL;
@@ -240,7 +240,7 @@ static __noinline int nss_made(u64 layer)
 	return 0;
 }
 
-/* SSL_OptionSet: a connection is plain until it is made one of TLS, for STARTTLS or behind a proxy. */
+/* SSL_OptionSet: a connection is plain until TLS is turned on, for STARTTLS or after a proxy. */
 static __noinline int nss_option_set(u64 address, u32 option, u32 on)
 {
 	struct process *process = ready && option == SSL_SECURITY ? current_process() : NULL;

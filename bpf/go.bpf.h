@@ -2,10 +2,10 @@
 /*
  * Go's crypto/tls, from Go 1.17 on: arguments are in registers, the goroutine is in R14.
  *
- * A goroutine may go on in another thread, so its calls are its own and not the thread's. Its stack may
- * move while a call is in progress, but everything on it keeps its distance from the stack's upper
- * end: by that, entry and return find each other, and a buffer that lies on the stack is found
- * again (Read does not let its buffer escape to the heap).
+ * A goroutine may continue in another thread, so its calls are its own and not the thread's. Its stack may move
+ * while a call is in progress, but everything on it keeps its distance from the stack's upper end: entry and
+ * return are matched by that, and a buffer on the stack is found again (Read does not let its buffer escape to
+ * the heap).
  */
 #ifndef TLS2PCAP_GO_H
 #define TLS2PCAP_GO_H
@@ -17,8 +17,8 @@
 #define RECORD_APPLICATION_DATA 23
 
 /*
- * A call on the handle is over, of the process of this generation. Nobody says when a Conn is collected: it is
- * forgotten with the last call after its Close, or at once if nothing is known of it.
+ * A call on the handle has ended, of the process of this generation. Nothing shows when a Conn is collected: it
+ * is removed with the last call after its Close, or immediately if nothing is known of it.
  */
 __noinline int go_call_over(u64 generation, u64 address)
 {
@@ -52,7 +52,7 @@ static __noinline int go_drop_calls(struct process *process, struct thread *thre
 	return 0;
 }
 
-/* The first call of those noted that a panic has left; `depth`: none. Where it would return to, another word stands. */
+/* The first of the stored calls that a panic has left; `depth`: none. Its return address has been overwritten. */
 static __noinline u64 first_left(struct thread *thread, struct go_stack *stack)
 {
 	u64 place = 0, word;
@@ -68,8 +68,8 @@ static __noinline u64 first_left(struct thread *thread, struct go_stack *stack)
 }
 
 /*
- * Whether it is the same call once more: the stack was too small, and the function began anew; or its code is
- * probed twice.
+ * Whether it is the same call again: the stack was too small, and the function restarted; or its code is probed
+ * twice.
  */
 static __always_inline int is_again(struct call *call, struct arguments *args, u64 sp, u64 address)
 {
@@ -102,8 +102,8 @@ static __noinline int go_handshake(struct process *process, u64 address, struct 
 	if (handle->sock)
 		state = bpf_map_lookup_elem(&sockets, &handle->sock);
 	/*
-	 * A Conn that was collected without a Close has left its place to this one. Inside a Read it may be a
-	 * handshake on the same connection once more (renegotiation), whose socket lives.
+	 * A Conn that was collected without a Close was at the address of this one. Inside a Read it may be
+	 * another handshake on the same connection (renegotiation), whose socket is live.
 	 */
 	if (outer ? handle->sock && (!state || state->generation != handle->sock_generation) :
 		    handle->sock || handle->read_end || handle->write_end) {
@@ -140,7 +140,7 @@ static __noinline int forget_goroutine(u64 g)
 	return bpf_map_delete_elem(&goroutines, &key) ?: give_room(generation, key.tgid, user, ROOM_GOROUTINES);
 }
 
-/* A new entry for a goroutine; NULL: there is no room. */
+/* A new entry for a goroutine; NULL: the table is full. */
 static __noinline struct thread *new_goroutine(struct process *process, struct goroutine_key *key)
 {
 	struct thread *thread;
@@ -276,7 +276,7 @@ static __noinline struct process *process_of(struct thread *thread)
 	return process && process->generation == thread->process ? process : NULL;
 }
 
-/* Which call of the goroutine returns here; CALL_DEPTH: none of ours, or part of one that is followed. */
+/* Which call of the goroutine returns here; CALL_DEPTH: none of ours, or part of a followed one. */
 static __noinline u64 go_place_left(struct pt_regs *ctx, struct thread *thread, u32 site)
 {
 	struct go_stack stack = {};
@@ -298,7 +298,7 @@ static __noinline u64 go_place_left(struct pt_regs *ctx, struct thread *thread, 
 	return CALL_DEPTH;
 }
 
-/* As finish. Returns what is to be emitted. */
+/* As finish. Returns what must be emitted. */
 static __noinline int go_finish(struct process *process, struct call *call, u64 returned, struct t2p_data *data)
 {
 	struct handle *handle;

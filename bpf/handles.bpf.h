@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
-/* TLS handles: their state, and the facts that are told of them. */
+/* TLS handles: their state, and facts about them. */
 #ifndef TLS2PCAP_HANDLES_H
 #define TLS2PCAP_HANDLES_H
 
@@ -8,7 +8,7 @@
 #include "proof.bpf.h"
 #include "returns.bpf.h"
 
-/* Calls that only tell facts; never in a data record, hence not in tls2pcap.h. */
+/* Calls that only report facts; never in a data record, hence not in tls2pcap.h. */
 #define FN_SERVER_NAME 32
 #define FN_ALPN 33
 #define FN_GNUTLS_INIT 34
@@ -33,7 +33,7 @@ static __always_inline struct handle *find_handle(u64 generation, u64 address)
 	return handle && handle->process == generation ? handle : NULL;
 }
 
-/* A new state for a handle, in the place of one that stands there. */
+/* A new state for a handle, in place of an existing one. */
 static __noinline struct handle *new_handle(u64 generation, u64 address, u32 flags, u32 refs)
 {
 	struct handle_key key = { .address = address, .tgid = current_id() >> 32 };
@@ -79,7 +79,7 @@ struct fact {
 	u8 direction;
 };
 
-/* What every fact of a handle tells; what it tells more is none. */
+/* The fields that every fact of a handle has; the others are empty. */
 static __always_inline void describe_handle(struct t2p_handle *record, struct handle *handle, u64 address)
 {
 	head(&record->head, T2P_HANDLE, handle->process, 0);
@@ -91,8 +91,8 @@ static __always_inline void describe_handle(struct t2p_handle *record, struct ha
 }
 
 /*
- * The ring has no room for the end of a handle, without which nobody knows what its streams lack there.
- * The fact itself lies in the stack of the caller's caller, which the verifier of 7.3 does not let through.
+ * The ring has no room for the end of a handle, without which it is unknown what its streams lack there. The
+ * fact itself is in the stack of the caller's caller, which the verifier of 7.3 does not accept.
  */
 static __noinline int keep_end(struct handle *handle, u64 address)
 {
@@ -104,13 +104,13 @@ static __noinline int keep_end(struct handle *handle, u64 address)
 	if (!record)
 		return 0;
 	describe_handle(record, handle, address);
-	/* Last: a record with it is whole. */
+	/* Last: a record with it is complete. */
 	asm volatile("" ::: "memory");
 	record->fact = T2P_FACT_FREE;
 	return 1;
 }
 
-/* Tells a fact; 1 if the ring took it. */
+/* Reports a fact; 1 if the ring accepted it. */
 static __noinline int emit_fact(struct handle *handle, struct fact *fact)
 {
 	struct t2p_handle *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
@@ -148,7 +148,7 @@ static __noinline int emit_fact(struct handle *handle, struct fact *fact)
 	return 1;
 }
 
-/* Tells a fact that is told once for each handle. */
+/* Reports a fact that is reported once for each handle. */
 static __always_inline void tell_once(struct handle *handle, u32 flag, struct fact *fact)
 {
 	if (!(handle->flags & flag) && emit_fact(handle, fact))
@@ -164,8 +164,8 @@ static __noinline int tell_role(struct handle *handle, u64 address, u32 server)
 }
 
 /*
- * Tells the server's name. A constant that nobody has touched yet may not be in memory, and a probe cannot wait for it: then
- * it is read when the handle's next call has returned.
+ * Reports the server's name. A constant that was never read may not be in memory, and a probe cannot wait for
+ * it: then it is read when the handle's next call has returned.
  */
 static __noinline int tell_name(struct handle *handle, u64 address, u64 text, u32 len)
 {
@@ -175,7 +175,7 @@ static __noinline int tell_name(struct handle *handle, u64 address, u64 text, u3
 	return 0;
 }
 
-/* Tells that a call moved bytes of which nothing is known; later, if the ring has no room now. */
+/* Reports that a call moved bytes of which nothing is known; later, if the ring is full now. */
 static __noinline int tell_lost(struct handle *handle, u64 address, u32 writing, u32 reason)
 {
 	struct fact fact = {
@@ -191,8 +191,8 @@ static __noinline int tell_lost(struct handle *handle, u64 address, u32 writing,
 
 /*
  * A call of the process of this generation, on the handle at `address`, is not followed to its return: if it
- * may have moved bytes, they are lost. A global function, like all here that take numbers only: the
- * verifier walks it once, not at each call.
+ * may have moved bytes, they are lost. A global function, like all here that take only numbers: the verifier
+ * walks it once, not at each call.
  */
 __noinline int call_lost(u64 generation, u64 address, u32 function, u32 reason)
 {

@@ -186,7 +186,7 @@ struct mm_struct {
 	struct uprobes_state uprobes_state;
 };
 
-/* A call whose return is probed and has not come, innermost first. */
+/* A call whose return is probed and still pending, innermost first. */
 struct return_instance {
 	unsigned long stack; /* stack pointer at entry */
 	struct return_instance *next;
@@ -303,7 +303,7 @@ struct minmax {
 	struct minmax_sample s[3];
 };
 
-/* A TCP socket whose bytes the kernel protects by itself (kTLS) has such operations. */
+/* A TCP socket whose bytes the kernel itself encrypts (kTLS) has such operations. */
 struct inet_connection_sock {
 	void *icsk_ulp_ops;
 };
@@ -316,7 +316,7 @@ struct tcp_sock {
 	u64 bytes_acked, bytes_received;
 };
 
-/* A multipath TCP socket: its first connection is a TCP socket of its own. */
+/* A multipath TCP socket: its first connection is a separate TCP socket. */
 struct mptcp_sock {
 	struct sock *first;
 };
@@ -340,7 +340,7 @@ struct vm_unmapped_area_info;
 #define SOCK_DONE 1
 #define MSG_PEEK 2
 #define SIGSTOP 19
-/* Of task_struct.jobctl: the thread stops for its tracer before it goes on in its program. Since Linux 3.1. */
+/* Of task_struct.jobctl: the thread stops for its tracer before it reenters its program. Since Linux 3.1. */
 #define JOBCTL_TRAP_STOP (1UL << 19)
 
 /* What the return address takes from the stack between a function's entry and its return. */
@@ -373,8 +373,8 @@ static __always_inline struct pt_regs *syscall_regs(void)
 }
 
 /*
- * The verifier walks what follows once for each value that it knows. Of what a global function returns it
- * knows nothing.
+ * The verifier walks what follows once for each value that it knows. It knows nothing about the result of a
+ * global function.
  */
 __noinline u64 unknown(u64 value)
 {

@@ -24,7 +24,7 @@ const volatile u32 own_pidns; /* inode of our pid namespace; 0: the initial one 
 const volatile u64 call_limit = 1 << 20; /* bytes of one call that are captured */
 const volatile u64 snaplen = ~0ULL; /* bytes of one record that are captured; not 0 */
 
-/* Set once some process is to be told by its ciphertext: see ciphertext.bpf.h. */
+/* Set once the socket of some process must be found by ciphertext: see ciphertext.bpf.h. */
 volatile u32 ciphertext_wanted;
 
 /* Set while functions that were found in code have to prove themselves: see probation.bpf.h. */
@@ -51,7 +51,7 @@ volatile enum t2p_gate ready;
 /* A probe of user space's own was hit. */
 volatile u32 self_seen;
 
-/* Tables of which no process and no user may take all the room: see room.bpf.h. */
+/* Tables that no process and no user may fill alone: see room.bpf.h. */
 enum room {
 	ROOM_HANDLES,
 	ROOM_THREADS,
@@ -64,7 +64,7 @@ enum room {
 /* Users share a row if their numbers end in the same bits. */
 #define ROOM_USERS 256
 
-/* Entries of each table: the most, in all, and of each row of users. */
+/* Entries of each table: the maximum, in total, and of each row of users. */
 const volatile u32 room_size[ROOMS];
 u32 room_taken[ROOMS];
 u32 room_of_users[ROOM_USERS][ROOMS];
@@ -114,8 +114,8 @@ struct {
 #define PIDNS_DEPTH 8
 
 /*
- * A task's number in our pid namespace; 0: it is not seen from there. A global function: the verifier
- * walks it once, not at each call.
+ * A task's number in our pid namespace; 0: it is not visible there. A global function: the verifier walks it
+ * once, not at each call.
  */
 __noinline u32 number_of(u64 address)
 {
@@ -163,13 +163,13 @@ enum call_flag : u16 {
 	CALL_INNER_DONE = 1 << 4, /* and has returned */
 	CALL_INNER_WRONG = 1 << 5, /* it is not what it was taken for */
 	CALL_PENDING = 1 << 6, /* counted in `pending` of the export's evidence */
-	CALL_QUIET = 1 << 7, /* that it used no socket says nothing */
+	CALL_QUIET = 1 << 7, /* that it used no socket proves nothing */
 	CALL_WROTE = 1 << 8, /* `sock` was written to */
 	CALL_ASIDE = 1 << 9, /* it began on a stack that is not its thread's own, where no return was probed */
 };
 
 enum go_flag : u8 {
-	GO_CALL = 1 << 0, /* `sp` is a place on a goroutine's stack, as place_on_stack tells it */
+	GO_CALL = 1 << 0, /* `sp` is a position on a goroutine's stack, from place_on_stack */
 	GO_BUFFER_ON_STACK = 1 << 1, /* `buf` is relative to the upper end of the stack */
 	GO_MARKED = 1 << 2, /* GO_MARK is set */
 };
@@ -188,8 +188,8 @@ struct call {
 	u64 below_generation;
 	u64 inner_sp; /* of the call of an internal function inside this one; see proof.bpf.h. Go: GO_RETURNS_TO */
 	u64 inner_count_at; /* Go: GO_MARK */
-	s64 inner_len; /* bytes that it moved; -1: not known */
-	s64 len; /* bytes that this call moved, once it has returned; -1: not known */
+	s64 inner_len; /* bytes that it moved; -1: unknown */
+	s64 len; /* bytes that this call moved, once it has returned; -1: unknown */
 	u32 copied; /* copied_seq of the socket before its first read inside this call */
 	s32 fd_hint; /* first argument of the system call that used the socket */
 	u32 library;
@@ -199,7 +199,7 @@ struct call {
 	u8 site; /* enum t2p_site */
 	enum go_flag go; /* 0: the library is none of Go's */
 	u8 pad[3];
-	u64 returns_to; /* of a call that has no return probe: the address; else 0 */
+	u64 returns_to; /* of a call that has no return probe: the address; otherwise 0 */
 };
 
 /* What a call in Go needs more. It has no function inside it, and a larger struct would cost stack in every program. */
@@ -214,9 +214,9 @@ struct thread {
 	u64 bio_sp; /* a BIO_read in progress inside a TLS call; 0: none */
 	u64 bio_buf;
 	u32 bio_header; /* the last one read the first five bytes of a record: its length and type */
-	u16 user; /* in whose room it stands: struct process */
+	u16 user; /* whose share it counts against: struct process */
 	u16 of_stack; /* not of a thread or goroutine */
-	u64 own_low, own_high; /* bounds of the thread's own stack, as far as they are known */
+	u64 own_low, own_high; /* bounds of the thread's own stack, if known */
 	struct call calls[CALL_DEPTH];
 };
 
@@ -227,23 +227,23 @@ struct handle_key {
 };
 
 /*
- * A thread that reads and one that writes may set two at once, and one of them gets lost: there is no
- * atomic OR before Linux 5.12. So nothing hangs on a flag but whether something is told once more.
+ * If a thread that reads and one that writes set two flags at the same time, one of them is lost: there is no
+ * atomic OR before Linux 5.12. So a flag may only decide whether something is reported once more.
  */
 enum handle_flag {
 	HANDLE_FRESH = 1 << 0, /* seen since its SSL_new or its handshake */
-	HANDLE_CLIENT = 1 << 1, /* the TLS role is told */
+	HANDLE_CLIENT = 1 << 1, /* the TLS role is reported */
 	HANDLE_SERVER = 1 << 2,
-	HANDLE_NAME = 1 << 3, /* server name told */
+	HANDLE_NAME = 1 << 3, /* server name reported */
 	HANDLE_ALPN = 1 << 4,
 	HANDLE_SHUTDOWN = 1 << 5,
 	HANDLE_LAYER = 1 << 6,
 	HANDLE_MARKED = 1 << 7, /* copied and written are set */
-	HANDLE_READ = 1 << 8, /* a read was seen, so that nothing can be blocked since before */
+	HANDLE_READ = 1 << 8, /* a read was seen, so none can have been blocked since before */
 	HANDLE_NOT_TCP = 1 << 9, /* QUIC or DTLS: never written as TCP */
 	HANDLE_BIND_TOLD = 1 << 10,
-	HANDLE_CLOSED = 1 << 11, /* Go: it goes when the last call on it returns */
-	HANDLE_NO_SOCKET = 1 << 12, /* it encrypts into memory: only its records tell which socket it has */
+	HANDLE_CLOSED = 1 << 11, /* Go: it is removed when the last call on it returns */
+	HANDLE_NO_SOCKET = 1 << 12, /* it encrypts into memory: only its records reveal its socket */
 	HANDLE_CORKED = 1 << 13, /* what is sent stays in the library until it is uncorked */
 	HANDLE_MOVES = 1 << 15, /* the program may have given it another socket */
 	HANDLE_ASKED = 1 << 16, /* the library was asked for its socket */
@@ -251,7 +251,7 @@ enum handle_flag {
 	HANDLE_PLAIN = 1 << 14, /* NSS: the program has switched TLS off, and passes plain bytes through */
 };
 
-/* A TLS handle and how far its two streams have come. */
+/* A TLS handle and the offsets of its two streams. */
 struct handle {
 	u64 process; /* generation of the process: a recycled pid has another */
 	u64 generation;
@@ -263,20 +263,21 @@ struct handle {
 	u32 read_seq;
 	u32 write_seq;
 	u32 inflight; /* 1 + number of the write that has begun and not returned */
-	u32 awaited; /* the write that a read has been told to wait for, in the same form */
-	u32 refs; /* 0: not known, the handle is older than the capture. Go: calls in progress */
+	u32 awaited; /* the write that a read must wait for, in the same form */
+	u32 refs; /* 0: unknown, the handle is older than the capture. Go: calls in progress */
 	u32 copied; /* the socket's copied_seq and write_seq when the last call returned */
 	u32 written;
 	enum handle_flag flags;
 	/* GnuTLS, see gnutls.bpf.h: */
-	u32 pending; /* bytes that are told already of a send that is to be called again */
-	u32 ahead; /* bytes told that the next sends offer once more */
-	u32 record_max; /* the most that one send takes; 0: not known */
-	/* By direction: a lost call is still to be told, the ring had no room. Each written by one thread at a time. */
+	u32 pending; /* bytes already reported of a send that must be repeated */
+	u32 ahead; /* reported bytes that the next sends offer again */
+	u32 record_max; /* the most that one send takes; 0: unknown */
+	/* By direction: a lost call is still to be reported, because the ring was full. Each is written by one
+	   thread at a time. */
 	u8 lost[2];
 	u16 name_len; /* of the text at `name_at`; 0: up to the NUL */
-	u32 user; /* in whose room it stands: struct process */
-	u64 name_at; /* the server's name, which could not be read when the program told it; 0: none */
+	u32 user; /* whose share it counts against: struct process */
+	u64 name_at; /* the server's name, which could not be read when the program set it; 0: none */
 	/* rustls, see rustls.bpf.h: */
 	u64 next_seq; /* number of the next record */
 	u64 print; /* of the key */
@@ -287,9 +288,9 @@ struct socket_state {
 	u64 process; /* generation of the process that it counts for */
 	u32 tgid;
 	u32 data_segs; /* received when this side's FIN was sent */
-	u8 fin; /* the peer's FIN has come, and it is not told yet that it is read */
-	u8 user; /* in whose room it stands: struct process */
-	u8 multipath; /* MPTCP: how far its streams have come is not known */
+	u8 fin; /* the peer's FIN has arrived, and that it was read is not yet reported */
+	u8 user; /* whose share it counts against: struct process */
+	u8 multipath; /* MPTCP: the offsets of its streams are unknown */
 	u8 pad[5];
 };
 
@@ -297,7 +298,7 @@ struct socket_state {
 struct socket_sides {
 	u64 generation; /* of the socket */
 	u64 now[2];
-	u64 before[2]; /* the ones that they have followed, whose end is not told yet */
+	u64 before[2]; /* the previous ones, whose end is not yet reported */
 	u32 tgid; /* whose they are */
 	u32 pad;
 };
@@ -305,16 +306,16 @@ struct socket_sides {
 enum process_flag {
 	PROCESS_TARGET = 1 << 0,
 	PROCESS_FOLLOW = 1 << 1, /* its children are captured too */
-	PROCESS_STOP = 1 << 2, /* it waits while a file that it maps first is looked at */
+	PROCESS_STOP = 1 << 2, /* it waits while a file that it is the first to map is inspected */
 	PROCESS_TOLD = 1 << 3, /* user space knows it */
 	PROCESS_IGNORED = 1 << 4,
 	PROCESS_NO_SOCKET = 1 << 5, /* some of its handles encrypt into memory; user space knows it */
 	PROCESS_WATCHED = 1 << 6, /* its BIO functions are probed ahead, in case it has such handles */
 	PROCESS_SOCKET = 1 << 7, /* some of its handles use their sockets themselves */
-	PROCESS_IDLE = 1 << 8, /* its BIO functions were called many times, and told nothing new */
+	PROCESS_IDLE = 1 << 8, /* its BIO functions were called many times, and revealed nothing new */
 	PROCESS_STACKS = 1 << 9, /* it makes calls on other stacks than its threads' own */
 	PROCESS_RUSTLS = 1 << 10, /* it uses rustls, which encrypts into memory */
-	PROCESS_UNTOLD = 1 << 11, /* the ring had no room to tell of it */
+	PROCESS_UNTOLD = 1 << 11, /* the ring was full when it was to be reported */
 	PROCESS_STACKS_TOLD = 1 << 12, /* user space knows that it makes calls on other stacks */
 	PROCESS_BORN = 1 << 13, /* it has not run yet, and has to wait before it does */
 };
@@ -323,7 +324,7 @@ enum process_flag {
 struct process {
 	u64 generation;
 	enum process_flag flags;
-	u32 idle; /* calls of its BIO functions since one told a socket */
+	u32 idle; /* calls of its BIO functions since one revealed a socket */
 	u32 user; /* row of its user in room_of_users */
 	u32 taken[ROOMS];
 };
@@ -349,7 +350,7 @@ struct record_handle {
 };
 
 struct record_socket {
-	u64 sock; /* 0: it came through two sockets */
+	u64 sock; /* 0: it passed through two sockets */
 	u64 generation;
 	s32 fd;
 	u32 pad;
@@ -363,17 +364,17 @@ struct rustls_call {
 	u64 entered;
 	u64 seq; /* number of the record among those of its key */
 	u64 result; /* where the result is put */
-	u64 buf; /* what is to be encrypted, or the body of the record that is decrypted */
+	u64 buf; /* the data to encrypt, or the body of the record to decrypt */
 	u64 len;
-	u64 parts; /* what is to be encrypted stands in slices: where they are; 0: at `buf` */
-	u64 count; /* so many slices */
+	u64 parts; /* the plaintext is in slices: their address; 0: at `buf` */
+	u64 count; /* number of slices */
 	u64 start; /* of their bytes, those from here on */
 	u32 library;
 	u8 kind; /* enum t2p_rustls_flag */
-	u8 type; /* of the record's content, RUSTLS_*; of TLS 1.3 when it is decrypted: not known yet */
+	u8 type; /* of the record's content, RUSTLS_*; of TLS 1.3 when it is decrypted: still unknown */
 	u8 understood; /* the arguments are what they are taken for */
-	u8 user; /* in whose room it stands: struct process */
-	u64 seen; /* bytes in the slices that were looked at */
+	u8 user; /* whose share it counts against: struct process */
+	u64 seen; /* bytes in the slices that were read */
 	struct t2p_data data;
 };
 
@@ -385,9 +386,9 @@ struct grave {
 	u32 pad;
 };
 
-/* What speaks for and against the internal function as seen from one export, or in all its calls. */
+/* Evidence for and against the internal function, from one export or in all its calls. */
 struct evidence {
-	u32 agreed; /* calls that moved data, of which both told the same */
+	u32 agreed; /* calls that moved data, for which both agreed */
 	u32 disagreed;
 	s32 pending; /* calls that have left the internal function, and the export not yet */
 	u32 pad;
@@ -413,7 +414,7 @@ struct loss {
 	u64 bytes;
 };
 
-/* Not enough by itself: numbers of inodes come again, and subvolumes of btrfs share them. */
+/* Not enough alone: inode numbers are reused, and subvolumes of btrfs share them. */
 struct file_key {
 	u64 inode;
 	u32 device;
@@ -421,15 +422,15 @@ struct file_key {
 };
 
 enum file_state {
-	FILE_ASKED = 0, /* user space was told of it, and has not looked at it yet */
+	FILE_ASKED = 0, /* user space was notified, and has not inspected it yet */
 	FILE_PLAIN = 1, /* there is nothing in it to probe */
 	FILE_LIBRARY = 2, /* each process of the command that maps it has to get its own probes */
-	FILE_RESTS = 3, /* it was looked at in vain too often: for a while nobody is told of who maps it */
+	FILE_RESTS = 3, /* it was inspected too often without result: for a while its mappings are not reported */
 };
 
 struct seen_file {
 	u64 stamp; /* of the state that the file was in: see stamp_of */
-	u64 told; /* when user space was told of it last: with this it says which state it has looked at */
+	u64 told; /* when user space was last notified: with this it says which state it has inspected */
 	enum file_state state;
 	u32 pad;
 };
@@ -454,7 +455,7 @@ struct {
 
 /*
  * tgid << 32 | tid → calls in progress. Entries live as long as their thread: no churn on each call. And stacks
- * that are no thread's own (stack_key) → the same, as long as there are any.
+ * that are no thread's own (stack_key) → the same, while there are calls on them.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -469,7 +470,7 @@ struct goroutine_key {
 	u32 pad;
 };
 
-/* Threads that are to be seized, on their way to who does it. */
+/* Threads that must be seized, on their way to the holder threads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, HOLDS_BYTES);
@@ -486,7 +487,7 @@ struct {
 	__type(value, u32);
 } holders SEC(".maps");
 
-/* Processes of the command that wait for SIGCONT: who else is stopped has stopped by itself. */
+/* Processes of the command that wait for SIGCONT: any other stopped process has stopped for its own reasons. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -525,7 +526,7 @@ struct {
 	__type(value, struct record_handle);
 } records_out SEC(".maps");
 
-/* Records that came through a socket → that socket. LRU, likewise. */
+/* Records that passed through a socket → that socket. LRU, likewise. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -547,7 +548,8 @@ struct {
 	__type(value, struct rustls_call);
 } rustls_calls SEC(".maps");
 
-/* tgid → records of rustls in `records_out` that were not seen at a socket. LRU: then they are looked for in vain. */
+/* tgid → records of rustls in `records_out` that were not seen at a socket. LRU: then the search for them
+   fails. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
@@ -563,7 +565,8 @@ struct {
 	__type(value, struct socket_sides);
 } socket_sides SEC(".maps");
 
-/* Nobody says when rustls drops a key. A program may go on with what it has received before: so the last ones stay. */
+/* Nothing shows when rustls drops a key. A program may still decrypt what it has received: so the last ones
+   stay. */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 1024);
@@ -586,7 +589,8 @@ struct {
 	__type(value, struct process);
 } processes SEC(".maps");
 
-/* Files that user space was told of. It notes what it has found there. LRU: forgetting one costs a second look. */
+/* Files that were reported to user space, which records its findings here. LRU: forgetting one costs a second
+   inspection. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -595,8 +599,8 @@ struct {
 } files SEC(".maps");
 
 /*
- * Libraries that are probed in a process of the command → generation of that process. User space makes the entries,
- * and takes them away. LRU: one that is forgotten costs a second look.
+ * Libraries that are probed in a process of the command → generation of that process. User space adds and
+ * removes the entries. LRU: forgetting one costs a second inspection.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -648,9 +652,9 @@ struct {
 	__type(value, enum verdict);
 } verdicts SEC(".maps");
 
-/* The application records that a handle gave to its BIO, or took from it. */
+/* The application records that a handle passed to its BIO, or took from it. */
 struct record_way {
-	u64 end; /* the stream has come no farther than here */
+	u64 end; /* the stream has not passed this offset */
 	u32 records; /* since the last call that moved bytes */
 	u32 body; /* length of the last one's body */
 	u32 taken; /* bytes that calls have taken from it or put into it; 0: none that can be followed */
@@ -690,7 +694,7 @@ struct ended_key {
 static const struct t2p_handle no_record;
 
 /*
- * Ends of handles, processes and sockets for whose record the ring had no room. User space takes them out.
+ * Ends of handles, processes and sockets whose record did not fit into the ring. User space takes them out.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -726,7 +730,7 @@ static __always_inline void count(u32 what, u64 n)
 /* Not by way of the stack, of which old kernels have too little here. */
 static const struct loss no_loss;
 
-/* Counts a loss under `reason`, in all and for the current process, whose generation is `process` (0: none). */
+/* Counts a loss under `reason`, in total and for the current process, whose generation is `process` (0: none). */
 __noinline int lost(u64 process, u32 reason, u64 bytes)
 {
 	struct loss_key key = { .process = process, .tgid = current_id() >> 32, .reason = reason };

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * SSL_read and SSL_write that were found in code without names (src/discover/boring) have to prove
- * themselves while the program runs. What goes through the library's BIOs is an independent fact: no
- * more bytes can be written than the records that leave can carry, and none be read that no record brought
- * in. Each call is held against that before anything of it is emitted. Where a call makes or takes exactly one record,
- * or several calls take one in pieces, that must be longer by what sealing adds; enough of those end the probation. One contradiction condemns:
- * from then on nothing of that library is emitted, and user space takes its probes away.
+ * SSL_read and SSL_write that were found in code without names (src/discover/boring) must prove themselves
+ * while the program runs. The traffic through the library's BIOs is independent evidence: no more bytes can be
+ * written than the records that leave can carry, and none can be read that no record brought in. Each call is
+ * checked against that before anything of it is emitted. If a call makes or takes exactly one record, or
+ * several calls take one in pieces, the record must be longer by the overhead of encryption; enough of those
+ * end the probation. One contradiction rejects the library: from then on nothing of it is emitted, and user
+ * space removes its probes.
  */
 #ifndef TLS2PCAP_PROBATION_H
 #define TLS2PCAP_PROBATION_H
@@ -18,11 +19,11 @@
 /* What sealing adds to a record's body: a tag, at least; at most vector, MAC and padding. */
 #define SEAL_MIN 16
 #define SEAL_MAX 96
-/* What a handle that is older than the capture may hold of a record that was seen by nobody. */
+/* What a handle older than the capture may hold of a record that was not seen. */
 #define PENDING_MAX 18432
-/* With a site, the key of what is told of it here; proof.bpf.h has its own. */
+/* With a site, the key of the evidence found here; proof.bpf.h has its own. */
 #define PROBATION_EVIDENCE (1 << T2P_COOKIE_PROBATION)
-/* Records that leave at once; those of the handshake go with the first one of data. */
+/* Records that leave together; those of the handshake leave with the first one of data. */
 #define RECORDS_AT_ONCE 8
 
 static const struct record_flow no_flow;
@@ -48,7 +49,7 @@ static __noinline struct record_flow *flow_of(struct handle *handle, u64 address
 	return flow;
 }
 
-/* An application record with a body of so many bytes goes one way. */
+/* An application record with a body of this many bytes is sent or received. */
 static __always_inline void record_seen(struct record_way *way, u32 body)
 {
 	if (body > SEAL_MIN)
@@ -57,7 +58,7 @@ static __always_inline void record_seen(struct record_way *way, u32 body)
 	way->records++;
 }
 
-/* The library hands records to its BIO. If that takes not all of them, the rest or the same comes again. */
+/* The library passes records to its BIO. If that does not take all of them, the rest or the same follows again. */
 static __noinline int records_sent(struct handle *handle, u64 address, u64 from, u64 len)
 {
 	struct record_flow *flow = flow_of(handle, address);
@@ -75,7 +76,7 @@ static __noinline int records_sent(struct handle *handle, u64 address, u64 from,
 		body = header[3] << 8 | header[4];
 		if (header[0] == RECORD_APPLICATION && body > SEAL_MIN) {
 			if (!sealed) {
-				/* Behind a nonce that stands there in plain; no two records have the same. */
+				/* After an explicit nonce in plain; no two records have the same. */
 				if (bpf_probe_read_user(&sealed, sizeof(sealed), (void *)from + at + RECORD_HEADER + 8))
 					break;
 				if (sealed == flow->last)
@@ -129,8 +130,8 @@ static __noinline int records_received(struct handle *handle, u64 address, u64 f
 
 /*
  * A call of a function whose cookie is `site`, on the handle at `address`, moved `len` bytes, of `num` at most.
- * Returns how many count; -1: some were moved that do not. A global function: the verifier walks it once, not for
- * each way that leads here.
+ * Returns how many count; -1: some were moved that do not. A global function: the verifier walks it once, not
+ * for each path to it.
  */
 __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 len)
 {
@@ -153,8 +154,8 @@ __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 
 	if (!process || process->generation != generation)
 		return -1;
 	/*
-	 * What BIO_read gets on other stacks is not seen, and a record may come in there and be read here: of such a
-	 * process the reads are neither held against it nor believed.
+	 * What BIO_read receives on other stacks is not seen, and a record may arrive there and be read here:
+	 * so for such a process reads count neither for nor against it.
 	 */
 	if (!writing && !by_returns && (process->flags & PROCESS_STACKS))
 		return -1;

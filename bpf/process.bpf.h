@@ -8,10 +8,11 @@
 #include "room.bpf.h"
 
 /*
- * How often it is looked whether a thread is seized, and how long at most: that is far longer than it takes, but the
- * processor where user space is to do it may be that of a virtual machine, and be taken away. The second time is for
- * when user space has not answered others either: it may be stopped. The third is for when it can do it here as well,
- * once this thread leaves the kernel: on the other processor another thread may wait just like this one.
+ * How often to check whether a thread is seized, and for how long at most. That is far longer than it takes,
+ * but the processor where user space is to do it may be that of a virtual machine, and be preempted. The second
+ * limit is for when user space has not answered other requests either: it may be stopped. The third is for when
+ * it can also do it here, once this thread leaves the kernel: on the other processor another thread may be
+ * waiting like this one.
  */
 #define SEIZED_LOOKS 128 /* for each of three loops, one inside the other */
 #define SEIZED_NS 300000000
@@ -23,13 +24,13 @@ static __always_inline int stop_process(u32 tgid)
 {
 	u32 one = 1;
 
-	/* Before the signal: whoever sees the process stopped sees why. */
+	/* Before the signal: a process that sees the stop also sees why. */
 	bpf_map_update_elem(&stopped, &tgid, &one, BPF_ANY);
-	/* To this thread: sent to the process, another thread might stop first and this one go on. */
+	/* To this thread: if it were sent to the process, another thread might stop first and this one run on. */
 	return !bpf_send_signal_thread(SIGSTOP);
 }
 
-/* Looks for a while whether a thread is asked to stand still. A global function: the verifier walks it once. */
+/* Checks for a while whether a thread has been asked to stop. A global function: the verifier walks it once. */
 __noinline int is_seized(u64 address)
 {
 	struct task_struct *task = (void *)address;
@@ -59,8 +60,8 @@ __noinline int is_seized_by(u64 address, u64 until)
 }
 
 /*
- * Has user space seize a thread. `is_own`: it is the current one. Else it is a child that has not run yet: it enters its
- * program where its parent does, but maybe on a stack of its own. 0: there is no room.
+ * Has user space seize a thread. `is_own`: it is the current one. Otherwise it is a child that has not run yet:
+ * it enters its program where its parent does, but maybe on another stack. 0: the ring is full.
  */
 static __always_inline int note_hold(struct task_struct *task, u64 time, int is_own)
 {
@@ -86,13 +87,14 @@ static __always_inline int note_hold(struct task_struct *task, u64 time, int is_
 }
 
 /*
- * A thread waits until user space lets it go on, before it runs any more of its program. 1: it will. `address`: of its
- * task, which is the current one, or has not run yet. `time`: of the record that says why.
+ * Makes a thread wait until user space releases it, before it runs any more of its program. 1: it will.
+ * `address`: of its task, which is the current one, or has not run yet. `time`: of the record that gives the
+ * reason.
  *
- * A signal is seen by its parent and by whoever debugs it. So user space becomes its tracer for that time. Until that
- * is done the current thread is kept here. Two threads of user space can do it, which go before all others on their
- * processors: whichever comes first. If there is only this processor, or the other one is busy, that is so when this
- * thread leaves the kernel. User space sees whether it came in time.
+ * Its parent and debugger would see a signal. So user space becomes its tracer for that time. Until that is
+ * done the current thread is kept here. Two threads of user space can do it, which have priority over all
+ * others on their processors: the first one does. If there is only this processor, or the other one is busy,
+ * that happens when this thread leaves the kernel. User space sees whether it was in time.
  */
 __noinline int hold_task(u64 address, u64 time)
 {
@@ -152,8 +154,8 @@ static __always_inline int uid_wanted(void)
 }
 
 /*
- * Room to introduce the current process. Its record is longer than most of data: while the ring is full there is
- * room for these now and then, but hardly for that. Half of the other ring is for files only.
+ * Reserves a record that introduces the current process. It is longer than most data records: a full ring
+ * sometimes has room for those, but hardly for this. Half of the other ring is reserved for files.
  */
 static __always_inline struct t2p_process *room_for_process(void)
 {
@@ -220,7 +222,7 @@ __noinline int meet_process(u32 tgid)
 	return bpf_map_update_elem(&processes, &tgid, &new, BPF_NOEXIST);
 }
 
-/* The current process if it is captured, else NULL. */
+/* The current process if it is captured, otherwise NULL. */
 static __always_inline struct process *current_process(void)
 {
 	u32 tgid = current_id() >> 32;
@@ -243,7 +245,7 @@ static __always_inline struct process *current_process(void)
 	return process;
 }
 
-/* Tells user space of a file that a process has mapped. NULL: there is no room. */
+/* Reports to user space a file that a process has mapped. NULL: the ring is full. */
 static __always_inline struct t2p_noted_file *note_file(u32 tgid, u32 tid, u64 generation, u64 inode, u32 device)
 {
 	struct t2p_noted_file *note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
@@ -265,9 +267,9 @@ static __always_inline struct t2p_noted_file *note_file(u32 tgid, u32 tid, u64 g
 
 /*
  * A child has its parent's libraries, and breakpoints in them, but its calls are not followed: each process has
- * probes of its own. So it waits before its first instruction until user space has set those, as if it had mapped a
- * library anew. This runs in the parent, and for a child that another processor runs meanwhile that may be too late:
- * where it can be, it waits in process_born.
+ * its own probes. So it waits before its first instruction until user space has attached those, as if it had
+ * mapped the library. This runs in the parent, which may be too late for a child that another processor already
+ * runs: where possible, the child waits in process_born.
  */
 static __always_inline void process_forked(struct task_struct *parent, struct task_struct *child)
 {
@@ -343,7 +345,7 @@ static __noinline int keep_exit(struct process *process)
 		return 0;
 	head(&record->head, 0, process->generation, 0);
 	record->time = bpf_ktime_get_ns();
-	/* Last: a record with it is whole. */
+	/* Last: a record with it is complete. */
 	asm volatile("" ::: "memory");
 	record->head.type = T2P_EXIT;
 	return 1;
@@ -369,8 +371,8 @@ static __noinline int emit_exit(struct process *process)
 }
 
 /*
- * After exec it is another program: its handles and calls are gone, its arguments are new. `before`: the
- * thread's number until now, if it was not the first of its process, as the initial pid namespace has it.
+ * After exec it is another program: its handles and calls no longer exist, its arguments are new. `before`: the
+ * thread's number until now, if it was not the first of its process, in the initial pid namespace.
  */
 static __always_inline void process_execed(u32 before)
 {
@@ -386,7 +388,7 @@ static __always_inline void process_execed(u32 before)
 	forget_calls(id, tgid);
 	emit_exit(process);
 	process->generation = bpf_ktime_get_ns();
-	/* Afterwards: what goes of the old program is not taken off. */
+	/* Afterwards: what is removed with the old program is not subtracted. */
 	for (int i = 0; i < ROOMS; i++)
 		process->taken[i] = 0;
 	bpf_map_delete_elem(&held, &tgid);
@@ -412,8 +414,8 @@ static __always_inline void process_exited(void)
 }
 
 /*
- * What changes when a file is written anew, or another gets its inode. Nobody can set the time of its last change. User
- * space computes it too, in stamp_of in probe/files.rs.
+ * What changes when a file is rewritten, or another file gets its inode. No program can set the time of the
+ * last change. User space computes it too, in stamp_of in probe/files.rs.
  */
 static __noinline u64 stamp_of(u64 address)
 {
@@ -424,7 +426,7 @@ static __noinline u64 stamp_of(u64 address)
 
 	if (bpf_core_field_exists(inode->i_ctime_sec)) {
 		seconds = BPF_CORE_READ(inode, i_ctime_sec);
-		/* The highest bit says whether somebody has asked for it: from Linux 6.13 on. */
+		/* The highest bit shows whether it was ever requested: from Linux 6.13 on. */
 		nanoseconds = BPF_CORE_READ(inode, i_ctime_nsec) & ~(1U << 31);
 	} else if (bpf_core_field_exists(former->__i_ctime)) {
 		seconds = BPF_CORE_READ(former, __i_ctime.tv_sec);
@@ -438,7 +440,7 @@ static __noinline u64 stamp_of(u64 address)
 	       BPF_CORE_READ(inode, i_generation) * 0xc2b2ae3d27d4eb4fULL;
 }
 
-/* Whether a library that is known is probed in this process already, or needs not be by itself. */
+/* Whether a known library is already probed in this process, or needs no probes there. */
 static __noinline int is_probed(struct process *process, struct file_key *file)
 {
 	struct probed_key key = { .inode = file->inode, .device = file->device, .tgid = current_id() >> 32 };
@@ -451,8 +453,9 @@ static __noinline int is_probed(struct process *process, struct file_key *file)
 }
 
 /*
- * Tells user space of a file that it has not looked at yet, or has to probe in this process; the command's own tree
- * waits until it has. User space notes what it has found, so that whoever maps the file meanwhile waits too.
+ * Reports to user space a file that it has not inspected yet, or must probe in this process; processes of the
+ * command wait until it has. User space records its findings, so that a process that maps the file meanwhile
+ * waits too.
  */
 static __always_inline void file_mapped(struct file *file)
 {
@@ -486,7 +489,7 @@ static __always_inline void file_mapped(struct file *file)
 		bpf_map_update_elem(&files, &key, &now, BPF_ANY);
 	else if (seen->state == FILE_ASKED)
 		seen->told = now.told;
-	/* Only while somebody is there to let it go on. */
+	/* Only while user space is there to release it. */
 	note->file.stopped = ready == T2P_GATE_OPEN && process && (process->flags & PROCESS_STOP) &&
 			     hold_thread(note->file.time);
 	bpf_ringbuf_submit(note, BPF_RB_FORCE_WAKEUP);

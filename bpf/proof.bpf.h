@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * Whether the function behind an export may stand for it. While that is not proven both are
- * probed: the export's call is what counts, and notes what the call of the internal function inside
- * it looked like. User space reads the evidence, gives the verdict, and takes the export's probes
- * away. Without attach cookies (before Linux 5.15) all libraries have one evidence and no export
- * is ever taken over.
+ * Whether the internal function of an export may replace it. Until that is proven both are probed: the export's
+ * call counts, and notes what the call of the internal function inside it looked like. User space reads the
+ * evidence, gives the verdict, and removes the export's probes. Without attach cookies (before Linux 5.15) all
+ * libraries share one evidence and no export is ever replaced.
  */
 #ifndef TLS2PCAP_PROOF_H
 #define TLS2PCAP_PROOF_H
@@ -89,15 +88,15 @@ __noinline int internal_counts(u32 library, u32 site, u32 handle_known)
 	return handle_known && !(seen && seen->disagreed);
 }
 
-/* The probes of a call's export were taken away inside it, and it did not move anything. */
+/* The probes of a call's export were removed inside it, and it did not move anything. */
 __noinline int export_gone(u32 library, u32 site, u32 function, u32 flags)
 {
 	return internal_of(function) && !(flags & CALL_INNER) && verdict_of(library, site) == VERDICT_TAKEN;
 }
 
 /*
- * How many bytes a call of an internal function moved; -1: that is not known. It returns 1 if it
- * moved any. CALL_INNER_WRONG: it does something else.
+ * How many bytes a call of an internal function moved; -1: unknown. It returns 1 if it moved any.
+ * CALL_INNER_WRONG: it does something else.
  */
 static __always_inline s64 internal_moved(struct call *call, u64 count_at, u64 returned)
 {
@@ -124,8 +123,8 @@ struct arguments {
 };
 
 /*
- * An internal function is called inside a call of the same handle. Returns the place of that, if it is
- * a call of an export that the internal function has taken over; else CALL_DEPTH.
+ * An internal function is called inside a call on the same handle. Returns the index of that call, if it is a
+ * call of an export that the internal function has replaced; otherwise CALL_DEPTH.
  */
 static __noinline u64 inner_entered(struct thread *thread, struct arguments *args, u64 sp, u64 address)
 {
@@ -154,8 +153,8 @@ static __noinline u64 inner_entered(struct thread *thread, struct arguments *arg
 }
 
 /*
- * An internal function returns to an export. Returns the place of the export's call, if that is over with it;
- * else CALL_DEPTH.
+ * An internal function returns to an export. Returns the index of the export's call, if that ends with it;
+ * otherwise CALL_DEPTH.
  */
 static __noinline u64 inner_left(struct thread *thread, u64 sp, u64 returned)
 {
@@ -185,7 +184,7 @@ static __noinline u64 inner_left(struct thread *thread, u64 sp, u64 returned)
 	return CALL_DEPTH;
 }
 
-/* A call has returned: does it tell the same as the internal function inside it? */
+/* A call has returned: does it agree with the internal function inside it? */
 static __noinline int compare(struct call *call)
 {
 	u32 internal = is_read(call->function) ? T2P_SITE_READ_INTERNAL : T2P_SITE_WRITE_INTERNAL;
@@ -199,7 +198,7 @@ static __noinline int compare(struct call *call)
 	if (!(flags & CALL_INNER_WRONG)) {
 		if (is_internal(call->function))
 			return 0;
-		/* A count that could not be read tells nothing. */
+		/* A count that could not be read proves nothing. */
 		if (call->len < 0 || inner < 0)
 			return 0;
 		if (call->len == inner) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * What the attach cookie says of a place where a function returns: a RET, or a jump that leads to one. src/discover/returns.rs
- * finds them.
+ * What the attach cookie says about an instruction where a function returns: a RET, or a jump that leads to
+ * one. src/discover/returns.rs finds them.
  */
 #ifndef TLS2PCAP_RETURNS_H
 #define TLS2PCAP_RETURNS_H
@@ -56,7 +56,7 @@ static __noinline u64 result_of(struct pt_regs *ctx)
 #define FLAG_SIGN (1 << 7)
 #define FLAG_OVERFLOW (1 << 11)
 
-/* Whether the function really returns: of a conditional jump, whether it goes that way. */
+/* Whether the function really returns: for a conditional jump, whether it is taken that way. */
 static __noinline int is_returning(struct pt_regs *ctx)
 {
 #if defined(__TARGET_ARCH_x86)

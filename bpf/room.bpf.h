@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * Room in the tables. As long as much is free, a process may have much: each user at most as many entries as are
- * free, each process half as many. So one alone comes to a third of a table, and whoever comes next finds room.
- * The counts may be a little off where two ask at the same time; nothing but the shares hangs on them.
+ * Shares of the tables. A process may have more as long as more is free: each user at most as many entries as
+ * are free, each process half as many. So a single process gets at most a third of a table, and the next one
+ * finds free entries. The counts may be slightly off if two ask at the same time; only the shares depend on
+ * them.
  */
 #ifndef TLS2PCAP_ROOM_H
 #define TLS2PCAP_ROOM_H
@@ -21,13 +22,13 @@ static __always_inline u32 bounded(u32 room)
 	return at & (ROOMS - 1);
 }
 
-/* A count that has come below 0 must refuse nobody. */
+/* A count below 0 must not cause a refusal. */
 static __always_inline u32 counted(u32 n)
 {
 	return n >> 31 ? 0 : n;
 }
 
-/* Takes room for one entry of the current process, whose number is `tgid`: 1 + its user's row; 0: there is none. */
+/* Takes one entry for the current process, whose number is `tgid`: 1 + its user's row; 0: none is free. */
 __noinline u32 take_room(u32 tgid, u32 room)
 {
 	u32 user, taken, left;
@@ -47,13 +48,13 @@ __noinline u32 take_room(u32 tgid, u32 room)
 	return user + 1;
 }
 
-/* Gives back the room of one entry of the process of this number and generation. */
+/* Returns the share of one entry of the process of this number and generation. */
 static __always_inline int give_room(u64 generation, u32 tgid, u32 user, u32 room)
 {
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
 
 	room = bounded(room);
-	/* After exec it counts anew. */
+	/* After exec it starts again. */
 	if (process && process->generation == generation)
 		__sync_fetch_and_add(&process->taken[room], -1);
 	__sync_fetch_and_add(&room_of_users[user & (ROOM_USERS - 1)][room], -1);
@@ -61,7 +62,7 @@ static __always_inline int give_room(u64 generation, u32 tgid, u32 user, u32 roo
 	return 0;
 }
 
-/* A handle goes. */
+/* Removes a handle. */
 __noinline int forget_handle(u64 address, u32 tgid)
 {
 	struct handle_key key = { .address = address, .tgid = tgid };
@@ -77,7 +78,7 @@ __noinline int forget_handle(u64 address, u32 tgid)
 	return bpf_map_delete_elem(&handles, &key) ?: give_room(generation, tgid, user, ROOM_HANDLES);
 }
 
-/* A thread or a stack goes, by its key in `threads`. */
+/* Removes a thread or a stack, by its key in `threads`. */
 __noinline int forget_calls(u64 key, u32 tgid)
 {
 	struct thread *calls = bpf_map_lookup_elem(&threads, &key);
@@ -120,7 +121,7 @@ static __noinline int forget_socket(u64 sk)
 	return bpf_map_delete_elem(&sockets, &sk) ?: give_room(generation, tgid, user, ROOM_SOCKETS);
 }
 
-/* Whether the process has so many threads that they give back their room after each call. */
+/* Whether the process has so many threads that their entries are removed after each call. */
 static __always_inline int has_many_threads(struct process *process)
 {
 	return process->taken[ROOM_THREADS] > THREADS_KEPT;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * rustls. What a program writes and reads is handed over by functions that the compiler inlines, in connections
- * that move in memory. What stays in its place is the key of one direction, on the heap, with the functions that
- * encrypt and decrypt one record by it: they are called through a table, so they are always there.
+ * rustls. The functions to which a program passes its plaintext are inlined, in connections that move in
+ * memory. What stays in place is the key of one direction, on the heap, with the functions that encrypt and
+ * decrypt one record with it: they are called through a table, so they always exist.
  *
- * Each such key is a handle. It says which socket it has by its ciphertext (ciphertext.bpf.h), and user
- * space joins the handles that have one socket: the two directions, and the keys that follow each other.
+ * Each such key is a handle. Its ciphertext reveals its socket (ciphertext.bpf.h), and user space joins the
+ * handles of one socket: the two directions, and successive keys.
  *
- * Where the compiler puts the parts of arguments and results is not laid down. Everything that is taken is
- * proven for each record by what TLS says of lengths: what encrypting adds is known, and what is decrypted
- * stands where the record stood. The number of the record, an argument too, tells whether a call was missed.
+ * It is not specified where the compiler puts the parts of arguments and results. Everything that is used is
+ * proven for each record by the lengths of TLS: the overhead of encryption is known, and decrypted data is in
+ * the place of the record. The number of the record, another argument, shows whether a call was missed.
  */
 #ifndef TLS2PCAP_RUSTLS_H
 #define TLS2PCAP_RUSTLS_H
@@ -22,7 +22,7 @@
 #define RUSTLS_DATA 3
 #define RUSTLS_TYPES 6
 #define RUSTLS_TYPE_UNKNOWN 255
-/* Likewise TLS 1.2 and 1.3; both stand in messages of TLS 1.3. */
+/* Likewise TLS 1.2 and 1.3; both appear in messages of TLS 1.3. */
 #define RUSTLS_TLS12 4
 #define RUSTLS_TLS13 5
 
@@ -33,10 +33,10 @@
 #define ADDRESS_MIN 65536 /* no length of a record is as large as the least address */
 
 #define RUSTLS_RESULT_WORDS 8
-/* Slices of one record that are looked at. */
+/* Slices of one record that are read. */
 #define RUSTLS_PARTS 64
 
-/* The result is put where the caller says; then the arguments follow. */
+/* The result is stored where the caller says; then the arguments follow. */
 #if defined(__TARGET_ARCH_x86)
 #define RUSTLS_RESULT(ctx) PT_REGS_PARM1(ctx)
 #define RUSTLS_SELF(ctx) PT_REGS_PARM2(ctx)
@@ -72,7 +72,7 @@ static __always_inline u8 rustls_type(u64 word)
 	return type < RUSTLS_TYPES ? type : RUSTLS_TYPE_UNKNOWN;
 }
 
-/* What is to be encrypted. */
+/* The data to encrypt. */
 static __noinline int rustls_outgoing(struct rustls_call *call, u64 message)
 {
 	u64 words[5];
@@ -121,7 +121,7 @@ static __noinline int rustls_incoming(struct rustls_call *call, u64 message)
 				   call->len < ADDRESS_MIN;
 		return 0;
 	}
-	/* A slice behind the record's header, in the buffer into which it was received. */
+	/* A slice after the record's header, in the buffer into which it was received. */
 	call->buf = words[0];
 	call->len = words[1];
 	if (bpf_probe_read_user(bytes, sizeof(bytes), (void *)call->buf - RECORD_HEADER))
@@ -136,7 +136,7 @@ static __always_inline u64 rustls_handle(u64 self, u32 kind)
 	return self | T2P_HANDLE_SIDE | (kind & T2P_RUSTLS_WRITES ? T2P_HANDLE_WRITES : 0);
 }
 
-/* No key is shorter; with its beginning, or behind a pointer to it, are bytes of its own. */
+/* No key is shorter; its beginning, or the target of a pointer in it, has unique bytes. */
 #define RUSTLS_KEY_WORDS 5
 
 /* Tells keys apart that were at one address. */
@@ -179,7 +179,7 @@ static __always_inline int rustls_has_socket(struct handle *handle)
 	return handle->sock && bpf_map_lookup_elem(&sockets, &handle->sock);
 }
 
-/* A record that came through a socket is about to be decrypted. */
+/* A record that was received through a socket is about to be decrypted. */
 static __noinline int rustls_bind_incoming(struct process *process, struct handle *handle, struct rustls_call *call)
 {
 	struct record_socket through, *found;
@@ -215,7 +215,7 @@ static __noinline int rustls_await_socket(struct handle *handle, struct rustls_c
 
 static const struct rustls_call no_rustls_call;
 
-/* A new entry for a call of this thread; NULL: there is no room. */
+/* A new entry for a call of this thread; NULL: the table is full. */
 static __noinline struct rustls_call *rustls_call_of(struct process *process, u64 id)
 {
 	struct rustls_call *call;
@@ -267,7 +267,7 @@ static __noinline int rustls_entered(struct pt_regs *ctx, u32 kind)
 	return 0;
 }
 
-/* Where the encrypted record stands that the result owns, a vector of `len` bytes; 0: it is none. */
+/* Address of the encrypted record that the result owns, a vector of `len` bytes; 0: it is none. */
 static __noinline u64 rustls_vector(u64 result, u64 len)
 {
 	u64 words[RUSTLS_RESULT_WORDS];
@@ -302,7 +302,7 @@ static __noinline int rustls_is_content(struct rustls_call *call, u64 len)
 	return 1;
 }
 
-/* How many bytes were decrypted in place, by the result; -1: none, it is an error. Tells where they stand. */
+/* How many bytes were decrypted in place, by the result; -1: none, it is an error. Also returns their address. */
 static __noinline s64 rustls_decrypted(struct rustls_call *call)
 {
 	u64 words[RUSTLS_RESULT_WORDS];
@@ -359,7 +359,7 @@ static __noinline int rustls_describe(struct handle *handle, struct rustls_call 
 	return 0;
 }
 
-/* Tells what stands in the next slice of the current thread's call. Global: the verifier walks it once. 1: that is all. */
+/* Emits the next slice of the current thread's call. Global: the verifier walks it once. 1: that is all. */
 __noinline int rustls_part(u64 index)
 {
 	u64 id = current_id(), from, to, before, end;
@@ -397,7 +397,7 @@ static __always_inline int rustls_emit(struct rustls_call *call, u64 len)
 	return 0;
 }
 
-/* An alert that says that nothing follows. */
+/* An alert that announces that nothing follows. */
 static __noinline int rustls_tell_end(struct handle *handle, struct rustls_call *call)
 {
 	struct fact fact = { .address = call->handle, .fact = T2P_FACT_SHUTDOWN };
@@ -417,7 +417,7 @@ static __noinline int rustls_encrypted(struct process *process, struct handle *h
 		vector = rustls_vector(call->result, call->len + rustls_adds(call->kind) + prefix);
 	handle->next_seq = call->seq + 1;
 	if (!vector) {
-		/* Failed, which ends the connection; or nothing is where it is looked for. */
+		/* Failed, which ends the connection; or nothing is at the expected address. */
 		call_lost(process->generation, call->handle, T2P_FN_WRITE, T2P_COUNT_UNFINISHED);
 		return 0;
 	}
@@ -430,7 +430,7 @@ static __noinline int rustls_encrypted(struct process *process, struct handle *h
 	return 1;
 }
 
-/* The key before this one in its direction is done: its end is told. */
+/* The previous key of its direction is done: its end is reported. */
 static __noinline int rustls_settle(struct process *process, struct handle *handle, u64 address)
 {
 	struct socket_sides *sides = handle->sock ? bpf_map_lookup_elem(&socket_sides, &handle->sock) : NULL;
@@ -449,7 +449,7 @@ static __noinline int rustls_settle(struct process *process, struct handle *hand
 	return forget_handle(fact.address, current_id() >> 32);
 }
 
-/* A decrypting function returns. 1: what it describes is to be emitted. */
+/* A decrypting function returns. 1: what it describes must be emitted. */
 static __noinline int rustls_opened(struct handle *handle, struct rustls_call *call)
 {
 	s64 len = call->understood ? rustls_decrypted(call) : -1;
@@ -473,7 +473,7 @@ static __always_inline int rustls_left(struct pt_regs *ctx)
 	struct process *process = call ? bpf_map_lookup_elem(&processes, &tgid) : NULL;
 	struct handle *handle;
 
-	/* At a return instruction, or behind it. */
+	/* At a return instruction, or after it. */
 	if (!process || (call->sp != PT_REGS_SP(ctx) + depth_of(attach_cookie(ctx)) &&
 			 call->sp != PT_REGS_SP(ctx) - RETURN_POPS))
 		return 0;

@@ -15,7 +15,7 @@ static __noinline int role_told(u64 address, u32 server)
 	return handle ? tell_role(handle, address, server) : 0;
 }
 
-/* The program says which server it wants: text of this length, or (0) up to the NUL. */
+/* The program names its server: text of this length, or (0) up to the NUL. */
 static __noinline int name_told(u64 address, u64 text, u32 len)
 {
 	struct process *process = ready && text ? current_process() : NULL;
@@ -198,7 +198,7 @@ static __always_inline int site_entered(struct pt_regs *ctx, u32 site, u32 other
 		break;
 	case T2P_SITE_WRITE_INTERNAL:
 		args.function = T2P_FN_WRITE_INTERNAL;
-		/* From OpenSSL 3.3 on flags (0 or 1) stand before the address of the count. */
+		/* From OpenSSL 3.3 on, flags (0 or 1) precede the address of the count. */
 		if (fourth < 4096)
 			args.count_at = fifth;
 		break;
@@ -301,7 +301,7 @@ static __noinline int is_call_at(u64 sp)
 	return 0;
 }
 
-/* Where the function began that returns here. Return probes are hit behind the return, and so are others. */
+/* Where the function began that returns here. Return probes, and others, are hit after the return. */
 static __always_inline u64 began_at(struct pt_regs *ctx)
 {
 	u64 sp = PT_REGS_SP(ctx), cookie = attach_cookie(ctx);

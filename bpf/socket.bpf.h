@@ -22,7 +22,8 @@ static __always_inline int is_stream(struct sock *sk)
 	return is_protocol(sk, IPPROTO_TCP) || is_protocol(sk, IPPROTO_MPTCP);
 }
 
-/* The TCP connection of a socket: of a multipath one the first, NULL if that has ended or is not known (Linux 5.10). */
+/* The TCP connection of a socket: of a multipath one the first, NULL if that has ended or is unknown (Linux
+   5.10). */
 static __noinline struct sock *connection_of(struct sock *sk)
 {
 	struct mptcp_sock *multipath = (void *)sk;
@@ -94,7 +95,7 @@ static __noinline struct thread *calls_of_syscall(struct thread *thread, u64 sp)
 
 	if (calls)
 		return calls;
-	/* Bounds that are not known yet are those of a thread that has called on its own stack only, or nearly. */
+	/* Unknown bounds are those of a thread that has called only on its own stack, or nearly so. */
 	return thread && (!thread->own_high || (thread->own_low <= sp && sp < thread->own_high)) ? thread : NULL;
 }
 
@@ -110,7 +111,7 @@ static __always_inline void describe_end(struct t2p_socket *record, struct sock 
 	record->before = before;
 	record->after = after;
 	record->flags = flags;
-	/* Last: a record with it is whole. */
+	/* Last: a record with it is complete. */
 	asm volatile("" ::: "memory");
 	record->head.type = T2P_SOCKET;
 }
@@ -129,7 +130,7 @@ static __noinline int keep_socket(struct sock *sk, u64 generation, u32 before, u
 	return 1;
 }
 
-/* 0: the ring has no room. */
+/* 0: the ring is full. */
 static __noinline int tell_end(struct sock *sk, u64 generation, u32 before, u32 after, u32 flags)
 {
 	struct t2p_socket *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
@@ -142,8 +143,8 @@ static __noinline int tell_end(struct sock *sk, u64 generation, u32 before, u32 
 }
 
 /*
- * A process sends through a socket of which the peer's FIN has come. If it has read up to that, all that it
- * will ever read is told: the FIN stands before what it sends now.
+ * A process sends through a socket that has received the peer's FIN. If it has read up to that, everything that
+ * it will ever read is already reported: the FIN precedes what it sends now.
  */
 static __always_inline void fin_is_read(struct sock *sk)
 {
@@ -171,8 +172,8 @@ static __always_inline int is_of(struct file **slot, u64 socket)
 }
 
 /*
- * The descriptor of the current process for the `struct socket` at this address; -1: none is found. A global function:
- * the verifier walks it once.
+ * The descriptor of the current process for the `struct socket` at this address; -1: not found. A global
+ * function: the verifier walks it once.
  */
 __noinline s32 find_fd(u64 socket, s32 hint)
 {
@@ -195,8 +196,8 @@ __noinline s32 find_fd(u64 socket, s32 hint)
 }
 
 /*
- * Who opened the connection. A socket made by accept has its listener's backlog limit; one made
- * by connect has none. A listener with limit 0 is not told apart: then the TLS call decides.
+ * Which side opened the connection. A socket made by accept has its listener's backlog limit; one made by
+ * connect has none. A listener with limit 0 cannot be distinguished: then the TLS call decides.
  */
 static __always_inline u8 tcp_role(struct sock *sk, int tls_server)
 {
@@ -269,7 +270,7 @@ static __noinline int emit_bind(struct handle *handle, u64 address, s32 fd_hint,
 	bind->rtt_min = bind->rtt ? BPF_CORE_READ(tp, rtt_min.s[0].v) : 0;
 	bind->fd = find_fd((u64)socket, fd_hint);
 	bind->tuple_source = source;
-	/* A record of its own cannot be that of a connection that the handle had before. */
+	/* A record of its own cannot belong to a previous connection of the handle. */
 	bind->fresh = (handle->flags & HANDLE_FRESH) &&
 		      ((!handle->read_end && !handle->write_end) || (source == T2P_TUPLE_CIPHERTEXT && handle->refs) ||
 		       (address & T2P_HANDLE_SIDE));
@@ -286,7 +287,8 @@ static __always_inline int is_closed(u64 sk)
 	return BPF_CORE_READ((struct sock *)sk, __sk_common.skc_state) == TCP_CLOSE;
 }
 
-/* A live socket is to be known from now on: its generation; 0: there is no room. Not inlined: old kernels have little stack. */
+/* Registers a live socket: returns its generation; 0: the table is full. Not inlined: old kernels have little
+   stack. */
 static __noinline u64 new_socket(u64 sk, u64 process)
 {
 	struct socket_state new = { .generation = bpf_ktime_get_ns(), .process = process, .tgid = current_id() >> 32,
@@ -304,7 +306,7 @@ static __noinline u64 new_socket(u64 sk, u64 process)
 	return state ? state->generation : 0;
 }
 
-/* The generation under which a live socket is known; 0: it is not to be known. `process`: whose loss that is. */
+/* The generation under which a live socket is known; 0: it is not followed. `process`: whose loss that is. */
 static __always_inline u64 socket_generation(u64 sk, u64 process)
 {
 	struct socket_state *state = bpf_map_lookup_elem(&sockets, &sk);
@@ -328,7 +330,7 @@ static __always_inline int has_live_socket(struct handle *handle)
 	return state && state->generation == handle->sock_generation;
 }
 
-/* The handles of rustls that had this socket go, once so many others have lost theirs that they are idle. */
+/* Removes the handles of rustls that had this socket, once enough others have lost theirs that they are idle. */
 static __noinline int bury(u64 address, u64 generation, u32 tgid)
 {
 	struct grave grave = { .address = address, .sock_generation = generation, .tgid = tgid };
@@ -359,7 +361,7 @@ static __noinline int bury_sides(u64 sock)
 	return bpf_map_delete_elem(&socket_sides, &sock);
 }
 
-/* A socket's state changes. It has ended if it is closed, or begins anew at an address that was used before. */
+/* A socket's state changes. It has ended if it is closed, or restarts at an address that was used before. */
 static __always_inline void socket_state_changed(struct sock *sk, u32 before, u32 after)
 {
 	struct tcp_sock *tp = (void *)sk;
@@ -389,7 +391,7 @@ static __always_inline void socket_state_changed(struct sock *sk, u32 before, u3
 	    known->data_segs != (u32)BPF_CORE_READ(tp, data_segs_in))
 		flags |= T2P_SOCKET_DATA_AFTER;
 	if (!over) {
-		/* If the ring has no room: the end tells which FIN came first as well. */
+		/* If the ring is full: the end also shows which FIN came first. */
 		tell_end(sk, generation, before, after, flags);
 		return;
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * The calls that a thread is in, outermost first: where a new one belongs, which can still return,
- * and what becomes of those that cannot.
+ * The calls that a thread is in, outermost first: where a new one belongs, which can still return, and what is
+ * done with those that cannot.
  */
 #ifndef TLS2PCAP_STACK_H
 #define TLS2PCAP_STACK_H
@@ -13,13 +13,13 @@
 static const struct thread no_thread;
 
 /*
- * Coroutines have stacks of their own. Linux takes the returns of one thread to come in the reverse order of
- * the calls, and return probes kill a program in which they do not: so a call on such a stack is followed
- * to its return instruction instead (COOKIE_RETURN), and no return probe is set on it where the kernel lets
- * us choose (Linux 6.13). A thread's own stack is that of the process, for its first thread, and else the
- * mapping at whose end its thread pointer lies: all threading libraries place them so.
+ * Coroutines have separate stacks. Linux expects the returns of one thread in the reverse order of the calls,
+ * and return probes kill a program in which they are not: so a call on such a stack is followed to its return
+ * instruction instead (COOKIE_RETURN), and no return probe is set on it if the kernel lets us choose (Linux
+ * 6.13). A thread's own stack is that of the process for its first thread, otherwise the mapping at whose end
+ * its thread pointer lies: all threading libraries place them there.
  */
-#define MAIN_STACK (64ULL << 20) /* nothing else is mapped so near below the first thread's stack */
+#define MAIN_STACK (64ULL << 20) /* nothing else is mapped so close below the first thread's stack */
 #define THREAD_STACK (8ULL << 20) /* where mappings cannot be looked up: the usual size */
 
 struct bounds {
@@ -79,7 +79,7 @@ __noinline int on_other_stack(u64 sp)
 		pointer = thread_pointer();
 		own.low = own.high = 0;
 		error = bpf_find_vma(bpf_get_current_task_btf(), sp, note_bounds, &own, 0);
-		/* Somebody else changes the mappings just now. */
+		/* Another thread is changing the mappings. */
 		if (error == -EBUSY)
 			return sp >= pointer || pointer - sp >= THREAD_STACK;
 		if (!is_within(&own, sp) || !is_within(&own, pointer) || sp >= pointer)
@@ -94,7 +94,7 @@ __noinline int on_other_stack(u64 sp)
 	return 0;
 }
 
-/* The same, as far as distances tell. */
+/* The same, judged by distance. */
 __noinline int seems_on_other_stack(u64 sp)
 {
 #if defined(__TARGET_ARCH_x86)
@@ -111,9 +111,10 @@ __noinline int seems_on_other_stack(u64 sp)
 }
 
 /*
- * A stack that is no thread's own goes by where its outermost call began. What is called inside that, and
- * its system calls, are at most so far below it; another stack is further away, since OpenSSL alone needs
- * as much. Its key in `threads` says so: T2P_STACK_REACH. A call is looked for there and in the next stretch as large.
+ * A stack that is not a thread's own is identified by where its outermost call began. Calls inside that, and
+ * its system calls, are at most this far below it; another stack is further away, because OpenSSL alone needs
+ * as much. Its key in `threads` encodes that: T2P_STACK_REACH. A call is searched for there and in the next
+ * range of that size.
  */
 static __always_inline u64 stack_key(u64 sp)
 {
@@ -143,7 +144,7 @@ static __noinline struct thread *calls_at(u64 sp)
 	return calls ?: current_thread();
 }
 
-/* Where a call that begins at `sp` is to be noted. `other`: that is no thread's own stack. */
+/* Where a call that begins at `sp` must be stored. `other`: that is no thread's own stack. */
 static __noinline struct thread *calls_for(struct process *process, u64 sp, u32 other)
 {
 	u64 key = other ? stack_key(sp) : current_id();
@@ -194,7 +195,7 @@ static __noinline int tell_other_stack(struct process *process)
 		return 0;
 	note = bpf_ringbuf_reserve(&notices, sizeof(*note), 0);
 	if (!note)
-		/* The next call says it. */
+		/* The next call reports it. */
 		return lost(process->generation, T2P_COUNT_NOTICE_LOST, 0);
 	process->flags |= PROCESS_STACKS_TOLD;
 	head(&note->no_socket.head, T2P_NO_SOCKET, process->generation, 0);
@@ -206,14 +207,14 @@ static __noinline int tell_other_stack(struct process *process)
 	return 0;
 }
 
-/* A call that stands in the thread's stack will not be seen to return. */
+/* The return of a call in the thread's stack will not be seen. */
 static __always_inline int drop_call(struct process *process, struct call *call, u32 reason)
 {
 	if ((call->flags & CALL_ASIDE) && reason == T2P_COUNT_UNFINISHED)
 		reason = T2P_COUNT_OTHER_STACK;
 	if (call->flags & CALL_PENDING)
 		testify(call->library, call->site, PENDING, -1);
-	/* Where no return was probed, what is inside it has not told anything either. */
+	/* If no return was probed, the calls inside it have not reported anything either. */
 	if ((call->flags & CALL_ASIDE) || !export_gone(call->library, call->site, call->function, call->flags))
 		call_lost(process->generation, call->handle, call->function, reason);
 	return 0;
@@ -230,9 +231,9 @@ static __noinline int drop_calls(struct process *process, struct thread *thread,
 }
 
 /*
- * Whether the call that began at `sp` can still return. Its place on the stack holds the address to which it
- * returns, or that of the kernel's own page, if somebody has a return probe on the function. If the function was
- * left by longjmp or an exception, its caller's next call writes over that place.
+ * Whether the call that began at `sp` can still return. Its stack slot holds the return address, or that of the
+ * kernel's own page if there is a return probe on the function. If longjmp or an exception left the function,
+ * its caller's next call overwrites the slot.
  */
 __noinline int can_return(u64 sp, u64 returns_to)
 {
@@ -250,7 +251,7 @@ __noinline int can_return(u64 sp, u64 returns_to)
 	return 1;
 }
 
-/* How many of the calls that the kernel awaits are looked at, innermost first. */
+/* How many of the calls that the kernel awaits are checked, innermost first. */
 #define AWAITED_MAX 8
 
 /* Whether the kernel already awaits the return of a call that began at `sp`. */
@@ -270,7 +271,7 @@ __noinline int is_awaited(u64 sp)
 	return 0;
 }
 
-/* Takes the calls that can return no more out of the stack, wherever they stand. */
+/* Removes from the stack the calls that can no longer return, wherever they are. */
 static __noinline int forget_dead(struct process *process, struct thread *thread)
 {
 	u64 depth = 0;
@@ -305,9 +306,9 @@ static __always_inline int is_part_of(u32 function, u32 outer)
 /* Instead of a place: */
 #define PLACE_NONE CALL_DEPTH /* it is part of a call of the same handle that is being followed already */
 #define PLACE_DEAD (CALL_DEPTH + 1) /* the call that it would be part of can return no more */
-#define PLACE_DEEP (CALL_DEPTH + 2) /* there is no room */
+#define PLACE_DEEP (CALL_DEPTH + 2) /* it is full */
 
-/* Two programs at one place run one after the other; a call that was left and is made anew comes later. */
+/* Two programs on one instruction run one after the other; an abandoned call that is made again comes later. */
 #define TWICE_NS 50000
 
 /*
@@ -340,14 +341,14 @@ static __noinline u64 place_of(struct thread *thread, u64 sp, u64 ip, struct arg
 				thread->depth = i;
 				return i;
 			}
-			/* An export that jumps to the function behind it leaves no frame of its own. */
+			/* An export that jumps to its internal function leaves no frame. */
 			if (call->ip != ip &&
 			    (function == T2P_FN_READ_INTERNAL || function == T2P_FN_WRITE_INTERNAL ||
 			     function == call->function || call->function == T2P_FN_READ_EARLY ||
 			     call->function == T2P_FN_WRITE_EARLY))
 				return PLACE_NONE;
 		}
-		/* The stack was cut back, or is another: in either case the kernel awaits that return no more. */
+		/* The stack was unwound, or is another: in either case the kernel no longer awaits that return. */
 		if (call->sp <= sp)
 			return i;
 		if (call->handle == address && is_part_of(function, call->function))

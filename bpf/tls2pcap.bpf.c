@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * The programs, one per place that is probed. They only translate what the place gives them;
- * what is done with it stands in the headers:
+ * The programs, one per probed place. They only translate what the place provides; the headers process it:
  *
  *   sites.bpf.h    the functions of a TLS library that are probed
  *   go.bpf.h       the same for Go's crypto/tls
  *   rustls.bpf.h   the same for rustls
  *   calls.bpf.h    TLS calls, from entry to return
- *   binding.bpf.h  how a handle comes by its socket, and keeps it
+ *   binding.bpf.h  how a handle gets its socket, and keeps it
  *   evidence.bpf.h what a call's use of sockets proves
- *   gnutls.bpf.h   what is peculiar to GnuTLS and NSS
+ *   gnutls.bpf.h   special cases of GnuTLS and NSS
  *   stack.bpf.h    the calls that a thread is in
  *   returns.bpf.h  what is known where a function returns
- *   handles.bpf.h  handles, and the facts that are told of them
- *   proof.bpf.h    whether an internal function may stand for the exports before it
+ *   handles.bpf.h  handles, and facts about them
+ *   proof.bpf.h    whether an internal function may replace its exports
  *   probation.bpf.h   whether functions without names are what they were taken for
  *   ciphertext.bpf.h   the sockets of handles that encrypt into memory
  *   socket.bpf.h   sockets, whatever the mechanism
@@ -28,7 +27,7 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-/* ---- Sockets: kprobes. First of all, because a kernel that refuses them does so at once. ---- */
+/* ---- Sockets: kprobes. First, because a kernel that refuses them does so immediately. ---- */
 
 static __always_inline u32 copied_seq(struct sock *sk)
 {
@@ -175,7 +174,7 @@ int BPF_PROG(tracepoint_sock_send_length, struct sock *sk)
 	return 0;
 }
 
-/* Fires after the read: what it took is taken off again. */
+/* Fires after the read: what it took is subtracted again. */
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(tracepoint_sock_recv_length, struct sock *sk, int length, int flags)
 {
@@ -194,9 +193,9 @@ int BPF_PROG(socket_state, struct sock *sk, int before, int after)
 /*
  * ---- TLS libraries ----
  *
- * One program serves all entries and one all returns; the attach cookie says which function it is.
- * Before Linux 5.17, where cookies or loops are missing, each entry has a program of its own. The
- * return knows its entry by the stack pointer.
+ * One program serves all entries and one all returns; the attach cookie says which function it is. Before Linux
+ * 5.17, where cookies or loops are missing, each entry has a separate program. The return finds its entry by
+ * the stack pointer.
  */
 
 SEC("uprobe")
@@ -206,7 +205,7 @@ int ssl_any_entry(struct pt_regs *ctx)
 	return site_entered(ctx, site_of(attach_cookie(ctx)), on_other_stack(PT_REGS_SP(ctx)));
 }
 
-/* tls2pcap's own, at a function of its own: whether the kernel's probes do what they should. */
+/* tls2pcap's own, on one of its functions: whether the kernel's probes work. */
 SEC("uprobe")
 int trial(struct pt_regs *ctx)
 {
@@ -308,8 +307,8 @@ int ssl_return_of_import(struct pt_regs *ctx)
 }
 
 /*
- * From Linux 6.13 on one program serves entry and return, and says at each entry whether the return is to be
- * probed.
+ * From Linux 6.13 on one program serves entry and return, and decides at each entry whether to probe the
+ * return.
  */
 
 #define NO_RETURN_PROBE 1
@@ -355,8 +354,8 @@ int bio_session_read(struct pt_regs *ctx)
 }
 
 /*
- * Go: a return is an instruction like any other, and its probe one of an entry. The site is the same for
- * both; where there are no cookies, which call returns its goroutine and its stack tell.
+ * Go: a return is an instruction like any other, and its probe is one of an entry. Both have the same site;
+ * without cookies, the goroutine and its stack show which call returns.
  */
 
 SEC("uprobe")
@@ -499,8 +498,8 @@ int BPF_PROG(process_exit, struct task_struct *task)
 }
 
 /*
- * Fires when the kernel looks for a place for a mapping, which it does for the first part of
- * every library. The file is the system call's fifth argument.
+ * Fires when the kernel searches for an address for a mapping, which it does for the first part of every
+ * library. The file is the system call's fifth argument.
  */
 SEC("tp_btf/vm_unmapped_area")
 int BPF_PROG(mapping, unsigned long address)

@@ -27,7 +27,7 @@ enum t2p_limit {
 /* The length of these fields. Rust sees it in their types. */
 #define T2P_COMM_LEN 16
 #define T2P_NAME_LEN 256 /* of one part of a path, NAME_MAX and NUL */
-#define T2P_PATH_LEN 512 /* of a path; the part that crosses it is still whole */
+#define T2P_PATH_LEN 512 /* of a path; the part that crosses it is still complete */
 #define T2P_PATH_PARTS 32 /* names and mounts of a path */
 #define T2P_ARGS_LEN 1024
 #define T2P_TEXT_LEN 256
@@ -58,7 +58,7 @@ enum t2p_function : unsigned char {
 	T2P_FN_READ = 1,
 	T2P_FN_READ_EX = 2,
 	T2P_FN_READ_EARLY = 3,
-	T2P_FN_READ_INTERNAL = 4, /* the function behind SSL_read and SSL_read_ex; BIO_f_ssl calls it */
+	T2P_FN_READ_INTERNAL = 4, /* the internal function of SSL_read and SSL_read_ex; BIO_f_ssl calls it */
 	T2P_FN_WRITE = 5,
 	T2P_FN_WRITE_EX = 6,
 	T2P_FN_WRITE_EARLY = 7,
@@ -75,7 +75,7 @@ enum t2p_function : unsigned char {
 	T2P_FN_SEND = 16, /* takes the bytes even if it has to be called again */
 	T2P_FN_SEND_RANGE = 17,
 	T2P_FN_UNCORK = 18, /* sends what was taken before */
-	T2P_FN_SEND_PARTS = 19, /* by calls of its own of the functions above, or past them */
+	T2P_FN_SEND_PARTS = 19, /* through the functions above, or past them */
 	T2P_FN_NSS_WRITE = 20,
 };
 
@@ -84,7 +84,7 @@ enum t2p_cookie_bit {
 	T2P_COOKIE_PROBATION = 7, /* in a key of `evidence`: what was found while the function was on probation */
 	T2P_COOKIE_LIBRARY = 8,
 	/* Of a return instruction, or a jump before it: */
-	T2P_COOKIE_DEPTH = 40, /* so many words are still on the stack above the return address: 10 bits */
+	T2P_COOKIE_DEPTH = 40, /* this many words are still on the stack above the return address: 10 bits */
 	T2P_COOKIE_REGISTER = 50, /* index in struct pt_regs, or the constant: 4 bits */
 	T2P_COOKIE_VALUE = 54, /* enum t2p_value: 3 bits */
 	T2P_COOKIE_CONDITION = 57, /* number of the condition under which the jump leads to the return: 4 bits */
@@ -105,7 +105,7 @@ enum t2p_value {
 
 /* A key of `threads` for a stack that is not a thread's own: a pid from T2P_STACK_PID on; below, its address. */
 enum t2p_stack_key {
-	T2P_STACK_REACH = 13, /* so many low bits of the address do not count: see stack.bpf.h */
+	T2P_STACK_REACH = 13, /* this many low bits of the address do not count: see stack.bpf.h */
 	T2P_STACK_PID = 47 - T2P_STACK_REACH, /* addresses have 47 bits, pids 22 */
 	T2P_STACK_KEY = 63, /* set in such a key: all others are the number of a thread */
 };
@@ -117,7 +117,7 @@ enum t2p_gate {
 	T2P_GATE_ENDING = 2, /* those that have begun, to their return */
 };
 
-/* How a thread of the command is made to wait while something is looked at. */
+/* How a thread of the command is made to wait during an inspection. */
 enum t2p_hold_way {
 	T2P_HOLD_BY_SIGNAL = 0, /* SIGSTOP, which its parent sees */
 	T2P_HOLD_BY_TRACER = 1, /* user space seizes it */
@@ -188,22 +188,22 @@ enum t2p_site {
 	T2P_SITE_GO_CLOSE_NOTIFY,
 	T2P_SITE_GO_CLIENT,
 	T2P_SITE_GO_SERVER,
-	/* rustls: this and up to 15 more, as enum t2p_rustls_flag says. */
+	/* rustls: this and up to 15 more, by enum t2p_rustls_flag. */
 	T2P_SITE_RUSTLS = 96,
 };
 
 /* What is added to T2P_SITE_RUSTLS: which function it is, and of which rustls. */
 enum t2p_rustls_flag {
-	T2P_RUSTLS_WRITES = 1, /* it encrypts a record; else it decrypts one */
+	T2P_RUSTLS_WRITES = 1, /* it encrypts a record; otherwise it decrypts one */
 	T2P_RUSTLS_GCM = 2, /* of TLS 1.2: AES-GCM */
 	T2P_RUSTLS_CHACHA = 4, /* of TLS 1.2: ChaCha20-Poly1305; neither: of TLS 1.3 */
-	T2P_RUSTLS_OWNED = 8, /* before 0.23: records are vectors of their own */
+	T2P_RUSTLS_OWNED = 8, /* before 0.23: records are separate vectors */
 };
 #define T2P_RUSTLS_MAX 16
 
 /*
- * Set in a handle's address if it stands for one direction only of a connection, as far as one key goes (rustls).
- * The handles of one connection have the same socket. No address of a program has these bits.
+ * Set in a handle's address if it represents only one direction of a connection, for as long as one key is used
+ * (rustls). The handles of one connection have the same socket. No address of a program has these bits.
  */
 enum t2p_handle_bit {
 	T2P_HANDLE_BIT_WRITES = 62, /* which direction that is */
@@ -217,7 +217,7 @@ enum t2p_direction : unsigned char {
 	T2P_WRITE = 1,
 };
 
-/* Why a record carries fewer bytes than it stands for. */
+/* Why a record carries fewer bytes than it represents. */
 enum t2p_missing : unsigned char {
 	T2P_MISSING_NONE = 0,
 	T2P_MISSING_UNREADABLE = 1, /* the program's buffer could not be read */
@@ -231,20 +231,20 @@ enum t2p_missing : unsigned char {
 enum t2p_tuple_source : unsigned char {
 	T2P_TUPLE_NONE = 0,
 	T2P_TUPLE_SAME_CALL = 1, /* it was used inside this call, and carried its record */
-	T2P_TUPLE_REMEMBERED = 2, /* an earlier call of this handle used it, and it still lives */
+	T2P_TUPLE_REMEMBERED = 2, /* an earlier call of this handle used it, and it is still open */
 	T2P_TUPLE_LAYER = 3, /* the handle's bytes went through another handle (TLS inside TLS) */
 	T2P_TUPLE_CIPHERTEXT = 4, /* a record of the handle was seen at the socket */
 	T2P_TUPLE_DESCRIPTOR = 5, /* it is what the library holds for the handle */
 };
 
-/* What a T2P_HANDLE record tells. */
+/* The content of a T2P_HANDLE record. */
 enum t2p_fact : unsigned char {
-	T2P_FACT_CLIENT = 1, /* the TLS call says that this side is the TLS client */
+	T2P_FACT_CLIENT = 1, /* the TLS call shows that this side is the TLS client */
 	T2P_FACT_SERVER = 2,
 	T2P_FACT_SERVER_NAME = 3, /* text */
 	T2P_FACT_ALPN = 4, /* text */
 	T2P_FACT_SHUTDOWN = 5, /* this side sent its close_notify: nothing more is written */
-	T2P_FACT_FREE = 6, /* the handle's last reference is gone */
+	T2P_FACT_FREE = 6, /* the handle's last reference was freed */
 	T2P_FACT_LAYER = 7, /* the handle's bytes go through the handle `other` */
 	T2P_FACT_READ_UNSEEN = 8, /* a read that began before the probes returned unseen */
 	/* A call that was not followed to its return: `direction`, length unknown. Why: `call_seq`, the
@@ -278,10 +278,10 @@ enum t2p_state : unsigned char {
 
 /* What else is known of a socket that ends. */
 enum t2p_socket_flag : unsigned char {
-	T2P_SOCKET_FIN_RECEIVED = 1 << 0, /* the peer's FIN has come */
+	T2P_SOCKET_FIN_RECEIVED = 1 << 0, /* the peer's FIN has arrived */
 	T2P_SOCKET_FIN_READ = 1 << 1, /* and the program has read up to it */
 	T2P_SOCKET_LET_GO = 1 << 2, /* no process has the socket any more */
-	T2P_SOCKET_DATA_AFTER = 1 << 3, /* data came after this side's FIN */
+	T2P_SOCKET_DATA_AFTER = 1 << 3, /* data arrived after this side's FIN */
 };
 
 enum t2p_family : unsigned char {
@@ -306,9 +306,9 @@ enum t2p_counter {
 	T2P_COUNT_SENDFILE_BYTES,
 	T2P_COUNT_THREADS_FULL, /* reads and writes lost because the table of threads was full */
 	T2P_COUNT_HANDLES_FULL, /* calls that moved data, lost because the table of handles was full */
-	T2P_COUNT_PROCESSES_FULL, /* calls, and children of targets, that the table of processes had no room for */
+	T2P_COUNT_PROCESSES_FULL, /* calls, and children of targets, that did not fit into the table of processes */
 	T2P_COUNT_SOCKETS_FULL, /* calls whose handle got no socket because the table of sockets was full */
-	T2P_COUNT_DEPTH, /* reads and writes given up for a call nested deeper than is followed */
+	T2P_COUNT_DEPTH, /* reads and writes dropped for a call nested deeper than is followed */
 	T2P_COUNT_UNFINISHED, /* reads and writes whose return was never seen */
 	T2P_COUNT_FACT_LOST, /* records without payload refused by the ring */
 	T2P_COUNT_TWICE, /* second entries of a call whose code is probed twice */
@@ -319,10 +319,10 @@ enum t2p_counter {
 	/* Filled in by user space: runs of probes that the kernel skipped, of libraries and processes, of sockets. */
 	T2P_COUNT_MISSED_RUNS,
 	T2P_COUNT_MISSED_SOCKET_RUNS,
-	T2P_COUNT_LOSSES_FULL, /* losses that are counted in all, but not for their process */
+	T2P_COUNT_LOSSES_FULL, /* losses that are counted in total, but not for their process */
 	T2P_COUNT_OTHER_STACK, /* reads and writes on a stack where their return was not probed yet, or cannot be */
-	T2P_COUNT_NOTICE_LOST, /* records refused by the ring of notices: nobody acts on them */
-	T2P_COUNT_UNHELD, /* files with which a process ran on before they were looked at; most are added by user space */
+	T2P_COUNT_NOTICE_LOST, /* records refused by the ring of notices: user space does not act on them */
+	T2P_COUNT_UNHELD, /* files with which a process ran on before they were inspected; most are added by user space */
 	T2P_COUNT_MAX,
 };
 
@@ -332,24 +332,24 @@ struct t2p_head {
 	unsigned short reserved;
 	unsigned int tgid; /* as tls2pcap's own pid namespace numbers it; 0: no process */
 	unsigned int tid;
-	unsigned int library; /* attach cookie: which library the call was made in; 0: not known */
-	unsigned long long process; /* with tgid, which process: changes with exec; 0: not known */
+	unsigned int library; /* attach cookie: which library the call was made in; 0: unknown */
+	unsigned long long process; /* with tgid, which process: changes with exec; 0: unknown */
 };
 
 /* Bytes of a TLS call, or the fact that they are missing. `captured` bytes of payload follow. */
 struct t2p_data {
 	struct t2p_head head;
 	unsigned long long handle; /* address of the SSL, gnutls_session_t or sslSocket; see T2P_HANDLE_SIDE */
-	unsigned long long generation; /* tells handles at one address apart */
+	unsigned long long generation; /* distinguishes handles at one address */
 	unsigned long long entered;
 	unsigned long long returned;
-	unsigned long long call_offset; /* where the call's first byte stands in its direction */
+	unsigned long long call_offset; /* offset of the call's first byte in its direction */
 	unsigned long long call_len; /* bytes that the call moved */
-	unsigned long long chunk_offset; /* where this record's first byte stands in the call */
-	unsigned long long chunk_len; /* bytes that this record stands for */
+	unsigned long long chunk_offset; /* offset of this record's first byte in the call */
+	unsigned long long chunk_len; /* bytes that this record represents */
 	unsigned int captured; /* bytes that follow, at most chunk_len and T2P_CHUNK_MAX */
 	unsigned int call_seq; /* number of the call among those of its direction that moved data */
-	unsigned int awaits_write; /* 1 + call_seq of the write in flight when this read returned; else 0 */
+	unsigned int awaits_write; /* 1 + call_seq of the write in flight when this read returned; otherwise 0 */
 	enum t2p_direction direction;
 	enum t2p_function function;
 	enum t2p_missing missing;
@@ -365,7 +365,7 @@ struct t2p_bind {
 	unsigned long long socket; /* address of the struct sock */
 	unsigned long long socket_generation;
 	unsigned long long inode; /* of the socket, as in /proc/PID/fd */
-	unsigned long long cookie; /* SO_COOKIE; 0: nobody has asked for one */
+	unsigned long long cookie; /* SO_COOKIE; 0: never requested */
 	unsigned int netns; /* inode of the network namespace */
 	unsigned int local_isn; /* initial sequence numbers, computed; off by one at most */
 	unsigned int remote_isn;
@@ -377,14 +377,14 @@ struct t2p_bind {
 	enum t2p_family family;
 	enum t2p_role role;
 	enum t2p_tuple_source tuple_source;
-	unsigned char fresh; /* 1: bound in the handle's handshake, so no byte came before */
+	unsigned char fresh; /* 1: bound in the handle's handshake, so no byte preceded it */
 	/* The round-trip time in microseconds, as the kernel has measured it by then: smoothed, and the least of
 	   the last minutes. 0: not measured. In a handshake it is that of the SYN. */
 	unsigned int rtt;
 	unsigned int rtt_min;
 };
 
-/* Something learnt about a handle. */
+/* A fact about a handle. */
 struct t2p_handle {
 	struct t2p_head head;
 	unsigned long long handle;
@@ -414,7 +414,7 @@ struct t2p_socket {
 	unsigned char reserved;
 };
 
-/* A process is seen for the first time, or anew after exec. */
+/* A process is seen for the first time, or again after exec. */
 struct t2p_process {
 	struct t2p_head head;
 	unsigned long long time;
@@ -426,7 +426,7 @@ struct t2p_process {
 	unsigned int netns;
 	unsigned short exe_len;
 	unsigned short args_len;
-	unsigned int exe_whole; /* 1: `exe` goes up to the root */
+	unsigned int exe_whole; /* 1: `exe` reaches the root */
 	unsigned char comm[T2P_COMM_LEN];
 	/* Names in the path of the executable, the last one first, each with its NUL. */
 	unsigned char exe[T2P_PATH_LEN + T2P_NAME_LEN];
@@ -440,15 +440,14 @@ struct t2p_exit {
 };
 
 /*
- * A process makes TLS calls that use no socket: it encrypts into memory and sends later. Its BIO
- * functions are to be probed, so that the records tell which socket they go through.
- * Or it makes TLS calls on a stack that is not its thread's own, where return probes are no good: its
- * return instructions are to be probed.
+ * A process makes TLS calls that use no socket: it encrypts into memory and sends later. Its BIO functions must
+ * be probed, so that the records reveal which socket they pass through. Or it makes TLS calls on a stack that
+ * is not its thread's own, where return probes do not work: its return instructions must be probed.
  */
 struct t2p_no_socket {
 	struct t2p_head head;
 	unsigned long long time;
-	unsigned int stopped; /* 1: the thread waits until user space lets it go on */
+	unsigned int stopped; /* 1: the thread waits until user space releases it */
 	unsigned int other_stack; /* 1: the latter */
 };
 
@@ -458,23 +457,23 @@ struct t2p_file {
 	unsigned long long time;
 	unsigned long long inode;
 	unsigned int device; /* s_dev as the kernel keeps it: major << 20 | minor */
-	unsigned int stopped; /* 1: the thread waits until user space lets it go on */
+	unsigned int stopped; /* 1: the thread waits until user space releases it */
 };
 
-/* A thread is to be seized. Comes through a ring of its own, to a thread that does nothing else. */
+/* A thread must be seized. Sent through a separate ring, to a thread that does nothing else. */
 struct t2p_hold {
 	unsigned int tgid; /* as in struct t2p_head */
 	unsigned int tid;
-	unsigned long long time; /* that of the record that says why */
-	/* Where it enters its program again: if it stands elsewhere once it is seized, it went on in between. */
-	unsigned long long ip; /* 0: this is not known */
-	unsigned long long sp; /* 0: this part is not known */
+	unsigned long long time; /* that of the record that gives the reason */
+	/* Where it will reenter its program: if it is elsewhere once it is seized, it ran in between. */
+	unsigned long long ip; /* 0: unknown */
+	unsigned long long sp; /* 0: this part is unknown */
 	unsigned long long call; /* number of the system call that it is in, negative if none */
 };
 
 /*
- * What user space must act on comes through a ring of its own, so that payload takes no room from it. There
- * `place` follows the record: the position in the other ring where it would stand.
+ * Records on which user space must act are sent through a separate ring, so that payload cannot crowd them out.
+ * There `place` follows the record: the position in the other ring where it would be.
  */
 struct t2p_noted_file {
 	struct t2p_file file;
@@ -486,7 +485,7 @@ struct t2p_noted_no_socket {
 	unsigned long long place;
 };
 
-/* For want of room in the other ring. */
+/* Because the other ring was full. */
 struct t2p_noted_process {
 	struct t2p_process process;
 	unsigned long long place;

@@ -16,11 +16,11 @@ use crate::synth::{Carrier, Ports, Selection};
 pub enum Config {
     /// Capture from this machine.
     Capture(Capture),
-    /// Make the capture file anew from a recording.
+    /// Write the capture file again from a recording.
     Replay(Replay),
     /// Show what a capture file holds.
     Read(Read),
-    /// Take secrets out of a capture file, or look for them.
+    /// Remove secrets from a capture file, or search it for them.
     Redact(Redact),
     /// Make a bundle for a bug report.
     Report(Report),
@@ -39,7 +39,7 @@ pub enum Config {
 pub struct Capture {
     /// Where packets go; `None`: they are only served.
     pub output: Option<Output>,
-    /// How what is said is shown on standard output; `None`: not at all.
+    /// How messages are shown on standard output; `None`: not at all.
     pub show: Option<Show>,
     /// Into how many files packets go, and how many of them.
     pub files: Plan,
@@ -57,7 +57,7 @@ pub struct Capture {
     pub return_probes: bool,
     /// How server ports are written.
     pub ports: Ports,
-    /// What the plaintext stands in.
+    /// What carries the plaintext.
     pub framing: Carrier,
     /// The link layer of the packets.
     pub link: Link,
@@ -73,7 +73,7 @@ pub struct Capture {
     pub ready_file: Option<PathBuf>,
     /// Descriptor to write to when probes are attached; at least 3.
     pub ready_fd: Option<RawFd>,
-    /// Whether the arguments of the command may stand in the file's header.
+    /// Whether process arguments in the file are left unmasked.
     pub show_args: bool,
     /// Size of the ring buffer in bytes, a power of two; `None`: the program's choice.
     pub ring_size: Option<u32>,
@@ -81,13 +81,13 @@ pub struct Capture {
     pub snaplen: Option<u32>,
     /// Whether a loss shows in the exit status.
     pub fail_on_loss: bool,
-    /// Whether each packet is written as soon as it is there.
+    /// Whether each packet is written immediately.
     pub packet_buffered: bool,
-    /// What is to be said in comments.
+    /// Which packets carry comments.
     pub comments: Comments,
     /// Where to serve the capture to Wireshark.
     pub serve: Option<SocketAddr>,
-    /// Wireshark runs this: nobody sees what a command writes, and the end may take no second.
+    /// Wireshark runs this: a command's output is not visible, and the end may not take a second.
     pub for_wireshark: bool,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
@@ -108,7 +108,7 @@ pub struct Replay {
     pub files: Plan,
     /// How server ports are written.
     pub ports: Ports,
-    /// What the plaintext stands in.
+    /// What carries the plaintext.
     pub framing: Carrier,
     /// The link layer of the packets.
     pub link: Link,
@@ -116,7 +116,7 @@ pub struct Replay {
     pub fail_on_loss: bool,
     /// Whether the file has process blocks.
     pub process_blocks: bool,
-    /// What is to be said in comments.
+    /// Which packets carry comments.
     pub comments: Comments,
     /// How much to say on standard error.
     pub verbosity: Verbosity,
@@ -138,7 +138,7 @@ pub struct Read {
     pub input: PathBuf,
     /// Which connections; `None`: all.
     pub filter: Option<Expression>,
-    /// Those are left out of which it is not known whether the expression holds.
+    /// Connections for which the result of the expression is unknown are left out.
     pub leaves_unknown: bool,
     /// How it is shown.
     pub show: Show,
@@ -148,7 +148,7 @@ pub struct Read {
     pub verbosity: Verbosity,
 }
 
-/// How what was said is shown.
+/// How messages are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Show {
     /// See there.
@@ -173,7 +173,7 @@ pub enum View {
 pub struct Redact {
     /// The capture file; `-` is standard input.
     pub input: PathBuf,
-    /// Where the redacted one goes; `None`: it is only looked for secrets.
+    /// Where the redacted file is written; `None`: it is only searched for secrets.
     pub output: Option<Output>,
     /// How.
     pub redaction: Redaction,
@@ -234,7 +234,7 @@ pub struct Redaction {
 /// See [`Config::Companion`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Companion {
-    /// Put the files where Wireshark looks.
+    /// Install the files in Wireshark's folders.
     Install {
         /// Overwrite what the user changed, too.
         force: bool,

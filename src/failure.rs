@@ -72,7 +72,7 @@ impl From<Exit> for std::process::ExitCode {
 /// Why a run ends, for people: what failed, on what, why; and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Exit status that goes with it.
+    /// The exit status for it.
     pub exit: Exit,
     /// What failed, on what, and why.
     pub message: String,
@@ -81,7 +81,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with a cure. Where the message tells of a limit on resources, the cure is about that.
+    /// A failure with a hint. If the message reports a limit on resources, the hint is about that.
     pub fn new(exit: Exit, message: impl Into<String>, cure: impl Into<String>) -> Failure {
         let message = message.into();
         match limits::hint(&message) {
@@ -96,7 +96,7 @@ impl Failure {
     pub fn of_output(name: impl fmt::Display, error: &io::Error) -> Failure {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let cure = match error.kind() {
-            StorageFull | QuotaExceeded | FileTooLarge => "make room, or choose another file with -o",
+            StorageFull | QuotaExceeded | FileTooLarge => "free some space, or choose another file with -o",
             _ => "choose another file with -o",
         };
         Failure::new(Exit::Io, format!("{name}: cannot be written: {error}"), cure)

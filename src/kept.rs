@@ -8,7 +8,7 @@ use crate::printable;
 use crate::sink::{Fate, Whereabouts};
 use crate::status::{self, Cut, Numbers};
 
-/// Time between two looks at the files while a capture runs.
+/// Time between two checks of the files while a capture runs.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The capture file and the recording, those of them that are regular files.
@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) struct Kept {
     file: Option<Whereabouts>,
     recording: Option<Whereabouts>,
-    /// Files of which it was said that they are gone.
+    /// Files that were reported as deleted.
     told: Vec<PathBuf>,
     looked: Instant,
 }
@@ -26,7 +26,7 @@ impl Kept {
         Kept { file, recording, told: Vec::new(), looked: Instant::now() }
     }
 
-    /// To be called now and then: warnings about files that are gone while what they hold can still be had.
+    /// To be called periodically: warnings about deleted files while their contents can still be copied.
     pub(crate) fn look(&mut self) -> Vec<String> {
         if self.looked.elapsed() < INTERVAL {
             return Vec::new();
@@ -38,7 +38,7 @@ impl Kept {
             if place.name_fate() == Fate::Deleted && !self.told.iter().any(|told| told == path) {
                 self.told.push(path.to_owned());
                 warnings.push(format!(
-                    "{} was deleted; as long as the capture runs, what it holds can be copied from {}",
+                    "{} was deleted; while the capture runs, its contents can be copied from {}",
                     path.display(),
                     place.descriptor()
                 ));
@@ -47,8 +47,8 @@ impl Kept {
         warnings
     }
 
-    /// The end: says the summary, if that is `wanted`, and why a file does not hold what it should. `named`: the capture
-    /// file as the user named it.
+    /// The end: prints the summary, if `wanted`, and why a file does not contain what it should. `named`: the
+    /// capture file as the user named it.
     pub(crate) fn summarise(
         &self,
         numbers: &Numbers,
@@ -67,7 +67,8 @@ impl Kept {
             // Writing fails on such a file, but what was written before is not all there either.
             Some(Fate::Changed) => numbers.cut_short = Some(Cut::Changed),
             Some(Fate::Renamed(now)) => {
-                note = named.map(|named| format!("note: {} was renamed meanwhile\n", named.display()));
+                note =
+                    named.map(|named| format!("note: {} was renamed during the capture\n", named.display()));
                 path = Some(now);
             }
             Some(Fate::Kept) | None => {}
@@ -85,12 +86,12 @@ fn failure(path: &Path, fate: &Fate) -> Option<Failure> {
     let (message, cure) = match fate {
         Fate::Kept | Fate::Renamed(_) => return None,
         Fate::Deleted => (
-            "was deleted before it was complete: what was written to it is lost",
-            "leave the file where it is until the end",
+            "was deleted before it was complete: everything written to it is lost",
+            "leave the file in place until the capture ends",
         ),
         Fate::Changed => (
-            "was changed by another program while it was written: it does not hold what was written to it",
-            "let no other program write to it or truncate it",
+            "was changed by another program during the capture: it no longer contains what was written to it",
+            "make sure that no other program writes to it or truncates it",
         ),
     };
     Some(Failure::new(Exit::Io, format!("{}: {message}", path.display()), cure))

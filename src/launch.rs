@@ -1,5 +1,5 @@
-//! Runs the command to be captured: held at a gate before exec, so that its pid can be made a
-//! target first, and as the user who called sudo.
+//! Runs the command to be captured: held at a gate before exec, so that its pid can be made a target first, and
+//! as the user who called sudo.
 //!
 //! Forked by hand: `std::process::Command::spawn` returns only after exec.
 
@@ -21,7 +21,7 @@ use crate::failure::{Exit, Failure};
 use crate::limits;
 use crate::privilege::User;
 
-/// Status of a child whose gate never opened; nobody sees it but the parent that gave up.
+/// Status of a child whose gate never opened; only the parent that abandoned it sees this.
 const ABANDONED: c_int = 125;
 /// What comes through the gate for a command that is to get SIGCONT when its parent dies.
 const WAKES: u8 = b'w';
@@ -33,8 +33,8 @@ const SUDO_VARIABLES: [&str; 4] = ["SUDO_COMMAND", "SUDO_GID", "SUDO_UID", "SUDO
 pub struct Options {
     /// Run as this user; `None`: as this process.
     pub user: Option<User>,
-    /// Let the command's standard output go to standard error, since the capture goes to
-    /// standard output.
+    /// Let the command's standard output go to standard error, because the capture is written to standard
+    /// output.
     pub stdout_to_stderr: bool,
     /// Descriptors of this process that are the command's standard input and output, and its
     /// standard error.
@@ -49,7 +49,7 @@ pub struct Held {
     name: OsString,
     /// Write end of the pipe on which the child waits for a byte.
     gate: OwnedFd,
-    /// Read end of the pipe that exec closes, or that tells why exec failed.
+    /// Read end of the pipe that exec closes, or that reports why exec failed.
     report: File,
 }
 
@@ -68,8 +68,8 @@ impl Held {
     /// Forks the child and leaves it at the gate. `command` is the program and its arguments.
     ///
     /// # Errors
-    /// [`Exit::NotFound`] if there is no such program, as far as can be told before exec;
-    /// [`Exit::Io`] if no process can be made.
+    /// [`Exit::NotFound`] if there is no such program, if that is known before exec; [`Exit::Io`] if no process
+    /// can be made.
     pub fn spawn(command: &[OsString], options: &Options) -> Result<Held, Failure> {
         let Some(name) = command.first() else {
             return Err(Failure::new(Exit::NotFound, "no command is given", "name a command after --"));
@@ -110,11 +110,11 @@ impl Held {
         self.child.pid()
     }
 
-    /// Lets the child go on to exec, and waits until it has. `wakes`: it gets SIGCONT when this process dies.
+    /// Lets the child proceed to exec, and waits until it has. `wakes`: it gets SIGCONT when this process dies.
     ///
     /// # Errors
-    /// [`Exit::NotFound`], [`Exit::NotExecutable`], or [`Exit::NotPermitted`] if the child cannot
-    /// become its user.
+    /// [`Exit::NotFound`], [`Exit::NotExecutable`], or [`Exit::NotPermitted`] if the child cannot become its
+    /// user.
     pub fn release(self, wakes: bool) -> Result<Running, Failure> {
         let Held { mut child, name, gate, mut report } = self;
         // A child that was killed meanwhile shows when it is waited for.
@@ -193,7 +193,7 @@ pub fn keep_from_command(fd: RawFd) -> Result<(), Failure> {
         Failure::new(
             Exit::Usage,
             format!("descriptor {fd} is not open: {}", error.desc()),
-            "open it, as in 3>file",
+            "open it, for example with 3>file",
         )
     })
 }
@@ -233,7 +233,7 @@ pub(crate) fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
     // SAFETY: takes two numbers and gives a new descriptor or an error.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
     let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the descriptor was just made, and nobody else has it.
+    // SAFETY: the descriptor was just created, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -248,7 +248,7 @@ fn exec_failure(name: &OsStr, error: io::Error) -> Failure {
         io::ErrorKind::NotFound => Failure::new(
             Exit::NotFound,
             format!("{name}: command not found"),
-            "check its name; under sudo, PATH may be another one: give the full path",
+            "check its name; under sudo, PATH may differ: give the full path",
         ),
         _ => Failure::new(
             Exit::NotExecutable,
@@ -351,8 +351,8 @@ impl Plan {
                     self.fail(Stage::User);
                 }
             }
-            // If this program is killed while the command is stopped for a file to be looked at (see
-            // `probe::HoldWay::Signal`), nobody else would let it go on.
+            // If this program is killed while the command is stopped for an inspection (see
+            // `probe::HoldWay::Signal`), nothing else would continue it.
             if byte == WAKES {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT);
             }
@@ -509,7 +509,7 @@ mod tests {
         assert_eq!(status(&["sh", "-c", "kill -PIPE $$"]), 128 + 13);
         let mask = "test $(sed -n 's/^SigBlk:[[:space:]]*//p' /proc/self/status) = 0000000000000000";
         assert_eq!(status(&["sh", "-c", mask]), 0);
-        // The child's ends of the gate and of the report are gone after exec.
+        // The child's ends of the gate and of the report are closed after exec.
         let folder = tempfile::tempdir().unwrap();
         let names = folder.path().join("names");
         let held = hold(&["sh", "-c", "! ls -l /proc/$$/fd | grep -F -f \"$0\"", names.to_str().unwrap()]);

@@ -1,14 +1,14 @@
-//! tls2pcap shows what a Linux program really says over TLS.
+//! tls2pcap shows what a Linux program really sends and receives over TLS.
 //!
-//! Data walks one way through the rooms, and each border has one type:
+//! Data flows one way through the modules, and each border has one type:
 //!
 //! ```text
 //! bpf/ → probe → event → track → redact → synth → sink
 //!        Record  Event   Segment         Packet   file
 //! ```
 //!
-//! `event`, `track`, `redact` and `synth` hold no I/O, no clock and no unsafe code: their only
-//! time is the time that events carry, so that a recording replays to the same bytes.
+//! `event`, `track`, `redact` and `synth` have no I/O, no clock and no unsafe code: they know the time only
+//! from events, so a recording replays to the same bytes.
 
 pub mod bundle;
 pub mod capture;

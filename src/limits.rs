@@ -15,8 +15,9 @@ type Found = (Resource, rlim_t, rlim_t);
 /// The limits that [`raise`] changes, as this process found them.
 static FOUND: OnceLock<Vec<Found>> = OnceLock::new();
 
-/// Lets this process open as many files as it may: probes that are attached one by one take two descriptors each,
-/// some eighty for each library and process. And lets it lock memory, against which kernels before 5.11 count maps.
+/// Lets this process open as many files as it may: probes that are attached one by one take two descriptors
+/// each, about eighty for each library and process. Also lets it lock memory, against which kernels before 5.11
+/// count maps.
 pub fn raise() {
     let found = FOUND.get_or_init(|| {
         let raised = [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MEMLOCK];
@@ -39,12 +40,13 @@ pub fn restore() {
 /// A file that may not grow any further gives a write error instead of killing this process.
 pub fn survive_file_size_limit() {
     if !is_ignored(libc::SIGXFSZ) {
-        // A handler, which exec takes away, so that a command does not inherit it. If it cannot be had, all is as before.
+        // A handler, which exec resets, so that a command does not inherit it. If it cannot be set, nothing
+        // changes.
         let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::default()));
     }
 }
 
-/// What to do about a failure whose message says that a limit was reached; `None` if it says no such thing.
+/// A hint for a failure whose message says that a limit was reached; otherwise `None`.
 pub(crate) fn hint(message: &str) -> Option<String> {
     let says =
         |code: c_int, words: &str| message.contains(&format!("(os error {code})")) || message.contains(words);

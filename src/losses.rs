@@ -1,5 +1,5 @@
-//! What is missing from a capture, and why: what the kernel side counted, what was found behind it, in
-//! all and by process. Pure.
+//! What is missing from a capture, and why: what the kernel side counted, and what was found after the ring, in
+//! total and by process. Pure.
 
 use std::collections::HashMap;
 
@@ -37,10 +37,10 @@ struct Amount {
     bytes: Option<u64>,
 }
 
-/// Processes of which it is known what was given up of theirs; the rest stands in the sum only.
+/// Processes for which dropped payload is counted separately; the rest is only in the sum.
 const SHED_MAX: usize = 16_384;
 
-/// Data records whose payload was given up because the output was too slow.
+/// Data records whose payload was dropped because the output was too slow.
 #[derive(Clone, Debug, Default)]
 pub struct Shed {
     events: u64,
@@ -101,7 +101,7 @@ fn counted(counters: &Counters, index: Counter) -> u64 {
 }
 
 impl Losses {
-    /// From what the kernel side counted, in all and by process, and what was found behind it.
+    /// From what the kernel side counted, in total and by process, and what was found after the ring.
     /// `undecodable`: records that were not understood.
     pub fn new(
         counters: &Counters,
@@ -170,11 +170,11 @@ impl Losses {
         let mut unknown = 0;
         for (reason, amount) in &mut total {
             amount.less(of_second(&summary.total, *reason));
-            // A hole that the kernel side did not count was made behind it.
+            // A hole that the kernel side did not count was made after it.
             let in_file = missing_for(*reason).map_or(0, |m| summary.total.missing.get(m));
             let Some(bytes) = amount.bytes.filter(|bytes| *bytes < in_file) else { continue };
             if *reason == Reason::RingFull {
-                // No record says so: it was concluded from what did not come.
+                // No record says so: it was inferred from what did not arrive.
                 unknown = in_file - bytes;
             } else {
                 (amount.events, amount.bytes) = (amount.events.max(1), Some(in_file));

@@ -1,5 +1,6 @@
-//! How much memory this process may still use, so that a ring that cannot be had is refused in words: the kernel charges
-//! a map to the control group of whoever makes it, and kills processes of a group that is at its limit.
+//! How much memory this process may still use, so that a ring that does not fit is refused with a message: the
+//! kernel charges a map to the control group of the process that makes it, and kills processes of a group that
+//! is at its limit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ pub struct Headroom {
     pub by: String,
 }
 
-/// The tightest limit on memory; `None` if nothing is known of any.
+/// The tightest limit on memory; `None` if none is known.
 pub fn room() -> Option<Headroom> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let mut rooms = Vec::new();
@@ -64,7 +65,7 @@ fn of_group(group: &Path, read: &impl Fn(&Path) -> Option<String>) -> Option<Hea
         None => (number("memory.limit_in_bytes")?, number("memory.usage_in_bytes")?),
     };
     let stat = read(&group.join("memory.stat")).unwrap_or_default();
-    // The kernel gives up cached files before it kills. Version 1 tells those of the groups below apart.
+    // The kernel drops cached files before it kills. Version 1 counts those of child groups separately.
     let cached = |name: &str| {
         let of =
             |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());

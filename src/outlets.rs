@@ -6,11 +6,11 @@ use crate::read::LiveView;
 use crate::sink::{Server, Sink};
 use crate::track::segment::WallTime;
 
-/// All places to which a capture goes.
+/// All outputs of a capture.
 pub struct Outlets {
     /// A file or pipe, or several files.
     pub file: Option<Sink>,
-    /// Clients, who never fail. What none of them got is told by [`Server::unserved`].
+    /// Clients, which never fail. [`Server::unserved`] counts what none of them received.
     pub server: Option<Server>,
     /// Standard output, as text, JSON or hex.
     pub view: Option<LiveView>,

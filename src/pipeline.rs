@@ -1,4 +1,5 @@
-//! Everything that lies behind the ring, in one line: record → event → track → redact → synth → sink. Live capture and replay both walk through here, so that they give the same bytes.
+//! Everything after the ring, in one line: record → event → track → redact → synth → sink. Live capture and
+//! replay both use it, so they give the same bytes.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -21,7 +22,7 @@ use crate::track::{Limits, Tracker};
 /// be in it, and samples of the clock are 0.1 s apart.
 const GATHER_TIME: u64 = 300_000_000;
 
-/// What waits in `synth` finds its place, and the file is less than a second behind.
+/// Bounds the wait in `synth`, and keeps the file less than a second behind.
 const _: () = assert!(SORT_TIME >= HOLD_TIME && SORT_TIME + GATHER_TIME <= 800_000_000);
 const _: () = assert!(SORT_TIME_LIVE >= HOLD_TIME_UNKNOWN);
 
@@ -41,7 +42,7 @@ fn not_recorded(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), NotRecorded(error))
 }
 
-/// The line of rooms behind the ring.
+/// The modules after the ring, in order.
 pub struct Pipeline<W: Write> {
     recorder: Option<Recorder<Box<dyn Write + Send>>>,
     tracker: Tracker,
@@ -57,9 +58,9 @@ pub struct Pipeline<W: Write> {
     /// The last record has come.
     stopped: bool,
     undecodable: u64,
-    /// Data records without their payload because this line was behind.
+    /// Data records without their payload because this thread was behind.
     shed: Shed,
-    /// Each packet is written at once.
+    /// Each packet is written immediately.
     unbuffered: bool,
     /// See [`gathering`](Self::gathering).
     gathering: bool,
@@ -139,7 +140,7 @@ impl<W: Write> Pipeline<W> {
         Pipeline { comments, ..self }
     }
 
-    /// Writes each packet as soon as it is there.
+    /// Writes each packet immediately.
     pub fn unbuffered(self) -> Pipeline<W> {
         Pipeline { unbuffered: true, ..self }
     }
@@ -186,7 +187,7 @@ impl<W: Write> Pipeline<W> {
         self.record_within(record, 0..record.len())
     }
 
-    /// Takes the record that stands at `at` in `records`, which is not recorded.
+    /// Takes the record at offset `at` of `records`, which is not recorded.
     ///
     /// # Errors
     /// If the capture file cannot be written.
@@ -283,7 +284,7 @@ impl<W: Write> Pipeline<W> {
         self.stopped
     }
 
-    /// There are no more records, though the capture went on: writes what waited for them.
+    /// There are no more records, although the capture continued: writes what waited for them.
     ///
     /// # Errors
     /// If the capture file cannot be written.
@@ -320,10 +321,10 @@ impl<W: Write> Pipeline<W> {
         settled(out, until)
     }
 
-    /// After something could not be written: what was captured so far goes where it still can, and the
-    /// capture file ends with it. Tells how much is in that.
+    /// After a write error: what was captured so far goes wherever it still can, and the capture file ends with
+    /// it. Returns how much it contains.
     pub fn give_up(mut self) -> Numbers {
-        // All that fails from here on is of no interest: the first failure is the one to tell.
+        // Later failures do not matter: the first one is reported.
         if let Some(mut recorder) = self.recorder.take() {
             let _ = recorder.flush();
         }
@@ -336,7 +337,7 @@ impl<W: Write> Pipeline<W> {
         numbers
     }
 
-    /// Writes what stands at the end of the file, and tells how much was captured.
+    /// Writes the end of the file, and returns how much was captured.
     ///
     /// # Errors
     /// If it cannot be written.

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-/// The text on one line: control characters, line ends among them, and what turns the direction of writing stand as
-/// `\u{1b}`.
+/// The text on one line: control characters, including line ends, and those that change the direction of text
+/// appear as `\u{1b}`.
 pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_unsafe)
 }
@@ -45,7 +45,7 @@ pub(crate) fn is_unsafe(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Writes to standard error, where nobody may be listening any more: `eprint!` would panic then.
+/// Writes to standard error, which may have been closed: `eprint!` would panic then.
 pub fn say(text: &str) {
     let _ = io::stderr().write_all(lines(text).as_bytes());
 }

@@ -1,4 +1,4 @@
-//! Makes a capture file anew from a recording: everything behind the ring, without privileges.
+//! Writes a capture file again from a recording: everything after the ring, without privileges.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,9 +26,9 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
     let began = Instant::now();
     let bad_input = |error: RecordingError| {
         let cure = match error {
-            RecordingError::NotARecording => "give a file that tls2pcap --record has written",
+            RecordingError::NotARecording => "give a file that tls2pcap --record wrote",
             RecordingError::CutShort | RecordingError::Damaged(_) => {
-                "what came before is written; copy the recording anew, if it is a copy"
+                "what came before is written; if the recording is a copy, copy it again"
             }
         };
         Failure::new(Exit::Io, format!("{}: {error}", config.input.display()), cure)
@@ -130,8 +130,8 @@ fn read(path: &Path) -> io::Result<Bytes> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
     if metadata.is_file() && metadata.len() > 0 {
-        // SAFETY: the mapping is private and only read. Whoever cuts the file meanwhile ends this
-        // program by SIGBUS, which harms nobody else.
+        // SAFETY: the mapping is private and only read. A process that truncates the file meanwhile ends this
+        // program by SIGBUS, which harms nothing else.
         return Ok(Bytes::from_owner(unsafe { Mmap::map(&file)? }));
     }
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! What the user is told of the numbers: a line while the capture runs, a summary at its end.
+//! What the user sees of the numbers: a line while the capture runs, a summary at its end.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Stderr, Write};
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::printable;
 use crate::sink;
 
-/// What is said of [`Cut::Output`]: how much of it has reached the file, only the file tells.
-const FAILED: &str = "lost: what came after writing failed, amount unknown; the numbers above include it\n";
+/// The text for [`Cut::Output`]: only the file shows how much of it was written.
+const FAILED: &str = "lost: everything after the write error, amount unknown; the numbers above include it\n";
 
 /// Least time between two states of the line.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -74,7 +74,7 @@ pub struct Loss {
     pub reason: Reason,
     /// How often.
     pub events: u64,
-    /// How many bytes; `None` if nobody knows.
+    /// How many bytes; `None` if unknown.
     pub bytes: Option<u64>,
     /// By process, the worst first.
     pub by_process: Vec<Share>,
@@ -87,7 +87,7 @@ pub struct Share {
     pub process: String,
     /// How often.
     pub events: u64,
-    /// How many bytes; `None` if nobody knows.
+    /// How many bytes; `None` if unknown.
     pub bytes: Option<u64>,
 }
 
@@ -96,7 +96,7 @@ pub struct Share {
 pub enum Reason {
     /// Data records that the ring refused.
     RingFull,
-    /// Data records whose payload was given up because the output was too slow.
+    /// Data records whose payload was dropped because the output was too slow.
     WriterBehind,
     /// Records without payload that the ring refused.
     FactLost,
@@ -130,18 +130,18 @@ pub enum Reason {
     Late,
     /// Probes of libraries or processes that the kernel did not run.
     MissedRuns,
-    /// Files that a process of the command mapped, and went on before they were looked at.
+    /// Files that a process of the command mapped and ran on with before they were inspected.
     Unheld,
     /// Records that could not be decoded.
     BadRecord,
     /// Packets that no client got: there is no file, and clients were too slow.
     NotServed,
-    /// Holes that are in the file and that nobody counted.
+    /// Holes in the file that were not counted anywhere.
     Unknown,
 }
 
 impl Reason {
-    /// As it stands in comments.
+    /// As written in comments.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::RingFull => "ring-full",
@@ -173,16 +173,14 @@ impl Reason {
     fn text(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Reason::RingFull => ("data record", "data records", "the ring buffer was full"),
-            Reason::WriterBehind => {
-                ("data record", "data records", "the output was slower than what was captured")
-            }
+            Reason::WriterBehind => ("data record", "data records", "the output was slower than the capture"),
             Reason::FactLost => {
                 ("record of a connection", "records of connections", "the ring buffer was full")
             }
             Reason::NoticeLost => (
                 "new file or process",
                 "new files or processes",
-                "more came at once than could be looked at, so TLS libraries may not be probed",
+                "too many at the same time to inspect, so TLS libraries may not be probed",
             ),
             Reason::Unreadable => ("data record", "data records", "the program's memory could not be read"),
             Reason::CallLimit => ("call", "calls", "longer than the longest call that is captured"),
@@ -191,29 +189,31 @@ impl Reason {
             }
             Reason::ReadBeforeAttach => ("read", "reads", "already waiting when the capture began"),
             Reason::Unfinished => ("call", "calls", "the return was not seen"),
-            Reason::Depth => ("call", "calls", "nested too deep"),
+            Reason::Depth => ("call", "calls", "nested too deeply"),
             Reason::ThreadsFull => {
-                ("call", "calls", "its process or user had its share of all threads in TLS calls")
+                ("call", "calls", "its process or user had used up its share of the table of calls")
             }
             Reason::OtherStack => ("call", "calls", "made by coroutines before their returns were probed"),
-            Reason::HandlesFull => ("call", "calls", "its process or user had its share of all TLS handles"),
-            Reason::ProcessesFull => ("call", "calls", "too many processes at once"),
+            Reason::HandlesFull => {
+                ("call", "calls", "its process or user had used up its share of the table of TLS handles")
+            }
+            Reason::ProcessesFull => ("call", "calls", "too many processes at the same time"),
             Reason::SocketsFull => (
                 "call",
                 "calls",
-                "its process or user had its share of all sockets; the addresses are not known",
+                "its process or user had used up its share of the table of sockets; the addresses are unknown",
             ),
-            Reason::ConnectionsFull => ("connection", "connections", "too many at once"),
+            Reason::ConnectionsFull => ("connection", "connections", "too many at the same time"),
             Reason::Late => ("data record", "data records", "moved after the end of the connection"),
             Reason::Unheld => (
                 "mapped file",
                 "mapped files",
-                "not looked at before the process went on: TLS calls may be missing",
+                "not inspected before the process ran on: TLS calls may be missing",
             ),
             Reason::MissedRuns => ("probe run", "probe runs", "skipped by the kernel"),
-            Reason::BadRecord => ("record", "records", "not understood, which is an error in tls2pcap"),
+            Reason::BadRecord => ("record", "records", "not understood, which is a bug in tls2pcap"),
             Reason::NotServed => ("packet", "packets", "no client was fast enough for them"),
-            Reason::Unknown => ("hole or more", "holes or more", "nobody counted why"),
+            Reason::Unknown => ("hole or more", "holes or more", "reason unknown"),
         }
     }
 
@@ -237,7 +237,7 @@ impl Reason {
             | Reason::SocketsFull
             | Reason::ConnectionsFull => Some("capture less with -p or -u"),
             Reason::ReadBeforeAttach => Some("start the program under the capture: tls2pcap … -- COMMAND"),
-            Reason::BadRecord | Reason::Unknown => Some("please report it with a file made by --record"),
+            Reason::BadRecord | Reason::Unknown => Some("please report this, with a file made by --record"),
             Reason::Unreadable
             | Reason::Sendfile
             | Reason::Unfinished
@@ -259,11 +259,11 @@ pub enum Note {
     NotTcp(u64),
     /// So many connections were left out by the filter.
     LeftByFilter(u64),
-    /// For so many connections it was not known whether the filter holds.
+    /// For this many connections it was unknown whether the filter matches.
     Undecided(u64),
     /// So many connections were left out by the sample.
     LeftBySample(u64),
-    /// So many connections are written on made-up addresses.
+    /// This many connections are written with synthetic addresses.
     MadeUp(u64),
     /// So many calls used more than one TCP socket.
     Conflict(u64),
@@ -271,16 +271,16 @@ pub enum Note {
     MissedSocketRuns(u64),
     /// So many holes are written shorter than they are, or not filled.
     Shortened(u64),
-    /// So many losses are not told by process.
+    /// This many losses are not counted by process.
     Unattributed(u64),
-    /// With `--redact`: so many values were replaced, and so many pieces masked that nobody understood.
+    /// With `--redact`: this many values were replaced, and this many pieces masked that no parser understood.
     Redacted {
         /// Values.
         replaced: u64,
         /// Pieces.
         masked: u64,
     },
-    /// So many packets stand behind later ones.
+    /// This many packets follow later ones.
     Late {
         /// How many.
         packets: u64,
@@ -293,18 +293,18 @@ impl Note {
     fn text(self) -> Option<String> {
         let (n, text) = match self {
             Note::Snaplen(n) => {
-                (n, format!("{} beyond --snaplen left out, as asked", count(n, "byte", "bytes")))
+                (n, format!("{} beyond --snaplen left out, as requested", count(n, "byte", "bytes")))
             }
             Note::NotTcp(n) => {
-                (n, format!("{} of QUIC or DTLS, which is not written", count(n, "call", "calls")))
+                (n, format!("{} of QUIC or DTLS, which tls2pcap does not write", count(n, "call", "calls")))
             }
             Note::MadeUp(n) => {
-                (n, format!("{} on made-up addresses, tuple=none", count(n, "connection", "connections")))
+                (n, format!("{} with synthetic addresses, tuple=none", count(n, "connection", "connections")))
             }
             Note::LeftByFilter(n) => (
                 n,
                 format!(
-                    "{} left out by the filter, as asked; the numbers above include them",
+                    "{} left out by the filter, as requested; the numbers above include them",
                     count(n, "connection", "connections")
                 ),
             ),
@@ -313,46 +313,55 @@ impl Note {
                 (
                     n,
                     format!(
-                        "{what} of which not all is known that the filter asks for (filter=unknown, or left out with --unknown leave)"
+                        "{what} for which something that the filter asks for is unknown (filter=unknown, or left out with --unknown leave)"
                     ),
                 )
             }
             Note::LeftBySample(n) => (
                 n,
                 format!(
-                    "{} left out by --sample, as asked; the numbers above include them",
+                    "{} left out by --sample, as requested; the numbers above include them",
                     count(n, "connection", "connections")
                 ),
             ),
             Note::Conflict(n) => {
                 let calls = count(n, "call", "calls");
-                (n, format!("{calls} used several TCP sockets, so that none was taken for the connection's"))
+                (n, format!("{calls} used several TCP sockets, so none was assigned to the connection"))
             }
             Note::MissedSocketRuns(n) => {
                 let runs = count(n, "probe run", "probe runs");
-                (n, format!("{runs} of sockets skipped by the kernel: an address or an end may be missing"))
+                (
+                    n,
+                    format!(
+                        "{runs} on sockets skipped by the kernel: an address or the end of a connection may be missing"
+                    ),
+                )
             }
             Note::Shortened(n) => {
                 let holes = count(n, "hole", "holes");
                 (
                     n,
                     format!(
-                        "{holes} written shorter than in truth, as it would make the file too large; what follows one may not be decoded"
+                        "{holes} not written at full length, to limit the size of the file; what follows may not be decoded"
                     ),
                 )
             }
-            Note::Unattributed(n) => {
-                (n, format!("{} not told by process: too many lose at once", count(n, "loss", "losses")))
-            }
+            Note::Unattributed(n) => (
+                n,
+                format!(
+                    "{} not counted by process: too many processes lost something",
+                    count(n, "loss", "losses")
+                ),
+            ),
             Note::Redacted { replaced, masked } => {
                 let values = count(replaced, "value", "values");
                 (1, format!("redacted: {values} replaced, {} masked whole", grouped(masked)))
             }
             Note::Late { packets, by } => {
-                let stand = count(packets, "packet stands", "packets stand");
+                let late = count(packets, "packet is", "packets are");
                 // Rounded up: the latest is not later than that.
-                let (by, most) = (by.div_ceil(1_000_000), if packets == 1 { "" } else { " at most" });
-                (packets, format!("{stand} {} ms late in the file{most} (late=)", grouped(by)))
+                let (by, most) = (by.div_ceil(1_000_000), if packets == 1 { "" } else { " up to" });
+                (packets, format!("{late}{most} {} ms late in the file (late=)", grouped(by)))
             }
         };
         (n > 0).then_some(text)
@@ -379,7 +388,7 @@ fn totals(numbers: &Numbers, duration: Duration) -> String {
     text
 }
 
-/// The numbers of a capture that goes on, several lines.
+/// The numbers of a running capture, several lines.
 pub fn so_far(numbers: &Numbers, duration: Duration) -> String {
     let nothing = if numbers.has_lost() { "" } else { "nothing lost so far\n" };
     format!("tls2pcap: so far: {}{nothing}", totals(numbers, duration))
@@ -390,22 +399,22 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
     let mut text = totals(numbers, duration);
     match numbers.cut_short {
         Some(Cut::Recording) => {
-            text.push_str("lost: what the recording does not hold any more, amount unknown\n");
+            text.push_str("lost: everything after the damage in the recording, amount unknown\n");
         }
         Some(Cut::Output) => text.push_str(FAILED),
         Some(Cut::Hastened) => {
-            text.push_str("lost: the end of the capture, given up at a second signal, amount unknown\n");
+            text.push_str("lost: the end of the capture, skipped after a second signal, amount unknown\n");
         }
-        Some(Cut::Deleted) => text.push_str("lost: all that was written: the file was deleted meanwhile\n"),
+        Some(Cut::Deleted) => text.push_str("lost: everything that was written: the file was deleted during the capture\n"),
         Some(Cut::Changed) => {
-            text.push_str("lost: what another program has overwritten or cut in the file, amount unknown\n");
+            text.push_str("lost: whatever another program overwrote or truncated in the file, amount unknown\n");
         }
         Some(Cut::Reader) => {
             let closed = file.map_or("standard output".into(), |file| file.display().to_string());
-            let _ = writeln!(text, "note: the reader closed {closed}: what came after that is not captured");
+            let _ = writeln!(text, "note: the reader closed {closed}: nothing was captured after that");
         }
         Some(Cut::Enough) => text.push_str(
-            "note: ended as asked; bytes and connections include what was read from the ring together with the last packets\n",
+            "note: ended as requested; bytes and connections include what was read from the ring together with the last packets\n",
         ),
         None if !numbers.has_lost() => text.push_str("nothing lost\n"),
         None => {}
@@ -416,7 +425,7 @@ pub fn summary(numbers: &Numbers, duration: Duration, file: Option<&Path>) -> St
     if let Some(file) = file {
         let classic = sink::Format::of(file, sink::Link::default()).is_ok_and(sink::Format::is_classic);
         let without = if classic {
-            " as classic pcap, which holds no processes, comments and losses: name it .pcapng to keep them"
+            " as classic pcap, without processes, comments and losses: name it .pcapng to keep them"
         } else {
             ""
         };
@@ -445,20 +454,21 @@ fn files_line(text: &mut String, partly: &str, told: &sink::rotate::Told, withou
     if told.removed > 0 {
         let _ = writeln!(
             text,
-            "note: {} made room for later ones, as asked",
-            count(told.removed, "file", "files")
+            "note: {} deleted to make room for later ones, as requested",
+            count(told.removed, "file was", "files were")
         );
     }
     if told.for_room > 0 {
         let _ = writeln!(
             text,
-            "note: the disk was full: {} deleted for it",
+            "note: the disk was full: {} deleted to free space",
             count(told.for_room, "file was", "files were")
         );
     }
     if told.forgotten > 0 {
         let n = count(told.forgotten, "connection", "connections");
-        let _ = writeln!(text, "note: {n} may go on in a later file without a handshake: too many were open");
+        let _ =
+            writeln!(text, "note: {n} may continue in a later file without a handshake: too many were open");
     }
 }
 
@@ -575,8 +585,8 @@ impl<W: Write> StatusLine<W> {
         self.last.is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL)
     }
 
-    /// Shows `text` in place of what was shown, if that is due. `width` is the terminal's: the
-    /// last column stays free, so that no terminal wraps.
+    /// Replaces the shown text with `text`, if that is due. `width` is the terminal's: the last column stays
+    /// free, so that no terminal wraps.
     pub fn update(&mut self, now: Instant, text: &str, width: usize) {
         if !self.is_due(now) {
             return;
@@ -596,7 +606,7 @@ impl<W: Write> StatusLine<W> {
     }
 
     fn put(&mut self, text: &str) {
-        // A terminal that is gone must not end the capture.
+        // A terminal that was closed must not end the capture.
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
 }
@@ -649,9 +659,9 @@ lost: 65,536 bytes in 1,004 data records: the ring buffer was full (use a larger
       curl[12] 65,000 bytes, sh[7] 536 bytes
 lost: 7 calls: the return was not seen
       a[1] 5 calls, a[1] 4 calls, a[1] 3 calls, 2 more
-note: 12,345 bytes beyond --snaplen left out, as asked
-note: 1 connection on made-up addresses, tuple=none
-note: 12 packets stand 1,235 ms late in the file at most (late=)
+note: 12,345 bytes beyond --snaplen left out, as requested
+note: 1 connection with synthetic addresses, tuple=none
+note: 12 packets are up to 1,235 ms late in the file (late=)
 written to out.pcapng
 ";
         assert_eq!(
@@ -664,19 +674,15 @@ written to out.pcapng
             "0 processes, 0 connections, 0 bytes of plaintext in 0 packets over 0.0 s\nnothing lost\n"
         );
         for (cut, file, expected) in [
-            (Cut::Recording, None, "lost: what the recording does not hold any more, amount unknown"),
+            (Cut::Recording, None, "lost: everything after the damage in the recording, amount unknown"),
             (Cut::Output, None, FAILED.trim_end()),
             (
                 Cut::Hastened,
                 None,
-                "lost: the end of the capture, given up at a second signal, amount unknown",
+                "lost: the end of the capture, skipped after a second signal, amount unknown",
             ),
-            (
-                Cut::Reader,
-                None,
-                "note: the reader closed standard output: what came after that is not captured",
-            ),
-            (Cut::Reader, Some("f"), "note: the reader closed f: what came after that is not captured"),
+            (Cut::Reader, None, "note: the reader closed standard output: nothing was captured after that"),
+            (Cut::Reader, Some("f"), "note: the reader closed f: nothing was captured after that"),
         ] {
             let numbers = Numbers { cut_short: Some(cut), ..Numbers::default() };
             let text = summary(&numbers, Duration::ZERO, file.map(Path::new));

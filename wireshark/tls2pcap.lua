@@ -1,18 +1,18 @@
--- Wireshark plugin of tls2pcap: whose packet this is, as fields (tls2pcap.pid, tls2pcap.sni, ...) on
--- every packet, and Tools > tls2pcap with a table of processes and connections.
+-- Wireshark plugin of tls2pcap: fields on every packet that name its process (tls2pcap.pid, tls2pcap.sni,
+-- ...), and Tools > tls2pcap with a table of processes and connections.
 --
 -- For Wireshark 4.0 or later (Lua 5.2 to 5.4). `tls2pcap wireshark install` puts it in place.
 --
--- What is known of a connection stands in the comment of its SYN, and what is learnt later in
--- comments further on: `tls2pcap=1 conn=1 pid=2904 comm=curl ...`, values %-escaped.
+-- The comment on a connection's SYN says what is known about it; later comments add what is learned
+-- afterwards: `tls2pcap=1 conn=1 pid=2904 comm=curl ...`, values %-escaped.
 --
--- No file pays for this but tls2pcap's own. A field extractor, or a registered post-dissector, would
--- make Wireshark build a protocol tree of every packet of every file. So nothing is hooked while
--- this is loaded; as a file is opened (`init`), its beginning is looked at, and only if it comes from
--- tls2pcap, a dissector is put before those of raw IP and Ethernet. Fields are made only where somebody wants them;
--- only then are comments needed, and they are read from the file itself. Where it cannot be read (a pipe, a
--- compressed file) a listener asks Wireshark for them, which makes loading slower (benches/wireshark), since Wireshark
--- then builds a tree of each packet. Bytes are counted when the table is opened.
+-- Only tls2pcap's own files pay for this. A field extractor, or a registered post-dissector, would make
+-- Wireshark build a protocol tree of every packet of every file. So nothing is hooked when this is loaded. When
+-- a file is opened (`init`), its beginning is checked, and only if it comes from tls2pcap, a dissector is put
+-- before those of raw IP and Ethernet. Fields are made only when they are used; only then are comments needed,
+-- and they are read from the file itself. If it cannot be read (a pipe, a compressed file), a listener asks
+-- Wireshark for them, which makes loading slower (benches/wireshark), because Wireshark then builds a tree of
+-- each packet. Bytes are counted when the table is opened.
 
 local proto = Proto("tls2pcap", "Captured process (tls2pcap)")
 
@@ -30,18 +30,18 @@ local field = {
 	server_port = ProtoField.uint16("tls2pcap.server_port", "True server port"),
 	local_ = ProtoField.string("tls2pcap.local", "True local address"),
 	remote = ProtoField.string("tls2pcap.remote", "True remote address"),
-	tuple = ProtoField.string("tls2pcap.tuple", "How the addresses were learnt"),
+	tuple = ProtoField.string("tls2pcap.tuple", "How the addresses were learned"),
 	sni = ProtoField.string("tls2pcap.sni", "Server name"),
 	alpn = ProtoField.string("tls2pcap.alpn", "ALPN"),
 	peer_pid = ProtoField.uint32("tls2pcap.peer_pid", "Process id at the other end"),
 	peer_comm = ProtoField.string("tls2pcap.peer_comm", "Process at the other end"),
-	lost = ProtoField.uint64("tls2pcap.lost", "Bytes missing from here on", base.DEC, nil, nil, "0: not known how many"),
+	lost = ProtoField.uint64("tls2pcap.lost", "Bytes missing from here on", base.DEC, nil, nil, "0: unknown"),
 	lost_reason = ProtoField.string("tls2pcap.lost.reason", "Reason"),
 	lost_total = ProtoField.uint64("tls2pcap.lost.total", "Bytes missing in the connection", base.DEC, nil, nil,
-		"0: not known how many"),
-	synthetic = ProtoField.string("tls2pcap.synthetic", "Made up"),
+		"0: unknown"),
+	synthetic = ProtoField.string("tls2pcap.synthetic", "Synthetic bytes"),
 	redacted = ProtoField.string("tls2pcap.redacted", "Replaced here", base.NONE, "Kinds of the values that were replaced"),
-	late = ProtoField.double("tls2pcap.late", "Seconds by which this packet comes after later ones in the file"),
+	late = ProtoField.double("tls2pcap.late", "Seconds by which this packet is late in the file"),
 }
 do
 	local list = {}
@@ -51,7 +51,7 @@ end
 
 local AUTO, ALWAYS, NEVER = 0, 1, 2
 proto.prefs.fields = Pref.enum("Show the fields", AUTO,
-	"Automatic looks at the beginning of a file, which it can on Linux unless another program compressed it",
+	"Automatic checks the beginning of a file, which works on Linux unless another program compressed it",
 	{ { 1, "in files of tls2pcap", AUTO }, { 2, "in all files", ALWAYS }, { 3, "never", NEVER } }, false)
 
 -- In this order below the packet: key of the comment, field, whether it is a number.
@@ -439,12 +439,12 @@ local function show(tree, c, note)
 	end
 	if c.lost then
 		local total = add_number(item, field.lost_total, c.lost):set_generated()
-		if c.lost == 0 then total:append_text(" (not known how many)") end
+		if c.lost == 0 then total:append_text(" (unknown how many)") end
 	end
 	if not note then return end
 	if note.lost then
 		local lost = add_number(item, field.lost, note.lost):set_generated()
-		if note.lost == 0 then lost:append_text(" (not known how many)") end
+		if note.lost == 0 then lost:append_text(" (unknown how many)") end
 		if note.reason then item:add(field.lost_reason, note.reason):set_generated() end
 	end
 	if note.synthetic then item:add(field.synthetic, note.synthetic):set_generated() end

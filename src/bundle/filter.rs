@@ -17,7 +17,7 @@ pub(super) fn choose(filter: &Filter, seen: &Seen, is_classic: bool) -> Result<V
         return Err(Failure::new(
             Exit::Usage,
             "--process: classic pcap does not say which process a packet is of",
-            "choose connections with --conn or --host",
+            "select connections with --conn or --host",
         ));
     }
     let end = seen.end();

@@ -100,11 +100,7 @@ impl Made {
 fn make(config: &Report, engine: Engine, input: &Path, room: &TempDir) -> Result<Made, Failure> {
     let name = if input.as_os_str() == "-" { "standard input".into() } else { input.display().to_string() };
     let bad_input = |error: io::Error| {
-        Failure::new(
-            Exit::Io,
-            format!("{name}: {error}"),
-            "give a capture that tls2pcap or tcpdump has written",
-        )
+        Failure::new(Exit::Io, format!("{name}: {error}"), "give a capture that tls2pcap or tcpdump wrote")
     };
     let source: Box<dyn Read> = match input.as_os_str() == "-" {
         true => Box::new(io::stdin()),
@@ -123,7 +119,7 @@ fn make(config: &Report, engine: Engine, input: &Path, room: &TempDir) -> Result
     if chosen.iter().all(|wanted| !wanted) && is_part {
         return Err(Failure::new(
             Exit::Usage,
-            format!("{name}: no connection of {} is wanted", seen.flows.len()),
+            format!("{name}: none of {} connections is selected", seen.flows.len()),
             filter::hint(&config.filter, &seen),
         ));
     }
@@ -182,7 +178,7 @@ fn check(path: &Path, redaction: &Redaction) -> Result<(), Failure> {
             "the check found something in the redacted capture, so no bundle was written: {}",
             kinds.join(", ")
         ),
-        "this is a bug of tls2pcap, or the capture is damaged: try --level shape, or leave the connection out",
+        "this is a bug in tls2pcap, or the capture is damaged: try --level shape, or leave the connection out",
     ))
 }
 

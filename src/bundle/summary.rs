@@ -141,7 +141,7 @@ impl Summary<'_> {
             hints.push("--errors keeps only connections with a failed exchange".to_owned());
         }
         hints.push("--since 30s keeps what was active at the end".into());
-        hints.push("--host and --conn choose connections".into());
+        hints.push("--host and --conn select connections".into());
         if let Some((flow, number)) = largest {
             let share = flow.bytes * 100 / all.max(1);
             hints.push(format!(
@@ -190,8 +190,8 @@ impl Summary<'_> {
         }
         let _ = writeln!(
             text,
-            "\nOpen `{}` in Wireshark 4.0 or later: it shows what is inside TLS, without keys. Passwords, cookies, tokens and the like \
-             were replaced before, by values of the same length.",
+            "\nOpen `{}` in Wireshark 4.0 or later: it shows what is inside TLS, without keys. Passwords, cookies, tokens and \
+             similar values were replaced before, by values of the same length.",
             self.made.name
         );
     }
@@ -238,7 +238,7 @@ impl Summary<'_> {
         self.table(text, &all[..all.len().min(EXCHANGES_MAX)], false);
         more(text, all.len(), EXCHANGES_MAX);
         if self.made.seen.dropped > 0 {
-            let _ = writeln!(text, "\n{} more were not counted one by one.", self.made.seen.dropped);
+            let _ = writeln!(text, "\n{} more were not recorded individually.", self.made.seen.dropped);
         }
     }
 
@@ -327,7 +327,7 @@ impl Summary<'_> {
         programs.iter().take(8).for_each(|program| row("program", program));
         libraries.iter().take(8).for_each(|library| row("TLS library", library));
         for comment in seen.comments.iter().filter(|comment| !comment.starts_with("tls2pcap=1")).take(4) {
-            row("said by the capture", comment);
+            row("comment in the capture", comment);
         }
         let whose =
             if self.is_live { "of this machine" } else { "of the machine where this report was made" };
@@ -358,7 +358,7 @@ impl Summary<'_> {
         let _ = writeln!(
             text,
             "\nRules: {}. After that a check found nothing that these rules replace. It cannot find a secret \
-             in free text or under an unsuspicious name: docs/sharing.md of tls2pcap says what redaction cannot promise.",
+             in free text or under an innocuous name: docs/sharing.md of tls2pcap says what redaction cannot promise.",
             code(&format!("level={rules}"))
         );
     }

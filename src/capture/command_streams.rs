@@ -1,4 +1,4 @@
-//! What a command says that Wireshark has started: nobody sees it, unless the command fails.
+//! The output of a command that Wireshark has started: it is not shown unless the command fails.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -24,7 +24,7 @@ pub(super) struct CommandStreams {
     write: PipeWriter,
 }
 
-/// What the command says on standard error.
+/// The command's standard error.
 pub(super) struct CommandStderr {
     last: Arc<Mutex<VecDeque<u8>>>,
     ended: Receiver<()>,

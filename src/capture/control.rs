@@ -34,14 +34,14 @@ use crate::printable;
 use crate::probe::{Gate, Hold, News, Probe, Target, clocks, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
-/// Events of the control thread that wait for a writer that lags. Beyond it the file lacks what /proc
-/// tells of a process, or the name of a library.
+/// Events of the control thread that wait for a lagging writer. Beyond that the file lacks what /proc has about
+/// a process, or the name of a library.
 const WAITING_MAX: usize = 4096;
 
 /// Time between two readings of the losses by process.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a command that Wireshark runs may take to end when it is told to.
+/// How long a command that Wireshark runs may take to end after it was told to.
 const COMMAND_PATIENCE: Duration = Duration::from_millis(400);
 
 /// The control thread's belongings.
@@ -49,19 +49,19 @@ pub(super) struct Control {
     pub(super) probe: Probe,
     looker: Looker,
     pub(super) queue: Arc<Queue>,
-    /// Events for the writer, which lags: this thread waits for nobody, since the command may be
-    /// stopped until it acts.
+    /// Events for the lagging writer: this thread never waits, because the command may be stopped until it
+    /// acts.
     waiting: VecDeque<Event>,
     say: Say,
     /// Processes that ended and whose table entries are to be given back.
     ended: HashSet<ProcessKey>,
-    /// Processes of whose BIO functions it was told that they are probed.
+    /// Processes whose probed BIO functions were reported.
     told_of_bios: HashSet<ProcessKey>,
     waits: Waits,
     /// Why nothing is captured of targets.
     pub(super) not_captured: NotCaptured,
     pub(super) kept: Kept,
-    /// How many losses were told by process, and when.
+    /// How many losses were reported by process, and when.
     told_losses: (u64, Instant),
     recheck: Recheck,
     unused: Unused,
@@ -108,7 +108,7 @@ impl Control {
         self.waits.outlive()
     }
 
-    /// Gives the writer an event, now or as soon as it can take one.
+    /// Passes the writer an event, now or as soon as it can take one.
     fn tell(&mut self, event: Event) {
         if self.waiting.len() < WAITING_MAX {
             self.waiting.push_back(event);
@@ -148,7 +148,7 @@ impl Control {
         let end = loop {
             if until.is_some_and(|until| Instant::now() >= until) {
                 if course.running.is_some() {
-                    self.say.warn("the time is over: the command goes on, and is not captured any more");
+                    self.say.warn("the time is over: the command continues, but is no longer captured");
                 }
                 break self.go_without(&mut course);
             }
@@ -209,14 +209,14 @@ impl Control {
             }
             Message::Ended => {
                 let status = course.running.as_mut().map_or(Ok(Exit::Success), status_of);
-                // It was told to end: how it did is no error.
+                // It was told to end: its status is not an error.
                 return Some(if course.patience.is_some() { Ok(Exit::Success) } else { status });
             }
             Message::Gone { pid, left } => {
                 self.probe.remove_target(pid);
                 course.clear_line();
                 let followed = left == 0 && self.probe.has_targets();
-                let more = if followed { "; the capture goes on with its children" } else { "" };
+                let more = if followed { "; the capture continues with its children" } else { "" };
                 self.say.warn(&format!("process {pid} has ended{more}"));
                 if left == 0 && !followed {
                     return Some(Ok(Exit::Success));
@@ -241,7 +241,7 @@ impl Control {
         None
     }
 
-    /// The capture is over. A command goes on without it, and whatever it maps must not wait.
+    /// The capture is over. A command continues without it, and must not wait at any file that it maps.
     fn go_without(&mut self, course: &mut Course<'_>) -> Result<Exit, Failure> {
         self.probe.set_gate(Gate::Shut);
         match &mut course.running {
@@ -255,7 +255,7 @@ impl Control {
         for hold in self.let_waiting_go(PATIENCE) {
             let pid = hold.pid;
             self.say.warn(&format!(
-                "process {pid} goes on: looking at a file that it has mapped takes longer than {} s. What it says over TLS until that is done is not captured",
+                "process {pid} continues: inspecting a file that it has mapped takes longer than {} s. What it sends and receives over TLS until then is not captured",
                 PATIENCE.as_secs()
             ));
         }
@@ -295,7 +295,7 @@ impl Control {
         }
     }
 
-    /// After the writer gave up: keeps the command going until it ends.
+    /// After the writer gave up: keeps the command running until it ends.
     fn let_finish(&mut self, heard: &Receiver<Message>, running: &mut Running) -> Result<Exit, Failure> {
         self.look_no_more();
         while let Ok(message) = heard.recv() {
@@ -311,8 +311,8 @@ impl Control {
         status_of(running)
     }
 
-    /// Until the ring is read to its end: hears what the ring thread still has to say, so that it
-    /// never waits for us, and lets go on whom the kernel side stopped. `ended`: when the capture did, ns.
+    /// Until the ring is read to its end: receives what the ring thread still sends, so that it never waits for
+    /// us, and releases the threads that the kernel side stopped. `ended`: when the capture ended, ns.
     pub(super) fn see_out(&mut self, heard: &Receiver<Message>, ring: &JoinHandle<()>, ended: u64) {
         self.look_no_more();
         hear_out(
@@ -337,7 +337,7 @@ impl Control {
         self.tell(Event::ProcessFacts(key, facts));
     }
 
-    /// Has something looked at. If too much waits for that, whoever is stopped goes on, and the file is looked at
+    /// Requests an inspection. If too many are queued, a stopped thread continues, and the file is inspected
     /// when it is mapped again.
     pub(super) fn look(&mut self, look: Look) {
         if self.looker.order(look) {
@@ -352,7 +352,7 @@ impl Control {
         }
     }
 
-    /// Lets those go on that have waited for a look for so long; who they are.
+    /// Releases those that have waited this long for an inspection, and returns them.
     fn let_waiting_go(&mut self, waited: Duration) -> Vec<Hold> {
         let holds: Vec<Hold> = std::iter::from_fn(|| self.looker.next_waiting(waited)).collect();
         holds.iter().for_each(|hold| self.let_go(*hold));
@@ -373,7 +373,7 @@ impl Control {
         self.let_go_after(&Look::File(*file));
     }
 
-    /// Lets the thread go on that waits for a look, if one does.
+    /// Releases the thread that waits for an inspection, if any.
     fn let_go_after(&self, look: &Look) {
         if let Some(hold) = look.held() {
             self.let_go(hold);
@@ -384,13 +384,13 @@ impl Control {
         self.waits.end(&self.probe, hold);
     }
 
-    /// What stands at the end of the stream of events.
+    /// The end of the stream of events.
     pub(super) fn last_words(&mut self) {
         let mut events: Vec<Event> = self.waiting.drain(..).collect();
         let handles = self.probe.handles();
         let (mut losses, mut counters) = (self.probe.losses(), self.probe.counters());
         for handle in handles.iter().filter(|handle| handle.is_writing) {
-            // Bytes of it may have gone to the peer, and nobody knows how many.
+            // Bytes of it may have been sent to the peer; it is unknown how many.
             let reason = Counter::Unfinished as u32;
             let process = handle.key.process;
             match losses.iter_mut().find(|loss| (loss.process, loss.reason) == (process, reason)) {
@@ -460,9 +460,9 @@ impl Course<'_> {
     }
 }
 
-/// Hears all that somebody has to say who may be finished.
+/// Receives everything from a sender that may have finished.
 fn hear_out<T>(heard: &Receiver<T>, is_finished: impl Fn() -> bool, mut act: impl FnMut(T)) {
-    // In this order: what was said before the end is there to be heard.
+    // In this order: what was sent before the end can be received.
     while !is_finished() {
         if let Ok(message) = heard.recv_timeout(RING_INTERVAL) {
             act(message);

@@ -1,8 +1,7 @@
-//! Holds threads of the command while something is looked at, without anybody seeing it: as their tracer, for that
-//! time. See [`Tracee`].
+//! Holds threads of the command during an inspection, unnoticed: by tracing them for that time. See [`Tracee`].
 //!
-//! A thread waits in the kernel until it is seized, best on another processor: so there are two threads that do it, each
-//! on a processor of its own.
+//! A thread waits in the kernel until it is seized, preferably from another processor: so two threads do it,
+//! each pinned to a different processor.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,22 +20,22 @@ use super::looker::PATIENCE;
 use super::tracee::{self, Seen, Tracee};
 use crate::probe::{Hold, Holds, SyscallReturn, monotonic};
 
-/// Time between two looks whether a thread stands still that was asked to.
+/// Time between two checks whether a thread that was asked to stop has stopped.
 const LOOK: Duration = Duration::from_millis(1);
 /// The same, whether one that does was killed: its parent hears of it only then.
 const LOOK_HELD: Duration = Duration::from_millis(10);
 /// Nobody is held longer, even if it was forgotten. Where probes are attached one by one (before Linux 6.6) and there is
 /// hardly any processor time, that alone may take a minute.
 const LONGEST: Duration = PATIENCE.saturating_add(Duration::from_secs(120));
-/// A thread that was asked to stand still does so as soon as it leaves the kernel, but it may have to wait for a
+/// A thread that was asked to stop does so as soon as it leaves the kernel, but it may have to wait for a
 /// processor.
 const LONGEST_STOP: Duration = Duration::from_secs(5);
-/// Nobody is held who has run for longer than this since the kernel side asked, ns. It waits half as long.
+/// No thread is held that has run for longer than this since the kernel side asked, ns. It waits half as long.
 const FRESH: u64 = 600_000_000;
 /// Holds that ended before they began which are remembered.
 const EARLY_MAX: usize = 1024;
 
-/// The threads that do it. Once this is dropped, nobody is held.
+/// The threads that do it. Once this is dropped, no thread is held.
 #[derive(Debug)]
 pub(super) struct Holder(Vec<Worker>);
 
@@ -50,7 +49,7 @@ struct Worker {
 /// Why a thread may have run some of its program before it was held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Late {
-    /// The kernel side did not ask for it: another process traces it, or there was no room.
+    /// The kernel side did not ask for it: another process traces it, or the ring was full.
     NotAsked,
     /// Another thread of its process is held.
     Another,
@@ -58,7 +57,7 @@ pub(super) enum Late {
     Stale,
     /// It cannot be traced, or has ended.
     Refused(Errno),
-    /// It was seized, but had gone on.
+    /// It was seized, but had run on.
     WentOn,
     /// It ended while it was held.
     Ended,
@@ -105,7 +104,7 @@ impl Holder {
         Ok(Holder(workers))
     }
 
-    /// Lets a thread go on.
+    /// Releases a thread.
     pub(super) fn end(&self, hold: Hold) {
         self.order(&Order::End(hold));
     }
@@ -130,7 +129,7 @@ impl Holder {
 }
 
 impl Worker {
-    /// Returns whether it goes before all other threads of its processor, too.
+    /// Also returns whether it has priority over all other threads of its processor.
     fn spawn(
         mut holds: Holds,
         command: Option<u32>,
@@ -176,7 +175,7 @@ fn hold(holds: &mut Holds, goes_first: bool, orders: &Receiver<Order>, mut threa
         threads.look();
         loop {
             let order = orders.try_recv();
-            // Whoever orders something about a hold was told of it after this thread.
+            // An order about a hold is sent after this thread was notified of the hold.
             holds.take(|hold, place| threads.begin(hold, place));
             match order {
                 Ok(Order::End(hold)) => threads.end(hold),
@@ -188,11 +187,12 @@ fn hold(holds: &mut Holds, goes_first: bool, orders: &Receiver<Order>, mut threa
     }
 }
 
-/// Who is to be held runs until this thread has seized it. Whether this thread goes before all others now.
+/// The thread to hold runs until this thread has seized it. Returns whether this thread now has priority over
+/// all others.
 fn go_first() -> bool {
     let priority = libc::sched_param { sched_priority: 1 };
-    // SAFETY: a plain system call with a parameter of this frame, about this thread only. Refused, all goes on as
-    // before: a thread may then run a little of its program before it is held, which is noticed.
+    // SAFETY: a plain system call with a parameter of this frame, about this thread only. If refused, nothing
+    // changes: a thread may then run a little of its program before it is held, which is noticed.
     unsafe {
         libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const priority) == 0
     }
@@ -204,7 +204,7 @@ fn processors() -> Vec<usize> {
     (0..CpuSet::count()).filter(|processor| allowed.is_set(*processor).unwrap_or(false)).collect()
 }
 
-/// This thread runs there only. Refused, the kernel side is told when it runs elsewhere.
+/// Pins this thread to the processor. If refused, the kernel side is told when it runs elsewhere.
 fn stay_on(processor: Option<usize>) {
     let mut set = CpuSet::new();
     if processor.is_some_and(|processor| set.set(processor).is_ok()) {
@@ -255,24 +255,24 @@ struct Held {
     times: Vec<u64>,
     state: Stage,
     since: Instant,
-    /// Where it is to stand still.
+    /// Where it must stop.
     place: Option<SyscallReturn>,
-    /// Whether it did, as far as this is known.
+    /// Whether it did, if known.
     in_time: Option<Result<(), Late>>,
     /// Who wants to know.
     asking: Vec<Sender<Result<(), Late>>>,
 }
 
 enum Stage {
-    /// It is asked to stand still, or is being killed.
+    /// It is asked to stop, or is being killed.
     Asked(Tracee, Option<Turn>),
-    /// It does, and is to get this signal when it goes on.
+    /// It has stopped, and gets this signal when it continues.
     Trapped(Tracee, Option<Turn>, c_int),
     /// It cannot be held.
     Free,
 }
 
-/// How a thread was met that was asked to stand still.
+/// The state of a thread that was asked to stop.
 enum Met {
     Standing(Option<SyscallReturn>),
     /// It runs no more.
@@ -298,7 +298,7 @@ impl Threads {
         }
         if let Some(held) = self.held.iter_mut().find(|held| held.tid == hold.tid) {
             held.times.push(hold.time);
-            // It has gone on since the hold before.
+            // It has run on since the previous hold.
             held.know(Err(Late::WentOn));
             return;
         }
@@ -324,7 +324,7 @@ impl Threads {
         self.held.push(Held { tid, times, state, since, place, in_time, asking });
     }
 
-    /// Answers as soon as it is known whether a thread stood still in time.
+    /// Answers as soon as it is known whether a thread stopped in time.
     fn ask(&mut self, hold: Hold, answer: Sender<Result<(), Late>>) {
         let is_it = |held: &&mut Held| held.tid == hold.tid && held.times.contains(&hold.time);
         if let Some(held) = self.held.iter_mut().find(is_it) {
@@ -346,7 +346,7 @@ impl Threads {
         self.look();
     }
 
-    /// Sees what has become of them, and lets those go that need not wait any more.
+    /// Checks their state, and releases those that need not wait any more.
     fn look(&mut self) {
         self.held.retain_mut(|held| {
             if held.since.elapsed() >= LONGEST {
@@ -360,7 +360,7 @@ impl Threads {
                     let is_same = held.place.zip(place).is_none_or(|(wanted, place)| wanted.is_same(place));
                     held.know(is_same.then_some(()).ok_or(Late::WentOn));
                 }
-                // It was killed, or has ended: nobody knows whether by itself.
+                // It was killed, or has ended: it is unknown which.
                 Some(Met::Gone) => held.know(Err(Late::Ended)),
                 None => {}
             }
@@ -402,7 +402,7 @@ impl Stage {
             None => Stage::Asked(tracee, turn),
             Some(signal) if !goes_on => Stage::Trapped(tracee, turn, signal),
             Some(signal) => {
-                // Before it goes on: it may have to be held again at once, by the other thread.
+                // Before it continues: the other thread may have to hold it again immediately.
                 let again = turn.map(|turn| (turn.busy.clone(), turn.pid));
                 match tracee.detach(signal) {
                     Ok(()) => Stage::Free,

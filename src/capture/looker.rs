@@ -1,7 +1,7 @@
-//! Looks at the files of other processes on a thread of its own.
+//! Inspects the files of other processes on a separate thread.
 //!
-//! A file may be large, or made to be expensive. Meanwhile the control thread serves signals, and lets go on
-//! who has waited too long.
+//! A file may be large, or made to be expensive. Meanwhile the control thread serves signals, and releases
+//! threads that have waited too long.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,9 +16,9 @@ use crate::event::{FileSeen, NoSocket};
 use crate::failure::{Exit, Failure};
 use crate::probe::Hold;
 
-/// How long a thread of the command waits for one look.
+/// How long a thread of the command waits for one inspection.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-/// Most looks that wait. More are refused.
+/// Most queued inspections. More are refused.
 const WAITING_MAX: usize = 4096;
 
 /// What is to be looked for.
@@ -56,24 +56,24 @@ impl Look {
     }
 }
 
-/// What a look has found.
+/// The result of an inspection.
 pub(super) enum Sight {
     /// For [`Look::File`] and [`Look::Process`].
     Libraries(io::Result<InProcess>),
     /// For [`Look::Bios`].
     Bios(io::Result<Vec<Bio>>),
-    /// For [`Look::Stacks`]; nothing if the process is gone.
+    /// For [`Look::Stacks`]; nothing if the process has exited.
     Found(Vec<Found>),
 }
 
-/// A look that is over.
+/// A finished inspection.
 pub(super) struct Looked {
     pub(super) sight: Sight,
-    /// Some process that was looked at can switch stacks.
+    /// Some inspected process can switch stacks.
     pub(super) has_seen_switcher: bool,
 }
 
-/// The looks that are to be done, one at a time, in order.
+/// The queued inspections, done one at a time, in order.
 pub(super) struct Looker {
     orders: Sender<Look>,
     /// The first is being done.
@@ -81,10 +81,10 @@ pub(super) struct Looker {
 }
 
 impl Looker {
-    /// `messages` hears of each look that is over.
+    /// `messages` receives each finished inspection.
     ///
     /// # Errors
-    /// If no thread can be made.
+    /// If no thread can be created.
     pub(super) fn spawn(discovery: Discovery, messages: Sender<Message>) -> Result<Looker, Failure> {
         let (orders, ordered) = bounded(1);
         thread::Builder::new()
@@ -94,7 +94,7 @@ impl Looker {
         Ok(Looker { orders, looks: VecDeque::new() })
     }
 
-    /// Has something looked at, later. Whether that will be done.
+    /// Queues an inspection. Whether it will be done.
     pub(super) fn order(&mut self, look: Look) -> bool {
         if self.looks.len() >= WAITING_MAX {
             return false;
@@ -106,14 +106,14 @@ impl Looker {
         true
     }
 
-    /// The first look is over: what it was for.
+    /// The first inspection is finished: returns what it was for.
     pub(super) fn over(&mut self) -> Option<Look> {
         let over = self.looks.pop_front();
         self.begin();
         over.map(|(look, _)| look)
     }
 
-    /// The next thread that has waited for so long; it is expected to go on now.
+    /// The next thread that has waited this long; the caller releases it now.
     pub(super) fn next_waiting(&mut self, since: Duration) -> Option<Hold> {
         let waits =
             |(look, ordered): &&mut (Look, Instant)| look.held().is_some() && ordered.elapsed() >= since;
@@ -123,14 +123,14 @@ impl Looker {
         hold
     }
 
-    /// Ends all looks; what was to be looked at.
+    /// Ends all inspections; returns those that were queued.
     pub(super) fn give_up(&mut self) -> impl Iterator<Item = Look> + use<> {
         std::mem::take(&mut self.looks).into_iter().map(|(look, _)| look)
     }
 
     fn begin(&mut self) {
         if let Some((look, _)) = self.looks.front() {
-            // There is room: one is done at a time.
+            // There is a free place: one is done at a time.
             let _ = self.orders.try_send(*look);
         }
     }
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn who_waits_goes_on_once_and_in_order() {
-        // One look never ends.
+        // One inspection never ends.
         let (orders, _ordered) = bounded(1);
         let mut looker = Looker { orders, looks: VecDeque::new() };
         for (pid, stopped) in [(1, true), (2, false), (3, true)] {
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(looker.next_waiting(PATIENCE), None);
         let mut going = || looker.next_waiting(Duration::ZERO).map(|hold| hold.tid);
         assert_eq!([going(), going(), going()], [Some(1), Some(3), None]);
-        // The looks are done all the same.
+        // The inspections are done anyway.
         assert!(
             (1..=3).all(|pid| matches!(looker.over(), Some(Look::File(f)) if f.pid == pid && !f.stopped))
         );

@@ -1,9 +1,9 @@
 //! A capture, from start to end: owns the threads and the channels between them.
 //!
-//! - The ring thread reads records, hands them over and puts a clock sample behind them now and then.
-//! - The writer thread owns the [`Pipeline`]: all that lies behind the ring.
-//! - The control thread (the caller's) does what must happen outside the stream: looks at new
-//!   files, asks /proc, hears signals, waits for the command.
+//! - The ring thread reads records, hands them over and regularly adds a clock sample.
+//! - The writer thread owns the [`Pipeline`]: everything after the ring.
+//! - The control thread (the caller's) does what must happen outside the stream: inspects new files, reads
+//!   /proc, handles signals, waits for the command.
 
 mod command_streams;
 mod control;

@@ -1,5 +1,5 @@
-//! Why nothing is captured of a target, as far as it is known: told when it is found, and again at the end if
-//! there was no connection.
+//! Why nothing is captured of a target, if known: reported when it is found, and again at the end if there was
+//! no connection.
 
 use std::path::Path;
 
@@ -16,12 +16,12 @@ const MAX: usize = 16;
 /// What was found in the targets.
 pub(super) struct NotCaptured {
     say: Say,
-    /// The capture has targets: what cannot be captured of them is said aloud.
+    /// The capture has targets: what cannot be captured of them is reported without -v.
     aloud: bool,
     of_command: bool,
     /// Files that cannot be probed: the process in which each was found first, and why.
     unprobed: Vec<(String, String)>,
-    /// Libraries that targets have mapped and that are probed, and whether a target went on before they were.
+    /// Libraries that targets have mapped and that are probed, and whether a target ran on before they were.
     libraries: Vec<(String, bool)>,
 }
 
@@ -36,12 +36,12 @@ impl NotCaptured {
         }
     }
 
-    /// Whether anybody wants to hear of code that can only be guessed at: to find it costs time.
+    /// Whether code that can only be guessed at is reported: finding it costs time.
     pub(super) fn are_wanted(&self) -> bool {
         self.aloud || self.say.is_verbose()
     }
 
-    /// A process carries TLS code that cannot be probed. Each file is told of once.
+    /// A process has TLS code that cannot be probed. Each file is reported once.
     pub(super) fn unprobed(&mut self, pid: u32, path: &Path, why: &NotTls) {
         let Some(text) = self.remember(pid, path, why) else { return };
         // Most of these have no TLS at all: it only counts if nothing is captured.
@@ -53,7 +53,7 @@ impl NotCaptured {
         if may_have_none { self.say.detail(&text) } else { self.say(&text) }
     }
 
-    /// The same, to be said later; `None`: it is known already.
+    /// The same, to be reported later; `None`: it is already known.
     pub(super) fn remember(&mut self, pid: u32, path: &Path, why: &NotTls) -> Option<String> {
         let what = format!("{}: {why}", printable::path(path));
         if self.unprobed.len() >= MAX || self.unprobed.iter().any(|(_, known)| *known == what) {
@@ -80,7 +80,7 @@ impl NotCaptured {
         }
     }
 
-    /// A target has mapped a library that cannot be probed, which is told at once.
+    /// A target has mapped a library that cannot be probed, which is reported immediately.
     pub(super) fn not_attached(&mut self, pid: u32, path: &Path) {
         let who = who(pid);
         let what = format!("{}: its probes could not be attached", printable::path(path));
@@ -90,7 +90,7 @@ impl NotCaptured {
     }
 
     /// Why there was no connection, in lines. Of a capture of all programs nothing is known. `lost`: something
-    /// is missing or was not watched, which is told elsewhere, and may be what is looked for.
+    /// is missing or was not watched, which is reported elsewhere, and may be what the user expects here.
     pub(super) fn of_nothing(&self, lost: bool) -> String {
         if !self.aloud {
             return String::new();
@@ -117,7 +117,7 @@ impl NotCaptured {
             ));
         }
         if self.libraries.is_empty() && self.unprobed.is_empty() && self.of_command {
-            text.push_str("note: the command and its children mapped no TLS library that is known\n");
+            text.push_str("note: the command and its children mapped no known TLS library\n");
         }
         text
     }
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn nothing_has_a_reason() {
-        let none = "note: the command and its children mapped no TLS library that is known\n";
+        let none = "note: the command and its children mapped no known TLS library\n";
         assert_eq!(of_command().of_nothing(false), none);
         assert_eq!(NotCaptured::new(&Targets::Everything, Say(Verbosity::Quiet)).of_nothing(false), "");
 

@@ -1,4 +1,4 @@
-//! Where a capture goes: files, standard output, clients, the terminal, the recording.
+//! The outputs of a capture: files, standard output, clients, the terminal, the recording.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -33,7 +33,7 @@ pub(super) fn open_output(config: &Capture) -> Result<Option<(sink::OutputFile, 
     if config.files.rotates() && output.is_live() {
         return Err(Failure::new(
             Exit::Usage,
-            format!("{} is no regular file, and cannot be followed by another", path.display()),
+            format!("{} is not a regular file, so no further file can follow it", path.display()),
             "leave out -C, -G and -b, or name a file",
         ));
     }
@@ -58,7 +58,7 @@ pub(crate) fn sink(
     (Some(sink::Sink::Many(Box::new(files))), told)
 }
 
-/// Listens for clients, and waits for the first if the capture goes nowhere else.
+/// Listens for clients, and waits for the first if there is no other output.
 pub(super) fn listen(
     config: &Capture,
     address: SocketAddr,
@@ -68,14 +68,14 @@ pub(super) fn listen(
     let server = sink::Server::listen(address, say.0 > Verbosity::Quiet).map_err(|error| {
         Failure::new(
             Exit::Io,
-            format!("{address}: cannot be listened at: {error}"),
-            "give --pcap-over-ip a port that is free, and no address or one of this machine",
+            format!("{address}: cannot listen: {error}"),
+            "give --pcap-over-ip a free port, without an address or with one of this machine",
         )
     })?;
     let address = server.address();
     if !address.ip().is_loopback() {
         say.warn(&format!(
-            "whoever can reach {address} can read the plaintext: it is neither encrypted nor protected"
+            "anyone who can reach {address} can read the plaintext: there is no encryption and no password"
         ));
     }
     let begins = if config.output.is_none() { "; the capture begins then" } else { "" };
@@ -88,12 +88,14 @@ pub(super) fn listen(
     Ok(server)
 }
 
-/// Begins to show what is said, if that is wanted.
+/// Begins to show messages, if requested.
 pub(super) fn view(config: &Capture) -> Result<Option<LiveView>, Failure> {
     let is_alone = config.output.is_none() && config.serve.is_none();
-    config.show.map(|show| LiveView::begin(show, is_alone)).transpose().map_err(|error| {
-        Failure::new(Exit::Io, format!("what is said cannot be shown: {error}"), "leave out -f")
-    })
+    config
+        .show
+        .map(|show| LiveView::begin(show, is_alone))
+        .transpose()
+        .map_err(|error| Failure::new(Exit::Io, format!("messages cannot be shown: {error}"), "leave out -f"))
 }
 
 pub(super) fn write_failure(config: &Capture, error: &io::Error) -> Failure {

@@ -20,7 +20,7 @@ const ALL_MAX: usize = 24 << 20;
 /// Empty batches that are kept to be used again.
 const SPARE: usize = 4;
 
-/// What there is room for.
+/// What there is capacity for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Capacity {
     /// Whole records.
@@ -31,7 +31,7 @@ pub(super) enum Capacity {
     None,
 }
 
-/// Goes from whoever has records to the writer.
+/// The queue to the writer, from any thread that has records.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<Batches>,
@@ -44,7 +44,7 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Batches {
     queue: VecDeque<BytesMut>,
-    /// A batch is being filled whose place is at the end of the queue, and what stands behind it.
+    /// A batch is being filled whose place is at the end of the queue, and the records after it.
     is_open: bool,
     behind: VecDeque<BytesMut>,
     spare: Vec<BytesMut>,
@@ -85,7 +85,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// What there is room for beside `filling`.
+    /// The capacity that is left next to `filling`.
     pub(super) fn room(&self, filling: &Filling) -> Capacity {
         self.room_beside(filling.new_bytes())
     }
@@ -98,8 +98,8 @@ impl Queue {
         }
     }
 
-    /// A batch to fill: the last, if it is not full and the writer has not taken it. For one thread only. What others
-    /// hand over until it is [`put`](Self::put) back stays behind it.
+    /// A batch to fill: the last, if it is not full and the writer has not taken it. For one thread only.
+    /// Records that others hand over until it is [`put`](Self::put) back stay after it.
     pub(super) fn open(&self) -> Filling {
         let mut state = self.state();
         state.is_open = true;
@@ -129,7 +129,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Hands one record over if there is room; says whether. For any thread.
+    /// Hands one record over if there is capacity; returns whether. For any thread.
     pub(super) fn offer(&self, record: &[u8]) -> bool {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -153,26 +153,27 @@ impl Queue {
         true
     }
 
-    /// Hands one record over, and waits until there is room.
+    /// Hands one record over, and waits until there is capacity.
     pub(super) fn put_record(&self, record: &[u8]) {
         while !self.offer(record) {
             self.wait_for_room(Capacity::Headers, Duration::MAX);
         }
     }
 
-    /// Whether there is no room for payload.
+    /// Whether there is no capacity for payload.
     pub(super) fn is_full(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) >= WHOLE_MAX
     }
 
-    /// Waits until there is room for whole records, or for headers, but not longer than `patience`.
+    /// Waits until there is capacity for whole records, or for headers, but not longer than `patience`.
     pub(super) fn wait_for_room(&self, room: Capacity, patience: Duration) {
         let max = if room == Capacity::Whole { WHOLE_MAX } else { ALL_MAX };
         let full = |_: &mut Batches| self.bytes.load(Ordering::Relaxed) >= max;
         drop(self.drained.wait_timeout_while(self.state(), patience, full));
     }
 
-    /// Nothing more is handed over. Whoever has not put a batch back never will: what stands behind it is told.
+    /// Nothing more is handed over. A batch that was not put back never will be: the records after it are
+    /// handed over.
     pub(super) fn end(&self) {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -210,7 +211,7 @@ impl Queue {
         self.drained.notify_all();
     }
 
-    /// What is handed over is thrown away, now and later: the writer has given up, or is to do so. Gives the number of
+    /// Records are discarded, now and later: the writer has given up, or must do so. Returns the number of
     /// bytes that were not written.
     pub(super) fn give_up(&self) -> usize {
         let mut state = self.state();

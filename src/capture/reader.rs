@@ -1,14 +1,12 @@
-//! The ring thread: takes records out of the ring, and picks out what the control thread must know at
-//! once.
+//! The ring thread: takes records from the ring, and picks out what the control thread must know immediately.
 //!
-//! What that must act upon comes through a ring of its own, which is read first and at once: whoever was stopped
-//! waits for it. Its records are kept until the place among the others is reached where each stands.
+//! Records on which that thread must act arrive through a separate ring, which is read first and immediately: a
+//! stopped thread may be waiting. They are kept until their position among the other records is reached.
 //!
-//! It never waits for the writer. When there is no room for payload in the hand-over, records stay in
-//! the ring, while that is less than half full; they are only looked at. Then payload is given up, from
-//! the oldest record on, until three quarters of the ring are free: a few long holes are better than
-//! many short ones. Only when there is no room for headers either does the ring fill up, and the
-//! kernel side counts what it refuses.
+//! It never waits for the writer. If the queue has no capacity for payload, records stay in the ring while it
+//! is less than half full; they are only inspected there. Then payload is dropped, from the oldest record on,
+//! until three quarters of the ring are free: a few long holes are better than many short ones. Only if there
+//! is no capacity for headers either does the ring fill up, and the kernel side counts what it refuses.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,19 +22,19 @@ use crate::probe::{Disposition, Record, Rings, UnreportedEnds, clocks, exit_of, 
 
 /// How long the ring is left alone when nothing wakes its reader.
 pub(super) const RING_INTERVAL: Duration = Duration::from_millis(10);
-/// Time between two looks for ends of handles and processes that the ring had no room for.
+/// Time between two checks for ends of handles and processes that did not fit into the ring.
 const ENDED_INTERVAL: Duration = Duration::from_millis(100);
 /// How long it is left alone while records stay in it because the hand-over is full.
 const STUCK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Records of the ring of notices that wait for their place. Beyond it those of files, which nobody behind needs, are
-/// not handed over, and others stay in that ring.
+/// Records of the ring of notices that wait for their place. Beyond that those about files, which no later
+/// stage needs, are not handed over, and others stay in that ring.
 const NOTED_MAX: usize = 4096;
 
 /// What the control thread must act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notice {
-    /// A file is mapped that was not looked at yet.
+    /// A file is mapped that was not inspected yet.
     File(FileSeen),
     /// A process encrypts into memory: probe its BIO functions.
     NoSocket(NoSocket),
@@ -55,9 +53,9 @@ enum Round {
     Full,
     /// The hand-over is full: records stay where they are.
     Stuck,
-    /// A record is being written, and those behind it wait.
+    /// A record is being written, and those after it wait.
     Busy,
-    /// A notice is being written, and what stands behind it must not go first.
+    /// A notice is being written, and records after it must not precede it.
     Early,
 }
 
@@ -84,8 +82,8 @@ impl Kept for UnreportedEnds {
     }
 }
 
-/// Ends of handles and processes that came by another way than the ring, to be told when the ring has been read up
-/// to a position.
+/// Ends of handles and processes that did not arrive through the ring, to be reported when the ring has been
+/// read up to a position.
 #[derive(Default)]
 struct Deferred {
     until: usize,
@@ -100,7 +98,7 @@ impl Deferred {
     }
 }
 
-/// Records of the ring of notices, in the order of the places where they would stand in the other.
+/// Records of the ring of notices, in the order of their positions in the other ring.
 #[derive(Default)]
 struct Noted(VecDeque<(usize, Vec<u8>)>);
 
@@ -110,12 +108,12 @@ impl Noted {
         self.0.insert(at, (place, record));
     }
 
-    /// Whether none is left that stands before a position.
+    /// Whether none is left before a position.
     fn is_told_before(&self, position: usize) -> bool {
         self.0.front().is_none_or(|(place, _)| is_before(position, *place))
     }
 
-    /// Hands those over that stand before a position.
+    /// Hands over those before a position.
     fn tell_before(&mut self, position: usize, filling: &mut Filling) {
         let due = self.0.partition_point(|(place, _)| !is_before(position, *place));
         self.0.drain(..due).for_each(|(_, record)| filling.add((&record, &[])));
@@ -135,7 +133,7 @@ impl<K: Kept> Reader<K> {
         let mut noted = Noted::default();
         let mut asked = Instant::now();
         loop {
-            // Who is behind needs no samples to know that time passes.
+            // A writer that is behind needs no samples to know that time passes.
             if sample.is_none() && sampled.elapsed() >= self.clock_interval && !self.queue.is_full() {
                 sampled = Instant::now();
                 // In this order: what was before it is in the ring by then.
@@ -148,13 +146,13 @@ impl<K: Kept> Reader<K> {
                 && (asked.elapsed() >= ENDED_INTERVAL || stopping)
             {
                 asked = Instant::now();
-                // In this order: what is in the ring when they are taken stands before them.
+                // In this order: what is in the ring when they are taken precedes them.
                 let records = self.ended.take();
                 let (until, heard) = (self.rings.records.written(), self.rings.notices.written());
                 deferred = Deferred { until, heard, records };
                 self.tell(&mut deferred, &noted, &mut notices);
             }
-            // What waits for a time must not give up what still waits in the ring.
+            // A wait for a time must not end before what is still in the ring.
             let taken = self.rings.records.taken();
             if let Some((clock, _)) = sample.take_if(|(_, until)| !is_before(taken, *until)) {
                 self.queue.offer(&clock);
@@ -217,7 +215,7 @@ impl<K: Kept> Reader<K> {
         noted: &mut Noted,
         notices: &mut Vec<Notice>,
     ) -> Round {
-        // In this order: whatever stands before here and behind a notice is taken after that.
+        // In this order: records before this position and after a notice are taken after it.
         let until = self.rings.records.written();
         if !self.hear(noted, notices) {
             return Round::Early;
@@ -247,7 +245,8 @@ impl<K: Kept> Reader<K> {
                     let notice = notice_in(record);
                     let ended = if let Some(Notice::Exit(process)) = notice { Some(process) } else { None };
                     if let Some(process) = ended {
-                        // After its end nothing can be said of its streams: so before, what they lack there.
+                        // After its end nothing can be reported of its streams: so report before it what they
+                        // lack.
                         for end in deferred.take_of(process).into_iter().chain(self.ended.of(process)) {
                             filling.add((&end, &[]));
                         }
@@ -367,7 +366,7 @@ mod tests {
         assert_eq!(told[..clock], (0..12).map(Some).collect::<Vec<_>>());
     }
 
-    /// A program that was interrupted goes on when this is asked for the second time.
+    /// A program that was interrupted continues when this is asked for the second time.
     struct Interrupted(Kernel, usize, AtomicU32);
 
     impl Kept for Interrupted {
@@ -416,7 +415,7 @@ mod tests {
                                     None => thread::yield_now(),
                                 }
                             };
-                            // As the kernel side has it: the place is read when the notice has room.
+                            // As in the kernel: the position is read once the notice has space.
                             let place = (records.written() as u64).to_ne_bytes();
                             notices.submit(at, &[numbered(n, 4), place.to_vec()].concat());
                         }

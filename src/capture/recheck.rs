@@ -1,18 +1,20 @@
-//! Files that were looked at in vain: whoever had mapped them was gone by then, or had them mapped no more.
+//! Files that were inspected without result: the process that mapped them had exited, or no longer had them
+//! mapped.
 //!
-//! Such a look says nothing of the file, so it has to be looked at again when it is mapped again. But a program
-//! that maps and unmaps one in a loop must not keep the capture busy: after some looks the file rests.
+//! Such an inspection reveals nothing about the file, so it must be repeated when the file is mapped again. But
+//! a program that maps and unmaps one in a loop must not keep the capture busy: after some inspections the file
+//! rests.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::event::FileSeen;
 
-/// Looks in vain, one behind the other, after which a file rests.
+/// Consecutive inspections without result after which a file rests.
 const LOOKS: u32 = 8;
 /// For so long. Who maps it in this time and keeps it mapped is not captured, which is counted.
 const REST: Duration = Duration::from_secs(1);
-/// Most files whose looks are counted; beyond that all are counted anew.
+/// Most files whose inspections are counted; beyond that all counts restart.
 const FILES_MAX: usize = 1024;
 
 #[derive(Default)]
@@ -22,7 +24,7 @@ pub(super) struct Recheck {
 }
 
 impl Recheck {
-    /// Counts a look; whether the file is to rest.
+    /// Counts an inspection; whether the file must rest.
     pub(super) fn count(&mut self, file: &FileSeen, now: Instant) -> bool {
         if self.looks.len() >= FILES_MAX {
             self.looks.clear();
@@ -37,7 +39,7 @@ impl Recheck {
         rests
     }
 
-    /// A file that has rested, to be looked at again.
+    /// A file that has rested, to be inspected again.
     pub(super) fn next_rested(&mut self, now: Instant) -> Option<FileSeen> {
         let (since, _) = self.resting.front()?;
         (now.saturating_duration_since(*since) >= REST)

@@ -1,4 +1,4 @@
-//! One capture: what it holds from its beginning to its end, and the four stages that it goes through.
+//! One capture: what it owns from its beginning to its end, and the four stages that it passes through.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
@@ -44,7 +44,7 @@ pub(super) struct Session<'c> {
     config: &'c Capture,
     began: Instant,
     say: Say,
-    // What comes first goes first when a stage fails.
+    // In this order the fields are dropped when a stage fails.
     control: Control,
     writer: JoinHandle<Written>,
     outlet: Outlet,
@@ -64,13 +64,14 @@ struct Targeted {
     tree: Vec<u32>,
     /// Libraries, those of -p with their process.
     libraries: Vec<(Option<u32>, Found)>,
-    /// BIO functions of processes that run already: they may have connections whose socket only their records tell.
+    /// BIO functions of processes that are already running: they may have connections whose socket only their
+    /// records reveal.
     bios: Vec<(u32, io::Result<Vec<Bio>>)>,
-    /// Some program switches stacks by itself.
+    /// Some program switches stacks.
     has_switcher: bool,
 }
 
-/// What is known of where packets go.
+/// What is known of the outputs.
 struct Outlet {
     /// Somebody reads the output while it is written.
     is_live: bool,
@@ -105,7 +106,7 @@ impl<'c> Session<'c> {
 
         let server =
             config.serve.map(|address| outputs::listen(config, address, &targets.pids, &say)).transpose()?;
-        // Before the output, so that a command that is not there costs no file.
+        // Before the output, so that a missing command does not overwrite a file.
         let (command, command_stderr) = hold_command(config)?;
         let mut opened = privilege::as_user(|| outputs::open_output(config))?;
         let (recorder, recording) = privilege::as_user(|| outputs::open_recorder(config))?;
@@ -120,7 +121,7 @@ impl<'c> Session<'c> {
             server.is_some() || config.show.is_some() || output.is_some_and(sink::OutputFile::is_live);
         let is_compressed = output.is_some_and(|output| output.format().is_compressed());
         let pipe = output.and_then(sink::OutputFile::pipe);
-        // What stands in a file too is not lost.
+        // What is also in a file is not lost.
         let unserved = server.as_ref().filter(|_| output.is_none()).map(sink::Server::unserved);
         let path = match &config.output {
             Some(config::Output::File(path)) => Some(path.as_path()),
@@ -185,10 +186,10 @@ impl<'c> Session<'c> {
     pub(super) fn attach(&mut self) -> Result<(), Failure> {
         let Session { config, control, targets, .. } = self;
         let pids = &targets.pids;
-        // Waiting for whoever reads the output may have taken long.
+        // Waiting for the reader of the output may have taken long.
         pids.gone().map_or(Ok(()), Err)?;
-        // A library that the user named must be probed. Of others one that cannot be stops nobody, unless
-        // it is the same with all.
+        // A library that the user named must be probed. Any other that cannot be does not end the capture,
+        // unless all fail in the same way.
         let must = !config.libraries.is_empty() || matches!(config.targets, Targets::Pids { .. });
         control.mind_coroutines(targets.has_switcher);
         let command = self.command.as_ref().map(Held::pid);
@@ -217,7 +218,7 @@ impl<'c> Session<'c> {
         std::mem::take(&mut targets.bios).into_iter().for_each(|(pid, bios)| control.watch(pid, bios));
         pids.ended().into_iter().for_each(|pid| control.probe.remove_target(pid));
         control.probe.set_gate(Gate::Open);
-        // What came since they were looked at.
+        // What arrived since they were inspected.
         for pid in setup::tree(&config.targets) {
             if !targets.tree.contains(&pid) {
                 control.target(pid)?;
@@ -261,15 +262,15 @@ impl<'c> Session<'c> {
         Ok(Ran { end, ring, stop, reader, waits_for_reader })
     }
 
-    /// Writes what is left, takes the probes away and says what was captured.
+    /// Writes what is left, removes the probes and reports what was captured.
     ///
     /// # Errors
     /// Why the capture ended, or its output cannot be written. What could be written is.
     pub(super) fn finish(self, ran: Ran) -> Result<Exit, Failure> {
         let Session { config, say, mut control, signals, outlet, .. } = self;
         let Ran { end, ring, stop, reader, waits_for_reader } = ran;
-        // No call that begins from now on is captured, and nobody is stopped any more; what is in the
-        // ring is read to its end, and whoever was stopped goes on.
+        // Calls that begin from now on are not captured, and no thread is stopped any more. The ring is read to
+        // its end, and stopped threads continue.
         signals.ending();
         let waiting = waits_for_reader.then(Waiting::for_reader);
         let ended = monotonic();
@@ -278,7 +279,7 @@ impl<'c> Session<'c> {
         control.see_out(&self.heard, &ring, ended);
         let _ = ring.join();
         control.last_words();
-        // Wireshark looks for words when the pipe ends.
+        // Wireshark expects messages when the pipe ends.
         if let (Some(mut said), Ok(Exit::Command(1..))) = (self.command_stderr, &end) {
             said.say();
         }
@@ -310,7 +311,7 @@ impl<'c> Session<'c> {
         }
         let left_out = outlet.shown.as_ref().map_or(0, Shown::left_out);
         if is_wanted && left_out > 0 {
-            say.warn(&format!("{left_out} packets were not shown, since whoever reads was too slow"));
+            say.warn(&format!("{left_out} packets were not shown, because the reader was too slow"));
         }
         let failed = failed.or_else(|| outlet.shown.and_then(|shown| shown.failed()));
         signals.written();
@@ -330,18 +331,18 @@ impl<'c> Session<'c> {
     }
 }
 
-/// What a capture comes to its end with.
+/// What a capture needs to end.
 pub(super) struct Ran {
     end: Result<Exit, Failure>,
     ring: JoinHandle<()>,
     stop: Arc<AtomicBool>,
     reader: Option<ReaderWatch>,
-    /// The user is told if a reader makes the end wait.
+    /// A message is shown if a reader delays the end.
     waits_for_reader: bool,
 }
 
 impl Targeted {
-    /// Looks at who is to be captured. Also gives what has looked, and why some of them are not captured.
+    /// Inspects the targets. Also returns the discovery, and why some of them are not captured.
     fn find(config: &Capture, say: Say) -> Result<(Targeted, Discovery, NotCaptured), Failure> {
         let mut not_captured = NotCaptured::new(&config.targets, say);
         let mut discovery = Discovery::default();
@@ -362,7 +363,7 @@ impl Targeted {
     }
 }
 
-/// Starts the command, if there is one. It waits. For Wireshark nobody sees what it says, unless it fails.
+/// Starts the command, if there is one. It waits. For Wireshark its output is not shown unless it fails.
 fn hold_command(config: &Capture) -> Result<(Option<Held>, Option<CommandStderr>), Failure> {
     let streams = config.for_wireshark.then(CommandStreams::new).transpose()?;
     let command = match &config.targets {
@@ -379,7 +380,7 @@ fn hold_command(config: &Capture) -> Result<(Option<Held>, Option<CommandStderr>
     Ok((command, streams.map(CommandStreams::begin)))
 }
 
-/// The line that shows how the capture goes on, if there is a place for it.
+/// The line that shows the progress of the capture, if there is a terminal for it.
 fn status_line(config: &Capture) -> Option<StatusLine<io::Stderr>> {
     match config.targets {
         // The terminal belongs to the command.
@@ -391,21 +392,21 @@ fn status_line(config: &Capture) -> Option<StatusLine<io::Stderr>> {
     }
 }
 
-/// How sockets are followed, and who has breakpoints.
+/// How sockets are followed, and which processes have breakpoints.
 fn tell_of_probes(config: &Capture, probe: &Probe, say: Say) {
     say.detail(&format!(
         "sockets are followed by {}; probes attach {}",
         probe.backend(),
         if probe.bulk() { "in bulk" } else { "one by one" }
     ));
-    probe.refused().iter().for_each(|reason| say.detail(&format!("not taken: {reason}")));
+    probe.refused().iter().for_each(|reason| say.detail(&format!("not used: {reason}")));
     tell_memory(probe, "at the start", say);
     say.detail(match &config.targets {
-        Targets::Command(_) => "probes stand in processes of the command only",
-        Targets::Pids { .. } => "probes stand in the processes of -p only",
-        Targets::Everything => "probes stand in every process that has mapped a TLS library",
+        Targets::Command(_) => "probes are only in processes of the command",
+        Targets::Pids { .. } => "probes are only in the processes of -p",
+        Targets::Everything => "probes are in every process that has mapped a TLS library",
         Targets::Users(_) => {
-            "probes stand in every process that has mapped a TLS library, those of other users too: their calls are not recorded, but pay for the probes"
+            "probes are in every process that has mapped a TLS library, including other users' processes: their calls are not recorded, but pay for the probes"
         }
     });
 }

@@ -16,13 +16,12 @@ use crate::memory::{self, Headroom};
 use crate::probe::{Backend, Options, Probe, ProbeError, monotonic};
 use crate::{extcap, printable, privilege};
 
-/// Size of the ring unless the user says otherwise, and on machines with little memory.
+/// Default size of the ring, and that on machines with little memory.
 const RING_BYTES: u32 = 64 << 20;
 const RING_BYTES_SMALL: u32 = 16 << 20;
 /// Less memory than this, in bytes, is little.
 const MEMORY_SMALL: u64 = 4 << 30;
-/// Unless the user says otherwise, the ring takes no more than this part of the memory that is left, but at least so
-/// many bytes.
+/// By default the ring takes no more than this part of the available memory, but at least this many bytes.
 const RING_SHARE: u64 = 8;
 const RING_BYTES_LEAST: u64 = 1 << 20;
 /// What a capture uses beside the ring: tables in the kernel, programs, the hand-over.
@@ -58,13 +57,13 @@ pub(super) fn load(config: &Capture, found: &[(Option<u32>, Found)]) -> Result<P
     Probe::load(&options).map_err(|error| refusal(&error))
 }
 
-/// What to tell the user when the kernel side cannot run.
+/// What to report if the kernel side cannot run.
 pub(crate) fn refusal(error: &ProbeError) -> Failure {
     match error {
         ProbeError::NoBtf => Failure::new(
             Exit::Kernel,
             error.to_string(),
-            "use a kernel built with CONFIG_DEBUG_INFO_BTF, as those of all current distributions are",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF, like those of all current distributions",
         ),
         ProbeError::NotPermitted(_) => {
             Failure::new(Exit::NotPermitted, error.to_string(), "run it with sudo")
@@ -115,7 +114,7 @@ fn ring_for(wanted: Option<u32>, room: Option<Headroom>) -> Result<u32, Failure>
     }
 }
 
-/// A call is read at once when it returns, so it must fit into what the ring can hold.
+/// A call is read in one go when it returns, so it must fit into the ring.
 fn call_limit(ring_bytes: u32) -> u64 {
     CALL_LIMIT.min(u64::from(ring_bytes) / 2).max(1 << 20)
 }
@@ -134,7 +133,7 @@ pub(super) fn libraries(
             Failure::new(
                 Exit::Usage,
                 format!("--lib {}: {error}", path.display()),
-                "name a library that has the functions of OpenSSL, GnuTLS or NSS, or a program that holds one, or a Go program",
+                "name a library with the functions of OpenSSL, GnuTLS or NSS, a program that contains one, or a Go program",
             )
         })?;
         match &config.targets {
@@ -147,7 +146,7 @@ pub(super) fn libraries(
             let (mut without, mut texts) = (Vec::new(), Vec::new());
             for pid in tree {
                 let InProcess { found, unprobed, .. } = match of_pid(*pid, discovery) {
-                    // A child may have ended since the tree was looked at.
+                    // A child may have ended since the tree was read.
                     Err(_) if !pids.contains(pid) => continue,
                     looked => looked?,
                 };
@@ -171,12 +170,12 @@ pub(super) fn libraries(
                 }
             }
         }
-        // Each of its processes waits when it maps a file that nobody has looked at yet.
+        // Each of its processes waits when it maps a file that was not inspected yet.
         Targets::Command(_) => {}
         Targets::Everything | Targets::Users(_) => {
             let mut found = discovery.installed();
             for pid in processes() {
-                // Processes end while we look.
+                // Processes may end meanwhile.
                 found.extend(discovery.libraries_of(pid, None).map(|p| p.found).unwrap_or_default());
             }
             all.extend(found.into_iter().map(|found| (None, found)));
@@ -196,7 +195,7 @@ pub(super) fn tree(targets: &Targets) -> Vec<u32> {
 
 /// Which children of these processes talk TLS, it seems, and are left out by `-p` alone.
 pub(crate) fn children_left_out(pids: &[u32], discovery: &mut Discovery) -> Option<String> {
-    /// Most that are looked at, and named.
+    /// Most that are inspected, and named.
     const LOOKED_AT: usize = 64;
     const NAMED: usize = 5;
     let mut children = process::descendants(pids);
@@ -216,13 +215,13 @@ pub(crate) fn children_left_out(pids: &[u32], discovery: &mut Discovery) -> Opti
     })
 }
 
-/// To wait for a library that perhaps never comes would look like a capture that works.
+/// Waiting for a library that may never be loaded would look like a working capture.
 fn no_library(pids: &[String], reasons: &str) -> Failure {
     let (who, has) = if pids.len() == 1 { ("process", "has") } else { ("processes", "have") };
     Failure::new(
         Exit::NoTarget,
         format!(
-            "{who} {} {has} no TLS library that is known here (OpenSSL, BoringSSL, AWS-LC, GnuTLS, NSS, Go, rustls){reasons}",
+            "{who} {} {has} no known TLS library (OpenSSL, BoringSSL, AWS-LC, GnuTLS, NSS, Go, rustls){reasons}",
             pids.join(", ")
         ),
         "if it loads one later, start it under the capture: tls2pcap -o FILE -- COMMAND\n\
@@ -237,7 +236,7 @@ fn of_pid(pid: u32, discovery: &mut Discovery) -> Result<InProcess, Failure> {
         Err(error) if hidden(&error) => Err(error),
         _ => Ok(()),
     };
-    // Some kernels show no mappings, rather than an error, to who may not look at them.
+    // To processes without permission some kernels show no mappings, rather than an error.
     match may_look().and_then(|()| discovery.libraries_of(pid, None)) {
         Ok(in_process) => Ok(in_process),
         Err(error) if !process::is_gone(pid) => Err(Failure::new(
@@ -267,7 +266,7 @@ pub(super) fn start(config: &Capture, probe: &Probe, live: bool) -> Start {
     }
 }
 
-/// The command line as it stands in the file: the arguments of the command only if asked for.
+/// The command line as written in the file: the arguments of the command only if requested.
 fn command_line(config: &Capture) -> String {
     let args: Vec<OsString> = std::env::args_os().collect();
     if extcap::is_call(&args) {

@@ -41,9 +41,9 @@ enum Effect {
     Nothing,
     /// The control thread acts on it.
     Passed,
-    /// What is not written yet is given up.
+    /// What is not written yet is dropped.
     Hastens,
-    /// The program ends at once.
+    /// The program ends immediately.
     Ends,
 }
 
@@ -108,7 +108,7 @@ impl Progress {
 pub(super) struct Signals(Arc<Mutex<Progress>>);
 
 impl Signals {
-    /// From now on signals end the capture in good order. `quietly`: nobody is told of an end that is given up.
+    /// From now on signals end the capture in an orderly way. `quietly`: skipping the end is not reported.
     pub(super) fn listen(
         messages: Sender<Message>,
         queue: Arc<Queue>,
@@ -142,7 +142,7 @@ impl Signals {
                         let bytes = queue.give_up();
                         if !quietly {
                             printable::say(&format!(
-                                "tls2pcap: given up: the end of the capture is not written, at least {bytes} bytes of it\n"
+                                "tls2pcap: ended by a second signal: the end of the capture is not written, at least {bytes} bytes of it\n"
                             ));
                         }
                     }
@@ -168,7 +168,7 @@ impl Signals {
         self.state().phase = Phase::Running;
     }
 
-    /// The capture ends from now on, which may wait for whoever reads the output.
+    /// The capture ends from now on, which may wait for the reader of the output.
     pub(super) fn ending(&self) {
         self.state().phase = Phase::Ending(Instant::now());
     }
@@ -246,7 +246,7 @@ mod tests {
     fn a_later_signal_hastens_the_end() {
         let steps = [(0, "running"), (5, "INT"), (6, "ending"), (1006, "INT"), (1007, "INT"), (2006, "TERM")];
         assert_eq!(story(&steps), "INT Passed, INT Hastens, INT Nothing, TERM Ends");
-        // The capture ended by itself: the first signal comes too early to mean that.
+        // The capture ended without a signal: the first one is too early to mean that.
         let steps = [(0, "running"), (10, "ending"), (20, "INT"), (1010, "INT")];
         assert_eq!(story(&steps), "INT Nothing, INT Hastens");
         let steps = [(0, "running"), (5, "INT"), (6, "ending"), (9, "written"), (800, "INT"), (1010, "INT")];

@@ -12,15 +12,15 @@ use crate::probe::HeldThreads;
 
 /// How long after the capture's stop a minder's is taken for its consequence.
 const WATCH: Duration = Duration::from_secs(1);
-/// Time between two looks at the minders that are watched.
+/// Time between two checks of the watched minders.
 const LOOK: Duration = Duration::from_millis(10);
 /// Minders above one process; also ends a walk through a tree that changes meanwhile.
 const ANCESTORS_MAX: usize = 64;
-/// Stops whose minders wait to be watched. Beyond it the control thread waits for the watch, which
-/// never takes longer than a look.
+/// Stops whose minders wait to be watched. Beyond that the control thread waits for the watch, which never
+/// takes longer than a check.
 const WATCHED_MAX: usize = 1024;
 
-/// Lets minders go on.
+/// Continues minders.
 #[derive(Debug)]
 pub(super) struct StoppedParents {
     command: u32,
@@ -30,20 +30,20 @@ pub(super) struct StoppedParents {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct StoppedParent {
     pid: u32,
-    /// In clock ticks since boot: tells it from a later process of the same pid.
+    /// In clock ticks since boot: distinguishes it from a later process with the same pid.
     start: u64,
 }
 
 impl StoppedParents {
-    /// `command`: pid of the command; only it and its children can be minders. `stops`: who is stopped for
-    /// the capture, and goes on when that lets it.
+    /// `command`: pid of the command; only it and its children can be minders. `stops`: processes that the
+    /// capture stopped, and later continues.
     pub(super) fn new(command: u32, stops: HeldThreads) -> StoppedParents {
         let (watched, receiver) = sync_channel(WATCHED_MAX);
         thread::spawn(move || watch(&receiver, &stops));
         StoppedParents { command, watched }
     }
 
-    /// To be called when `pid`, a process of the command, was stopped and before it goes on.
+    /// To be called when `pid`, a process of the command, was stopped and before it continues.
     pub(super) fn watch_those_of(&self, pid: u32) {
         let mut parents = Vec::new();
         let mut at = pid;
@@ -53,7 +53,7 @@ impl StoppedParents {
             parents.push(StoppedParent { pid: parent, start: stat.start });
             at = parent;
         }
-        // A process that was left behind by its parents has nobody who minds it.
+        // A process whose parents have exited has no minder.
         if at == self.command && !parents.is_empty() {
             let _ = self.watched.send(parents);
         }

@@ -1,4 +1,4 @@
-//! The other threads, and what they tell each other.
+//! The other threads, and their messages.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -24,23 +24,23 @@ use crate::probe::Probe;
 use crate::sink;
 use crate::status::{Cut, Numbers};
 
-/// Messages to the control thread. When it lags so far behind, the ring thread waits for it:
-/// whoever was stopped must be let go on.
+/// Messages to the control thread. If it lags so far behind, the ring thread waits for it, because stopped
+/// threads must be released.
 pub(super) const MESSAGES: usize = 1024;
 /// Time between two clock samples; so long, at most, a packet waits for its way to the file.
 pub(super) const CLOCK_INTERVAL: Duration = Duration::from_millis(100);
-/// The same if somebody reads along: what waits for a time does not wait much longer.
+/// The same for a live reader: what waits for a time does not wait much longer.
 const CLOCK_INTERVAL_LIVE: Duration = Duration::from_millis(25);
-/// How long the writer may take to give up: it cannot while it waits for whoever reads the output.
+/// How long the writer may take to give up: it cannot while it waits for the reader of the output.
 const GIVING_UP: Duration = Duration::from_millis(500);
-/// Time between two looks whether the writer has ended.
+/// Time between two checks whether the writer has ended.
 const WRITER_INTERVAL: Duration = Duration::from_millis(5);
 /// What the control thread hears.
 pub(super) enum Message {
     Notice(Notice),
-    /// Something was looked at.
+    /// An inspection has finished.
     Looked(Looked),
-    /// It was looked who uses files.
+    /// The users of some files were determined.
     Unused(Answer),
     Signal(i32),
     /// Somebody opens a file for writing that is probed.
@@ -77,7 +77,7 @@ impl Written {
     }
 }
 
-/// Whether it was whoever reads the capture, and not the recording.
+/// Whether it was the reader of the capture, and not the recording.
 fn is_reader_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe && !NotRecorded::is_in(error)
 }
@@ -148,7 +148,7 @@ pub(super) fn spawn_writer(
     })
 }
 
-/// `live`: somebody reads the output while it is written.
+/// `live`: the output is read while it is written.
 pub(super) fn spawn_ring(
     probe: &Probe,
     live: bool,
@@ -180,13 +180,13 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// For whoever reads standard output or a pipe, until this is dropped.
+    /// For the reader of standard output or a pipe, until this is dropped.
     pub(super) fn for_reader() -> Waiting {
         let (_end, ended) = bounded(0);
         thread::spawn(move || {
             if ended.recv_timeout(MOMENT) == Err(RecvTimeoutError::Timeout) {
                 printable::say(
-                    "tls2pcap: waiting for whoever reads the capture to take the rest; press Ctrl-C again to give up\n",
+                    "tls2pcap: waiting for the reader of the capture to take the rest; press Ctrl-C again to stop waiting\n",
                 );
             }
         });
@@ -209,7 +209,7 @@ pub(super) fn watch(running: &Running, messages: Sender<Message>) -> Result<(), 
     Ok(())
 }
 
-/// Tells when nobody reads the pipe any more, even while nothing is written to it.
+/// Reports when the pipe has no reader any more, even while nothing is written to it.
 #[derive(Debug)]
 pub(super) struct ReaderWatch {
     thread: Option<JoinHandle<()>>,
@@ -241,10 +241,10 @@ impl Drop for ReaderWatch {
     }
 }
 
-/// The calling thread goes before ordinary ones, if that is permitted (CAP_SYS_NICE): beside many busy
+/// The calling thread gets priority over ordinary ones, if that is permitted (CAP_SYS_NICE): among many busy
 /// threads of the captured programs it would get too little time to keep up with them.
 fn go_first() {
     const NICE: i32 = -15;
-    // SAFETY: a plain system call. On Linux it is about this thread only; refused, all goes on as before.
+    // SAFETY: a plain system call. On Linux it is about this thread only; if refused, nothing changes.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }

@@ -1,8 +1,8 @@
-//! A thread of another process that is held by being its tracer.
+//! A thread of another process that is held by tracing it.
 //!
-//! Nobody but its tracer sees that a traced thread is stopped: its parent gets no SIGCHLD, and no wait of whatever
-//! flags returns. If the tracer dies, however it does, the thread goes on. All of this must happen in one thread,
-//! which is the tracer.
+//! Only its tracer sees that a traced thread is stopped: its parent gets no SIGCHLD, and no wait returns,
+//! whatever its flags. If the tracer dies in any way, the thread continues. All of this must happen in one
+//! thread, which is the tracer.
 
 #[cfg(target_arch = "x86_64")]
 use std::mem::MaybeUninit;
@@ -25,22 +25,22 @@ pub(super) struct Tracee {
     is_own_child: bool,
 }
 
-/// What has become of it.
+/// Its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// It does not stand still yet, or nothing has changed.
+    /// It has not stopped yet, or nothing has changed.
     Nothing,
-    /// It stands still. With it comes the signal that it was about to get, or 0.
+    /// It has stopped, with the signal that it was about to get, or 0.
     Trapped(c_int),
     /// It is no more, or no longer ours.
     Gone,
 }
 
 impl Tracee {
-    /// Seizes a thread and asks it to stand still.
+    /// Seizes a thread and asks it to stop.
     ///
     /// # Errors
-    /// `EPERM` if somebody traces it already, or this is not permitted; `ESRCH` if there is none.
+    /// `EPERM` if it is already traced, or this is not permitted; `ESRCH` if it does not exist.
     pub(super) fn seize(tid: u32, is_own_child: bool) -> Result<Tracee, Errno> {
         let tid = pid_t::try_from(tid).map_err(|_| Errno::ESRCH)?;
         request(libc::PTRACE_SEIZE, tid, 0)?;
@@ -49,7 +49,7 @@ impl Tracee {
         Ok(Tracee { tid, is_own_child })
     }
 
-    /// Where it enters its program again. It must stand still. `None`: this is not known here.
+    /// Where it reenters its program. It must be stopped. `None`: unknown.
     pub(super) fn place(&self) -> Option<SyscallReturn> {
         #[cfg(target_arch = "x86_64")]
         {
@@ -88,15 +88,15 @@ impl Tracee {
         }
     }
 
-    /// Lets it go on, with the signal that it was about to get. It must stand still.
+    /// Continues it, with the signal that it was about to get. It must be stopped.
     ///
     /// # Errors
-    /// If it is being killed: then its end is to be awaited.
+    /// If it is being killed: then wait for its end.
     pub(super) fn detach(&self, signal: c_int) -> Result<(), Errno> {
         request(libc::PTRACE_DETACH, self.tid, signal)
     }
 
-    /// What `waitid` says of it: code and status, zeros if nothing has changed. `None`: there is none such.
+    /// The result of `waitid` for it: code and status, zeros if nothing has changed. `None`: it does not exist.
     fn wait(&self, flags: c_int) -> Option<(c_int, c_int)> {
         let flags = flags | libc::WNOHANG | libc::__WALL | libc::__WNOTHREAD;
         // SAFETY: all zeros are a valid siginfo_t, which waitid may fill. What is read of it is what waitid gives.
@@ -114,7 +114,7 @@ impl Tracee {
 /// # Errors
 /// Why that cannot be done.
 pub(super) fn try_on(child: u32) -> Result<(), Errno> {
-    /// It waits, and so stands still at once.
+    /// It waits, and so stops immediately.
     const LOOKS: u32 = 1000;
     const LOOK: Duration = Duration::from_millis(1);
     let tracee = Tracee::seize(child, true)?;

@@ -1,8 +1,9 @@
-//! Looks now and then which probed files nobody uses any more, where all processes have the probes: those of files that
-//! were removed keep disk space, others a file system busy.
+//! Regularly checks which probed files are no longer used, where all processes have the probes: those of
+//! removed files keep disk space, others keep a file system busy.
 //!
-//! A mistake would cost a program's plaintext. So first the process is asked that had a file last. If it has it no more,
-//! the kernel side tells from then on of whoever maps the file; only then all processes are asked.
+//! A mistake would cost a program's plaintext. So first the last known user of a file is checked. If it no
+//! longer has the file, the kernel side reports from then on each process that maps it; only then are all
+//! processes checked.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -15,12 +16,12 @@ use super::threads::Message;
 use crate::discover::maps::{self, Mapped};
 use crate::probe::{Candidate, Probe};
 
-/// Time between two looks.
+/// Time between two checks.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a look has found out.
+/// The result of a check.
 pub(super) enum Answer {
-    /// These may be used by nobody, and be in somebody's way.
+    /// These may be unused, and keep space or a file system busy.
     InQuestion(Vec<Candidate>),
     /// Who uses them. `None`: it cannot be known.
     Users(Vec<Candidate>, Option<HashMap<Mapped, u32>>),

@@ -1,4 +1,4 @@
-//! Who of the command, or of the processes of -p, waits for a look, and how it is let go on.
+//! Which threads of the command, or of the processes of -p, wait for an inspection, and how they are released.
 
 use std::io;
 
@@ -15,7 +15,7 @@ use crate::probe::{Hold, HoldWay, Probe, Target};
 
 /// How.
 pub(super) enum Waits {
-    /// Nobody ever waits, in a capture of all: `false`. Or somebody should, and cannot.
+    /// Nothing ever waits, in a capture of all: `false`. Or something should, and cannot.
     Nobody { should: bool },
     /// Unseen.
     Traced(Holder),
@@ -33,7 +33,7 @@ impl Waits {
             return Ok(Waits::Nobody { should: false });
         }
         let failed = |e: io::Error| {
-            Failure::new(Exit::Io, format!("nothing can be kept open to hold the command: {e}"), "")
+            Failure::new(Exit::Io, format!("no descriptor can be opened to hold the command: {e}"), "")
         };
         match Holder::spawn(probe.holds().map_err(failed)?, held.map(Held::pid)) {
             Ok(holder) => {
@@ -49,7 +49,7 @@ impl Waits {
             }
             Err(error) => {
                 say.warn(&format!(
-                    "the command cannot be traced ({error}): while a file that it maps is looked at it is stopped by a signal, which whoever started it sees"
+                    "the command cannot be traced ({error}): while a file that it maps is inspected, it is stopped by a signal, which its parent sees"
                 ));
                 probe.hold_by(HoldWay::Signal);
                 let command = held.map_or(0, Held::pid);
@@ -58,7 +58,7 @@ impl Waits {
         }
     }
 
-    /// What becomes of targets that map a file.
+    /// What happens to targets that map a file.
     pub(super) fn target(&self) -> Target {
         match self {
             Waits::Nobody { .. } => Target::GoesOn,
@@ -84,7 +84,7 @@ impl Waits {
         }
     }
 
-    /// Lets a thread go on.
+    /// Releases a thread.
     pub(super) fn end(&self, probe: &Probe, hold: Hold) {
         match self {
             Waits::Nobody { .. } => {}
@@ -92,7 +92,8 @@ impl Waits {
             Waits::Signalled(parents) => {
                 parents.watch_those_of(hold.pid);
                 probe.end_stop(hold.pid);
-                // It belongs to the command, and stays stopped until this. If it was killed it is gone.
+                // It belongs to the command, and stays stopped until this. If it was killed it no longer
+                // exists.
                 let _ = kill(Pid::from_raw(hold.pid.cast_signed()), Signal::SIGCONT);
             }
         }

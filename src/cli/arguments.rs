@@ -14,50 +14,50 @@ use crate::config::{self, Backend, View};
 use crate::sink::{Comments, Link};
 use crate::synth::{Carrier, Ports};
 
-const ABOUT: &str = "Shows what programs really say over TLS, as a capture file for Wireshark";
+const ABOUT: &str = "Shows what programs really send and receive over TLS, as a capture file for Wireshark";
 
 const LONG_ABOUT: &str = "\
-Shows what programs really say over TLS, as a capture file for Wireshark.
+Shows what programs really send and receive over TLS, as a capture file for Wireshark.
 
-The plaintext is taken where programs hand it to OpenSSL, GnuTLS, NSS, BoringSSL, Go or rustls,
-together with the socket it goes through, and written as ordinary TCP packets (pcapng). Stock
-Wireshark decodes them: no keys, no proxy, no change to the program. Whom to capture is said with
--p, -u, --all or a command. The capture ends with Ctrl-C, with the command, or when all processes
-given with -p have ended.";
+tls2pcap reads the plaintext where programs pass it to OpenSSL, GnuTLS, NSS, BoringSSL, Go or
+rustls, finds the socket that carries it, and writes ordinary TCP packets (pcapng). Stock Wireshark
+decodes them: no keys, no proxy, no change to the program. Select the processes with -p, -u, --all
+or a command. The capture ends with Ctrl-C, with the command, or when all processes given with -p
+have ended.";
 
 const AFTER_HELP: &str = "\
 Examples:
   sudo tls2pcap -o curl.pcapng -- curl https://example.org/
         run a command (as you, not as root) and capture it and its children
   sudo tls2pcap -f text -- curl https://example.org/
-        see what it says, without a file
+        show its messages, without a file
   sudo tls2pcap -o web.pcapng -p 1234
         capture a running process until it ends, or until Ctrl-C
   sudo tls2pcap -o - --all | wireshark -k -i -
         capture every program and watch it live
   tls2pcap replay session.t2p -o session.pcapng
-        make the capture file anew from a recording; needs no privileges
+        write the capture file again from a recording; needs no privileges
   tls2pcap read web.pcapng
-        what was said, as text; needs no privileges
+        the messages as text; needs no privileges
   tls2pcap redact web.pcapng -o share.pcapng
-        the same capture without passwords, cookies and tokens, to give to others
+        the same capture without passwords, cookies and tokens, to share
   sudo tls2pcap report --errors -o bundle.zip -- curl https://example.org/
-        all that a bug report needs, without secrets
+        everything that a bug report needs, without secrets
 
 Exit status:
-  0    all went well
-  1    capturing or writing failed, or an output file was deleted or changed meanwhile; what
-       was captured before is kept
+  0    success
+  1    capturing or writing failed, or an output file was deleted or changed during the capture;
+       what was captured before is kept
   2    wrong usage
   3    not permitted: privileges are missing, or the kernel is locked down
-  4    the kernel lacks what is needed
+  4    the kernel lacks a required feature
   5    no such process, or no TLS library in it
   6    with --fail-on-loss: something that should be in the file is missing
-  7    with redact --check: there is a secret in the file, or what is not understood; with report:
-       its own check found one, so there is no bundle
+  7    with redact --check: the file has a secret, or bytes that are not understood; with report:
+       its own check found one, so no bundle was written
   126  the command cannot be executed
   127  the command was not found
-  Else the command's own status; 128+n if signal n ended it.";
+  Otherwise the command's own status; 128+n if signal n ended it.";
 
 #[derive(Parser)]
 #[command(
@@ -77,17 +77,16 @@ pub(super) struct Arguments {
 
     /// Capture file to write; `-` is standard output
     ///
-    /// Its name says the format: pcapng, but classic pcap if it ends in .pcap, which holds neither
-    /// processes nor comments. With .gz after that it is compressed, and can be read while it grows.
+    /// Its name determines the format: pcapng, or classic pcap if it ends in .pcap, which has no
+    /// processes and no comments. With .gz after that it is compressed, and can be read while it grows.
     ///
-    /// On standard output stands nothing but the capture: a command that is run then writes its
-    /// own output to standard error.
+    /// With `-`, standard output has only the capture: a command writes its own output to standard error.
     #[arg(short, long, visible_short_alias = 'w', alias = "write", value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
 
-    /// Show what is said on standard output, beside or in place of a file
+    /// Show messages on standard output, in addition to a file or instead of one
     ///
-    /// A command that is run then writes its own output to standard error. docs/views.md describes what is shown;
+    /// A command then writes its own output to standard error. docs/views.md describes what is shown;
     /// `tls2pcap read` shows a file the same way.
     #[arg(short = 'f', long, value_enum, value_name = "FORMAT")]
     pub(super) format: Option<View>,
@@ -95,11 +94,11 @@ pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) body: show::ShowOptions,
 
-    /// Capture this process, and children that it has from then on; may be given several times
+    /// Capture this process and the children that it starts from now on; may be repeated
     #[arg(short, long = "pid", value_name = "PID", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     pub(super) pids: Vec<u32>,
 
-    /// With -p, capture the children that there are already, too, and theirs
+    /// With -p, also capture children that already exist, and their descendants
     #[arg(long, requires = "pids", conflicts_with = "no_follow")]
     pub(super) follow: bool,
 
@@ -107,18 +106,18 @@ pub(super) struct Arguments {
     #[arg(long, requires = "pids")]
     pub(super) no_follow: bool,
 
-    /// Capture the processes of this user (name or number); may be given several times
+    /// Capture the processes of this user (name or number); may be repeated
     #[arg(short, long = "uid", value_name = "USER")]
     pub(super) users: Vec<String>,
 
-    /// Capture every program on this machine that uses TLS, those that start later too
+    /// Capture every program on this machine that uses TLS, including those that start later
     #[arg(long)]
     pub(super) all: bool,
 
-    /// Probe this library or program too; may be given several times
+    /// Probe this library or program too; may be repeated
     ///
-    /// For what is not found by itself: libraries are found in the mappings of running processes
-    /// and in the folders where distributions put them.
+    /// For those that are not found automatically. Libraries are found in the mappings of running
+    /// processes and in the folders where distributions install them.
     #[arg(long = "lib", value_name = "PATH")]
     pub(super) libraries: Vec<PathBuf>,
 
@@ -128,9 +127,9 @@ pub(super) struct Arguments {
 
     /// Use the kernel's return probes, not breakpoints where functions return
     ///
-    /// They cost less where single-stepping is dear, and see functions whose returns are not found. But a
-    /// return probe replaces the return address on the stack: exceptions and cancelled threads that pass
-    /// such a call end the program or skip its handlers, and backtraces end there.
+    /// They cost less where single-stepping is expensive, and see functions whose returns are not found. But a
+    /// return probe replaces the return address on the stack: an exception or thread cancellation that
+    /// unwinds through such a call ends the program or skips handlers, and backtraces stop there.
     #[arg(long)]
     pub(super) return_probes: bool,
 
@@ -138,7 +137,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
     pub(super) ports: Ports,
 
-    /// What the plaintext stands in
+    /// What carries the plaintext
     #[arg(long, value_enum, value_name = "WHAT", default_value = "plain")]
     pub(super) framing: Carrier,
 
@@ -152,17 +151,17 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, value_name = "WHICH", default_value = "syn")]
     pub(super) comments: Comments,
 
-    /// Serve the capture to Wireshark at this TCP port: wireshark -k -i TCP@127.0.0.1:PORT
+    /// Serve the capture to Wireshark on this TCP port: wireshark -k -i TCP@127.0.0.1:PORT
     ///
-    /// Unencrypted, to whoever connects: so only to this machine, unless ADDR is given. With -o the
-    /// capture begins at once, without it with the first client. Who connects later sees the
-    /// connections that begin from then on.
+    /// Unencrypted and without a password, so only on this machine unless ADDR is given. With -o the
+    /// capture begins immediately, otherwise with the first client. A client that connects later sees
+    /// the connections that begin after that.
     #[arg(long, value_name = "[ADDR:]PORT", value_parser = values::serve_address)]
     pub(super) pcap_over_ip: Option<SocketAddr>,
 
     /// Write a block for each process, which Wireshark 4.6 shows as frame.darwin.process_info
     ///
-    /// Older releases, tcpdump and editcap pass over them; mergecap 4.6 drops them and warns.
+    /// Older releases, tcpdump and editcap ignore them; mergecap 4.6 drops them and warns.
     #[arg(long)]
     pub(super) process_blocks: bool,
 
@@ -181,7 +180,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     pub(super) ready_fd: Option<i32>,
 
-    /// Let the arguments of the command stand in the file's header; they may hold secrets
+    /// Do not mask process arguments in the file; they may contain secrets
     #[arg(long)]
     pub(super) show_args: bool,
 
@@ -195,40 +194,41 @@ pub(super) struct Arguments {
     /// Keep at most this many bytes (1K: KiB, 1M: MiB) of each piece of a call; 0 keeps all
     ///
     /// A call is captured in pieces of up to 64,512 bytes, each of which becomes a packet. What is left
-    /// out keeps its room in the sequence numbers, and does not count as lost.
+    /// out keeps its place in the sequence numbers, and does not count as lost.
     #[arg(short, long, value_name = "BYTES", allow_negative_numbers = true, default_value = "0", value_parser = values::snaplen)]
     pub(super) snaplen: u32,
 
-    /// End with status 6 if something is lost
+    /// Exit with status 6 if anything is lost
     ///
-    /// That is all that the summary names as lost. A command's own status goes first, unless it is 0.
+    /// Everything that the summary reports as lost counts. A command's own status takes precedence,
+    /// unless it is 0.
     #[arg(long)]
     pub(super) fail_on_loss: bool,
 
-    /// Write each packet as soon as it is there
+    /// Write each packet immediately
     ///
-    /// Costs more time, of the captured programs too. Without it packets wait a moment, so that they stand in
-    /// order of time: in a pipe they are within 100 ms, in a file within 0.7 s, in a compressed one within a second.
+    /// Costs more time, also in the captured programs. Otherwise packets wait briefly to be put in order of
+    /// time: they appear in a pipe within 100 ms, in a file within 0.7 s, in a compressed file within a second.
     #[arg(short = 'U', long)]
     pub(super) packet_buffered: bool,
 
-    /// End after this time: seconds, or with a unit, as 1.5s, 10m, 2h
+    /// End after this time: seconds, or with a unit, such as 1.5s, 10m, 2h
     #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = files::duration)]
     pub(super) duration: Option<Duration>,
 
-    /// Say what is found and what is not, and why
+    /// Print details: what is found and what is not, and why
     #[arg(short, long)]
     pub(super) verbose: bool,
 
-    /// Say nothing but errors
+    /// Print only errors
     #[arg(short, long, conflicts_with = "verbose")]
     pub(super) quiet: bool,
 
-    /// Only connections for which this holds, in the words of tcpdump and more (docs/filter.md)
+    /// Only connections that match this: tcpdump's keywords and more (docs/filter.md)
     ///
     /// host, net, port, portrange with src (client) and dst (server), tcp, ip, ip6; pid, comm, exe, uid, user,
-    /// container, netns, sni, alpn, library, role, proto; and, or, not, parentheses. As in: port 443 and not comm curl.
-    /// Each connection is decided once, before its first byte is written.
+    /// container, netns, sni, alpn, library, role, proto; and, or, not, parentheses. Example: port 443 and not comm
+    /// curl. A connection is kept or left out before its first byte is written.
     #[arg(value_name = "EXPRESSION")]
     pub(super) expression: Vec<String>,
 
@@ -238,7 +238,7 @@ pub(super) struct Arguments {
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
 
-    /// Show what the expression became and where each part is decided, and capture nothing
+    /// Show how the expression was understood and where each part is decided; capture nothing
     #[arg(short = 'd', long = "explain")]
     pub(super) explain: bool,
 
@@ -257,7 +257,7 @@ pub(super) enum Sub {
         #[arg(value_name = "RECORDING")]
         input: PathBuf,
 
-        /// Only connections for which this holds (docs/filter.md)
+        /// Only connections that match this (docs/filter.md)
         #[arg(value_name = "EXPRESSION")]
         expression: Vec<String>,
 
@@ -275,7 +275,7 @@ pub(super) enum Sub {
         #[arg(long, value_enum, value_name = "HOW", default_value = "decode")]
         ports: Ports,
 
-        /// What the plaintext stands in
+        /// What carries the plaintext
         #[arg(long, value_enum, value_name = "WHAT", default_value = "plain")]
         framing: Carrier,
 
@@ -283,7 +283,7 @@ pub(super) enum Sub {
         #[arg(long, value_enum, value_name = "TYPE", default_value = "ethernet")]
         link: Link,
 
-        /// End with status 6 if something was lost
+        /// Exit with status 6 if anything was lost
         #[arg(long)]
         fail_on_loss: bool,
 
@@ -298,22 +298,22 @@ pub(super) enum Sub {
         #[command(flatten)]
         redact: rules::Live,
 
-        /// Say nothing but errors
+        /// Print only errors
         #[arg(short, long)]
         quiet: bool,
     },
 
-    /// Show what a capture file holds: exchanges as a conversation, as JSON, or bytes as hex
+    /// Show the contents of a capture file: exchanges as a conversation or as JSON, or bytes as hex
     ///
-    /// Reads pcapng and pcap, also compressed by gzip, with TCP in plain text. HTTP/1, HTTP/2, gRPC, WebSocket and server-sent
-    /// events are taken apart, bodies unpacked. What is missing is said at its place. docs/views.md describes what is
-    /// shown, and the schema of the JSON.
+    /// Reads pcapng and pcap (gzip too) with plaintext over TCP. HTTP/1, HTTP/2, gRPC, WebSocket and server-sent events are
+    /// decoded, bodies unpacked, missing bytes shown in their place. docs/views.md describes the views, and the schema of
+    /// the JSON.
     Read {
         /// Capture file to read; `-` is standard input
         #[arg(value_name = "CAPTURE")]
         input: PathBuf,
 
-        /// Only connections for which this holds (docs/filter.md)
+        /// Only connections that match this (docs/filter.md)
         #[arg(value_name = "EXPRESSION")]
         expression: Vec<String>,
 
@@ -328,20 +328,21 @@ pub(super) enum Sub {
         #[arg(long)]
         summary: bool,
 
-        /// What becomes of connections of which it is not known whether the expression holds
+        /// What to do with a connection if something that the expression asks for is unknown
         #[arg(long, value_enum, value_name = "WHAT", default_value = "keep")]
         unknown: selection::Unknown,
 
-        /// Say nothing but errors
+        /// Print only errors
         #[arg(short, long)]
         quiet: bool,
     },
 
-    /// Take secrets out of a capture file, so that it can be given to others
+    /// Remove secrets from a capture file, so that it can be shared
     ///
-    /// Reads pcapng and pcap, also compressed by gzip, with TCP in plain text. Packets, lengths and times stay;
-    /// credentials, cookies, tokens and the like become others of the same length and kind, the same value always the same.
-    /// What is not understood is masked whole. docs/sharing.md says what is replaced, and what that cannot promise.
+    /// Reads pcapng and pcap (gzip too) with plaintext over TCP. Packets, lengths and times stay the same;
+    /// credentials, cookies, tokens and similar values are replaced by others of the same length and kind, each value
+    /// always by the same one. What is not understood is masked whole. docs/sharing.md says what is replaced, and what
+    /// that cannot promise.
     Redact {
         /// Capture file to read; `-` is standard input
         #[arg(value_name = "CAPTURE")]
@@ -351,47 +352,47 @@ pub(super) enum Sub {
         #[arg(short, long, value_name = "FILE", required_unless_present = "check")]
         output: Option<PathBuf>,
 
-        /// Write nothing, but say where secrets are: packet, TCP stream and kind, one a line
+        /// Write nothing, but list where secrets are: packet, TCP stream and kind, one per line
         ///
-        /// Numbers are those of Wireshark. Ends with status 7 if there is anything that would be replaced.
+        /// Numbers are those of Wireshark. Exits with status 7 if anything would be replaced.
         #[arg(long, conflicts_with_all = ["output", "key"])]
         check: bool,
 
         #[command(flatten)]
         rules: rules::Rules,
 
-        /// Say nothing but errors
+        /// Print only errors
         #[arg(short, long)]
         quiet: bool,
     },
 
     /// Make a bundle for a bug report: a capture without secrets, and a summary of it
     ///
-    /// Takes a capture file, or makes a capture of a command or of processes, redacted before it is written. The bundle is a zip
-    /// file with the redacted capture, summary.md, what was replaced where, and what doctor says. It is checked for secrets
-    /// before it is written, and sent nowhere. Each kind of choice below narrows it to whole connections.
+    /// Takes a capture file, or captures a command or processes, redacted before anything is written. The bundle is a zip
+    /// file with the redacted capture, summary.md, what was replaced where, and doctor's findings. It is checked for
+    /// secrets before it is written, and is not sent anywhere. Each kind of option below selects whole connections.
     Report {
-        /// Capture file to take; `-` is standard input
+        /// Capture file to read; `-` is standard input
         #[arg(value_name = "CAPTURE", conflicts_with_all = ["report_pids", "report_command"])]
         input: Option<PathBuf>,
 
-        /// Bundle to write, as bundle.zip
+        /// Bundle to write, such as bundle.zip
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
 
-        /// Capture this process, until it ends or until Ctrl-C; may be given several times
+        /// Capture this process, until it ends or until Ctrl-C; may be repeated
         #[arg(short, long = "pid", id = "report_pids", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
         pids: Vec<u32>,
 
-        /// Only connections of this process: curl, 123 or curl[123]; may be given several times
+        /// Only connections of this process: curl, 123 or curl[123]; may be repeated
         #[arg(long = "process", value_name = "NAME")]
         processes: Vec<String>,
 
-        /// Only this connection, by its tcp.stream in Wireshark; may be given several times
+        /// Only this connection, by its tcp.stream in Wireshark; may be repeated
         #[arg(long = "conn", value_name = "N")]
         connections: Vec<u64>,
 
-        /// Only connections to or from this host, by name or address; may be given several times
+        /// Only connections to or from this host, by name or address; may be repeated
         #[arg(long = "host", value_name = "HOST")]
         hosts: Vec<String>,
 
@@ -399,14 +400,14 @@ pub(super) enum Sub {
         #[arg(long, value_name = "TIME", value_parser = values::seconds)]
         since: Option<u64>,
 
-        /// Only connections with an exchange that failed: status 400 or higher, a gRPC error, a reset, no answer
+        /// Only connections with an exchange that failed: status 400 or higher, a gRPC error, a reset, no response
         #[arg(long)]
         errors: bool,
 
         #[command(flatten)]
         rules: rules::Rules,
 
-        /// Say nothing but errors
+        /// Print only errors
         #[arg(short, long)]
         quiet: bool,
 
@@ -415,12 +416,12 @@ pub(super) enum Sub {
         command: Vec<OsString>,
     },
 
-    /// Say which processes speak TLS, whether they can be captured, and why not
+    /// List the processes that use TLS, whether they can be captured, and why not
     ///
-    /// Captures nothing. Ends with status 0 if a capture would work, 3 if privileges are missing, 4 if the
-    /// kernel lacks what is needed, 5 if a process given with -p is not there or cannot be captured.
+    /// Captures nothing. Exits with status 0 if a capture would work, 3 if privileges are missing, 4 if the
+    /// kernel lacks a required feature, 5 if a process given with -p does not exist or cannot be captured.
     Doctor {
-        /// Look at this process only; may be given several times
+        /// Only this process; may be repeated
         #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
         pids: Vec<u32>,
 
@@ -429,9 +430,9 @@ pub(super) enum Sub {
         json: bool,
     },
 
-    /// Put fields, a menu, a profile and a capture interface into Wireshark
+    /// Add fields, a menu, a profile and a capture interface to Wireshark
     ///
-    /// They are installed for the user only; under sudo, for the user who called sudo.
+    /// They are installed for one user; under sudo, for the user who called sudo.
     Wireshark {
         #[command(subcommand)]
         task: CompanionTask,
@@ -440,19 +441,19 @@ pub(super) enum Sub {
 
 #[derive(Subcommand)]
 pub(super) enum CompanionTask {
-    /// Put Lua plugin, profile and interface where Wireshark looks; files that were changed stay
+    /// Install Lua plugin, profile and interface; files that were changed are kept
     Install {
         /// Overwrite files that were changed
         #[arg(long)]
         force: bool,
     },
-    /// Remove what was installed; files that were changed stay
+    /// Remove what was installed; files that were changed are kept
     Uninstall {
-        /// Remove files that were changed, too
+        /// Also remove files that were changed
         #[arg(long)]
         force: bool,
     },
-    /// Say what is installed, and where, and whether Wireshark may capture
+    /// Show what is installed, and where, and whether Wireshark may capture
     Status,
 }
 

@@ -14,15 +14,15 @@ pub(super) fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure>
     if dashes && args.command.is_empty() {
         return Err(usage(
             "no command follows --",
-            "name a command to capture it, or say whom else to capture",
+            "name a command, or leave -- out and use -p, -u or --all",
         ));
     }
     if args.output.is_none() && args.pcap_over_ip.is_none() && args.format.is_none() {
-        let cure = "say -o FILE.pcapng, -o - for standard output, or -f text to see what is said";
+        let cure = "use -o FILE.pcapng, -o - for standard output, or -f text to show messages";
         return Err(usage("no output file is given", cure));
     }
     if args.format.is_none() && args.body.is_given() {
-        return Err(usage("--body is about what -f shows", "say -f text or -f json too"));
+        return Err(usage("--body needs -f", "add -f text or -f json"));
     }
     if args.format.is_some() && args.output.as_deref() == Some(Path::new("-")) {
         return Err(usage(
@@ -33,7 +33,7 @@ pub(super) fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure>
     let show = args.format.map(|format| args.body.checked(format)).transpose()?;
     for (option, path) in [("--record", &args.record), ("--ready-file", &args.ready_file)] {
         if path.as_deref() == Some(Path::new("-")) {
-            return Err(usage(format!("{option} cannot be standard output"), "give it the name of a file"));
+            return Err(usage(format!("{option} cannot be standard output"), "give it a file name"));
         }
         if path.is_some() && *path == args.output {
             return Err(usage(format!("{option} and -o name the same file"), "give them different names"));
@@ -42,7 +42,7 @@ pub(super) fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure>
     if let Some(path) = args.record.as_ref().filter(|path| sink::is_compressed(path)) {
         return Err(usage(
             format!("--record {}: recordings are not compressed", path.display()),
-            "give it another name, as FILE.t2p, and compress it later",
+            "give it another name, such as FILE.t2p, and compress it later",
         ));
     }
     if args.record.is_some() && args.record == args.ready_file {
@@ -51,12 +51,12 @@ pub(super) fn capture(args: Arguments, dashes: bool) -> Result<Capture, Failure>
     let redact: Option<config::Redaction> = args.redact.into();
     if redact.is_some() && args.record.is_some() {
         return Err(usage(
-            "--record keeps all that was captured, secrets too, so it is not possible with --redact",
+            "--record keeps everything that was captured, including secrets, so it cannot be used with --redact",
             "leave one of them out; a recording can be redacted later: tls2pcap replay --redact",
         ));
     }
     if redact.is_some() && args.show_args {
-        return Err(usage("--show-args shows what --redact takes out", "leave one of them out"));
+        return Err(usage("--show-args shows what --redact removes", "leave one of them out"));
     }
     let follow = match (args.follow, args.no_follow) {
         (true, _) => Follow::Tree,

@@ -28,37 +28,37 @@ choices! {
     }
     synth::Ports {
         Decode: "decode", "Mapped to a port where Wireshark decodes plaintext (443 to 80); the true one is in the comment";
-        Keep: "keep", "As they were";
-        Apart: "apart", "As decode; where a server port stays, the client's is written 30000 lower (or higher), so that the file can be merged with a packet capture of the same connections";
+        Keep: "keep", "Unchanged";
+        Apart: "apart", "As decode; if the server port stays the same, the client's is written 30000 lower (or higher), so that the file can be merged with a packet capture of the same connections";
     }
     synth::Carrier {
         Plain: "plain", "TCP, readable by any tool";
-        Tls: "tls", "Made-up TLS without encryption on the true ports, with server name and ALPN; plain where Wireshark would not decode that. Missing bytes are zeros";
+        Tls: "tls", "Synthetic TLS without encryption on the true ports, with server name and ALPN; plain where Wireshark would not decode that. Missing bytes are zeros";
     }
     sink::Link {
         Ethernet: "ethernet", "Each packet has a synthetic Ethernet header";
-        Raw: "raw", "None, packets begin with IP: tcpdump and all that use libpcap then read only the first process";
+        Raw: "raw", "None, packets begin with IP: tcpdump and other users of libpcap then read only the first process";
     }
     sink::Comments {
-        All: "all", "Each packet, with what is known of its connection";
-        Syn: "syn", "The first of a connection, and those where something is missing, made up or learnt";
-        None: "none", "None: then the plugin knows only pid and name, and what is missing is not said where it is";
+        All: "all", "Each packet, with what is known about its connection";
+        Syn: "syn", "The first of a connection, and those with missing or synthetic bytes or new facts";
+        None: "none", "None: then the plugin knows only pid and name, and missing bytes are not labelled";
     }
     sink::DiskFull {
-        End: "end", "End; the last file ends with a whole packet";
-        DropOldest: "drop-oldest", "Delete the oldest complete file of this capture and go on; for -C, -G and -b";
+        End: "end", "End; the last file ends with a complete packet";
+        DropOldest: "drop-oldest", "Delete the oldest completed file of this capture and continue; for -C, -G and -b";
     }
     config::View {
-        Text: "text", "A conversation: who to whom, heads, bodies, how long it took";
-        Json: "json", "One JSON object a line (docs/views.md)";
-        Hex: "hex", "All bytes, as hexdump -C shows them";
+        Text: "text", "A conversation: processes and servers, headers, bodies, how long it took";
+        Json: "json", "One JSON object per line (docs/views.md)";
+        Hex: "hex", "All bytes, in the format of hexdump -C";
     }
     redact::Level {
-        Secrets: "secrets", "What is a secret, or is likely to be one, or is not understood";
-        Shape: "shape", "All but structure: methods, paths, status, names, sizes, times and frame types stay";
+        Secrets: "secrets", "Secrets, likely secrets, and everything that is not understood";
+        Shape: "shape", "Everything but structure: methods, paths, status, names, sizes, times and frame types stay";
     }
     redact::Identity {
-        Keep: "keep", "They stay";
-        Pseudonyms: "pseudonyms", "Each is replaced by another, the same one throughout, of the same length";
+        Keep: "keep", "Keep them";
+        Pseudonyms: "pseudonyms", "Replace each by another of the same length, always the same one";
     }
 }

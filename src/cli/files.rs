@@ -20,45 +20,45 @@ pub(super) struct FileOptions {
     #[arg(short = 'c', long = "count", value_name = "PACKETS", allow_negative_numbers = true, value_parser = at_least_one)]
     count: Option<u64>,
 
-    /// End before the files have more bytes than this together (1K, 1M, 1G: powers of 1024)
+    /// End before all files together exceed this many bytes (1K, 1M, 1G: powers of 1024)
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true, value_parser = bytes)]
     max_bytes: Option<u64>,
 
-    /// Begin another file before this one gets larger than so many million bytes (or 1k, 1m, 1g: powers of 1024)
+    /// Start a new file before this one exceeds this many million bytes (or 1k, 1m, 1g: powers of 1024)
     ///
-    /// As in tcpdump, files are numbered; but the number stands before the ending, which says the format:
-    /// a.pcapng, a1.pcapng, a2.pcapng. Each file opens by itself: a connection that goes on in another file
-    /// begins there with a synthetic handshake in front of its true sequence numbers, and with what its
-    /// protocol needs to be decoded. Every captured byte is in exactly one file.
+    /// As in tcpdump, files are numbered, but the number goes before the extension, which determines the
+    /// format: a.pcapng, a1.pcapng, a2.pcapng. Each file can be opened alone: a connection that continues in
+    /// another file begins there with a synthetic handshake before its true sequence numbers, and with what
+    /// its protocol needs to be decoded. Every captured byte is in exactly one file.
     #[arg(short = 'C', value_name = "SIZE", allow_negative_numbers = true, value_parser = million_bytes)]
     file_size: Option<u64>,
 
-    /// Begin another file after so many seconds of traffic
+    /// Start a new file after this many seconds of traffic
     ///
     /// Conversions of strftime in the name (%Y %m %d %H %M %S) become the local time of the file's first packet.
     /// Without any, files are numbered as with -C.
     #[arg(short = 'G', value_name = "SECONDS", allow_negative_numbers = true, value_parser = at_least_one)]
     file_seconds: Option<u64>,
 
-    /// With -C: keep so many files and write over the oldest. With -G: end after so many files
+    /// With -C: keep this many files and overwrite the oldest. With -G: end after this many files
     #[arg(short = 'W', value_name = "FILES", allow_negative_numbers = true, value_parser = at_least_one)]
     file_count: Option<u64>,
 
-    /// Run this program with the name of each file that is complete, the last one too
+    /// Run this program with the name of each completed file, including the last
     ///
-    /// One after the other, beside the capture, with the least priority; under sudo as you.
+    /// One at a time, during the capture, with the lowest priority; under sudo as you.
     #[arg(short = 'z', value_name = "PROGRAM")]
     then: Option<String>,
 
-    /// Begin another file as dumpcap does; may be given several times
+    /// Start a new file as dumpcap does; may be repeated
     ///
     /// filesize:KB (1000 bytes), duration:SECONDS, interval:SECONDS (multiples since 1970), packets:N; and files:N
-    /// to keep so many, nametimenum:2 for the time before the number. Files are named
+    /// to keep this many, nametimenum:2 to put the time before the number. Files are named
     /// a_00001_20261130093000.pcapng.
     #[arg(short = 'b', value_name = "WHEN:VALUE")]
     ring: Vec<String>,
 
-    /// End as dumpcap does: duration:SECONDS, filesize:KB, packets:N or files:N; may be given several times
+    /// End as dumpcap does: duration:SECONDS, filesize:KB, packets:N or files:N; may be repeated
     #[arg(short = 'a', value_name = "WHEN:VALUE")]
     autostop: Vec<String>,
 
@@ -131,10 +131,10 @@ impl FileOptions {
             return Err(usage("-a files: is for several files", "give -b, -C or -G with it"));
         }
         if files.rotates() && !matches!(output, Some(Output::File(_))) {
-            return Err(usage("several files need a name", "say -o FILE.pcapng"));
+            return Err(usage("several files need a name", "use -o FILE.pcapng"));
         }
         if files.then.is_some() && !matches!(output, Some(Output::File(_))) {
-            return Err(usage("-z is run with the name of a file", "say -o FILE.pcapng"));
+            return Err(usage("-z is run with the name of a file", "use -o FILE.pcapng"));
         }
         if files.disk_full == DiskFull::DropOldest && !files.rotates() {
             return Err(usage(
@@ -145,7 +145,7 @@ impl FileOptions {
         if output.is_none() && files != Plan::default() {
             return Err(usage(
                 "-c, --max-bytes and -a count what is written to a file or pipe",
-                "say -o too, or --duration",
+                "also use -o, or use --duration",
             ));
         }
         Ok((files, duration))
@@ -173,7 +173,7 @@ fn ring(text: &str, files: &mut Plan) -> Result<(), Failure> {
 }
 
 fn pair<'a>(option: &str, text: &'a str) -> Result<(&'a str, &'a str), Failure> {
-    text.split_once(':').ok_or_else(|| bad(option, text, "a word, a colon and a number, as duration:60"))
+    text.split_once(':').ok_or_else(|| bad(option, text, "a word, a colon and a number, such as duration:60"))
 }
 
 fn number(option: &str, text: &str, value: &str) -> Result<u64, Failure> {
@@ -193,7 +193,7 @@ fn sized(text: &str, one: u64) -> Result<u64, String> {
     let units = [('k', 1 << 10), ('m', 1 << 20), ('g', 1 << 30)];
     let unit = units.into_iter().find(|(letter, _)| text.to_ascii_lowercase().ends_with(*letter));
     let (digits, unit) = unit.map_or((text, one), |(_, unit)| (&text[..text.len() - 1], unit));
-    at_least_one(digits)?.checked_mul(unit).ok_or_else(|| "more than any disk has".into())
+    at_least_one(digits)?.checked_mul(unit).ok_or_else(|| "larger than any disk".into())
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -212,5 +212,5 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let seconds = number.parse::<f64>().ok().filter(|n| *n > 0.0).map(|n| n * unit);
     seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| "not a time above 0, as 90, 1.5s, 10m or 2h".into())
+        .ok_or_else(|| "not a time above 0, such as 90, 1.5s, 10m or 2h".into())
 }

@@ -26,7 +26,7 @@ use crate::failure::{Exit, Failure};
 use crate::{sink, synth};
 
 const SHORT_USAGE: &str = "\
-tls2pcap shows what programs really say over TLS, as a capture file for Wireshark.
+tls2pcap shows what programs really send and receive over TLS, as a capture file for Wireshark.
 
   sudo tls2pcap -o FILE -- COMMAND...   capture a command
   sudo tls2pcap -o FILE -p PID          capture a running process
@@ -48,7 +48,7 @@ enum Reason {
 impl Stop {
     /// Prints help to standard output, or the error to standard error.
     pub fn report(&self) -> Exit {
-        // There is nobody left to tell that standard error cannot be written.
+        // If standard error cannot be written, nothing can be reported.
         let _ = match &self.0 {
             Reason::Clap(error) => error.print(),
             Reason::NoArguments => io::stderr().write_all(SHORT_USAGE.as_bytes()),
@@ -155,8 +155,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
             if output.as_os_str() == "-" || matches!(&source, config::Source::File(input) if *input == output)
             {
                 return Err(usage(
-                    "the bundle needs a file of its own",
-                    "give -o another name, as bundle.zip",
+                    "the bundle needs a separate file",
+                    "give -o another name, such as bundle.zip",
                 )
                 .into());
             }
@@ -173,7 +173,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
         None if parsed.explain => {
             let selection = parsed.selection.checked(&parsed.expression)?;
             let filter = selection.filter.ok_or_else(|| {
-                usage("there is no expression to explain", "say one: tls2pcap -d port 443 and not comm curl")
+                usage("there is no expression to explain", "give one: tls2pcap -d port 443 and not comm curl")
             })?;
             Ok(Config::Explain(filter.explained()))
         }
@@ -192,7 +192,7 @@ fn report_source(
         return Ok(config::Source::File(input));
     }
     if pids.is_empty() && command.is_empty() {
-        let cure = "name a capture file, or say whom to capture: -p PID, or -- COMMAND";
+        let cure = "name a capture file, or what to capture: -p PID, or -- COMMAND";
         return Err(usage("there is nothing to report on", cure).into());
     }
     let mut line: Vec<OsString> = ["tls2pcap", "--redact", "-o", "capture.pcapng"].map(OsString::from).into();
@@ -208,7 +208,7 @@ fn report_source(
     }
 }
 
-/// A call by Wireshark, which shows the user what is said on standard error: one sentence.
+/// A call by Wireshark, which shows the user one sentence of standard error.
 fn for_wireshark(args: &[OsString]) -> Result<Config, Stop> {
     let line = match extcap::parse(args)? {
         extcap::Call::Query(query) => return Ok(Config::Extcap(query)),
@@ -225,7 +225,8 @@ fn for_wireshark(args: &[OsString]) -> Result<Config, Stop> {
     }
 }
 
-/// A word that is none of a filter, if the command line has one: what clap says of what follows it would not help.
+/// A word that no filter begins with, if the command line has one: clap's message about what follows it would
+/// not help.
 fn stray_word(args: &[OsString], error: &clap::Error) -> Option<Failure> {
     // Help is no error.
     if !error.use_stderr() {
@@ -263,7 +264,10 @@ fn replay(
     let output = output_of(output)?;
     let (files, duration) = files.checked(Some(&output), None)?;
     if duration.is_some() {
-        return Err(usage("a recording is replayed whole, without -a duration:", "give -c or --max-bytes"));
+        return Err(usage(
+            "a recording is replayed completely, without -a duration:",
+            "give -c or --max-bytes",
+        ));
     }
     Ok(Replay {
         input,

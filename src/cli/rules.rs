@@ -9,35 +9,35 @@ use crate::redact::{Identity, Level, RulesBuilder};
 
 #[derive(Args)]
 pub(super) struct Rules {
-    /// How much is taken out
+    /// How much to remove
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "secrets")]
     level: Level,
 
-    /// Replace the value of this HTTP header too; may be given several times
+    /// Replace the value of this HTTP header too; may be repeated
     #[arg(long = "header", value_name = "NAME")]
     headers: Vec<String>,
 
-    /// Replace fields of this name too, in queries, forms, JSON, XML and multipart; may be given several times
+    /// Replace fields of this name too, in queries, forms, JSON, XML and multipart; may be repeated
     #[arg(long = "field", value_name = "NAME")]
     fields: Vec<String>,
 
-    /// Replace what this regular expression matches too, or its first group; may be given several times
+    /// Replace what this regular expression matches too, or its first group; may be repeated
     #[arg(long = "pattern", value_name = "REGEX")]
     patterns: Vec<String>,
 
-    /// Let the header or field of this name stay; may be given several times
+    /// Keep the header or field of this name; may be repeated
     #[arg(long = "allow", value_name = "NAME")]
     allowed: Vec<String>,
 
-    /// What becomes of addresses: IP and hardware, in headers, text and comments
+    /// What to do with addresses: IP and hardware, in headers, text and comments
     #[arg(long, value_enum, value_name = "WHAT", default_value = "keep")]
     addresses: Identity,
 
-    /// What becomes of names of hosts and users, and of users' folders in paths
+    /// What to do with names of hosts and users, and users' folders in paths
     #[arg(long, value_enum, value_name = "WHAT", default_value = "keep")]
     names: Identity,
 
-    /// Take more such rules from this file, one a line, as: field nickname
+    /// Read more such rules from this file, one per line, such as: field nickname
     ///
     /// A line is one of header, field, pattern, allow, level, addresses and names, and its value; # begins a comment.
     #[arg(long, value_name = "FILE")]
@@ -45,8 +45,8 @@ pub(super) struct Rules {
 
     /// Make replacements with the bytes of this file, so that several captures get the same ones
     ///
-    /// Whoever has it can find out what a replacement stands for, by trying. Without it a random key is
-    /// taken, and forgotten.
+    /// Anyone who has it can find the value behind a replacement by trying. Without it a random key is
+    /// used and discarded.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
 }
@@ -62,14 +62,14 @@ impl From<Rules> for Redaction {
 /// Those of a capture.
 #[derive(Args)]
 pub(super) struct Live {
-    /// Take secrets out before anything is written, as `tls2pcap redact` does
+    /// Remove secrets before anything is written, as `tls2pcap redact` does
     ///
-    /// Nothing else reaches a file, a pipe or a client. What belongs together, as a compressed body, is waited for up to
-    /// a second, and masked if it takes longer. Not with --record, which keeps all as it was.
+    /// Nothing else reaches a file, a pipe or a client. Data that belongs together, such as a compressed body, waits for
+    /// up to a second, and is masked if it takes longer. Not with --record, which keeps everything.
     #[arg(long)]
     redact: bool,
 
-    /// With --redact, take rules from this file, one a line, as: field nickname
+    /// With --redact, read rules from this file, one per line, such as: field nickname
     #[arg(long, value_name = "FILE", requires = "redact")]
     redact_rules: Option<PathBuf>,
 }

@@ -14,13 +14,13 @@ use crate::synth::Selection;
 #[derive(Args)]
 #[command(next_help_heading = "Selecting")]
 pub(super) struct SelectionOptions {
-    /// Only connections with this address at either end; may be given several times, as all of these
+    /// Only connections with this address at either end; like all of these, may be repeated
     ///
-    /// Each of these options is the word of the expression that has its name: --port 443 is `port 443`.
+    /// Each of these options is the keyword of the same name in an expression: --port 443 is `port 443`.
     #[arg(long, value_name = "ADDRESS")]
     host: Vec<String>,
 
-    /// Only connections with this network, as 10.0.0.0/8, at either end
+    /// Only connections with this network, such as 10.0.0.0/8, at either end
     #[arg(long, value_name = "NETWORK")]
     net: Vec<String>,
 
@@ -40,48 +40,48 @@ pub(super) struct SelectionOptions {
     #[arg(long, value_name = "NAME|ID")]
     container: Vec<String>,
 
-    /// Only connections to this server name, as *.example.org
+    /// Only connections to this server name, such as *.example.org
     #[arg(long, value_name = "NAME")]
     sni: Vec<String>,
 
-    /// Only connections with this negotiated protocol, as h2
+    /// Only connections with this negotiated protocol, such as h2
     #[arg(long, value_name = "NAME")]
     alpn: Vec<String>,
 
-    /// Only connections in which this protocol was recognised, as http or imap
+    /// Only connections with this recognised protocol, such as http or imap
     #[arg(long, value_name = "NAME")]
     proto: Vec<String>,
 
-    /// Only connections of which the process is this end: client or server
+    /// Only connections where the process is this end: client or server
     #[arg(long, value_name = "END")]
     role: Vec<String>,
 
-    /// What becomes of connections of which it is not known whether the expression holds
+    /// What to do with a connection if something that the expression asks for is unknown
     #[arg(long, value_enum, value_name = "WHAT", default_value = "keep")]
     unknown: Unknown,
 
-    /// Keep one connection in so many, whole
+    /// Keep one connection in N, completely
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
     sample: Option<u64>,
 
-    /// Keep so many bytes of each direction of a connection; of the rest, only how much it is
+    /// Keep this many bytes of each direction of a connection; of the rest, only the length
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true, value_parser = super::values::snaplen)]
     head: Option<u32>,
 
-    /// Keep nothing of what the processes send, but how much it is
+    /// Keep only the length of what the processes send
     #[arg(long, conflicts_with = "no_reads")]
     no_writes: bool,
 
-    /// Keep nothing of what the processes receive, but how much it is
+    /// Keep only the length of what the processes receive
     #[arg(long)]
     no_reads: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum Unknown {
-    /// They are written, with filter=unknown in the comment
+    /// Keep it, with filter=unknown in the comment
     Keep,
-    /// They are left out
+    /// Leave it out
     Leave,
 }
 
@@ -126,7 +126,7 @@ impl SelectionOptions {
             let quoted = values.iter().map(|value| format!("{name} {}", quoted(value)));
             let any = quoted.collect::<Vec<_>>().join(" or ");
             if !any.is_empty() {
-                // Each by itself, so that an error names the option.
+                // Each separately, so that an error names the option.
                 Filter::new(&any, &Machine).map_err(|error| usage(format!("--{name}: {error}"), ""))?;
                 parts.push(any);
             }
@@ -170,11 +170,11 @@ fn refused(error: &FilterError, word: &str) -> Failure {
         return usage(error.to_string(), "docs/filter.md describes the expressions");
     }
     let cure = match word {
-        "redact" => "say redact first: tls2pcap redact CAPTURE -o FILE".to_owned(),
-        "read" => "say read first: tls2pcap read CAPTURE".to_owned(),
-        "replay" => "say replay first: tls2pcap replay RECORDING -o FILE".to_owned(),
+        "redact" => "put redact first: tls2pcap redact CAPTURE -o FILE".to_owned(),
+        "read" => "put read first: tls2pcap read CAPTURE".to_owned(),
+        "replay" => "put replay first: tls2pcap replay RECORDING -o FILE".to_owned(),
         _ => format!(
-            "to run a command, put -- before it: tls2pcap -o FILE -- {word} …\nor choose connections: docs/filter.md"
+            "to run a command, put -- before it: tls2pcap -o FILE -- {word} …\nto select connections: docs/filter.md"
         ),
     };
     usage(format!("'{word}' is not expected here"), cure)
@@ -186,7 +186,7 @@ pub(super) fn is_stray(word: &str) -> Option<Failure> {
     Some(refused(&error, word))
 }
 
-/// Whom to capture, if the expression says so and nothing else does; and of every program only those that it can want.
+/// The targets, if only the expression selects them; with `--all`, only the programs that it can match.
 pub(super) fn narrowed(given: Option<Targets>, selection: &Selection) -> Option<Targets> {
     let needs = selection.filter.as_ref().map_or(Needs::Nothing, Filter::needs);
     match (given, needs) {

@@ -1,4 +1,4 @@
-//! Options about how what was said is shown.
+//! Options about how messages are shown.
 
 use clap::Args;
 
@@ -6,7 +6,7 @@ use super::{usage, values};
 use crate::config::{Show, View};
 use crate::failure::Failure;
 
-/// Bytes of a body that are shown if nothing is said.
+/// Default number of bytes of a body that are shown.
 const BODY: usize = 1024;
 /// Most that can be: they are kept in memory until the message is complete.
 const BODY_MAX: u32 = 1 << 20;

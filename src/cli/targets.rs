@@ -1,4 +1,4 @@
-//! Whom to capture, as the command line says it.
+//! The targets that the command line selects.
 
 use std::ffi::OsString;
 
@@ -22,21 +22,21 @@ pub(super) fn targets(
     let names: Vec<_> =
         given.iter().zip(["-p", "-u", "--all", "a command"]).filter(|(g, _)| **g).map(|(_, n)| n).collect();
     match names.len() {
-        // What every program says is not to be had by an oversight, as an option that was forgotten.
+        // Every program must not be captured by mistake, such as a forgotten option.
         0 => {
             if let Some(targets) = super::selection::narrowed(None, selection) {
                 return Ok(targets);
             }
             return Err(usage(
-                "nothing says whom to capture",
-                "give -p PID, -u USER, a command after --, or --all for every program on this machine; an expression chooses among their connections",
+                "nothing is selected to capture",
+                "give -p PID, -u USER, a command after --, or --all for every program on this machine; an expression selects some of their connections",
             ));
         }
         1 => {}
         _ => {
             return Err(usage(
                 format!("{} cannot be given together", names.join(" and ")),
-                "each says on its own whom to capture: keep one of them",
+                "each selects the processes to capture: keep one of them",
             ));
         }
     }
@@ -53,8 +53,12 @@ pub(super) fn targets(
             ids.dedup();
             if ids.len() > numbers::UIDS_MAX as usize {
                 return Err(usage(
-                    format!("-u is given for {} users, of {} at most", ids.len(), numbers::UIDS_MAX),
-                    "name fewer, or say --all instead, for the processes of all users",
+                    format!(
+                        "-u is given for {} users, and at most {} are possible",
+                        ids.len(),
+                        numbers::UIDS_MAX
+                    ),
+                    "name fewer, or use --all for the processes of all users",
                 ));
             }
             Targets::Users(ids)
@@ -73,6 +77,6 @@ fn user_id(name: &str) -> Result<u32, Failure> {
         };
     }
     privilege::user_id(name).ok_or_else(|| {
-        usage(format!("-u {name}: there is no user of this name"), "give a user's name or number")
+        usage(format!("-u {name}: there is no user with this name"), "give a user's name or number")
     })
 }

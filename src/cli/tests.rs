@@ -177,9 +177,9 @@ fn what_makes_no_sense_is_refused_as_usage_with_a_cure() {
         ("-o x -u 1 -p 1", "-p and -u"),
         ("-o x -p 1 --all", "-p and --all"),
         ("-o x --all -- curl", "--all and a command"),
-        ("-o x", "whom to capture"),
-        ("--pcap-over-ip 57012", "whom to capture"),
-        ("-o x -u no-such-user-here", "no user of this name"),
+        ("-o x", "selected to capture"),
+        ("--pcap-over-ip 57012", "selected to capture"),
+        ("-o x -u no-such-user-here", "no user with this name"),
         ("-o x -u 4294967295", "not a user number"),
         ("-o x --record x", "same file"),
         ("-o x --ready-file x", "same file"),
@@ -347,7 +347,7 @@ fn names_that_promise_another_format_are_refused() {
         ),
         ("-o x.cap --all", "name it .pcapng, or .pcap for classic pcap"),
         ("replay r -o x.json", "name it .pcapng and convert it: tshark -r FILE.pcapng -T json"),
-        ("-o x --record r.t2p.gz --all", "give it another name, as FILE.t2p, and compress it later"),
+        ("-o x --record r.t2p.gz --all", "give it another name, such as FILE.t2p, and compress it later"),
     ] {
         let Stop(Reason::Failure(failure)) = parse_line(line).unwrap_err() else { panic!("{line}") };
         assert_eq!((failure.exit, failure.cure.as_str()), (Exit::Usage, cure), "{line}");
@@ -402,7 +402,7 @@ fn files_as_tcpdump_and_dumpcap_have_them() {
         assert!(told.contains(word), "{line}: {told}");
     }
     let told = files("tls2pcap --pcap-over-ip 5000 --all -c 5").unwrap_err();
-    assert!(told.contains("say -o too"), "{told}");
+    assert!(told.contains("also use -o"), "{told}");
     let told = files("tls2pcap -w - --all -C 1").unwrap_err();
     assert!(told.contains("several files need a name"), "{told}");
 }
@@ -426,7 +426,7 @@ fn an_expression_chooses_and_says_whom_to_capture() {
         Err(Stop(Reason::Failure(failure))) => failure.to_string(),
         other => panic!("{line}: {other:?}"),
     };
-    assert!(refused("tls2pcap -o x port 443").contains("nothing says whom to capture"));
+    assert!(refused("tls2pcap -o x port 443").contains("nothing is selected to capture"));
     assert!(refused("tls2pcap -o x --all tcp port htps").contains("\n           ^^^^"));
     assert!(refused("tls2pcap -o x --all --port htps").contains("--port"));
     assert!(refused("tls2pcap -d").contains("no expression"));

@@ -1,11 +1,11 @@
-//! What people type who know other tools, and our option of the same meaning.
+//! What users of other tools type, and our option with the same meaning.
 
 /// Options of tcpdump, tshark and dumpcap, eCapture, and bcc's sslsniff that are not ours, with what to do instead.
 const TIPS: &[(&[&str], &str)] = &[
     // tcpdump, tshark and dumpcap.
     (
         &["-i", "--interface"],
-        "programs are captured, not interfaces: say -p PID, -u USER, --all, or a command after --",
+        "programs are captured, not interfaces: use -p PID, -u USER, --all, or a command after --",
     ),
     (
         &["-D", "--list-interfaces", "-L", "--list-data-link-types"],
@@ -13,17 +13,20 @@ const TIPS: &[(&[&str], &str)] = &[
     ),
     (
         &["-r", "--read-file"],
-        "to make a capture file from a recording: tls2pcap replay RECORDING -o FILE; to look at a capture file: tshark -r FILE",
+        "to make a capture file from a recording: tls2pcap replay RECORDING -o FILE; to show a capture file: tls2pcap read FILE, or tshark -r FILE",
     ),
-    (&["-n", "-nn", "-N"], "leave it out: nothing is resolved, addresses and ports are written as numbers"),
-    (&["-l", "--line-buffered"], "say -U to write each packet as soon as it is there"),
+    (
+        &["-n", "-nn", "-N"],
+        "leave it out: names are not resolved, addresses and ports are written as numbers",
+    ),
+    (&["-l", "--line-buffered"], "use -U to write each packet immediately"),
     (
         &["-A", "-X", "-XX", "-x", "-xx"],
         "write to standard output and let tshark show it: tls2pcap -o - … | tshark -r - -x",
     ),
     (
         &["-t", "-tt", "-ttt", "-tttt", "-ttttt", "-e", "-S", "-K"],
-        "leave it out: tls2pcap writes a file; say how to show it to tshark or tcpdump, which read it",
+        "leave it out: tls2pcap writes a file; give such options to tshark or tcpdump, which read it",
     ),
     (
         &["-Y", "--display-filter", "-R", "--read-filter"],
@@ -33,7 +36,7 @@ const TIPS: &[(&[&str], &str)] = &[
         &["-T", "-V", "-O"],
         "write to standard output and let tshark show it: tls2pcap -o - … | tshark -r - -T json",
     ),
-    (&["-B", "--buffer-size"], "say --ring-size SIZE, in MiB"),
+    (&["-B", "--buffer-size"], "use --ring-size SIZE, in MiB"),
     (
         &["-Z", "--relinquish-privileges"],
         "leave it out: under sudo, files and commands are yours, not root's",
@@ -42,13 +45,13 @@ const TIPS: &[(&[&str], &str)] = &[
         &["-I", "--monitor-mode", "--no-promiscuous-mode"],
         "leave it out: programs are captured, not interfaces",
     ),
-    (&["-f"], "say the expression after all options: tls2pcap -o FILE -p PID port 443 and not comm curl"),
-    (&["-Q", "--direction"], "say --no-writes or --no-reads to leave out what the programs send or receive"),
-    (&["--immediate-mode"], "say -U to write each packet as soon as it is there"),
-    (&["-#", "--number"], "leave it out: the summary at the end says how many packets there are"),
-    (&["-E", "-M"], "leave it out: the file holds plaintext, which needs no keys"),
-    (&["-F"], "read the format from the name: FILE.pcapng, FILE.pcap, FILE.pcapng.gz"),
-    (&["-y", "--linktype"], "say --link ethernet or --link raw"),
+    (&["-f"], "put the expression after all options: tls2pcap -o FILE -p PID port 443 and not comm curl"),
+    (&["-Q", "--direction"], "use --no-writes or --no-reads to leave out what the programs send or receive"),
+    (&["--immediate-mode"], "use -U to write each packet immediately"),
+    (&["-#", "--number"], "leave it out: the summary at the end has the number of packets"),
+    (&["-E", "-M"], "leave it out: the file has plaintext, which needs no keys"),
+    (&["-F"], "the name determines the format: FILE.pcapng, FILE.pcap, FILE.pcapng.gz"),
+    (&["-y", "--linktype"], "use --link ethernet or --link raw"),
     (
         &["-j", "-J", "--time-stamp-type", "--time-stamp-precision", "--nano", "--micro"],
         "leave it out: times are the kernel's, in nanoseconds",
@@ -58,19 +61,19 @@ const TIPS: &[(&[&str], &str)] = &[
         "write to standard output and let tshark show it: tls2pcap -o - … | tee FILE.pcapng | tshark -r -",
     ),
     (&["--capture-comment"], "leave it out, or add a comment later: editcap --capture-comment TEXT"),
-    (&["--autostop"], "say -a, or --duration, -c, --max-bytes"),
-    (&["--ring-buffer"], "say -b"),
-    (&["--snapshot-length"], "say -s BYTES or --snaplen BYTES"),
+    (&["--autostop"], "use -a, or --duration, -c, --max-bytes"),
+    (&["--ring-buffer"], "use -b"),
+    (&["--snapshot-length"], "use -s BYTES or --snaplen BYTES"),
     // eCapture.
-    (&["--pcapfile"], "say -o FILE.pcapng"),
+    (&["--pcapfile"], "use -o FILE.pcapng"),
     (&["-m", "--model"], "leave it out: a capture file is what tls2pcap writes"),
     (
         &["--libssl", "--gnutls", "--nspr", "--openssl", "--bash", "--elfpath"],
-        "say --lib PATH for a library or program that is not found by itself",
+        "use --lib PATH for a library or program that is not found automatically",
     ),
-    (&["--cgroup_path"], "say -p PID --follow for the processes of a service, or -u USER"),
-    (&["-k", "--keylogfile"], "leave it out: the file holds plaintext, which needs no keys"),
-    (&["--mapsize"], "say --ring-size SIZE, in MiB"),
+    (&["--cgroup_path"], "use -p PID --follow for the processes of a service, or -u USER"),
+    (&["-k", "--keylogfile"], "leave it out: the file has plaintext, which needs no keys"),
+    (&["--mapsize"], "use --ring-size SIZE, in MiB"),
     (
         &["--hex", "--hexdump"],
         "write to standard output and let tshark show it: tls2pcap -o - … | tshark -r - -x",
@@ -80,8 +83,8 @@ const TIPS: &[(&[&str], &str)] = &[
         &["--no-openssl", "--no-gnutls", "--no-nss"],
         "leave it out: only libraries that a program calls are captured",
     ),
-    (&["--max-buffer-size"], "say -s BYTES to keep so much of each piece of a call"),
-    (&["--extra-lib"], "say --lib PATH"),
+    (&["--max-buffer-size"], "use -s BYTES to keep this much of each piece of a call"),
+    (&["--extra-lib"], "use --lib PATH"),
     (&["--latency", "--handshake"], "leave it out: times are in the file, see docs/wireshark.md"),
     (&["--extra"], "leave it out: user and thread are in the comments of the file"),
 ];

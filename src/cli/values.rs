@@ -9,8 +9,8 @@ pub(super) fn snaplen(text: &str) -> Result<u32, String> {
         (_, Some(digits)) => (digits, 20),
         _ => (text, 0),
     };
-    let number: u32 = digits.parse().map_err(|_| "not a number of bytes, as 256 or 1K".to_owned())?;
-    u32::try_from(u64::from(number) << shift).map_err(|_| "more than any call has".to_owned())
+    let number: u32 = digits.parse().map_err(|_| "not a number of bytes, such as 256 or 1K".to_owned())?;
+    u32::try_from(u64::from(number) << shift).map_err(|_| "longer than any call".to_owned())
 }
 
 /// Bytes of a ring.
@@ -19,11 +19,11 @@ pub(super) fn ring_size(text: &str) -> Result<u32, String> {
         Some(digits) => (digits, 10),
         None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 20),
     };
-    let number: u32 = digits.parse().map_err(|_| "not a number, as 64 or 512K".to_owned())?;
+    let number: u32 = digits.parse().map_err(|_| "not a number, such as 64 or 512K".to_owned())?;
     let bytes = u64::from(number) << shift;
     let page = crate::memory::page_size() as u64;
     if !bytes.is_power_of_two() {
-        return Err("not a power of two, as 64, 128 or 512K".into());
+        return Err("not a power of two, such as 64, 128 or 512K".into());
     }
     if bytes < page {
         return Err(format!("less than a memory page, which is {}K", page >> 10));
@@ -37,7 +37,7 @@ pub(super) fn serve_address(text: &str) -> Result<SocketAddr, String> {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }
     text.parse().map_err(|_| {
-        "neither a port nor a numeric address with a port, as 0.0.0.0:57012 or [::]:57012".into()
+        "neither a port nor a numeric address with a port, such as 0.0.0.0:57012 or [::]:57012".into()
     })
 }
 
@@ -47,5 +47,5 @@ pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let mut parts = unit.filter_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
     let (digits, factor) = parts.next().unwrap_or((text, 1));
     let number: Option<u64> = digits.parse().ok();
-    number.and_then(|n| n.checked_mul(factor)).ok_or_else(|| "not a time, as 30s, 5m or 2h".into())
+    number.and_then(|n| n.checked_mul(factor)).ok_or_else(|| "not a time, such as 30s, 5m or 2h".into())
 }

@@ -47,7 +47,7 @@ pub fn run(task: Companion) -> Result<Exit, Failure> {
         become_user(user)?;
     }
     let places = Places::find(caller.as_ref()).ok_or_else(|| {
-        Failure::new(Exit::Io, "your home folder is not known", "set HOME to an absolute path")
+        Failure::new(Exit::Io, "your home folder is unknown", "set HOME to an absolute path")
     })?;
     let (mut said, failed) = perform(task, &items(&places), &places);
     if task == Companion::Status {
@@ -57,7 +57,7 @@ pub fn run(task: Companion) -> Result<Exit, Failure> {
         }
     }
     if matches!(task, Companion::Install { .. }) && failed.is_none() {
-        said.push_str("Start Wireshark anew; from 4.4 on it changes to the profile tls2pcap by itself when a capture of tls2pcap\nis opened, before that it is chosen at the bottom right.\n");
+        said.push_str("Restart Wireshark. 4.4 and later switch to the profile tls2pcap automatically when they open a capture of tls2pcap;\nin earlier releases, choose it at the bottom right.\n");
         if unistd::geteuid().is_root() {
             said.push_str(
                 "Wireshark 4.4 and later load no plugins as root: run it, and this, as another user.\n",
@@ -149,7 +149,7 @@ fn perform(task: Companion, items: &[Item], places: &Places) -> (String, Option<
         };
         let _ = writeln!(
             said,
-            "Files that were changed after they were installed, or are not tls2pcap's, stay{cure}."
+            "Files that were changed after they were installed, or are not tls2pcap's, are kept{cure}."
         );
     }
     (said, first)
@@ -197,7 +197,8 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
 /// Whether Wireshark may capture with this program, and how it may.
 fn rights(program: &Path, caller: Option<&User>) -> String {
     if unistd::geteuid().is_root() {
-        return "rights       Wireshark may capture as root; as another user, ask for the status as that user\n".into();
+        return "rights       Wireshark may capture as root; for another user, run this as that user\n"
+            .into();
     }
     let rights = match Rights::of(program) {
         Ok(rights) => rights,
@@ -210,7 +211,7 @@ fn rights(program: &Path, caller: Option<&User>) -> String {
         _ if may => writeln!(said, "rights       Wireshark may capture with {shown}"),
         Rights { nosuid: true, .. } => writeln!(
             said,
-            "no rights    {shown} is on a file system that is mounted with nosuid: put it elsewhere, as in /usr/local/bin"
+            "no rights    {shown} is on a file system that is mounted with nosuid: move it elsewhere, for example to /usr/local/bin"
         ),
         Rights { missing, .. } if !missing.is_empty() => {
             writeln!(
@@ -225,7 +226,7 @@ fn rights(program: &Path, caller: Option<&User>) -> String {
     };
     let open = rights.missing.is_empty() && rights.by_all;
     if open {
-        let _ = writeln!(said, "open         everybody on this machine may read all plaintext with {shown}");
+        let _ = writeln!(said, "open         everyone on this machine may read all plaintext with {shown}");
     }
     if !may || open {
         let name = caller.map(|user| user.name.clone()).filter(|name| !name.is_empty());
@@ -233,7 +234,7 @@ fn rights(program: &Path, caller: Option<&User>) -> String {
         let wanted = &rights.wanted;
         let _ = writeln!(
             said,
-            "So that a group may capture, without root (it may then read what any program says over TLS):\n    \
+            "To let a group capture without root (it can then read what any program sends and receives over TLS):\n    \
              sudo groupadd -f wireshark\n    sudo chgrp wireshark {shown}\n    sudo chmod 750 {shown}\n    \
              sudo setcap {wanted}=p {shown}\n    sudo usermod -aG wireshark {name}     # then log in anew"
         );

@@ -67,7 +67,7 @@ pub(super) fn processes(pids: &[u32]) -> Seen {
     };
     let hidden = [
         (others, "of other users", help),
-        (protected, "protected from being looked into (setuid, not dumpable)", help),
+        (protected, "protected from inspection (setuid, not dumpable)", help),
     ];
     seen.hidden = hidden
         .into_iter()
@@ -130,7 +130,11 @@ impl Seen {
         }
         if let Some((thread, process)) = self.threads.first() {
             let message = format!("{thread} is a thread of process {process}");
-            return Some(Failure::new(Exit::NoTarget, message, format!("ask for the process: -p {process}")));
+            return Some(Failure::new(
+                Exit::NoTarget,
+                message,
+                format!("give the process instead: -p {process}"),
+            ));
         }
         let message = match &self.gone[..] {
             [] => return None,
@@ -149,7 +153,7 @@ impl Seen {
             return Some(gone);
         }
         if let Some(hidden) = self.hidden.first().filter(|_| !pids.is_empty() && self.processes.is_empty()) {
-            let message = "the process that was asked for may not be looked into";
+            let message = "the requested process may not be inspected";
             return Some(Failure::new(Exit::NotPermitted, message, hidden.help));
         }
         let captured = |process: &Process| process.libraries.iter().any(|id| self.libraries[*id].captured);
@@ -163,7 +167,7 @@ impl Seen {
         Some(Failure::new(
             Exit::NoTarget,
             format!("nothing that can be captured is in process {}", text(&mut pids.iter().copied())),
-            "a library that it loads later is captured: tls2pcap -o FILE -- COMMAND",
+            "a library that it loads later can be captured: tls2pcap -o FILE -- COMMAND",
         ))
     }
 

@@ -40,7 +40,8 @@ pub fn run(config: &Doctor) -> Result<Exit, Failure> {
 
 fn json(report: &Report) -> Result<String, Failure> {
     let json = serde_json::to_string_pretty(report);
-    Ok(json.map_err(|error| Failure::new(Exit::Io, format!("the report is no JSON: {error}"), ""))? + "\n")
+    Ok(json.map_err(|error| Failure::new(Exit::Io, format!("the report is not valid JSON: {error}"), ""))?
+        + "\n")
 }
 
 /// The JSON for others than the user: of this machine, but of no processes except these.

@@ -25,7 +25,7 @@ pub(super) fn render(report: &Report, asked: &[u32]) -> String {
         nothing(&mut out, report, asked);
     }
     if !report.hidden.is_empty() {
-        heading(&mut out, "NOT LOOKED AT");
+        heading(&mut out, "NOT INSPECTED");
         for hidden in &report.hidden {
             let who = match hidden.processes {
                 Some(1) => "1 process".into(),
@@ -44,13 +44,11 @@ pub(super) fn render(report: &Report, asked: &[u32]) -> String {
 fn nothing(out: &mut String, report: &Report, asked: &[u32]) {
     let looked_at: Vec<String> = report.processes.iter().map(|process| process.pid.to_string()).collect();
     let text = match &looked_at[..] {
-        _ if asked.is_empty() => {
-            "No process that can be looked at carries TLS code that is known.".to_owned()
-        }
+        _ if asked.is_empty() => "No process that can be inspected has known TLS code.".to_owned(),
         // That none is there, or may be looked at, is told elsewhere.
         [] => return,
-        [pid] => format!("Process {pid} carries no TLS code that is known."),
-        pids => format!("None of the processes {} carries TLS code that is known.", pids.join(", ")),
+        [pid] => format!("Process {pid} has no known TLS code."),
+        pids => format!("None of the processes {} has known TLS code.", pids.join(", ")),
     };
     out.push('\n');
     line(out, 0, &text);
@@ -113,7 +111,7 @@ fn section(out: &mut String, report: &Report, title: &str, mut libraries: Vec<&L
             Symbols::Code => Some("stripped, by its code"),
             Symbols::Dynsym | Symbols::Pclntab => None,
         }));
-        marks.extend(library.deleted.then_some("deleted, probed all the same"));
+        marks.extend(library.deleted.then_some("deleted, but probed"));
         if !marks.is_empty() {
             let _ = write!(head, "  ({})", marks.join(", "));
         }
@@ -147,7 +145,7 @@ fn probes(library: &Library) -> String {
             }
         }
         _ if library.symbols == Some(Symbols::Pclntab) => "at entries and RET instructions".to_owned(),
-        Some(Cost::Unknown) | None => "cost of the probes not known".to_owned(),
+        Some(Cost::Unknown) | None => "cost of the probes unknown".to_owned(),
     };
     format!("{functions} function{}, {cost}", if functions == 1 { "" } else { "s" })
 }
@@ -208,7 +206,7 @@ fn kernel(out: &mut String, report: &Report) {
     );
     match &kernel.tried {
         Some(tried) => {
-            row("back end", &format!("{} is taken", tried.backend));
+            row("back end", &format!("{} is used", tried.backend));
             for backend in tried.backends.iter().filter(|backend| backend.name != tried.backend) {
                 let why = backend.reason.as_deref().unwrap_or("works too");
                 row("", &format!("{}: {why}", backend.name));
@@ -223,10 +221,10 @@ fn kernel(out: &mut String, report: &Report) {
             );
             row(
                 "",
-                "stand in processes of the command or of -p only; with --all and -u in every process that has mapped a TLS library",
+                "are only in processes of the command or of -p; with --all and -u in every process that has mapped a TLS library",
             );
             if !tried.attach_cookies {
-                row("", "no attach cookies (Linux 5.15): cheap sites behind exports are not used");
+                row("", "no attach cookies (Linux 5.15): cheap sites in internal functions are not used");
             }
             for kind in &tried.refused {
                 row("", &format!("{}: not on this kernel: {}", kind.programs, kind.reason));
@@ -234,9 +232,9 @@ fn kernel(out: &mut String, report: &Report) {
             let calls = format!("captured up to {} bytes", grouped(tried.call_limit));
             row("calls", &if tried.bpf_loop { calls } else { format!("{calls}: no bpf_loop (Linux 5.17)") });
         }
-        None => row("back end", "not tried, for lack of privileges or of what the kernel must have"),
+        None => row("back end", "not tried: privileges or required kernel features are missing"),
     }
-    row("lockdown", kernel.lockdown.unwrap_or("not told"));
+    row("lockdown", kernel.lockdown.unwrap_or("unknown"));
     for (name, value) in [
         ("perf_event_paranoid", &kernel.perf_event_paranoid),
         ("unprivileged_bpf_disabled", &kernel.unprivileged_bpf_disabled),
@@ -258,13 +256,13 @@ fn privileges(out: &mut String, report: &Report) {
         row("lacks", &list(&own.missing));
     }
     if own.user_namespace {
-        row("namespace", "a user namespace: its root has no power over the kernel");
+        row("namespace", "a user namespace: its root has no privileges over the kernel");
     }
     if own.seccomp {
-        row("seccomp", "a filter is on this process: it may refuse bpf and perf_event_open");
+        row("seccomp", "this process has a filter, which may refuse bpf and perf_event_open");
     }
     if let Some(why) = &own.no_tracing {
-        let text = "a command is stopped by signals while its files are looked at, which its parent sees";
+        let text = "a command is stopped by signals while its files are inspected, which its parent sees";
         row("tracing", &format!("refused ({why}): {text}"));
     }
 }
@@ -417,26 +415,26 @@ CAPTURED
     1 function, reads and writes at cheap sites
       a\\u{1b}[2J[9] uid 33 in container 4f4f4f4f4f4f
       nginx[1,2,3,4,5 and 2 more] www-data
-  OpenSSL 3.0.17  /opt/libssl.so.1.1  (bundled, deleted, probed all the same)
+  OpenSSL 3.0.17  /opt/libssl.so.1.1  (bundled, deleted, but probed)
     1 function, reads or writes are single-stepped, which costs more (SSL_read: no other site: the
       exports call no function in common)
       a\\u{1b}[2J[9] uid 33 in container 4f4f4f4f4f4f
 
-NOT LOOKED AT
+NOT INSPECTED
   41 processes of other users: run it with sudo
   processes outside this container: run it on the host
 
 KERNEL
   release      6.12.0, BTF
-  back end     kprobe is taken
+  back end     kprobe is used
                fentry: it has no BPF trampolines
                tracepoint: works too
   probes       attach in bulk (uprobe.multi); of a command and with -p one by one
-               stand in processes of the command or of -p only; with --all and -u in every process
+               are only in processes of the command or of -p; with --all and -u in every process
                that has mapped a TLS library
                Go: not on this kernel: no
   calls        captured up to 33,554,432 bytes
-  lockdown     not told
+  lockdown     unknown
 
 PRIVILEGES
   user         root
@@ -501,7 +499,7 @@ PRIVILEGES
         );
         assert!(
             text.ends_with(
-                "seccomp      a filter is on this process: it may refuse bpf and perf_event_open\n"
+                "seccomp      this process has a filter, which may refuse bpf and perf_event_open\n"
             )
         );
     }

@@ -7,8 +7,7 @@ const EPIPE: u32 = 32;
 const ECONNABORTED: u32 = 103;
 const ECONNRESET: u32 = 104;
 
-/// A step in the end of a socket. Each tells all that is known by then, so that one that is lost misses
-/// nothing but its time.
+/// A step in the end of a socket. Each carries everything known by then, so a lost one loses only its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketEnd {
     /// The socket.
@@ -26,8 +25,8 @@ pub struct SocketEnd {
 /// How a socket was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// By FINs. Where one is not known, it was not seen: the kernel drops a socket that no process has as
-    /// soon as its FIN is acknowledged.
+    /// By FINs. An unknown one was not seen: the kernel drops a socket that no process has as soon as its FIN
+    /// is acknowledged.
     Orderly,
     /// By a RST of this side ([`Direction::Write`]) or of the peer.
     Reset(Direction),
@@ -75,7 +74,7 @@ fn closed(before: State, error: u32, has: impl Fn(u64) -> bool) -> Closed {
         (ECONNRESET | EPIPE, _) => Closed::Reset(Direction::Read),
         (ECONNABORTED, _) => Closed::Reset(Direction::Write),
         (1.., _) => Closed::Lost,
-        // Closed with unread data or without lingering, or data came when no process had it.
+        // Closed with unread data or without lingering, or data arrived when no process had it.
         (0, State::Established | State::CloseWait | State::FinWait1) => Closed::Reset(Direction::Write),
         (0, State::FinWait2) if !let_go && !has(SOCKET_FIN_RECEIVED) => Closed::Reset(Direction::Write),
         (0, _) => Closed::Orderly,

@@ -1,8 +1,8 @@
-//! What happened, in types: everything that [`crate::track`] ever hears of.
+//! What happened, in types: the only input of [`crate::track`].
 //!
-//! Most events are born in the kernel and come as ring records ([`record`]); the rest is what
-//! user space adds (clock samples, what /proc tells, counters). Both have one encoding, so that a
-//! recording ([`recording`]) of the encoded events holds every input of what follows.
+//! Most events come from the kernel as ring records ([`record`]). User space adds the others: clock samples,
+//! /proc data, counters. Both have one encoding, so a recording ([`recording`]) of the encoded events holds
+//! every input of what follows.
 
 mod end;
 pub mod numbers;
@@ -18,8 +18,8 @@ pub use end::{Closed, SocketEnd};
 /// Nanoseconds of `CLOCK_MONOTONIC`, as `bpf_ktime_get_ns` gives them.
 pub type Monotonic = u64;
 
-/// Which process: a pid together with the generation that the kernel side gave it at first sight
-/// and gives anew at each exec, so that a recycled pid is another process.
+/// Which process: a pid and the generation that the kernel side assigns when it first sees the process and
+/// again at each exec, so a recycled pid is another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessKey {
     /// Thread group id, as the pid namespace of tls2pcap numbers it.
@@ -44,7 +44,7 @@ pub struct HandleKey {
     pub process: ProcessKey,
     /// Address of the handle.
     pub address: u64,
-    /// Tells handles that live at one address one after the other apart.
+    /// Distinguishes handles that live at one address in turn.
     pub generation: u64,
 }
 
@@ -53,7 +53,7 @@ pub struct HandleKey {
 pub struct SocketKey {
     /// Address of the `struct sock`.
     pub address: u64,
-    /// Tells sockets that live at one address one after the other apart.
+    /// Distinguishes sockets that live at one address in turn.
     pub generation: u64,
 }
 
@@ -82,7 +82,7 @@ pub enum Missing {
     Sendfile,
     /// The user asked for a shorter capture.
     Snaplen,
-    /// A read that was blocked when the probes came returned unseen.
+    /// A read that was blocked when the probes were attached returned unseen.
     Unseen,
     /// The return of a call was never seen.
     Unfinished,
@@ -90,14 +90,14 @@ pub enum Missing {
     Depth,
     /// The kernel's table of threads was full.
     ThreadsFull,
-    /// The output did not take the bytes as fast as they came.
+    /// The output did not accept the bytes as fast as they arrived.
     WriterBehind,
     /// The call was made on a stack that is not its thread's own, where its return was not probed.
     OtherStack,
 }
 
 impl Missing {
-    /// The reason as it stands in comments and summaries.
+    /// The reason, as written in comments and summaries.
     pub fn as_str(self) -> &'static str {
         match self {
             Missing::RingFull => "ring-full",
@@ -115,14 +115,14 @@ impl Missing {
     }
 }
 
-/// How a connection's 5-tuple was learnt.
+/// How a connection's 5-tuple was learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TupleSource {
-    /// Not known: what is written is made up, and marked so.
+    /// Unknown: the written tuple is synthetic, and marked so.
     None,
     /// The socket was used inside the call that moved the first bytes, and carried its record.
     SameCall,
-    /// An earlier call of the same handle used the socket, which still lives.
+    /// An earlier call of the same handle used the socket, which is still open.
     Remembered,
     /// A later call of the same handle used the socket. Records of the ring never say so.
     LaterCall,
@@ -135,7 +135,7 @@ pub enum TupleSource {
 }
 
 impl TupleSource {
-    /// The source as it stands in comments.
+    /// The source, as written in comments.
     pub fn as_str(self) -> &'static str {
         match self {
             TupleSource::None => "none",
@@ -166,13 +166,13 @@ pub struct Data {
     pub returned: Monotonic,
     /// Number of the call among the calls of its direction that moved data; wraps.
     pub call_seq: u32,
-    /// Where the call's first byte stands in its direction of the handle.
+    /// Offset of the call's first byte in its direction of the handle.
     pub call_offset: u64,
     /// How many bytes the call moved.
     pub call_len: u64,
-    /// Where this part stands in the call.
+    /// Offset of this part in the call.
     pub chunk_offset: u64,
-    /// How many bytes of the stream this part stands for, at least `payload.len()`.
+    /// How many bytes of the stream this part represents, at least `payload.len()`.
     pub chunk_len: u64,
     /// The bytes; a prefix of the part if `missing` says so.
     pub payload: Bytes,
@@ -215,7 +215,7 @@ pub struct Bind {
     pub socket: SocketKey,
     /// Inode of the socket, as `/proc/PID/fd` shows it.
     pub inode: u64,
-    /// Socket cookie (SO_COOKIE), if anybody asked for one.
+    /// Socket cookie (SO_COOKIE), if one was ever requested.
     pub cookie: Option<u64>,
     /// Inode of the network namespace.
     pub netns: u32,
@@ -228,17 +228,17 @@ pub struct Bind {
     /// Initial sequence numbers (local, remote), computed from the socket's counters; each may be
     /// off by one.
     pub isn: (u32, u32),
-    /// Who opened the connection, if the kernel tells.
+    /// Which side opened the connection, if the kernel knows.
     pub role: Option<Role>,
-    /// How the handle came by the socket.
+    /// How the handle was bound to the socket.
     pub source: TupleSource,
-    /// Bound before the handle moved any byte, so that the stream is seen from its beginning.
+    /// Bound before the handle moved any byte, so the stream is seen from its start.
     pub fresh: bool,
     /// The round-trip time when it was bound, if the kernel has measured it.
     pub rtt: Option<Rtt>,
 }
 
-/// Something learnt about a handle.
+/// A fact about a handle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandleFact {
     /// Who made the call.
@@ -253,7 +253,7 @@ pub struct HandleFact {
     pub fact: Fact,
 }
 
-/// How far each direction of a handle has come, in bytes, captured or not.
+/// The offset of each direction of a handle, in bytes, captured or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ends {
     /// Bytes read.
@@ -273,14 +273,13 @@ pub enum Fact {
     Alpn(String),
     /// This side's close_notify is sent: it writes no more.
     Shutdown,
-    /// The handle is gone.
+    /// The handle was freed.
     Free,
     /// The handle's bytes go through this handle of the same process.
     Layer(HandleKey),
-    /// A read that was blocked when the probes came returned unseen, with an unknown number of
-    /// bytes.
+    /// A read that was blocked when the probes were attached returned unseen, with an unknown number of bytes.
     ReadUnseen,
-    /// A call was not followed to its return: whether it moved bytes is not known.
+    /// A call was not followed to its return: it is unknown whether it moved bytes.
     CallLost(Direction, Missing),
     /// The write with this call number, which some read awaits, moved nothing.
     WriteEmpty(u32),
@@ -309,12 +308,12 @@ pub struct ProcessSeen {
     pub comm: String,
     /// Path of the executable; only its end, without a leading slash, if the path is longer than the kernel side reads.
     pub exe: String,
-    /// The arguments, `argv[0]` first; cut at 1 KiB in all.
+    /// The arguments, `argv[0]` first; truncated at 1 KiB in total.
     pub args: Vec<String>,
 }
 
-/// What /proc told of a process after the kernel saw it. Empty or `None` where the process was
-/// gone before it could be asked.
+/// What /proc had about a process after the kernel saw it. Empty or `None` if the process exited before /proc
+/// was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProcessFacts {
     /// Path of the executable.
@@ -364,15 +363,15 @@ pub struct Start {
     pub show_args: bool,
     /// When probes were attached.
     pub time: Monotonic,
-    /// How long packets wait so that they can be written in order of time, ns.
+    /// How long packets wait to be written in order of time, ns.
     pub sort_time: u64,
 }
 
-/// See [`Start::sort_time`]: enough for all that waits behind the ring but what waits for a socket. With the time between
-/// two clock samples it keeps a file less than a second behind.
+/// See [`Start::sort_time`]: enough for everything after the ring, except waiting for a socket. With the time
+/// between two clock samples it keeps a file less than a second behind.
 pub const SORT_TIME: u64 = 500_000_000;
 
-/// The same if somebody reads along.
+/// The same if the output is read live.
 pub const SORT_TIME_LIVE: u64 = 50_000_000;
 
 /// One sample of both clocks.
@@ -393,7 +392,7 @@ pub struct ProcessLoss {
     pub reason: u32,
     /// How often.
     pub events: u64,
-    /// How many bytes, as far as that is known.
+    /// How many bytes, if known.
     pub bytes: u64,
 }
 
@@ -410,31 +409,31 @@ pub enum Event {
     Bind(Bind),
     /// A fact about a handle.
     Handle(HandleFact),
-    /// A socket comes to its end.
+    /// A step in the end of a socket.
     SocketEnd(SocketEnd),
     /// A process carries TLS.
     Process(ProcessSeen),
-    /// A process is gone.
+    /// A process has exited.
     Exit(ProcessKey, Monotonic),
     /// A file was mapped for the first time: of interest to discovery only.
     File(FileSeen),
-    /// A process encrypts into memory: its sockets are learnt later. Or it calls on other stacks.
+    /// A process encrypts into memory, so its sockets are learned later; or it calls on other stacks.
     NoSocket(NoSocket),
     /// First event: how the capture was started.
     Start(Start),
     /// Time passes.
     Clock(Clock),
-    /// What /proc told of a process.
+    /// What /proc had about a process.
     ProcessFacts(ProcessKey, ProcessFacts),
     /// A library is probed.
     Library(Library),
-    /// What is known of the functions of a library that were found in its code, without names.
+    /// The verdict on the functions of a library that were found in its code, without names.
     Verdict(LibraryId, Verdict),
     /// Counters of the kernel side.
     Counters(Counters),
     /// What the kernel side counted as lost by process; it replaces the one before.
     Losses(Vec<ProcessLoss>),
-    /// At the end of the capture, or of the process: how far a handle that still lives has come.
+    /// At the end of the capture, or of the process: the offsets of a handle that is still live.
     Final(HandleKey, Ends),
     /// The capture is over.
     Stop(Monotonic),
@@ -452,7 +451,7 @@ pub struct NoSocket {
     pub tid: u32,
     /// When.
     pub time: Monotonic,
-    /// The thread waits until it is let go on.
+    /// The thread waits until it is released.
     pub stopped: bool,
     /// It is the latter.
     pub other_stack: bool,
@@ -461,7 +460,7 @@ pub struct NoSocket {
 /// A file was mapped or executed that was not seen before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileSeen {
-    /// Pid of who maps it.
+    /// Pid of the process that maps it.
     pub pid: u32,
     /// Its thread.
     pub tid: u32,
@@ -471,6 +470,6 @@ pub struct FileSeen {
     pub device: u32,
     /// Inode.
     pub inode: u64,
-    /// The thread waits until it is let go on.
+    /// The thread waits until it is released.
     pub stopped: bool,
 }

@@ -128,13 +128,13 @@ impl RawData {
         self.as_bytes()
     }
 
-    /// How much of the record means something: before exact-size records the rest is unused room.
+    /// How much of the record is in use: before exact-size records the rest is unused.
     pub fn record_len(&self) -> usize {
         size_of::<RawData>().saturating_add(self.captured as usize)
     }
 
-    /// The same record without its payload, which is given up because the writer is behind. What was
-    /// missing before stays missing for its own reason: that part is a record of its own.
+    /// The same record without its payload, which is dropped because the writer is behind. What was missing
+    /// before stays missing for its own reason: that part is a separate record.
     pub fn shed(mut self) -> (RawData, Option<RawData>) {
         let captured = u64::from(std::mem::take(&mut self.captured));
         if captured == 0 {
@@ -167,7 +167,7 @@ pub fn decode(record: &Bytes) -> Result<Event, RecordError> {
     decode_within(record, 0..record.len())
 }
 
-/// Decodes the record that stands at `at` in `records`. Payload is a slice of `records`.
+/// Decodes the record at offset `at` of `records`. Payload is a slice of `records`.
 ///
 /// # Errors
 /// As [`decode`].
@@ -380,8 +380,8 @@ fn head(kind: Type, process: ProcessKey, library: LibraryId) -> RawHead {
 /// Encodes an event that user space makes.
 ///
 /// # Panics
-/// Never for the events that user space makes; the others come encoded from the kernel, and this
-/// gives `None` for them.
+/// Never for the events that user space makes; the others arrive encoded from the kernel, and this returns
+/// `None` for them.
 pub fn encode(event: &Event) -> Option<Bytes> {
     let mut out = Writer(Vec::new());
     let none = ProcessKey { pid: 0, generation: 0 };
@@ -466,7 +466,7 @@ fn fixed<T: FromBytes>(record: &[u8], kind: u16) -> Result<T, RecordError> {
     T::read_from_prefix(record).map(|(t, _)| t).map_err(|_| RecordError::Short { kind, have: record.len() })
 }
 
-/// Why a call was lost; recordings of before it was told have 0.
+/// Why a call was lost; 0 in older recordings.
 fn why_lost(counter: u32) -> Missing {
     match counter {
         n if n == Counter::Depth as u32 => Missing::Depth,
@@ -498,8 +498,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The path whose names are `names`, the last one first, each with its NUL. Not `whole`: it has more names before
-/// these, and no slash in front.
+/// The path whose names are `names`, the last one first, each with its NUL. Not `whole`: it has more names
+/// before these, and no leading slash.
 fn path(names: &[u8], whole: bool) -> String {
     let names = names.strip_suffix(b"\0").unwrap_or(names);
     if names.is_empty() {

@@ -1,8 +1,8 @@
-//! A recording: every input of what lies behind the ring, in order, in a file.
+//! A recording: every input of the code after the ring, in order, in a file.
 //!
-//! Layout: the 8 bytes of [`MAGIC`], the number 1 (u32) as a byte-order mark, then for each record
-//! its length (u32) and its bytes. All in the byte order of the machine that recorded; on another
-//! the mark does not match.
+//! Layout: the 8 bytes of [`MAGIC`], the number 1 (u32) as a byte-order mark, then for each record its length
+//! (u32) and its bytes. All numbers are in the byte order of the machine that recorded; on another the mark
+//! does not match.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -15,7 +15,7 @@ pub const MAGIC: [u8; 8] = *b"TLS2PC\x03\x00";
 /// Longest record that a recording may hold, in bytes.
 const RECORD_MAX: u32 = 1 << 20;
 
-/// Appends a record to a batch: a piece of a recording. The record comes in one part or in two.
+/// Appends a record to a batch: a piece of a recording. The record has one part or two.
 pub fn add(batch: &mut BytesMut, (first, second): (&[u8], &[u8])) {
     // Records of the kernel side have 64 KiB at most; what user space makes is bounded where it is made.
     batch.put_u32_ne(u32::try_from(first.len() + second.len()).unwrap_or(u32::MAX));
@@ -60,7 +60,8 @@ pub enum RecordingError {
     /// It is not a recording of this version and byte order.
     #[error("not a recording of this version of tls2pcap")]
     NotARecording,
-    /// It ends in the middle of a record, or before the last of the capture: what came before is whole.
+    /// It ends in the middle of a record, or before the last one of the capture: everything before that is
+    /// complete.
     #[error("the recording is cut short: the end of the capture is not in it")]
     CutShort,
     /// A length is impossible.
@@ -95,17 +96,17 @@ impl Player {
         Player { records, at: 0 }
     }
 
-    /// What the records stand in.
+    /// The bytes that contain the records.
     pub fn records(&self) -> &Bytes {
         &self.records
     }
 
-    /// Gives back what the records stand in.
+    /// Returns the bytes that contain the records.
     pub fn into_records(self) -> Bytes {
         self.records
     }
 
-    /// Where in [`records`](Self::records) the next record stands; `None` at the end.
+    /// Offset of the next record in [`records`](Self::records); `None` at the end.
     ///
     /// # Errors
     /// [`RecordingError`]; nothing can be read after one.

@@ -82,16 +82,16 @@ pub fn parse(args: &[OsString]) -> Result<Call, Failure> {
         return match call.query {
             Some(Query::Interfaces) => Ok(Call::Query(Query::Interfaces)),
             Some(_) if call.interface.is_none() => {
-                Err(usage("--extcap-interface is missing", format!("say --extcap-interface {INTERFACE}")))
+                Err(usage("--extcap-interface is missing", format!("use --extcap-interface {INTERFACE}")))
             }
             Some(query) => Ok(Call::Query(query)),
             None => {
-                Err(usage("this is no whole call", "it is made by Wireshark: choose the interface there"))
+                Err(usage("this call is incomplete", "it is made by Wireshark: choose the interface there"))
             }
         };
     }
     if call.interface.is_none() {
-        return Err(usage("--extcap-interface is missing", format!("say --extcap-interface {INTERFACE}")));
+        return Err(usage("--extcap-interface is missing", format!("use --extcap-interface {INTERFACE}")));
     }
     if let Some(Query::Filter(filter)) = &call.query
         && let Some(sentence) = objection(filter)
@@ -105,8 +105,8 @@ pub fn parse(args: &[OsString]) -> Result<Call, Failure> {
     if call.command.is_empty() && !call.options.iter().any(names_whom) {
         // Wireshark keeps what was chosen by profile, and has nothing for one that it has just changed to.
         return Err(usage(
-            "nothing says whom to capture",
-            "open the interface's options and choose a process, a command, a user, or every program (Wireshark keeps the choice for each profile by itself)",
+            "nothing is selected to capture",
+            "open the interface's options and choose a process, a command, a user, or every program (Wireshark remembers the choice separately for each profile)",
         ));
     }
     let program = args.first().cloned().unwrap_or_default();
@@ -166,8 +166,8 @@ impl Arguments {
                     },
                     None => {
                         return Err(usage(
-                            format!("'{}' is no option of this interface", name.display()),
-                            "open its options in Wireshark and save them anew",
+                            format!("'{}' is not an option of this interface", name.display()),
+                            "open its options in Wireshark and save them again",
                         ));
                     }
                 },
@@ -215,7 +215,7 @@ fn split(arg: &OsStr) -> (OsString, Option<OsString>) {
 /// Why a capture filter cannot be honoured.
 fn objection(filter: &str) -> Option<&'static str> {
     (!filter.trim().is_empty()).then_some(
-        "TLS plaintext has no capture filter, since it is not taken from packets: choose a process, user or command in the interface's options, and narrow down what is shown with a display filter",
+        "TLS plaintext has no capture filter, because it is not captured from packets: choose a process, user or command in the interface's options, and narrow down what is shown with a display filter",
     )
 }
 

@@ -56,17 +56,17 @@ const fn option(
 /// of them when it has changed to another.
 #[rustfmt::skip]
 const OPTIONS: [Option_; 11] = [
-    option("--pid", WHOM, "Process", Process, "Capture this process, and children that it has from then on. Those with a TLS library are listed."),
-    option(COMMAND, WHOM, "Or run", Text(".*", "curl https://example.org/"), "Run this command and capture it and its children, from the first byte. It is no shell's: for pipes and variables say sh -c '…'. It ends with the capture."),
+    option("--pid", WHOM, "Process", Process, "Capture this process and the children that it starts from now on. The list shows processes with a TLS library."),
+    option(COMMAND, WHOM, "Or run", Text(".*", "curl https://example.org/"), "Run this command and capture it and its children, from the first byte. It is run without a shell: for pipes and variables use sh -c '…'. It ends with the capture."),
     option("--uid", WHOM, "Or user", Text("^[A-Za-z0-9_.$-]*$", "name or number"), "Capture all processes of this user."),
-    option("--all", WHOM, "Or every program", Flag, "Capture every program on this machine that uses TLS, those that start later too."),
-    option("--ports", PACKETS, "Server ports", Choice(&[("decode", "mapped, so that Wireshark decodes"), ("keep", "as they were"), ("apart", "as no packet capture has them")]), "443 becomes 80 and so on; the true port stands in the comment and in tls2pcap.server_port."),
-    option("--framing", PACKETS, "Framing", Choice(&[("plain", "TCP"), ("tls", "made-up TLS without encryption")]), "Whether the plaintext stands in TCP, or in made-up TLS on the true ports, with server name and ALPN."),
-    option("--comments", PACKETS, "Comments", Choice(&[("syn", "on the first packet of a connection"), ("all", "on each packet"), ("none", "none")]), "What is known of process and connection. The fields tls2pcap.* are taken from them."),
+    option("--all", WHOM, "Or every program", Flag, "Capture every program on this machine that uses TLS, including those that start later."),
+    option("--ports", PACKETS, "Server ports", Choice(&[("decode", "mapped, so that Wireshark decodes"), ("keep", "unchanged"), ("apart", "different from any packet capture")]), "443 becomes 80 and so on; the true port is in the comment and in tls2pcap.server_port."),
+    option("--framing", PACKETS, "Framing", Choice(&[("plain", "TCP"), ("tls", "synthetic TLS without encryption")]), "Write the plaintext into TCP, or into synthetic TLS on the true ports, with server name and ALPN."),
+    option("--comments", PACKETS, "Comments", Choice(&[("syn", "on the first packet of a connection"), ("all", "on each packet"), ("none", "none")]), "What is known about process and connection. The fields tls2pcap.* are taken from them."),
     option("--process-blocks", PACKETS, "Process blocks", Flag, "Wireshark 4.6 shows them as frame.darwin.process_info, without any plugin."),
-    option("--snaplen", PACKETS, "Bytes of each piece", Number(CHUNK_MAX), "Keep at most so many bytes of each piece of a call; 0 keeps all."),
-    option("--backend", KERNEL, "Sockets are followed by", Choice(&[("auto", "the first that works"), ("fentry", "fentry"), ("kprobe", "kprobes"), ("tracepoint", "typed tracepoints")]), "What the kernel has differs; auto finds out."),
-    option("--lib", KERNEL, "Library", File, "Probe this library or program too: for one that is not found by itself."),
+    option("--snaplen", PACKETS, "Bytes of each piece", Number(CHUNK_MAX), "Keep at most this many bytes of each piece of a call; 0 keeps all."),
+    option("--backend", KERNEL, "Sockets are followed by", Choice(&[("auto", "the first that works"), ("fentry", "fentry"), ("kprobe", "kprobes"), ("tracepoint", "typed tracepoints")]), "Kernels differ; auto finds what works."),
+    option("--lib", KERNEL, "Library", File, "Probe this library or program too: for one that is not found automatically."),
 ];
 
 impl Option_ {
@@ -120,7 +120,7 @@ pub(super) fn reload(name: &str) -> Result<String, Failure> {
             return Ok(out);
         }
     }
-    Err(usage(format!("'{name}' has no list that changes"), ""))
+    Err(usage(format!("'{name}' has no list to reload"), ""))
 }
 
 fn processes(out: &mut String, number: usize) {
@@ -147,7 +147,7 @@ fn sentence(out: &mut String, number: usize, value: &str, text: &str, default: b
 /// A command line in its words, as a shell would see them.
 pub(super) fn words(line: &str) -> Result<Vec<OsString>, Failure> {
     let words = shell_words::split(line).map_err(|_| {
-        usage(format!("the command has a quote that does not end: {line}"), "close it, or put a \\ before it")
+        usage(format!("the command has an unclosed quote: {line}"), "close it, or put a \\ before it")
     })?;
     if words.is_empty() && !line.is_empty() {
         return Err(usage("the command is blank", "name one, or leave the field empty"));

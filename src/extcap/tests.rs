@@ -115,7 +115,7 @@ fn nobody_to_capture_is_refused_in_a_sentence() {
     for more in [&[][..], &["--pid", "", "--command", "", "--uid", ""]] {
         let refused = crate::cli::parse(args(&[&line, more].concat())).unwrap_err();
         let text = format!("{refused:?}");
-        assert!(text.contains("nothing says whom to capture") && text.contains("options"), "{text}");
+        assert!(text.contains("nothing is selected to capture") && text.contains("options"), "{text}");
     }
     let all = crate::cli::parse(args(&[&line[..], &["--all"]].concat())).unwrap();
     let crate::config::Config::Capture(all) = all else { panic!("{all:?}") };

@@ -29,10 +29,10 @@ impl Filter {
                 list(&uids)
             ),
             Needs::Nothing => {
-                "say whom to capture with -p, -u, --all or a command: this expression does not\n".to_owned()
+                "also use -p, -u, --all or a command: this expression does not select processes\n".to_owned()
             }
         });
-        text.push_str("what is not known: the connection is kept and marked filter=unknown, or left out with --unknown leave\n");
+        text.push_str("if the result is unknown: the connection is kept and marked filter=unknown, or left out with --unknown leave\n");
         text
     }
 }

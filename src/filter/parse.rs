@@ -94,10 +94,10 @@ const FOREIGN: &[(&[&str], &str)] = &[
     ),
     (
         &["less", "greater", "len", "protochain"],
-        "connections are chosen as a whole: say -s or --head to keep less of each",
+        "connections are selected as a whole: use -s or --head to keep less of each",
     ),
-    (&["cgroup"], "the cgroup is not known of a connection: say container, or -p PID --follow"),
-    (&["ifname", "on"], "interfaces of the file are processes: say pid or comm"),
+    (&["cgroup"], "the cgroup of a connection is unknown: use container, or -p PID --follow"),
+    (&["ifname", "on"], "interfaces of the file are processes: use pid or comm"),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,24 +208,24 @@ fn tokens(text: &str) -> Result<Vec<(Token, Range<usize>)>, FilterError> {
                 return Err(error(
                     text,
                     at..at + 2,
-                    "values are not compared: say not, and a word such as port",
+                    "values cannot be compared: use not, and a word such as port",
                 ));
             }
             '!' => Token::Not,
             '&' if double('&') => Token::And,
             '|' if double('|') => Token::Or,
-            '&' | '|' => return Err(error(text, at..at + 1, format!("say {c}{c}"))),
+            '&' | '|' => return Err(error(text, at..at + 1, format!("use {c}{c}"))),
             '=' | '<' | '>' | '[' | ']' => {
                 return Err(error(
                     text,
                     at..at + 1,
-                    "values are not compared: say a word and a value, as port 443",
+                    "values cannot be compared: use a word and a value, such as port 443",
                 ));
             }
             '"' | '\'' => {
                 let end = text[at + 1..].find(c).map(|end| at + 1 + end);
                 let Some(end) = end else {
-                    return Err(error(text, at..at + 1, "the quotation does not end"));
+                    return Err(error(text, at..at + 1, "the quotation is not closed"));
                 };
                 while chars.next_if(|(next, _)| *next <= end).is_some() {}
                 tokens.push((Token::Quoted(text[at + 1..end].to_owned()), at..end + 1));
@@ -286,7 +286,7 @@ impl Parser<'_> {
     fn expression(&mut self) -> Result<Expr, FilterError> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
-            return Err(self.error(self.place(), format!("nested more than {DEPTH_MAX} deep")));
+            return Err(self.error(self.place(), format!("nested more than {DEPTH_MAX} levels deep")));
         }
         let mut expr = self.term()?;
         loop {
@@ -364,10 +364,10 @@ impl Parser<'_> {
                     ));
                 }
                 if is_tcp && matches!(kind, Primitive::Host | Primitive::Net) {
-                    return Err(self.error(begin, "tcp goes with port and portrange: say tcp and host …"));
+                    return Err(self.error(begin, "tcp goes with port and portrange: use tcp and host …"));
                 }
                 if family.is_some() && matches!(kind, Primitive::Port | Primitive::PortRange) {
-                    return Err(self.error(begin, "ip and ip6 go with host and net: say ip and port …"));
+                    return Err(self.error(begin, "ip and ip6 go with host and net: use ip and port …"));
                 }
                 Qualifiers { family, ends: ends.unwrap_or(Ends::Either), kind }
             }
@@ -444,7 +444,7 @@ impl Parser<'_> {
         }
         let known = KINDS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         let message =
-            format!("'{word}' is no word of a filter: {known}, tcp, ip, ip6, src, dst, and, or, not");
+            format!("'{word}' is not a word of a filter: {known}, tcp, ip, ip6, src, dst, and, or, not");
         FilterError { is_no_filter: self.at == 0, ..self.error(at, message) }
     }
 
@@ -460,7 +460,7 @@ impl Parser<'_> {
         let own = match qualifiers.kind {
             Primitive::Host => {
                 let address: IpAddr = value.parse().map_err(|_| {
-                    wrong("no numeric address; nothing is resolved, but sni chooses by the server's name")
+                    wrong("not a numeric address; names are not resolved, but sni matches the server's name")
                 })?;
                 let address = address.to_canonical();
                 return self
@@ -483,12 +483,12 @@ impl Parser<'_> {
                 });
                 let one = self.port(&value).map(|port| (port, port));
                 let (low, high) =
-                    splits.next().or(one).ok_or_else(|| wrong("no range of ports, as 8000-8080"))?;
+                    splits.next().or(one).ok_or_else(|| wrong("not a range of ports, such as 8000-8080"))?;
                 return Ok(Test::Ports(ends, low.min(high), low.max(high)));
             }
             Primitive::Own(own) => own,
         };
-        let number = || value.parse::<u32>().map_err(|_| wrong("no number"));
+        let number = || value.parse::<u32>().map_err(|_| wrong("not a number"));
         if value.is_empty() {
             return Err(wrong("empty"));
         }
@@ -499,7 +499,7 @@ impl Parser<'_> {
             Own::Uid => Test::Uid(number()?),
             Own::User => {
                 let id = value.parse().ok().or_else(|| self.names.user(&value));
-                Test::Uid(id.ok_or_else(|| wrong("no user of this machine"))?)
+                Test::Uid(id.ok_or_else(|| wrong("not a user of this machine"))?)
             }
             Own::Comm => Test::Comm(pattern()),
             Own::Exe => Test::Exe(pattern()),
@@ -524,7 +524,7 @@ impl Parser<'_> {
                 };
                 if found.is_empty() {
                     let known = PROTOCOLS.join(", ");
-                    return Err(wrong(&format!("no protocol that is recognised: http, {known}")));
+                    return Err(wrong(&format!("not a recognised protocol: http, {known}")));
                 }
                 Test::Proto(found)
             }
@@ -558,7 +558,7 @@ impl Parser<'_> {
                 let bytes: Option<Vec<u8>> = address.split('.').map(|byte| byte.parse().ok()).collect();
                 let bytes = bytes.filter(|bytes| (1..4).contains(&bytes.len()));
                 let bytes = bytes.ok_or_else(|| {
-                    wrong(format!("'{value}' is no network, as 10.0.0.0/8 or 2001:db8::/32"))
+                    wrong(format!("'{value}' is not a network, such as 10.0.0.0/8 or 2001:db8::/32"))
                 })?;
                 let mut all = [0; 4];
                 all[..bytes.len()].copy_from_slice(&bytes);
@@ -576,14 +576,16 @@ impl Parser<'_> {
                 .parse()
                 .ok()
                 .filter(|len| *len <= max)
-                .ok_or_else(|| wrong(format!("'{len}' is no length of a network, from 0 to {max}")))?,
+                .ok_or_else(|| wrong(format!("'{len}' is not a length of a network, from 0 to {max}")))?,
             None if self.accept("mask") => {
                 let at = self.place();
                 let mask = self.word().and_then(|word| word.parse::<Ipv4Addr>().ok()).map(Ipv4Addr::to_bits);
                 let mask =
                     mask.filter(|mask| net.is_ipv4() && mask.leading_ones() + mask.trailing_zeros() >= 32);
                 let Some(mask) = mask else {
-                    return Err(self.error(at, "a mask of an IPv4 network is expected here, as 255.255.0.0"));
+                    return Err(
+                        self.error(at, "a mask of an IPv4 network is expected here, such as 255.255.0.0")
+                    );
                 };
                 self.at += 1;
                 mask.leading_ones() as u8
@@ -598,7 +600,7 @@ impl Parser<'_> {
             true => Err(error(
                 self.text,
                 at.clone(),
-                format!("'{value}' has bits beyond the network's {len}: say host, or clear them"),
+                format!("'{value}' has bits beyond the network's {len}: use host, or clear them"),
             )),
             false => Ok((net, len)),
         }

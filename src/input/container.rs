@@ -18,7 +18,7 @@ pub(crate) const PACKET: u32 = 6;
 /// What the file cannot be read for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
-    /// The system says so, or what is compressed is damaged.
+    /// The system's error, or the compressed data is damaged.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// Neither pcapng nor pcap.
@@ -28,7 +28,7 @@ pub(crate) enum ReadError {
     #[error("it ends in the middle of packet {0}")]
     Cut(u64),
     /// A length makes no sense.
-    #[error("it is damaged behind packet {0}")]
+    #[error("it is damaged after packet {0}")]
     Damaged(u64),
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Item {
     pub(crate) kind: u32,
     /// The packet's bytes in it, and their link type, if it is a packet.
     pub(crate) packet: Option<(Range<usize>, u32)>,
-    /// When the packet was captured, in ns since 1970; 0 if that is not known.
+    /// When the packet was captured, in ns since 1970; 0 if unknown.
     pub(crate) time: u64,
     /// In pcapng, the packet's interface.
     pub(crate) interface: u32,
@@ -301,7 +301,7 @@ fn units_of(magic: u32) -> u64 {
     if magic == 0xa1b2_3c4d { 1_000_000_000 } else { 1_000_000 }
 }
 
-/// The number that stands at `at`; 0 beyond the end.
+/// The number at offset `at`; 0 beyond the end.
 pub(crate) fn word(bytes: &[u8], at: usize, is_big: bool) -> u32 {
     let word = bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
     if is_big { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }

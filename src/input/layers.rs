@@ -1,4 +1,4 @@
-//! What stands in front of the bytes of a TCP stream: link layers, IP, TCP.
+//! The headers in front of the bytes of a TCP stream: link layers, IP, TCP.
 
 use std::ops::Range;
 

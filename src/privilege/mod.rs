@@ -181,22 +181,22 @@ fn judge(facts: &Facts) -> Result<Allowed, Failure> {
     if facts.user_namespace {
         return Err(Failure::new(
             Exit::NotPermitted,
-            "this is root only inside a user namespace (a rootless container): the kernel grants it no probes",
+            "this is root only inside a user namespace (a rootless container): the kernel does not allow it probes",
             "run tls2pcap on the host, as root",
         ));
     }
     if facts.lockdown == Lockdown::Confidentiality {
         return Err(Failure::new(
             Exit::NotPermitted,
-            "the kernel is locked down (lockdown=confidentiality): it lets nobody read the memory of programs",
+            "the kernel is locked down (lockdown=confidentiality): it lets no process read the memory of programs",
             "boot with lockdown=integrity or without lockdown; some kernels turn it on with Secure Boot",
         ));
     }
     if !facts.btf {
         return Err(Failure::new(
             Exit::Kernel,
-            "the kernel does not tell its types: /sys/kernel/btf/vmlinux is missing",
-            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as all large distributions have; in a container, mount /sys",
+            "the kernel does not describe its types: /sys/kernel/btf/vmlinux is missing",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as current distributions have it; in a container, mount /sys",
         ));
     }
     let mut warnings = Vec::new();
@@ -207,7 +207,7 @@ fn judge(facts: &Facts) -> Result<Allowed, Failure> {
         warnings.push("without cap_checkpoint_restore, libraries replaced on disk since their process started are not found".to_owned());
     }
     if !admin && facts.kernel.is_some_and(|kernel| kernel < BULK_BY_PROCESS) {
-        warnings.push("without cap_sys_admin, which single probes need before Linux 6.10, -p does not work, and connections of programs that encrypt into memory (Node, asyncio) get made-up addresses".to_owned());
+        warnings.push("without cap_sys_admin, which single probes need before Linux 6.10, -p does not work, and connections of programs that encrypt into memory (Node, asyncio) get synthetic addresses".to_owned());
     }
     Ok(Allowed { warnings })
 }
@@ -268,7 +268,7 @@ mod tests {
         let warnings = judge(&few).unwrap().warnings;
         assert_eq!(warnings.len(), 3);
         assert!(
-            warnings[2].contains("without cap_sys_admin") && warnings[2].contains("made-up"),
+            warnings[2].contains("without cap_sys_admin") && warnings[2].contains("synthetic"),
             "{warnings:?}"
         );
         let later = Facts { kernel: Some(BULK_BY_PROCESS), ..few.clone() };

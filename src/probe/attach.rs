@@ -1,4 +1,4 @@
-//! Makes it so that there are the probes that should be (`parts.rs`), by difference.
+//! Attaches and detaches probes until they are those that there should be (`parts.rs`), by difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -25,16 +25,16 @@ pub(super) struct Probes {
     links: Vec<Link>,
 }
 
-/// Probes that are being taken away, and the files that they are in.
+/// Probes that are being removed, and the files that they are in.
 pub(super) struct Going {
     pub files: Vec<FileId>,
     pub thread: JoinHandle<()>,
 }
 
-/// When somebody goes on who takes probes away, for which the kernel takes its time.
+/// When code that removes probes continues, because the kernel takes its time to remove them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leaving {
-    /// When they are gone. Those that come are attached before.
+    /// When they are removed. New ones are attached before.
     Awaited,
     /// At once.
     Unwatched,
@@ -86,7 +86,7 @@ impl Probe {
         let missing = wanted.iter().filter(|(part, _)| !self.attached.contains_key(part));
         let mut gone = BTreeSet::new();
         for (part, why) in missing.map(|(part, why)| (*part, *why)).collect::<Vec<_>>() {
-            // Without returns, entries would tell of calls that never end.
+            // Without returns, entries would report calls that never end.
             if gone.contains(&part.holder) || failures.has_one_beside(&part) {
                 continue;
             }
@@ -205,7 +205,8 @@ pub(super) fn links_of(attached: Attached) -> impl Iterator<Item = Link> {
     attached.into_values().rev().flat_map(|probes| probes.links)
 }
 
-/// For each link the kernel waits until nobody runs its program: for many at once that takes no longer.
+/// For each link the kernel waits until its program runs nowhere: for many links at the same time that takes no
+/// longer.
 pub(super) fn detach(links: Vec<Link>) {
     const THREADS: usize = 16;
     let mut shares: Vec<Vec<Link>> = (0..THREADS).map(|_| Vec::new()).collect();
@@ -222,7 +223,7 @@ pub(super) fn detach(links: Vec<Link>) {
 /// How many probes of a kind came for a reason, or went.
 type Counts = BTreeMap<(&'static str, Option<Why>), usize>;
 
-/// What was attached and taken away, for people to read: a line for each file and holder.
+/// What was attached and removed, for people to read: a line for each file and holder.
 #[derive(Default)]
 struct Changes(BTreeMap<(PathBuf, i32), Counts>);
 

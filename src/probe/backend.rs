@@ -1,5 +1,5 @@
-//! By which mechanism the kernel tells of sockets, and whether it attaches uprobes in bulk. Both
-//! are chosen by trying, because loading a program proves nothing.
+//! The mechanism by which the kernel reports sockets, and whether it attaches uprobes in bulk. Both are chosen
+//! by trying, because loading a program proves nothing.
 
 use std::fmt;
 

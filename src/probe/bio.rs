@@ -20,7 +20,7 @@ const IDLE: u32 = process_flag::PROCESS_IDLE.0;
 /// Whether the probes of BIO functions, which are for one process, are attached as those in bulk: single probes
 /// need CAP_SYS_ADMIN.
 pub(super) fn in_bulk(options: &Options, programs: Programs) -> bool {
-    // With processes of their own it is tried before anything is captured: see `attaches_in_bulk`.
+    // If each process has its own probes, this is tried before anything is captured: see `attaches_in_bulk`.
     programs == Programs::Session
         || programs.in_bulk() && (options.by_process || privilege::has_bulk_by_process())
 }
@@ -51,8 +51,8 @@ impl Probe {
         Ok(())
     }
 
-    /// Probes the BIO functions of a target ahead, so that connections which it has already are known
-    /// by their next record. [`Probe::stop_watching`] ends it where it is not needed.
+    /// Probes the BIO functions of a target early, so that its existing connections are known by their next
+    /// record. [`Probe::stop_watching`] ends it if it is not needed.
     ///
     /// # Errors
     /// If a probe cannot be attached.
@@ -67,8 +67,8 @@ impl Probe {
         Ok(())
     }
 
-    /// Takes the probes of BIO functions away where they tell nothing: from a process that uses its
-    /// sockets itself, and where all handles are known. A new handle brings them back.
+    /// Removes the probes of BIO functions where they reveal nothing: from a process that uses its sockets
+    /// itself, and where all handles are known. A new handle brings them back.
     pub fn stop_watching(&mut self) {
         let watched: Vec<ProcessKey> = self.desired.into_memory.keys().copied().collect();
         for key in watched {
@@ -99,11 +99,11 @@ impl Probe {
         from_bytes(&self.kernel.skeleton.maps.processes.lookup(&pid.to_ne_bytes(), MapFlags::ANY).ok()??)
     }
 
-    /// A flag that the kernel side sets just now may get lost: then what it stands for is told again.
+    /// A flag that the kernel side sets at this moment may get lost: then it is reported again.
     fn change(&self, pid: u32, change: impl Fn(types::process) -> types::process) {
         if let Some(process) = self.process(pid) {
             let process = change(process);
-            // If it fails the process is gone, or goes on as it was.
+            // If it fails, the process has exited, or continues as it was.
             let _ = self.kernel.skeleton.maps.processes.update(
                 &pid.to_ne_bytes(),
                 bytes_of(&process),

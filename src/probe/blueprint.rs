@@ -1,5 +1,5 @@
-//! What can be probed of a library with the programs that this kernel takes. Which of it is probed where, `parts.rs`
-//! says.
+//! What can be probed of a library with the programs that this kernel accepts. `parts.rs` says which of it is
+//! probed where.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -11,7 +11,7 @@ use crate::discover::Found;
 use crate::discover::returns::{Return, Unclear};
 use crate::event::LibraryId;
 
-/// Libraries are numbered so as long as programs cannot tell them apart.
+/// The number of all libraries while programs cannot tell them apart.
 const ANY_LIBRARY: LibraryId = 0;
 
 /// How this kernel probes.
@@ -42,7 +42,7 @@ pub(super) struct Spot {
     pub program: &'static str,
     /// File offset.
     pub offset: u64,
-    /// What the program is told where it is hit; 0 if the kernel cannot tell it.
+    /// What the program is told when it is hit; 0 if the kernel cannot tell it.
     pub cookie: u64,
 }
 

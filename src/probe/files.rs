@@ -1,4 +1,5 @@
-//! What the kernel side is to know of files: which were looked at, and in which processes their libraries are probed.
+//! What the kernel side must know of files: which were inspected, and in which processes their libraries are
+//! probed.
 
 use libbpf_rs::{MapCore, MapFlags};
 
@@ -9,7 +10,8 @@ use crate::discover::{Found, Plain};
 use crate::event::FileSeen;
 
 impl Probe {
-    /// This file has been looked at, in the state that it was in then: whoever maps it next need not wait.
+    /// This file has been inspected, in the state that it was in then: the next process that maps it need not
+    /// wait.
     pub fn mark_seen(&self, file: &FileSeen, is_library: bool) {
         self.mark(file, if is_library { file_state::FILE_LIBRARY } else { file_state::FILE_PLAIN });
     }
@@ -19,8 +21,8 @@ impl Probe {
         self.mark_probed(file.pid, file.inode, file.device);
     }
 
-    /// This file is not to be looked at until [`mark_unseen`](Self::mark_unseen), although it may hold a library. Who
-    /// maps it meanwhile and should wait is counted.
+    /// This file must not be inspected until [`mark_unseen`](Self::mark_unseen), although it may contain a
+    /// library. Processes that map it meanwhile and should wait are counted.
     pub fn mark_resting(&self, file: &FileSeen) {
         self.mark(file, file_state::FILE_RESTS);
     }
@@ -29,12 +31,13 @@ impl Probe {
         let key = types::file_key { inode: file.inode, device: file.device, ..Default::default() };
         let files = &self.kernel.skeleton.maps.files;
         let seen = files.lookup(bytes_of(&key), MapFlags::ANY).ok().flatten();
-        // If it was written to meanwhile, or others wait for a look as well, a later look will tell.
+        // If it was written to meanwhile, or other processes wait for an inspection as well, a later one will
+        // show.
         if let Some(mut seen) =
             seen.and_then(|seen| from_bytes::<types::seen_file>(&seen)).filter(|seen| seen.told == file.time)
         {
             seen.state = state;
-            // If it fails the file is looked at again.
+            // If it fails, the file is inspected again.
             let _ = files.update(bytes_of(&key), bytes_of(&seen), MapFlags::EXIST);
         }
     }
@@ -53,14 +56,14 @@ impl Probe {
         let Some(process) = self.process(pid) else { return };
         let key = types::probed_key { inode, device, tgid: pid };
         let generation = process.generation.to_ne_bytes();
-        // If it fails the process is looked at once more.
+        // If it fails, the process is inspected once more.
         let _ = self.kernel.skeleton.maps.probed.update(bytes_of(&key), &generation, MapFlags::ANY);
         let library = types::held_library { inode, device, ..Default::default() };
         // If it fails children are probed with the next library that they map.
         let _ = self.kernel.skeleton.maps.held.update(&pid.to_ne_bytes(), bytes_of(&library), MapFlags::ANY);
     }
 
-    /// A file that nobody has mapped yet has nothing to probe: whoever maps it need not wait.
+    /// A file that no process has mapped yet has nothing to probe: a process that maps it need not wait.
     pub fn mark_plain(&self, file: &Plain) {
         let key = types::file_key {
             inode: file.inode,
@@ -69,11 +72,11 @@ impl Probe {
         };
         let seen =
             types::seen_file { stamp: stamp_of(file), state: file_state::FILE_PLAIN, ..Default::default() };
-        // If it fails, or the kernel side was told of it already, it is looked at when it is mapped.
+        // If it fails, or the kernel side already has it, it is inspected when it is mapped.
         let _ = self.kernel.skeleton.maps.files.update(bytes_of(&key), bytes_of(&seen), MapFlags::NO_EXIST);
     }
 
-    /// This file is to be looked at again when it is mapped the next time.
+    /// This file must be inspected again when it is next mapped.
     pub fn mark_unseen(&self, file: &FileSeen) {
         self.forget_file(file.inode, file.device);
     }
@@ -84,7 +87,7 @@ impl Probe {
         }
     }
 
-    /// Whether the kernel side has told of a file since it was forgotten.
+    /// Whether the kernel side has reported a file since it was forgotten.
     pub(super) fn is_told(&self, inode: u64, device: u32) -> bool {
         let key = types::file_key { inode, device, ..Default::default() };
         let found = self.kernel.skeleton.maps.files.lookup(bytes_of(&key), MapFlags::ANY);

@@ -14,16 +14,16 @@ use super::map_value::from_bytes;
 use super::ring::{Disposition, Ring};
 use super::skeleton::types::{self, t2p_hold_way};
 
-/// How a thread of the command is made to wait while something is looked at.
+/// How a thread of the command is made to wait during an inspection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldWay {
     /// SIGSTOP, which its parent sees.
     Signal,
-    /// Somebody seizes it who reads [`Holds`].
+    /// The reader of [`Holds`] seizes it.
     Tracer,
 }
 
-/// A thread that waits, and for what: the time is that of the record that says why.
+/// A thread that waits, and for what: the time is that of the record that gives the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
     /// Its process.
@@ -41,40 +41,41 @@ pub struct SyscallReturn {
     pub call: u64,
     /// Instruction pointer.
     pub ip: u64,
-    /// Stack pointer; 0: not known.
+    /// Stack pointer; 0: unknown.
     pub sp: u64,
 }
 
 impl SyscallReturn {
-    /// Whether a thread that was to be held here, and stands there, has not left the kernel in between.
+    /// Whether a thread that was to be held here, and has stopped there, has not left the kernel in between.
     pub fn is_same(self, there: SyscallReturn) -> bool {
         let is_on_stack = self.sp == 0 || self.sp == there.sp;
         self.call == there.call && self.ip == there.ip && is_on_stack
     }
 }
 
-/// The threads that are to be seized, as the kernel side tells. Lives in one thread. Another one may have the same: each
-/// is told of what the other has not taken.
+/// The threads that must be seized, as reported by the kernel side. Lives in one thread. Another one may have
+/// the same: each receives what the other has not taken.
 pub struct Holds {
     ring: Arc<Mutex<Ring>>,
     waker: Epoll,
     bell: Arc<EventFd>,
-    /// The kernel side's table of processors of such threads, which of them this is, and what stands there.
+    /// The kernel side's table of processors of such threads, the index of this one, and its current entry.
     holders: MapHandle,
     index: u32,
     processor: u32,
 }
 
 impl Holds {
-    /// Waits until there is one, or somebody has rung the [`bell`](Self::bell); no longer than `patience`, if it is
-    /// some.
+    /// Waits until there is one, or the [`bell`](Self::bell) has been rung; no longer than `patience`, if
+    /// given.
     pub fn wait(&self, patience: Option<Duration>) {
         let patience = patience.map_or(Ok(EpollTimeout::NONE), EpollTimeout::try_from);
         // A signal ends the wait early, which is harmless.
         let _ = self.waker.wait(&mut [EpollEvent::empty(); 2], patience.unwrap_or(EpollTimeout::ZERO));
     }
 
-    /// Tells the kernel side which processor this thread runs on. Only for one that goes before all others there.
+    /// Tells the kernel side which processor this thread runs on. Only for one that has priority over all
+    /// others there.
     pub fn tell_processor(&mut self) {
         // SAFETY: a plain system call. It does not fail on Linux: then this is 0, and nothing is known.
         let processor = unsafe { libc::sched_getcpu() }.wrapping_add(1).cast_unsigned();
@@ -134,7 +135,7 @@ impl Probe {
         self.kernel.set(|variables| &mut variables.hold_way, way);
     }
 
-    /// For two threads: whichever comes first seizes who is to be held.
+    /// For two threads: the first one seizes the thread that must be held.
     ///
     /// # Errors
     /// If no descriptor is left for it, or a ring cannot be mapped.

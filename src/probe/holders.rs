@@ -1,7 +1,7 @@
-//! Who has probes: which libraries should be probed in which processes now, and what has to go.
+//! Which libraries should be probed in which processes now, and what must be removed.
 //!
-//! A library is probed in all processes, or in each target that has mapped it. It loses its probes there when the
-//! process ends or calls exec, and everywhere when its file is opened for writing, or nobody uses it any more
+//! A library is probed in all processes, or in each target that has mapped it. It loses its probes there when
+//! the process ends or calls exec, and everywhere when its file is opened for writing, or is no longer used
 //! (`unused.rs`).
 
 use std::collections::BTreeSet;
@@ -28,8 +28,8 @@ pub enum Attachment {
 }
 
 impl Probe {
-    /// The libraries of a file, if it is new. To be told before [`Probe::attach`], during which their first records
-    /// may come.
+    /// The libraries of a file, if it is new. To be reported before [`Probe::attach`], during which their first
+    /// records may arrive.
     pub fn new_libraries(&self, found: &Found) -> Vec<Library> {
         if self.libraries.contains_key(&found.key) {
             return Vec::new();
@@ -60,7 +60,7 @@ impl Probe {
     /// Probes a file's libraries, in all processes or in `process`, which must be a target.
     ///
     /// # Errors
-    /// If a probe cannot be attached; those that were are taken away again.
+    /// If a probe cannot be attached; those that were are removed again.
     pub fn attach(&mut self, found: &Found, process: Option<u32>) -> Result<Attachment, libbpf_rs::Error> {
         let key = found.key;
         let former = self.desired.leave(|a| a.file() == key.id() && a.found().key != key);
@@ -79,7 +79,7 @@ impl Probe {
         };
         let known = self.libraries.get(&key).copied();
         if known.is_none() {
-            // Where an old probe still stands, the kernel would run the old instruction.
+            // If an old probe is still there, the kernel would run the old instruction.
             self.await_gone(|file| file == key.id());
         }
         let id = known.unwrap_or(self.last_id + 1);
@@ -171,7 +171,7 @@ impl Probe {
         self.leases.keep(|id| needed.contains(&id));
     }
 
-    /// Until no probe is left that was let go in the files that are waited for.
+    /// Until no released probe is left in the files that are waited for.
     pub fn await_gone(&mut self, is_awaited: impl Fn(FileId) -> bool) {
         for Going { thread, .. } in
             self.going.extract_if(.., |going| going.files.iter().any(|id| is_awaited(*id)))
@@ -181,7 +181,7 @@ impl Probe {
         }
     }
 
-    /// Until no file system is busy because of probes that were let go. The one of the root always is.
+    /// Until no file system is busy because of released probes. The root file system always is.
     pub fn await_unmountable(&mut self) {
         if !self.going.is_empty() {
             let root = std::fs::metadata("/").map_or(0, |root| root.dev());
@@ -190,7 +190,8 @@ impl Probe {
         }
     }
 
-    /// Takes the probes of files away that somebody opens for writing, and waits for now; those files.
+    /// Removes the probes of files that a process is opening for writing, and waits until they are removed;
+    /// returns those files.
     pub fn yield_files(&mut self) -> Vec<PathBuf> {
         let asked = self.leases.asked();
         let mut paths: Vec<PathBuf> = Vec::new();
@@ -205,7 +206,7 @@ impl Probe {
         let bios = self.desired.into_memory.values_mut();
         bios.for_each(|bios| bios.retain(|bio| !asked.contains(&bio.id)));
         self.bring_about(Leaving::Awaited);
-        // What was let go before may be of the same files.
+        // What was released before may be in the same files.
         self.await_gone(|id| asked.contains(&id));
         self.leases.keep(|id| !asked.contains(&id));
         paths
@@ -224,16 +225,17 @@ impl Probe {
         self.has_heirs = !self.follow;
     }
 
-    /// Takes breakpoints away from those who have inherited them and are no targets.
+    /// Removes breakpoints from processes that have inherited them and are not targets.
     pub fn disinherit(&mut self) {
-        // A probe that stands alone goes by itself where it is hit in another process.
+        // A single probe disappears when it is hit in another process.
         if !std::mem::take(&mut self.has_heirs) || !self.bulk() {
             return;
         }
         let (mut links, mut files, mut done) = (Vec::new(), Vec::new(), BTreeSet::new());
-        // When one goes the kernel looks who is to have a breakpoint there. In this process nobody meets it.
+        // When one is removed, the kernel checks which processes should have a breakpoint there. In this
+        // process none is hit.
         for (part, probes) in &self.attached {
-            // Once for all who have it.
+            // Once for all that have it.
             if let Some(path) = self.attach_path(part).filter(|_| done.insert((part.place, part.what))) {
                 links.extend(self.kernel.attach_to_none(&path, &probes.offsets));
                 files.push(probes.file);

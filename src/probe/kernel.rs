@@ -1,5 +1,5 @@
-//! What is loaded into the kernel, and how probes are attached. Knows nothing of who should have which: see
-//! `attach.rs`.
+//! What is loaded into the kernel, and how probes are attached. Does not know which process should have which:
+//! see `attach.rs`.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use super::sites::{Kind, Programs};
 use super::skeleton::{Tls2pcapSkel, types};
 use crate::discover::returns::Return;
 
-/// Why a probe by itself is refused, and the cure.
+/// Why a single probe is refused, and the hint.
 const SINGLE_NEEDS: &str =
     "on this kernel it needs cap_sys_admin too: run it with sudo, or give the program that capability";
 
@@ -91,8 +91,8 @@ impl Kernel {
                     sees_births |= matches!(job, Job::Births(_));
                     self.own_links.push(link);
                 }
-                // Without it QUIC and DTLS are not told apart, new processes wait as soon as they are seen, or MPTCP
-                // sockets are not seen.
+                // Without it QUIC and DTLS cannot be recognised, new processes wait as soon as they are seen,
+                // or MPTCP sockets are not seen.
                 Err(_) if job.is_optional() => {}
                 Err(error) => return Err(error),
             }
@@ -101,7 +101,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// From now on records are looked at where they go through sockets.
+    /// From now on records are examined when they pass through sockets.
     pub(super) fn follow_ciphertext(&mut self) {
         if self.received.is_none() {
             // Without it, records that a program receives bind nothing; those that it sends do.
@@ -204,8 +204,8 @@ impl Kernel {
         })
     }
 
-    /// Attaches probes at these offsets in this process, which has no such code mapped. `None`: where probes are
-    /// attached one by one, or the file is gone.
+    /// Attaches probes at these offsets in this process, which has no such code mapped. `None`: probes are
+    /// attached one by one, or the file no longer exists.
     pub(super) fn attach_to_none(&self, path: &Path, offsets: &[u64]) -> Option<Link> {
         let program = Job::Trial.programs().next().filter(|_| self.way.programs.in_bulk())?;
         let options = UprobeMultiOpts {

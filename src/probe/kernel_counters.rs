@@ -16,7 +16,7 @@ use super::skeleton::types;
 use crate::event::record::Counter;
 use crate::event::{Counters, ProcessKey, ProcessLoss};
 
-/// Processes of which it is known how often they ran on unprobed; the rest stands in the sum only.
+/// Processes whose runs without probes are counted separately; the rest is only in the sum.
 const UNHELD_MAX: usize = 4096;
 
 /// How often a process ran on before a library of it was probed.
@@ -27,10 +27,10 @@ pub(super) struct Unheld {
 }
 
 impl Probe {
-    /// A process of the command ran on before a library was probed in it: nobody knows what it said until then.
+    /// A process of the command ran on before a library was probed in it: what it sent until then is unknown.
     pub fn note_unheld(&mut self, pid: u32) {
         self.unheld.times += 1;
-        // One that is gone has told its name to nobody.
+        // One that has exited was never seen by name.
         let Some(process) = self.process(pid) else { return };
         let key = ProcessKey { pid, generation: process.generation };
         let by_process = &mut self.unheld.by_process;
@@ -39,10 +39,11 @@ impl Probe {
         }
     }
 
-    /// Bytes of kernel memory that the rings and the tables take now. Some tables grow as needed (`room.rs`).
+    /// Bytes of kernel memory that the rings and the tables take now. Some tables grow as needed
+    /// (`table_sizes.rs`).
     ///
     /// # Errors
-    /// If the kernel does not tell (/proc is not there).
+    /// If the kernel does not report it (/proc is not mounted).
     pub fn memory(&self) -> io::Result<(u64, u64)> {
         let (mut rings, mut tables) = (0, 0);
         for map in self.kernel.skeleton.object().maps() {
@@ -78,9 +79,9 @@ impl Probe {
         Ok(Counters(sums))
     }
 
-    /// Runs of probes that the kernel left out because the same was running on that CPU: an interrupt
-    /// came. Those of sockets, where it happens, stand second. Kernels before 5.12 do not tell; of a
-    /// kprobe that was hit inside another, those before 6.7 do not.
+    /// Runs of probes that the kernel skipped because the same was running on that CPU: an interrupt arrived.
+    /// Those on sockets, where it happens, are the second. Kernels before 5.12 do not report them; those before
+    /// 6.7 do not for a kprobe that was hit inside another.
     fn missed_runs(&self) -> (u64, u64) {
         let (mut others, mut sockets) = (0, 0);
         let objects = std::iter::once(self.kernel.skeleton.object()).chain(self.kernel.later.loaded());
@@ -132,8 +133,8 @@ fn map_bytes(map: BorrowedFd<'_>) -> io::Result<u64> {
 fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
     let mut info = bpf_prog_info::default();
     let mut len = size_of::<bpf_prog_info>() as u32;
-    // SAFETY: a valid place of the length that is told. An older kernel fills in less and leaves 0,
-    // as does a program that is not loaded.
+    // SAFETY: a valid place of the given length. An older kernel fills in less and leaves 0, as does a program
+    // that is not loaded.
     unsafe { bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut len) };
     info.recursion_misses
 }

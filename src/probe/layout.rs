@@ -104,7 +104,7 @@ same_layout!(RawExit = t2p_exit { head, time });
 same_layout!(RawFile = t2p_file { head, time, inode, device, stopped });
 same_layout!(RawNoSocket = t2p_no_socket { head, time, stopped, other_stack });
 
-// Behind a record of the ring of notices stands its place.
+// A record of the ring of notices is followed by its place.
 const _: () = {
     assert!(size_of::<types::t2p_noted_file>() == size_of::<record::RawFile>() + size_of::<u64>());
     assert!(size_of::<types::t2p_noted_no_socket>() == size_of::<record::RawNoSocket>() + size_of::<u64>());

@@ -1,11 +1,12 @@
-//! So that files lose their probes before they are written to.
+//! Removes the probes of a file before it is written to.
 //!
-//! A breakpoint stands at an offset of a file. When the file is written anew in place, whoever runs it next would get
-//! the old breakpoints in new code. A read lease (fcntl) makes the kernel ask for it when somebody opens the
-//! file for writing, and wait until it is given back, for /proc/sys/fs/lease-break-time at most (45 s). What
-//! is being executed cannot be opened for writing at all.
+//! A breakpoint is at an offset of a file. If the file is rewritten in place, the next process that runs it
+//! would get the old breakpoints in new code. A read lease (fcntl) makes the kernel request it back when a
+//! process opens the file for writing, and that process waits until it is returned, for
+//! /proc/sys/fs/lease-break-time at most (45 s). A file that is being executed cannot be opened for writing at
+//! all.
 //!
-//! Some file systems have no leases, and without CAP_LEASE there are none on files of others.
+//! Some file systems have no leases, and without CAP_LEASE there are none on files of other users.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -46,7 +47,7 @@ impl Leases {
 
 impl Lease {
     fn is_asked_for(&self) -> bool {
-        // SAFETY: a plain system call. It tells what the lease has to become.
+        // SAFETY: a plain system call. It returns what the lease must become.
         let wanted = unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETLEASE) };
         wanted != libc::F_RDLCK
     }

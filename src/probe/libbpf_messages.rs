@@ -1,5 +1,5 @@
-//! What libbpf says while the kernel side is loaded. Of what works in another way nobody needs to hear, so it
-//! is kept, and told if nothing works.
+//! Messages of libbpf while the kernel side is loaded. If something else works they do not matter, so they are
+//! kept, and shown only if nothing works.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -16,7 +16,7 @@ pub(super) fn listen(wanted: bool) {
     set_print(wanted.then_some((PrintLevel::Warn, |_, text| keep(&mut heard(), &text))));
 }
 
-/// Ends it; what was said.
+/// Ends it; returns the messages.
 pub(super) fn end() -> String {
     set_print(None);
     std::mem::take(&mut *heard())

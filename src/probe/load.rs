@@ -34,7 +34,7 @@ pub(super) enum Refusal {
 }
 
 impl Options {
-    /// Machine code is decoded for x86-64 only: elsewhere nobody knows where functions return.
+    /// Machine code is decoded for x86-64 only: elsewhere it is unknown where functions return.
     fn avoids_return_probes(&self) -> bool {
         cfg!(target_arch = "x86_64") && !self.return_probes
     }
@@ -50,7 +50,7 @@ impl Kernel {
         libbpf_messages::listen(options.verbose);
         let result = Kernel::load_some_way(options);
         let said = libbpf_messages::end();
-        // Else our own words tell all there is.
+        // Otherwise our own message says everything.
         if let Err(
             ProbeError::NoBackend(_)
             | ProbeError::Failed(..)
@@ -99,7 +99,7 @@ impl Kernel {
             }
             Ok(None)
         };
-        // The one that is asked for is tried first; the others then tell whether it is its fault.
+        // The requested one is tried first; the others then show whether the fault is its own.
         let asked = options.backend;
         let mut order = Backend::ALL;
         order.sort_by_key(|b| asked.is_some_and(|a| a != *b));
@@ -161,7 +161,7 @@ impl Kernel {
         let sees_births =
             options.follow && (backend != Backend::Fentry || has_function("calculate_sigpending"));
         let has_mptcp = Path::new("/proc/sys/net/mptcp").exists();
-        // Where probes are attached one by one, whoever waits for them waits long enough.
+        // Where probes are attached one by one, a waiting process waits long enough.
         let c_at_once = options.has_c || programs == Programs::Session || !programs.in_bulk();
         let choice = Choice { backend, programs, bio_in_bulk, has_ipv6, has_mptcp, sees_births, c_at_once };
         choice.prepare(open.open_object_mut().progs_mut());

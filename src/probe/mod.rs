@@ -78,7 +78,8 @@ pub struct Options {
     pub targets_only: bool,
     /// Only processes of these users; empty: all. At most 16.
     pub uids: Vec<u32>,
-    /// Attach to single processes, each of which [`Probe::attach`] is told of, so that others pay nothing; else to all.
+    /// Attach to single processes, each of which is passed to [`Probe::attach`], so that others pay nothing;
+    /// otherwise to all.
     pub by_process: bool,
     /// Children of targets are targets too.
     pub follow: bool,
@@ -102,7 +103,7 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The kernel has no type information, which CO-RE and typed tracepoints need.
-    #[error("the kernel offers no BTF (/sys/kernel/btf/vmlinux)")]
+    #[error("the kernel has no BTF (/sys/kernel/btf/vmlinux)")]
     NoBtf,
     /// The kernel refuses BPF to this user.
     #[error("the kernel refuses to load BPF programs: {0}")]
@@ -112,7 +113,7 @@ pub enum ProbeError {
     BackendMissing {
         /// What was asked for.
         backend: Backend,
-        /// What it lacks, and what it says.
+        /// What it lacks, and its message.
         reason: String,
         /// Whether it has none such, rather than refuse what is there.
         lacking: bool,
@@ -127,12 +128,13 @@ pub enum ProbeError {
     Failed(&'static str, libbpf_rs::Error),
 }
 
-/// What happens to a target, and to its children that are targets too, when it maps a file that has not been looked at.
+/// What happens to a target, and to its children that are targets too, when it maps a file that was not
+/// inspected yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// It goes on.
+    /// It runs on.
     GoesOn,
-    /// It waits until the file has been looked at.
+    /// It waits until the file has been inspected.
     Waits,
 }
 
@@ -141,7 +143,7 @@ pub struct Probe {
     kernel: Kernel,
     /// Why the back ends before it were not taken.
     refused: Vec<String>,
-    /// Each process gets probes of its own.
+    /// Each process gets its own probes.
     by_process: bool,
     /// Children of targets are targets too.
     follow: bool,
@@ -154,7 +156,7 @@ pub struct Probe {
     desired: Desired,
     /// Those that there are.
     attached: Attached,
-    /// Those that are being taken away.
+    /// Those that are being removed.
     going: Vec<Going>,
     /// So that files lose their probes before they are written to.
     leases: Leases,
@@ -163,7 +165,7 @@ pub struct Probe {
     /// Some child has breakpoints from its parent, and is no target.
     has_heirs: bool,
     unheld: kernel_counters::Unheld,
-    /// What [`Probe::settle`] is to tell.
+    /// What [`Probe::settle`] will report.
     unsaid: Vec<News>,
     is_loaded_ahead: bool,
 }
@@ -211,8 +213,8 @@ impl Probe {
         Ok(probe)
     }
 
-    /// Leaves the detaching to a process that outlives this one by as long as it takes: up to seconds where
-    /// each probe is detached by itself. For the very end of this process.
+    /// Leaves the detaching to a process that outlives this one for as long as that takes: up to seconds if
+    /// each probe is detached separately. For the very end of this process.
     pub fn leave(self) {
         let Ok((parent_ended, held)) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC) else { return };
         // SAFETY: the child calls nothing but what is async-signal-safe, and never returns.
@@ -240,7 +242,7 @@ impl Probe {
         }
     }
 
-    /// Loads what the first library in C will need, once. For captures in which nobody waits until it is loaded.
+    /// Loads what the first library in C will need, once. For captures in which nothing waits for the loading.
     pub fn load_ahead(&mut self) {
         if !std::mem::replace(&mut self.is_loaded_ahead, true) {
             // If it fails, so does the first library.
@@ -293,16 +295,16 @@ impl Probe {
         unreported_ends::handles(&self.kernel.skeleton.maps.handles).collect()
     }
 
-    /// How far handles came of which the ring does not say it; goes with its reader.
+    /// The offsets of handles that are not in the ring; moves with its reader.
     ///
     /// # Errors
-    /// If no descriptor can be had.
+    /// If no descriptor is available.
     pub fn ended(&self) -> io::Result<UnreportedEnds> {
         let maps = &self.kernel.skeleton.maps;
         UnreportedEnds::new(&maps.ended, &maps.handles, &maps.losses)
     }
 
-    /// A reader of the rings, to be moved to a thread of its own.
+    /// A reader of the rings, to be moved to a separate thread.
     ///
     /// # Errors
     /// If they cannot be mapped.

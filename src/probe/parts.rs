@@ -39,8 +39,8 @@ pub(super) enum Where {
     Bio(FileId, u64, u64),
 }
 
-/// What is probed, in the order in which it is attached: a call that is seen to begin has its return probed, and an
-/// export whose call is seen has the function behind it probed. It is taken away in the reverse order.
+/// What is probed, in the order in which it is attached: a call whose entry is seen has its return probed, and
+/// an export whose call is seen has its internal function probed. It is removed in the reverse order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum What {
     /// BIO_write and BIO_read: the records that they move.
@@ -66,7 +66,7 @@ pub(super) struct Part {
 pub(super) enum Why {
     /// A target has mapped the library, or all processes are captured.
     Mapped,
-    /// The functions behind exports may be cheaper to probe.
+    /// The internal functions may be cheaper to probe.
     Trial,
     /// Functions that were found in code without names have to prove themselves.
     Probation,
@@ -80,7 +80,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Why::Mapped => "mapped",
-            Why::Trial => "on trial behind an export",
+            Why::Trial => "on trial for an export",
             Why::Probation => "to check functions that were found in code",
             Why::IntoMemory => "it encrypts into memory",
             Why::Coroutines => "it has coroutines",
@@ -109,11 +109,11 @@ impl Holding {
     }
 }
 
-/// What is known of those who are captured, and of how they are.
+/// What is known of the captured processes.
 #[derive(Default)]
 pub(super) struct Desired {
     pub holdings: Vec<Holding>,
-    /// Libraries whose functions behind exports are on trial.
+    /// Libraries whose internal functions are on trial.
     pub trials: Vec<Trial>,
     /// Libraries whose functions were found in their code.
     pub probations: Vec<Probation>,
@@ -155,7 +155,7 @@ impl Desired {
                 let place = Where::Library(blueprint.id);
                 let is_needed = |what: &What| match what {
                     What::Returns(_, kind) => *kind == Kind::C,
-                    // The function behind it has no return instruction that is known.
+                    // No return instruction of its internal function is known.
                     What::Entries(Group::Export(_), _) => !self.is_wanted(blueprint.id, *what),
                     _ => false,
                 };
@@ -207,7 +207,7 @@ impl Desired {
         self.without_return_probes || !self.by_returns
     }
 
-    /// The blueprint of a library that somebody has.
+    /// The blueprint of a library that some process has.
     pub(super) fn blueprint(&self, id: LibraryId) -> Option<&Arc<Blueprint>> {
         let holding = self.holdings.iter().find(|holding| holding.id() == id);
         holding.map(|holding| &holding.blueprint).or_else(|| {
@@ -242,7 +242,7 @@ mod tests {
     const WAY: Way = Way { programs: Programs::Bulk, has_cookie: true, without_return_probes: false };
     const ONE: Holder = Holder { pid: 1, generation: 10 };
 
-    /// A library with two exports, as somebody who maps it holds it.
+    /// A library with two exports, as a process that maps it has it.
     fn holding(folder: &Path, holder: Holder) -> Holding {
         let (source, library) = (folder.join("ssl.c"), folder.join("ssl.so"));
         let code = "int SSL_write(void *s, const void *b, int n) { return n; }

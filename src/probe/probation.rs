@@ -21,10 +21,10 @@ const CALLS: u32 = 16;
 const EVIDENCE: u64 = 1 << t2p_cookie_bit::T2P_COOKIE_PROBATION.0;
 /// Why it is condemned.
 const WRONG: &str = "its functions are not what they were taken for";
-const NO_RETURNS: &str = "its functions have no names, and to check what is found needs return probes, which do harm to \
+const NO_RETURNS: &str = "its functions have no names, and checking those that were found needs return probes, which harm \
                           programs with coroutines before Linux 6.13";
 const UNCLEAR: &str =
-    "its functions have no names, and to check what is found it must be known where BIO_read returns";
+    "its functions have no names, and checking those that were found requires knowing where BIO_read returns";
 const SITES: [t2p_site; 2] = [t2p_site::T2P_SITE_READ, t2p_site::T2P_SITE_WRITE];
 
 /// A library whose functions were found in its code.
@@ -57,8 +57,8 @@ impl Probe {
     /// Before a library is probed whose functions were found in its code.
     ///
     /// # Errors
-    /// If what they tell cannot be checked. Then [`Probe::abandon_probation`] is due, and as well if the library
-    /// cannot be probed after all.
+    /// If its functions cannot be checked. Then call [`Probe::abandon_probation`], also if the library cannot
+    /// be probed after all.
     pub(super) fn begin_probation(&mut self, found: &Found, id: LibraryId) -> Result<(), libbpf_rs::Error> {
         let other = |what: &str| Err(io::Error::other(what.to_owned()).into());
         let library = &found.library;
@@ -67,7 +67,7 @@ impl Probe {
         };
         let way = self.kernel.way;
         if !way.has_cookie {
-            return other("its functions have no names, and to check what is found needs Linux 5.15");
+            return other("its functions have no names, and checking those that were found needs Linux 5.15");
         }
         let known = self.desired.probations.iter().find(|p| p.id == id);
         match known.map(|probation| &probation.state) {
@@ -82,7 +82,7 @@ impl Probe {
                     let evidence = evidence::default();
                     self.kernel.skeleton.maps.evidence.update(&key, bytes_of(&evidence), MapFlags::ANY)?;
                     if !self.judge(id, site, verdict::VERDICT_PROBATION) {
-                        return other("no room to check what its functions tell");
+                        return other("the table for checking its functions is full");
                     }
                 }
                 let path = found.path.to_string_lossy().into_owned();
@@ -93,8 +93,8 @@ impl Probe {
         Ok(())
     }
 
-    /// A library could not be probed in a process, or in all: undoes what [`Probe::begin_probation`] did for it, unless
-    /// others have it. Its probes there must be gone.
+    /// A library could not be probed in a process, or in all: undoes what [`Probe::begin_probation`] did for
+    /// it, unless other processes have it. Its probes there must be removed.
     pub(super) fn abandon_probation(&mut self, found: &Found, id: LibraryId) {
         let is_known = self.desired.probations.iter().any(|p| p.id == id);
         let is_running = self.desired.probations.iter().any(|p| p.id == id && p.is_running());
@@ -118,17 +118,14 @@ impl Probe {
         self.want_records_if_needed();
     }
 
-    /// Return probes are forbidden from now on, without which nothing can be checked: what is not proven
-    /// yet is not captured any more. To be called after the other libraries' return probes were exchanged. When it
-    /// returns the probes are gone.
+    /// Return probes are forbidden from now on, and nothing can be checked without them: what is not yet proven
+    /// is no longer captured. To be called after the other libraries' return probes were exchanged. When it
+    /// returns the probes are removed.
     pub(super) fn end_probations_without_returns(&mut self) -> Vec<News> {
         let mut news = Vec::new();
         for probation in self.desired.probations.iter_mut().filter(|probation| probation.is_running()) {
             probation.state = State::Condemned(NO_RETURNS);
-            news.push(News::Warning(format!(
-                "{}: {NO_RETURNS}; it is not captured any more",
-                probation.path
-            )));
+            news.push(News::Warning(format!("{}: {NO_RETURNS}; it is no longer captured", probation.path)));
         }
         self.bring_about(Leaving::Awaited);
         news
@@ -142,7 +139,7 @@ impl Probe {
             let of = |site| seen.get(&(cookie(site, probation.id) | EVIDENCE)).copied().unwrap_or_default();
             let [read, write] = SITES.map(of);
             if read.disagreed > 0 || write.disagreed > 0 {
-                // The verdict stays: calls that are still on their way are not told.
+                // The verdict stays: calls that are still in progress are not reported.
                 probation.state = State::Condemned(WRONG);
                 news.push(News::Verdict(probation.id, Verdict::Wrong));
                 news.push(News::Warning(format!(
@@ -171,7 +168,7 @@ impl Probe {
         news
     }
 
-    /// While probes of the condemned are still going, their calls are looked at.
+    /// While probes of a rejected library are still being removed, their calls are checked.
     fn want_records_if_needed(&mut self) {
         let wanted = self.desired.probations.iter().any(|p| !matches!(p.state, State::Proven));
         self.want_records(wanted);

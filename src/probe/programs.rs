@@ -1,8 +1,8 @@
-//! The programs of `bpf/tls2pcap.bpf.c`: what each is for, and so whether and when this kernel is given it. Those of
-//! sockets and processes are loaded at once, those of a kind of library with the first library of that kind: most of
-//! the time that a capture takes to start is the verifier's.
+//! The programs of `bpf/tls2pcap.bpf.c`: what each is for, and so whether and when it is loaded. Those for
+//! sockets and processes are loaded at the start, those for a kind of library with the first library of that
+//! kind, because most of the start-up time is the verifier's.
 //!
-//! Each set is loaded into an object of its own that shares the tables of the first one.
+//! Each set is loaded into a separate object that shares the tables of the first one.
 
 use std::cell::OnceCell;
 use std::os::fd::AsFd;
@@ -24,7 +24,7 @@ pub(super) enum Job {
     Trial,
     /// It sees what is sent and received by TCP.
     Sockets(Backend),
-    /// By UDP, so that QUIC and DTLS are told apart, which the kernel may not have.
+    /// For UDP, which the kernel may not have, to recognise QUIC and DTLS.
     Datagrams(Backend),
     /// By UDP over IPv6.
     Datagrams6(Backend),
@@ -226,12 +226,12 @@ impl Job {
         }
     }
 
-    /// Whether it is attached as soon as it is loaded, to stay.
+    /// Whether it is attached as soon as it is loaded, and stays attached.
     pub(super) fn is_for_all(self) -> bool {
         !matches!(self, Job::Trial | Job::Functions(..) | Job::Records(_) | Job::Received(_))
     }
 
-    /// Whether a capture goes on without it.
+    /// Whether a capture continues without it.
     pub(super) fn is_optional(self) -> bool {
         matches!(self, Job::Datagrams(_) | Job::Datagrams6(_) | Job::Multipath(_) | Job::Births(_))
     }
@@ -301,7 +301,7 @@ impl Choice {
             }
     }
 
-    /// What it is loaded with; `None`: it is loaded at once.
+    /// What it is loaded with; `None`: it is loaded at the start.
     fn set(&self, job: Job) -> Option<ProgramSet> {
         match job {
             Job::Functions(ProgramSet::C, _) if self.c_at_once => None,
@@ -311,7 +311,7 @@ impl Choice {
         }
     }
 
-    /// Whether it is loaded to be attached to many places at once. A session is by itself.
+    /// Whether it is loaded to be attached to many places in one call. A session is separate.
     fn is_in_bulk(&self, job: Job) -> bool {
         match job {
             Job::Trial => true,

@@ -1,12 +1,11 @@
-//! Which internal functions take over from which exports: reads the evidence that the kernel side
-//! gathers (`bpf/proof.bpf.h`), gives the verdict, and takes away the probes that are no longer
-//! needed.
+//! Which internal functions replace which exports: reads the evidence that the kernel side gathers
+//! (`bpf/proof.bpf.h`), gives the verdict, and removes the probes that are no longer needed.
 //!
-//! An export is taken over when enough of its calls moved the same bytes as the internal function inside
-//! them. From the verdict on a call ends with the return of the internal function. What returned
-//! from there before is `pending` until the export's own probe has seen its return; only then the
-//! export's probes go. One contradiction, at any time, condemns all internal functions of the library:
-//! then the exports are probed again, for good.
+//! An export is replaced when enough of its calls moved the same bytes as the internal function inside them.
+//! From the verdict on, a call ends with the return of the internal function. A call that returned from there
+//! before is `pending` until the export's own probe has seen its return; only then are the export's probes
+//! removed. One contradiction, at any time, rejects all internal functions of the library: then the exports are
+//! probed again, permanently.
 
 use std::collections::HashMap;
 
@@ -55,7 +54,8 @@ enum Standing {
     Trusted,
     /// They are not what they seemed, and go.
     Condemned,
-    /// The same, but an export cannot be probed again. What they tell is better than nothing, and says what it lacks.
+    /// The same, but an export cannot be probed again. What the internal functions report is better than
+    /// nothing, and says what is missing.
     Needed,
 }
 
@@ -83,7 +83,7 @@ impl Probe {
         self.kernel.way.number(id)
     }
 
-    /// Makes room for the evidence on a library's internal functions. If there is none, they are not
+    /// Adds entries for the evidence on a library's internal functions. If the table is full, they are not
     /// probed.
     pub(super) fn begin_trial(&mut self, found: &Found, id: LibraryId) {
         // An attempt that failed may have left something under this number. Without cookies what is
@@ -150,7 +150,7 @@ impl Probe {
         std::mem::take(&mut self.unsaid)
     }
 
-    /// Gives verdicts, and takes probes away that nobody needs any more. `of`: the evidence on a library's export.
+    /// Gives verdicts, and removes probes that are no longer needed. `of`: the evidence on a library's export.
     fn take_over(&mut self, of: impl Fn(LibraryId, Function) -> evidence) {
         let (mut verdict, mut is_change) = (false, false);
         let mut trials = std::mem::take(&mut self.desired.trials);
@@ -175,7 +175,7 @@ impl Probe {
                         export.state = State::Gone;
                         is_change = true;
                         self.unsaid.push(News::Detail(format!(
-                            "{} of {}: {} proven after {} calls; the export is not probed any more",
+                            "{} of {}: {} proven after {} calls; the export is no longer probed",
                             function.symbol(),
                             trial.path,
                             describe(place),
@@ -218,7 +218,7 @@ impl Probe {
                 lost.for_each(|export| export.state = State::Gone);
                 self.bring_about(Leaving::Awaited);
                 self.unsaid.push(News::Warning(format!(
-                    "{path}: its exports cannot be probed again, although the functions behind them are not what they seemed: {error:#}"
+                    "{path}: its exports cannot be probed again, although its internal functions are not what they seemed: {error:#}"
                 )));
                 return;
             }
@@ -239,7 +239,7 @@ impl Probe {
         await_programs();
         self.bring_about(Leaving::Unwatched);
         let text = format!(
-            "{path}: the functions behind SSL_read and SSL_write are not what they seemed; only the exports are probed"
+            "{path}: the internal functions of SSL_read and SSL_write are not what they seemed; only the exports are probed"
         );
         self.unsaid.push(if late { News::Warning(text) } else { News::Detail(text) });
     }
@@ -263,7 +263,7 @@ impl Probe {
 }
 
 impl Trial {
-    /// Of one export, that the function behind it has taken over or not.
+    /// Of one export, which its internal function has replaced or not.
     #[cfg(test)]
     pub(super) fn example(id: LibraryId, function: Function, is_gone: bool, is_condemned: bool) -> Trial {
         let state = if is_gone { State::Gone } else { State::Probed };
@@ -341,7 +341,8 @@ pub fn note(found: &Found, function: Function) -> Option<String> {
     })
 }
 
-/// What probes cost where the function returns that is probed at this offset; `None`: it is not known where.
+/// The cost of the probes on the returns of the function that is probed at this offset; `None`: its returns are
+/// unknown.
 fn returning(found: &Found, offset: u64) -> Option<String> {
     let returns = found.library.returns.of(offset).ok()?;
     let stepped = returns.iter().filter(|at| at.cost() != Cost::Emulated).count();
@@ -353,7 +354,7 @@ fn returning(found: &Found, offset: u64) -> Option<String> {
     })
 }
 
-/// What is said of a function whose returns are not known, if they are of interest.
+/// The message about a function whose returns are unknown, if they matter.
 pub fn unseen_return(found: &Found, function: Function) -> Option<String> {
     let place = found.library.offsets.places().find(|(f, _)| *f == function)?.1;
     let why = found.library.returns.of(place.offset).err().filter(|_| is_left(function))?;

@@ -1,6 +1,6 @@
-//! Probes on the instructions with which functions return (`discover/returns.rs`), in place of the kernel's return
-//! probes. Those put an address of their own in place of the return address: exceptions, cancelled threads, backtraces,
-//! shadow stacks and coroutines are harmed by it.
+//! Probes on the instructions with which functions return (`discover/returns.rs`), instead of the kernel's
+//! return probes. Those replace the return address, which harms exceptions, thread cancellation, backtraces,
+//! shadow stacks and coroutines.
 
 use super::COOKIE_RETURN;
 use super::skeleton::types::{t2p_cookie_bit, t2p_value};
@@ -8,7 +8,7 @@ use crate::discover::Found;
 use crate::discover::returns::{Cheap, Return, Unclear, Value};
 use crate::printable;
 
-/// A function whose returns are not known, so that its calls are not followed.
+/// A function whose returns are unknown, so that its calls are not followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfollowed {
     /// Its name.
@@ -24,7 +24,7 @@ pub struct Unfollowed {
 /// Where one return is probed, and what the cookies there say.
 pub(super) fn probed_at(found: &Return, has_cookie: bool) -> Vec<(u64, u64)> {
     match found {
-        // Without a cookie nobody knows what is on the stack there.
+        // Without a cookie the layout of the stack there is unknown.
         Return::Ret { cheap, .. } if has_cookie && !cheap.is_empty() => {
             cheap.iter().map(|jump| (jump.at, COOKIE_RETURN | bits_of(jump))).collect()
         }
@@ -33,7 +33,7 @@ pub(super) fn probed_at(found: &Return, has_cookie: bool) -> Vec<(u64, u64)> {
     }
 }
 
-/// What a cookie says of a jump that leads to a return.
+/// What a cookie says about a jump that leads to a return.
 fn bits_of(jump: &Cheap) -> u64 {
     use t2p_cookie_bit as bit;
     /// Where struct pt_regs has the registers, by the numbers that machine code gives them.
@@ -64,7 +64,7 @@ pub(super) fn unfollowed(found: &Found, offset: u64, why: Unclear) -> Unfollowed
         function: match (named, rustls) {
             (Some((function, _)), _) => function.symbol().to_owned(),
             (_, Some(place)) => place.name.clone(),
-            _ => "the function behind SSL_read or SSL_write".to_owned(),
+            _ => "the internal function of SSL_read or SSL_write".to_owned(),
         },
         path: printable::path(&found.path),
         why,

@@ -1,8 +1,8 @@
 //! Reads the rings: the one with the records, and the one with what user space must act on.
 //!
-//! Not by libbpf, which gives a record back to the kernel as soon as it was seen: here one can look at
-//! records that are left where they are. Also the data is mapped once, not twice, which halves the
-//! memory that is charged to us. What the kernel promises is in its `Documentation/bpf/ringbuf.rst`.
+//! Not by libbpf, which returns a record to the kernel as soon as it was seen: here one can inspect records
+//! that are left where they are. Also the data is mapped once, not twice, which halves the memory that is
+//! charged to us. The kernel's guarantees are in its `Documentation/bpf/ringbuf.rst`.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -33,7 +33,7 @@ pub struct Rings {
 }
 
 impl Rings {
-    /// `records` and `notices`: the maps, and how many bytes of records each has room for.
+    /// `records` and `notices`: the maps, and the size of each in bytes of records.
     pub(super) fn new(
         records: (BorrowedFd<'_>, usize),
         notices: (BorrowedFd<'_>, usize),
@@ -73,7 +73,7 @@ pub struct Ring {
     size: usize,
     /// Where the next record to take begins. Positions count up for ever.
     next: usize,
-    /// Up to where records were looked at.
+    /// Position up to which records were inspected.
     seen: usize,
     /// Up to where they were given back.
     given_back: usize,
@@ -83,15 +83,15 @@ pub struct Ring {
 pub struct Record<'a> {
     /// Its first bytes, and, where the ring's end cuts it, those that follow.
     parts: (&'a [u8], &'a [u8]),
-    /// It was not looked at before.
+    /// It was not inspected before.
     pub new: bool,
     /// Bytes in the ring from this record on.
     pub waiting: usize,
-    /// Where it stands. Positions count up for ever.
+    /// Its position. Positions never wrap.
     pub at: usize,
 }
 
-/// What becomes of a record.
+/// What to do with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
     /// It is used up.
@@ -113,7 +113,7 @@ impl Record<'_> {
         self.len() == 0
     }
 
-    /// Copies its first bytes to `to`, as many as there is room for, and gives their number.
+    /// Copies its first bytes to `to`, as many as fit, and returns their number.
     pub fn copy(&self, to: &mut [u8]) -> usize {
         let (first, second) = self.first(to.len());
         to[..first.len()].copy_from_slice(first);
@@ -121,8 +121,8 @@ impl Record<'_> {
         first.len() + second.len()
     }
 
-    /// A record of the ring of notices: its bytes, and the position in the other ring where it would stand. `None`: it
-    /// is shorter than a position.
+    /// A record of the ring of notices: its bytes, and its position in the other ring. `None`: it is shorter
+    /// than a position.
     pub fn split_place(&self) -> Option<(Vec<u8>, usize)> {
         let (first, second) = self.parts;
         let mut bytes = [first, second].concat();
@@ -140,7 +140,7 @@ impl Record<'_> {
 }
 
 impl Ring {
-    /// A reader of the ring that `map` is, which has room for `size` bytes of records.
+    /// A reader of the ring `map`, which holds `size` bytes of records.
     pub(super) fn new(map: BorrowedFd<'_>, size: usize) -> io::Result<Ring> {
         let page = page_size();
         let reader = MmapOptions::new().len(page).map_raw(map.as_raw_fd())?;
@@ -191,7 +191,7 @@ impl Ring {
         self.give_back();
     }
 
-    /// Lets `look` see the records that are there, are not taken and were not looked at before.
+    /// Shows `look` the available records that are not taken and were not inspected before.
     pub fn look_ahead(&mut self, mut look: impl FnMut(&Record<'_>)) {
         while let Some((record, end)) = self.record_at(self.seen) {
             if let Some(record) = record {
@@ -201,7 +201,7 @@ impl Ring {
         }
     }
 
-    /// Whether all records before a position were looked at.
+    /// Whether all records before a position were inspected.
     pub fn has_seen(&self, until: usize) -> bool {
         !is_before(self.seen, until)
     }
@@ -213,8 +213,8 @@ impl Ring {
         }
     }
 
-    /// The record at a position, if it is not given up, and where the next begins; `None` if there is
-    /// none yet.
+    /// The record at a position, unless it was discarded, and the position of the next; `None` if there is none
+    /// yet.
     fn record_at(&self, at: usize) -> Option<(Option<Record<'_>>, usize)> {
         let waiting = self.end().load(Ordering::Acquire).wrapping_sub(at);
         if waiting == 0 {
@@ -338,13 +338,13 @@ pub mod ring_of_file {
             assert_eq!(self.length(at).load(Ordering::Relaxed), record.len() as u32 | BUSY);
             for (index, byte) in record.iter().enumerate() {
                 let offset = at.wrapping_add(HEADER + index) & (self.size - 1);
-                // SAFETY: within the mapping; nobody reads it while the record is busy.
+                // SAFETY: within the mapping; nothing reads it while the record is busy.
                 unsafe { self.at(2 * self.page + offset).write(*byte) };
             }
             self.length(at).store(record.len() as u32, Ordering::Release);
         }
 
-        /// Writes a record; whether there was room.
+        /// Writes a record; whether it fitted.
         pub fn put(&self, record: &[u8]) -> bool {
             self.reserve(record.len()).inspect(|at| self.submit(*at, record)).is_some()
         }

@@ -1,4 +1,4 @@
-//! Which program goes where in a library.
+//! Which program is attached where in a library.
 
 use super::parts::What;
 use super::skeleton::types::{t2p_rustls_flag, t2p_site};
@@ -9,10 +9,10 @@ use crate::discover::go::GoFunction;
 use crate::discover::internal::Behind;
 use crate::discover::rustls::{Protection, RustlsFunction};
 
-/// What is attached and taken away together.
+/// What is attached and removed together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Group {
-    /// The functions behind exports.
+    /// The internal functions.
     Internal,
     /// Exports that are probed throughout.
     Base,
@@ -37,7 +37,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// It is that of a function behind exports.
+    /// It is that of an internal function.
     pub(super) fn is_behind(&self) -> bool {
         self.group == Group::Internal
     }
@@ -281,7 +281,7 @@ impl Programs {
         }
     }
 
-    /// Whether many sites are attached at once.
+    /// Whether many sites are attached in one call.
     pub fn in_bulk(self) -> bool {
         matches!(self, Programs::Session | Programs::Bulk)
     }

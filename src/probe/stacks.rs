@@ -1,6 +1,6 @@
-//! Calls of coroutines, where the user has chosen return probes. Linux takes the returns of one thread to come in the
-//! reverse order of the calls; return probes kill a program that goes over to another stack in between. On such stacks
-//! (`bpf/stack.bpf.h` tells which) return instructions are probed instead.
+//! Calls of coroutines, if the user has chosen return probes. Linux expects the returns of one thread in the
+//! reverse order of the calls; return probes kill a program that switches to another stack in between. On such
+//! stacks (see `bpf/stack.bpf.h`) return instructions are probed instead.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ impl Followed {
 }
 
 impl Probe {
-    /// Probes the return instructions of a process's TLS libraries. Where the kernel cannot be told at each
-    /// entry to leave the return alone, all return probes go.
+    /// Probes the return instructions of a process's TLS libraries. If the kernel cannot be told at each entry
+    /// to leave the return alone, all return probes are removed.
     ///
     /// # Errors
     /// If a probe cannot be attached.
@@ -72,15 +72,15 @@ impl Probe {
         self.desired.stacks.keys().find(|process| process.pid == pid).copied()
     }
 
-    /// Whether processes with coroutines use a library: they need its exports, since where the functions behind
-    /// them return is seldom known.
+    /// Whether processes with coroutines use a library: they need its exports, because the returns of its
+    /// internal functions are seldom known.
     pub(super) fn has_coroutines(&self, id: LibraryId) -> bool {
         self.desired.stacks.values().any(|followed| followed.0.contains_key(&id))
     }
 
-    /// Where the kernel cannot be told at each entry to leave the return alone: sets no return probes any more, and
-    /// takes those away that there are. To be called before a program with coroutines runs, or as soon as
-    /// it is known for one. Returns the functions whose calls are not followed any more.
+    /// If the kernel cannot be told at each entry to leave the return alone: sets no more return probes, and
+    /// removes existing ones. To be called before a program with coroutines runs, or as soon as one is known.
+    /// Returns the functions whose calls are no longer followed.
     ///
     /// # Errors
     /// If a probe cannot be attached.

@@ -1,4 +1,4 @@
-//! Entries of the kernel side's tables that outlived what they stand for.
+//! Entries of the kernel side's tables that outlived their object.
 
 use std::collections::HashSet;
 use std::path::Path;

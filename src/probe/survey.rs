@@ -1,9 +1,9 @@
 //! What the kernel side could do here, found by trying.
 //!
-//! Nothing is captured by it: no library is attached to, the only probe in a program is one in this
-//! program's own (`load.rs`), the gate (`ready`) stays shut, and the filter lets only targets through, of which
-//! there are none. The probes of sockets and of new processes are attached, as in a capture, because
-//! loading proves nothing; they return at once, and go before this returns.
+//! It captures nothing: no library is probed, the only probe in a program is one in this program itself
+//! (`load.rs`), the gate (`ready`) stays shut, and the filter lets only targets through, of which there are
+//! none. The probes of sockets and of new processes are attached, as in a capture, because loading proves
+//! nothing; their programs return immediately, and they are removed before this returns.
 
 use std::path::Path;
 

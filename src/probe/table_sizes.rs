@@ -1,4 +1,4 @@
-//! Room in the kernel side's tables: how large they are, and what user space gives back. See `bpf/room.bpf.h`.
+//! The sizes of the kernel side's tables, and the entries that user space returns. See `bpf/room.bpf.h`.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,8 +13,8 @@ use super::skeleton::types::{self, room as Room};
 /// So many times as many entries where a table takes memory only for those that it has.
 const GROWTH: u32 = 4;
 
-/// Tells the programs how large the tables are, of which nobody may take all the room. Where the kernel can allocate
-/// memory inside a probe (Linux 6.1) they grow as needed; else all of it is allocated at once.
+/// Tells the programs the sizes of the tables that no process may fill alone. If the kernel can allocate memory
+/// inside a probe (Linux 6.1) they grow as needed; otherwise all of it is allocated at the start.
 pub(super) fn prepare(open: &mut OpenTls2pcapSkel<'_>) -> libbpf_rs::Result<()> {
     let grows =
         Btf::from_vmlinux().is_ok_and(|btf| btf.type_by_name::<Struct<'_>>("bpf_mem_alloc").is_some());

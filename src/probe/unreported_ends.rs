@@ -1,4 +1,4 @@
-//! Ends of handles, processes and sockets of which the ring does not tell, because it had no room.
+//! Ends of handles, processes and sockets that did not fit into the ring.
 
 use std::io;
 
@@ -29,11 +29,12 @@ impl UnreportedEnds {
         Ok(UnreportedEnds { kept: handle(kept)?, handles: handle(handles)?, losses: handle(losses)? })
     }
 
-    /// Takes out all records that are there. Each is one of the ring's, and belongs behind all that the
-    /// ring holds at this moment.
+    /// Takes out all records. Each is like one of the ring's, and belongs after everything that the ring holds
+    /// at this moment.
     pub fn take(&self) -> Vec<Vec<u8>> {
-        // In this order: what was kept of the handles of a process was kept before its end. A socket may have ended
-        // before its handles, which come first so that nothing of them comes after the end of their connection.
+        // In this order: what was kept of the handles of a process was kept before its end. A socket may have
+        // ended before its handles, which come first so that nothing of them follows the end of their
+        // connection.
         let sockets = self.take_if(is_socket);
         let exits = self.take_if(|record| exit_of(record).is_some());
         let mut records = self.take_if(|record| exit_of(record).is_none() && !is_socket(record));
@@ -45,8 +46,8 @@ impl UnreportedEnds {
         records
     }
 
-    /// What is to be known of a process's handles before it ends, in records: how far they came, if the ring
-    /// refused some of their bytes. To be asked when its end stands in the ring and all before that is taken.
+    /// What must be known of a process's handles before it ends, in records: their offsets, if the ring refused
+    /// some of their bytes. To be called when its end is in the ring and everything before that is taken.
     pub fn of(&self, process: ProcessKey) -> Vec<Vec<u8>> {
         let mut records = self.take_if(|record| process_of(record) == Some(process));
         records.extend(self.finals(process));

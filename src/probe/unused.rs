@@ -1,5 +1,5 @@
-//! Files that all processes have probes in and that nobody uses any more. Nobody tells of the last user's end, so whoever
-//! looks asks /proc: see `capture/unused.rs`.
+//! Files that all processes have probes in and that are no longer used. Nothing reports the end of the last
+//! user, so /proc is checked: see `capture/unused.rs`.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,10 +13,10 @@ use crate::discover::Found;
 use crate::discover::maps::Mapped;
 use crate::event::FileSeen;
 
-/// How files with probes look to others, by file.
+/// How files with probes appear to other processes, by file.
 pub(super) type Users = HashMap<FileId, SeenAs>;
 
-/// How a file looks to others, and who had it mapped.
+/// How a file appears to other processes, and which one had it mapped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SeenAs {
     /// To the kernel side. On overlayfs it is another device than in /proc.
@@ -27,16 +27,16 @@ pub(super) struct SeenAs {
     pid: u32,
 }
 
-/// A file that may be used by nobody.
+/// A file that may be unused.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// Which one.
     pub id: FileId,
     /// The file itself.
     pub file: Arc<File>,
-    /// How it looks in /proc/PID/maps.
+    /// How it appears in /proc/PID/maps.
     pub mapped: Mapped,
-    /// Who had it mapped when somebody looked last.
+    /// The process that had it mapped at the last check.
     pub pid: u32,
 }
 
@@ -70,14 +70,14 @@ impl Probe {
         self.desired.holdings.iter().filter_map(candidate).collect()
     }
 
-    /// From now on the kernel side tells of who maps one of these files.
+    /// From now on the kernel side reports processes that map one of these files.
     pub fn watch_users(&self, files: &[Candidate]) {
         for seen in files.iter().filter_map(|file| self.users.get(&file.id)) {
             self.forget_file(seen.inode, seen.device);
         }
     }
 
-    /// Takes the probes away of a file that nobody has mapped, unless somebody has since [`Probe::watch_users`].
+    /// Removes the probes of a file that no process has mapped, unless one has since [`Probe::watch_users`].
     pub fn let_file_go(&mut self, id: FileId) {
         let is_told = self.users.get(&id).is_none_or(|seen| self.is_told(seen.inode, seen.device));
         if !is_told {

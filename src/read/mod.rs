@@ -36,9 +36,9 @@ pub fn run(config: &config::Read) -> Result<Exit, Failure> {
     let bad_input = |error: ReadError| {
         let cure = match error {
             ReadError::Io(_) => "give a file that can be read",
-            ReadError::Format => "give a file that tls2pcap or tcpdump has written",
+            ReadError::Format => "give a file that tls2pcap or tcpdump wrote",
             ReadError::Cut(_) | ReadError::Damaged(_) => {
-                "what came before is shown; get the file anew, if it is a copy"
+                "what came before is shown; if the file is a copy, copy it again"
             }
         };
         Failure::new(Exit::Io, format!("{name}: {error}"), cure)
@@ -102,18 +102,18 @@ fn left(left: Left, config: &config::Read) -> String {
     if left.undecided > 0 {
         let what = if config.leaves_unknown { "left out" } else { "shown" };
         let n = connections(left.undecided);
-        say(format!("{n} {what} of which not everything is known that the expression asks for"));
+        say(format!("{n} {what} although something that the expression asks for is unknown"));
     }
     if left.forgotten > 0 {
         let n = connections(left.forgotten);
-        say(format!("{n} ended early, since too many were open at once"));
+        say(format!("{n} ended early, because too many were open at the same time"));
     }
     if left.after_end > 0 {
         let n = of(left.after_end, "byte", "bytes");
-        say(format!("{n} not shown that came after the end of their connection"));
+        say(format!("{n} after the end of their connection not shown"));
     }
     if left.other_packets > 0 && left.other_packets == left.packets {
-        say("none of the packets holds TCP".into());
+        say("none of the packets is TCP".into());
     }
     text
 }

@@ -1,4 +1,4 @@
-//! Blocks of a pcapng file that stand one behind the other.
+//! A sequence of pcapng blocks.
 
 /// Type of an Enhanced Packet Block.
 pub(super) const PACKET: u32 = 6;
@@ -31,7 +31,7 @@ pub(super) fn packets(blocks: &[u8]) -> u64 {
     each(blocks).filter(|(kind, _)| *kind == PACKET).count() as u64
 }
 
-/// The number that stands at `at`.
+/// The number at offset `at`.
 pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }

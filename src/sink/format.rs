@@ -1,4 +1,4 @@
-//! The format of a capture file: what its name says, and whole pcapng blocks made into it.
+//! The format of a capture file, determined by its name, and the conversion of whole pcapng blocks into it.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -13,8 +13,8 @@ use crate::redact;
 /// Of zlib's 1 to 9.
 const LEVEL: u32 = 2;
 
-/// Stands in the head of each gzip member of a pcapng, for whoever looks at the file's beginning, such as
-/// the Wireshark plugin.
+/// Is in the header of each gzip member of a pcapng, for readers of the file's beginning such as the Wireshark
+/// plugin.
 const GZIP_COMMENT: &str = "tls2pcap";
 
 /// Type of a Section Header Block.
@@ -43,12 +43,12 @@ const REFUSED: [(&[&str], &str); 3] = [
     ),
 ];
 
-/// What a file is to be.
+/// The format of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Format {
-    /// Classic pcap, which holds packets and nothing else, with this link type; else pcapng.
+    /// Classic pcap, which has only packets, with this link type; otherwise pcapng.
     classic: Option<Link>,
-    /// Compressed, each write being a member of its own. So the file is whole after each write.
+    /// Compressed, each write as a separate member. So the file is complete after each write.
     gzip: bool,
 }
 
@@ -62,10 +62,10 @@ pub struct Unknown {
 }
 
 impl Format {
-    /// What `path` says; pcapng if it says nothing. `link` is the link type of the packets.
+    /// The format that `path` implies; pcapng if it implies none. `link` is the link type of the packets.
     ///
     /// # Errors
-    /// If its ending is that of a format which is not written here.
+    /// If its extension is that of a format which is not written here.
     pub fn of(path: &Path, link: Link) -> Result<Format, Unknown> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let (rest, gzip) = match name.strip_suffix(".gz") {
@@ -90,12 +90,12 @@ impl Format {
         self.classic.is_some()
     }
 
-    /// Whether it is compressed, so that it gets smaller with fewer and larger writes.
+    /// Whether it is compressed, so that fewer and larger writes make it smaller.
     pub fn is_compressed(self) -> bool {
         self.gzip
     }
 
-    /// Makes whole pcapng blocks into what is to be written at once.
+    /// Converts whole pcapng blocks into the bytes of one write.
     pub(super) fn encode(self, blocks: &[u8]) -> Cow<'_, [u8]> {
         let plain = match self.classic {
             Some(link) => Cow::Owned(classic(blocks, link)),
@@ -119,7 +119,7 @@ impl Format {
     pub(super) fn whole(self, encoded: &[u8], end: usize) -> (usize, u64) {
         let encoded = &encoded[..end];
         match (self.gzip, self.classic) {
-            // A member is whole or nothing, and this one is not: something is left to write.
+            // A gzip member is complete or useless, and this one is not complete: something is left to write.
             (true, _) => (0, 0),
             (false, None) => {
                 let len = blocks::each(encoded).map(|(_, block)| block.len()).sum();
@@ -129,7 +129,7 @@ impl Format {
         }
     }
 
-    /// How many bytes of `blocks` are in a file of which `whole` bytes with so many packets were written.
+    /// How many bytes of `blocks` are in a file of which `whole` bytes with this many packets were written.
     pub(super) fn taken(self, blocks: &[u8], whole: usize, packets: u64) -> usize {
         match (self.gzip, self.classic) {
             (true, _) => 0,
@@ -147,7 +147,7 @@ impl Format {
     }
 }
 
-/// Whether the name says that the file is compressed, however.
+/// Whether the name implies compression of any kind.
 pub fn is_compressed(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     COMPRESSED.contains(&ending(&name))
@@ -185,7 +185,7 @@ fn classic(blocks: &[u8], link: Link) -> Vec<u8> {
     pcap
 }
 
-/// What the header of classic pcap says where that of pcapng has comments: that the file is redacted.
+/// What the header of classic pcap holds in place of the comments of pcapng: that the file is redacted.
 fn brand(section: &[u8]) -> [u8; 4] {
     let comments = || blocks::options(section, SECTION_OPTIONS).filter(|(code, ..)| *code == COMMENT);
     let is_one_of_several = comments().any(|(_, _, value)| value.starts_with(b"tls2pcap=1 file="));
@@ -194,7 +194,7 @@ fn brand(section: &[u8]) -> [u8; 4] {
         .unwrap_or_default()
 }
 
-/// Length of the whole packets at the beginning, and how many they are. The file's header may come first.
+/// Length of the complete packets at the beginning, and their number. The file's header may come first.
 fn classic_packets(pcap: &[u8]) -> (usize, u64) {
     let (mut at, mut packets) = (0, 0);
     if blocks::word(pcap, 0) == Some(PCAP_MAGIC) {

@@ -1,4 +1,4 @@
-//! What stands in front of the IP packets.
+//! The header in front of the IP packets.
 
 use pcap_file::DataLink;
 
@@ -29,7 +29,7 @@ impl Link {
         }
     }
 
-    /// Length of what stands in front.
+    /// Length of that header.
     pub(super) fn len(self) -> usize {
         match self {
             Link::Raw => 0,
@@ -37,7 +37,7 @@ impl Link {
         }
     }
 
-    /// Appends what stands in front of the packet with this IP header.
+    /// Appends the header for the packet with this IP header.
     pub(super) fn header(self, buffer: &mut Vec<u8>, ip: &[u8]) {
         if self == Link::Ethernet {
             buffer.extend_from_slice(&ethernet(ip));
@@ -57,8 +57,8 @@ fn ethernet(ip: &[u8]) -> [u8; ETHERNET] {
     header
 }
 
-/// The made-up MAC address of a host, always the same: locally administered, 02:00 and the address for
-/// IPv4, 06 and a hash of it for IPv6.
+/// The synthetic MAC address of a host, always the same: locally administered, 02:00 and the address for IPv4,
+/// 06 and a hash of it for IPv6.
 fn mac(address: &[u8]) -> [u8; 6] {
     if let [a, b, c, d] = *address {
         return [2, 0, a, b, c, d];

@@ -1,5 +1,5 @@
-//! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] are where they go, [`rotate`] deals them out to several
-//! files, `place` opens, and `whereabouts` tells what became of, a file.
+//! Files: [`pcapng`] makes the blocks, [`output`] and [`serve`] write them, [`rotate`] splits them over several
+//! files, `place` opens a file, and `whereabouts` finds out what happened to it.
 
 mod blocks;
 mod format;

@@ -1,4 +1,4 @@
-//! Where the capture goes: a private file, a pipe, standard output.
+//! The output of a capture: a private file, a pipe, standard output.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
@@ -21,8 +21,7 @@ const MODE_OF_ALL: u32 = 0o666;
 
 /// An open output for whole pcapng blocks, which it writes in its format.
 ///
-/// A regular file always ends at the border of a block, a packet or a gzip member, even when the disk is
-/// full.
+/// A regular file always ends at the border of a block, a packet or a gzip member, even if the disk is full.
 #[derive(Debug)]
 pub struct OutputFile {
     file: File,
@@ -34,21 +33,20 @@ pub struct OutputFile {
     created: bool,
     /// A file that is regular ends at the border of a block.
     in_blocks: bool,
-    /// It was opened by its name, so that nobody else has to do with it.
+    /// It was opened by its name, so no other process shares it.
     is_named: bool,
     /// If it is a regular file with a name.
     whereabouts: Option<Whereabouts>,
 }
 
 impl OutputFile {
-    /// Opens `path`, `-` being standard output.
+    /// Opens `path`; `-` is standard output.
     ///
-    /// A new file gets mode 0600. An existing regular file is emptied and loses the permissions of
-    /// group and others. FIFOs and character devices are written to as they are; opening a FIFO
-    /// waits for its reader.
+    /// A new file gets mode 0600. An existing regular file is truncated and loses the permissions of group and
+    /// others. FIFOs and character devices are written to as they are; opening a FIFO waits for its reader.
     ///
     /// # Errors
-    /// What the system says; `InvalidInput` for a terminal and for files of other types; `PermissionDenied` for
+    /// The system's error; `InvalidInput` for a terminal and for files of other types; `PermissionDenied` for
     /// what another user may have put there.
     pub fn create(path: &Path, format: Format) -> io::Result<OutputFile> {
         if path.as_os_str() == "-" {
@@ -109,7 +107,7 @@ impl OutputFile {
         OutputFile { in_blocks: false, ..self }
     }
 
-    /// Whether somebody may read what is written while it is written: a pipe, not a regular file.
+    /// Whether a reader may follow the output while it is written: a pipe, not a regular file.
     pub fn is_live(&self) -> bool {
         self.file.metadata().is_ok_and(|metadata| !metadata.is_file())
     }
@@ -135,8 +133,8 @@ impl OutputFile {
         self.sent
     }
 
-    /// Makes a file that was created just now the property of the user who called sudo. One that was there before keeps its
-    /// owner, since it may be another's.
+    /// Gives a file that was just created to the user who called sudo. An existing file keeps its owner,
+    /// because it may be another user's.
     pub fn give_to_user(&self) {
         if let (Some(file), Some(user)) = (self.created(), privilege::invoking_user()) {
             // Some file systems know no owners; the file then stays root's.
@@ -169,7 +167,7 @@ impl OutputFile {
     }
 }
 
-/// Writes `text` to a file that anybody may read; creates or empties it.
+/// Writes `text` to a file that any user may read; creates or truncates it.
 ///
 /// # Errors
 /// As those of [`OutputFile::create`].
@@ -228,7 +226,7 @@ impl Write for OutputFile {
             self.sent += whole as u64;
             if let Some(len) = &self.regular {
                 let len = len.fetch_add(whole as u64, Ordering::Relaxed) + whole as u64;
-                // If this fails too, the first error is still the one to tell.
+                // If this fails too, the first error is still the one to report.
                 let _ = self.file.set_len(len).and_then(|()| self.file.seek(SeekFrom::Start(len)));
             }
             let taken = self.format.taken(blocks, whole, packets);
@@ -246,7 +244,8 @@ impl Write for OutputFile {
     }
 }
 
-/// Inside an [`io::Error`]: so many packets were written before it, and so many bytes of the blocks that were given.
+/// Inside an [`io::Error`]: how many packets were written before it, and how many bytes of the blocks that were
+/// given.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 struct Partly {
@@ -332,7 +331,7 @@ mod tests {
         assert_eq!(full.kind(), io::ErrorKind::StorageFull);
     }
 
-    /// In a process of its own, since a limit on file sizes holds for all of a process.
+    /// In a separate process, because a limit on file sizes applies to the whole process.
     #[test]
     fn a_full_disk_leaves_whole_blocks() {
         const NAME: &str = "TLS2PCAP_TEST_FULL";

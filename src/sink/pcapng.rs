@@ -37,22 +37,22 @@ pub enum Comments {
     None,
 }
 
-/// Blocks are written as soon as this many bytes have come together.
+/// Blocks are written once this many bytes have accumulated.
 const FLUSH_AT: usize = 256 << 10;
 
-/// What goes on from the order in one piece of at least so many bytes is written from where it is.
+/// Sorted blocks that arrive in one piece of at least this many bytes are written without copying.
 const DIRECT_MIN: usize = FLUSH_AT / 2;
 
-/// Longest packet that a reader takes; longer ones stop Wireshark for good.
+/// Longest packet that a reader accepts; Wireshark stops at a longer one.
 pub(super) const SNAPLEN: u32 = 262_144;
 
 /// Longest text of an option in bytes (its length field has 16 bits).
 const TEXT_MAX: usize = 32_768;
 
-/// Processes with an interface of their own. Those that come later share one.
+/// Processes with a separate interface. Later ones share one.
 const INTERFACES_MAX: usize = 16_384;
 
-/// Comments on the interface of what was lost by processes without packets.
+/// Comments on the interface of losses of processes without packets.
 const REST_MAX: usize = 1024;
 
 const OPTION_COMMENT: u16 = 1;
@@ -69,10 +69,10 @@ const BLOCK_APPLE_PROCESS: u32 = 0x8000_0001;
 const OPTION_APPLE_NAME: u16 = 2;
 /// Of a packet: the number of the process's block in the file, from 0.
 const OPTION_APPLE_PROCESS: u16 = 0x8001;
-/// Bytes of a packet block beside packet, padding and options.
+/// Bytes of a packet block in addition to packet, padding and options.
 const PACKET_FIXED: usize = 32;
 
-/// What the file says about itself.
+/// The file's description of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// Tool and version.
@@ -81,7 +81,7 @@ pub struct Header {
     pub os: String,
     /// Processor.
     pub hardware: String,
-    /// The command line, and whatever else there is to say.
+    /// The command line, and anything else to report.
     pub comments: Vec<String>,
 }
 
@@ -107,7 +107,7 @@ pub struct Counts {
     pub bytes: u64,
     /// Interfaces, so processes.
     pub interfaces: usize,
-    /// Packets that stand behind later ones.
+    /// Packets that follow later ones.
     pub late: u64,
     /// How late the latest of them is, ns.
     pub latest: u64,
@@ -135,9 +135,9 @@ struct Interface {
 
 /// Writes packets as pcapng.
 ///
-/// Each write to `W` is one `write_all` of whole blocks, so that what is there is readable at any
-/// moment; [`flush`](Self::flush) is to be called as often as readers should see something new. Packets are put into
-/// order of time if [`tick`](Self::tick) says how the time goes.
+/// Each write to `W` is one `write_all` of whole blocks, so the file is readable at any moment; call
+/// [`flush`](Self::flush) as often as readers should see something new. Packets are put into order of time if
+/// [`tick`](Self::tick) reports the time.
 pub struct PcapngWriter<W: Write> {
     out: W,
     /// Whole blocks that are not written yet: interfaces, and packets that have their place.
@@ -161,13 +161,13 @@ pub struct PcapngWriter<W: Write> {
     counts: Counts,
     /// Packets that are in the output: not those in the buffer.
     packets_out: u64,
-    /// A write failed, so that interfaces may be missing: nothing may follow.
+    /// A write failed, so interfaces may be missing: nothing may follow.
     failed: bool,
 }
 
 impl<W: Write> PcapngWriter<W> {
-    /// Begins a file: its header is written at once. `show_args`: interface descriptions show
-    /// secrets in command lines.
+    /// Begins a file: its header is written immediately. `show_args`: interface descriptions show secrets in
+    /// command lines.
     ///
     /// # Errors
     /// Those of `out`.
@@ -205,7 +205,7 @@ impl<W: Write> PcapngWriter<W> {
         Ok(writer)
     }
 
-    /// From now on each packet is written at once.
+    /// From now on each packet is written immediately.
     pub fn unbuffered(&mut self) {
         self.flush_at = 0;
     }
@@ -258,7 +258,7 @@ impl<W: Write> PcapngWriter<W> {
         self.counts.latest = self.counts.latest.max(late);
         let late =
             (late > 0 && self.comments != Comments::None).then(|| comment::late(packet.connection, late));
-        // Most packets have none of their own.
+        // Most packets have no comment.
         let (about, own, calls) = match self.comments {
             Comments::All if packet.comments.iter().all(|c| c != packet.about) => {
                 (packet.about, packet.comments, packet.calls)
@@ -300,7 +300,7 @@ impl<W: Write> PcapngWriter<W> {
         (now.saturating_sub(self.sort_time), &mut self.out)
     }
 
-    /// Nothing comes any more, so that all packets get their place.
+    /// Nothing follows, so all packets are placed.
     ///
     /// # Errors
     /// Those of the output.
@@ -308,12 +308,12 @@ impl<W: Write> PcapngWriter<W> {
         self.move_on(|sorted, out| sorted.up_to(WallTime::MAX, out))
     }
 
-    /// Takes what `which` lets go on of the packets that wait.
+    /// Takes the waiting packets that `which` releases.
     fn move_on(&mut self, which: impl FnOnce(&mut Sorted, &mut dyn FnMut(&[u8], u64))) -> io::Result<()> {
         let mut sorted = std::mem::take(&mut self.sorted);
         let mut result = Ok(());
         which(&mut sorted, &mut |blocks, packets| {
-            // What follows a failed write is given up.
+            // What follows a failed write is dropped.
             if result.is_ok() {
                 result = self.blocks(blocks, packets);
             }
@@ -381,10 +381,10 @@ impl<W: Write> PcapngWriter<W> {
         Ok(())
     }
 
-    /// Writes what has come together, but what waits for its place.
+    /// Writes what has accumulated, except what waits for its place.
     ///
     /// # Errors
-    /// Those of the output. What was to be written is given up then, and so is all that follows.
+    /// Those of the output. What was to be written is then dropped, and so is everything that follows.
     pub fn flush(&mut self) -> io::Result<()> {
         if self.buffer.get_ref().is_empty() {
             return Ok(());
@@ -410,9 +410,9 @@ impl<W: Write> PcapngWriter<W> {
         result
     }
 
-    /// Ends the file with a statistics block per interface: packets received and lost, time of the
-    /// first and the last, what was lost. `now` is the time of the statistics. What was lost by processes
-    /// without packets is on an interface of its own. A file without packets has one interface too.
+    /// Ends the file with a statistics block per interface: packets received and lost, time of the first and
+    /// the last, what was lost. `now` is the time of the statistics. Losses of processes without packets are on
+    /// a separate interface. A file without packets has one interface too.
     ///
     /// # Errors
     /// Those of the output.
@@ -431,7 +431,7 @@ impl<W: Write> PcapngWriter<W> {
         }
         // libpcap refuses a file without any interface.
         let own = match (rest.comments.is_empty(), self.statistics.is_empty()) {
-            (false, _) => Some(("lost", "what was lost by processes without packets")),
+            (false, _) => Some(("lost", "losses of processes without packets")),
             (true, true) => Some(("none", "no packets were captured")),
             (true, false) => None,
         };

@@ -1,8 +1,8 @@
-//! Opens the file that the user named, and no other's.
+//! Opens the file that the user named, and not one of another user.
 //!
-//! In a folder where others may write, such as /tmp, somebody else can have put a file, a FIFO or a link where the
-//! output is to be: the file stays theirs, and a link leads to whatever may be written with the rights of this
-//! process. The kernel refuses some of that if `fs.protected_*` are set, which not all systems do.
+//! In a folder where others may write, such as /tmp, another user may have put a file, a FIFO or a link in
+//! place of the output: the file would stay theirs, and a link may lead to anything that this process has
+//! permission to write. The kernel refuses some of that if `fs.protected_*` are set, which not all systems do.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -26,10 +26,10 @@ pub(super) struct Opened {
     pub(super) created: bool,
 }
 
-/// Opens `path` for writing, without emptying it; creates it with `mode` if nothing is there.
+/// Opens `path` for writing, without truncating it; creates it with `mode` if it does not exist.
 ///
 /// # Errors
-/// What the system says; `InvalidInput` for files of other types than regular ones, FIFOs and character devices;
+/// The system's error; `InvalidInput` for files of other types than regular ones, FIFOs and character devices;
 /// `PermissionDenied`, with the reason, for what another user could have put there.
 pub(super) fn open(path: &Path, mode: u32) -> io::Result<Opened> {
     let mut options = OpenOptions::new();
@@ -54,12 +54,12 @@ pub(super) fn open(path: &Path, mode: u32) -> io::Result<Opened> {
             let file = options.clone().custom_flags(libc::O_NOFOLLOW).open(&at)?;
             let opened = file.metadata()?;
             if (opened.dev(), opened.ino()) != (found.dev(), found.ino()) {
-                return Err(refused("was exchanged for another file just now"));
+                return Err(refused("was just replaced by another file"));
             }
             return Ok(Opened { file, created: false });
         }
         if statfs(&folder_of(&at)).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC) {
-            // Of an open descriptor, as /dev/stdout: whoever opened it had the right to.
+            // An open descriptor, such as /dev/stdout: the process that opened it had permission.
             check_type(&std::fs::metadata(&at)?)?;
             return Ok(Opened { file: options.open(&at)?, created: false });
         }
@@ -110,13 +110,13 @@ fn check_owner(found: &Metadata, folder: &Path) -> io::Result<()> {
     }
     if found.is_file() && found.nlink() > 1 && (is_shared || !is_trusted(folder.uid())) {
         return Err(refused(
-            "has another name (a hard link) that somebody else may have made, and would lose what it holds",
+            "has another name (a hard link), which another user may have made; its contents would be overwritten",
         ));
     }
     Ok(())
 }
 
-/// Whether what this user made is ours: this process's own user, the one who called sudo, and root.
+/// Whether files of this user are trusted: this process's user, the user who called sudo, and root.
 fn is_trusted(uid: u32) -> bool {
     let own = unistd::geteuid();
     uid == 0 || uid == own.as_raw() || privilege::invoking_user().is_some_and(|user| user.uid == uid)

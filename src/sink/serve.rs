@@ -1,8 +1,8 @@
-//! PCAP-over-IP: the capture as a stream that clients connect to.
+//! PCAP-over-IP: the capture as a stream for clients.
 //!
-//! A client gets the file's header and all interfaces first. Who connects later gets the packets of
-//! connections that begin from then on, since half of a stream is not dissected. No client is ever
-//! waited for: one that falls behind is sent away, with a word on standard error.
+//! A client first gets the file's header and all interfaces. A client that connects later gets the packets of
+//! connections that begin after that, because half a stream is not dissected. The capture never waits for a
+//! client: one that falls behind is disconnected, which is reported on standard error.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,15 +18,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use super::blocks::{PACKET, each, packets, word};
 use crate::printable;
 
-/// Clients at once; one more is sent away.
+/// Clients at the same time; another one is refused.
 const CLIENTS_MAX: usize = 8;
 /// Refused clients that are reported.
 const REFUSALS_TOLD: usize = 3;
 /// Bytes that may wait for a client.
 const BEHIND_MAX: usize = 32 << 20;
-/// Bytes of header and interfaces; beyond it there are no new clients.
+/// Bytes of header and interfaces; beyond that, new clients are refused.
 const START_MAX: usize = 16 << 20;
-/// Time between two looks whether a client is still there.
+/// Time between two checks whether a client is still connected.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long clients may take for the rest at the end.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -58,7 +58,7 @@ struct Clients {
     /// Highest number of a connection so far.
     last: u32,
     clients: Vec<Client>,
-    /// A client was too slow, and none has come since.
+    /// A client was too slow, and none has connected since.
     is_missed: bool,
     /// See [`Unserved::packets`].
     unserved: u64,
@@ -68,7 +68,7 @@ struct Clients {
 #[derive(Debug)]
 struct Client {
     peer: SocketAddr,
-    /// Connections up to this one began before it came.
+    /// Connections up to this one began before it connected.
     after: u32,
     blocks: Sender<Piece>,
     behind: Arc<Behind>,
@@ -101,10 +101,10 @@ impl Unserved {
 }
 
 impl Server {
-    /// Begins to listen. `tell`: of clients that come, go, and are sent away.
+    /// Starts to listen. `tell`: report clients that connect, leave, and are disconnected.
     ///
     /// # Errors
-    /// If the address cannot be had.
+    /// If it cannot listen on the address.
     pub fn listen(address: SocketAddr, tell: bool) -> io::Result<Server> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
@@ -136,9 +136,9 @@ impl Server {
         let mut guard = self.shared.state();
         let state = &mut *guard;
         let parts = parts(blocks);
-        // What the best of those who are sent away lacks.
+        // What the best of the disconnected clients lacks.
         let mut missed = None;
-        // Shared by all who get all.
+        // Shared by all clients that get everything.
         let mut whole: Option<Bytes> = None;
         state.clients.retain(|client| {
             let wanted = if parts.first_connection > client.after {
@@ -190,7 +190,7 @@ impl Drop for Server {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, Clients> {
-        // Whoever panicked has left a state that is whole.
+        // A thread that panicked has left a consistent state.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
@@ -204,9 +204,9 @@ impl Piece {
 /// Whether a client stays.
 enum Taken {
     Yes,
-    /// It has gone by itself.
+    /// It left.
     Gone,
-    /// It is sent away, and lacks so many packets.
+    /// It is disconnected, and lacks this many packets.
     TooSlow {
         packets: u64,
     },
@@ -218,7 +218,7 @@ impl Client {
         let packets = self.behind.packets.fetch_add(piece.packets, Ordering::AcqRel) + piece.packets;
         let behind = self.behind.bytes.fetch_add(len, Ordering::AcqRel) + len;
         if behind > BEHIND_MAX {
-            printable::say(&format!("tls2pcap: {}: too slow, sent away\n", self.peer));
+            printable::say(&format!("tls2pcap: {}: too slow, disconnected\n", self.peer));
             let _ = self.stream.shutdown(Shutdown::Both);
             Taken::TooSlow { packets }
         } else if len == 0 || self.blocks.send(piece).is_ok() {
@@ -233,7 +233,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, tell: bool) {
     let mut refused = 0;
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
-            // Out of descriptors, perhaps: not again at once.
+            // Out of descriptors, perhaps: wait before trying again.
             thread::sleep(LOOK);
             continue;
         };
@@ -266,7 +266,7 @@ fn welcome(stream: TcpStream, shared: &Arc<Shared>, tell: bool) -> io::Result<()
     let shared = Arc::clone(shared);
     thread::spawn(move || {
         serve(writing, &blocks, &behind, &shared);
-        // What is left is nobody's.
+        // No client gets the rest.
         behind.packets.store(0, Ordering::Release);
         behind.bytes.store(0, Ordering::Release);
         shared.state().clients.retain(|client| client.peer != peer);
@@ -292,7 +292,7 @@ fn serve(mut stream: TcpStream, pieces: &Receiver<Piece>, behind: &Behind, share
                 }
                 behind.packets.fetch_sub(packets, Ordering::AcqRel);
                 if behind.bytes.fetch_sub(blocks.len(), Ordering::AcqRel) == blocks.len() {
-                    // With the lock, so that whoever waits does not miss it.
+                    // With the lock, so that no waiting thread misses it.
                     drop(shared.state());
                     shared.changed.notify_all();
                 }
@@ -300,7 +300,7 @@ fn serve(mut stream: TcpStream, pieces: &Receiver<Piece>, behind: &Behind, share
             Err(RecvTimeoutError::Timeout) => {
                 listening = match (is_closed(&mut stream), listening) {
                     (false, before) => before,
-                    // It says nothing more, but may listen: if it does not, what is sent now comes back.
+                    // It sends nothing more, but may still read: if it does not, sending to it causes an error.
                     (true, Listening::Perhaps { has_bytes: true }) if stream.write_all(&EMPTY).is_ok() => {
                         Listening::Only
                     }
@@ -316,7 +316,7 @@ fn serve(mut stream: TcpStream, pieces: &Receiver<Piece>, behind: &Behind, share
 /// What a client still does.
 #[derive(Clone, Copy)]
 enum Listening {
-    /// It has not said that it says no more.
+    /// It has not closed its side.
     Perhaps { has_bytes: bool },
     /// It has.
     Only,
@@ -325,14 +325,14 @@ enum Listening {
 /// A block of names, with none in it: readers pass over it.
 const EMPTY: [u8; 16] = [4, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0];
 
-/// Whether what was sent last came back.
+/// Whether the last data sent caused an error.
 fn is_reset(stream: &TcpStream) -> bool {
     let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
     // SAFETY: one valid pollfd, whose descriptor the stream owns.
     unsafe { libc::poll(&mut poll, 1, 0) == 1 && poll.revents & (libc::POLLERR | libc::POLLHUP) != 0 }
 }
 
-/// Whether the client has closed its side. What it says is thrown away.
+/// Whether the client has closed its side. What it sends is discarded.
 fn is_closed(stream: &mut TcpStream) -> bool {
     let mut bytes = [0; 512];
     if stream.set_nonblocking(true).is_err() {
@@ -345,7 +345,7 @@ fn is_closed(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(false).is_err() || closed
 }
 
-/// What stands in some blocks.
+/// The contents of some blocks.
 struct Parts<'b> {
     /// Header and interfaces.
     start: Vec<&'b [u8]>,
@@ -573,13 +573,13 @@ mod tests {
         packet(&mut writer, 1, 1, b"one");
         writer.flush().unwrap();
         half.shutdown(Shutdown::Write).unwrap();
-        // It has taken all there was, so that its end is no reset.
+        // It has read everything, so its end is not a reset.
         let mut begin = [0; 64];
         (&gone).read_exact(&mut begin).unwrap();
         drop(gone);
         let both = |state: &mut Clients| state.clients.len() == 2;
         drop(server.shared.changed.wait_while(server.shared.state(), both).unwrap());
-        // A block without names says that its side is known to be closed.
+        // A block without names shows that the client's side is known to be closed.
         let mut bytes = Vec::new();
         while !each(&bytes).any(|(_, block)| block == EMPTY) {
             let mut more = [0; 512];

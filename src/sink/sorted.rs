@@ -1,34 +1,35 @@
-//! Packets wait for a moment, so that they stand in order of time in the file.
+//! Packets wait briefly, so that they are in order of time in the file.
 //!
-//! What several processes say comes in the order of its calls' returns, and some of it waits on the way: for its
-//! protocol, for the rest of its message, behind a hole. So packets wait here too, as whole blocks, until nothing
-//! earlier is expected, and go on in order of time; those of one connection in the order in which they came. What
-//! comes later than that is written at once, and it is known then how late it is.
+//! Data of several processes arrives in the order in which their calls return, and some of it waits on the way:
+//! for its protocol, for the rest of its message, after a hole. So packets wait here too, as whole blocks,
+//! until nothing earlier is expected, and are released in order of time; those of one connection in the order
+//! of arrival. A later arrival is written immediately, labelled with how late it is.
 //!
-//! Most blocks come in order. They are not moved: what stands one behind the other goes on in one piece.
+//! Most blocks arrive in order. They are not moved: adjacent blocks are released in one piece.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use crate::track::segment::WallTime;
 
-/// Blocks that wait, in bytes with what is known of each. Beyond, those with the earliest times go on.
+/// Blocks that wait, in bytes with what is known of each. Beyond that, those with the earliest times are
+/// released.
 pub(super) const SORT_MAX: usize = 32 << 20;
 
 /// What is left then.
 const SORT_LEFT: usize = SORT_MAX / 8 * 7;
 
-/// Blocks are kept in pieces of so many bytes, and the block that fills one.
+/// Blocks are kept in pieces of this many bytes, plus the block that fills one.
 const PIECE: usize = 256 << 10;
 
-/// What is read together with a sample of the clock can be a little younger. What is later than so much more, ns, was
-/// said before the clock was set back.
+/// Data that is read together with a clock sample can be slightly later. Data that is later by more than this,
+/// ns, is from before the clock was set back.
 const AHEAD_MAX: u64 = 1_000_000_000;
 
-/// Pieces of memory kept for what comes next.
+/// Pieces of memory kept for reuse.
 const SPARE_MAX: usize = 8;
 
-/// Where a block waits. In order of time, then as they came.
+/// Where a block waits. In order of time, then of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     time: WallTime,
@@ -52,24 +53,24 @@ pub(super) struct Sorted {
     /// Number of the first.
     first: u64,
     spare: Vec<Vec<u8>>,
-    /// Those that came in order.
+    /// Those that arrived in order.
     queue: VecDeque<Entry>,
-    /// Those that came behind later ones.
+    /// Packets that followed later ones.
     strays: BinaryHeap<Reverse<Entry>>,
     serial: u64,
     /// What the pieces take.
     bytes: usize,
-    /// The latest time of those that have gone on.
+    /// The latest time of those that were released.
     gone: WallTime,
     /// The latest time of all.
     latest: WallTime,
-    /// When it was said last how late it is.
+    /// When its lateness was last reported.
     ticked: WallTime,
 }
 
 impl Sorted {
-    /// How much a packet of this time would stand behind later ones; `after` is the latest time of its connection
-    /// so far.
+    /// How late a packet of this time would be in the file; `after` is the latest time of its connection so
+    /// far.
     pub fn late(&self, time: WallTime, after: WallTime) -> u64 {
         self.gone.max(after).saturating_sub(time)
     }
@@ -106,19 +107,19 @@ impl Sorted {
         self.bytes + (self.queue.len() + self.strays.len()) * size_of::<Entry>()
     }
 
-    /// Lets those go on that are not later than `until`: `out` gets pieces of whole blocks, and how many they are.
+    /// Releases those that are not later than `until`: `out` gets pieces of whole blocks, and their number.
     pub fn up_to(&mut self, until: WallTime, out: impl FnMut(&[u8], u64)) {
         self.pass(|_, entry| entry.time <= until, out);
     }
 
-    /// As many as make room again.
+    /// Enough of them to get below the limit again.
     pub fn make_room(&mut self, out: impl FnMut(&[u8], u64)) {
         self.pass(|sorted, _| sorted.size() > SORT_LEFT, out);
     }
 
     /// It is `now`, and nothing before `until` is expected any more.
     pub fn tick(&mut self, now: WallTime, until: WallTime, out: impl FnMut(&[u8], u64)) {
-        // A clock that was set back must make nobody wait longer, nor count as late what comes.
+        // A clock that was set back must not lengthen a wait, nor make new packets count as late.
         if now < self.ticked || self.latest > now.saturating_add(AHEAD_MAX) {
             self.up_to(WallTime::MAX, out);
             (self.latest, self.gone) = (self.latest.min(now), self.gone.min(now));
@@ -129,7 +130,7 @@ impl Sorted {
     }
 
     fn pass(&mut self, is_due: impl Fn(&Sorted, &Entry) -> bool, mut out: impl FnMut(&[u8], u64)) {
-        // What stands one behind the other: the piece, where, how many.
+        // Adjacent blocks: the piece, its offset, their number.
         let mut run = (0, 0..0, 0);
         while let Some(entry) = self.next().filter(|entry| is_due(self, entry)) {
             self.remove(&entry);

@@ -25,9 +25,9 @@ pub enum Fate {
     Kept,
     /// It has another name now.
     Renamed(PathBuf),
-    /// Its name is gone, or another file has it.
+    /// Its name no longer exists, or is another file's.
     Deleted,
-    /// It has not the length that was written: another program wrote to it, or cut it.
+    /// Its length is not what was written: another program wrote to it, or truncated it.
     Changed,
 }
 
@@ -65,7 +65,7 @@ impl Whereabouts {
         let Ok(now) = std::fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd())) else {
             return Fate::Kept;
         };
-        // Some file systems number a file anew each time.
+        // Some file systems assign a new number each time.
         if std::fs::canonicalize(&self.path).is_ok_and(|path| path == now) {
             return Fate::Kept;
         }

@@ -1,14 +1,13 @@
-//! Bodies of HTTP/1 that come in chunks, as far as it takes to know where one ends.
+//! Chunked bodies of HTTP/1, only to find out where one ends.
 
-/// Where the next byte of such a body stands.
+/// Position of the next byte in such a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chunks {
-    /// In the line with a chunk's size: what it says so far, whether it says something, whether it has
-    /// said all.
+    /// In the line with a chunk's size: its value so far, whether it has any digit, whether it is complete.
     Size { size: u64, begun: bool, told: bool },
     /// So many bytes before the end of a chunk.
     Data(u64),
-    /// Behind a chunk: so many bytes of the line end are to come.
+    /// After a chunk: this many bytes of the line end are still to come.
     DataEnd(u8),
     /// Behind the last chunk, in a line with this many bytes.
     Trailer(u64),
@@ -32,7 +31,7 @@ impl Default for Chunks {
 }
 
 impl Chunks {
-    /// Bytes go by; tells how many are of the body, and whether it ends with them.
+    /// Advances over bytes: returns how many belong to the body, and whether it ends with them.
     pub fn walk(&mut self, bytes: &[u8]) -> (usize, bool) {
         let mut at = 0;
         while let Some(byte) = bytes.get(at) {

@@ -7,54 +7,52 @@
 //! value   = *( any character but white space, control and "%" / "%" hex hex )
 //! ```
 //!
-//! A value is UTF-8; its white space, control characters and `%` are escaped byte by byte as `%20`
-//! is. It may hold `=`. It is at most [`MAX_VALUE`] bytes before escaping; what is longer is cut
-//! and ends in `…`. A key that is absent is not known. New keys do not change the version, so
-//! readers skip the keys they do not know.
+//! A value is UTF-8; white space, control characters and `%` are escaped byte by byte, such as `%20`. It may
+//! contain `=`. It has at most [`MAX_VALUE`] bytes before escaping; a longer one is truncated and ends in `…`.
+//! An absent key means unknown. New keys do not change the version, so readers skip keys that they do not know.
 //!
 //! | key | value |
 //! |---|---|
 //! | `conn` | number of the connection in this capture; on every comment of a packet |
-//! | `pid` `tid` `comm` `exe` `uid` | the captured process: of several that use the connection, the first that was seen with it |
-//! | `container` | its container's id, then its name if the runtime tells it |
+//! | `pid` `tid` `comm` `exe` `uid` | the captured process; if several use the connection, the one seen first with it |
+//! | `container` | its container's id, then its name if the runtime stores it |
 //! | `library` | TLS library: path, then its version if known |
 //! | `handle` | address of the TLS handle in the process, hexadecimal |
 //! | `fd` `inode` `cookie` `netns` | the socket |
-//! | `rtt_us` `rtt_min_us` | the connection's round-trip time when its socket was learnt, as the kernel has measured it: smoothed, and the least of the last minutes. The handshake is written as long as that |
+//! | `rtt_us` `rtt_min_us` | the connection's round-trip time as measured by the kernel when the socket was learned: smoothed, and the minimum of the last minutes. The written handshake takes as long |
 //! | `rtt_source` | `kernel`, or `none`: then the handshake is 1 ns long |
 //! | `local` `remote` | the socket's true addresses and ports |
-//! | `tuple` | how they were learnt: `same-call` `remembered` `later-call` `descriptor` `layer` `ciphertext` `none` |
-//! | `written_client` `written_server` | address and port in the packets, where not the true one |
+//! | `tuple` | how they were learned: `same-call` `remembered` `later-call` `descriptor` `layer` `ciphertext` `none` |
+//! | `written_client` `written_server` | address and port in the packets, if not the true ones |
 //! | `role` | `client` or `server`: which end the process is |
 //! | `role_source` | `kernel` `tls` `guess` |
 //! | `layer_below` | the connection that carries this one |
 //! | `sni` `alpn` | handshake facts |
-//! | `framing` | where TLS was asked for: `tls`, or `plain` |
-//! | `framing_reason` | why plain: `port` (Wireshark takes no TLS there, or would take what is in it for another protocol) or `protocol` (it does not decode it in TLS on that port) |
-//! | `written_alpn` | the protocol name in made-up TLS, where none was learnt |
-//! | `proto` | what the bytes were recognised as; decides `written_server` |
+//! | `framing` | if TLS was requested: `tls`, or `plain` |
+//! | `framing_reason` | why plain: `port` (Wireshark expects no TLS there, or would take its content for another protocol) or `protocol` (it does not decode it in TLS on that port) |
+//! | `written_alpn` | the protocol name in synthetic TLS, if none was learned |
+//! | `proto` | the recognised protocol; decides `written_server` |
 //! | `start` | when the handle was first seen: seconds since 1970 with nine decimals |
-//! | `filter` | `unknown`: not all is known of the connection that the filter asks for, and it was kept |
+//! | `filter` | `unknown`: something that the filter asks for is unknown, and the connection was kept |
 //! | `from_start` | 1: seen from its first byte; 0: joined in progress |
-//! | `caller_pid` `caller_comm` `caller_exe` | the process whose calls are written from this packet on, where several use the connection; each packet's interface names it too |
+//! | `caller_pid` `caller_comm` `caller_exe` | the process whose calls are written from this packet on, if several use the connection; each packet's interface names it too |
 //! | `peer_pid` `peer_comm` `peer_exe` | the process at the other end, if that is captured too |
-//! | `missing` | bytes that are not in the file from here on, or `unknown`; in statistics: in all |
-//! | `filled` | inside TLS: so many zeros of plaintext are written for missing bytes, from this packet on |
+//! | `missing` | bytes that are not in the file from here on, or `unknown`; in statistics: in total |
+//! | `filled` | inside TLS: this many zeros of plaintext are written for missing bytes, from this packet on |
 //! | `reason` | why |
 //! | `times` | in statistics: how often |
-//! | `synthetic` | the bytes of this packet are made up: `h2-preface`; in the place of missing ones, `h2-frame-header` (or what is missing of one), `websocket-frame-header`, `http1-head` and `http1-byte`; inside TLS, where nothing takes the place of missing bytes, also `tls-handshake`, `http1-end` (what ends an interrupted head or body) and `http1-line-end` |
-//! | `calls` | with `--comments all`: lengths of the calls that the packet's bytes came in, if it was more than one: `1x3,130` is three of one byte and one of 130 |
+//! | `synthetic` | the bytes of this packet are synthetic: `h2-preface`; in place of missing bytes, `h2-frame-header` (or the missing part of one), `websocket-frame-header`, `http1-head` and `http1-byte`; inside TLS, where they replace no missing bytes, also `tls-handshake`, `http1-end` (the end of an interrupted head or body) and `http1-line-end`; if a file begins in the middle of a connection, also `h2-settings` and `h2-header-table` (on stream 0: what rebuilds the table), `h2-frame-begin` and `websocket-frame-begin` (bytes that are in the previous file, too), and `websocket-upgrade` |
+//! | `calls` | with `--comments all`: lengths of the calls that the packet's bytes came in, if more than one: `1x3,130` is three of one byte and one of 130 |
 //! | `first_call` | when the first of them was made: seconds since 1970 with nine decimals |
-//! | | where a file begins in the middle of a connection, also `h2-settings` and `h2-header-table` (on stream 0: what rebuilds the table), `h2-frame-begin` and `websocket-frame-begin` (bytes that stand in the file before, too), and `websocket-upgrade` |
-//! | `continued_from` | the connection goes on from this file of the capture: its handshake here is synthetic, in front of its true sequence numbers |
-//! | `file` `previous_file` | of the whole file: which of several it is, from 1, and the name of the one before |
-//! | `already_written` | `h2-preface`: these bytes of the client stand earlier, made up |
-//! | `late` | this packet stands behind others of the file that are up to so many seconds younger |
-//! | `redacted` `level` `redact_headers` `redact_fields` `redact_patterns` `redact_allowed` | of the whole file: this version of tls2pcap has redacted it, at this level, with so many rules of the user |
-//! | `redact_format` `redact_rules` `redact_exceptions` | of the whole file: how replacements look, and eight bits of a hash of the rules that the user added and of the exceptions: by these a later run recognises its replacements |
+//! | `continued_from` | the connection continues from this file of the capture: its handshake here is synthetic, before its true sequence numbers |
+//! | `file` `previous_file` | of the whole file: which of several it is, from 1, and the name of the previous one |
+//! | `already_written` | `h2-preface`: these bytes of the client appear earlier, as synthetic ones |
+//! | `late` | this packet follows others in the file that are up to this many seconds later |
+//! | `redacted` `level` `redact_headers` `redact_fields` `redact_patterns` `redact_allowed` | of the whole file: this version of tls2pcap has redacted it, at this level, with this many rules of the user |
+//! | `redact_format` `redact_rules` `redact_exceptions` | of the whole file: how replacements look, and eight bits of a hash of the rules that the user added and of the exceptions: a later run recognises its replacements by these |
 //! | `redact_addresses` `redact_names` | of the whole file: `pseudonyms` if addresses, or names of hosts and users, were replaced |
-//! | `redacted` | of a packet: kinds of the values that were replaced in it, as `cookie,JSON-member`; `sent-again`: it repeats bytes of an earlier packet |
-//! | `after_fin` | 1: bytes of a side that had said that it sends no more |
+//! | `redacted` | of a packet: kinds of the values that were replaced in it, such as `cookie,JSON-member`; `sent-again`: it repeats bytes of an earlier packet |
+//! | `after_fin` | 1: bytes of a side that had announced that it sends no more |
 
 use std::fmt::{self, Display, Write};
 
@@ -66,7 +64,7 @@ pub const VERSION: u32 = 1;
 /// Longest value in bytes, before escaping.
 pub const MAX_VALUE: usize = 1024;
 
-/// The comment of a packet that stands so many nanoseconds late in the file.
+/// The comment of a packet that is this many nanoseconds late in the file.
 pub fn late(connection: ConnectionId, by: u64) -> String {
     Comment::new(connection).with("late", Seconds(by)).into()
 }
@@ -97,7 +95,7 @@ impl Comment {
         self.0.push(' ');
         self.0.push_str(key);
         self.0.push('=');
-        // Escape only fails to stop a Display that goes on after the cut.
+        // Escape only fails to stop a Display that continues after the truncation.
         let _ = write!(Escape { out: &mut self.0, left: MAX_VALUE }, "{value}");
         self
     }
@@ -156,7 +154,7 @@ fn is_key(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
-/// Why a text is no comment of ours.
+/// Why a text is not one of our comments.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// It does not begin with `tls2pcap=1`.

@@ -1,8 +1,8 @@
-//! What a connection speaks, told from its first bytes, in either direction.
+//! The protocol of a connection, recognised by its first bytes, in either direction.
 
 use super::h2;
 
-/// What can be told with confidence.
+/// Protocols that are recognised with confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Protocol {
@@ -37,7 +37,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As it stands in comments.
+    /// As written in comments.
     pub fn as_str(self) -> &'static str {
         match self {
             Protocol::Http1 => "http/1",
@@ -69,12 +69,12 @@ impl Protocol {
     }
 }
 
-/// What the bytes of one direction tell.
+/// What the bytes of one direction reveal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detection {
     /// It is this.
     Known(Protocol),
-    /// Nothing so far, but more bytes may tell.
+    /// Nothing so far, but more bytes may.
     NeedMore,
     /// Nothing, and more bytes will not help.
     Unknown,
@@ -83,7 +83,7 @@ pub enum Detection {
 use Detection::*;
 use Protocol::*;
 
-/// The protocol that a negotiated ALPN name stands for.
+/// The protocol of a negotiated ALPN name.
 pub fn from_alpn(alpn: &str) -> Option<Protocol> {
     Some(match alpn {
         "http/1.1" | "http/1.0" | "http/0.9" => Http1,
@@ -147,7 +147,7 @@ const SIP_METHODS: &[&[u8]] = &[
 const RTSP_METHODS: &[&[u8]] = &[b"DESCRIBE ", b"SETUP ", b"PLAY ", b"ANNOUNCE "];
 const IMAP_COMMANDS: &[&[u8]] =
     &[b"CAPABILITY", b"LOGIN ", b"AUTHENTICATE ", b"ID ", b"NAMESPACE", b"SELECT ", b"IDLE", b"UID "];
-/// What begins a stream and nothing else does: from the client.
+/// What begins a stream and appears nowhere else: from the client.
 const CLIENT_WORDS: &[(&[u8], Protocol)] = &[
     (b"EHLO ", Smtp),
     (b"HELO ", Smtp),
@@ -186,7 +186,7 @@ const SERVER_WORDS: &[(&[u8], Protocol)] = &[
     (b"-NOAUTH ", Redis),
 ];
 
-/// What the first bytes of the client tell.
+/// What the client's first bytes reveal.
 pub fn client(bytes: &[u8]) -> Detection {
     if bytes.starts_with(h2::PREFACE) {
         return Known(Http2);
@@ -198,13 +198,12 @@ pub fn client(bytes: &[u8]) -> Detection {
     text.or(resp(bytes)).or(client_binary(bytes)).or(frames(bytes))
 }
 
-/// What first bytes tell of which more would tell, but there are no more: the rest was left out.
+/// The best guess from first bytes that are too few, if no more follow: the rest was left out.
 pub fn cut_short(bytes: &[u8]) -> Detection {
     if bytes.starts_with(b"PRI *") && h2::PREFACE.starts_with(bytes) { Known(Http2) } else { Unknown }
 }
 
-/// What the first bytes of the server tell. `port` is its true port: a hint where one greeting is
-/// used by several protocols.
+/// What the server's first bytes reveal. `port` is its true port: a hint if several protocols share a greeting.
 pub fn server(bytes: &[u8], port: u16) -> Detection {
     if h2::is_settings(bytes) {
         return Known(Http2);
@@ -321,7 +320,7 @@ fn greeting(bytes: &[u8], port: u16) -> Detection {
         return match &code[..3] {
             b"220" if says(b"SMTP") || matches!(port, 25 | 465 | 587 | 2525) => Known(Smtp),
             b"220" if says(b"FTP") || matches!(port, 21 | 990) => Known(Ftp),
-            // EHLO or USER will tell.
+            // EHLO or USER will decide.
             b"220" => Unknown,
             b"200" | b"201" if says(b"NNTP") || says(b"INTERNETNEWS") || matches!(port, 119 | 563) => {
                 Known(Nntp)

@@ -51,7 +51,7 @@ struct Stretch<'a> {
     bytes: &'a [u8],
     len: u64,
     reason: &'static str,
-    /// Records that the ring refused, or whose payload was given up behind it.
+    /// Records that the ring refused, or whose payload was dropped after it.
     lost_records: u64,
 }
 
@@ -66,13 +66,13 @@ struct Direction {
     headers: Headers,
     /// Next sequence number.
     next: u32,
-    /// Where the next byte of the plaintext should stand.
+    /// The sequence position of the next byte of plaintext.
     offset: u64,
     /// Sequence numbers since the other side's last packet.
     unacked: u64,
     /// The last packet with some of them.
     unacked_at: Option<At>,
-    /// Bytes of unknown number are missing, behind which nothing was written but perhaps the FIN.
+    /// An unknown number of bytes is missing, and nothing was written after them except perhaps the FIN.
     open_hole: bool,
     /// Something of this direction was written, or is known to be missing.
     begun: bool,
@@ -81,7 +81,7 @@ struct Direction {
     frames: Frames,
     /// HTTP/1.
     messages: Messages,
-    /// Other protocols whose messages can be told apart.
+    /// Other protocols whose message boundaries are known.
     shape: Option<Shape>,
 }
 
@@ -89,7 +89,7 @@ struct Direction {
 enum Preface {
     /// Nothing is written yet.
     Awaited,
-    /// A made-up one is written. If the true one follows, this much of it is still to come.
+    /// A synthetic one is written. If the true one follows, this much of it is still to come.
     MadeUp(&'static [u8]),
     /// The true one is written, but for this many bytes.
     Seen(usize),
@@ -107,7 +107,7 @@ pub(super) struct Flow {
     framing: Framing,
     http1: bool,
     exchange: Exchange,
-    /// All stands in records of TLS.
+    /// Everything is in TLS records.
     tls: Option<Box<Tls>>,
     /// Bytes of short calls.
     waiting: Waiting,
@@ -219,7 +219,7 @@ impl Flow {
         let advance = u32::try_from(original).unwrap_or(u32::MAX);
         side.next = side.next.wrapping_add(advance).wrapping_add(phantom);
         side.open_hole &= kind != SegmentKind::Data;
-        // Wireshark 4.0 finds fault with a pure ACK of a FIN right behind a hole.
+        // Wireshark 4.0 objects to a pure ACK of a FIN right after a hole.
         if kind == SegmentKind::Data || (kind == SegmentKind::Fin && !side.open_hole) {
             side.unacked += u64::from(advance + phantom);
             side.unacked_at = Some(at).filter(|_| !reset);
@@ -278,8 +278,9 @@ impl Flow {
         self.emit(from, kind, (&[], 0, 0), at, out);
     }
 
-    /// The handshake, with a comment on the SYN. It is over at `time`, and has taken a round trip, if the kernel has
-    /// measured one: for whoever sent the SYN until the answer came, for the other side until that was acknowledged.
+    /// The handshake, with a comment on the SYN. It ends at `time`, and takes one round trip if the kernel has
+    /// measured it: for the side that sent the SYN until the answer arrived, for the other side until that was
+    /// acknowledged.
     pub(super) fn open(&mut self, comment: Comment, time: WallTime, stats: &mut Stats, out: &mut Out) {
         self.about = comment.clone().into();
         self.note(comment, stats);
@@ -410,7 +411,7 @@ impl Flow {
             }
         }
         if let (Side::Server, Some(Preface::Seen(left @ 1..))) = (from, &self.preface) {
-            // The rest of it must stand before what the server says.
+            // Its rest must precede what the server sends.
             let (_, rest) = h2::PREFACE.split_at(h2::PREFACE.len() - left);
             self.made_up_preface(rest, at, stats, out);
             self.client.frames = Frames::new(true);
@@ -425,8 +426,8 @@ impl Flow {
         self.framed(from, stretch, at, stats, out);
     }
 
-    /// Wireshark 4.0 gets out of step if a frame goes on behind the packet in which the preface ends:
-    /// then that gets a packet of its own.
+    /// Wireshark 4.0 loses step if a frame continues after the packet in which the preface ends: then the
+    /// preface gets a separate packet.
     fn apart(&mut self, stretch: &mut Stretch, at: At, stats: &mut Stats, out: &mut Out) {
         let Some(Preface::Seen(left)) = &mut self.preface else { return };
         let n = stretch.bytes.len().min(*left);
@@ -448,8 +449,8 @@ impl Flow {
         self.preface = Some(Preface::MadeUp(bytes));
     }
 
-    /// The client's true preface, if it had to be written before its time, because the server spoke
-    /// first or because it is missing: it is not written again.
+    /// The client's true preface, if it had to be written early, because the server sent first or because it is
+    /// missing: it is not written again.
     fn absorb_preface(&mut self, stretch: &mut Stretch, stats: &mut Stats) {
         let Some(Preface::MadeUp(left)) = &mut self.preface else { return };
         if left.is_empty() {
@@ -476,8 +477,7 @@ impl Flow {
         }
     }
 
-    /// A packet with a made-up frame header, or the part of it that is missing, in a hole of `len`
-    /// bytes.
+    /// A packet with a synthetic frame header, or the missing part of it, in a hole of `len` bytes.
     fn made_up(
         &mut self,
         from: Side,
@@ -492,8 +492,8 @@ impl Flow {
         self.packets(from, bytes, (len, lost_records), at, stats, out);
     }
 
-    /// Writes bytes as packets of true length: what is missing at the end of `bytes` is cut off the
-    /// packet, and packets of headers only stand for the rest.
+    /// Writes bytes as packets of true length: what is missing at the end of `bytes` is truncated from the
+    /// packet, and packets with only headers represent the rest.
     fn stretch(&mut self, from: Side, stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
         let Stretch { bytes, len, reason, lost_records } = stretch;
         let max = self.side(from).headers.max_payload();
@@ -518,14 +518,14 @@ impl Flow {
         }
     }
 
-    /// The next packet says that bytes are missing behind it, or in it.
+    /// The comment on the next packet says that bytes are missing after it, or in it.
     fn label(&mut self, label: Label, stats: &mut Stats) {
         let comment = self.comment().with("missing", label.missing).with("reason", label.reason);
         let filled = self.tls.is_some().then_some(label.missing);
         self.note(comment.with_some("filled", filled), stats);
     }
 
-    /// Packets for `bytes` and what is missing behind them, `len` bytes in all.
+    /// Packets for `bytes` and what is missing after them, `len` bytes in total.
     fn packets(
         &mut self,
         from: Side,
@@ -557,7 +557,7 @@ impl Flow {
         }
     }
 
-    /// Bytes are missing, and nobody knows how many.
+    /// Bytes are missing; it is unknown how many.
     fn skip(&mut self, from: Side, reason: Missing, time: WallTime, stats: &mut Stats, out: &mut Out) {
         stats.unknown_holes += 1;
         let at = self.at(time);
@@ -569,8 +569,7 @@ impl Flow {
             shape.missing(None);
         }
         if !std::mem::replace(&mut side.begun, true) && joined {
-            // Whatever came before the capture is not there either: the comment will do, on the
-            // next packet.
+            // What precedes the capture is not there either: the comment is enough, on the next packet.
             self.note(comment, stats);
         } else if self.tls.is_some() {
             self.skip_filled(from, reason, at, stats, out);
@@ -583,10 +582,10 @@ impl Flow {
         }
     }
 
-    /// Leaves room in the sequence numbers for a hole that cannot be written in its true length.
+    /// Skips sequence numbers for a hole that cannot be written at its true length.
     fn jump(&mut self, from: Side, by: u32, lost_records: u64, at: At, out: &mut Out) {
         self.acknowledge_before(from, at, out);
-        // What stands before the hole; beyond it there may be nothing that could be acknowledged.
+        // What precedes the hole; after it there may be nothing that could be acknowledged.
         self.acknowledge(from.peer(), out);
         let side = self.side(from);
         side.open_hole = true;

@@ -4,7 +4,7 @@ use super::h2::{self, Streams};
 use super::websocket;
 use crate::track::segment::Side;
 
-/// Longest header that tells a frame's length.
+/// Longest header from which a frame's length can be read.
 pub const HEADER_MAX: usize = 10;
 
 /// A protocol of frames, and what is known of the connection.
@@ -25,7 +25,7 @@ impl Framing {
         }
     }
 
-    /// A whole header goes by: tells how many bytes follow it up to the next frame.
+    /// Advances over a whole header: returns how many bytes follow it before the next frame.
     pub fn payload_len(&mut self, header: &[u8]) -> u64 {
         match (self, header.first_chunk()) {
             (Framing::Http2(streams), Some(header)) => {
@@ -37,7 +37,7 @@ impl Framing {
         }
     }
 
-    /// How many bytes follow up to the next frame, if a part of a header tells.
+    /// How many bytes follow before the next frame, if a partial header shows it.
     pub fn left(&self, header: &[u8]) -> Option<u64> {
         match self {
             Framing::Http2(_) => {
@@ -49,8 +49,8 @@ impl Framing {
         }
     }
 
-    /// A made-up header in front of `len` bytes, at most [`h2::MAX_FRAME`], that are a part of some frame;
-    /// of a type that no dissector knows.
+    /// A synthetic header for `len` bytes, at most [`h2::MAX_FRAME`], that are part of some frame; of a type
+    /// that no dissector knows.
     pub fn made_up(&self, len: u64) -> Vec<u8> {
         match self {
             Framing::Http2(_) => h2::wrapper(len).to_vec(),
@@ -74,12 +74,11 @@ impl Framing {
         }
     }
 
-    /// Where the first frame of this side begins in bytes that begin with a call, looked for from `from` on.
+    /// Where the first frame of this side begins in bytes that begin with a call, searched from `from` on.
     /// `last`: where their last call begins.
     ///
     /// # Errors
-    /// If it cannot be told with confidence: the first place where it still may be, once more bytes
-    /// follow.
+    /// If it cannot be found with confidence: the first place where it may still be, once more bytes follow.
     pub fn boundary(&self, side: Side, bytes: &[u8], from: usize, last: usize) -> Result<usize, usize> {
         match self {
             Framing::Http2(streams) => h2::boundary(bytes, from, streams),

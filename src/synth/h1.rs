@@ -1,4 +1,4 @@
-//! HTTP/1 messages, as far as it takes to know where one ends.
+//! HTTP/1 messages, only to find out where one ends.
 
 use super::detect;
 use crate::track::segment::Side;
@@ -11,7 +11,7 @@ pub const HEAD_MAX: usize = 64 << 10;
 pub enum BodyLength {
     /// So many bytes, then the next message.
     Length(u64),
-    /// Bytes up to a place that the head does not tell.
+    /// Bytes up to an end that the head does not give.
     Open,
     /// No more messages: another protocol.
     Upgraded,
@@ -110,13 +110,13 @@ fn is_coding(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"transfer-encoding")
 }
 
-/// The body that follows this head comes in chunks.
+/// The body that follows this head is chunked.
 pub fn is_chunked(head: &[u8]) -> bool {
     fields(head).any(|(name, _)| is_coding(name))
 }
 
-/// A made-up head in front of `len` bytes that are a part of some
-/// message; its size does not depend on `len` up to 10 GB.
+/// A synthetic head for `len` bytes that are part of some message; its size does not depend on `len` up to 10
+/// GB.
 pub fn made_up(side: Side, len: u64) -> String {
     let first = match side {
         Side::Client => "POST made-up HTTP/1.1",

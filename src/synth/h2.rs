@@ -1,4 +1,4 @@
-//! HTTP/2 framing, as far as it takes to find one's way in the middle of a connection.
+//! HTTP/2 framing, only to find frames in the middle of a connection.
 
 /// What a client sends first.
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -16,8 +16,8 @@ const WRAPPER: u8 = 0xfe;
 /// The largest frame that most programs are willing to receive is 16 KiB, few go to 1 MiB.
 const PLAUSIBLE: u32 = 1 << 20;
 
-/// A made-up frame header in front of `len` bytes that are a part of some frame, so that a reader
-/// that counts frames stays in step. On stream 0.
+/// A synthetic frame header for `len` bytes that are part of some frame, so that a reader that counts frames
+/// stays in step. On stream 0.
 pub fn wrapper(len: u64) -> [u8; HEADER] {
     let len = u32::try_from(len.min(MAX_FRAME)).unwrap_or(0).to_be_bytes();
     [len[1], len[2], len[3], WRAPPER, 0, 0, 0, 0, 0]
@@ -50,13 +50,13 @@ fn frame(bytes: &[u8], streams: &Streams) -> Option<usize> {
     sound.then_some(HEADER + len as usize)
 }
 
-/// How the bytes from a place on look as a chain of frames.
+/// How well the bytes from an offset on form a chain of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chain {
     Broken,
     /// That many frame headers, the last frame ends where the bytes end.
     Exact(usize),
-    /// That many frame headers, and the last frame goes on, or its header does.
+    /// This many frame headers; the last frame, or its header, continues.
     Open(usize),
 }
 
@@ -88,7 +88,7 @@ pub fn payload_len(header: &[u8; HEADER]) -> u64 {
     u64::from(u32::from_be_bytes([0, header[0], header[1], header[2]]))
 }
 
-/// These bytes, the first of which begins a frame, are whole frames.
+/// These bytes, the first of which begins a frame, are complete frames.
 pub fn are_whole(mut bytes: &[u8]) -> bool {
     while let Some(header) = bytes.first_chunk() {
         let end = usize::try_from(payload_len(header)).map_or(usize::MAX, |len| HEADER + len);
@@ -119,7 +119,7 @@ impl Streams {
         bytes.first_chunk().is_some_and(|header| known(stream(header)))
     }
 
-    /// A frame of this stream may follow, as far as streams are numbered in order.
+    /// A frame of this stream may follow, if streams are numbered in order.
     fn allow(&self, stream: u32) -> bool {
         const AHEAD: u32 = 10_000;
         match (stream, self.highest) {
@@ -134,12 +134,11 @@ fn stream(header: &[u8; HEADER]) -> u32 {
     u32::from_be_bytes([header[5], header[6], header[7], header[8]])
 }
 
-/// Where the first frame begins in bytes of an HTTP/2 connection, looked for from `from` on; the
-/// start of a call is more likely than any other place, and `bytes` begin with one.
+/// Where the first frame begins in bytes of an HTTP/2 connection, searched from `from` on. The start of a call
+/// is more likely than any other place, and `bytes` begin with one.
 ///
 /// # Errors
-/// If it cannot be told with confidence: the first place where it still may be, once more bytes
-/// follow.
+/// If it cannot be found with confidence: the first place where it may still be, once more bytes follow.
 pub fn boundary(bytes: &[u8], from: usize, streams: &Streams) -> Result<usize, usize> {
     let (mut weak, mut open) = (None, None);
     for at in from..bytes.len() {

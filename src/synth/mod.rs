@@ -1,9 +1,9 @@
-//! From [`crate::track::segment::Segment`] to [`packet::Packet`]: connections become TCP
-//! connections that stock Wireshark dissects.
+//! From [`crate::track::segment::Segment`] to [`packet::Packet`]: connections become TCP connections that stock
+//! Wireshark dissects.
 //!
-//! Every byte stands at its true place. What is missing is written as packets whose true length is
-//! in their headers, or, where nobody knows how much is missing, as a jump of [`SKIP_JUMP`] in the
-//! sequence numbers; a comment says how much and why.
+//! Every byte is in its true place. Missing bytes are written as packets whose true length is in their headers
+//! or, if it is unknown how many are missing, as a jump of [`SKIP_JUMP`] in the sequence numbers; a comment
+//! says how many and why.
 
 mod chunks;
 pub mod comment;
@@ -32,8 +32,8 @@ pub use tuple::MADE_UP_SERVER;
 /// wait as long ([`crate::event::SORT_TIME`]), so they find their place.
 pub const HOLD_TIME: u64 = 500_000_000;
 
-/// The same where the client's first bytes are of no protocol that is known, so that only the server's
-/// can tell: who reads along sees a packet within 100 ms.
+/// The same if the client's first bytes match no known protocol, so that only the server's can reveal it: a
+/// live reader sees a packet within 100 ms.
 pub const HOLD_TIME_UNKNOWN: u64 = 50_000_000;
 
 /// The most bytes of one connection that wait; then the protocol counts as unknown.
@@ -42,22 +42,21 @@ pub const HOLD_BYTES: usize = 64 << 10;
 /// The most segments of one connection that wait.
 pub const HOLD_SEGMENTS: usize = 64;
 
-/// The most bytes of all connections that wait; at this bound who adds to them waits no longer.
+/// The most bytes of all connections that wait; at this bound the connection that adds to them stops waiting.
 pub const HOLD_TOTAL: usize = 16 << 20;
 
-/// The most bytes of one direction that wait behind a hole until the next frame of HTTP/2, or the end
-/// of a line in HTTP/1, is found.
-/// They wait no longer than [`HOLD_TIME`], and count in [`HOLD_TOTAL`].
+/// The most bytes of one direction that wait after a hole until the next frame of HTTP/2, or the end of a line
+/// in HTTP/1, is found. They wait no longer than [`HOLD_TIME`], and count in [`HOLD_TOTAL`].
 pub const HELD_MAX: usize = 256 << 10;
 
-/// Calls of at least so many bytes are written at once. Shorter ones wait if they end in the middle of a
-/// message, until so many have come together with those that follow.
+/// Calls of at least this many bytes are written immediately. Shorter ones wait if they end in the middle of a
+/// message, until this many bytes have accumulated.
 pub const JOIN_MAX: usize = 4 << 10;
 
 /// The longest that they wait, ns; then they are written at the next tick.
 pub const JOIN_TIME: u64 = 100_000_000;
 
-/// The most live connections. What opens beyond is refused and counted.
+/// The most live connections. Further ones are refused and counted.
 pub const CONNECTIONS_MAX: usize = 65_536;
 
 /// The most comments that wait for a connection's next packet; more are dropped and counted.
@@ -76,7 +75,7 @@ pub const HOLES_FREE: u64 = 16 << 30;
 /// See [`HOLES_FREE`].
 pub const HOLES_PER_BYTE: u64 = 1024;
 
-/// A hole that takes no packet of its own.
+/// A hole that takes no separate packet.
 const HOLE_SHORT: u64 = 64 << 10;
 
 /// The most zeros that are written inside TLS in one file, and how many more for each byte that was captured. Beyond,
@@ -85,8 +84,8 @@ pub const FILL_FREE: u64 = 16 << 20;
 /// See [`FILL_FREE`].
 pub const FILL_PER_BYTE: u64 = 16;
 
-/// Jump in the sequence numbers where the number of missing bytes is not known, or over
-/// [`HOLE_MAX`]. In a message of HTTP/1 that is known to be longer, it is more.
+/// Jump in the sequence numbers if the number of missing bytes is unknown, or over [`HOLE_MAX`]. In a message
+/// of HTTP/1 that is known to be longer, it is more.
 pub const SKIP_JUMP: u32 = 1000;
 
 /// A pure ACK is written at least once in this many bytes of one direction, so that readers can
@@ -103,7 +102,7 @@ pub struct Stats {
     /// Connections whose written client or address had to differ from the true one because it was
     /// taken, because another connection had it, or because a dissector would have claimed it.
     pub tuples_changed: u64,
-    /// Connections on made-up addresses.
+    /// Connections with synthetic addresses.
     pub tuples_made_up: u64,
     /// Written tuples that were forgotten, so that another connection may be written on them.
     pub tuples_forgotten: u64,
@@ -111,9 +110,9 @@ pub struct Stats {
     pub decided_early: u64,
     /// Connections that the filter leaves out.
     pub left_by_filter: u64,
-    /// Connections for which it is not known whether the filter holds.
+    /// Connections for which it is unknown whether the filter matches.
     pub undecided: u64,
-    /// Connections that the filter keeps, of which the sample takes one in so many.
+    /// Connections that the filter keeps, of which the sample takes one in N.
     pub chosen: u64,
     /// Connections that the sample leaves out.
     pub left_by_sample: u64,
@@ -121,9 +120,9 @@ pub struct Stats {
     pub segments_orphaned: u64,
     /// Connections opened a second time while they lived.
     pub opened_twice: u64,
-    /// Bytes that came a second time and were left out.
+    /// Duplicate bytes that were left out.
     pub overlapping_bytes: u64,
-    /// Bytes that stand as holes of known length.
+    /// Bytes that are holes of known length.
     pub missing_bytes: u64,
     /// Holes of unknown length.
     pub unknown_holes: u64,
@@ -135,7 +134,7 @@ pub struct Stats {
     pub filled_bytes: u64,
     /// Bytes of holes that were written in their true length and are longer than a packet.
     pub hole_bytes: u64,
-    /// Holes written shorter than they should be, so that the file does not grow out of proportion.
+    /// Holes written shorter than they are, so that the file does not grow out of proportion.
     pub holes_shortened: u64,
 }
 
@@ -154,7 +153,7 @@ impl Stats {
         filled
     }
 
-    /// Whether a hole is to be written in its true length, which it is then.
+    /// Whether a hole may be written at its true length; then it counts as written.
     fn spare_hole(&mut self, missing: u64) -> bool {
         if missing <= HOLE_SHORT {
             return true;

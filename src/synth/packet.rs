@@ -24,7 +24,7 @@ pub struct Packet<'a> {
     pub connection: ConnectionId,
     /// When.
     pub time: WallTime,
-    /// The latest time of its connection so far: it stands behind that, whatever its own is.
+    /// The latest time of its connection so far: it is placed after that, whatever its own time is.
     pub after: WallTime,
     /// Which way.
     pub direction: PacketDirection,
@@ -40,6 +40,6 @@ pub struct Packet<'a> {
     pub comments: &'a [String],
     /// What was known of the connection when it opened: the comment on its SYN.
     pub about: &'a str,
-    /// The calls that its bytes came in, if it was more than one: a comment for readers of single calls.
+    /// The calls of its bytes, if more than one: a comment for readers of single calls.
     pub calls: &'a str,
 }

@@ -14,8 +14,8 @@ pub enum Ports {
     Decode,
     /// Never.
     Keep,
-    /// As [`Ports::Decode`]; where that is the true one, the client's is 30,000 lower, so that no packet has
-    /// the true addresses and ports. A capture of the encrypted connection can be merged with it.
+    /// As [`Ports::Decode`]; if that is the true port, the client's is 30,000 lower, so that no packet has the
+    /// true addresses and ports. A capture of the encrypted connection can be merged with it.
     Apart,
 }
 
@@ -31,8 +31,8 @@ pub fn apart(port: u16) -> u16 {
     if port >= APART + 1024 { port - APART } else { port + APART }
 }
 
-/// Where plaintext goes that no dissector is known for, if it would be misread on its own port. No
-/// dissector owns it and IANA assigns none so high, so Wireshark shows the bytes as data.
+/// For plaintext that has no known dissector and would be misread on its own port. No dissector owns this port
+/// and IANA assigns none so high, so Wireshark shows the bytes as data.
 pub const DATA_PORT: u16 = 60_443;
 
 /// Client ports of the dynamic range that are tried when a client port must change.
@@ -48,7 +48,7 @@ const STARTTLS: &[u16] = &[
     27017,
 ];
 
-/// TLS ports whose protocol says little that could be recognised in the middle of a connection.
+/// TLS ports whose protocol is hard to recognise in the middle of a connection.
 const TABLE: &[(u16, u16)] = &[
     (443, 80),
     (465, 25),
@@ -108,10 +108,10 @@ fn decoding(protocol: Protocol) -> &'static [u16] {
 pub struct Stream {
     /// The server's true port.
     pub port: u16,
-    /// What the bytes are, if that can be told.
+    /// The protocol of the bytes, if known.
     pub protocol: Option<Protocol>,
-    /// The bytes begin like a message of the protocol (`false`: told otherwise, for example by
-    /// ALPN, or the connection was joined in the middle of a message).
+    /// The bytes begin like a message of the protocol (`false`: it is known otherwise, for example by ALPN, or
+    /// the connection was joined in the middle of a message).
     pub begins: bool,
     /// The connection is seen from its first byte.
     pub from_start: bool,
@@ -157,7 +157,7 @@ pub fn plain_of(port: u16) -> Option<u16> {
     TABLE.iter().find(|(tls, _)| *tls == port).map(|(_, plain)| *plain)
 }
 
-/// Where TLS is taken for TLS in all three releases.
+/// Ports on which all three releases expect TLS.
 pub fn is_tls(port: u16) -> bool {
     !is_owned(port) || within(TAKES_TLS, port)
 }

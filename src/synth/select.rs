@@ -11,9 +11,9 @@ use super::Stats;
 pub struct Selection {
     /// Only connections for which this holds.
     pub filter: Option<Filter>,
-    /// Connections are left out, too, for which it is not known whether it holds.
+    /// Connections for which the result is unknown are left out too.
     pub leaves_unknown: bool,
-    /// Of those connections one in so many, whole; at least 1.
+    /// One in this many of those connections, completely; at least 1.
     pub sample: Option<u64>,
     /// So many bytes of each direction; of the rest only how much it is.
     pub head: Option<u64>,
@@ -23,7 +23,7 @@ pub struct Selection {
     pub no_reads: bool,
 }
 
-/// What becomes of a connection.
+/// What happens to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     Write,

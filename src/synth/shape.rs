@@ -1,5 +1,4 @@
-//! Where the messages of a protocol end, as far as it takes to know whether a call ends in the middle of
-//! one.
+//! Where the messages of a protocol end, only to find out whether a call ends in the middle of one.
 //!
 //! HTTP is not here: [`super::flow`] follows its messages for other reasons too.
 
@@ -44,7 +43,7 @@ enum Expecting {
     Lost,
 }
 
-/// A value of RESP: so many elements of it are to come.
+/// A value of RESP: this many elements of it are still to come.
 #[derive(Clone, Copy, Debug, Default)]
 struct Resp {
     elements: u64,
@@ -81,7 +80,7 @@ struct Tag {
     last: u8,
 }
 
-/// What the beginning of a header tells.
+/// What the beginning of a header shows.
 enum Told {
     /// The header is at least so long.
     Needs(usize),
@@ -91,13 +90,13 @@ enum Told {
 }
 
 impl Shape {
-    /// `None` if it is not known where this protocol's messages end. `from_start`: the first byte begins one.
+    /// `None` if it is unknown where this protocol's messages end. `from_start`: the first byte begins one.
     pub fn new(protocol: Protocol, from_start: bool) -> Option<Shape> {
         let place = begin(protocol)?;
         Some(Shape { protocol, place, amqp_one: false, sure: from_start })
     }
 
-    /// No message is open, or nobody knows.
+    /// No message is open, or that is unknown.
     pub fn is_between(&self) -> bool {
         match &self.place {
             Expecting::Header(_, n) => *n == 0,
@@ -122,8 +121,8 @@ impl Shape {
         }
     }
 
-    /// The other side speaks, or time has passed: most likely the next byte begins a message, if it is not
-    /// known what the last one was.
+    /// The other side sends, or time has passed: most likely the next byte begins a message, if it is unknown
+    /// what the last one was.
     pub fn paused(&mut self) {
         if !self.sure {
             self.begin();
@@ -295,7 +294,7 @@ fn told(protocol: Protocol, header: &[u8], amqp_one: bool) -> Told {
             }
         }
         Protocol::Cassandra => match header {
-            // Version 5 has another framing behind the handshake.
+            // Version 5 has another framing after the handshake.
             [version, ..] if version & 0x7f > 4 => Nonsense,
             [version, _, _, _, len @ ..] if version & 0x7f < 3 && len.len() == 4 => Follow(number(len)),
             [_, _, _, _, _, len @ ..] if len.len() == 4 => Follow(number(len)),
@@ -392,7 +391,7 @@ impl Xml {
 }
 
 impl Resp {
-    /// Up to the end of a line or of announced bytes; gives back what follows.
+    /// Up to the end of a line or of announced bytes; returns what follows.
     fn walk<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         if self.bytes > 0 {
             let n = usize::try_from(self.bytes).unwrap_or(usize::MAX).min(bytes.len());
@@ -410,7 +409,7 @@ impl Resp {
             self.number = self.number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
         }
         if bytes[..end].contains(&b'-') {
-            // Nothing, instead of so many bytes or elements.
+            // Nothing, instead of a number of bytes or elements.
             self.kind = b'-';
         }
         if bytes[end - 1] == b'\n' {

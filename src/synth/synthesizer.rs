@@ -21,17 +21,17 @@ use crate::track::segment::{
     Connection, ConnectionId, Payload, Process, Segment, SegmentBody, Side, Tuple, WallTime,
 };
 
-/// The server's port where the true one is not known.
+/// The server's port if the true one is unknown.
 const MADE_UP_PORT: u16 = 443;
 
-/// First bytes of a direction that are looked at.
+/// First bytes of a direction that are examined.
 const PEEK: usize = 1024;
 
 /// Turns segments into packets.
 ///
-/// A connection's SYN is written late, together with its first bytes, once these tell the
-/// protocol: the written port depends on it and never changes afterwards. The wait is bounded by
-/// [`HOLD_TIME`], [`HOLD_BYTES`], [`HOLD_SEGMENTS`] and [`HOLD_TOTAL`].
+/// A connection's SYN is written late, together with its first bytes, once these reveal the protocol: the
+/// written port depends on it and never changes afterwards. The wait is bounded by [`HOLD_TIME`],
+/// [`HOLD_BYTES`], [`HOLD_SEGMENTS`] and [`HOLD_TOTAL`].
 pub struct Synthesizer {
     ports: Ports,
     carrier: Carrier,
@@ -40,7 +40,7 @@ pub struct Synthesizer {
     tuples: Tuples,
     /// Who waits, until when.
     waiting: BTreeSet<(WallTime, ConnectionId)>,
-    /// Whose last data is to be acknowledged at the next tick; each at most once.
+    /// Connections whose last data must be acknowledged at the next tick; each at most once.
     unacknowledged: Vec<ConnectionId>,
     held_bytes: usize,
     serial: u32,
@@ -91,7 +91,7 @@ impl Peek {
         !self.closed || self.bytes.contains(&b'\n')
     }
 
-    /// `None` as long as nothing was said.
+    /// `None` until data was sent.
     fn verdict(&self, tell: impl Fn(&[u8]) -> Detection) -> Option<Detection> {
         match (self.bytes.is_empty(), self.closed) {
             (true, false) => None,
@@ -104,7 +104,7 @@ impl Peek {
     }
 }
 
-/// What the first bytes told.
+/// What the first bytes revealed.
 #[derive(Clone, Copy, Default)]
 struct Decision {
     protocol: Option<Protocol>,
@@ -128,7 +128,7 @@ impl Hold {
         }
     }
 
-    /// `None` if more bytes may tell more.
+    /// `None` if more bytes may reveal more.
     fn decision(&self) -> Option<Decision> {
         let port = addresses(&self.connection).map_or(0, |written| written.server.port());
         let client = self.client.verdict(detect::client);
@@ -149,8 +149,8 @@ impl Hold {
         }
     }
 
-    /// How long to wait for what may tell more. In the middle of a connection the client's bytes tell
-    /// little, so there the server's are worth more.
+    /// How long to wait for what may reveal more. In the middle of a connection the client's bytes reveal
+    /// little, so the server's are worth more.
     fn patience(&self) -> u64 {
         let client = self.connection.from_start.then(|| self.client.verdict(detect::client)).flatten();
         if matches!(client, Some(Detection::Unknown)) { HOLD_TIME_UNKNOWN } else { HOLD_TIME }
@@ -193,7 +193,7 @@ impl Synthesizer {
         }
     }
 
-    /// Sets what the plaintext stands in. To be called before the first segment.
+    /// Sets the framing of the plaintext. To be called before the first segment.
     pub fn with_carrier(self, carrier: Carrier) -> Synthesizer {
         Synthesizer { carrier, ..self }
     }
@@ -285,7 +285,7 @@ impl Synthesizer {
             body => {
                 let mut held = segment.clone();
                 if let SegmentBody::Payload(payload) = &mut held.body {
-                    // A slice would keep all the records that came with it.
+                    // A slice would keep all the records of its batch in memory.
                     payload.bytes = Bytes::copy_from_slice(&payload.bytes);
                 }
                 hold.segments.push(held);
@@ -412,9 +412,9 @@ impl Synthesizer {
         written
     }
 
-    /// Time passes: who has waited long enough is written. Call it at least every [`HOLD_TIME`].
+    /// Time passes: writes what has waited long enough. Call it at least every [`HOLD_TIME`].
     pub fn tick(&mut self, now: WallTime, out: &mut Out) {
-        // A clock that was set back must not make anybody wait longer.
+        // A clock that was set back must not lengthen a wait.
         let due = |until: WallTime| until <= now || until - now > HOLD_TIME;
         loop {
             let oldest = self.waiting.first().filter(|(until, _)| due(*until));
@@ -446,7 +446,7 @@ impl Synthesizer {
         }
     }
 
-    /// The capture is over: writes what is held. Connections that live on get no FIN.
+    /// The capture has ended: writes what is held back. Connections that live on get no FIN.
     pub fn finish(&mut self, now: WallTime, out: &mut Out) {
         let mut ids: Vec<_> = self.live.keys().copied().collect();
         ids.sort_unstable();
@@ -462,7 +462,7 @@ impl Synthesizer {
 }
 
 impl Hold {
-    /// The name that is written though none was learnt: that of what was recognised.
+    /// The name that is written although none was learned: that of the recognised protocol.
     fn made_up_alpn(&self, protocol: Option<Protocol>) -> Option<&'static str> {
         protocol.filter(|_| self.alpn.is_none()).and_then(tls::alpn)
     }

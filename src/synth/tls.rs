@@ -1,5 +1,5 @@
-//! TLS 1.2 without encryption, as Wireshark 4.0 to 4.6 decodes it without keys: a made-up handshake
-//! that chooses a NULL cipher, then records of plaintext, each with a MAC of zeros, which it passes over.
+//! TLS 1.2 without encryption, as Wireshark 4.0 to 4.6 decodes it without keys: a synthetic handshake that
+//! selects a NULL cipher, then records of plaintext, each with a MAC of zeros, which Wireshark skips.
 
 use super::detect::Protocol;
 use super::ports;
@@ -8,7 +8,7 @@ use crate::track::segment::ConnectionId;
 /// Most bytes of plaintext in one record.
 pub const RECORD_MAX: usize = 1 << 14;
 
-/// Bytes of a record beside its plaintext.
+/// Bytes of a record in addition to its plaintext.
 pub const OVERHEAD: usize = HEADER + MAC;
 
 const HEADER: usize = 5;
@@ -33,7 +33,7 @@ const ALPN: u16 = 16;
 /// Longest server name, and longest protocol name, that is written.
 const NAME_MAX: usize = 255;
 
-/// Starts the randoms, so that no key log ever fits, and a reader sees what they are.
+/// Starts the randoms, so that no key log ever matches, and a reader sees what they are.
 const RANDOM: &[u8; 24] = b"made up by tls2pcap     ";
 
 /// TLS ports on which the plaintext's dissector is known inside TLS too.
@@ -48,20 +48,20 @@ const PROTOCOLS: &[(u16, Protocol)] = &[
     (8883, Protocol::Mqtt),
 ];
 
-/// What the plaintext stands in.
+/// The framing of the plaintext.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Carrier {
     /// TCP.
     #[default]
     Plain,
-    /// TLS without encryption on the true port, where Wireshark decodes that; else TCP.
+    /// TLS without encryption on the true port, where Wireshark decodes that; otherwise TCP.
     Tls,
 }
 
 /// Whether stock Wireshark decodes this protocol in TLS on this port.
 ///
 /// # Errors
-/// Why not, as it stands in comments.
+/// Why not, as written in comments.
 pub fn decodes(port: u16, protocol: Option<Protocol>) -> Result<(), &'static str> {
     if !ports::is_tls(port) {
         return Err("port");
@@ -71,7 +71,7 @@ pub fn decodes(port: u16, protocol: Option<Protocol>) -> Result<(), &'static str
         None if ports::TLS.contains(&port) => Ok(()),
         // The protocol of the port's table is known better in plain.
         None if ports::plain_of(port).is_some() => Err("protocol"),
-        // Rather data than what somebody else takes for his.
+        // Show it as data rather than as another protocol.
         None if ports::is_owned(port) => Err("port"),
         None => Ok(()),
         Some(protocol) if PROTOCOLS.contains(&(port, protocol)) => Ok(()),
@@ -88,7 +88,7 @@ pub fn alpn(protocol: Protocol) -> Option<&'static str> {
     }
 }
 
-/// Appends a record with these bytes and so many zeros behind them, together at most [`RECORD_MAX`].
+/// Appends a record with these bytes and this many zeros after them, together at most [`RECORD_MAX`].
 pub fn record(out: &mut Vec<u8>, bytes: &[u8], zeros: usize) {
     header(out, APPLICATION_DATA, bytes.len() + zeros + MAC);
     out.extend_from_slice(bytes);
@@ -101,7 +101,7 @@ fn header(out: &mut Vec<u8>, kind: u8, len: usize) {
     out.extend_from_slice(&(len as u16).to_be_bytes());
 }
 
-/// What a handshake says.
+/// The facts of a handshake.
 #[derive(Clone, Copy, Debug)]
 pub struct Handshake<'a> {
     pub connection: ConnectionId,

@@ -1,5 +1,5 @@
-//! The 5-tuples that are written: no two live connections share one, and one that was written comes
-//! back only when the true one does.
+//! The 5-tuples that are written: no two live connections share one, and a written one is reused only when the
+//! true one is.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,12 +9,12 @@ use std::ops::RangeInclusive;
 use super::ports::{CLIENT_PORTS, is_owned};
 use crate::track::segment::WallTime;
 
-/// The server's address where the true one is not known (RFC 5737: for documentation, so no real
-/// host has it). Clients are the other hosts of its network.
+/// The server's address if the true one is unknown (RFC 5737: for documentation, so no real host has it).
+/// Clients are the other hosts of its network.
 pub const MADE_UP_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-/// Client ports tried on one address before the search goes elsewhere: the next to be tried were
-/// given out longest ago, so so many in use in a row mean that there are too many.
+/// Client ports tried on one address before the search moves on. The next candidates were released longest ago,
+/// so this many in use in a row mean that there are too many.
 const ATTEMPTS: usize = 1024;
 
 /// Tuples that are remembered after their connections have ended, 40 bytes each or so. Beyond, the
@@ -31,7 +31,7 @@ pub struct Written {
 }
 
 impl Written {
-    /// Wireshark tells conversations apart regardless of direction.
+    /// Wireshark identifies conversations regardless of direction.
     fn key(self) -> (SocketAddr, SocketAddr) {
         if self.client <= self.server { (self.client, self.server) } else { (self.server, self.client) }
     }
@@ -41,7 +41,7 @@ impl Written {
 /// wire: the true tuple, in the same network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// The true tuple; `None` if it is not known.
+    /// The true tuple; `None` if it is unknown.
     pub truth: Option<Written>,
     /// Network namespace.
     pub netns: u32,
@@ -52,7 +52,7 @@ pub struct Identity {
 /// Of a tuple that was given out.
 #[derive(Clone, Copy, Debug)]
 struct Used {
-    /// Hash of who had it last.
+    /// Hash of its last owner.
     identity: u64,
     /// The latest time of what was written on it.
     latest: WallTime,
@@ -68,10 +68,10 @@ pub struct Tuples {
     /// Their order.
     oldest: VecDeque<u64>,
     forgotten: u64,
-    /// Where the search for a free client port goes on.
+    /// Where the search for a free client port continues.
     next_port: u16,
     next_host: u8,
-    /// Where it goes on.
+    /// Where it continues.
     ports: RangeInclusive<u16>,
 }
 
@@ -123,13 +123,13 @@ impl Tuples {
         }
     }
 
-    /// Addresses for a connection whose own are not known.
+    /// Addresses for a connection whose own are unknown.
     pub fn make_up(&mut self, server_port: u16, identity: Identity) -> Written {
         let server = SocketAddr::new(MADE_UP_SERVER.into(), server_port);
         loop {
             let [a, b, c, _] = MADE_UP_SERVER.octets();
             let client = IpAddr::V4(Ipv4Addr::new(a, b, c, self.next_host));
-            // 253 hosts with [`ATTEMPTS`] ports each: more than there are live connections.
+            // 253 hosts with [`ATTEMPTS`] ports each: more than the number of live connections.
             if let Some(written) = self.search(Written { client: SocketAddr::new(client, 0), server }) {
                 self.remember(written, identity);
                 return written;
@@ -138,8 +138,8 @@ impl Tuples {
         }
     }
 
-    /// The next client port of the range that no dissector owns and nobody has, among
-    /// [`ATTEMPTS`]; rather one that nobody had.
+    /// The next free client port of the range that no dissector owns, among [`ATTEMPTS`]; preferably one that
+    /// was never used.
     fn search(&mut self, wish: Written) -> Option<Written> {
         let mut second_hand = None;
         for _ in 0..ATTEMPTS {
@@ -189,7 +189,7 @@ impl Tuples {
         self.live.is_empty()
     }
 
-    /// The latest time of what earlier connections wrote on this tuple: it is to stand before another.
+    /// The latest time that earlier connections wrote on this tuple: the new one must not precede it.
     pub fn latest(&self, written: Written) -> WallTime {
         self.used.get(&hash(written.key())).map_or(0, |used| used.latest)
     }

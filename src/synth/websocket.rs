@@ -1,4 +1,4 @@
-//! WebSocket framing, as far as it takes to find one's way after a hole.
+//! WebSocket framing, only to find frames after a hole.
 
 use crate::track::segment::Side;
 
@@ -22,7 +22,7 @@ pub fn payload_len(header: &[u8]) -> u64 {
     len.saturating_add(if first & 0x80 != 0 { 4 } else { 0 })
 }
 
-/// A made-up header, of a control frame that no RFC assigns.
+/// A synthetic header, of a control frame that no RFC assigns.
 pub fn wrapper(len: u64) -> [u8; 10] {
     let mut header = [0; 10];
     header[..2].copy_from_slice(&[0x8b, 127]);
@@ -30,8 +30,8 @@ pub fn wrapper(len: u64) -> [u8; 10] {
     header
 }
 
-/// A made-up header as short as it can be in a hole of `room` bytes, for what is behind it in the hole and
-/// `len` bytes more.
+/// The shortest possible synthetic header in a hole of `room` bytes, for what follows it in the hole and `len`
+/// bytes more.
 pub fn small_wrapper(room: u64, len: u64) -> Option<Vec<u8>> {
     let behind = |header: u64| room.checked_sub(header)?.checked_add(len);
     if let Some(len) = behind(2).and_then(|len| u8::try_from(len).ok()).filter(|len| *len < 126) {

@@ -15,10 +15,10 @@ const MAX_HEADERS: usize = Ipv6Header::LEN + TcpHeader::MAX_LEN;
 const TTL: u8 = 64;
 /// Always announced. It means something only together with [`WINDOW_SCALE`].
 const WINDOW: u16 = 65_535;
-/// The largest there is: a window of 1 GiB is never full, since pure ACKs come more often.
+/// The largest value: a window of 1 GiB is never full, because pure ACKs are more frequent.
 const WINDOW_SCALE: u8 = 14;
 
-/// What a TCP header says beyond its addresses.
+/// The fields of a TCP header beyond its addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Tcp {
     /// Sequence number.
@@ -29,7 +29,7 @@ pub struct Tcp {
     pub kind: SegmentKind,
 }
 
-/// What a TCP segment is for: its flags beside ACK.
+/// The purpose of a TCP segment: its flags in addition to ACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentKind {
     /// SYN, with options.
@@ -130,11 +130,11 @@ impl Headers {
         }
     }
 
-    /// Headers of a segment with `payload`, of which there truly were `original_len` bytes, at
-    /// most [`max_payload`](Self::max_payload).
+    /// Headers of a segment with `payload`, whose true length is `original_len` bytes, at most
+    /// [`max_payload`](Self::max_payload).
     ///
-    /// The TCP checksum of a segment whose bytes are not all there cannot be known: it is 0, and
-    /// readers do not verify it as the packet is not whole.
+    /// The TCP checksum of a segment with missing bytes cannot be known: it is 0, and readers do not verify it
+    /// because the packet is truncated.
     pub fn build(&mut self, tcp: Tcp, payload: &[u8], original_len: usize) -> Built {
         let max = self.max_payload();
         let payload = &payload[..payload.len().min(max)];
@@ -192,7 +192,7 @@ impl Headers {
         header.ack = tcp.ack.is_some();
         header.acknowledgment_number = tcp.ack.unwrap_or(0);
         header.syn = true;
-        // Ten bytes of options fit into the forty that there is room for.
+        // Ten bytes of options fit into the forty that are available.
         let _ = header.set_options(&[
             TcpOptionElement::MaximumSegmentSize(mss),
             TcpOptionElement::SelectiveAcknowledgementPermitted,
@@ -202,7 +202,7 @@ impl Headers {
         let whole = payload.len() == original_len;
         let tcp_len = header.header_len() + original_len;
         let mut built = Built { bytes: [0; MAX_HEADERS], len: 0 };
-        // Neither length nor checksum can fail: the payload was cut to what fits.
+        // Neither length nor checksum can fail: the payload was truncated to fit.
         let checksum = match &mut self.ip {
             Ip::V4(ip) => {
                 let _ = ip.set_payload_len(tcp_len);
@@ -222,8 +222,8 @@ impl Headers {
     }
 }
 
-/// Sum of 16-bit words in network byte order, with the carries added in (RFC 1071). The last byte of an
-/// odd number stands for a word.
+/// Sum of 16-bit words in network byte order, with the carries added in (RFC 1071). The last byte of an odd
+/// number counts as a word.
 fn sum(bytes: &[u8]) -> u16 {
     // Wide lanes that never overflow: the compiler makes vector instructions of this.
     let mut lanes = [0u64; 8];

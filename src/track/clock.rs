@@ -8,11 +8,10 @@ use crate::event::{Clock, Monotonic};
 /// Samples that are kept: enough for every record that can still be held, and no more.
 const SAMPLES: usize = 128;
 
-/// The samples of both clocks that were taken lately.
+/// The latest samples of both clocks.
 ///
-/// A time is converted by the latest sample at or before it, so that an adjustment of the wall
-/// clock moves what happens after it and nothing that happened before. A time before all kept
-/// samples is converted by the oldest.
+/// A time is converted by the latest sample at or before it, so an adjustment of the wall clock affects only
+/// what happens after it. A time before all kept samples is converted by the oldest.
 #[derive(Debug, Default)]
 pub(super) struct WallClock {
     samples: VecDeque<Clock>,

@@ -73,19 +73,19 @@ impl Tracker {
         }
     }
 
-    /// Enters the handle's socket where its peer will look for it, and looks for its peer.
+    /// Registers the handle's socket under the tuple where its peer will search, and searches for its peer.
     pub(super) fn pair(&mut self, slot: Slot, bind: Bind, out: Out) {
         let tuple = Tuple { local: bind.local, remote: bind.remote };
         for old in self.ends.replaced(tuple, bind.netns, bind.socket) {
-            // The tuple has come back: what had it is over. One that carried nothing may not even
-            // know, and is only no longer looked for.
+            // The tuple is used again: its previous owner has ended. One that carried nothing may not even
+            // know, and is just no longer searched for.
             self.ends.remove(tuple, old);
             if old != slot && self.handles.get(old).is_some_and(|h| h.stream().is_some()) {
                 self.end(old, Why::Closed, bind.time, out);
             }
         }
         let Some(handle) = self.handles.get_mut(slot) else { return };
-        // The tuple of a layered handle is the one's below, which stands for both.
+        // A layered handle has the tuple of the handle below it, which represents both.
         let layered = handle.below.is_some() || bind.source == TupleSource::Layer;
         let end = End::new(slot, &bind);
         // It has waited for its socket.
@@ -126,7 +126,7 @@ impl Tracker {
         if let Some(handle) = self.handles.get_mut(slot)
             && let Some(stream) = handle.stream()
         {
-            // What waits is the other's to tell.
+            // What waits is the other's to report.
             self.opening -= stream.waiting();
             let traffic = stream.all_traffic();
             handle.second.takes_over(handle.next, &traffic);
@@ -136,7 +136,7 @@ impl Tracker {
         self.announce(other, false, out);
     }
 
-    /// How long the handle's connection waits, before it opens, for something that is not known yet.
+    /// How long the handle's connection waits, before it opens, for something that is still unknown.
     pub(super) fn awaited(&self, slot: Slot) -> Option<u64> {
         let handle = self.handles.get(slot)?;
         let process = handle.key.process;
@@ -161,7 +161,7 @@ impl Tracker {
         }
     }
 
-    /// The handle's bytes go through another: it has no end of its own.
+    /// The handle's bytes go through another handle: it has no end of its own.
     pub(super) fn layer(&mut self, slot: Slot, below: HandleKey) {
         let Some(handle) = self.handles.get_mut(slot) else { return };
         if handle.key == below {
@@ -176,8 +176,8 @@ impl Tracker {
         }
     }
 
-    /// Names the process at the other end, once, after the opening: as soon as all is known of it,
-    /// or when it has taken too long, or (`at_once`) now.
+    /// Names the process at the other end, once, after the opening: when everything is known about it, when
+    /// that has taken too long, or (`at_once`) now.
     pub(super) fn announce(&mut self, slot: Slot, at_once: bool, out: Out) {
         let Some(handle) = self.handles.get_mut(slot) else { return };
         let Some(stream) = handle.stream_mut().filter(|s| s.is_open()) else { return };
@@ -185,8 +185,7 @@ impl Tracker {
         let late = self.now >= since.saturating_add(self.limits.opening_time);
         if at_once || late || self.processes.is_settled(process) {
             stream.peer = Peer::Announced;
-            // It has no time of its own: that of the segment before, for what follows may be earlier
-            // than the news.
+            // It gets the time of the previous segment, because what follows may be earlier than this fact.
             let about = About { clock: &self.clock, processes: &self.processes };
             self.opening += stream.put(about, 0, Item::Peer(self.processes.get(process)), out);
         }
@@ -243,8 +242,8 @@ impl Tracker {
         carrier
     }
 
-    /// The handle's socket turns out to be that of a connection that has begun: what it has told, and what
-    /// is known of it, goes on there.
+    /// The handle's socket turns out to be that of a connection that has begun: its segments, and what is known
+    /// of it, continue there.
     pub(super) fn absorb(&mut self, from: &HandleKey, into: &HandleKey, out: Out) {
         let (Some(from), Some(into)) = (self.handles.find(from), self.handles.find(into)) else { return };
         self.release(from, out);
@@ -261,7 +260,7 @@ impl Tracker {
                 handle.view = View::Idle;
                 told
             }
-            // It is written already, as a connection by itself.
+            // It is already written as a separate connection.
             _ => (None, Vec::new()),
         };
         self.end(from, Why::Gone, now, out);
@@ -292,7 +291,7 @@ impl Tracker {
                 Item::Bytes { direction, caller, tid, offset, bytes, len, missing } => {
                     (direction, caller, tid, offset, bytes, len, missing)
                 }
-                // How the connection ends its socket says, which told that handle nothing.
+                // Its socket says how the connection ends, which that handle was not told.
                 Item::Finish(_) | Item::Reset(_) | Item::End => continue,
                 Item::Skip { direction, reason } => {
                     self.skip(into, direction, reason, time, out);
@@ -332,7 +331,7 @@ impl Tracker {
         }
     }
 
-    /// What is known of a connection that is about to open; `None` if it is not about to.
+    /// What is known of a connection that is about to open; `None` if it is not.
     fn describe(&self, slot: Slot) -> Option<Connection> {
         let handle = self.handles.get(slot)?;
         let stream = handle.stream()?;
@@ -357,7 +356,7 @@ impl Tracker {
         let kernel = bind.and_then(|b| b.role).map(|role| (role, RoleSource::Kernel));
         let tls = handle.tls_role.map(|role| (role, RoleSource::Tls));
         let (role, role_source) = kernel.or(tls).unwrap_or((guess_role(tuple), RoleSource::Guess));
-        // Ciphertext may tell the socket after the first bytes have moved.
+        // Ciphertext may reveal the socket after the first bytes have moved.
         let late = |b: &Bind| b.source == TupleSource::Ciphertext && handle.handshake;
         let fresh = handle.bind.as_ref().map_or(handle.handshake, |b| b.fresh || late(b));
         Some(Connection {

@@ -1,12 +1,12 @@
-//! The end of a connection, in order: which side's FIN comes first, and who sends a RST.
+//! The end of a connection, in order: which side's FIN comes first, and which side sends a RST.
 //!
-//! A socket tells when this side's FIN goes and when the peer's comes. The place of a FIN is behind the last byte
-//! of its direction. Nothing is written after this side's FIN, so it stands where it was sent, before what is read
-//! afterwards. What has come before the peer's FIN may be read long after it, so that waits: until the program
-//! is known to have read up to it, or for the end of the connection.
+//! A socket reports when this side's FIN is sent and when the peer's arrives. A FIN follows the last byte of
+//! its direction. Nothing is written after this side's FIN, so it is placed where it was sent, before anything
+//! read afterwards. What arrived before the peer's FIN may be read long after it, so that FIN waits until the
+//! program is known to have read up to it, or until the connection ends.
 //!
-//! A close_notify says that a side sends no more *inside TLS*. Whether the connection ends, the socket says; only
-//! where no socket is known the close_notify is this side's FIN.
+//! A close_notify means that a side sends no more *inside TLS*. The socket decides whether the connection ends;
+//! only if no socket is known is the close_notify this side's FIN.
 
 use super::handle::View;
 use super::per_direction::PerDirection;
@@ -27,7 +27,7 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    /// What the socket tells.
+    /// Records a report of the socket.
     pub fn hear(&mut self, end: &SocketEnd) {
         for fin in end.fins.into_iter().flatten() {
             let known = self.fins.iter().flatten().any(|(direction, _)| *direction == fin);
@@ -53,7 +53,7 @@ impl Ending {
         self.closed.map(|(_, time)| time)
     }
 
-    /// When this side's FIN was sent, if it stands before what is read at `time`.
+    /// When this side's FIN was sent, if it precedes what is read at `time`.
     pub fn before_read(&self, time: Monotonic) -> Option<Monotonic> {
         self.fins[0].filter(|(fin, sent)| *fin == Direction::Write && *sent < time).map(|(_, sent)| sent)
     }
@@ -63,8 +63,9 @@ impl Ending {
         self.fins[0].filter(|(fin, _)| *fin == Direction::Read).map(|(_, came)| came)
     }
 
-    /// What is still to be written when the connection ends at `time`. `reset`: who sent a RST, as the other end
-    /// says. `over`: nobody has the connection any more, whatever its socket has told.
+    /// What is still to be written when the connection ends at `time`. `reset`: which side sent a RST,
+    /// according to the other end. `over`: no process has the connection any more, whatever its socket has
+    /// reported.
     pub fn rest(
         &self,
         finished: &PerDirection<bool>,
@@ -96,7 +97,7 @@ impl Ending {
 }
 
 impl Tracker {
-    /// A socket comes to its end.
+    /// A step in the end of a socket.
     pub(super) fn socket_end(&mut self, end: SocketEnd, out: Out) {
         let Some(slots) = self.sockets.get(&end.socket) else { return };
         let slots = slots.clone();

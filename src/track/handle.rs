@@ -15,7 +15,7 @@ use super::timers::Deadlines;
 use super::unwritten_end::UnwrittenEnd;
 use crate::event::{Bind, Direction, HandleKey, Missing, Monotonic, ProcessKey, Role};
 
-/// What becomes of a handle's bytes.
+/// Where a handle's bytes are written.
 #[derive(Debug)]
 pub(super) enum View {
     /// It has moved none.
@@ -100,7 +100,7 @@ impl Handle {
         self.bind.as_ref().map(|b| Tuple { local: b.local, remote: b.remote })
     }
 
-    /// How far it has come, as far as was told.
+    /// Its last known offsets.
     pub fn reach(&self) -> PerDirection<Reach> {
         let mut reach = self.told;
         for direction in [Direction::Read, Direction::Write] {
@@ -140,7 +140,7 @@ pub(super) struct Handles {
     slots: Vec<Option<Handle>>,
     free: Vec<Slot>,
     by_key: HashMap<HandleKey, Slot>,
-    /// Those that are gone: remembered for a while, because late records may come.
+    /// Freed handles, remembered for a while because late records may arrive.
     gone: VecDeque<Slot>,
     /// Those whose connection has ended but that may still be heard of, by the order of ending.
     dormant: BTreeMap<u64, Slot>,
@@ -175,8 +175,8 @@ impl Handles {
         slot
     }
 
-    /// A handle's connection has ended. Unless the handle is `gone`, it is remembered until it is
-    /// or its room is needed: forgotten, its next record would look like a new connection's.
+    /// A handle's connection has ended. Unless the handle is `gone`, it is remembered until it is freed or its
+    /// entry is needed: if it were forgotten, its next record would look like a new connection.
     pub fn ended(&mut self, slot: Slot, id: Option<ConnectionId>, second: bool, gone: bool) {
         self.endings += 1;
         let dormant = (!gone).then_some(self.endings);
@@ -188,7 +188,7 @@ impl Handles {
         }
     }
 
-    /// A handle that has ended before is gone now.
+    /// A handle whose connection ended before is freed now.
     pub fn gone(&mut self, slot: Slot) {
         let Some(Handle { view: View::Ended { dormant, .. }, .. }) = self.get_mut(slot) else { return };
         if let Some(n) = dormant.take() {
@@ -197,12 +197,12 @@ impl Handles {
         }
     }
 
-    /// Number of handles that are gone.
+    /// Number of freed handles.
     pub fn gone_len(&self) -> usize {
         self.gone.len()
     }
 
-    /// Forgets the handle that was gone first, or else whose connection ended first.
+    /// Forgets the handle that was freed first, or else the one whose connection ended first.
     pub fn forget(&mut self) -> Option<(Slot, Handle)> {
         let slot = self.gone.pop_front().or_else(|| self.dormant.pop_first().map(|(_, slot)| slot))?;
         let handle = self.slots.get_mut(slot.0 as usize)?.take()?;

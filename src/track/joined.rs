@@ -1,19 +1,20 @@
-//! Handles of one socket, joined to one connection: a socket is one TCP connection, whoever calls it.
+//! Joins the handles of one socket: a socket is one TCP connection, whichever process calls.
 //!
-//! Several handles have one socket
-//! - after fork, if parent and child both go on with it, each with its copy of the handle or with one in
-//!   memory that they share;
-//! - after a handle was freed and another one made, in the same process or in one that was passed the socket;
-//! - in rustls, where a handle stands for one direction, as far as one key goes (a *side*).
+//! Several handles share a socket
+//! - after a fork, if parent and child both use it, each with its copy of the handle or with one in shared
+//!   memory;
+//! - after a handle was freed and another one created, in the same process or in one that was passed the
+//!   socket;
+//! - in rustls, where a handle represents one direction for as long as one key is used (a *side*).
 //!
-//! What follows hears of one handle for each connection, the one that was first seen with the socket. The calls of
-//! the others go on where the direction has come to; each keeps the process that made it. Such a connection
-//! ends with its socket, not with a handle or a process: another process may still have it.
+//! The rest of `track` sees one handle for each connection: the first one seen with the socket. The calls of
+//! the others continue where the direction ended; each keeps the process that made it. Such a connection ends
+//! with its socket, not with a handle or a process: another process may still have it.
 //!
-//! Two living handles of one process are layers (TLS inside TLS) or something that is not understood: they stay apart.
+//! Two live handles of one process are layers (TLS inside TLS), or something unknown: they stay separate.
 //!
-//! The socket of a side is known by its ciphertext, which for what is sent is a moment later. Until then its data
-//! waits. A key that follows another goes on where that has ended.
+//! The socket of a side is known by its ciphertext, for sent data a moment after the call. Until then its data
+//! waits. A key that follows another continues where that one ended.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -27,15 +28,16 @@ use crate::event::*;
 
 /// Set in the address of a side.
 const SIDE: u64 = 1 << numbers::HANDLE_BIT_SIDE;
-/// The direction that it stands for.
+/// The direction that it represents.
 const WRITES: u64 = 1 << numbers::HANDLE_BIT_WRITES;
-/// Connections that are remembered though their socket is closed, because their handles may still tell something.
+/// Connections that are remembered although their socket is closed, because their handles may still report
+/// something.
 const CLOSED_MAX: usize = 1024;
-/// Connections whose socket lives on though no handle of it is known any more.
+/// Connections whose socket is open although no handle of it is known any more.
 const ORPHANS_MAX: usize = 1024;
 /// Handles that are followed.
 const MEMBERS_MAX: usize = 65_536;
-/// Connections that are told apart at one socket.
+/// Connections that are distinguished on one socket.
 const PER_SOCKET: usize = 16;
 
 /// The same handle as what follows is to know it.
@@ -47,7 +49,7 @@ fn is_side(key: HandleKey) -> bool {
     key.address & SIDE != 0
 }
 
-/// The direction that a side stands for.
+/// The direction that a side represents.
 fn direction(key: HandleKey) -> Direction {
     if key.address & WRITES == 0 { Direction::Read } else { Direction::Write }
 }
@@ -68,7 +70,7 @@ fn not_after(a: u32, b: u32) -> bool {
     b.wrapping_sub(a) < 1 << 31
 }
 
-/// How far one direction has come.
+/// The offset of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reach {
     pub bytes: u64,
@@ -76,7 +78,7 @@ pub(super) struct Reach {
     pub calls: u32,
 }
 
-/// How far a member has come by its own count, and what is added to that for its place in the connection.
+/// The offset of a member by its own count, and what is added to that for its place in the connection.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
     own: Reach,
@@ -84,8 +86,8 @@ struct Progress {
 }
 
 impl Progress {
-    /// The connection has come to `reach`: the member's next call goes on from there. What is added may be less than
-    /// nothing.
+    /// The connection has reached `reach`: the member's next call continues there. The offset that is added may
+    /// be negative.
     fn rebase(&mut self, reach: Reach) {
         self.base.bytes = reach.bytes.wrapping_sub(self.own.bytes);
         self.base.calls = reach.calls.wrapping_sub(self.own.calls);
@@ -100,10 +102,10 @@ impl Progress {
         }
     }
 
-    /// Gives a call its place in the connection; `None` if that is before its beginning: a record that was
-    /// overtaken, of what the member told by itself.
+    /// Gives a call its place in the connection. `None` if that is before its beginning: a late record of what
+    /// the member had reported separately.
     fn call(&mut self, data: &Data, reach: &mut Reach) -> Option<(u64, u32)> {
-        // Not for the other parts of a call, or what comes twice.
+        // Not for the other parts of a call, or duplicates.
         if data.call_offset >= self.own.bytes && not_after(self.own.calls, data.call_seq) {
             self.rebase(*reach);
         }
@@ -119,7 +121,7 @@ impl Progress {
         Some((offset, seq))
     }
 
-    /// The number in the connection of a call that may still be to come.
+    /// The number in the connection of a call that may still arrive.
     fn seq(&self, seq: u32, reach: Reach) -> u32 {
         let base = if not_after(self.own.calls, seq) {
             reach.calls.wrapping_sub(self.own.calls)
@@ -130,7 +132,7 @@ impl Progress {
     }
 }
 
-/// What a side has told and nobody has heard.
+/// Events of a side that wait.
 #[derive(Debug)]
 struct Waiting {
     events: Vec<Event>,
@@ -141,11 +143,11 @@ struct Waiting {
 /// A handle.
 #[derive(Debug, Default)]
 struct Member {
-    /// Its connection; `None`: not known yet, or never.
+    /// Its connection; `None`: still unknown, or never known.
     connection: Option<u64>,
     progress: PerDirection<Progress>,
     waiting: Option<Box<Waiting>>,
-    /// A side that goes on by itself, since nothing tells its socket.
+    /// A side that becomes a separate connection, because nothing reveals its socket.
     alone: bool,
     /// It has sent its close_notify: another session of TLS may follow it.
     shut: bool,
@@ -164,23 +166,23 @@ struct Joint {
     handle: HandleKey,
     socket: SocketKey,
     source: TupleSource,
-    /// It has, or had, more than one member, or sides: then their calls get places of their own.
+    /// It has, or had, more than one member, or sides: then its members' calls get new places.
     shared: bool,
     reach: PerDirection<Reach>,
     members: BTreeSet<HandleKey>,
     closed: Option<Monotonic>,
 }
 
-/// What is to be heard.
+/// Events for the rest of `track`.
 #[derive(Debug)]
 pub(super) enum Told {
     Event(Event),
-    /// What was heard of a handle goes on in the connection of another.
+    /// What was reported of a handle continues in the connection of another.
     Absorb {
         from: HandleKey,
         into: HandleKey,
     },
-    /// So many bytes came too late to be placed.
+    /// This many bytes arrived too late to be placed.
     Late(u64),
 }
 
@@ -215,7 +217,7 @@ fn subject(event: &Event) -> Option<HandleKey> {
 }
 
 impl Joined {
-    /// Whether all is to be heard as it is.
+    /// Whether every event passes unchanged.
     pub fn is_idle(&self, event: &Event) -> bool {
         match event {
             Event::Data(data) => self.shared == 0 && !is_side(data.handle),
@@ -231,7 +233,7 @@ impl Joined {
         self.named.contains_key(key)
     }
 
-    /// Gives what is to be heard of an event, in order.
+    /// Returns the events to pass on for an event, in order.
     pub fn take(
         &mut self,
         event: Event,
@@ -277,12 +279,13 @@ impl Joined {
             return;
         }
         if is_side(key) && !self.members.contains_key(&key) && !self.add(key) {
-            // It is heard of by its own name.
+            // It passes under its own name.
             out.push(Told::Event(event));
             return;
         }
         let Some(member) = self.members.get_mut(&key) else {
-            // A record that comes when its handle is gone has no place among what others have told since.
+            // A record that arrives after its handle was freed has no place among what others have reported
+            // since.
             let is_shared = |id| self.connections.get(id).is_some_and(|joint| joint.shared);
             out.push(match event {
                 Event::Data(data) if self.named.get(&key).is_some_and(is_shared) => {
@@ -313,7 +316,7 @@ impl Joined {
         }
     }
 
-    /// `false` if there is no room for it.
+    /// `false` if the table is full.
     fn add(&mut self, key: HandleKey) -> bool {
         let room = self.members.len() < MEMBERS_MAX;
         if room {
@@ -393,7 +396,7 @@ impl Joined {
         Some(self.made)
     }
 
-    /// From now on all its members' calls get places of their own.
+    /// From now on the calls of all its members get new places.
     fn share(&mut self, id: u64) {
         let Some(joint) = self.connections.get_mut(&id) else { return };
         joint.shared = true;
@@ -408,7 +411,7 @@ impl Joined {
         }
     }
 
-    /// The connection at this socket that the handle goes on with.
+    /// The connection on this socket that the handle continues.
     fn joinable(&self, key: HandleKey, socket: SocketKey) -> Option<u64> {
         let is_busy = |other: &HandleKey| {
             let both_sides = is_side(key) && is_side(*other);
@@ -427,7 +430,7 @@ impl Joined {
         same.or(free.last()).map(|(id, _)| *id)
     }
 
-    /// The handle becomes a member: what has waited is told.
+    /// The handle becomes a member: waiting events are passed on.
     fn join(&mut self, key: HandleKey, id: Option<u64>, before: Before, out: &mut Vec<Told>) {
         let Some(member) = self.members.get_mut(&key) else { return };
         member.connection = id;
@@ -444,7 +447,7 @@ impl Joined {
                         member.progress[direction].own = own;
                         member.progress[direction].rebase(*reach);
                     } else {
-                        // What it has told before is the connection's: see `Told::Absorb`.
+                        // What it has reported before belongs to the connection: see `Told::Absorb`.
                         member.progress[direction] = Progress { own, base: *reach };
                         reach.bytes = reach.bytes.saturating_add(own.bytes);
                         reach.calls = reach.calls.wrapping_add(own.calls);
@@ -457,7 +460,7 @@ impl Joined {
         }
     }
 
-    /// What a member tells, as told of its connection.
+    /// Turns an event of a member into one of its connection.
     fn tell(&mut self, key: HandleKey, mut event: Event, out: &mut Vec<Told>) {
         if let Event::Handle(HandleFact { fact: Fact::Layer(below), .. }) = &mut event {
             *below = self.name(*below);
@@ -486,7 +489,7 @@ impl Joined {
         };
         match event {
             Event::Data(data) if joint.shared => out.push(placed(member, joint, data)),
-            // The connection goes on. What was lost of this handle last shows now.
+            // The connection continues. The handle's last loss shows now.
             Event::Handle(HandleFact { fact: Fact::Free, ends, time, .. }) => {
                 let ends = reached(ends);
                 out.push(Told::Event(Event::Final(handle, ends)));
@@ -509,7 +512,7 @@ impl Joined {
         }
     }
 
-    /// The name under which a handle is heard of.
+    /// The name under which a handle is passed on.
     fn name(&self, key: HandleKey) -> HandleKey {
         let id = self.members.get(&key).and_then(|member| member.connection);
         id.and_then(|id| self.connections.get(&id)).map_or(plain(key), |joint| joint.handle)
@@ -556,7 +559,7 @@ impl Joined {
         Some(joint)
     }
 
-    /// Nothing tells the side's socket in time: it is a connection by itself.
+    /// Nothing reveals the side's socket in time: it becomes a separate connection.
     fn leave_alone(&mut self, key: HandleKey, out: &mut Vec<Told>) {
         let Some(member) = self.members.get_mut(&key) else { return };
         if member.connection.is_some() || member.waiting.is_none() {
@@ -626,7 +629,7 @@ fn placed(member: &mut Member, joint: &mut Joint, data: Data) -> Told {
     Told::Event(Event::Data(Data { handle, call_offset, call_seq, awaits_write, tuple_source, ..data }))
 }
 
-/// What a handle has told before its socket was known, as what follows knows it.
+/// What a handle has reported before its socket was known, as the rest of `track` knows it.
 struct Before {
     reach: PerDirection<Reach>,
     /// That is written already, as another connection.

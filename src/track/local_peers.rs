@@ -2,9 +2,9 @@
 //!
 //! Two sockets are the two ends of one connection if their tuples mirror each other and
 //! - their initial sequence numbers do too, or
-//! - they are in one network namespace, lived at the same time, and their sequence numbers do not
-//!   speak against it. (In one namespace a tuple belongs to one socket at a time; in others the
-//!   same addresses may mean other connections.)
+//! - they are in one network namespace, lived at the same time, and their sequence numbers do not contradict
+//!   it. (In one namespace a tuple belongs to one socket at a time; in others the same addresses may be other
+//!   connections.)
 
 use std::collections::HashMap;
 
@@ -49,7 +49,7 @@ impl End {
         }
     }
 
-    /// `None` if that cannot be said: unknown, or one agrees and one does not.
+    /// `None` if undecided: unknown, or one agrees and one does not.
     fn sequence_numbers_agree(&self, other: &End) -> Option<bool> {
         if self.isn == (0, 0) || other.isn == (0, 0) {
             return None;
@@ -107,7 +107,7 @@ impl Ends {
         self.0.get(&mirrored)?.iter().rev().find(|e| end.is_peer_of(e)).map(|e| e.slot)
     }
 
-    /// Ends that had this tuple in this namespace with another socket: it is gone.
+    /// Ends that had this tuple in this namespace with another socket: that socket is closed.
     pub fn replaced(&self, tuple: Tuple, netns: u32, socket: SocketKey) -> Vec<Slot> {
         let ends = self.0.get(&tuple).into_iter().flatten();
         ends.filter(|e| netns != 0 && e.netns == netns && e.socket != socket).map(|e| e.slot).collect()

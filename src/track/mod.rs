@@ -1,47 +1,49 @@
 //! Connections, streams and processes: from [`crate::event::Event`] to [`segment::Segment`].
 //!
-//! [`Tracker`] is a function of the events alone: its only time is theirs, and the latest time
-//! that any event has carried is its now. So a recording gives the same segments as the capture.
+//! [`Tracker`] is a function of the events alone: its only time is theirs, and its current time is the latest
+//! that any event has carried. So a recording gives the same segments as the capture.
 //!
-//! - **Order** (`order`): a write stands where its call was entered, a read where it returned. A read
-//!   that returned while a write was in flight is held until that write is complete.
-//! - **Holes**: every record carries its offset, so what lies between is a [`segment::Payload`]
-//!   without bytes and of the exact length. What comes twice is left out.
-//! - **Opening** (`connection`): what [`segment::Connection`] tells never changes, so the first segments
-//!   wait until /proc has told of the process, but not for long: a live capture must be readable.
-//! - **Sockets** (`joined`): a socket is one connection, whoever calls it. Handles of one socket (of a parent and
-//!   its child, of rustls for one direction and key each) become one handle before anything else hears of them.
-//! - **Pairs** (`pair`): of two ends on one host, the first to carry bytes is written, until it ends.
-//!   What the other moves is counted, not written, also after that.
-//! - **End** (`ending`): FINs and a RST stand in the order in which the socket has had them. A connection whose
-//!   socket is known ends with that, at once if all its handles are gone, else a moment later; or when the socket's
-//!   tuple comes back. Any other ends with its handle or its process. All end with the capture. Only what is known to
-//!   be closed, or belongs to nobody any more, gets a [`segment::SegmentBody::Finish`] or [`segment::SegmentBody::Reset`] then.
+//! - **Order** (`order`): a write is placed where its call was entered, a read where it returned. A read that
+//!   returned while a write was in flight is held back until that write is complete.
+//! - **Holes**: every record carries its offset, so a gap is a [`segment::Payload`] without bytes, of exact
+//!   length. Duplicates are left out.
+//! - **Opening** (`connection`): a [`segment::Connection`] never changes, so the first segments wait for what
+//!   /proc has about the process, but not for long: a live capture must be readable.
+//! - **Sockets** (`joined`): a socket is one connection, whichever process calls. Handles of one socket (of a
+//!   parent and its child; in rustls, of each direction and key) become one handle before the rest of `track`
+//!   sees them.
+//! - **Pairs** (`local_peers`): of two ends on one host, the first to carry bytes is written, until it ends. What the
+//!   other moves is counted but not written, also after that.
+//! - **End** (`ending`): FINs and a RST are in the order in which the socket had them. A connection whose
+//!   socket is known ends with that, immediately if all its handles are freed, otherwise a moment later; or
+//!   when the socket's tuple is used again. Any other ends with its handle or its process. All end with the
+//!   capture. Then only those that are known to be closed, or that no process has any more, get a
+//!   [`segment::SegmentBody::Finish`] or [`segment::SegmentBody::Reset`].
 //!
 //! # Bounds
 //!
-//! All are in [`Limits`], or constants of this module. What is reached is counted in
-//! [`summary::Bounds`] or [`summary::Anomalies`].
+//! All are in [`Limits`], or constants of this module. Reaching one is counted in [`summary::Bounds`] or
+//! [`summary::Anomalies`].
 //!
 //! | what | default | at the bound |
 //! |---|---|---|
-//! | handles | 65,536 | the one that was gone first is forgotten, or else whose connection ended first; while all live, events about a new one are refused, with their bytes counted |
-//! | handles that are gone (freed, or their process), remembered so that late records do not open them again | 4,096 | the one that was gone first is forgotten |
-//! | processes | 16,384 | the one that ended first is forgotten, its row folded into `others`; while all live, a new one has no name |
+//! | handles | 65,536 | the one that was freed first is forgotten, or else the one whose connection ended first; if all live, events about a new one are refused, with their bytes counted |
+//! | freed handles (or their process has exited), remembered so that late records do not open them again | 4,096 | the one that was freed first is forgotten |
+//! | processes | 16,384 | the one that exited first is forgotten, its row folded into `others`; if all live, a new one has no name |
 //! | libraries | 4,096 | a new one has no name |
-//! | records held for order, per handle | 4 MiB, 4,096 records, 2 s | all that the handle holds goes out as it is |
-//! | the same, in all | 64 MiB | the same, for the handle that holds one more |
-//! | segments held until /proc has told of their process, per connection | 256 KiB, 50 ms | they are written with what is known |
-//! | handles with a known socket | 65,536 | a further one has a connection by itself |
-//! | connections at one socket (layers) | 16 | the same |
-//! | connections whose socket is open and whose handles are all gone | 1,024 | the oldest ends |
-//! | connections whose socket is closed and whose handles are not, remembered | 1,024 | the oldest is forgotten |
-//! | segments held until the handle's socket is known | 256 KiB, 1 s | the connection opens on made-up addresses |
-//! | the same, in all | 32 MiB | the same, for the connection that holds one more |
+//! | records held back for order, per handle | 4 MiB, 4,096 records, 2 s | all that the handle holds back are released as they are |
+//! | the same, in total | 64 MiB | the same, for the handle that adds one |
+//! | segments that wait for what /proc has about their process, per connection | 256 KiB, 50 ms | they are written with what is known |
+//! | handles with a known socket | 65,536 | a further one is a separate connection |
+//! | connections on one socket (layers) | 16 | the same |
+//! | connections whose socket is open and whose handles are all freed | 1,024 | the oldest ends |
+//! | connections whose socket is closed and whose handles are not freed, remembered | 1,024 | the oldest is forgotten |
+//! | segments that wait until the handle's socket is known | 256 KiB, 1 s | the connection opens with synthetic addresses |
+//! | the same, in total | 32 MiB | the same, for the connection that adds one |
 //! | wait for the last bytes after a socket is closed | 1 s without data | the connection ends |
-//! | wait for /proc to tell of the process at the other end | 50 ms, looked at with each segment | it is announced with what is known |
-//! | handles at one tuple, or of one socket | 16 | further ones find no peer, or do not hear of the socket's end |
-//! | layers of TLS inside TLS | 8 | the tuple further down is not looked for |
+//! | wait for what /proc has about the process at the other end | 50 ms, checked with each segment | it is announced with what is known |
+//! | handles with one tuple, or on one socket | 16 | further ones find no peer, or miss the socket's end |
+//! | layers of TLS inside TLS | 8 | the tuple further down is not searched for |
 //! | clock samples | 128 | the oldest is forgotten |
 
 mod clock;
@@ -73,7 +75,7 @@ pub use tracker::Tracker;
 pub struct Limits {
     /// Handles, living and ended.
     pub handles: usize,
-    /// Handles that are gone.
+    /// Handles that were freed.
     pub ended: usize,
     /// Processes.
     pub processes: usize,
@@ -91,7 +93,7 @@ pub struct Limits {
     pub opening_bytes: usize,
     /// How long a connection holds segments before it opens.
     pub opening_time: u64,
-    /// The same, while the handle's socket is not known; 0: it does not wait for that.
+    /// The same, while the handle's socket is unknown; 0: do not wait for it.
     pub socket_time: u64,
     /// Bytes that all connections hold before they open.
     pub opening_total: usize,

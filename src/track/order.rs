@@ -1,13 +1,12 @@
-//! The order of a handle's records: a write's place is its entry, a read's its return.
+//! The order of a handle's records: a write is placed at its entry, a read at its return.
 //!
-//! Records come when calls return. In a full-duplex program the answer to a request can be read
-//! before the write of the request has returned, so it comes first; the kernel marks such a read
-//! with the write that was in flight. It is held here until that write is complete, and all that
-//! the handle reads meanwhile queues behind it. The chunks of one call stay together: while a
-//! call's last chunks are still to come, the other direction waits.
+//! Records arrive when calls return. In a full-duplex program the response to a request can be read before the
+//! write of the request has returned, so it arrives first; the kernel side marks such a read with the write
+//! that was in flight. It is held back here until that write is complete, and everything that the handle reads
+//! meanwhile queues after it. The chunks of one call stay together: until a call's last chunks have arrived,
+//! the other direction waits.
 //!
-//! Nothing here knows a bound: whoever calls asks how much is held and since when, and lets go
-//! by force.
+//! This code has no bounds: the caller checks how much is held and since when, and forces a release.
 
 use std::collections::VecDeque;
 
@@ -15,16 +14,16 @@ use bytes::Bytes;
 
 use crate::event::{Data, Direction, Monotonic, Task};
 
-/// What comes next in the handle.
+/// The next step in the handle.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// A record.
     Data(Data),
-    /// The rest of a call, or the write that a read awaits, is lost. It stands here.
+    /// The rest of a call, or the write that a read awaits, is lost. Its place is here.
     Lost {
         /// In which direction.
         direction: Direction,
-        /// Offset up to which all is lost that has not come.
+        /// Everything up to this offset that has not arrived is lost.
         until: u64,
         /// Place in time.
         place: Monotonic,
@@ -36,7 +35,7 @@ pub(super) enum Step {
 /// Room for records that an empty queue keeps.
 const KEPT: usize = 16;
 
-/// Where a record stands in time.
+/// The place of a record in time.
 pub(super) fn place(data: &Data) -> Monotonic {
     match data.direction {
         Direction::Read => data.returned,
@@ -55,7 +54,7 @@ struct Held {
     since: Monotonic,
 }
 
-/// A call of which some chunks are out and some are still to come.
+/// A call of which some chunks were released and others are still to come.
 #[derive(Clone, Copy, Debug)]
 struct Partial {
     direction: Direction,
@@ -67,7 +66,7 @@ struct Partial {
     end: u64,
 }
 
-/// What is known of the calls that went by.
+/// What is known of past calls.
 #[derive(Debug, Default)]
 struct Progress {
     partial: Option<Partial>,
@@ -99,7 +98,7 @@ impl Progress {
         (!done).then_some(seq)
     }
 
-    /// What comes next of the first read and the first write.
+    /// The next records: the first read and the first write.
     fn choose(&self, read: Option<&Data>, write: Option<&Data>, force: bool) -> Choice {
         if let Some(partial) = self.partial {
             let (same, other, choice) = match partial.direction {
@@ -114,7 +113,7 @@ impl Progress {
                 None if other.is_some_and(|o| o.task == partial.task && o.returned > partial.returned) => {
                     return Choice::LostRest;
                 }
-                // Its rest may still come: it is not declared lost.
+                // Its rest may still arrive: it is not declared lost.
                 None if force => {}
                 None => return Choice::Wait,
             }
@@ -174,8 +173,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Takes a record, and gives it back if its turn is now. If not, others' turn may have come:
-    /// ask [`Order::next`].
+    /// Takes a record, and returns it if its turn is now. If not, others may be due: ask [`Order::next`].
     pub fn offer(&mut self, data: Data, now: Monotonic) -> Option<Data> {
         if !self.is_holding() {
             let (read, write) = match data.direction {
@@ -188,7 +186,7 @@ impl Order {
             }
         }
         self.bytes += cost(&data);
-        // A slice would keep all the records that came with it.
+        // A slice would keep all the records of its batch in memory.
         let data = Data { payload: Bytes::copy_from_slice(&data.payload), ..data };
         match data.direction {
             Direction::Read => self.reads.push_back(Held { data, since: now }),
@@ -197,7 +195,7 @@ impl Order {
         None
     }
 
-    /// What comes next; `None` if all that is held must wait. With `force`, nothing waits.
+    /// The next step; `None` if everything must wait. With `force`, nothing waits.
     pub fn next(&mut self, force: bool) -> Option<Step> {
         let (read, write) = (self.reads.front(), self.writes.front());
         let choice = self.progress.choose(read.map(|h| &h.data), write.map(|h| &h.data), force);
@@ -236,7 +234,7 @@ impl Order {
         self.progress.empty = Some((seq, time));
     }
 
-    /// No write that was in flight before `time` will come any more.
+    /// No write that was in flight before `time` will arrive any more.
     pub fn settle(&mut self, time: Monotonic) {
         self.progress.settled = self.progress.settled.max(Some(time));
         if matches!(self.progress.partial, Some(Partial { direction: Direction::Write, .. })) {
@@ -313,7 +311,7 @@ mod tests {
         Data { chunk_offset: at, chunk_len: len, ..call }
     }
 
-    /// Feeds records and tells what came out, `|` where the next record was fed.
+    /// Feeds records and lists what was released, `|` where the next record was fed.
     fn run(order: &mut Order, records: impl IntoIterator<Item = Data>) -> String {
         let mut log = String::new();
         for (i, data) in records.into_iter().enumerate() {
@@ -447,12 +445,12 @@ mod tests {
         assert_eq!(order.since(), Some(0));
         drain(&mut order, true, &mut log);
         assert_eq!(log, "|r0 r1 ");
-        // What is let go by force may still be filled up.
+        // What was released by force may still be completed.
         let mut log = run(&mut order, [chunk(write(5, 1), 0, 4), read(2, 22, None)]);
         drain(&mut order, true, &mut log);
         log.push_str(&run(&mut order, [chunk(write(5, 1), 4, 6)]));
         assert_eq!(log, "w5.0 |r2 w5.4 ");
-        // A write comes after all: late, but not lost.
+        // A write arrives after all: late, but not lost.
         assert_eq!(run(&mut order, [write(6, 10), read(3, 30, Some(6))]), "w6 |r3 ");
     }
 

@@ -1,4 +1,4 @@
-//! The processes that were heard of.
+//! The known processes.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use crate::event::{ProcessFacts, ProcessKey, ProcessSeen};
 
 #[derive(Debug)]
 struct Entry {
-    /// A snapshot: connections that were opened with it keep it when more is learnt.
+    /// A snapshot: connections that were opened with it keep it when more is learned.
     process: Arc<Process>,
-    /// /proc has told what it can.
+    /// /proc has been read.
     facts: bool,
     exited: bool,
     handles: BTreeSet<Slot>,
@@ -84,7 +84,8 @@ impl Processes {
         let process = Arc::make_mut(&mut entry.process);
         process.comm = seen.comm;
         process.uid = seen.uid;
-        // A whole path of the kernel's is there for every process, however short its life: it goes before /proc's.
+        // Every process has a complete path from the kernel, however short its life: it is preferred to that of
+        // /proc.
         if process.exe.is_empty() || !facts || seen.exe.starts_with('/') {
             process.exe = seen.exe;
         }
@@ -99,7 +100,7 @@ impl Processes {
         before.filter(|before| self.entries.get(before).is_some_and(|e| !e.exited))
     }
 
-    /// /proc has told of a process. Where it knows nothing, what the kernel said stays.
+    /// Adds what /proc has about a process. What it lacks stays as the kernel reported it.
     pub fn facts(&mut self, key: ProcessKey, facts: ProcessFacts, bounds: &mut Bounds) {
         let Some(entry) = self.entry(key, bounds) else { return };
         entry.facts = true;
@@ -115,7 +116,7 @@ impl Processes {
         }
     }
 
-    /// The process is gone.
+    /// The process has exited.
     pub fn exit(&mut self, key: ProcessKey) {
         if let Some(entry) = self.entries.get_mut(&key)
             && !entry.exited
@@ -125,12 +126,12 @@ impl Processes {
         }
     }
 
-    /// Whether nothing more will be learnt of it.
+    /// Whether nothing more will be learned about it.
     pub fn is_settled(&self, key: ProcessKey) -> bool {
         self.entries.get(&key).is_none_or(|e| e.facts || e.exited)
     }
 
-    /// What is known of it now.
+    /// What is known of it so far.
     pub fn get(&self, key: ProcessKey) -> Arc<Process> {
         self.entries.get(&key).map_or_else(|| Arc::new(unknown(key)), |e| Arc::clone(&e.process))
     }
@@ -156,8 +157,8 @@ impl Processes {
         self.entries.get_mut(&key).map_or(&mut self.others, |e| &mut e.traffic).merge(traffic);
     }
 
-    /// A row for each process that carried bytes, and the sum of those without one. `live` is
-    /// traffic that was not yet given to [`Processes::count`].
+    /// A row for each process that carried bytes, and the sum of those without one. `live` is traffic that was
+    /// not yet passed to [`Processes::count`].
     pub fn rows(&self, live: &HashMap<ProcessKey, Traffic>) -> (Vec<ProcessSummary>, Traffic) {
         let mut others = self.others;
         live.iter().filter(|(k, _)| !self.entries.contains_key(k)).for_each(|(_, t)| others.merge(t));

@@ -14,7 +14,7 @@ pub type WallTime = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-/// One end of a connection. The client is who opened the TCP connection.
+/// One end of a connection. The client is the end that opened the TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// Opened the connection.
@@ -42,7 +42,7 @@ impl From<Role> for Side {
     }
 }
 
-/// Who says which end is the client.
+/// How it is known which end is the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RoleSource {
     /// The kernel: which side opened the TCP connection.
@@ -54,7 +54,7 @@ pub enum RoleSource {
 }
 
 impl RoleSource {
-    /// As it stands in comments.
+    /// As written in comments.
     pub fn as_str(self) -> &'static str {
         match self {
             RoleSource::Kernel => "kernel",
@@ -64,7 +64,7 @@ impl RoleSource {
     }
 }
 
-/// A process as far as it is known.
+/// What is known of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Pid and generation.
@@ -82,7 +82,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Stands for all for which there is no room.
+    /// Represents all that do not fit into the table.
     pub fn others() -> Process {
         Process {
             key: ProcessKey { pid: 0, generation: 0 },
@@ -123,11 +123,11 @@ pub struct Connection {
     pub handle: HandleKey,
     /// Which end `process` is.
     pub local_side: Side,
-    /// Who says so.
+    /// How that is known.
     pub role_source: RoleSource,
-    /// The socket's addresses; `None` if they could not be learnt.
+    /// The socket's addresses; `None` if they are unknown.
     pub tuple: Option<Tuple>,
-    /// How they were learnt.
+    /// How they were learned.
     pub tuple_source: TupleSource,
     /// Network namespace's inode; 0 if unknown.
     pub netns: u32,
@@ -163,7 +163,7 @@ pub struct Payload {
     pub process: Arc<Process>,
     /// Thread that made the call.
     pub tid: u32,
-    /// Where the first byte stands in its direction, counted from the first byte seen.
+    /// Offset of the first byte in its direction, counted from the first byte seen.
     pub offset: u64,
     /// The bytes: all of them, or a prefix, or none.
     pub bytes: Bytes,
@@ -182,7 +182,7 @@ pub enum SegmentBody {
     Open(Arc<Connection>),
     /// Bytes, or a hole of known length.
     Payload(Payload),
-    /// Bytes are missing here, and nobody knows how many.
+    /// Bytes are missing here; it is unknown how many.
     Skip {
         /// In which direction.
         from: Side,
@@ -202,8 +202,8 @@ pub enum SegmentBody {
         /// Who sent the RST.
         from: Side,
     },
-    /// Nothing follows; whatever is held must be written and the tuple given back. It says nothing
-    /// of a side that did not finish.
+    /// Nothing follows: whatever is held back must be written and the tuple released. It says nothing about a
+    /// side that did not finish.
     End,
 }
 

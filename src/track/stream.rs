@@ -22,8 +22,8 @@ pub(super) struct About<'a> {
     pub processes: &'a Processes,
 }
 
-/// A step in a connection's life, while it may still be unknown which side is which: a direction
-/// stands for who sends in it.
+/// A step in a connection's life, while it may be unknown which side is which: a direction represents the side
+/// that sends in it.
 #[derive(Debug)]
 pub(super) enum Item {
     Bytes {
@@ -48,7 +48,7 @@ pub(super) enum Item {
     End,
 }
 
-/// What the first bytes of a connection told.
+/// What the first bytes of a connection revealed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct First {
     pub tid: u32,
@@ -130,7 +130,7 @@ impl Stream {
         self.open.is_some()
     }
 
-    /// Whether steps are written at once.
+    /// Whether steps are written immediately.
     pub fn is_flowing(&self) -> bool {
         self.open.is_some() && self.awaits.is_none()
     }
@@ -155,7 +155,7 @@ impl Stream {
         self.items.len()
     }
 
-    /// Everything that was moved, whoever called.
+    /// Everything that was moved, by all callers.
     pub fn all_traffic(&self) -> Traffic {
         let mut all = self.traffic;
         self.callers.values().for_each(|traffic| all.merge(traffic));
@@ -193,7 +193,7 @@ impl Stream {
         }
         let cost = item.cost();
         if let Item::Bytes { bytes, .. } = &mut item {
-            // A slice would keep all the records that came with it.
+            // A slice would keep all the records of its batch in memory.
             *bytes = Bytes::copy_from_slice(bytes);
         }
         self.waiting += cost;
@@ -229,9 +229,9 @@ impl Stream {
         }
     }
 
-    /// Times within a connection never go backwards: a record that was let go out of its place, or
-    /// a wall clock that was set back, must not make an answer older than its request, for readers
-    /// compute with the differences. Such a time is that of the segment before.
+    /// Times within a connection never go backwards: a record that was released out of order, or a wall clock
+    /// that was set back, must not make a response older than its request, because readers compute with the
+    /// differences. Such a segment gets the time of the previous one.
     fn write(&mut self, about: About, time: Monotonic, item: Item, out: Out) {
         let Some(Open { local, process }) = &self.open else { return };
         let local = *local;

@@ -102,13 +102,13 @@ pub struct ProcessSummary {
 /// How often a bound of [`super::Limits`] was reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
-    /// Times that a handle's held records were let go, out of order, because of their age.
+    /// How often a handle's records were released out of order because of their age.
     pub held_time: u64,
     /// The same because of the handle's number of bytes or records.
     pub held_amount: u64,
     /// The same because of the bytes held by all handles.
     pub held_total: u64,
-    /// Connections opened before /proc had told of their process, because of the time.
+    /// Connections opened before /proc was read for their process, because of the time.
     pub opening_time: u64,
     /// The same because of the bytes held.
     pub opening_amount: u64,
@@ -129,19 +129,19 @@ pub struct Bounds {
 /// What should not happen, and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Anomalies {
-    /// Bytes that came again for a place that was filled, and were left out.
+    /// Duplicate bytes, which were left out.
     pub overlap: u64,
     /// Bytes written after the handle's close_notify, left out.
     pub after_finish: u64,
     /// Bytes moved after the end of their connection, left out.
     pub after_end: u64,
-    /// Bytes of handles of which nothing was heard but their end, or no more is remembered.
+    /// Bytes of handles of which only the end is known, or nothing else is remembered.
     pub unheard: u64,
     /// Records that were left out because of the two above.
     pub late: u64,
     /// Records whose numbers contradict each other, left out.
     pub impossible: u64,
-    /// Handles that came to another socket without becoming another handle: left where they were.
+    /// Handles that got another socket without becoming another handle: left as they were.
     pub rebound: u64,
 }
 
@@ -163,7 +163,7 @@ pub struct Summary {
 }
 
 impl Tracker {
-    /// Everything counted so far. It walks all handles: for once a second, not for each event.
+    /// Everything counted so far. It visits all handles: for once a second, not for each event.
     pub fn summary(&self) -> Summary {
         let mut live: HashMap<ProcessKey, Traffic> = HashMap::new();
         let mut open = 0;

@@ -10,7 +10,7 @@ use crate::event::Monotonic;
 pub(super) enum Timer {
     /// Records held for order go out.
     Held,
-    /// The connection opens without what /proc would tell.
+    /// The connection opens without data from /proc.
     Opening,
     /// The connection of a closed socket ends.
     Closed,
@@ -47,7 +47,7 @@ impl Timers {
         }
     }
 
-    /// The earliest deadline, if it has passed. It stands until it is cleared.
+    /// The earliest deadline, if it has passed. It remains until it is cleared.
     pub fn expired(&self, now: Monotonic) -> Option<(Slot, Timer)> {
         self.0.first().filter(|(at, ..)| *at <= now).map(|(_, slot, timer)| (*slot, *timer))
     }

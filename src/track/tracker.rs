@@ -30,8 +30,8 @@ pub(super) enum Why {
     Gone,
 }
 
-/// Follows every handle from its first event to its end, and tells the plaintext of each
-/// connection in its order. See [`super`] for what it holds and how long.
+/// Follows every handle from its first event to its end, and emits the plaintext of each connection in order.
+/// See [`super`] for what it holds back and how long.
 #[derive(Debug)]
 pub struct Tracker {
     pub(super) limits: Limits,
@@ -53,7 +53,7 @@ pub struct Tracker {
     pub(super) bounds: Bounds,
     pub(super) anomalies: Anomalies,
     joined: Joined,
-    /// What `joined` makes of an event; kept for its room.
+    /// What `joined` makes of an event; kept to reuse its memory.
     heard: Vec<Told>,
     stopped: bool,
 }
@@ -65,7 +65,7 @@ impl Default for Tracker {
 }
 
 impl Tracker {
-    /// A tracker that has heard of nothing.
+    /// A tracker without any events.
     pub fn new(limits: Limits) -> Tracker {
         Tracker {
             limits,
@@ -197,7 +197,7 @@ impl Tracker {
         }
     }
 
-    /// Where the handle stands; it is entered if there is room. `bytes` are those of the event.
+    /// Index of the handle; it is added if the table has room. `bytes` are those of the event.
     fn slot(&mut self, key: HandleKey, time: Monotonic, tid: u32, bytes: u64) -> Option<Slot> {
         if let Some(slot) = self.handles.find(&key) {
             return Some(slot);
@@ -212,8 +212,8 @@ impl Tracker {
         Some(slot)
     }
 
-    /// Where the handle stands, if anything was heard of it that its end can be told of. What was
-    /// forgotten would come back as a connection that lost everything.
+    /// Index of the handle, if anything is known of it that its end could concern. A forgotten one would come
+    /// back as a connection that lost everything.
     fn heard_of(&mut self, key: HandleKey, ends: event::Ends) -> Option<Slot> {
         let slot = self.handles.find(&key);
         if slot.is_none() {
@@ -295,7 +295,7 @@ impl Tracker {
         self.bound_held(slot, out);
     }
 
-    /// Bytes came after the end of their handle.
+    /// Bytes arrived after the end of their handle.
     pub(super) fn late(&mut self, len: u64) {
         self.anomalies.late += 1;
         self.anomalies.after_end = self.anomalies.after_end.saturating_add(len);
@@ -375,7 +375,7 @@ impl Tracker {
         self.send(slot, time, item, out);
     }
 
-    /// What is missing up to `until` never came out of the kernel.
+    /// What is missing up to `until` never left the kernel.
     fn gap(&mut self, slot: Slot, direction: Direction, until: u64, time: Monotonic, task: Task, out: Out) {
         let Some(handle) = self.handles.get(slot) else { return };
         let offset = handle.next[direction];
@@ -412,7 +412,7 @@ impl Tracker {
         }
     }
 
-    /// Accounts for what is lost at the end of a direction, of which `end` bytes were moved in all.
+    /// Accounts for what is lost at the end of a direction that moved `end` bytes in total.
     fn fill(&mut self, slot: Slot, direction: Direction, end: u64, time: Monotonic, out: Out) {
         let Some(handle) = self.handles.get(slot) else { return };
         let task = Task { process: handle.key.process, tid: handle.tid };
@@ -481,7 +481,7 @@ impl Tracker {
                 self.skip(slot, Direction::Read, reason, time, out);
             }
             Fact::CallLost(Direction::Write, reason) => {
-                // Its bytes, if any, stand before the reads that await it.
+                // Its bytes, if any, precede the reads that await it.
                 handle.order.settle(time);
                 self.skip(slot, Direction::Write, reason, time, out);
                 self.pump(slot, false, out);
@@ -493,19 +493,19 @@ impl Tracker {
         }
     }
 
-    /// Something learnt on the side, which has no place of its own in the order. If the
-    /// connection has not opened, it will open with it.
+    /// A fact about the connection that has no place in the order. If the connection has not opened, it will
+    /// open with it.
     pub(super) fn aside(&mut self, slot: Slot, time: Monotonic, item: Item, out: Out) {
         let Some(handle) = self.handles.get(slot) else { return };
         if handle.stream().is_some_and(|s| s.is_open()) {
-            // What is held will come with earlier times: this must not move them.
+            // What is held back has earlier times: this must not move them.
             let time = handle.order.earliest().map_or(time, |held| held.min(time));
             self.send(slot, time, item, out);
         }
     }
 
-    /// A hole of unknown length. One before the first bytes waits for them: alone it tells of no
-    /// connection worth showing, and is only counted.
+    /// A hole of unknown length. One before the first bytes waits for them: alone it does not make a connection
+    /// worth showing, and is only counted.
     pub(super) fn skip(
         &mut self,
         slot: Slot,
@@ -580,7 +580,7 @@ impl Tracker {
         self.processes.exit(key);
         for slot in self.processes.handles(key) {
             self.open_if_known(slot, out);
-            // What has a socket ends with that, or lives on in another process.
+            // If it has a socket, it ends with that, or lives on in another process.
             let ends = |h: &Handle| h.key.process == key && !self.joined.is_kept(&h.key);
             if self.handles.get(slot).is_some_and(ends) {
                 self.end(slot, Why::Freed, time, out);

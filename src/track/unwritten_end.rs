@@ -7,17 +7,17 @@ use crate::event::{Data, Direction, Missing};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct UnwrittenEnd {
-    /// Bytes that were told of.
+    /// Bytes that were reported.
     moved: u64,
-    /// Those that came without their payload.
+    /// Those without their payload.
     missing: ByReason,
-    /// How far each direction has come, and how much of that was told of.
+    /// The offset of each direction, and how many of those bytes were reported.
     end: PerDirection<u64>,
     told: PerDirection<u64>,
 }
 
 impl UnwrittenEnd {
-    /// It was to be written until now: `next` is how far that came.
+    /// It was to be written until now: `next` is its offset.
     pub fn takes_over(&mut self, next: PerDirection<u64>, traffic: &Traffic) {
         self.moved = self.moved.saturating_add(traffic.read).saturating_add(traffic.written);
         for (reason, n) in traffic.missing.iter() {
@@ -40,7 +40,7 @@ impl UnwrittenEnd {
         }
     }
 
-    /// The direction has come so far.
+    /// The direction has reached this offset.
     pub fn ends_at(&mut self, direction: Direction, end: u64) {
         self.end[direction] = self.end[direction].max(end);
     }
@@ -49,7 +49,7 @@ impl UnwrittenEnd {
         self.moved
     }
 
-    /// What is missing, by reason: of what nothing was told, the ring had no room for.
+    /// What is missing, by reason: what was not reported did not fit into the ring.
     pub fn missing(&self) -> ByReason {
         let mut missing = self.missing;
         for direction in [Direction::Read, Direction::Write] {

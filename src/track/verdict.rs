@@ -21,7 +21,7 @@ impl Tracker {
             _ if self.verdicts.len() < self.limits.libraries || self.verdicts.contains_key(&library) => {
                 self.verdicts.insert(library, verdict);
             }
-            // It is written as it comes.
+            // It is written as it arrives.
             _ => self.bounds.libraries_refused += 1,
         }
         if verdict == Verdict::Pending {

@@ -259,9 +259,8 @@ impl Conversation {
             self.halves[from as usize].lose(context, &mut self.exchanges);
         }
         let context = &mut Context { time, from, is_synthetic: false, limits: self.limits, out };
-        context
-            .tell(What::Note("too much memory is taken: messages that have not ended are given up".into()));
-        self.exchanges.end(context, "no room to wait");
+        context.tell(What::Note("too much memory is used: unfinished messages are dropped".into()));
+        self.exchanges.end(context, "dropped, to limit memory");
     }
 
     /// Whether TLS that begins here encrypts nothing; `None`: that is not known yet.

@@ -185,12 +185,12 @@ impl Exchanges {
         if self.is_unsure {
             // Nobody asks anew before the answer: so the answers to these are missing.
             for exchange in std::mem::take(&mut self.waiting) {
-                give_up(context, exchange, "the answer is missing");
+                give_up(context, exchange, "the response is missing");
             }
         }
         while self.waiting.len() >= WAITING_MAX {
             if let Some(exchange) = self.waiting.pop_front() {
-                give_up(context, exchange, "too many requests wait for an answer");
+                give_up(context, exchange, "too many requests are waiting for a response");
             }
         }
         let request = Some(Arc::clone(head));
@@ -247,7 +247,7 @@ impl Exchanges {
     pub(super) fn done(&mut self, context: &mut Context<'_>, received: u64, cut: Option<&str>) {
         let Some(mut exchange) = self.answering.take() else { return };
         exchange.received = received;
-        exchange.failure = failure(&exchange).or(cut.map(|why| format!("{why} within the answer")));
+        exchange.failure = failure(&exchange).or(cut.map(|why| format!("{why} within the response")));
         if cut.is_none() {
             exchange.ended = Some(context.time);
         }
@@ -272,7 +272,7 @@ impl Exchanges {
             exchange.received = open.end(context, cut_owned);
         }
         context.from = from;
-        let when = if exchange.response.is_none() { "before the answer" } else { "within the answer" };
+        let when = if exchange.response.is_none() { "before the response" } else { "within the response" };
         let cut = cut.filter(|_| !is_answered).map(|why| format!("{why} {when}"));
         exchange.failure = cut.or_else(|| failure(&exchange));
         if exchange.request.is_some() || exchange.response.is_some() {
@@ -288,7 +288,7 @@ impl Exchanges {
             self.end_stream(context, id, Some(why));
         }
         for exchange in std::mem::take(&mut self.waiting) {
-            give_up(context, exchange, &format!("{why} before the answer"));
+            give_up(context, exchange, &format!("{why} before the response"));
         }
     }
 }

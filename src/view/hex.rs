@@ -71,7 +71,7 @@ impl View for Hex {
 pub(super) fn loss_line(style: Style, connection: &Connection, loss: &Loss, out: &mut Vec<u8>) {
     let what = match loss.length {
         Some(len) => format!("{} missing", style::bytes(len)),
-        None => "bytes are missing, nobody knows how many".into(),
+        None => "bytes are missing, unknown how many".into(),
     };
     let why = loss.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})"));
     let line = super::text::who(connection, loss.time, loss.from, 0);

@@ -9,7 +9,7 @@ use crate::proto::h1::{LINE_MAX, Length, Looks, chunk_size, head_len, length, lo
 /// Longest head that is waited for.
 const HEAD_MAX: usize = 128 << 10;
 
-const NO_REQUEST: &str = "its request is missing, so nobody knows where it ends";
+const NO_REQUEST: &str = "its request is missing, so its end is unknown";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expecting {

@@ -174,7 +174,7 @@ fn holes_in_http1_are_said_and_nothing_is_paired_by_guess() {
         Do::End(None),
     ];
     let lines = told(true, &beyond);
-    assert!(lines.contains(&"exchange 1 /a>0 0/0 the answer is missing".to_owned()), "{lines:#?}");
+    assert!(lines.contains(&"exchange 1 /a>0 0/0 the response is missing".to_owned()), "{lines:#?}");
     assert!(lines.contains(&"exchange 2 /b>204 0/0 ok".to_owned()), "{lines:#?}");
     // A head in the place of a missing one is none of a program's.
     let filled = [
@@ -190,7 +190,7 @@ fn holes_in_http1_are_said_and_nothing_is_paired_by_guess() {
         told(true, &filled)[3..],
         [
             "< end 1 3 \"abc\" cut: bytes are missing",
-            "exchange 1 /a>200 0/3 bytes are missing within the answer",
+            "exchange 1 /a>200 0/3 bytes are missing within the response",
             "< head 0 missing",
             "< end 0 7 \"the end\"",
             "> head 2 GET /b ",
@@ -272,7 +272,7 @@ fn http2_and_grpc() {
             "exchange 2 /s/M>200 0/2 ok",
             "> head 3 GET /reset :method=GET :path=/reset",
             "> end 3 0 \"\"",
-            "exchange 3 /reset>0 0/0 stream reset (CANCEL) before the answer",
+            "exchange 3 /reset>0 0/0 stream reset (CANCEL) before the response",
             "< note GOAWAY INTERNAL_ERROR, last stream 5",
         ],
     );

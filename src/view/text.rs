@@ -117,7 +117,7 @@ impl Text {
             }
         }
         if facts.get("tuple").is_some_and(|tuple| tuple == "none") {
-            line = line.add(Ink::Notice, "  addresses not known");
+            line = line.add(Ink::Notice, "  addresses unknown");
         }
         if !connection.from_start {
             line = line.add(Ink::Notice, "  joined in progress");

@@ -258,7 +258,7 @@ fn unpack(
     };
     let mut own = Inflater::messages();
     let inflater = match packing {
-        Packing::Unknown => return Unpacked::Not("how is said before the capture"),
+        Packing::Unknown => return Unpacked::Not("the compression was negotiated before the capture"),
         Packing::Lost => return Unpacked::Not("an earlier message is missing"),
         Packing::Each => &mut own,
         Packing::All(inflater) => inflater,

@@ -316,18 +316,18 @@ fn who_waits_for_a_reader_is_told_and_may_give_up() {
     let ops = connect("127.0.0.1", port, &test.folder("client"), "w:1000000 r:10 S");
     let running = test.capture().output(&slow.path).start(&[vec![compiled("exchange")], ops].concat());
     until("that it waits to be said", || {
-        running.process.stderr().contains("press Ctrl-C again to give up").then_some(())
+        running.process.stderr().contains("press Ctrl-C again to stop waiting").then_some(())
     });
     running.process.signal(Signal::SIGINT);
     let finished = running.finish();
     assert_eq!(finished.status, 128 + Signal::SIGINT as i32, "{}", finished.stderr);
     assert!(
-        finished.stderr.contains("given up: the end of the capture is not written"),
+        finished.stderr.contains("ended by a second signal: the end of the capture is not written"),
         "{}",
         finished.stderr
     );
     // The summary does not wait for the reader either.
-    let lost = "lost: the end of the capture, given up at a second signal, amount unknown\n";
+    let lost = "lost: the end of the capture, skipped after a second signal, amount unknown\n";
     assert!(finished.stderr.contains(lost), "{}", finished.stderr);
     assert!(!finished.stderr.contains("nothing lost"), "{}", finished.stderr);
 }

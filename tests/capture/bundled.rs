@@ -332,7 +332,7 @@ fn functions_that_contradict_their_records() {
     until("the contradiction to be said", || {
         running.process.go_on();
         let said = running.process.stderr();
-        said.contains("does not agree with its TLS records; it is not captured any more").then_some(())
+        said.contains("does not agree with its TLS records; it is no longer captured").then_some(())
     });
     running.process.close_stdin();
     let finished = running.finish().ok();
@@ -396,7 +396,7 @@ fn small_reads_that_contradict_their_records() {
         until("the contradiction to be said", || {
             running.process.go_on();
             let said = running.process.stderr();
-            said.contains("does not agree with its TLS records; it is not captured any more").then_some(())
+            said.contains("does not agree with its TLS records; it is no longer captured").then_some(())
         });
         running.process.close_stdin();
         running.finish().ok();

@@ -225,7 +225,7 @@ fn processes_without_tls_and_without_life() {
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     };
     let text = text_of(&[sleeper.pid()]);
-    let nothing = format!("\nProcess {} carries no TLS code that is known.\n", sleeper.pid());
+    let nothing = format!("\nProcess {} has no known TLS code.\n", sleeper.pid());
     assert!(text.contains(&nothing) && !text.contains("No process"), "{text}");
 
     let mut gone = Command::new("true").spawn().unwrap();
@@ -252,7 +252,7 @@ fn processes_without_tls_and_without_life() {
     drop(own);
 
     let finished = test.capture().run(&["true"]).ok();
-    assert!(finished.stderr.contains("mapped no TLS library"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("mapped no known TLS library"), "{}", finished.stderr);
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn what_goes_wrong_is_shown_in_a_sentence() {
     type Case<'c> = (&'c [(&'c str, &'c str)], &'c [&'c str], &'c str);
     let cases: [Case<'_>; 6] = [
         (&[("pid", "1"), ("ports", "sideways")], &[], "invalid value 'sideways' for '--ports <HOW>'"),
-        (&[("command", "curl 'x")], &[], "a quote that does not end"),
+        (&[("command", "curl 'x")], &[], "an unclosed quote"),
         (&[("command", "no-such-command-here")], &[], "no-such-command-here: command not found"),
         (&[("command", "sh -c 'echo its own words >&2; exit 3'")], &[], "its own words"),
         (&[("pid", gone.as_str())], &[], &no_process),

@@ -263,7 +263,7 @@ fn who_deletes_a_file_is_told_where_it_can_be_had() {
     client.line_after("waiting");
     let place = until("the place to be told", || {
         let said = running.process.stderr();
-        let (_, place) = said.split_once("what it holds can be copied from ")?;
+        let (_, place) = said.split_once("its contents can be copied from ")?;
         Some(place.lines().next()?.to_owned())
     });
     for tshark in tshark::oracles() {
@@ -288,7 +288,7 @@ fn a_file_that_is_renamed_meanwhile_is_found_again() {
     let finished = finished.ok();
     let now = inner.path("elsewhere.pcapng");
     assert!(finished.stderr.contains(&format!("\nwritten to {}\n", now.display())), "{}", finished.stderr);
-    assert!(finished.stderr.contains("out.pcapng was renamed meanwhile\n"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("out.pcapng was renamed during the capture\n"), "{}", finished.stderr);
     assert_eq!(tshark::any().read(&now).responses(), [200, 200]);
     assert_eq!(fs::read(inner.path("out.pcapng")).unwrap(), b"another file");
 }
@@ -302,7 +302,7 @@ fn a_file_that_another_program_changes_meanwhile() {
             finished.failed(1, &["another program has changed the file", "was changed by another program"]);
             assert!(!finished.stderr.contains("nothing lost"), "{}", finished.stderr);
             let says_so =
-                finished.stderr.contains("lost: what another program has overwritten or cut in the file");
+                finished.stderr.contains("lost: whatever another program overwrote or truncated in the file");
             assert_eq!(says_so, !recording, "{}", finished.stderr);
         }
     }

@@ -182,7 +182,7 @@ fn debuggers() {
         let said = finished.text() + &finished.stderr + &fs::read_to_string(&log).unwrap_or_default();
         assert!(said.contains("exited"), "{name}: {said}");
         // It cannot be held too.
-        let late = "not looked at before the process went on: TLS calls may be missing";
+        let late = "not inspected before the process ran on: TLS calls may be missing";
         assert!(finished.stderr.contains(late), "{name}: {}", finished.stderr);
         for word in ["SIGSTOP", "SIGCONT", "SIGTRAP", "stopped", "Operation not permitted"] {
             assert!(!said.contains(word), "{name}: {said}");
@@ -203,7 +203,7 @@ fn what_a_traced_program_runs_is_counted_as_not_held() {
     let words = ["strace", "-f", "-e", "trace=none", "-o", &log, "sh", "-c", &script];
     let finished = test.capture().run(&words).ok();
     let line = finished.stderr.lines().find_map(|line| line.strip_prefix("lost: "));
-    let count = line.and_then(|line| line.split_once(" mapped files: not looked at")?.0.parse::<u64>().ok());
+    let count = line.and_then(|line| line.split_once(" mapped files: not inspected")?.0.parse::<u64>().ok());
     assert!(count.is_some_and(|count| count >= TIMES), "{}", finished.stderr);
 }
 

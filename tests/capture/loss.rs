@@ -145,7 +145,7 @@ fn a_call_given_up_for_one_that_is_nested_too_deep() {
             }
         }
     }
-    assert!(finished.stderr.contains("lost: 1 call: nested too deep"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("lost: 1 call: nested too deeply"), "{}", finished.stderr);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn snaplen_keeps_the_beginning_of_each_record_and_the_length_of_all() {
         let cut = tshark.fields(&finished.file, "frame.cap_len < frame.len", &["frame.number"]);
         assert_eq!(cut.len(), 5);
     }
-    for words in ["nothing lost\n", "note: 199,430 bytes beyond --snaplen left out, as asked\n"] {
+    for words in ["nothing lost\n", "note: 199,430 bytes beyond --snaplen left out, as requested\n"] {
         assert!(finished.stderr.contains(words), "{}", finished.stderr);
     }
 }

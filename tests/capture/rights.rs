@@ -71,7 +71,7 @@ fn the_rights_that_status_names_are_enough() {
         || String::from_utf8(run(desk.command(&desk.program).args(["wireshark", "status"]))).unwrap();
     let said = status();
     assert!(said.contains("rights       Wireshark may capture with "), "{said}");
-    assert!(said.contains("open         everybody on this machine"), "{said}");
+    assert!(said.contains("open         everyone on this machine"), "{said}");
 
     let (file, ready) = (desk.home.join("x.pcapng"), desk.home.join("ready"));
     let mut command = desk.command(&desk.program);

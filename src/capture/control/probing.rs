@@ -12,7 +12,7 @@ use crate::printable;
 use crate::probe::{Attachment, Unfollowed, described, is_denied};
 
 impl Control {
-    /// Probes a library, of a command in this process. What is not followed of it is said.
+    /// Probes a library, of a command in this process. Functions that are not followed are reported.
     pub(in crate::capture) fn attach(
         &mut self,
         found: &Found,
@@ -43,7 +43,7 @@ impl Control {
                 }
                 Ok(Attachment::Fresh(Vec::new()))
             }
-            // If the process has gone, it leaves its number to the next library.
+            // If the process has exited, its number is free for the next library.
             Ok(attachment) => Ok(attachment),
             Err(error) => {
                 let denied = is_denied(&error);
@@ -67,7 +67,7 @@ impl Control {
         Ok(())
     }
 
-    /// A process that runs already may have connections whose socket only their records tell.
+    /// A process that is already running may have connections whose socket only their records reveal.
     pub(in crate::capture) fn watch(&mut self, pid: u32, bios: io::Result<Vec<Bio>>) {
         let result = bios.map_err(|e| e.to_string());
         let result = result.and_then(|bios| self.probe.watch_bio(pid, &bios).map_err(|e| format!("{e:#}")));
@@ -105,8 +105,8 @@ impl Control {
 
     /// A process has mapped a file for the first time: it may be a TLS library.
     pub(super) fn found_in(&mut self, file: &FileSeen, looked: io::Result<InProcess>) {
-        // A process that is gone or has unmapped the file has nothing to probe, but who maps it next has.
-        // Outside of this process's pid namespace (pid 0) none can ever be looked at.
+        // A process that has exited or unmapped the file has nothing to probe, but the next one that maps it
+        // has. Processes outside this pid namespace (pid 0) can never be inspected.
         if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
             if self.recheck.count(file, Instant::now()) {
                 self.probe.mark_resting(file);
@@ -153,7 +153,7 @@ impl Control {
                 self.follow_stacks(process, &in_process.found);
             }
             for (path, error) in &in_process.unreadable {
-                self.say.detail(&format!("{}: not looked at: {error}", printable::path(path)));
+                self.say.detail(&format!("{}: not inspected: {error}", printable::path(path)));
             }
         }
         if is_late {
@@ -161,25 +161,25 @@ impl Control {
         }
         self.probe.mark_seen(file, is_library);
         if file.stopped && !is_library {
-            // It may be about to take away what ended processes of the command have left.
+            // It may be about to remove what ended processes of the command have left.
             self.probe.let_go();
             self.probe.await_unmountable();
         }
         self.let_go_after(&Look::File(*file));
     }
 
-    /// Somebody opens a probed file for writing, and waits until its probes are gone.
+    /// A process opens a probed file for writing, and waits until its probes are removed.
     pub(super) fn yield_files(&mut self) {
         for path in self.probe.yield_files() {
             self.say.warn(&format!(
-                "{}: it is opened for writing, so its probes are taken away: programs that run it are not captured from now on. \
-                 Who starts it anew is",
+                "{}: it is opened for writing, so its probes are removed: programs that run it are no longer captured. \
+                 Those that are started later are",
                 printable::path(&path)
             ));
         }
     }
 
-    /// A process encrypts into memory: its records tell which sockets they go through.
+    /// A process encrypts into memory: its records reveal which sockets they pass through.
     pub(super) fn probe_bio(&mut self, seen: &NoSocket, bios: io::Result<Vec<Bio>>) {
         let pid = seen.process.pid;
         let result = bios.map_err(|e| e.to_string()).and_then(|bios| {
@@ -222,7 +222,7 @@ impl Control {
         for Unfollowed { function, path, why, moves_data } in functions {
             if moves_data {
                 self.say.warn(&format!(
-                    "{function} of {path}: its calls are not captured, since it is not known where it returns: {why} \
+                    "{function} of {path}: its calls are not captured, because its returns were not found: {why} \
                      (--return-probes captures them)"
                 ));
             } else {
@@ -242,7 +242,7 @@ impl Control {
         }
     }
 
-    /// A process went on although nobody knows whether it has mapped a TLS library.
+    /// A process ran on although it is unknown whether it has mapped a TLS library.
     pub(super) fn not_looked_at(&mut self, file: &FileSeen) {
         self.check_in_time(file);
         self.resume(file);

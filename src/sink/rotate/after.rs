@@ -10,12 +10,12 @@ use std::thread::{self, JoinHandle};
 use crate::printable;
 use crate::privilege::{self, User};
 
-/// Files that wait for the command. Beyond, it is not run, which is said.
+/// Files that wait for the command. It is not run for further ones, which is reported.
 const WAITING_MAX: usize = 1024;
-/// It gets the time that nobody else wants.
+/// It gets only otherwise unused processor time.
 const NICE: i32 = 19;
 
-/// Runs the command with one file after the other, beside the capture.
+/// Runs the command on one file at a time, in parallel with the capture.
 pub(super) struct After {
     files: Option<SyncSender<PathBuf>>,
     thread: Option<JoinHandle<()>>,
@@ -42,7 +42,7 @@ impl After {
     pub(super) fn file(&self, path: PathBuf) {
         if let Some(Err(TrySendError::Full(path))) = self.files.as_ref().map(|files| files.try_send(path)) {
             printable::say(&format!(
-                "tls2pcap: -z is not run with {}: {WAITING_MAX} files wait for it already\n",
+                "tls2pcap: -z is not run for {}: {WAITING_MAX} files are already waiting for it\n",
                 path.display()
             ));
         }
@@ -59,7 +59,7 @@ impl Drop for After {
 
 fn run(command: &str, file: &PathBuf, user: Option<User>) -> io::Result<std::process::ExitStatus> {
     let mut run = Command::new(command);
-    // What it says is no part of a capture on standard output.
+    // Its output is not part of a capture on standard output.
     run.arg(file).stdin(Stdio::null()).stdout(io::stderr());
     let user = user.map(|user| (user.uid, user.gid, user.groups));
     // SAFETY: only system calls are made between fork and exec.

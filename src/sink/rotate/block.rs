@@ -64,7 +64,7 @@ impl<'a> Epb<'a> {
     }
 }
 
-/// A block for a whole packet, made up, on the interface, at the time and of the process of another.
+/// A block for a whole synthetic packet, with the interface, time and process of another.
 pub(super) fn put(like: &Epb<'_>, packet: &[u8], is_outbound: bool, comment: Option<&str>) -> Vec<u8> {
     let len = packet.len() as u32;
     let time = like.time();
@@ -127,7 +127,7 @@ pub(super) fn dropped(block: &[u8]) -> u64 {
 
 /// The section header with one comment more.
 pub(super) fn with_comment(section: &[u8], comment: &str) -> Vec<u8> {
-    // The end of the options and the length stand at the end, if there are options.
+    // If there are options, their end and the length are at the end.
     let mut block = section.get(..section.len().saturating_sub(8)).unwrap_or_default().to_vec();
     if section.len() <= 28 {
         block = section.get(..24).unwrap_or_default().to_vec();

@@ -192,5 +192,5 @@ fn a_device_is_not_followed_by_files_beside_it() {
     let mut writer = PcapngWriter::new(files, &Header::default(), false).unwrap();
     let process = Arc::new(Process::others());
     let error = writer.packet(&packet(&process, 0)).and_then(|()| writer.flush()).unwrap_err();
-    assert!(error.to_string().contains("no regular file"), "{error}");
+    assert!(error.to_string().contains("not a regular file"), "{error}");
 }

@@ -1,8 +1,9 @@
-//! A capture in several files, each of which opens by itself, and the end of a capture that has enough.
+//! A capture in several files, each of which can be opened alone, and the end of a capture that has reached its
+//! limit.
 //!
-//! [`Files`] takes the blocks of one long pcapng file, as [`super::PcapngWriter`] writes them, and deals them out. Each
-//! file has the section header, and the interfaces of the processes with packets in it. What a connection needs that
-//! goes on from an earlier file is made up by `resume`. Every packet is in exactly one file.
+//! [`Files`] takes the blocks of one long pcapng file, as [`super::PcapngWriter`] writes them, and distributes
+//! them. Each file has the section header, and the interfaces of the processes with packets in it. `resume`
+//! writes what a connection needs that continues from an earlier file. Every packet is in exactly one file.
 
 mod after;
 mod block;
@@ -39,12 +40,12 @@ const SECOND: u64 = 1_000_000_000;
 /// What a block of statistics takes at the end of a file.
 const STATISTICS_LEN: u64 = 76;
 
-/// What became of the files, for whoever tells the user.
+/// What happened to the files, for the summary.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     /// Files that were begun.
     pub files: u64,
-    /// Of these, files that were deleted or written over, since only so many are kept.
+    /// Of these, files that were deleted or overwritten, because only a limited number is kept.
     pub removed: u64,
     /// Of these, files that were deleted because the disk was full.
     pub for_room: u64,
@@ -54,15 +55,15 @@ pub struct Told {
     pub forgotten: u64,
 }
 
-/// Inside an [`io::Error`] whose kind is `BrokenPipe`: the capture has as much as was asked for.
+/// Inside an [`io::Error`] whose kind is `BrokenPipe`: the capture has reached its limit.
 #[derive(Debug, thiserror::Error)]
-#[error("the capture has as much as was asked for")]
+#[error("the capture has reached its limit")]
 pub(super) struct Enough {
     /// Packets of the failed write that are in the files.
     pub(super) packets: u64,
 }
 
-/// Whether a write failed because the capture has as much as was asked for.
+/// Whether a write failed because the capture has reached its limit.
 pub fn is_enough(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Enough>())
 }
@@ -92,7 +93,7 @@ pub struct Files {
     processes_here: u32,
     /// Of the interfaces of this file.
     statistics: Vec<Statistics>,
-    /// Blocks that are to be written, and how many of them are packets of the capture.
+    /// Blocks to write, and how many of them are packets of the capture.
     pending: Vec<u8>,
     pending_packets: u64,
     /// Packets of the capture in this file, and the time of the first.
@@ -118,8 +119,8 @@ pub struct Files {
 }
 
 impl Files {
-    /// Files named after `template`. `first` is the first one, if it is open already; else it is opened with the first
-    /// packet, whose time its name has.
+    /// Files named after `template`. `first` is the first one, if it is already open; otherwise it is opened
+    /// with the first packet, whose time is in its name.
     pub fn new(plan: Plan, template: &Path, first: Option<(OutputFile, PathBuf)>, link: Link) -> Files {
         let format = Format::of(template, link).unwrap_or_default();
         let (out, path) = first.map_or((None, PathBuf::new()), |(out, path)| (Some(out), path));
@@ -199,7 +200,7 @@ impl Files {
         Ok(())
     }
 
-    /// Writes what stands at the beginning of a file.
+    /// Writes the beginning of a file.
     fn begin(&mut self) {
         if !self.plan.rotates() {
             return self.pending.extend_from_slice(&self.section);
@@ -211,11 +212,11 @@ impl Files {
         self.pending.extend_from_slice(&block::with_comment(&self.section, &comment));
     }
 
-    /// All packets up to this time have been written. A file whose time is over is complete then: nobody has to wait for
-    /// a packet that belongs in the next one.
+    /// All packets up to this time have been written. So a file whose time is over is complete, without waiting
+    /// for a packet that belongs in the next one.
     ///
     /// # Errors
-    /// If it cannot be written, or the capture has as many files as was asked for.
+    /// If it cannot be written, or the capture has reached its number of files.
     pub fn settled(&mut self, until: WallTime) -> io::Result<()> {
         if self.out.is_none()
             || self.packets == 0
@@ -281,7 +282,7 @@ impl Files {
         Ok(())
     }
 
-    /// Whether the next file begins with a packet of so many bytes.
+    /// Whether the next file begins with a packet of this many bytes.
     fn is_due(&self, time: WallTime, len: u64) -> bool {
         let plan = &self.plan;
         self.packets > 0
@@ -362,11 +363,11 @@ impl Files {
         let says_loss = block.len() > STATISTICS_LEN as usize || block::dropped(block) > 0;
         let known = self.interfaces.get(id as usize).and_then(|interface| interface.here);
         if self.out.is_none() {
-            // The last file is complete already, and says all but what was lost.
+            // The last file is already complete, and has everything except what was lost.
             if self.packets > 0 && !says_loss {
                 return Ok(());
             }
-            // As of when they were made, so that a replay gives the same name.
+            // With the time at which they were made, so that a replay gives the same name.
             self.begin_at(Some(Epb(block).time()).filter(|time| *time > 0).unwrap_or_else(now))?;
         }
         if known.is_none() && !says_loss && !self.statistics.is_empty() {
@@ -404,7 +405,7 @@ impl Files {
         Ok(())
     }
 
-    /// Only so many files are kept.
+    /// Only this many files are kept.
     fn make_room(&mut self) {
         let same = self.complete.iter().position(|path| *path == self.path);
         if let Some(at) = same {
@@ -419,7 +420,7 @@ impl Files {
     /// Deletes the oldest complete file; `false` if there is none.
     fn drop_oldest(&mut self) -> bool {
         let Some(oldest) = self.complete.pop_front() else { return false };
-        // It may have been moved away, as by -z, and then takes no room that is ours.
+        // It may have been moved, for example by -z, and then does not count.
         let _ = std::fs::remove_file(&oldest);
         true
     }
@@ -433,7 +434,7 @@ impl Files {
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))?;
         if self.plan.rotates() && output.is_live() {
             let message =
-                format!("{} is no regular file, and cannot be followed by another", self.path.display());
+                format!("{} is not a regular file, so no further file can follow it", self.path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         output.give_to_user();
@@ -442,7 +443,7 @@ impl Files {
         Ok(())
     }
 
-    /// Ends this file. `with_statistics`: those of this file, since those of the capture are not known yet.
+    /// Ends this file. `with_statistics`: those of this file, because those of the capture are still unknown.
     fn close(&mut self, with_statistics: bool) -> io::Result<()> {
         if self.out.is_none() {
             return Ok(());
@@ -472,7 +473,7 @@ impl Files {
             rest = rest.get(output::taken_before(&error)..).unwrap_or_default();
             let may_drop = is_full && self.plan.disk_full == DiskFull::DropOldest;
             if !may_drop || !self.drop_oldest() {
-                // Of the packets that were taken some are made up: not more than those that were to be written.
+                // Some of the packets that were written are synthetic: report no more than were to be written.
                 self.taken += output::packets_before(&error).min(self.pending_packets);
                 return Err(output::partly(error, self.taken));
             }
@@ -524,7 +525,7 @@ impl Write for Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // What could not be written was told when it could not.
+        // A write error was reported when it happened.
         let _ = self.close(false);
     }
 }

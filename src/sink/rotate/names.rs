@@ -25,7 +25,7 @@ pub(super) fn of(template: &Path, plan: &Plan, number: u64, within: u64, time: W
             if within == 0 { path } else { numbered(&path, &within.to_string()) }
         }
         Names::Tcpdump => match plan.keep {
-            // As many digits as the highest has, so that they sort.
+            // As many digits as the highest number has, so that they sort.
             Some(keep) => {
                 let digits = keep.saturating_sub(1).to_string().len();
                 numbered(template, &format!("{:0digits$}", (number - 1) % keep))
@@ -36,7 +36,7 @@ pub(super) fn of(template: &Path, plan: &Plan, number: u64, within: u64, time: W
     }
 }
 
-/// The name with `text` before its ending, which says the format.
+/// The name with `text` before its extension, which determines the format.
 pub(super) fn numbered(path: &Path, text: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let bare = name.strip_suffix(b".gz").unwrap_or(name);

@@ -5,19 +5,20 @@
 pub struct Plan {
     /// The next file begins before this one has more bytes; at least 1.
     pub bytes: Option<u64>,
-    /// The next begins with the first packet that is so many seconds younger than the first of this file; at least 1.
+    /// The next begins with the first packet that is this many seconds later than the first of this file; at
+    /// least 1.
     pub seconds: Option<u64>,
-    /// The next begins with the first packet after a multiple of so many seconds since 1970; at least 1.
+    /// The next begins with the first packet after a multiple of this many seconds since 1970; at least 1.
     pub interval: Option<u64>,
-    /// The next begins after so many packets; at least 1.
+    /// The next begins after this many packets; at least 1.
     pub packets: Option<u64>,
     /// How files are named.
     pub names: Names,
     /// So many files are kept: the oldest goes for the next one; at least 1.
     pub keep: Option<u64>,
-    /// The capture ends after so many files; at least 1.
+    /// The capture ends after this many files; at least 1.
     pub files_max: Option<u64>,
-    /// The capture ends after so many packets; at least 1.
+    /// The capture ends after this many packets; at least 1.
     pub packets_max: Option<u64>,
     /// The capture ends before its files have more bytes together; at least 1.
     pub bytes_max: Option<u64>,
@@ -50,7 +51,7 @@ pub enum Names {
 /// What to do when the disk is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiskFull {
-    /// End the capture; the last file ends with a whole packet.
+    /// End the capture; the last file ends with a complete packet.
     #[default]
     End,
     /// Delete the oldest complete file of this capture, and go on.

@@ -1,5 +1,6 @@
-//! Connections that span files. A file must open by itself, so a connection that goes on in another file begins there
-//! with a made-up TCP handshake, in front of the true sequence numbers, and with what its protocol needs.
+//! Connections that span files. Each file can be opened alone, so a connection that continues in another file
+//! begins there with a synthetic TCP handshake, before the true sequence numbers, and with what its protocol
+//! needs.
 //!
 //! All of that is read from the packets as they are written, so it does not matter where they come from.
 
@@ -19,11 +20,11 @@ const CONNECTIONS_MAX: usize = 65_536;
 const BYTES_MAX: usize = 64 << 20;
 /// The comment of a connection that is repeated, at most.
 const ABOUT_MAX: usize = 8 << 10;
-/// Records of the handshake in made-up TLS, of each side.
+/// Records of the handshake in synthetic TLS, of each side.
 const HELLOS_MAX: usize = 4 << 10;
-/// What the randoms of made-up TLS begin with.
+/// The beginning of the randoms in synthetic TLS.
 const MADE_UP_TLS: &[u8] = b"made up by tls2pcap";
-/// Facts that are learnt after the SYN, and repeated.
+/// Facts that are learned after the SYN, and repeated.
 const LEARNT: [&str; 5] = ["sni=", "alpn=", "peer_pid=", "peer_comm=", "peer_exe="];
 
 const FIN: u8 = 1;
@@ -33,7 +34,7 @@ const ACK: u8 = 16;
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const APPLICATION_DATA: u8 = 23;
 
-/// What a connection's packets were made of, as far as it goes on.
+/// What is known of a connection that its next file may need.
 struct Connection {
     /// The last file with a packet of it.
     file: u64,
@@ -46,7 +47,7 @@ struct Connection {
     next: [u32; 2],
     finished: [bool; 2],
     reset: bool,
-    /// Records of the handshake in made-up TLS, and the ChangeCipherSpec of each side.
+    /// Records of the handshake in synthetic TLS, and the ChangeCipherSpec of each side.
     hellos: Option<[[Vec<u8>; 2]; 2]>,
     has_data: bool,
     stream: Stream,
@@ -64,7 +65,7 @@ pub(super) struct Resume {
     forgotten: u64,
 }
 
-/// A TCP packet, as far as it is needed.
+/// The required fields of a TCP packet.
 struct Packet<'a> {
     ends: [SocketAddr; 2],
     seq: u32,
@@ -129,13 +130,13 @@ impl Resume {
         }
     }
 
-    /// Connections that were forgotten while they lived, perhaps: if they go on, they do so without a handshake.
+    /// Connections that were forgotten, perhaps while live: if they continue, it is without a handshake.
     pub(super) fn forgotten(&self) -> u64 {
         self.forgotten
     }
 
-    /// Gives `out` the blocks that must stand before this packet, with the packet's interface, and takes what the packet
-    /// tells. `false`: the packet says nothing that those blocks would not say, and is left out.
+    /// Writes to `out` the blocks that must precede this packet, with the packet's interface, and learns from
+    /// the packet. `false`: those blocks already say what the packet says, and it is left out.
     pub(super) fn packet(&mut self, epb: &Epb<'_>, link: Link, out: &mut dyn FnMut(&[u8])) -> bool {
         let Some(id) = epb.queue() else { return true };
         let Some(packet) = epb.packet().get(link.len()..).and_then(parse) else { return true };
@@ -205,7 +206,7 @@ impl Connection {
         }
     }
 
-    /// A pure ACK, which tells nothing of a hole either. A handshake acknowledges all that is before it.
+    /// A pure ACK that does not report a hole either. A handshake acknowledges everything before it.
     fn is_said_anyway(&self, packet: &Packet<'_>, epb: &Epb<'_>) -> bool {
         let side = usize::from(packet.ends[0] != self.ends[0]);
         let is_ack = packet.flags & (FIN | SYN | RST) == 0 && packet.len == 0;
@@ -241,7 +242,7 @@ impl Connection {
             let missing = packet.len.saturating_sub(packet.payload.len() as u64);
             return self.stream.take(side, packet.payload, missing);
         };
-        // Records stand whole in packets, and nothing is missing.
+        // Records are complete in their packets, and nothing is missing.
         let mut rest = packet.payload;
         while let Some(&[kind, _, _, high, low]) = rest.first_chunk() {
             let len = 5 + usize::from(u16::from_be_bytes([high, low]));
@@ -259,7 +260,7 @@ impl Connection {
         }
     }
 
-    /// What stands before the first packet in another file.
+    /// What precedes the first packet in another file.
     fn begin_again(&self, id: u32, epb: &Epb<'_>, link: Link, out: &mut dyn FnMut(&[u8])) {
         let [client, server] = self.ends;
         let (Some(to_server), Some(to_client)) = (Headers::new(client, server), Headers::new(server, client))
@@ -273,7 +274,7 @@ impl Connection {
             data.extend(records.iter().enumerate().map(|(side, r)| (side, "tls-handshake", r.clone())));
         }
         for (side, (name, bytes)) in self.stream.beginning() {
-            // By its ALPN, made-up TLS needs no preface.
+            // Synthetic TLS needs no preface, because of its ALPN.
             if self.hellos.is_none() {
                 data.push((side, name, bytes));
             } else if name != "h2-preface" {

@@ -1,4 +1,4 @@
-//! Where the two directions of a connection stand in their protocol, so that a file that begins in the middle of it can
+//! The protocol state of the two directions of a connection, so that a file that begins in the middle of it can
 //! begin with what a reader needs.
 
 use super::table::{DEFAULT_MAX, Table};
@@ -6,7 +6,8 @@ use crate::synth::{h2, websocket};
 
 /// A request's head, or an answer's, that is kept.
 const HEAD_MAX: usize = 8 << 10;
-/// The payload of a frame with header fields that is kept until it is whole, and a block of several such frames.
+/// The payload of a frame with header fields that is kept until it is complete, and a block of several such
+/// frames.
 const BLOCK_MAX: usize = 64 << 10;
 /// Setting: the largest table of the peer's encoder.
 const HEADER_TABLE_SIZE: u16 = 1;
@@ -21,10 +22,10 @@ const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 const ACK: u8 = 1;
 
-/// Bytes that stand at the beginning of a file and are in no other, and what the comment calls them.
+/// Bytes at the beginning of a file that are in no other, and their name in the comment.
 pub(super) type MadeUp = (&'static str, Vec<u8>);
 
-/// Where a direction stands among its frames.
+/// Position of a direction among its frames.
 #[derive(Clone, Debug)]
 enum StreamPosition {
     /// So many bytes of a frame's header are there.
@@ -42,11 +43,11 @@ const BEGIN: StreamPosition = StreamPosition::Header([0; 10], 0);
 struct Line {
     place: StreamPosition,
     table: Table,
-    /// Frames of a header block that is not whole yet, as they were written; their fields, and whether some are missing.
+    /// Frames of an incomplete header block, as they were written; their fields, and whether some are missing.
     frames: Vec<u8>,
     block: Vec<u8>,
     is_damaged: bool,
-    /// What this side allows the other's table to take, if it said so.
+    /// The table size that this side allows the other, if it set one.
     allowed: Option<u32>,
 }
 
@@ -76,8 +77,8 @@ enum StreamProtocol {
 #[derive(Clone, Debug)]
 pub(super) struct Stream {
     kind: StreamProtocol,
-    /// The client's first bytes until they tell the protocol; with HTTP/1 the last request's head. With WebSocket
-    /// that, and the answer's.
+    /// The client's first bytes until they reveal the protocol; with HTTP/1 the last request's head. With
+    /// WebSocket that, and the response's.
     heads: [Vec<u8>; 2],
     lines: [Line; 2],
 }
@@ -95,12 +96,12 @@ impl Stream {
         lines.sum::<usize>() + self.heads.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// There is no room for the tables any more.
+    /// The limit for tables is reached.
     pub(super) fn forget_tables(&mut self) {
         self.lines.iter_mut().for_each(|line| line.table.forget());
     }
 
-    /// The next bytes of one side, and how many are missing behind them.
+    /// The next bytes of one side, and how many are missing after them.
     pub(super) fn take(&mut self, side: usize, bytes: &[u8], missing: u64) {
         match self.kind {
             StreamProtocol::Undecided => self.decide(side, bytes, missing),
@@ -110,7 +111,7 @@ impl Stream {
         }
     }
 
-    /// Nobody knows how many bytes are missing here. Readers go on with a frame behind it.
+    /// An unknown number of bytes is missing here. Readers continue with a frame after it.
     pub(super) fn jump(&mut self, side: usize) {
         let line = &mut self.lines[side];
         (line.place, line.is_damaged) = (BEGIN, false);
@@ -237,7 +238,7 @@ impl Stream {
         }
     }
 
-    /// What the sides must have said, in this order, at the beginning of a file that goes on here.
+    /// What the sides must have sent, in this order, at the beginning of a file that continues here.
     pub(super) fn beginning(&self) -> Vec<(usize, MadeUp)> {
         let mut said = Vec::new();
         match self.kind {
@@ -299,7 +300,7 @@ impl Line {
         }
     }
 
-    /// A frame of HTTP/2 is over: takes its header fields, or tells the size of the table that it allows.
+    /// A frame of HTTP/2 is complete: takes its header fields, or the table size that it allows.
     fn end(&mut self, header: &[u8; 10]) -> Option<u32> {
         let (kind, flags) = (header[3], header[4]);
         if !is_kept(kind) {
@@ -333,7 +334,7 @@ impl Line {
         None
     }
 
-    /// What must stand in front of bytes that are the rest of a frame, or of a header block.
+    /// What must precede the rest of a frame, or of a header block.
     fn begun(&self, is_http2: bool) -> Option<MadeUp> {
         if is_http2 && !self.frames.is_empty() && !self.is_damaged {
             let mut begun = self.frames.clone();

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use crate::proto::hpack::NAMES;
 use crate::proto::huffman;
 
-/// Size of a table that nobody changed, in bytes (RFC 9113, section 6.5.2).
+/// Default size of a table, in bytes (RFC 9113, section 6.5.2).
 pub(super) const DEFAULT_MAX: usize = 4096;
 /// The largest table that is kept. A larger one counts as unknown.
 const KEPT_MAX: usize = 64 << 10;
@@ -63,7 +63,7 @@ impl Table {
         self.size
     }
 
-    /// Takes a whole header block. What cannot be decoded forgets the table.
+    /// Takes a complete header block. One that cannot be decoded discards the table.
     pub(super) fn block(&mut self, block: &[u8]) {
         if self.fields(block).is_none() {
             self.forget();
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(table.size(), ENTRY + 7 + 3);
         table.block(&bytes("3fff ffff ffff ffff"));
         assert_eq!(table.size(), 0);
-        // A name that is not known.
+        // An unknown name.
         table.block(&bytes("4882 6402 7f10 01 61"));
         assert_eq!(table.rebuilt(), None);
     }

@@ -1,15 +1,15 @@
 //! When data is acknowledged: at its own time.
 //!
-//! Nobody knows when the peer's kernel acknowledged. If the next packet of the other side did it, Wireshark would show
-//! the time to the answer as the round-trip time of each request (`tcp.analysis.ack_rtt`). So a pure ACK of the same
-//! time stands before it, and there is no such figure. It is written when the other side has more to say, or at the next tick,
-//! which is before the sink lets the data go: it finds its place in order of time.
+//! It is unknown when the peer's kernel acknowledged. If the next packet of the other side did it, Wireshark
+//! would show the time to the response as the round-trip time of each request (`tcp.analysis.ack_rtt`). So a
+//! pure ACK with the same time precedes it, and the field is absent. It is written when the other side sends
+//! more, or at the next tick, before the sink releases the data, so it gets its place in order of time.
 
 use super::{At, Flow, Out, SegmentKind};
 use crate::track::segment::Side;
 
 impl Flow {
-    /// Before a packet of `from`, whatever the peer has said at another time is acknowledged.
+    /// Before a packet of `from`, acknowledges what the peer sent at another time.
     pub(super) fn acknowledge_before(&mut self, from: Side, at: At, out: &mut Out) {
         let peer = self.side(from.peer());
         if peer.unacked_at.is_some_and(|said| said.time != at.time) {
@@ -17,7 +17,7 @@ impl Flow {
         }
     }
 
-    /// Acknowledges what the peer of `from` has said.
+    /// Acknowledges what the peer of `from` has sent.
     pub(super) fn acknowledge(&mut self, from: Side, out: &mut Out) {
         let peer = self.side(from.peer());
         let Some(said) = peer.unacked_at.take().filter(|_| peer.unacked > 0) else { return };

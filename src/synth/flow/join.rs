@@ -1,13 +1,14 @@
 //! Short calls that end in the middle of a message wait for the next ones and are written with them.
 //!
-//! What Wireshark 4.0 to 4.6 does, and what follows: several dissectors misread a message whose header lies
-//! in two packets (MQTT, LDAP, MongoDB, HTTP/2's preface) or whose lines or values do (POP3, SMTP, Redis, XMPP; in
-//! TLS also AMQP and HTTP/2). Programs read and write so: mosquitto takes the length of a packet byte by byte.
+//! What Wireshark 4.0 to 4.6 does, and what follows: several dissectors misread a message whose header is split
+//! over two packets (MQTT, LDAP, MongoDB, HTTP/2's preface) or whose lines or values are (POP3, SMTP, Redis,
+//! XMPP; in TLS also AMQP and HTTP/2). Programs read and write that way: mosquitto reads the length of a packet
+//! byte by byte.
 //!
-//! - Only what is short ([`JOIN_MAX`]) and not a whole message waits, at most [`JOIN_TIME`]. So each call that ends a
-//!   message is in the file at once, and two messages of two calls are two packets.
-//! - Nothing is joined over what the other side said, over a hole, or from two threads.
-//! - The packet's time is that of its last call: no byte stands in the file before it was said.
+//! - Only a short call ([`JOIN_MAX`]) that does not end a message waits, at most [`JOIN_TIME`]. So each call
+//!   that ends a message is in the file immediately, and two messages of two calls are two packets.
+//! - Nothing is joined across data of the other side, across a hole, or from two threads.
+//! - The packet's time is that of its last call: no byte is in the file before it was sent or received.
 
 use std::fmt::Write;
 
@@ -19,7 +20,7 @@ use crate::synth::framing::Framing;
 use crate::synth::{JOIN_MAX, JOIN_TIME, Stats, h1, h2};
 use crate::track::segment::{Side, WallTime};
 
-/// So many bytes tell whether a message of HTTP/1 begins with them.
+/// This many bytes show whether a message of HTTP/1 begins with them.
 const STRANGE: usize = 16;
 
 /// Bytes of one direction that wait for the rest of their message.
@@ -31,7 +32,7 @@ pub(super) struct Waiting {
     calls: Vec<(usize, usize)>,
     /// Time of the first.
     since: WallTime,
-    /// When and by whom the last was made.
+    /// When the last was made, and by which thread.
     last: Option<At>,
 }
 
@@ -137,7 +138,7 @@ impl Flow {
         }
     }
 
-    /// Writes what waits, with a hole behind it, of which `last` says more.
+    /// Writes what waits, followed by a hole, which `last` describes.
     fn write_joined(&mut self, missing: u64, last: Stretch, stats: &mut Stats, out: &mut Out) {
         let mut waiting = std::mem::take(&mut self.waiting);
         let (Some(from), Some(at)) = (waiting.from.take(), waiting.last) else { return };
@@ -150,14 +151,14 @@ impl Flow {
         }
         let stretch = Stretch { bytes: &waiting.bytes, len: waiting.bytes.len() as u64 + missing, ..last };
         self.data(from, stretch, at, stats, out);
-        // If its bytes wait elsewhere, nothing more can be said.
+        // If its bytes wait elsewhere, nothing more is known.
         self.calls.clear();
         waiting.bytes.clear();
         waiting.calls.clear();
         self.waiting = waiting;
     }
 
-    /// A message of this side is open behind these bytes, which are not written yet.
+    /// A message of this side is open after these bytes, which are not written yet.
     fn is_open(&self, from: Side, bytes: &[u8]) -> bool {
         let side = match from {
             Side::Client => &self.client,

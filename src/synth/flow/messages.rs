@@ -1,19 +1,19 @@
-//! Readers stay in step with the messages of HTTP/1, whatever is missing.
+//! Keeps readers in step with the messages of HTTP/1, whatever is missing.
 //!
 //! What Wireshark 4.0 to 4.6 does, and what follows:
 //!
-//! - A whole packet with a head that announces a length reserves the sequence numbers of its body.
-//!   What comes in them is not dissected, and the next message is found right behind, in the middle of
-//!   a packet too. If any of it is missing, the message is not shown.
-//! - A cut packet with a head is shown, but reserves nothing.
-//! - Bytes that begin no message and are not reserved are a "Continuation", to the end of their packet;
-//!   but if no line ends in the packet, the next one is added, and if a message begins there it is not
-//!   seen. So bytes behind a hole are written in packets in which a line ends; what comes behind the
-//!   last line end waits ([`HELD_MAX`], [`crate::synth::HOLD_TIME`]).
-//! - Behind a hole, `HTTP/` begins a response that takes all that follows, even if it is the rest of a
-//!   request's first line. A made-up byte before it, in the hole, makes it a continuation.
-//! - Where no line ends, or the length of the rest is known, a made-up head at the end of the hole
-//!   reserves the rest, and since a byte of the hole stands in it, it is not shown as a message.
+//! - A complete packet with a head that announces a length reserves the sequence numbers of its body. What
+//!   arrives in them is not dissected, and the next message is found right after it, also in the middle of a
+//!   packet. If any of it is missing, the message is not shown.
+//! - A truncated packet with a head is shown, but reserves nothing.
+//! - Bytes that begin no message and are not reserved are a "Continuation", to the end of their packet. But if
+//!   no line ends in the packet, the next one is added, and a message that begins there is not seen. So bytes
+//!   after a hole are written in packets in which a line ends; what follows the last line end waits
+//!   ([`HELD_MAX`], [`crate::synth::HOLD_TIME`]).
+//! - After a hole, `HTTP/` begins a response that takes everything that follows, even if it is the rest of a
+//!   request's first line. A synthetic byte before it, in the hole, makes it a continuation.
+//! - If no line ends, or the length of the rest is known, a synthetic head at the end of the hole reserves the
+//!   rest. Because a byte of the hole is in it, it is not shown as a message.
 
 use std::collections::VecDeque;
 
@@ -25,10 +25,10 @@ use crate::synth::h1::{self, BodyLength, Request};
 use crate::synth::{HELD_MAX, HOLE_MAX, SKIP_JUMP, Stats};
 use crate::track::segment::{Side, WallTime};
 
-/// So much of a hole's end waits: room for a made-up head and a missing byte.
+/// This much of a hole's end waits: enough for a synthetic head and a missing byte.
 const ROOM: u64 = 64;
 
-/// The longest rest of a body that a made-up head announces.
+/// The longest rest of a body that a synthetic head announces.
 const REST_MAX: u64 = 1 << 30;
 
 /// Few chunks of a body are longer.
@@ -53,7 +53,7 @@ pub(super) struct Messages {
     place: MessagePosition,
     room: Option<HeaderSpace>,
     held: Vec<u8>,
-    /// The calls they came in, each with its end in `held`.
+    /// Their calls, each with its end in `held`.
     calls: Vec<(usize, At)>,
     /// Inside TLS, in a body with chunks.
     chunks: Option<Chunks>,
@@ -61,13 +61,13 @@ pub(super) struct Messages {
 }
 
 pub(super) enum MessagePosition {
-    /// Before a message, or in its head: what came of it.
+    /// Before a message, or in its head: its bytes so far.
     Head(Vec<u8>),
     /// So many bytes before the next message.
     Body(u64),
     /// Behind the last message.
     Upgraded,
-    /// In a message; only its own framing tells where it ends.
+    /// In a message; only its own framing shows where it ends.
     Open,
     /// Behind a hole.
     Lost,
@@ -90,7 +90,7 @@ impl Messages {
         self.calls.first().map(|(_, at)| at.time)
     }
 
-    /// Nothing is ever made up in the place of what is missing.
+    /// Synthetic bytes never replace missing ones.
     pub(super) fn within_tls(&mut self) {
         self.room = None;
         self.in_tls = true;
@@ -109,7 +109,7 @@ impl Messages {
         self.place = if left > 0 { MessagePosition::Body(left) } else { BORDER };
     }
 
-    /// Nobody knows where the next message begins; tells what was known before.
+    /// Marks it as unknown where the next message begins; returns what was known before.
     pub(super) fn lost(&mut self) -> MessagePosition {
         std::mem::replace(&mut self.place, MessagePosition::Lost)
     }
@@ -121,8 +121,8 @@ impl Messages {
         self.held[..line].iter().rposition(|b| !b"\r\n".contains(b))
     }
 
-    /// Walks over the bytes of a call; tells where in them the last message begins, if it does not
-    /// end in them.
+    /// Advances over the bytes of a call; returns where in them the last message begins, if it does not end in
+    /// them.
     fn walk(&mut self, side: Side, bytes: &[u8], exchange: &mut Exchange) -> Option<usize> {
         let mut begin = None;
         let mut at = 0;
@@ -156,10 +156,10 @@ impl Messages {
                         begin = Some(at);
                     }
                     let more = &bytes[at..][..(bytes.len() - at).min(h1::HEAD_MAX - before)];
-                    // Most heads come whole: no more than they is copied.
+                    // Most heads arrive complete: then only they are copied.
                     let end = if before == 0 { h1::head_len(more) } else { None };
                     head.extend_from_slice(&more[..end.unwrap_or(more.len())]);
-                    // What came before was searched.
+                    // Earlier bytes were searched.
                     let searched = before.saturating_sub(3);
                     let Some(len) = h1::head_len(&head[searched..]).map(|len| searched + len) else {
                         let strange = before == 0 && more.len() > 16 && !h1::begins(side, more);
@@ -226,7 +226,7 @@ impl Exchange {
 }
 
 impl Flow {
-    /// Writes bytes of HTTP/1, and what is missing behind them.
+    /// Writes bytes of HTTP/1, and what is missing after them.
     pub(super) fn messages(
         &mut self,
         from: Side,
@@ -305,7 +305,7 @@ impl Flow {
         self.framed(from, stretch, at, stats, out);
     }
 
-    /// Bytes with a hole behind them. `begin`: where in them the message begins that it damages.
+    /// Bytes followed by a hole. `begin`: where in them the message begins that it damages.
     fn interrupted(
         &mut self,
         from: Side,
@@ -327,7 +327,7 @@ impl Flow {
             MessagePosition::Body(left) => Some(left),
             _ => None,
         };
-        // What of the message is behind the hole.
+        // The part of the message after the hole.
         let rest = left.and_then(|left| left.checked_sub(hole));
         messages.place = match rest {
             Some(0) => BORDER,
@@ -378,8 +378,8 @@ impl Flow {
         }
     }
 
-    /// Bytes are missing in HTTP/1, and nobody knows how many: tells how far to jump so that readers
-    /// do not look for the next message in the body of this one.
+    /// An unknown number of bytes is missing in HTTP/1: returns how far to jump so that readers do not search
+    /// for the next message in the body of this one.
     pub(super) fn message_skipped(&mut self, from: Side, at: At, stats: &mut Stats, out: &mut Out) -> u32 {
         self.written_out(from, false, stats, out);
         let reserved = match std::mem::replace(&mut self.side(from).messages.place, MessagePosition::Lost) {
@@ -449,7 +449,7 @@ impl Flow {
         }
     }
 
-    /// Writes the end of a hole, with a made-up head if the message's rest behind it is known.
+    /// Writes the end of a hole, with a synthetic head if the rest of the message after it is known.
     fn room_written(&mut self, from: Side, rest: Option<u64>, stats: &mut Stats, out: &mut Out) {
         let tls = self.tls.is_some();
         let messages = &mut self.side(from).messages;

@@ -1,17 +1,17 @@
-//! Readers stay in step with the frames of HTTP/2 and WebSocket, whatever is missing.
+//! Keeps readers in step with the frames of HTTP/2 and WebSocket, whatever is missing.
 //!
 //! What Wireshark 4.0 to 4.6 does, and what follows:
 //!
-//! - A whole packet in which a frame begins but does not end reserves the frame's sequence numbers.
-//!   What comes in them is not dissected; the next frame is expected right behind them, in the middle
-//!   of a packet too. A cut packet reserves them as well, if the frame's length is in it.
-//! - A cut packet is dissected from its first byte on, wherever that lies. One that does not begin
-//!   with a frame's header makes Wireshark believe in a frame of up to 16 MiB. So a part of a frame
-//!   whose header stands in an earlier packet is never written in a cut packet.
-//! - Behind a hole in which the last frame ended, a frame is expected. If none begins there, the rest
-//!   of the frame needs a made-up header. Its place is the end of the hole, so no byte that was
-//!   captured is moved. It must say where the next frame begins; so bytes behind such a hole wait
-//!   until that is found, up to [`HELD_MAX`] and [`crate::synth::HOLD_TIME`].
+//! - A complete packet in which a frame begins but does not end reserves the frame's sequence numbers. What
+//!   arrives in them is not dissected; the next frame is expected right after them, also in the middle of a
+//!   packet. A truncated packet reserves them too, if it contains the frame's length.
+//! - A truncated packet is dissected from its first byte, wherever that is. If it does not begin with a frame's
+//!   header, Wireshark assumes a frame of up to 16 MiB. So a part of a frame whose header is in an earlier
+//!   packet is never written in a truncated packet.
+//! - After a hole in which the last frame ended, a frame is expected. If none begins there, the rest of the
+//!   frame needs a synthetic header. It goes at the end of the hole, so no captured byte is moved. It must give
+//!   the start of the next frame, so bytes after such a hole wait until that is found, up to [`HELD_MAX`] and
+//!   [`crate::synth::HOLD_TIME`].
 
 use super::{At, Direction, Flow, Out, Stretch};
 use crate::synth::comment::Comment;
@@ -21,8 +21,8 @@ use crate::synth::websocket;
 use crate::synth::{HELD_MAX, HOLE_MAX, SKIP_JUMP, Stats};
 use crate::track::segment::{Side, WallTime};
 
-/// So much of a hole's end waits for the next bytes: it has room for a made-up header in a cut
-/// packet, and a byte more.
+/// This much of a hole's end waits for the next bytes: enough for a synthetic header in a truncated packet, and
+/// one byte more.
 pub(super) const ROOM: u64 = 16;
 
 /// The most calls whose bytes wait.
@@ -31,25 +31,25 @@ const CALLS_MAX: usize = 4096;
 /// The frames of one direction.
 pub(super) struct Frames {
     place: FramePosition,
-    /// Readers may have reserved sequence numbers in which frames begin. A cut packet ends that.
+    /// Readers may have reserved sequence numbers in which frames begin. A truncated packet ends that.
     astray: bool,
     seeking: Option<Box<Seeking>>,
 }
 
-/// Where the next byte stands.
+/// Position of the next byte.
 #[derive(Clone, Copy)]
 pub(super) enum FramePosition {
-    /// In a frame's header, of which so many bytes came before.
+    /// In a frame's header, after this many bytes of it.
     Header([u8; HEADER_MAX], usize),
     /// So many bytes before the next frame.
     Payload(u64),
-    /// Nobody knows, and there is no room for a made-up header.
+    /// Unknown, and a synthetic header does not fit.
     Unknown,
 }
 
 const BORDER: FramePosition = FramePosition::Header([0; HEADER_MAX], 0);
 
-/// It is not known yet where the next frame begins, and a header can be made up.
+/// It is still unknown where the next frame begins, and a synthetic header fits.
 struct Seeking {
     room: HeaderSpace,
     /// The header that the hole interrupts, and how much of it is written.
@@ -58,15 +58,15 @@ struct Seeking {
     border: Option<u64>,
     /// Bytes that wait.
     held: Vec<u8>,
-    /// The calls they came in.
+    /// Their calls.
     calls: Vec<Call>,
-    /// Bytes in the small holes behind them.
+    /// Bytes in the small holes after them.
     missing: u64,
     /// Before this place in `held` no frame begins.
     searched: usize,
 }
 
-/// Bytes that wait, up to `end`, and a hole behind them.
+/// Bytes that wait, up to `end`, and a hole after them.
 struct Call {
     end: usize,
     at: At,
@@ -81,7 +81,7 @@ pub(super) enum HeaderSpace {
     Beginning,
 }
 
-/// What is said of a hole.
+/// The description of a hole.
 #[derive(Clone, Copy)]
 pub(super) struct Label {
     pub missing: u64,
@@ -99,17 +99,17 @@ impl Frames {
         frames
     }
 
-    /// Nobody knows where the next byte stands.
+    /// The position of the next byte is unknown.
     pub(super) fn lost() -> Frames {
         Frames { place: FramePosition::Unknown, astray: true, seeking: None }
     }
 
-    /// So many bytes come before the first frame.
+    /// This many bytes precede the first frame.
     pub(super) fn begin_after(&mut self, len: usize) {
         *self = Frames { place: FramePosition::Payload(len as u64), astray: false, seeking: None };
     }
 
-    /// Nothing is written yet, and it is not known what the first bytes are.
+    /// Nothing is written yet, and it is unknown what the first bytes are.
     pub(super) fn doubt(&mut self) {
         if self.seeking.is_none() {
             self.seek(HeaderSpace::Beginning, None);
@@ -164,7 +164,7 @@ impl Frames {
         self.seeking.as_ref().and_then(|seeking| seeking.calls.first()).map(|call| call.at.time)
     }
 
-    /// Walks over bytes; tells where in them the last frame begins, if it does not end in them.
+    /// Advances over bytes; returns where in them the last frame begins, if it does not end in them.
     pub(super) fn walk(&mut self, bytes: &[u8], framing: &mut Framing) -> Option<usize> {
         self.place.walk(bytes, framing)
     }
@@ -244,13 +244,13 @@ impl Flow {
         held(&self.client) + held(&self.server) + self.waiting.held()
     }
 
-    /// When the first of them wait no longer: those behind a hole at the next tick.
+    /// When the first of them stop waiting; bytes after a hole at the next tick.
     pub(in crate::synth) fn held_until(&self) -> Option<WallTime> {
         let since = |side: &Direction| side.frames.since().into_iter().chain(side.messages.since()).min();
         since(&self.client).into_iter().chain(since(&self.server)).chain(self.waiting.until()).min()
     }
 
-    /// No byte behind a hole waits any longer.
+    /// No byte after a hole waits any longer.
     pub(in crate::synth) fn release(&mut self, stats: &mut Stats, out: &mut Out) {
         for from in [Side::Client, Side::Server] {
             if self.side(from).messages.held() > 0 {
@@ -277,7 +277,7 @@ impl Flow {
     pub(super) fn close_side(&mut self, from: Side, stats: &mut Stats, out: &mut Out) {
         self.written_out(from, false, stats, out);
         let frames = &mut self.side(from).frames;
-        // A header with nothing behind it would be of no use.
+        // A header with nothing after it would be useless.
         frames.astray &= frames.since().is_some();
         self.give_up(from, stats, out);
     }
@@ -289,7 +289,7 @@ impl Flow {
         self.found(from, all, (&[], None), stats, out);
     }
 
-    /// Writes bytes of frames, and what is missing behind them.
+    /// Writes bytes of frames, and what is missing after them.
     pub(super) fn framed(&mut self, from: Side, stretch: Stretch, at: At, stats: &mut Stats, out: &mut Out) {
         let bytes = stretch.bytes;
         let whole = bytes.len() as u64 == stretch.len;
@@ -349,14 +349,14 @@ impl Flow {
         }
     }
 
-    /// Inside TLS a header can be made up anywhere.
+    /// Inside TLS a synthetic header can be written anywhere.
     fn searches_on(&mut self, from: Side) {
         if self.tls.is_some() {
             self.side(from).frames.doubt();
         }
     }
 
-    /// Bytes with a hole behind them. `begin`: where in them the frame begins that the hole damages.
+    /// Bytes followed by a hole. `begin`: where in them the frame begins that the hole damages.
     fn broken(
         &mut self,
         from: Side,
@@ -375,7 +375,7 @@ impl Flow {
         let begin = begin.filter(|begin| bytes.len() - begin < max);
         let framing = self.framing;
         let frames = &mut self.side(from).frames;
-        // How much of the damaged frame is to come, and whether readers know.
+        // How much of the damaged frame is still to come, and whether readers know.
         let (left, known) = match frames.place {
             FramePosition::Payload(left) => (Some(left), true),
             FramePosition::Header(header, n) => (framing.left(&header[..n]), begin.is_some()),
@@ -384,7 +384,7 @@ impl Flow {
         let mut inside = left.filter(|_| known).unwrap_or(0).min(hole);
         let least = framing.made_up(0).len() as u64 + 1;
         if (1..least).contains(&(hole - inside)) && hole > least {
-            // Room for a made-up header, behind whose beginning nothing else counts.
+            // Enough for a synthetic header; after its beginning nothing else counts.
             inside = hole.saturating_sub(ROOM).max(1);
         }
         let ends = left == Some(hole);
@@ -430,7 +430,7 @@ impl Flow {
         if let Some(Seeking { room: HeaderSpace::Hole { len: before, labels: others, .. }, border, .. }) =
             frames.seeking.as_deref_mut()
         {
-            // Two holes, one behind the other.
+            // Two adjacent holes.
             room = room.saturating_add(*before);
             labels = std::mem::take(others);
             known = border.and_then(|border| border.checked_sub(len));
@@ -477,8 +477,7 @@ impl Flow {
         self.jump(from, SKIP_JUMP - ROOM as u32, lost_records, at, out);
     }
 
-    /// The next frame begins so many bytes behind the hole: writes what waited. `next` is what
-    /// follows it.
+    /// The next frame begins this many bytes after the hole: writes what waited. `next` follows it.
     fn found(
         &mut self,
         from: Side,
@@ -490,7 +489,7 @@ impl Flow {
         let frames = &mut self.side(from).frames;
         let Some(seeking) = frames.seeking.take() else { return };
         let Seeking { room, header, held, calls, missing, .. } = *seeking;
-        // The next frame begins behind all small holes.
+        // The next frame begins after all small holes.
         frames.place = if border == missing { BORDER } else { FramePosition::Payload(border - missing) };
         let mut framing = self.framing;
         self.side(from).frames.walk(&held, &mut framing);
@@ -523,7 +522,7 @@ impl Flow {
         }
     }
 
-    /// Writes the last bytes of a hole, with a made-up header if one is needed.
+    /// Writes the last bytes of a hole, with a synthetic header if one is needed.
     #[allow(clippy::too_many_arguments)]
     fn room(
         &mut self,
@@ -559,8 +558,8 @@ impl Flow {
             self.side(from).frames.astray = true;
             return self.packets(from, &[], (len, lost_records), at, stats, out);
         };
-        // Too small for a header: only what is missing of one, which is no choice of ours as long as
-        // the hole has no more than one frame in it.
+        // Too small for a header: only the missing part of one, for which there is no choice while the hole has
+        // no more than one frame in it.
         let payload = (n as u64 + len + border).saturating_sub(head);
         let mut made_up = h2::wrapper(payload);
         let end = h2::HEADER.min(n + usize::try_from(len).unwrap_or(h2::HEADER));

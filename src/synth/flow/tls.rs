@@ -1,15 +1,15 @@
-//! The plaintext inside made-up TLS.
+//! The plaintext inside synthetic TLS.
 //!
 //! What Wireshark 4.0 to 4.6 does, and what follows:
 //!
-//! - A record of which a part is missing is not decoded, and a gap between records puts that direction
-//!   out of step. So what is missing is written as zeros: as many as keep readers of the plaintext
-//!   in step, which is not always as many as are missing. Sequence numbers are those of the records.
-//! - In frames (HTTP/2, WebSocket) the frame that the hole interrupts is filled up; what is missing
-//!   behind it is not written at all. A part of a frame behind the hole gets a made-up header.
-//! - In HTTP/1 a body whose length is known is filled up, and a head is ended. Bytes that begin no message
-//!   are a continuation if a line ends in them; if none does, one is made up.
-//! - A comment stands on the first record of zeros, or on an empty record if there are none.
+//! - A record with a missing part is not decoded, and a gap between records puts that direction out of step. So
+//!   what is missing is written as zeros: as many as keep readers of the plaintext in step, which is not always
+//!   as many as are missing. Sequence numbers are those of the records.
+//! - In frames (HTTP/2, WebSocket) the frame that the hole interrupts is filled up; what is missing after it is
+//!   not written at all. A part of a frame after the hole gets a synthetic header.
+//! - In HTTP/1 a body of known length is filled up, and a head is ended. Bytes that begin no message are a
+//!   continuation if a line ends in them; otherwise a synthetic line end is added.
+//! - A comment is on the first record of zeros, or on an empty record if there are none.
 
 use super::messages::MessagePosition as Message;
 use super::resync::{FramePosition, Label};
@@ -23,7 +23,7 @@ use crate::synth::tls::{self, Handshake};
 use crate::synth::wire::SegmentKind;
 use crate::track::segment::{Side, WallTime};
 
-/// Zeros that are written at once.
+/// Zeros that are written in one piece.
 const ZEROS: usize = 3 * tls::RECORD_MAX;
 
 /// Bytes on their way into records.
@@ -33,7 +33,7 @@ pub(super) struct Tls {
 }
 
 impl Flow {
-    /// The handshake of TLS, behind that of TCP: all that follows stands in records.
+    /// The handshake of TLS, after that of TCP: everything that follows is in records.
     pub(in crate::synth) fn handshake(
         &mut self,
         handshake: Handshake<'_>,
@@ -53,13 +53,13 @@ impl Flow {
             self.emit(from, SegmentKind::Data, (&bytes, bytes.len(), 0), at, out);
         }
         self.tls = Some(Box::default());
-        // Everything can be made up wherever it is needed: no place is kept for it.
+        // Synthetic bytes can be written wherever they are needed: no place is reserved for them.
         for from in [Side::Client, Side::Server] {
             self.side(from).messages.within_tls();
         }
     }
 
-    /// Writes bytes, and zeros behind them, `len` in all. Without any an empty record is written.
+    /// Writes bytes, and zeros after them, `len` in total. Without any, an empty record is written.
     pub(super) fn records(
         &mut self,
         from: Side,
@@ -72,7 +72,7 @@ impl Flow {
         let max = self.side(from).headers.max_payload();
         let mut records = self.tls.as_mut().map(|tls| std::mem::take(&mut tls.records)).unwrap_or_default();
         let mut zeros = len - bytes.len() as u64;
-        // Records of equal size, so that those of a call fit into one packet.
+        // Records of equal size, so that those of one call fit into one packet.
         let size = bytes.len().div_ceil(bytes.len().div_ceil(tls::RECORD_MAX).max(1));
         loop {
             let (now, later) = bytes.split_at(bytes.len().min(size));
@@ -99,7 +99,7 @@ impl Flow {
         }
     }
 
-    /// Writes so many zeros, as far as there is room for them, for what is missing, and says so.
+    /// Writes this many zeros for what is missing, within the limit, with a comment.
     fn filled(&mut self, from: Side, label: Label, zeros: u64, at: At, stats: &mut Stats, out: &mut Out) {
         let zeros = stats.fill(zeros);
         let comment = self.comment().with("missing", label.missing).with("reason", label.reason);
@@ -133,8 +133,8 @@ impl Flow {
         }
     }
 
-    /// Bytes of frames with a hole behind them; the frames of the bytes are known. `begin`: where in them the
-    /// frame begins that the hole damages.
+    /// Bytes of frames followed by a hole; the frames of the bytes are known. `begin`: where in them the frame
+    /// begins that the hole damages.
     pub(super) fn broken_filled(
         &mut self,
         from: Side,
@@ -157,8 +157,8 @@ impl Flow {
             frames.doubt();
         }
         self.framing = framing;
-        // Zeros are no harm only in data: any other frame is shown as one of unknown type, as far as
-        // readers know nothing of it.
+        // Zeros are harmless only in data: any other frame is written as one of unknown type, unless readers
+        // have already seen some of it.
         let cut = begin.map(|begin| &stretch.bytes[begin..]).filter(|cut| !framing.is_data(cut));
         let Some(cut) = cut else {
             self.captured(from, stretch.bytes, at, out);
@@ -207,7 +207,7 @@ impl Flow {
         self.made_up_end(from, behind, at, stats, out);
     }
 
-    /// Bytes of HTTP/1 with a hole behind them; the messages of the bytes are known.
+    /// Bytes of HTTP/1 followed by a hole; the messages of the bytes are known.
     pub(super) fn interrupted_filled(
         &mut self,
         from: Side,
@@ -223,7 +223,7 @@ impl Flow {
         let chunks = *messages.chunks();
         let is_short = stats.fill_room(label.missing) == label.missing;
         let zeros = match (messages.place(), chunks) {
-            // The message goes on behind the hole, or ends with it.
+            // The message continues after the hole, or ends with it.
             (Message::Body(left), _) if label.missing <= *left && is_short => {
                 let rest = *left - label.missing;
                 messages.body_left(rest);
@@ -245,8 +245,8 @@ impl Flow {
         self.made_up_end(from, behind, at, stats, out);
     }
 
-    /// Behind a hole messages are looked for anew: ends a head that it interrupts, and tells how many
-    /// zeros end the message, and what behind them.
+    /// After a hole the search for messages restarts: ends a head that the hole interrupts, and returns how
+    /// many zeros end the message, and what follows them.
     fn message_ended(
         &mut self,
         from: Side,
@@ -285,7 +285,7 @@ impl Flow {
         }
     }
 
-    /// A part of a message that is made up so that it ends.
+    /// Synthetic bytes that end a message.
     fn made_up_end(&mut self, from: Side, bytes: &[u8], at: At, stats: &mut Stats, out: &mut Out) {
         if !bytes.is_empty() {
             let comment = self.comment().with("synthetic", "http1-end");
