@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use object::elf::{self, FileHeader64, ProgramHeader64, Rela64, SectionHeader64, Sym64};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
-use object::{Endianness, ReadRef, SectionIndex};
+use object::{Endian, Endianness, ReadRef, SectionIndex};
 
 use super::bounded::Deadline;
 
@@ -221,7 +221,31 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
                 }
             }
         }
+        let stored = self.stored();
+        for header in self.sections.iter() {
+            let places = header.relr(self.endian, self.data).ok().flatten();
+            for at in places.into_iter().flatten().take(POINTERS_MAX + 1) {
+                if let Some(address) = stored.word(at) {
+                    pointers.insert(at, Pointer::Address(address));
+                }
+            }
+            if pointers.len() > POINTERS_MAX {
+                return HashMap::new();
+            }
+        }
         pointers
+    }
+
+    /// What stands in the file of the memory that the loader may write to.
+    pub(super) fn stored(&self) -> Stored<'d> {
+        let writable = |s: &&ProgramHeader64<Endianness>| {
+            s.p_type(self.endian) == elf::PT_LOAD && s.p_flags(self.endian).0 & elf::PF_W.0 != 0
+        };
+        let segments = self.segments.iter().filter(writable).filter_map(|segment| {
+            let (offset, len) = (segment.p_offset(self.endian), segment.p_filesz(self.endian));
+            Some((segment.p_vaddr(self.endian), self.data.read_bytes_at(offset, len).ok()?))
+        });
+        Stored { endian: self.endian, segments: segments.collect() }
     }
 
     /// The symbol table of this kind.
@@ -231,6 +255,24 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         let link = SectionIndex(usize::try_from(header.sh_link(self.endian)).ok()?);
         let strings = self.contents(self.sections.section(link).ok()?)?;
         Some(Symbols { kind, endian: self.endian, table, strings, deadline: self.deadline })
+    }
+}
+
+/// Memory as it stands in the file.
+pub(super) struct Stored<'d> {
+    endian: Endianness,
+    /// Where they are loaded, and their bytes.
+    segments: Vec<(u64, &'d [u8])>,
+}
+
+impl Stored<'_> {
+    /// The eight bytes at this virtual address, as a number.
+    pub(super) fn word(&self, address: u64) -> Option<u64> {
+        self.segments.iter().find_map(|(start, bytes)| {
+            let from = usize::try_from(address.checked_sub(*start)?).ok()?;
+            let bytes = bytes.get(from..)?.first_chunk::<8>()?;
+            Some(self.endian.read_u64(*bytes))
+        })
     }
 }
 

@@ -54,6 +54,9 @@ pub enum NoInternal {
     /// One of the two exports is missing (BoringSSL, OpenSSL before 1.1.1).
     #[error("the library lacks the _ex function")]
     NoExport,
+    /// The functions were found in the code, and have to prove themselves otherwise.
+    #[error("its functions have no names")]
+    Unnamed,
     /// The exports or the unwind table cannot be read.
     #[error("unwind table or code cannot be read")]
     Unreadable,
@@ -209,6 +212,7 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
             let start = self.address_of(function.symbol()).ok_or(NoInternal::NoExport)?;
             flow::wraps(&around, function, start, address, through)
                 .map_err(|why| NoInternal::Unproven(function, why))
+                .map(drop)
         };
         for function in exports {
             wraps(function, None)?;
@@ -218,6 +222,23 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
             place: self.place(address).ok_or(NoInternal::Unreadable)?,
             exports: exports.into_iter().chain(also).collect(),
         })
+    }
+
+    /// Proves that the function at `start` is a wrapper of that at `address` as an export is, in a file without names.
+    /// Tells what [`flow::wraps`] does.
+    pub(super) fn wraps(&self, export: Function, start: u64, address: u64) -> Option<bool> {
+        let name_at = |at| match self.is_function(at) {
+            true => Some(Vec::new()),
+            false => self.name_at(at),
+        };
+        let import_in = |at| self.imports.get(&at).map(|name| name.to_vec());
+        let around = Surroundings {
+            image: self.image,
+            text: self.text.clone(),
+            name_at: &name_at,
+            import_in: &import_in,
+        };
+        flow::wraps(&around, export, start, address, None).ok()
     }
 
     /// Name of the function at an address, or of the import that a PLT entry there jumps to.

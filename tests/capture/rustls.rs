@@ -281,12 +281,44 @@ fn symbols_in_a_debug_file() {
     forty_of_a_client(&test, &copy, &["tls13"]);
 }
 
-/// Captures of a program without symbols say why it is not in the file, and doctor does.
-fn assert_named(test: &Test, features: &str) {
-    let Some(program) = program(test, "rustls-0.23", &["--features", features]) else { return };
+/// A program without symbols is captured as a client, then as a server, with each of these options.
+fn forty_without_symbols(test: &Test, name: &str, more: &[&str], variants: &[&[&str]]) {
+    let Some(program) = program(test, name, more) else { return };
     let (copy, _) = split(test, &program);
-    let (server, port) = listener(test, &copy, &["tls13"]);
-    let why = ["contains rustls 0.23.", "the names of its functions are stripped"];
+    for options in variants {
+        let own = |role: &str| Test::begin(&format!("{}-{role}-{}", test.name, options.join("-")));
+        let Some((client, server)) = own("client").zip(own("server")) else { return };
+        forty_of_a_client(&client, &copy, options);
+        forty_of_a_server(&server, &copy, options);
+    }
+}
+
+#[test]
+fn forty_of_0_23_without_symbols() {
+    let variants: [&[&str]; 4] =
+        [&["tls13", "rekey"], &["tls13", "chacha"], &["tls12"], &["tls12", "chacha"]];
+    forty_without_symbols(&begin!(), "rustls-0.23", &["--features", "ring"], &variants);
+}
+
+#[test]
+fn forty_of_0_23_with_aws_lc_rs_and_without_symbols() {
+    let variants: [&[&str]; 2] = [&["tls13", "rekey"], &["tls12"]];
+    forty_without_symbols(&begin!(), "rustls-0.23", &["--features", "aws-lc-rs"], &variants);
+}
+
+#[test]
+fn forty_of_0_22_without_symbols() {
+    forty_without_symbols(&begin!(), "rustls-0.22", &[], &[&["tls12"], &["tls13"]]);
+}
+
+/// Captures of a program whose functions are not found say why it is not in the file, and doctor does.
+#[test]
+fn stripped_program_of_0_21_is_named() {
+    let test = begin!();
+    let Some(program) = program(&test, "rustls-0.21", &[]) else { return };
+    let (copy, _) = split(&test, &program);
+    let (server, port) = listener(&test, &copy, &["tls13"]);
+    let why = ["contains rustls 0.21.", "the names of its functions are stripped"];
     let told = Doctor::of(server.pid());
     assert_eq!(told.status, 5, "{:#}", told.report);
     let library = told.library(server.pid(), "rustls");
@@ -301,15 +333,4 @@ fn assert_named(test: &Test, features: &str) {
     assert!(said.contains(&copy) && said.contains(why[1]), "{}", finished.stderr);
     let summary = finished.stderr.split("0 connections").nth(1).unwrap();
     assert!(summary.contains(why[0]), "the summary gives no reason:\n{}", finished.stderr);
-}
-
-#[test]
-fn stripped_program_is_named() {
-    assert_named(&begin!(), "ring");
-}
-
-/// It contains AWS-LC's cryptography, and not its TLS.
-#[test]
-fn stripped_program_with_aws_lc_rs_is_named() {
-    assert_named(&begin!(), "aws-lc-rs");
 }

@@ -26,10 +26,12 @@ mod tests;
 
 use object::{ReadRef, elf};
 
+pub(super) use self::raises::arguments;
 use self::raises::{Raiser, Raises, Source};
 use super::function::{Function, Offsets};
 use super::image::{Image, Pointer};
 use super::internal::Site;
+use super::unnamed::NoEntries;
 
 /// Reasons of the SSL library, as its header numbers them; they never change.
 const SHOULD_NOT_HAVE_BEEN_CALLED: u32 = 66;
@@ -52,35 +54,6 @@ const ENDS: u64 = 16;
 const PLACE_MAX: u64 = 256;
 /// Tables that may hold a function; each protocol has one.
 const TABLES_MAX: usize = 16;
-
-/// Why the functions were not found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoEntries {
-    /// Machine code is decoded for x86-64 only.
-    #[error("machine code of this processor is not decoded")]
-    Machine,
-    /// No unwind table, or longer code than is searched.
-    #[error("unwind table or code cannot be read")]
-    Unreadable,
-    /// Far more than any library has.
-    #[error("more code in it uses the names of its source files than is searched")]
-    TooMuch,
-    /// No code uses the name of the library's main source file.
-    #[error("no code in it raises its errors")]
-    NotUsed,
-    /// The names of source files are there, and no code uses them as errors do.
-    #[error("no code in it raises errors of {0}")]
-    NoErrors(&'static str),
-    /// No function does what this one must do.
-    #[error("no function in it does what {0} does")]
-    Missing(&'static str),
-    /// Several do.
-    #[error("{1} functions in it could be {0}")]
-    Ambiguous(&'static str, usize),
-    /// It takes other arguments, or begins where no function begins.
-    #[error("what does in it what {0} does has other arguments")]
-    Arguments(&'static str),
-}
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
