@@ -114,18 +114,19 @@ fn classify_bounded<S: ReadCacheOps>(
     at: &Whereabouts,
     deadline: Deadline,
 ) -> Result<TlsLibrary, NotTls> {
-    let result = classify_image(data, at, deadline).map(|mut library| {
-        library.returns = returns_of(data, deadline, &library);
-        library
-    });
+    let classified = || {
+        let image = Image::parse(data, deadline)?;
+        let library = classify_image(&image, data, at, deadline)?;
+        Ok(TlsLibrary { returns: returns_of(&image, &library), ..library })
+    };
+    let result = classified();
     // What was found in part of a table may not be what the whole tells.
     let in_part = deadline.is_over() || result.is_err() && data.has_refused();
     if in_part { Err(NotTls::TooCostly) } else { result }
 }
 
 /// Where the functions return that are probed.
-fn returns_of<S: ReadCacheOps>(data: &Bounded<S>, deadline: Deadline, library: &TlsLibrary) -> Returns {
-    let Ok(image) = Image::parse(data, deadline) else { return Returns::default() };
+fn returns_of<'d, R: ReadRef<'d>>(image: &Image<'d, R>, library: &TlsLibrary) -> Returns {
     let mut functions: Vec<u64> = library.offsets.places().map(|(_, place)| place.offset).collect();
     functions.extend(library.rustls.iter().flat_map(|rustls| &rustls.places).map(|place| place.entry));
     functions.extend(library.bio.map(|(_, read)| read));
@@ -135,30 +136,34 @@ fn returns_of<S: ReadCacheOps>(data: &Bounded<S>, deadline: Deadline, library: &
         Some((image.address_of(function)?, offset))
     });
     let wanted = Wanted { functions, called: called.collect() };
-    returns::find(&image, &own_tables(&image), &wanted)
+    // Only what was found by the code has its returns looked for there.
+    match library.named_by {
+        NamedBy::Code => returns::find_in(Site::of_code(image), image, &wanted),
+        _ => returns::find(image, &own_tables(image), &wanted),
+    }
 }
 
-fn classify_image<S: ReadCacheOps>(
-    data: &Bounded<S>,
+fn classify_image<'d, S: ReadCacheOps>(
+    image: &Image<'d, &'d Bounded<S>>,
+    data: &'d Bounded<S>,
     at: &Whereabouts,
     deadline: Deadline,
 ) -> Result<TlsLibrary, NotTls> {
-    let image = Image::parse(data, deadline)?;
-    match of_tables(&image, &own_tables(&image), true) {
-        Err(NotTls::NoSymbols) if likely::may_speak_tls(&image) => {}
+    match of_tables(image, &own_tables(image), true) {
+        Err(NotTls::NoSymbols) if likely::may_speak_tls(image) => {}
         result => return result,
     }
     if let Some(library) =
-        debug::embedded(&image).and_then(|inside| of_debug(data, &inside[..], deadline, true))
+        debug::embedded(image).and_then(|inside| of_debug(data, &inside[..], deadline, true))
     {
         return Ok(TlsLibrary { named_by: NamedBy::MiniDebugInfo, ..library });
     }
-    for (path, file) in at.debug_files(&image, deadline) {
+    for (path, file) in at.debug_files(image, deadline) {
         if let Some(library) = of_debug(data, &Bounded::file(&file, deadline), deadline, false) {
             return Ok(TlsLibrary { named_by: NamedBy::DebugFile(path), ..library });
         }
     }
-    of_code(&image)
+    of_code(image)
 }
 
 /// By its code alone, of the libraries whose functions can be found there.

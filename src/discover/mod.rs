@@ -20,6 +20,7 @@ pub mod process;
 pub mod reason;
 pub mod returns;
 pub mod rustls;
+mod starts;
 pub mod stores;
 mod text;
 pub mod unnamed;

@@ -57,7 +57,11 @@ impl<'d> Text<'d> {
 
 /// Addresses that the function from `start` to `end` loads; `None`: its code is not understood, or longer than what is
 /// decoded.
-pub(super) fn loaded<'d, R: ReadRef<'d>>(image: &Image<'d, R>, start: u64, end: u64) -> Option<BTreeSet<u64>> {
+pub(super) fn loaded<'d, R: ReadRef<'d>>(
+    image: &Image<'d, R>,
+    start: u64,
+    end: u64,
+) -> Option<BTreeSet<u64>> {
     let len = end.checked_sub(start).filter(|len| *len <= CODE_MAX)?;
     let mut loaded = BTreeSet::new();
     for instruction in Decoder::with_ip(64, image.code(start, len)?, start, DecoderOptions::NONE) {

@@ -16,13 +16,15 @@
 //! - `BIO_read` and `BIO_write` are what the functions call that raise "BIO not set", with and without "buffer too
 //!   small".
 //!
-//! Exactly one function must fit each, all must begin where the unwind table has functions begin, and each must take
+//! Exactly one function must fit each, all must begin where functions begin (`starts`), and each must take
 //! its arguments as the function does. That is the static half of the proof. The other one is given by the running
 //! program: see `bpf/probation.bpf.h`.
 
 mod raises;
 #[cfg(test)]
 mod tests;
+
+use std::collections::BTreeSet;
 
 use object::{ReadRef, elf};
 
@@ -68,7 +70,7 @@ pub(super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<Entries, 
     if image.machine != elf::EM_X86_64 {
         return Err(NoEntries::Machine);
     }
-    let site = Site::of(image, &[]).ok_or(NoEntries::Unreadable)?;
+    let site = Site::of_code(image).ok_or(NoEntries::Unreadable)?;
     let raises = Raises::of(image, &site)?;
     let pointers = image.pointers();
     let found = Search { image, site: &site, raises: &raises, pointer_at: &|at| pointers.get(&at).copied() };
@@ -215,9 +217,18 @@ impl<'d, R: ReadRef<'d>> Search<'_, 'd, R> {
                 Err(NoEntries::Arguments(name))
             }
         };
-        let read = bio("BIO_read", one("the function that fills its buffer", users().filter(fills))?)?;
-        let empties = one("the function that empties its buffer", users().filter(|f| !fills(f)))?;
-        Ok((bio("BIO_write", empties)?, read))
+        // A compiler may have made several of one, and all must lead to the same.
+        let agreed = |name, what, users: &mut dyn Iterator<Item = &Raiser>| {
+            let found = users.map(|user| bio(name, user)).collect::<Result<BTreeSet<u64>, _>>()?;
+            match (found.first(), found.len()) {
+                (Some(only), 1) => Ok(*only),
+                (None, _) => Err(NoEntries::Missing(what)),
+                (_, many) => Err(NoEntries::Ambiguous(name, many)),
+            }
+        };
+        let read = agreed("BIO_read", "the function that fills its buffer", &mut users().filter(fills))?;
+        let empties = &mut users().filter(|f| !fills(f));
+        Ok((agreed("BIO_write", "the function that empties its buffer", empties)?, read))
     }
 }
 

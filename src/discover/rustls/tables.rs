@@ -11,7 +11,7 @@
 //! - `MessageDecrypter` has one, `decrypt`. In TLS 1.3 its key is as large as that which encrypts. In TLS 1.2 what makes it is
 //!   the method after the one that makes the other, in the table of the algorithm.
 //!
-//! Every method must begin where the unwind table has a function begin. Whether it is what it was taken for, each record shows by
+//! Every method must begin where a function begins (`starts`). Whether it is what it was taken for, each record shows by
 //! its lengths (`bpf/rustls.bpf.h`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -73,9 +73,8 @@ pub(in super::super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result
         return Err(NoEntries::Machine);
     }
     let files = files(image)?;
-    let site = Site::of(image, &[]).ok_or(NoEntries::Unreadable)?;
-    let pointers = image.pointers();
-    let search = Search { image, site: &site, pointers: &pointers, stored: image.stored() };
+    let site = Site::of_code(image).ok_or(NoEntries::Unreadable)?;
+    let search = Search { image, site: &site, pointers: image.pointers(), stored: image.stored() };
     let (sources, versions) = search.sources(&files)?;
     let makers = search.makers(&sources)?;
     let mut places = search.of_tls13(&makers)?;
@@ -169,7 +168,8 @@ impl<'d, R: ReadRef<'d>> Search<'_, 'd, R> {
         let (mut sources, mut versions) = (HashMap::new(), BTreeSet::new());
         for (at, to) in self.pointers {
             let Pointer::Address(path) = to else { continue };
-            let Some((end, (is_tls13, provider))) = path.checked_add(1).and_then(|from| ends.range(from..).next())
+            let Some((end, (is_tls13, provider))) =
+                path.checked_add(1).and_then(|from| ends.range(from..).next())
             else {
                 continue;
             };
@@ -396,8 +396,8 @@ fn added(code: &[u8], start: u64) -> Option<u64> {
             Code::Endbr64 => {}
             // A frame pointer.
             Code::Push_r64 | Code::Pop_r64 if i.op0_register() == RBP => {}
-            Code::Mov_r64_rm64 | Code::Mov_rm64_r64
-                if i.op0_register() == RBP && i.op1_register() == RSP => {}
+            Code::Mov_r64_rm64 | Code::Mov_rm64_r64 if i.op0_register() == RBP && i.op1_register() == RSP => {
+            }
             Code::Mov_r64_rm64 | Code::Mov_rm64_r64 if !is_memory(&i) => {
                 let value = *sums.of(i.op1_register())?;
                 *sums.of(i.op0_register())? = value;

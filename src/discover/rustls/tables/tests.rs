@@ -17,7 +17,7 @@ fn place(label: &str, path: &str) -> String {
 
 fn function(label: &str, body: &str) -> String {
     format!(
-        ".text\n.p2align 4\n.type {label}, @function\n{label}:\n.cfi_startproc\n{body}\nret\n.cfi_endproc\n\
+        ".text\n.type {label}, @function\n{label}:\n.cfi_startproc\n{body}\nret\n.cfi_endproc\n\
          .size {label}, . - {label}\n"
     )
 }
@@ -54,6 +54,7 @@ fn provider(path: &str) -> String {
         maker("encrypts_12", "at_12", "encrypter_12"),
         maker("decrypts_12", "at_12", "decrypter_12"),
         table("algorithm", 0, "encrypts_12, decrypts_12, adds_17"),
+        table("algorithm_13", 8, "encrypts_13, decrypts_13, expands"),
         // Another trait's, in the same file.
         table("expander", 96, "encrypt_13, decrypt_13, encrypt_12"),
         maker("expands", "at_13", "expander"),
@@ -130,12 +131,25 @@ fn what_is_not_certain_is_not_taken() {
     let lost = Err(NoEntries::Missing(DECRYPT));
     assert_eq!(with("lea decrypter_13(%rip)", "lea error(%rip)"), lost);
     assert_eq!(with("decrypter_13: .quad 0, 560", "decrypter_13: .quad 0, 576"), lost);
-    assert_eq!(with(".quad 0, 0, 16, encrypts_12, decrypts_12", ".quad 0, 0, 16, decrypts_12, encrypts_12"), lost);
+    assert_eq!(
+        with(".quad 0, 0, 16, encrypts_12, decrypts_12", ".quad 0, 0, 16, decrypts_12, encrypts_12"),
+        lost
+    );
     let two = maker("also", "at_13", "second") + &table("second", 560, "encrypts_13");
     assert!(matches!(found(&(good.clone() + &two)), Err(NoEntries::Ambiguous(DECRYPT, _))));
     // A method in the middle of a function.
     assert!(with("16, decrypt_13\n", "16, decrypt_13 + 1\n").is_err());
     assert!(with("16, encrypt_12, adds_24", "16, encrypt_12 + 2, adds_24").is_err());
+}
+
+/// Functions are found by the code itself, and what is no instruction's beginning is none.
+#[test]
+fn without_an_unwind_table_methods_are_found_as_well() {
+    let without = |assembly: &str| found(&assembly.replace(".cfi_startproc", "").replace(".cfi_endproc", ""));
+    let good = provider(PATH);
+    assert_eq!(without(&good), Ok(expected(false)));
+    let middle = good.replace("16, encrypt_12, adds_24", "16, encrypt_12 + 1, adds_24");
+    assert_eq!(without(&middle), Err(NoEntries::Missing(ENCRYPT)));
 }
 
 #[test]
