@@ -6,8 +6,8 @@ pub enum NoEntries {
     /// Machine code is decoded for x86-64 only.
     #[error("machine code of this processor is not decoded")]
     Machine,
-    /// No unwind table, or longer code than is searched.
-    #[error("unwind table or code cannot be read")]
+    /// Its code or constants are missing, or longer than what is searched.
+    #[error("its code cannot be read, or is longer than what is searched")]
     Unreadable,
     /// Far more than any library has.
     #[error("more code in it uses the names of its source files than is searched")]
@@ -34,6 +34,6 @@ pub enum NoEntries {
     #[error("no panic in it tells that it is in a file in which rustls makes keys of ring or aws-lc-rs")]
     NoPlaces,
     /// One function is not what it should be next to another.
-    #[error("what looks like {0} in it is not a wrapper of what looks like {1}")]
+    #[error("what looks like {0} in it does not call what looks like {1}, or has other arguments")]
     NoWrapper(&'static str, &'static str),
 }

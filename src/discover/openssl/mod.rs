@@ -5,7 +5,7 @@
 //! one of those (`flow`): `SSL_read` and `SSL_read_ex` do nothing but call `ssl_read_internal`, `BIO_read` nothing but call
 //! `bio_read_intern`.
 //!
-//! All must begin where the unwind table has functions begin. That is the static half of the proof. The other one is given by
+//! All must begin where functions begin (`starts`). That is the static half of the proof. The other one is given by
 //! the running program, as for BoringSSL: see `bpf/probation.bpf.h`.
 
 #[cfg(test)]
@@ -68,7 +68,7 @@ pub(super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<Entries, 
     if image.machine != elf::EM_X86_64 {
         return Err(NoEntries::Machine);
     }
-    let site = Site::of(image, &[]).ok_or(NoEntries::Unreadable)?;
+    let site = Site::of_code(image).ok_or(NoEntries::Unreadable)?;
     let text = Text::of(image, &site).ok_or(NoEntries::Unreadable)?;
     let users = users(image, &site, &text)?;
     let found = Search::new(image, &site, &text, users)?;
@@ -166,7 +166,15 @@ impl<'a, 'd, R: ReadRef<'d>> Search<'a, 'd, R> {
             functions.extend(peek.map(|at| (Function::Peek, at)));
         }
         // From 3.3 on, flags come before the place for the count.
-        let has_flags = self.site.wraps(Function::Write, functions[1].1, write_internal) == Some(true);
+        let taken = self.arguments(write_internal).ok_or(NoEntries::Arguments(WRITE_INTERNAL))?;
+        let has_flags = taken[4];
+        if self
+            .site
+            .wraps(Function::Write, functions[1].1, write_internal)
+            .is_some_and(|has| has != has_flags)
+        {
+            return Err(NoEntries::Arguments(WRITE_INTERNAL));
+        }
         let others = [
             (Function::ReadEx, read_internal, false),
             (Function::WriteEx, write_internal, has_flags),
@@ -213,7 +221,8 @@ impl<'a, 'd, R: ReadRef<'d>> Search<'a, 'd, R> {
         is_called.then_some(only).ok_or(NoEntries::Arguments(name))
     }
 
-    /// The function that uses this text and wraps another, as `like` does.
+    /// The function that uses this text and wraps another, as `like` does. From 4.0 on they do more than that, and it must
+    /// do for the static half of the proof that one of these arguments calls the other.
     fn wrapper(
         &self,
         name: &'static str,
@@ -223,20 +232,32 @@ impl<'a, 'd, R: ReadRef<'d>> Search<'a, 'd, R> {
     ) -> Result<u64, NoEntries> {
         let users = self.users(name)?;
         let wraps = |user: &&u64| self.site.wraps(like, **user, internal).is_some();
+        let calls = |user: &&u64| {
+            let is_caller = self.callers.get(&internal).is_some_and(|callers| callers.contains(user));
+            is_caller && self.takes_three(**user)
+        };
         let proven: BTreeSet<u64> = users.iter().filter(wraps).copied().collect();
-        if proven.is_empty() { Err(NoEntries::NoWrapper(name, inner)) } else { one(name, &proven) }
+        let found = match proven.is_empty() {
+            true => users.iter().filter(calls).copied().collect(),
+            false => proven,
+        };
+        if found.is_empty() { Err(NoEntries::NoWrapper(name, inner)) } else { one(name, &found) }
     }
 
     /// What takes an address and a length, and wraps the function that uses this text or has it in itself.
     fn bio(&self, name: &'static str, like: Function, inner: &'static str) -> Result<u64, NoEntries> {
-        const THREE: [bool; 6] = [true, true, true, false, false, false];
         let users = self.users(inner)?;
         let found = match users.first() {
             Some(only) if users.len() == 1 => self.wrappers(like, *only, false).collect(),
             // Its `_ex` form takes a fourth argument.
-            _ => users.iter().copied().filter(|user| self.arguments(*user) == Some(THREE)).collect(),
+            _ => users.iter().copied().filter(|user| self.takes_three(*user)).collect(),
         };
         one(name, &found)
+    }
+
+    /// Whether a function takes a length as its third argument, and nothing after it.
+    fn takes_three(&self, start: u64) -> bool {
+        self.arguments(start).is_some_and(|taken| taken[2..] == [true, false, false, false])
     }
 
     fn arguments(&self, start: u64) -> Option<[bool; 6]> {
