@@ -6,6 +6,7 @@ use object::{Object, ObjectSection, ObjectSymbol};
 
 use crate::doctor::Told as Doctor;
 use crate::support::each::assert_each_on_its_socket;
+use crate::support::nginx::Nginx;
 use crate::support::programs::{Told, built_by_cargo, transcript};
 use crate::support::view::Packet;
 use crate::support::{Finished, Process, Test, assert_same_bytes, begin, copy_program, gate, run};
@@ -309,6 +310,36 @@ fn forty_of_0_23_with_aws_lc_rs_and_without_symbols() {
 #[test]
 fn forty_of_0_22_without_symbols() {
     forty_without_symbols(&begin!(), "rustls-0.22", &[], &[&["tls12"], &["tls13"]]);
+}
+
+/// A program as it is released, without symbols.
+#[test]
+fn uv_asks_nginx() {
+    let test = begin!();
+    let Some(uv) = gate::cached_tool("uv") else {
+        return gate::skipped(&test.name, "uv is not there: run tests/oracles", "T2P_REQUIRE_ORACLES");
+    };
+    let nginx = Nginx::start(&test);
+    let host = format!("localhost:{}", nginx.site.address.port());
+    let packages = ["one", "two", "three"];
+    let own = [uv.to_str().unwrap(), "pip", "install", "--no-cache", "--no-config", "--system"];
+    let more = ["--target", &test.folder("target"), "--allow-insecure-host", &host];
+    let index = ["--index-url", &format!("https://{host}/simple")];
+    // What nginx says is no index, so uv fails.
+    let finished = test.capture().args(&["-v"]).run(&[&own[..], &more, &index, &packages].concat());
+    assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("(rustls 0.23.36), by its code"), "{}", finished.stderr);
+    let logged = nginx.site.logged(1);
+    for (view, tshark) in finished.views_but(Packet::is_reset) {
+        assert!(!view.connections.is_empty(), "tshark {}", tshark.version);
+        for asked in &logged {
+            let connection = view.of(asked.client, asked.server);
+            assert!(connection.requests.iter().any(|(_, path)| *path == asked.uri), "{}", asked.uri);
+            let answer = format!("you asked for {}", asked.uri);
+            assert!(String::from_utf8_lossy(&connection.sent_by_server).contains(&answer), "{answer}");
+            assert_eq!(connection.comment.get("tuple"), "ciphertext");
+        }
+    }
 }
 
 /// Captures of a program whose functions are not found say why it is not in the file, and doctor does.
