@@ -85,6 +85,7 @@ pub(super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<Entries, 
     Ok(Entries { offsets, bio: (offset(bios.0)?, offset(bios.1)?) })
 }
 
+type Functions = Vec<(Function, u64)>;
 /// Functions by the texts that they use.
 type Users = BTreeMap<&'static str, BTreeSet<u64>>;
 
@@ -151,7 +152,7 @@ impl<'a, 'd, R: ReadRef<'d>> Search<'a, 'd, R> {
     }
 
     /// The functions that are probed, and `BIO_write` and `BIO_read`.
-    fn all(&self) -> Result<(Vec<(Function, u64)>, (u64, u64)), NoEntries> {
+    fn all(&self) -> Result<(Functions, (u64, u64)), NoEntries> {
         let read_internal = self.only(READ_INTERNAL)?;
         let write_internal = self.only(WRITE_INTERNAL)?;
         let mut functions = vec![

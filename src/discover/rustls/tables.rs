@@ -433,7 +433,7 @@ fn finish(
         return Err(NoEntries::Missing(ENCRYPT));
     }
     let mut places: Vec<RustlsPlace> = found.into_iter().map(|(_, place)| place).collect();
-    places.sort_by(|a, b| (a.function, a.entry).cmp(&(b.function, b.entry)));
+    places.sort_by_key(|place| (place.function, place.entry));
     places.dedup_by_key(|place| (place.function, place.entry));
     let mut entries: Vec<u64> = places.iter().map(|place| place.entry).collect();
     entries.sort_unstable();
