@@ -217,9 +217,12 @@ static __noinline int finish(struct process *process, struct call *call, u64 ret
 	check_unseen_read(handle, call);
 	/* Not earlier: the verifier would walk everything that follows once for each case. */
 	len = call->len = moved(handle, call, returned);
-	if (call->site == T2P_SITE_READ || call->site == T2P_SITE_WRITE)
+	/* The evidence on all that read is one, and on all that write: they are proven to wrap the same function. */
+	if (is_read(call->function) || is_write(call->function))
 		len = call->len = on_probation(process->generation, call->handle,
-					       cookie_of(call->library, call->site), call->num, len);
+					       cookie_of(call->library, is_write(call->function) ? T2P_SITE_WRITE :
+												   T2P_SITE_READ),
+					       call->num, len);
 	if (call->site > T2P_SITE_BIO_READ && is_quiet(handle, call, returned))
 		call->flags |= CALL_QUIET;
 	if (handle->flags & HANDLE_PLAIN)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use object::{ReadCacheOps, ReadRef, elf};
 
-use super::boring::{self, NoEntries};
+use super::boring;
 use super::bounded::{Bounded, Deadline};
 use super::code::Place;
 use super::debug;
@@ -14,12 +14,14 @@ use super::function::{Family, Function, Offsets};
 use super::go::{self, Go};
 use super::image::{Image, Symbols};
 use super::internal::{self, Internal, NoInternal, Site};
-use super::likely::{self, Likely};
+use super::likely::{self, Likely, Stack};
 use super::maps::Whereabouts;
 use super::nss::{self, NoMethods};
+use super::openssl;
 use super::reason::NotTls;
 use super::returns::{self, Returns, Wanted};
 use super::rustls::{self, Rustls};
+use super::unnamed::NoEntries;
 use super::version;
 
 /// A file that defines a TLS library's functions: a shared library, or a program that contains it.
@@ -112,18 +114,19 @@ fn classify_bounded<S: ReadCacheOps>(
     at: &Whereabouts,
     deadline: Deadline,
 ) -> Result<TlsLibrary, NotTls> {
-    let result = classify_image(data, at, deadline).map(|mut library| {
-        library.returns = returns_of(data, deadline, &library);
-        library
-    });
+    let classified = || {
+        let image = Image::parse(data, deadline)?;
+        let library = classify_image(&image, data, at, deadline)?;
+        Ok(TlsLibrary { returns: returns_of(&image, &library), ..library })
+    };
+    let result = classified();
     // What was found in part of a table may not be what the whole tells.
     let in_part = deadline.is_over() || result.is_err() && data.has_refused();
     if in_part { Err(NotTls::TooCostly) } else { result }
 }
 
 /// Where the functions return that are probed.
-fn returns_of<S: ReadCacheOps>(data: &Bounded<S>, deadline: Deadline, library: &TlsLibrary) -> Returns {
-    let Ok(image) = Image::parse(data, deadline) else { return Returns::default() };
+fn returns_of<'d, R: ReadRef<'d>>(image: &Image<'d, R>, library: &TlsLibrary) -> Returns {
     let mut functions: Vec<u64> = library.offsets.places().map(|(_, place)| place.offset).collect();
     functions.extend(library.rustls.iter().flat_map(|rustls| &rustls.places).map(|place| place.entry));
     functions.extend(library.bio.map(|(_, read)| read));
@@ -133,52 +136,112 @@ fn returns_of<S: ReadCacheOps>(data: &Bounded<S>, deadline: Deadline, library: &
         Some((image.address_of(function)?, offset))
     });
     let wanted = Wanted { functions, called: called.collect() };
-    returns::find(&image, &own_tables(&image), &wanted)
+    // Only what was found by the code has its returns looked for there.
+    match library.named_by {
+        NamedBy::Code => returns::find_in(Site::of_code(image), image, &wanted),
+        _ => returns::find(image, &own_tables(image), &wanted),
+    }
 }
 
-fn classify_image<S: ReadCacheOps>(
-    data: &Bounded<S>,
+fn classify_image<'d, S: ReadCacheOps>(
+    image: &Image<'d, &'d Bounded<S>>,
+    data: &'d Bounded<S>,
     at: &Whereabouts,
     deadline: Deadline,
 ) -> Result<TlsLibrary, NotTls> {
-    let image = Image::parse(data, deadline)?;
-    match of_tables(&image, &own_tables(&image), true) {
-        Err(NotTls::NoSymbols) if likely::may_speak_tls(&image) => {}
+    match of_tables(image, &own_tables(image), true) {
+        Err(NotTls::NoSymbols) if likely::may_speak_tls(image) => {}
         result => return result,
     }
     if let Some(library) =
-        debug::embedded(&image).and_then(|inside| of_debug(data, &inside[..], deadline, true))
+        debug::embedded(image).and_then(|inside| of_debug(data, &inside[..], deadline, true))
     {
         return Ok(TlsLibrary { named_by: NamedBy::MiniDebugInfo, ..library });
     }
-    for (path, file) in at.debug_files(&image, deadline) {
+    for (path, file) in at.debug_files(image, deadline) {
         if let Some(library) = of_debug(data, &Bounded::file(&file, deadline), deadline, false) {
             return Ok(TlsLibrary { named_by: NamedBy::DebugFile(path), ..library });
         }
     }
-    of_code(&image)
+    of_code(image)
 }
 
 /// By its code alone, of the libraries whose functions can be found there.
 fn of_code<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<TlsLibrary, NotTls> {
-    let stack = likely::boring(image).ok_or(NotTls::NoSymbols)?;
-    match boring::find(image) {
-        Ok(found) => Ok(TlsLibrary {
+    let (rustls, no_rustls) = rustls_of_code(image);
+    let found = match (c_of_code(image), &rustls) {
+        (Some(Ok(found)), _) => found,
+        (Some(Err(why)), None) => return Err(why),
+        (None, None) => {
+            let is_code = |why: &NotTls| !matches!(why, NotTls::Likely(likely) if likely.unfound == Some(NoEntries::NoPlaces));
+            // Else there are texts alone.
+            return Err(no_rustls.filter(is_code).unwrap_or(NotTls::NoSymbols));
+        }
+        (why, Some(rustls)) => {
+            return Ok(TlsLibrary {
+                family: None,
+                offsets: Offsets::default(),
+                internal: Internal::none(NoInternal::Unnamed),
+                bio: None,
+                returns: Returns::default(),
+                go: None,
+                version: Some(rustls.to_string()),
+                make: None,
+                also: why.and_then(Result::err).or(no_rustls),
+                named_by: NamedBy::Code,
+                rustls: Some(rustls.clone()),
+            });
+        }
+    };
+    Ok(TlsLibrary { rustls, also: no_rustls, ..found })
+}
+
+/// OpenSSL and its like. `None`: there is none, as far as texts tell.
+fn c_of_code<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Result<TlsLibrary, NotTls>> {
+    let likely = likely::of_openssl(image)?;
+    let found = match likely.stack {
+        Stack::BoringSsl | Stack::AwsLc => boring::find(image).map(|found| (found.offsets, found.bio)),
+        Stack::OpenSsl => openssl::find(image).map(|found| (found.offsets, found.bio)),
+        _ => return None,
+    };
+    match found {
+        Ok((offsets, bio)) => Some(Ok(TlsLibrary {
             family: Some(Family::OpenSsl),
-            offsets: found.offsets,
-            internal: Internal::none(NoInternal::NoExport),
-            bio: Some(found.bio),
+            offsets,
+            internal: Internal::none(NoInternal::Unnamed),
+            bio: Some(bio),
             returns: Returns::default(),
             go: None,
             rustls: None,
-            version: None,
-            make: Some(stack.as_str()),
-            also: likely::rustls(image).map(NotTls::Likely),
+            version: version_of(image, Family::OpenSsl).filter(|_| likely.stack == Stack::OpenSsl),
+            make: Some(likely.stack.as_str()),
+            also: None,
             named_by: NamedBy::Code,
-        }),
+        })),
         // Texts alone.
-        Err(NoEntries::NotUsed) => Err(NotTls::NoSymbols),
-        Err(why) => Err(NotTls::Likely(Likely { stack, version: None, unfound: Some(why) })),
+        Err(NoEntries::NotUsed) => None,
+        Err(why) => Some(Err(NotTls::Likely(Likely { unfound: Some(why), ..likely }))),
+    }
+}
+
+/// rustls, and what cannot be probed of it.
+fn rustls_of_code<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> (Option<Rustls>, Option<NotTls>) {
+    let likely = likely::rustls(image);
+    let found = match (&likely, rustls::find_unnamed(image)) {
+        (None, Err(NoEntries::NoPlaces)) => return (None, None),
+        (_, found) => found,
+    };
+    // Folders do not always tell the version.
+    let likely = likely.unwrap_or(Likely { stack: Stack::Rustls, version: None, unfound: None });
+    match found {
+        Ok(found) => {
+            let is_other = |version: &String| !found.versions.contains(version);
+            let other = likely::rustls_versions(image).into_iter().find(is_other);
+            let unfound = Some(NoEntries::Version);
+            let also = other.map(|version| Likely { version: Some(version), unfound, ..likely });
+            (Some(found.rustls), also.map(NotTls::Likely))
+        }
+        Err(why) => (None, Some(NotTls::Likely(Likely { unfound: Some(why), ..likely }))),
     }
 }
 
@@ -298,7 +361,7 @@ pub(super) fn of_tables<'d, R: ReadRef<'d>>(
         let (rustls, also) = match rustls {
             Some(Ok(rustls)) => (Some(rustls), None),
             Some(Err(why)) => (None, Some(NotTls::Rustls(why))),
-            None => (None, likely::rustls(image).map(NotTls::Likely)),
+            None => rustls_of_code(image),
         };
         let family = Some(family);
         let returns = Returns::default();

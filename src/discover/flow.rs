@@ -51,7 +51,8 @@ pub enum Unproven {
 pub(super) struct Surroundings<'a, 'd, R: ReadRef<'d>> {
     pub(super) image: &'a Image<'d, R>,
     pub(super) text: std::ops::Range<u64>,
-    /// Name of the function at an address of the file, or of the import behind a PLT entry there.
+    /// Name of the function at an address of the file, or of the import behind a PLT entry there; empty if the function
+    /// has none.
     pub(super) name_at: &'a dyn Fn(u64) -> Option<Vec<u8>>,
     /// Name of the import whose address the loader puts into this place.
     pub(super) import_in: &'a dyn Fn(u64) -> Option<Vec<u8>>,
@@ -199,22 +200,23 @@ enum Next {
     End,
 }
 
-/// Whether the export at `start` is a wrapper of the function at `internal`, or jumps to the
-/// export of the name `through`, which is one.
+/// Proves that the export at `start` is a wrapper of the function at `internal`, or jumps to the
+/// export of the name `through`, which is one. Tells whether the internal function gets flags before the place for the count.
 pub(super) fn wraps<'d, R: ReadRef<'d>>(
     around: &Surroundings<'_, 'd, R>,
     export: Function,
     start: u64,
     internal: u64,
     through: Option<Function>,
-) -> Result<(), Unproven> {
-    let mut walk = Walk { around, export, internal, through, info: InstructionInfoFactory::new() };
+) -> Result<bool, Unproven> {
+    let mut walk =
+        Walk { around, export, internal, through, has_flags: false, info: InstructionInfoFactory::new() };
     // By address, and whether the internal function was called.
     let mut known: HashMap<(u64, bool), State> = HashMap::new();
     let mut todo = vec![(start, false)];
     known.insert((start, false), State::at_entry());
     for _ in 0..STEPS_MAX {
-        let Some((at, inner)) = todo.pop() else { return Ok(()) };
+        let Some((at, inner)) = todo.pop() else { return Ok(walk.has_flags) };
         let mut state = known[&(at, inner)].clone();
         let instruction = walk.decode(at)?;
         let (targets, inner) = match walk.step(&instruction, &mut state, inner)? {
@@ -244,6 +246,7 @@ struct Walk<'a, 'd, R: ReadRef<'d>> {
     export: Function,
     internal: u64,
     through: Option<Function>,
+    has_flags: bool,
     info: InstructionInfoFactory,
 }
 
@@ -318,10 +321,16 @@ impl<'d, R: ReadRef<'d>> Walk<'_, 'd, R> {
                 Ok(Next::Internal(next))
             }
             FlowControl::Call | FlowControl::IndirectCall => {
-                let name = self.target_name(instruction).ok_or(Unproven::OtherCall)?;
-                if name == b"__stack_chk_fail" || name == b"abort" {
+                let name = self.target_name(instruction);
+                // What is called for a dead canary does not return, and may have no name.
+                let is_end = match name.as_deref() {
+                    None | Some(b"") => state.flags == Flags::Canary,
+                    Some(name) => name == b"__stack_chk_fail" || name == b"abort",
+                };
+                if is_end {
                     return Ok(Next::End);
                 }
+                name.ok_or(Unproven::OtherCall)?;
                 if inner {
                     return Err(Unproven::OtherCall);
                 }
@@ -347,7 +356,7 @@ impl<'d, R: ReadRef<'d>> Walk<'_, 'd, R> {
         if own { Ok(Next::End) } else { Err(Unproven::Arguments) }
     }
 
-    fn call_internal(&self, state: &mut State, inner: bool) -> Result<(), Unproven> {
+    fn call_internal(&mut self, state: &mut State, inner: bool) -> Result<(), Unproven> {
         if inner {
             return Err(Unproven::OtherCall);
         }
@@ -365,6 +374,7 @@ impl<'d, R: ReadRef<'d>> Walk<'_, 'd, R> {
             (Function::WriteEx2, Value::Argument(3)) if fifth == Value::Argument(4) => None,
             _ => return Err(Unproven::Arguments),
         };
+        self.has_flags |= is_flags || self.export == Function::WriteEx2;
         if state.get(Register::RDI) != Value::Argument(0) || state.get(Register::RSI) != Value::Argument(1) {
             return Err(Unproven::Arguments);
         }

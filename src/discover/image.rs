@@ -3,13 +3,16 @@
 //! The file is read, not mapped: a file that is cut while it is mapped would end this process
 //! with SIGBUS, and these files belong to others.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use object::elf::{self, FileHeader64, ProgramHeader64, Rela64, SectionHeader64, Sym64};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
-use object::{Endianness, ReadRef, SectionIndex};
+use object::{Endian, Endianness, ReadRef, SectionIndex};
 
 use super::bounded::Deadline;
+use super::starts::Starts;
 
 /// Most places of [`Image::pointers`]; Chrome has about a million.
 const POINTERS_MAX: usize = 7 << 18;
@@ -42,6 +45,8 @@ pub(super) struct Image<'d, R: ReadRef<'d>> {
     pub(super) machine: elf::Machine,
     segments: &'d [ProgramHeader64<Endianness>],
     sections: SectionTable<'d, FileHeader64<Endianness>, R>,
+    pointers: OnceCell<HashMap<u64, Pointer<'d>>>,
+    starts: OnceCell<Option<Rc<Starts>>>,
 }
 
 impl<'d, R: ReadRef<'d>> Image<'d, R> {
@@ -64,7 +69,8 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             let machine = header.e_machine(endian);
             let segments = header.program_headers(endian, data)?;
             let sections = header.sections(endian, data)?;
-            Ok(Some(Image { data, deadline, endian, machine, segments, sections }))
+            let (pointers, starts) = (OnceCell::new(), OnceCell::new());
+            Ok(Some(Image { data, deadline, endian, machine, segments, sections, pointers, starts }))
         };
         let image = outline().ok().flatten().ok_or(NotImage::Damaged)?;
         let native = match std::env::consts::ARCH {
@@ -76,6 +82,16 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             _ => elf::EM_NONE,
         };
         if image.machine != native { Err(NotImage::OtherMachine) } else { Ok(image) }
+    }
+
+    /// Whether its time is over.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.is_over()
+    }
+
+    /// Where functions begin, by the unwind table or the code. That is found out once.
+    pub(super) fn starts(&self) -> Option<Rc<Starts>> {
+        self.starts.get_or_init(|| Starts::of_code(self).map(Rc::new)).clone()
     }
 
     /// File offset of the code at this virtual address.
@@ -198,8 +214,12 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         imports
     }
 
-    /// Places that the loader fills with an address, and what is put there; none if they are too many.
-    pub(super) fn pointers(&self) -> HashMap<u64, Pointer<'d>> {
+    /// Places that the loader fills with an address, and what is put there; none if they are too many. They are read once.
+    pub(super) fn pointers(&self) -> &HashMap<u64, Pointer<'d>> {
+        self.pointers.get_or_init(|| self.relocated())
+    }
+
+    fn relocated(&self) -> HashMap<u64, Pointer<'d>> {
         let mut pointers = HashMap::new();
         let symbols = self.symbols(elf::SHT_DYNSYM);
         for header in self.sections.iter().filter(|s| s.sh_type(self.endian) == elf::SHT_RELA) {
@@ -221,7 +241,31 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
                 }
             }
         }
+        let stored = self.stored();
+        for header in self.sections.iter() {
+            let places = header.relr(self.endian, self.data).ok().flatten();
+            for at in places.into_iter().flatten().take(POINTERS_MAX + 1) {
+                if let Some(address) = stored.word(at) {
+                    pointers.insert(at, Pointer::Address(address));
+                }
+            }
+            if pointers.len() > POINTERS_MAX {
+                return HashMap::new();
+            }
+        }
         pointers
+    }
+
+    /// What stands in the file of the memory that the loader may write to.
+    pub(super) fn stored(&self) -> Stored<'d> {
+        let writable = |s: &&ProgramHeader64<Endianness>| {
+            s.p_type(self.endian) == elf::PT_LOAD && s.p_flags(self.endian).0 & elf::PF_W.0 != 0
+        };
+        let segments = self.segments.iter().filter(writable).filter_map(|segment| {
+            let (offset, len) = (segment.p_offset(self.endian), segment.p_filesz(self.endian));
+            Some((segment.p_vaddr(self.endian), self.data.read_bytes_at(offset, len).ok()?))
+        });
+        Stored { endian: self.endian, segments: segments.collect() }
     }
 
     /// The symbol table of this kind.
@@ -231,6 +275,24 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         let link = SectionIndex(usize::try_from(header.sh_link(self.endian)).ok()?);
         let strings = self.contents(self.sections.section(link).ok()?)?;
         Some(Symbols { kind, endian: self.endian, table, strings, deadline: self.deadline })
+    }
+}
+
+/// Memory as it stands in the file.
+pub(super) struct Stored<'d> {
+    endian: Endianness,
+    /// Where they are loaded, and their bytes.
+    segments: Vec<(u64, &'d [u8])>,
+}
+
+impl Stored<'_> {
+    /// The eight bytes at this virtual address, as a number.
+    pub(super) fn word(&self, address: u64) -> Option<u64> {
+        self.segments.iter().find_map(|(start, bytes)| {
+            let from = usize::try_from(address.checked_sub(*start)?).ok()?;
+            let bytes = bytes.get(from..)?.first_chunk::<8>()?;
+            Some(self.endian.read_u64(*bytes))
+        })
     }
 }
 

@@ -8,8 +8,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
+use std::rc::Rc;
 
-use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindSection};
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Register};
 use object::{ReadRef, elf};
 
@@ -17,9 +17,7 @@ use super::code::{self, CODE_MAX, Place};
 use super::flow::{self, Surroundings, Unproven};
 use super::function::{Function, Offsets};
 use super::image::{Image, Symbols};
-
-/// Most functions of one file; Chrome has about a million.
-const FUNCTIONS_MAX: usize = 1 << 23;
+use super::starts::Starts;
 
 /// The functions behind the exports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +52,9 @@ pub enum NoInternal {
     /// One of the two exports is missing (BoringSSL, OpenSSL before 1.1.1).
     #[error("the library lacks the _ex function")]
     NoExport,
+    /// The functions were found in the code, and have to prove themselves otherwise.
+    #[error("its functions have no names")]
+    Unnamed,
     /// The exports or the unwind table cannot be read.
     #[error("unwind table or code cannot be read")]
     Unreadable,
@@ -99,7 +100,7 @@ pub(super) fn find<'d, R: ReadRef<'d>>(
 pub(super) struct Site<'a, 'd, R: ReadRef<'d>> {
     image: &'a Image<'d, R>,
     tables: &'a [Symbols<'d>],
-    unwind: Unwind,
+    starts: Rc<Starts>,
     text: Range<u64>,
     /// Places that the loader fills, and with what.
     imports: HashMap<u64, &'d [u8]>,
@@ -113,18 +114,25 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
         if image.machine != elf::EM_X86_64 {
             return None;
         }
-        Some(Site {
-            image,
-            tables,
-            unwind: Unwind::parse(image)?,
-            text: image.section_range(b".text")?,
-            imports: image.imports(),
-        })
+        Site::with(image, tables, Rc::new(Starts::of_unwind_table(image)?))
+    }
+
+    /// Of a file without names, where functions may be found by the code instead of the unwind table.
+    pub(super) fn of_code(image: &'a Image<'d, R>) -> Option<Self> {
+        if image.machine != elf::EM_X86_64 {
+            return None;
+        }
+        Site::with(image, &[], image.starts()?)
+    }
+
+    fn with(image: &'a Image<'d, R>, tables: &'a [Symbols<'d>], starts: Rc<Starts>) -> Option<Self> {
+        let text = image.section_range(b".text")?;
+        Some(Site { image, tables, starts, text, imports: image.imports() })
     }
 
     /// Where to probe the function at this address.
     fn place(&self, address: u64) -> Option<Place> {
-        let end = self.unwind.end_of(address)?;
+        let end = self.starts.end_of(address)?;
         code::place(self.image, address..end, self.image.file_offset(address)?)
     }
 
@@ -141,7 +149,7 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
         use Register::{RDI, RDX, RSI, RSP};
         let range = || {
             let start = self.address_of(from.symbol())?;
-            let len = self.unwind.end_of(start)?.checked_sub(start).filter(|len| *len <= CODE_MAX)?;
+            let len = self.starts.end_of(start)?.checked_sub(start).filter(|len| *len <= CODE_MAX)?;
             Some((start, self.image.code(start, len)?))
         };
         let Some((start, code)) = range() else { return false };
@@ -174,14 +182,17 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
 
     /// Where functions begin and end.
     pub(super) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.unwind.0.iter().copied()
+        self.starts.ranges().iter().copied()
     }
 
     /// Where the function begins and ends that has an address.
     pub(super) fn range_with(&self, address: u64) -> Option<(u64, u64)> {
-        let after = self.unwind.0.partition_point(|(start, _)| *start <= address);
-        let found = self.unwind.0.get(after.checked_sub(1)?).copied();
-        found.filter(|(_, end)| address < *end)
+        self.starts.range_with(address)
+    }
+
+    /// Whether nothing speaks against an instruction beginning at an address, in code that is followed from a function.
+    pub(super) fn may_begin_instruction(&self, address: u64) -> bool {
+        self.starts.may_begin_instruction(address)
     }
 
     /// Name of the import whose address the loader puts at a place.
@@ -209,6 +220,7 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
             let start = self.address_of(function.symbol()).ok_or(NoInternal::NoExport)?;
             flow::wraps(&around, function, start, address, through)
                 .map_err(|why| NoInternal::Unproven(function, why))
+                .map(drop)
         };
         for function in exports {
             wraps(function, None)?;
@@ -218,6 +230,23 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
             place: self.place(address).ok_or(NoInternal::Unreadable)?,
             exports: exports.into_iter().chain(also).collect(),
         })
+    }
+
+    /// Proves that the function at `start` is a wrapper of that at `address` as an export is, in a file without names.
+    /// Tells what [`flow::wraps`] does.
+    pub(super) fn wraps(&self, export: Function, start: u64, address: u64) -> Option<bool> {
+        let name_at = |at| match self.is_function(at) {
+            true => Some(Vec::new()),
+            false => self.name_at(at),
+        };
+        let import_in = |at| self.imports.get(&at).map(|name| name.to_vec());
+        let around = Surroundings {
+            image: self.image,
+            text: self.text.clone(),
+            name_at: &name_at,
+            import_in: &import_in,
+        };
+        flow::wraps(&around, export, start, address, None).ok()
     }
 
     /// Name of the function at an address, or of the import that a PLT entry there jumps to.
@@ -248,14 +277,14 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
     }
 
     pub(super) fn is_function(&self, address: u64) -> bool {
-        self.text.contains(&address) && self.unwind.end_of(address).is_some()
+        self.text.contains(&address) && self.starts.end_of(address).is_some()
     }
 
     /// The functions that both call directly.
     fn common(&self, one: Function, other: Function) -> Callees {
         let callees = |function: Function| {
             let address = self.address_of(function.symbol()).ok_or(NoInternal::NoExport)?;
-            callees(self.image, &self.unwind, address).ok_or(NoInternal::Unreadable)
+            callees(self.image, &self.starts, address).ok_or(NoInternal::Unreadable)
         };
         let mut common = &callees(one)? & &callees(other)?;
         common.retain(|target| self.is_function(*target));
@@ -291,10 +320,10 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
 /// Targets of direct calls, and of jumps that leave the function.
 fn callees<'d, R: ReadRef<'d>>(
     image: &Image<'d, R>,
-    unwind: &Unwind,
+    starts: &Starts,
     function: u64,
 ) -> Option<BTreeSet<u64>> {
-    let end = unwind.end_of(function)?;
+    let end = starts.end_of(function)?;
     let len = end.checked_sub(function).filter(|len| *len <= CODE_MAX)?;
     let mut targets = BTreeSet::new();
     for instruction in Decoder::with_ip(64, image.code(function, len)?, function, DecoderOptions::NONE) {
@@ -311,38 +340,4 @@ fn callees<'d, R: ReadRef<'d>>(
         }
     }
     Some(targets)
-}
-
-/// Where functions begin and end, as the unwind table tells it, in order.
-struct Unwind(Vec<(u64, u64)>);
-
-impl Unwind {
-    /// Reads all of `.eh_frame`: gimli's search in its index overflows on a damaged one.
-    fn parse<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Self> {
-        let (address, frames) = image.section(b".eh_frame")?;
-        let mut bases = BaseAddresses::default().set_eh_frame(address);
-        if let Some(text) = image.section_range(b".text") {
-            bases = bases.set_text(text.start);
-        }
-        let frames = EhFrame::new(frames, LittleEndian);
-        let mut functions = Vec::new();
-        let mut entries = frames.entries(&bases);
-        while let Some(entry) = entries.next().ok()? {
-            let CieOrFde::Fde(partial) = entry else { continue };
-            let frame = partial.parse(EhFrame::cie_from_offset).ok()?;
-            let start = frame.initial_address();
-            functions.push((start, start.checked_add(frame.len())?));
-            if functions.len() > FUNCTIONS_MAX {
-                return None;
-            }
-        }
-        functions.sort_unstable();
-        Some(Unwind(functions))
-    }
-
-    /// End of the function that begins at `address`.
-    fn end_of(&self, address: u64) -> Option<u64> {
-        let at = self.0.binary_search_by_key(&address, |(start, _)| *start).ok()?;
-        self.0.get(at).map(|(_, end)| *end)
-    }
 }

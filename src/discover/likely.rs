@@ -9,9 +9,9 @@ use std::fs::File;
 use memchr::memmem::{self, Finder};
 use object::{ReadRef, elf};
 
-use super::boring::NoEntries;
 use super::bounded::{Bounded, Deadline};
 use super::image::Image;
+use super::unnamed::NoEntries;
 use super::version;
 
 /// Longest constants that are searched, in bytes; Chrome's have about 60 MiB.
@@ -171,14 +171,12 @@ pub(super) fn may_speak_tls<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> bool {
 
 /// Which library of OpenSSL's family it is.
 pub(super) fn make<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<&'static str> {
-    let stack = in_constants(constants(image))?.stack;
-    stack.is_of_openssl().then_some(stack.as_str())
+    of_openssl(image).map(|likely| likely.stack.as_str())
 }
 
-/// BoringSSL or AWS-LC.
-pub(super) fn boring<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Stack> {
-    let stack = in_constants(constants(image))?.stack;
-    matches!(stack, Stack::BoringSsl | Stack::AwsLc).then_some(stack)
+/// OpenSSL or its like.
+pub(super) fn of_openssl<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Likely> {
+    in_constants(constants(image)).filter(|likely| likely.stack.is_of_openssl())
 }
 
 /// rustls, beside another library.

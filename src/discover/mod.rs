@@ -15,11 +15,15 @@ pub mod likely;
 pub mod maps;
 mod needed;
 pub mod nss;
+mod openssl;
 pub mod process;
 pub mod reason;
 pub mod returns;
 pub mod rustls;
+mod starts;
 pub mod stores;
+mod text;
+pub mod unnamed;
 mod version;
 
 use std::collections::{HashMap, HashSet, VecDeque};

@@ -3,7 +3,7 @@
 //! A return probe of the kernel would tell it too, but it replaces the return address on the stack: exceptions,
 //! cancelled threads and backtraces then end at that function. A breakpoint on an instruction changes nothing that a
 //! program sees. It must not stand in the middle of an instruction, which would end the program, so the code is
-//! followed from the function's beginning, within what the unwind table says are functions, and nothing is guessed: a
+//! followed from the function's beginning, within what are functions (`starts`), and nothing is guessed: a
 //! function that is left by a jump to an address in a register or in memory is not taken, unless that is a table of
 //! jumps inside of it, or one of methods (`methods`). What it jumps to ends for it.
 
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpKind, Register,
 };
-use object::{ReadRef, elf};
+use object::ReadRef;
 
 use super::code::{Cost, is_emulated, writes};
 use super::image::{Image, Symbols};
@@ -123,7 +123,15 @@ pub(super) fn find<'d, R: ReadRef<'d>>(
     tables: &[Symbols<'d>],
     wanted: &Wanted,
 ) -> Returns {
-    let site = if image.machine == elf::EM_X86_64 { Site::of(image, tables) } else { None };
+    find_in(Site::of(image, tables), image, wanted)
+}
+
+/// As [`find`], by what is known of the code; `None`: nothing.
+pub(super) fn find_in<'d, R: ReadRef<'d>>(
+    site: Option<Site<'_, 'd, R>>,
+    image: &Image<'d, R>,
+    wanted: &Wanted,
+) -> Returns {
     let Some(site) = &site else { return Returns::default() };
     let file = File { image, site, methods: Methods::default() };
     let own = |offset: &u64| (*offset, file.own(*offset));
@@ -205,6 +213,9 @@ impl<'d, R: ReadRef<'d>> File<'_, 'd, R> {
     fn own(&self, offset: u64) -> Result<Vec<Return>, Unclear> {
         let start = self.image.address_of(offset).ok_or(Unclear::Unreadable)?;
         let walked = walk(start, self)?;
+        if !walked.seen.keys().all(|at| self.site.may_begin_instruction(*at)) {
+            return Err(Unclear::Code);
+        }
         let offset = |address| self.image.file_offset(address).ok_or(Unclear::Code);
         let returns = walked.returns().into_iter().enumerate().map(|(index, at)| {
             // Looking for these is dear, and no function that matters has so many returns.

@@ -170,11 +170,27 @@ fn a_program_in_go() {
     assert_eq!(library["cost"], "unknown");
 }
 
-/// Doctor says why, and so do captures of it.
 #[test]
 fn a_stripped_program_with_openssl_inside() {
     let test = begin!();
     let Some(program) = stripped(&test) else { return };
+    let mut process = Process::start(&mut Command::new(&program), test.path("static.err"));
+    process.line();
+    let told = Told::of(process.pid());
+    let library = told.library(process.pid(), "OpenSSL");
+    assert_eq!((&library["captured"], &library["linked"]), (&true.into(), &"static".into()));
+    assert_eq!(library["symbols"], "code", "{library:#}");
+}
+
+/// Doctor says why, and so do captures of it.
+#[test]
+fn a_stripped_program_with_openssl_inside_that_is_not_understood() {
+    let test = begin!();
+    let Some(program) = stripped(&test) else { return };
+    let mut bytes = fs::read(&program).unwrap();
+    let at = memchr::memmem::find(&bytes, b"ssl_read_internal\0").expect("the name of a function");
+    bytes[at] = b'x';
+    fs::write(&program, bytes).unwrap();
     let mut process = Process::start(&mut Command::new(&program), test.path("static.err"));
     process.line();
     let pid = process.pid();

@@ -6,6 +6,7 @@ use object::{Object, ObjectSection, ObjectSymbol};
 
 use crate::doctor::Told as Doctor;
 use crate::support::each::assert_each_on_its_socket;
+use crate::support::nginx::Nginx;
 use crate::support::programs::{Told, built_by_cargo, transcript};
 use crate::support::view::Packet;
 use crate::support::{Finished, Process, Test, assert_same_bytes, begin, copy_program, gate, run};
@@ -281,12 +282,72 @@ fn symbols_in_a_debug_file() {
     forty_of_a_client(&test, &copy, &["tls13"]);
 }
 
-/// Captures of a program without symbols say why it is not in the file, and doctor does.
-fn assert_named(test: &Test, features: &str) {
-    let Some(program) = program(test, "rustls-0.23", &["--features", features]) else { return };
+/// A program without symbols is captured as a client, then as a server, with each of these options.
+fn forty_without_symbols(test: &Test, name: &str, more: &[&str], variants: &[&[&str]]) {
+    let Some(program) = program(test, name, more) else { return };
     let (copy, _) = split(test, &program);
-    let (server, port) = listener(test, &copy, &["tls13"]);
-    let why = ["contains rustls 0.23.", "the names of its functions are stripped"];
+    for options in variants {
+        let own = |role: &str| Test::begin(&format!("{}-{role}-{}", test.name, options.join("-")));
+        let Some((client, server)) = own("client").zip(own("server")) else { return };
+        forty_of_a_client(&client, &copy, options);
+        forty_of_a_server(&server, &copy, options);
+    }
+}
+
+#[test]
+fn forty_of_0_23_without_symbols() {
+    let variants: [&[&str]; 4] =
+        [&["tls13", "rekey"], &["tls13", "chacha"], &["tls12"], &["tls12", "chacha"]];
+    forty_without_symbols(&begin!(), "rustls-0.23", &["--features", "ring"], &variants);
+}
+
+#[test]
+fn forty_of_0_23_with_aws_lc_rs_and_without_symbols() {
+    let variants: [&[&str]; 2] = [&["tls13", "rekey"], &["tls12"]];
+    forty_without_symbols(&begin!(), "rustls-0.23", &["--features", "aws-lc-rs"], &variants);
+}
+
+#[test]
+fn forty_of_0_22_without_symbols() {
+    forty_without_symbols(&begin!(), "rustls-0.22", &[], &[&["tls12"], &["tls13"]]);
+}
+
+/// A program as it is released, without symbols.
+#[test]
+fn uv_asks_nginx() {
+    let test = begin!();
+    let Some(uv) = gate::cached_tool("uv") else {
+        return gate::skipped(&test.name, "uv is not there: run tests/oracles", "T2P_REQUIRE_ORACLES");
+    };
+    let nginx = Nginx::start(&test);
+    let host = format!("localhost:{}", nginx.site.address.port());
+    let own = [uv.to_str().unwrap(), "pip", "install", "--no-cache", "--no-config", "--system"];
+    let more = ["--target", &test.folder("target"), "--allow-insecure-host", &host];
+    let index = ["--index-url", &format!("https://{host}/simple")];
+    // What nginx says is no index, so uv fails; it may not read all of it.
+    let finished = test.capture().args(&["-v"]).run(&[&own[..], &more, &index, &["one"]].concat());
+    assert!(finished.stderr.contains("nothing lost"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("(rustls 0.23.36), by its code"), "{}", finished.stderr);
+    let logged = nginx.site.logged(1);
+    for (view, tshark) in finished.views_but(Packet::is_reset) {
+        assert!(!view.connections.is_empty(), "tshark {}", tshark.version);
+        for asked in &logged {
+            let connection = view.of(asked.client, asked.server);
+            assert!(connection.requests.iter().any(|(_, path)| *path == asked.uri), "{}", asked.uri);
+            assert_eq!(connection.responses, [200]);
+            assert_eq!(connection.comment.get("tuple"), "ciphertext");
+        }
+    }
+}
+
+/// Captures of a program whose functions are not found say why it is not in the file, and doctor does.
+#[test]
+fn stripped_program_of_0_21_is_named() {
+    let test = begin!();
+    let Some(program) = program(&test, "rustls-0.21", &[]) else { return };
+    let (copy, _) = split(&test, &program);
+    let (server, port) = listener(&test, &copy, &["tls13"]);
+    let why = ["contains rustls 0.21.", "the names of its functions are stripped"];
     let told = Doctor::of(server.pid());
     assert_eq!(told.status, 5, "{:#}", told.report);
     let library = told.library(server.pid(), "rustls");
@@ -301,15 +362,4 @@ fn assert_named(test: &Test, features: &str) {
     assert!(said.contains(&copy) && said.contains(why[1]), "{}", finished.stderr);
     let summary = finished.stderr.split("0 connections").nth(1).unwrap();
     assert!(summary.contains(why[0]), "the summary gives no reason:\n{}", finished.stderr);
-}
-
-#[test]
-fn stripped_program_is_named() {
-    assert_named(&begin!(), "ring");
-}
-
-/// It contains AWS-LC's cryptography, and not its TLS.
-#[test]
-fn stripped_program_with_aws_lc_rs_is_named() {
-    assert_named(&begin!(), "aws-lc-rs");
 }

@@ -16,7 +16,7 @@
 //! - `BIO_read` and `BIO_write` are what the functions call that raise "BIO not set", with and without "buffer too
 //!   small".
 //!
-//! Exactly one function must fit each, all must begin where the unwind table has functions begin, and each must take
+//! Exactly one function must fit each, all must begin where functions begin (`starts`), and each must take
 //! its arguments as the function does. That is the static half of the proof. The other one is given by the running
 //! program: see `bpf/probation.bpf.h`.
 
@@ -24,12 +24,16 @@ mod raises;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use object::{ReadRef, elf};
 
+pub(super) use self::raises::arguments;
 use self::raises::{Raiser, Raises, Source};
 use super::function::{Function, Offsets};
 use super::image::{Image, Pointer};
 use super::internal::Site;
+use super::unnamed::NoEntries;
 
 /// Reasons of the SSL library, as its header numbers them; they never change.
 const SHOULD_NOT_HAVE_BEEN_CALLED: u32 = 66;
@@ -53,35 +57,6 @@ const PLACE_MAX: u64 = 256;
 /// Tables that may hold a function; each protocol has one.
 const TABLES_MAX: usize = 16;
 
-/// Why the functions were not found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoEntries {
-    /// Machine code is decoded for x86-64 only.
-    #[error("machine code of this processor is not decoded")]
-    Machine,
-    /// No unwind table, or longer code than is searched.
-    #[error("unwind table or code cannot be read")]
-    Unreadable,
-    /// Far more than any library has.
-    #[error("more code in it uses the names of its source files than is searched")]
-    TooMuch,
-    /// No code uses the name of the library's main source file.
-    #[error("no code in it raises its errors")]
-    NotUsed,
-    /// The names of source files are there, and no code uses them as errors do.
-    #[error("no code in it raises errors of {0}")]
-    NoErrors(&'static str),
-    /// No function does what this one must do.
-    #[error("no function in it does what {0} does")]
-    Missing(&'static str),
-    /// Several do.
-    #[error("{1} functions in it could be {0}")]
-    Ambiguous(&'static str, usize),
-    /// It takes other arguments, or begins where no function begins.
-    #[error("what does in it what {0} does has other arguments")]
-    Arguments(&'static str),
-}
-
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entries {
@@ -95,7 +70,7 @@ pub(super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<Entries, 
     if image.machine != elf::EM_X86_64 {
         return Err(NoEntries::Machine);
     }
-    let site = Site::of(image, &[]).ok_or(NoEntries::Unreadable)?;
+    let site = Site::of_code(image).ok_or(NoEntries::Unreadable)?;
     let raises = Raises::of(image, &site)?;
     let pointers = image.pointers();
     let found = Search { image, site: &site, raises: &raises, pointer_at: &|at| pointers.get(&at).copied() };
@@ -242,9 +217,18 @@ impl<'d, R: ReadRef<'d>> Search<'_, 'd, R> {
                 Err(NoEntries::Arguments(name))
             }
         };
-        let read = bio("BIO_read", one("the function that fills its buffer", users().filter(fills))?)?;
-        let empties = one("the function that empties its buffer", users().filter(|f| !fills(f)))?;
-        Ok((bio("BIO_write", empties)?, read))
+        // A compiler may have made several of one, and all must lead to the same.
+        let agreed = |name, what, users: &mut dyn Iterator<Item = &Raiser>| {
+            let found = users.map(|user| bio(name, user)).collect::<Result<BTreeSet<u64>, _>>()?;
+            match (found.first(), found.len()) {
+                (Some(only), 1) => Ok(*only),
+                (None, _) => Err(NoEntries::Missing(what)),
+                (_, many) => Err(NoEntries::Ambiguous(name, many)),
+            }
+        };
+        let read = agreed("BIO_read", "the function that fills its buffer", &mut users().filter(fills))?;
+        let empties = &mut users().filter(|f| !fills(f));
+        Ok((agreed("BIO_write", "the function that empties its buffer", empties)?, read))
     }
 }
 

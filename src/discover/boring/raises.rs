@@ -13,10 +13,10 @@ use object::ReadRef;
 use super::super::code::{CODE_MAX, writes};
 use super::super::image::Image;
 use super::super::internal::Site;
-use super::{NoEntries, PLACE_MAX};
+use super::super::text::Text;
+use super::super::unnamed::NoEntries;
+use super::PLACE_MAX;
 
-/// Longest code that is searched for references, in bytes; Chrome's has about 200 MiB.
-const TEXT_MAX: u64 = 256 << 20;
 /// Instructions that are looked at for the reason of one error.
 const STEPS_MAX: usize = 64;
 /// Steps of the walk that looks for the arguments of a function.
@@ -92,30 +92,12 @@ impl Raises {
         site: &Site<'_, 'd, R>,
     ) -> Result<Raises, NoEntries> {
         let files = files(image)?;
-        let text = site.text();
-        let code = (text.end - text.start <= TEXT_MAX)
-            .then(|| image.code(text.start, text.end - text.start))
-            .flatten()
-            .ok_or(NoEntries::Unreadable)?;
-        // lea r64, [rip + x]: the opcode, a ModRM byte without base, and where x leads.
+        let text = Text::of(image, site).ok_or(NoEntries::Unreadable)?;
         let mut users: BTreeSet<(u64, u64)> = BTreeSet::new();
-        let ranges: Vec<(u64, u64)> = site.ranges().collect();
-        for at in memchr::memchr_iter(0x8d, code) {
-            let Some([modrm, x @ ..]) = code.get(at + 1..at + 6).and_then(|b| <&[u8; 5]>::try_from(b).ok())
-            else {
-                continue;
-            };
-            if modrm & 0xc7 != 5 {
-                continue;
-            }
-            let address = text.start + at as u64;
-            let target = (address + 6).wrapping_add_signed(i64::from(i32::from_le_bytes(*x)));
-            if files.contains_key(&target) {
-                let before = ranges.partition_point(|(start, _)| *start <= address);
-                users.extend(before.checked_sub(1).map(|i| ranges[i]).filter(|(_, end)| address < *end));
-                if users.len() > USERS_MAX {
-                    return Err(NoEntries::TooMuch);
-                }
+        for (address, _) in text.loads().filter(|(_, target)| files.contains_key(target)) {
+            users.extend(site.range_with(address));
+            if users.len() > USERS_MAX {
+                return Err(NoEntries::TooMuch);
             }
         }
         let functions = raisers(users, |start, len| image.code(start, len), &files)?;
@@ -237,6 +219,18 @@ fn raiser(code: &[u8], start: u64, files: &HashMap<u64, Source>, looks: &Cell<u6
     found.takes_three = taken == [true, true, true, false, false, false];
     found.takes_four = taken == [true, true, true, true, false, false];
     Some(found)
+}
+
+/// Which arguments the function of this code takes, as far as it reads them before its first call; `None`: it is not understood.
+pub(in super::super) fn arguments(code: &[u8], start: u64) -> Option<[bool; 6]> {
+    let instructions: Vec<Instruction> =
+        Decoder::with_ip(64, code, start, DecoderOptions::NONE).into_iter().collect();
+    if instructions.iter().any(Instruction::is_invalid) {
+        return None;
+    }
+    let looks = Cell::new(LOOKS_MAX);
+    let taken = Body::new(&instructions, start, start + code.len() as u64, &looks).arguments();
+    (looks.get() > 0).then_some(taken)
 }
 
 /// The code of one function.

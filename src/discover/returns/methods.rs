@@ -2,7 +2,6 @@
 //! tables are known, since functions with names give them out, and where in them a function stands is in the jump.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
 
 use iced_x86::{Code, Instruction, InstructionInfoFactory, OpKind, Register};
 use object::ReadRef;
@@ -49,7 +48,7 @@ impl Methods {
         if tables.is_empty() || at.is_empty() {
             return Vec::new();
         }
-        let pointers: HashMap<u64, Pointer<'d>> = image.pointers();
+        let pointers = image.pointers();
         let function = |place: u64| {
             let address = match pointers.get(&place) {
                 Some(Pointer::Address(address)) => *address,

@@ -2,7 +2,9 @@
 //!
 //! They are methods of trait objects, so the compiler cannot inline them, and each has a symbol. A function
 //! is taken only if its name says which protection of records it is: by that, what is captured is proven for
-//! each record (`bpf/rustls.bpf.h`).
+//! each record (`bpf/rustls.bpf.h`). In a program without names, `tables` finds them.
+
+mod tables;
 
 use std::fmt;
 
@@ -11,6 +13,8 @@ use object::ReadRef;
 use super::image::{Image, Symbols};
 use super::internal::Site;
 use super::likely;
+
+pub(super) use self::tables::find as find_unnamed;
 
 /// How a record is protected, which says how much longer that makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,6 +25,16 @@ pub enum Protection {
     Tls12Gcm,
     /// TLS 1.2 with ChaCha20-Poly1305.
     Tls12ChaCha,
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protection::Tls13 => "TLS 1.3",
+            Protection::Tls12Gcm => "TLS 1.2, AES-GCM",
+            Protection::Tls12ChaCha => "TLS 1.2, ChaCha20-Poly1305",
+        })
+    }
 }
 
 /// A function that is probed.
@@ -39,7 +53,7 @@ pub struct RustlsFunction {
 pub struct RustlsPlace {
     /// Which it is.
     pub function: RustlsFunction,
-    /// Its name.
+    /// Its name, or what it does if it has none.
     pub name: String,
     /// File offset of its first instruction.
     pub entry: u64,
