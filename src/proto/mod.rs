@@ -1,5 +1,6 @@
 //! What protocols look like on the wire, for whoever reads them: pure, without state but for HPACK's tables.
 
+pub(crate) mod deflate;
 pub(crate) mod grpc;
 pub(crate) mod h1;
 pub(crate) mod h2;

@@ -13,6 +13,7 @@ use super::wire::{self, Wire};
 use crate::proto::h1::{Looks, looks, looks_sip};
 use crate::proto::h2::{PREFACE, is_frames, is_settings};
 use crate::proto::tls::{is_hello, is_open};
+use crate::proto::websocket::Deflate;
 
 /// A direction of a connection. Which end is the client is seen by what they say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +51,7 @@ enum Protocol {
     Detect,
     Http1(H1),
     Http2(Box<H2>),
-    WebSocket(WebSocket),
+    WebSocket(Box<WebSocket>),
     Tls(Tls),
     Lines(Lines),
     Wire(Wire),
@@ -165,6 +166,9 @@ impl Conversation {
         if !half.pending.is_empty() {
             half.lose(engine, Kind::Lost);
         }
+        if let Protocol::WebSocket(websocket) = &mut half.protocol {
+            websocket.give_up(engine, &mut half.weave, Kind::Lost);
+        }
         half.weave.close_all(engine);
         half.weave.drain(out, found);
     }
@@ -175,6 +179,9 @@ impl Conversation {
         let half = &mut self.halves[side as usize];
         if !half.pending.is_empty() {
             half.lose(engine, Kind::Held);
+        }
+        if let Protocol::WebSocket(websocket) = &mut half.protocol {
+            websocket.give_up(engine, &mut half.weave, Kind::Held);
         }
         half.weave.give_up(engine, Kind::Held);
         half.weave.drain(out, found);
@@ -256,7 +263,7 @@ impl Conversation {
                         && !rest.starts_with(b"HTTP/")
                         && let Some(upgrade) = self.shared.upgraded.take()
                     {
-                        half.upgrade(upgrade, true);
+                        half.upgrade(upgrade, true, &self.shared.extensions);
                         continue;
                     }
                     match h1.step(engine, &mut self.shared, &mut half.weave, rest, last) {
@@ -265,7 +272,7 @@ impl Conversation {
                         h1::Turn::Over(len, upgrade) => {
                             at += len;
                             half.next_body = h1.next_body();
-                            half.upgrade(upgrade, false);
+                            half.upgrade(upgrade, false, &self.shared.extensions);
                         }
                         h1::Turn::Lost => {
                             let was = if h1.is_sip() { Was::Sip } else { Was::Http1 };
@@ -379,9 +386,13 @@ impl Half {
         }
     }
 
-    fn upgrade(&mut self, upgrade: Upgrade, is_client: bool) {
+    /// `extensions`: of WebSocket, as the server has accepted them.
+    fn upgrade(&mut self, upgrade: Upgrade, is_client: bool, extensions: &str) {
         self.protocol = match upgrade {
-            Upgrade::WebSocket => Protocol::WebSocket(WebSocket::new(self.next_body)),
+            Upgrade::WebSocket => {
+                let deflate = Deflate::agreed(extensions, is_client).unwrap_or_default();
+                Protocol::WebSocket(Box::new(WebSocket::new(self.next_body, deflate)))
+            }
             Upgrade::Http2 => Protocol::Http2(Box::new(H2::new(is_client))),
             Upgrade::Tunnel => Protocol::Detect,
         };
@@ -389,6 +400,9 @@ impl Half {
 
     /// What comes is not what should come.
     fn fall_out(&mut self, engine: &mut Engine, was: Was) {
+        if let Protocol::WebSocket(websocket) = &mut self.protocol {
+            websocket.give_up(engine, &mut self.weave, Kind::Lost);
+        }
         self.weave.lose_all(engine, Kind::Lost);
         self.protocol = Protocol::Filled(Parser::Unknown(None, Kind::Lost), was);
     }

@@ -26,6 +26,8 @@ pub(super) struct Shared {
     asked: VecDeque<Method>,
     /// What the server has changed to.
     pub(super) upgraded: Option<Upgrade>,
+    /// Which extensions of WebSocket it has accepted.
+    pub(super) extensions: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,6 +325,7 @@ impl H1 {
             };
             shared.asked.pop_front();
             shared.upgraded = Some(upgrade);
+            shared.extensions.clone_from(&fields.extensions);
             return Turn::Over(len, upgrade);
         }
         if (100..200).contains(&status) {
@@ -370,6 +373,8 @@ struct Fields {
     content_type: String,
     content_encoding: String,
     upgrade: String,
+    /// Of WebSocket.
+    extensions: String,
     host: String,
 }
 
@@ -400,6 +405,7 @@ fn fields(engine: &mut Engine, head: &mut [u8], mut at: usize, is_sip: bool) -> 
                     "content-type" => fields.content_type = text(),
                     "content-encoding" => fields.content_encoding = text(),
                     "host" => fields.host = text(),
+                    "sec-websocket-extensions" => fields.extensions = text(),
                     "upgrade" => fields.upgrade = text().to_ascii_lowercase(),
                     _ => {}
                 }

@@ -27,8 +27,6 @@ pub(super) enum Format {
     Deflate,
     Brotli,
     Zstd,
-    /// A message of WebSocket's permessage-deflate (RFC 7692).
-    Message,
     /// Another, or several one after the other.
     Other,
 }
@@ -123,7 +121,7 @@ fn unpack(format: Format, bytes: &[u8]) -> Option<Vec<u8>> {
         }
         Format::Brotli => unbrotli(bytes),
         Format::Zstd => zstandard(bytes),
-        Format::Message | Format::Other => None,
+        Format::Other => None,
     }
 }
 
@@ -190,8 +188,30 @@ fn pack(plain: &[u8], len: usize) -> Option<Vec<u8>> {
     }
 }
 
+/// Makes a message of WebSocket's permessage-deflate (RFC 7692) say what it was, or masks it if it is too short.
+pub(super) fn say_so(engine: &mut Engine, message: &mut [u8]) {
+    let Some(filler) = message_filler(message.len()) else {
+        engine.fill_whole(message, 0..message.len(), Kind::Compressed);
+        return;
+    };
+    if filler[..] != *message {
+        message.copy_from_slice(&filler);
+        engine.note(0, Kind::Compressed);
+    }
+}
+
+/// A message of this length that refers to no other.
+fn message_filler(len: usize) -> Option<Vec<u8>> {
+    let (room, blocks) = stored_room(len.checked_sub(1)?)?;
+    let mut out = Vec::with_capacity(len);
+    stored(&said(room), blocks, false, &mut out);
+    // The beginning of an empty block, the rest of which every receiver adds.
+    out.push(0);
+    Some(out)
+}
+
 /// What a body of so many bytes says.
-fn said(len: usize) -> Vec<u8> {
+pub(super) fn said(len: usize) -> Vec<u8> {
     match len {
         0 | 1 => vec![b'1'; len],
         _ => {
@@ -228,14 +248,6 @@ fn filler(format: Format, bytes: &[u8]) -> Option<Vec<u8>> {
             let (room, blocks) = stored_room(len)?;
             let mut out = Vec::with_capacity(len);
             stored(&said(room), blocks, true, &mut out);
-            Some(out)
-        }
-        Format::Message => {
-            let (room, blocks) = stored_room(len.checked_sub(1)?)?;
-            let mut out = Vec::with_capacity(len);
-            stored(&said(room), blocks, false, &mut out);
-            // The beginning of an empty block, the rest of which every receiver adds.
-            out.push(0);
             Some(out)
         }
         Format::Brotli => brotli(len),
@@ -337,9 +349,10 @@ mod tests {
             zlib[..2].copy_from_slice(&[0x78, 0x9c]);
             let packed = filler(Format::Deflate, &zlib).unwrap();
             assert_eq!((packed.len(), unpack(Format::Deflate, &packed).is_some()), (len, true), "{len}");
-            for format in [Format::Deflate, Format::Message, Format::Brotli, Format::Zstd] {
+            for format in [Format::Deflate, Format::Brotli, Format::Zstd] {
                 assert_eq!(filler(format, &bytes).unwrap().len(), len, "{format:?}");
             }
+            assert_eq!(message_filler(len).unwrap().len(), len);
         }
         assert_eq!(filler(Format::Gzip, &[0; 22]), None);
     }

@@ -372,6 +372,49 @@ fn websocket_messages() {
     assert!(lossy(&outs[1]).contains("hello"));
 }
 
+/// Compressed messages that refer to earlier ones, each in one frame or two, and a ping within.
+#[test]
+fn compressed_websocket_messages() {
+    let mut sender = flate2::Compress::new(flate2::Compression::new(6), false);
+    let mut messages = Vec::new();
+    for i in 0..40 {
+        let text = match i % 4 {
+            3 => format!("{{\"n\":{i},\"kept\":\"nothing to hide here {i}\"}}"),
+            _ => format!("{{\"n\":{i},\"token\":\"{SECRET}{}\",\"kept\":\"more text of it {i}\"}}", i / 8),
+        };
+        let before = sender.total_out();
+        let mut out = vec![0; 4096];
+        sender.compress(text.as_bytes(), &mut out, flate2::FlushCompress::Sync).unwrap();
+        out.truncate((sender.total_out() - before) as usize - 4);
+        messages.push(out);
+    }
+    let frames = messages.iter().flat_map(|message| {
+        let (one, two) = message.split_at(message.len() / 2);
+        [&[0x41, one.len() as u8][..], one, &[0x89, 0], &[0x80, two.len() as u8], two].concat()
+    });
+    let request = "GET /s HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+    let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+    let server = [answer.as_bytes(), &frames.collect::<Vec<u8>>()].concat();
+    let (outs, found) = redacted(&[(Side::A, request.as_bytes()), (Side::B, &server)]);
+    assert!(found.contains(&Kind::Json), "{found:?}");
+    let mut receiver = flate2::Decompress::new(false);
+    let mut at = answer.len();
+    for (i, message) in messages.iter().enumerate() {
+        let out = &outs[1][at..at + message.len() + 6];
+        at += out.len();
+        let half = message.len() / 2;
+        let bytes = [&out[2..2 + half], &out[6 + half..], &[0, 0, 0xff, 0xff]].concat();
+        let (mut plain, before) = (vec![0; 4096], receiver.total_out());
+        receiver.decompress(&bytes, &mut plain, flate2::FlushDecompress::Sync).unwrap();
+        plain.truncate((receiver.total_out() - before) as usize);
+        let text = lossy(&plain);
+        assert!(!text.contains(&SECRET[..9]), "{text}");
+        let kept = if i % 4 == 3 { "\"kept\":\"nothing to hide here" } else { "\"kept\":\"more text of it" };
+        assert!(text.starts_with(&format!("{{\"n\":{i},")) && text.contains(kept), "{i}: {text}");
+    }
+}
+
 #[test]
 fn what_is_not_understood_is_filled() {
     let own = format!("LOGIN me {SECRET}\r\n");

@@ -13,6 +13,7 @@ mod report;
 mod secrets;
 mod servers;
 mod streams;
+mod websocket;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
