@@ -1,6 +1,7 @@
-//! Compressed bodies. Those in gzip, deflate, Brotli and Zstandard (RFC 1952, 1950, 1951, 7932, 8878) are looked into. One that holds a secret is packed
-//! anew if the result fits into its length. Else, and in all other formats, it becomes a body of the same format and
-//! length that says what it was: stored blocks, which can have any length.
+//! Compressed bodies. Those in gzip, deflate, Brotli and Zstandard (RFC 1952, 1950, 1951, 7932, 8878) are looked into. One
+//! of gzip or deflate that holds a secret is spelled anew in its length (`deflate`), or packed anew. If that does not fit,
+//! and in all other formats, it becomes a body of the same format and length that says what it was: stored blocks,
+//! which can have any length.
 
 use std::io::{Read, Write};
 
@@ -8,13 +9,17 @@ use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use flate2::{Compression, Crc, GzBuilder};
 
 use super::body::{Body, Type};
+use super::deflate::{Past, spell};
 use super::engine::Engine;
 use super::kind::Kind;
+use crate::proto::deflate::{WINDOW, read};
 
 /// Longest body that is waited for.
 const PACKED_MAX: usize = 4 << 20;
 /// Longest that is unpacked.
 const UNPACKED_MAX: u64 = 64 << 20;
+/// Longest that is spelled anew, unpacked.
+const RESPELLED_MAX: usize = 16 << 20;
 
 /// What a body that was replaced says: a string of JSON, so that it is valid in most places.
 const SAID: &[u8] = b"redacted by tls2pcap ";
@@ -69,8 +74,14 @@ impl Packed {
             self.replace(engine, bytes, &[]);
             return bytes.len();
         };
+        let old = (plain.len() <= RESPELLED_MAX).then(|| plain.clone());
         let found = Body::new(self.inner.clone()).whole(engine, &mut plain);
         if found.is_empty() {
+            return bytes.len();
+        }
+        if let Some(body) = old.and_then(|old| respelled(self.format, bytes, &old, &plain)) {
+            bytes.copy_from_slice(&body);
+            found.iter().for_each(|kind| engine.note(0, *kind));
             return bytes.len();
         }
         if self.format == Format::Gzip
@@ -123,6 +134,44 @@ fn unpack(format: Format, bytes: &[u8]) -> Option<Vec<u8>> {
         Format::Zstd => zstandard(bytes),
         Format::Other => None,
     }
+}
+
+/// Where a body's stream of deflate is, without its frame; `None`: it has none, or several.
+fn stream_of(format: Format, bytes: &[u8]) -> Option<std::ops::Range<usize>> {
+    match format {
+        Format::Gzip => {
+            let mut reader = bytes;
+            flate2::bufread::GzDecoder::new(&mut reader).header()?;
+            Some(bytes.len() - reader.len()..bytes.len().checked_sub(8)?)
+        }
+        Format::Deflate if is_zlib(bytes) => Some(2..bytes.len().checked_sub(4)?),
+        Format::Deflate => Some(0..bytes.len()),
+        Format::Brotli | Format::Zstd | Format::Other => None,
+    }
+}
+
+/// The same body, saying `new` instead of `old`, or something that shows less; `None`: that does not fit.
+fn respelled(format: Format, bytes: &[u8], old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
+    let part = stream_of(format, bytes)?;
+    let source = bytes.get(part.clone())?;
+    let stream = read(source, old.len()).ok()?;
+    let is_one = stream.blocks.iter().position(|block| block.is_last) == Some(stream.blocks.len() - 1);
+    if !is_one || stream.text(&[]).as_deref() != Some(old) {
+        return None;
+    }
+    let spelled = spell(&stream, source, &Past::default(), WINDOW, old, new)?;
+    let mut out = bytes.to_vec();
+    out[part.clone()].copy_from_slice(&spelled.bytes);
+    let mut crc = Crc::new();
+    match format {
+        Format::Gzip => {
+            crc.update(&spelled.text);
+            out[part.end..part.end + 4].copy_from_slice(&crc.sum().to_le_bytes());
+        }
+        _ if part.end < bytes.len() => out[part.end..].copy_from_slice(&adler(&spelled.text).to_be_bytes()),
+        _ => {}
+    }
+    Some(out)
 }
 
 /// A body in Brotli. What follows its end would be shown as it is, so nothing may.
