@@ -40,7 +40,7 @@ fn text(i: usize) -> String {
             i % 5
         ),
         4 => format!(
-            "{{\"type\":\"list\",\"seq\":{i},\"items\":[{}]}}",
+            "{{\"type\":\"list\",\"seq\":{i},\"items\":[{}0]}}",
             "{\"id\":12345,\"name\":\"x\"},".repeat(40)
         ),
         _ => format!("{{\"type\":\"ping\",\"seq\":{i}}}"),
