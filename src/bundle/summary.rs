@@ -211,7 +211,11 @@ impl Summary<'_> {
                 text,
                 "| {} | {stream} | {} | {} | {result} | {} | {} | {took} |",
                 time(e.began, true),
-                code(&format!("{} {}", e.method, e.target)),
+                if e.method.is_empty() {
+                    "not captured".into()
+                } else {
+                    code(&format!("{} {}", e.method, e.target))
+                },
                 code(&e.host),
                 bytes(e.sent),
                 bytes(e.received),

@@ -6,5 +6,6 @@ pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod hpack;
 pub(crate) mod huffman;
+pub(crate) mod pairing;
 pub(crate) mod tls;
 pub(crate) mod websocket;

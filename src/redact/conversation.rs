@@ -106,12 +106,11 @@ impl Conversation {
             from_start,
             next_body: 0,
         };
-        Conversation {
-            halves: [half(), half()],
-            shared: h1::Shared::default(),
-            wire: wire::Shared::default(),
-            inner: None,
+        let mut shared = h1::Shared::default();
+        if !from_start {
+            shared.doubt();
         }
+        Conversation { halves: [half(), half()], shared, wire: wire::Shared::default(), inner: None }
     }
 
     /// Bytes that come next, a segment's.
@@ -124,7 +123,9 @@ impl Conversation {
         found: &mut Vec<Found>,
     ) {
         let half = &mut self.halves[side as usize];
-        half.resynchronise(bytes);
+        if half.resynchronise(bytes) {
+            self.shared.doubt();
+        }
         half.pending.extend_from_slice(bytes);
         self.run(engine, side, false);
         self.halves[side as usize].weave.drain(out, found);
@@ -154,6 +155,7 @@ impl Conversation {
             });
         if !goes_on {
             half.lose(engine, Kind::Lost);
+            self.shared.doubt();
         }
         half.weave.drain(out, found);
     }
@@ -179,6 +181,7 @@ impl Conversation {
         let half = &mut self.halves[side as usize];
         if !half.pending.is_empty() {
             half.lose(engine, Kind::Held);
+            self.shared.doubt();
         }
         if let Protocol::WebSocket(websocket) = &mut half.protocol {
             websocket.give_up(engine, &mut half.weave, Kind::Held);
@@ -277,6 +280,7 @@ impl Conversation {
                         h1::Turn::Lost => {
                             let was = if h1.is_sip() { Was::Sip } else { Was::Http1 };
                             half.fall_out(engine, was);
+                            self.shared.doubt();
                         }
                     }
                 }
@@ -423,8 +427,8 @@ impl Half {
         self.weave.raw(&pending, engine.take_found());
     }
 
-    /// Where all is filled, a segment may begin with a message or a frame.
-    fn resynchronise(&mut self, segment: &[u8]) {
+    /// Where all is filled, a segment may begin with a message or a frame. Gives whether it does.
+    fn resynchronise(&mut self, segment: &[u8]) -> bool {
         if let Protocol::Filled(_, was) = &self.protocol
             && self.pending.is_empty()
             && !self.from_start
@@ -442,8 +446,10 @@ impl Half {
                 Was::Http2 if is_frames(segment) => {
                     self.protocol = Protocol::Http2(Box::new(H2::after_hole()));
                 }
-                _ => {}
+                _ => return false,
             }
+            return true;
         }
+        false
     }
 }

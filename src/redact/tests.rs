@@ -511,6 +511,31 @@ fn logins_of_mail_and_ftp() {
     }
 }
 
+/// The request that an answer answers is missing. Was it a HEAD, what follows is no body, but the next answer.
+#[test]
+fn an_answer_to_a_missing_head() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 400\r\n\r\n";
+    for framing in ["Content-Length: 400", "Transfer-Encoding: chunked", "Connection: close"] {
+        let next =
+            format!("HTTP/1.1 200 OK\r\nSet-Cookie: sid={SECRET}\r\nX-Long: {}\r\n\r\n", "a ".repeat(200));
+        let head = head.replace("Content-Length: 400", framing);
+        let (mut engine, mut conversation) = (engine(), Conversation::new(true));
+        let mut outs = [Vec::new(), Vec::new()];
+        let mut found = Vec::new();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        conversation.push(&mut engine, Side::A, request, &mut outs[0], &mut found);
+        conversation.push(&mut engine, Side::B, OK.as_bytes(), &mut outs[1], &mut found);
+        conversation.hole(&mut engine, Side::A, Some(31), &mut outs[0], &mut found);
+        for piece in [&head, &next] {
+            conversation.push(&mut engine, Side::B, piece.as_bytes(), &mut outs[1], &mut found);
+        }
+        conversation.end(&mut engine, Side::B, &mut outs[1], &mut found);
+        let text = lossy(&outs[1]);
+        assert!(!text.contains(SECRET) && text.contains("Set-Cookie: sid="), "{framing}: {text}");
+        assert!(found.iter().any(|found| found.kind == Kind::Cookie), "{framing}: {found:?}");
+    }
+}
+
 /// A talk of one side with a hole in it: gives what is left.
 fn with_hole(bytes: &[u8], hole: std::ops::Range<usize>) -> Vec<u8> {
     let (mut engine, mut conversation) = (engine(), Conversation::new(true));

@@ -101,6 +101,38 @@ fn summary(files: &HashMap<String, Vec<u8>>) -> String {
     String::from_utf8(files["summary.md"].clone()).unwrap()
 }
 
+/// Where an answer is missing, no request gets that of another.
+#[test]
+fn answers_behind_a_missing_one() {
+    let place = Place::new();
+    let mut capture = Capture::new(Link::Ethernet);
+    let mut talk = Talk::open(&mut capture, 3000);
+    let answer = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nhi").into_bytes();
+    for (path, status) in
+        [("/zero", Some("204 No")), ("/one", None), ("/two", Some("503 Down")), ("/three", Some("200 OK"))]
+    {
+        talk.say(End::Client, format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n").as_bytes(), 1000);
+        match status {
+            Some(status) => talk.say(End::Server, &answer(status), 1000),
+            None => talk.skip(End::Server, answer("500 Lost").len()),
+        }
+    }
+    talk.close();
+    let input = place.write("in.pcap", &capture.pcap());
+    let text = summary(&bundle(&place, &input, &[]));
+    let row = |what: &str| {
+        let rows = text[text.find("## Exchanges").unwrap()..].lines();
+        let mut rows = rows.filter(|line| line.contains(what));
+        rows.next().unwrap_or_else(|| panic!("{what} is not in {text}")).to_owned()
+    };
+    assert!(row("/zero").contains("| 204 |"), "{text}");
+    assert!(row("/one").contains("| - ✗ |"), "{text}");
+    assert!(!row("/two").contains("200"), "{text}");
+    assert!(row("/three").contains("| 200 |"), "{text}");
+    assert!(row("503").contains("/two") || row("503").contains("not captured"), "{text}");
+    assert!(text.contains("no answer in the capture") && !text.contains("connection closed"), "{text}");
+}
+
 /// What each tshark says of a field in the capture of the bundle; each value once.
 fn shown(place: &Place, field: &str) -> Vec<String> {
     let mut all: Vec<Vec<String>> = Vec::new();
