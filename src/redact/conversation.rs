@@ -41,6 +41,9 @@ enum Was {
     Http1,
     Sip,
     Http2,
+    /// It is the server that speaks, or not.
+    Lines(Dialect, bool),
+    Wire(wire::Dialect, bool),
     /// Nothing can bring it in step.
     Other,
 }
@@ -66,8 +69,8 @@ enum Protocol {
 enum Other {
     Silent,
     Http2,
-    Lines(Dialect),
     /// It is the server, or not.
+    Lines(Dialect, bool),
     Wire(wire::Dialect, bool),
     Else,
 }
@@ -91,6 +94,7 @@ struct Half {
 pub struct Conversation {
     halves: [Half; 2],
     shared: h1::Shared,
+    lines: lines::Shared,
     wire: wire::Shared,
     /// What is inside TLS that encrypts nothing.
     inner: Option<Box<Conversation>>,
@@ -110,7 +114,13 @@ impl Conversation {
         if !from_start {
             shared.doubt();
         }
-        Conversation { halves: [half(), half()], shared, wire: wire::Shared::default(), inner: None }
+        Conversation {
+            halves: [half(), half()],
+            shared,
+            lines: lines::Shared::default(),
+            wire: wire::Shared::default(),
+            inner: None,
+        }
     }
 
     /// Bytes that come next, a segment's.
@@ -123,7 +133,7 @@ impl Conversation {
         found: &mut Vec<Found>,
     ) {
         let half = &mut self.halves[side as usize];
-        if half.resynchronise(bytes) {
+        if half.resynchronise(bytes, &self.lines, &mut self.wire) {
             self.shared.doubt();
         }
         half.pending.extend_from_slice(bytes);
@@ -242,11 +252,16 @@ impl Conversation {
         let other = &self.halves[side.other() as usize];
         let other = match &other.protocol {
             Protocol::Http2(_) => Other::Http2,
-            Protocol::Lines(lines) => Other::Lines(lines.dialect()),
+            Protocol::Lines(lines) => {
+                let (dialect, is_server) = lines.role();
+                Other::Lines(dialect, is_server)
+            }
             Protocol::Wire(wire) => {
                 let (dialect, is_server) = wire.role();
                 Other::Wire(dialect, is_server)
             }
+            Protocol::Filled(_, Was::Lines(dialect, is_server)) => Other::Lines(*dialect, *is_server),
+            Protocol::Filled(_, Was::Wire(dialect, is_server)) => Other::Wire(*dialect, *is_server),
             Protocol::Detect if other.pending.is_empty() => Other::Silent,
             _ => Other::Else,
         };
@@ -290,7 +305,7 @@ impl Conversation {
                     h2::Turn::Lost => half.fall_out(engine, Was::Http2),
                 },
                 Protocol::Lines(lines) => {
-                    let len = lines.step(engine, rest, last);
+                    let len = lines.step(engine, &mut self.lines, rest, last);
                     half.weave.raw(&rest[..len], engine.take_found());
                     if len == 0 {
                         break;
@@ -304,8 +319,9 @@ impl Conversation {
                     }
                     wire::Turn::More => break,
                     wire::Turn::Lost => {
+                        let (dialect, is_server) = wire.role();
                         engine.take_found();
-                        half.fall_out(engine, Was::Other);
+                        half.fall_out(engine, Was::Wire(dialect, is_server));
                     }
                 },
                 Protocol::Tls(tls) => match tls.step(engine, &mut half.weave, rest) {
@@ -345,6 +361,7 @@ impl Half {
             let kind = if self.from_start { Kind::Protocol } else { Kind::Lost };
             Some(Protocol::Filled(Parser::Unknown(None, kind), Was::Http1))
         };
+        let lost = |was| Some(Protocol::Filled(Parser::Unknown(None, Kind::Lost), was));
         if bytes.starts_with(PREFACE) {
             return Some(Protocol::Http2(Box::new(H2::new(true))));
         }
@@ -352,11 +369,15 @@ impl Half {
             return Some(Protocol::Http2(Box::new(H2::new(false))));
         }
         match other {
-            Other::Lines(dialect) => return Some(Protocol::Lines(Lines::new(dialect, false))),
+            Other::Lines(dialect, is_server) if self.from_start => {
+                return Some(Protocol::Lines(Lines::new(dialect, !is_server)));
+            }
+            Other::Lines(dialect, is_server) => return lost(Was::Lines(dialect, !is_server)),
             // Who answers the one who spoke first.
             Other::Wire(dialect, is_server) if self.from_start => {
                 return Some(Protocol::Wire(Wire::new(dialect, !is_server)));
             }
+            Other::Wire(dialect, is_server) => return lost(Was::Wire(dialect, !is_server)),
             Other::Silent if self.from_start => match lines::greeting(bytes) {
                 Some(dialect) => return Some(Protocol::Lines(Lines::new(dialect, true))),
                 None if bytes.len() < 5 && matches!(bytes[0], b'2' | b'+' | b'*') && !last => return None,
@@ -416,7 +437,15 @@ impl Half {
         let was = match &self.protocol {
             Protocol::Http2(_) => Was::Http2,
             Protocol::Filled(_, was) => *was,
-            Protocol::WebSocket(_) | Protocol::Tls(_) | Protocol::Lines(_) | Protocol::Wire(_) => Was::Other,
+            Protocol::WebSocket(_) | Protocol::Tls(_) => Was::Other,
+            Protocol::Lines(lines) => {
+                let (dialect, is_server) = lines.role();
+                Was::Lines(dialect, is_server)
+            }
+            Protocol::Wire(wire) => {
+                let (dialect, is_server) = wire.role();
+                Was::Wire(dialect, is_server)
+            }
             Protocol::Http1(h1) if h1.is_sip() => Was::Sip,
             Protocol::Http1(_) | Protocol::Detect => Was::Http1,
         };
@@ -428,7 +457,7 @@ impl Half {
     }
 
     /// Where all is filled, a segment may begin with a message or a frame. Gives whether it does.
-    fn resynchronise(&mut self, segment: &[u8]) -> bool {
+    fn resynchronise(&mut self, segment: &[u8], lines: &lines::Shared, wire: &mut wire::Shared) -> bool {
         if let Protocol::Filled(_, was) = &self.protocol
             && self.pending.is_empty()
             && !self.from_start
@@ -445,6 +474,12 @@ impl Half {
                 }
                 Was::Http2 if is_frames(segment) => {
                     self.protocol = Protocol::Http2(Box::new(H2::after_hole()));
+                }
+                Was::Lines(dialect, is_server) if lines::is_certain(*dialect, *is_server, lines, segment) => {
+                    self.protocol = Protocol::Lines(Lines::new(*dialect, *is_server));
+                }
+                Was::Wire(dialect, is_server) if wire::is_certain(*dialect, *is_server, wire, segment) => {
+                    self.protocol = Protocol::Wire(Wire::behind_hole(*dialect, *is_server, wire));
                 }
                 _ => return false,
             }

@@ -1,7 +1,8 @@
 //! Protocols of servers for data and messages: what logs in is replaced, what they carry is looked into if it is JSON, else masked,
-//! and what says how they work stays. A message whose parser loses its place is masked, with all that follows.
+//! and what says how they work stays. Where a parser has lost its place, all is masked until a segment is certainly made of messages.
 
 mod amqp;
+mod certain;
 mod ldap;
 mod mqtt;
 mod mysql;
@@ -10,6 +11,8 @@ mod redis;
 mod sql;
 
 use std::ops::Range;
+
+pub(super) use certain::is_certain;
 
 use super::cloak::Escape;
 use super::engine::Engine;
@@ -120,6 +123,15 @@ pub(super) fn may_be_server(bytes: &[u8]) -> bool {
 impl Wire {
     pub(super) fn new(dialect: Dialect, is_server: bool) -> Wire {
         Wire { dialect, is_server, fill: 0, redis: redis::Redis::default(), is_first: true }
+    }
+
+    /// The same in the middle of a connection, at the beginning of a message.
+    pub(super) fn behind_hole(dialect: Dialect, is_server: bool, shared: &mut Shared) -> Wire {
+        if !is_server {
+            shared.postgres.begins_behind_hole();
+            shared.mysql.begins_behind_hole();
+        }
+        Wire { is_first: false, ..Wire::new(dialect, is_server) }
     }
 
     /// Of which protocol, and whether it is the server's direction.
@@ -242,5 +254,7 @@ fn zero(bytes: &[u8], at: usize) -> usize {
     bytes.get(at..).and_then(|rest| memchr::memchr(0, rest)).map_or(bytes.len(), |len| at + len)
 }
 
+#[cfg(test)]
+mod hole_tests;
 #[cfg(test)]
 mod tests;

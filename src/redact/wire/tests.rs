@@ -64,7 +64,7 @@ fn beside_holes(talk: &[(Side, Vec<u8>)]) {
     }
 }
 
-fn command(words: &[&str]) -> Vec<u8> {
+pub(super) fn command(words: &[&str]) -> Vec<u8> {
     let mut out = format!("*{}\r\n", words.len());
     words.iter().for_each(|word| out += &format!("${}\r\n{word}\r\n", word.len()));
     out.into_bytes()
@@ -135,11 +135,11 @@ fn redis() {
     );
 }
 
-fn sized(text: &[u8]) -> Vec<u8> {
+pub(super) fn sized(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u16).to_be_bytes(), text].concat()
 }
 
-fn packet(first: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn packet(first: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     assert!(body.len() < 128 * 128);
     let len = match body.len() {
@@ -210,7 +210,7 @@ fn mqtt() {
     }
 }
 
-fn ber(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn ber(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     let len = match body.len() {
         len @ 0..128 => vec![len as u8],
@@ -219,7 +219,7 @@ fn ber(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     [vec![tag], len, body].concat()
 }
 
-fn ldap_message(number: u8, operation: &[u8]) -> Vec<u8> {
+pub(super) fn ldap_message(number: u8, operation: &[u8]) -> Vec<u8> {
     ber(0x30, &[&ber(2, &[&[number]]), operation])
 }
 
@@ -333,12 +333,12 @@ fn ldap() {
     );
 }
 
-fn postgres_message(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn postgres_message(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     [&[kind][..], &(body.len() as u32 + 4).to_be_bytes(), &body].concat()
 }
 
-fn startup(parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn startup(parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     [&(body.len() as u32 + 4).to_be_bytes()[..], &body].concat()
 }
@@ -412,7 +412,7 @@ fn postgres() {
     );
 }
 
-fn mysql_packet(number: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn mysql_packet(number: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     [&(body.len() as u32).to_le_bytes()[..3], &[number], &body].concat()
 }
