@@ -22,8 +22,6 @@ const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 pub(super) struct Messages {
     agreed: Deflate,
     past: Past,
-    /// Some message before was not understood.
-    is_partial: bool,
 }
 
 /// What a message says.
@@ -36,13 +34,12 @@ struct Said {
 
 impl Messages {
     pub(super) fn new(agreed: Deflate) -> Messages {
-        Messages { agreed, past: Past::default(), is_partial: false }
+        Messages { agreed, past: Past::default() }
     }
 
     /// A message was not seen as a whole, or not understood. What refers to it is not known.
     pub(super) fn lose(&mut self) {
         self.past = Past::default();
-        self.is_partial = self.agreed.takes_over;
     }
 
     /// Replaces what the next message says.
@@ -122,11 +119,11 @@ impl Messages {
                                 all.push(all[from]);
                                 is_unknown.push(is_unknown[from]);
                             }
-                            None if self.is_partial => {
+                            // What is not known, as the capture begins later, or has lost it.
+                            None => {
                                 all.push(b'?');
                                 is_unknown.push(true);
                             }
-                            None => return None,
                         }
                     }
                 }
