@@ -3,6 +3,7 @@
 //!
 //! The releases of tshark that tests/oracles fetched judge.
 
+mod dns;
 mod files;
 #[allow(dead_code)]
 #[path = "../capture/support/gate.rs"]

@@ -1,7 +1,7 @@
 //! Whether bytes are certainly messages of a protocol: then a parser that has lost its place can go on with them. Stricter than the
 //! parsers themselves, and what may hold anything, as passwords and copied data, is not certain.
 
-use super::{Dialect, Length, Shared, amqp, ldap, mqtt, mysql, postgres, redis};
+use super::{Dialect, Length, Shared, amqp, dns, ldap, mqtt, mysql, postgres, redis};
 
 /// Messages that are enough if the last one goes on behind the bytes.
 const CHAIN: usize = 4;
@@ -36,6 +36,7 @@ pub(in crate::redact) fn is_certain(
             Dialect::Mysql => framed(mysql::length(rest), rest, |message, _| {
                 mysql::is_certain(message, is_server, &mut number, &shared.mysql)
             }),
+            Dialect::Dns => framed(dns::length(rest), rest, |message, _| dns::is_certain(message, is_server)),
             Dialect::Amqp => framed(amqp::length(rest, &shared.amqp), rest, |message, _| {
                 amqp::is_certain(message, &shared.amqp)
             }),

@@ -1,6 +1,8 @@
 //! Behind holes: masked until a segment is certainly made of messages.
 
-use super::tests::{ber, command, ldap_message, mysql_packet, packet, postgres_message, sized, startup};
+use super::tests::{
+    ber, command, dns_answer, ldap_message, mysql_packet, packet, postgres_message, sized, startup,
+};
 use crate::redact::tests::{SECRET, lossy};
 use crate::redact::{Conversation, Engine, Key, RulesBuilder, Side};
 
@@ -115,6 +117,12 @@ fn directories_and_messages_go_on_behind_a_hole() {
         Hole(B),
         Masked(B, result(b"well done")[5..].to_vec()),
         Shows(B, result(b"well done"), b"well done"),
+    ]);
+    judge(&[
+        Says(A, dns_answer(0)),
+        Hole(B),
+        Masked(B, dns_answer(0x80)[1..].to_vec()),
+        Shows(B, dns_answer(0x80), b"\x04shop\x07example\0"),
     ]);
     let connect = packet(
         0x10,

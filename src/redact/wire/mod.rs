@@ -3,6 +3,7 @@
 
 mod amqp;
 mod certain;
+mod dns;
 mod ldap;
 mod mqtt;
 mod mysql;
@@ -37,6 +38,7 @@ pub(super) enum Dialect {
     Mysql,
     /// Versions 0-9-1 and 1.0.
     Amqp,
+    Dns,
 }
 
 /// What both directions know.
@@ -93,12 +95,13 @@ impl Length {
 /// What a connection begins with, as far as the client says it; `None`: none of these, or too few bytes to tell.
 pub(super) fn client(bytes: &[u8]) -> Option<Dialect> {
     type Begins = fn(&[u8]) -> bool;
-    let begins: [(Dialect, Begins); 6] = [
+    let begins: [(Dialect, Begins); 7] = [
         (Dialect::Redis, redis::is_client),
         (Dialect::Mqtt, mqtt::is_client),
         (Dialect::Ldap, ldap::is_client),
         (Dialect::Postgres, postgres::is_client),
         (Dialect::Amqp, amqp::is_client),
+        (Dialect::Dns, dns::is_client),
         (Dialect::Mysql, mysql::is_client),
     ];
     begins.iter().find(|(_, is)| is(bytes)).map(|(dialect, _)| *dialect)
@@ -106,7 +109,7 @@ pub(super) fn client(bytes: &[u8]) -> Option<Dialect> {
 
 /// Whether so few bytes may be the beginning of what [`client`] knows.
 pub(super) fn may_be_client(bytes: &[u8]) -> bool {
-    bytes.len() < 16 && matches!(bytes.first(), Some(b'*' | 0x10 | 0x30 | 0 | b'A'))
+    bytes.len() < 16 && matches!(bytes.first(), Some(b'*' | 0x10 | 0x30 | 0 | 1 | b'A'))
         || mysql::may_be_client(bytes)
 }
 
@@ -168,6 +171,7 @@ impl Wire {
             Dialect::Postgres => postgres::length(bytes, &mut shared.postgres, self.is_server, self.is_first),
             Dialect::Mysql => mysql::length(bytes),
             Dialect::Amqp => amqp::length(bytes, &shared.amqp),
+            Dialect::Dns => dns::length(bytes),
         };
         let (head, whole) = match length {
             Length::Known { head, whole } => (head, whole),
@@ -195,6 +199,7 @@ impl Wire {
             }
             Dialect::Mysql => mysql::message(engine, &mut shared.mysql, message, is_server),
             Dialect::Amqp => amqp::message(engine, &mut shared.amqp, message),
+            Dialect::Dns => dns::message(engine, message),
         }
         Turn::Went(whole)
     }
