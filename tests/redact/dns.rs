@@ -1,7 +1,7 @@
 //! DNS over TCP, as tshark dissects it: what stays, and pseudonyms that are those of everywhere else.
 
 use super::files::{Capture, End, Link, Talk};
-use super::{Place, SECRET, gate, judge, tshark};
+use super::{Place, SECRET, gate, judge, text, tls2pcap, tshark};
 
 const NAME: &str = "shop.corp.example";
 const FOUR: [u8; 4] = [93, 184, 216, 34];
@@ -174,4 +174,39 @@ fn dns_has_the_same_pseudonyms_as_everything_else() {
             of("dns.qry.name")
         );
     }
+}
+
+/// `--check` wants the file to say that it has pseudonyms, as they cannot be told from what they stand for.
+#[test]
+fn a_check_wants_pseudonyms_to_be_said() {
+    for ending in ["pcap", "pcapng"] {
+        let place = Place::new();
+        let capture = capture();
+        let bytes = if ending == "pcap" { capture.pcap() } else { capture.pcapng(false) };
+        let input = place.write(&format!("in.{ending}"), &bytes);
+        for (made, asked, lacks) in [
+            (&[][..], &BOTH[..], &["addresses", "names"][..]),
+            (&BOTH[..2], &BOTH[..], &["names"]),
+            (&BOTH[..], &BOTH[..], &[]),
+            (&BOTH[..], &[][..], &[]),
+        ] {
+            let output = place.redact(&input, made);
+            let check = tls2pcap(&["redact", "--check", text(&output)], asked);
+            let said = String::from_utf8_lossy(&check.stderr).into_owned();
+            assert_eq!(
+                check.status.code(),
+                Some(if lacks.is_empty() { 0 } else { 7 }),
+                "{ending} {asked:?}: {said}"
+            );
+            for what in ["addresses", "names"] {
+                let reason = format!("does not say that its {what} have pseudonyms");
+                assert_eq!(said.contains(&reason), lacks.contains(&what), "{ending} {asked:?}: {said}");
+            }
+        }
+    }
+    // Nothing in it could have one.
+    let place = Place::new();
+    let input = place.write("in.pcap", &Capture::new(Link::Ethernet).pcap());
+    let check = tls2pcap(&["redact", "--check", text(&input)], &BOTH[..2]);
+    assert_eq!((check.status.code(), &check.stdout[..]), (Some(7), &b""[..]));
 }
