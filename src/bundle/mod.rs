@@ -214,11 +214,8 @@ fn cleaned(text: &str, redaction: &Redaction) -> Result<String, Failure> {
 
 /// An error without the name of a temporary file, which means nothing to the user.
 fn without_path(error: &io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|own| own.source()).and_then(|own| own.downcast_ref::<io::Error>());
-    match inner.and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::new(error.kind(), error.to_string()),
-    }
+    let text = error.to_string();
+    io::Error::new(error.kind(), text.split(" at path ").next().unwrap_or_default())
 }
 
 fn pack(config: &Report, made: &Made, doctor: &str, is_live: bool) -> Result<(), Failure> {
