@@ -87,12 +87,13 @@ impl Decoder {
 
 /// The code of each symbol, its first bit the lowest.
 fn codes(lengths: &[u8]) -> Vec<u16> {
-    let mut next = [0u16; LONGEST + 2];
+    let mut counts = [0u16; LONGEST + 1];
+    lengths.iter().filter(|len| **len > 0).for_each(|len| counts[usize::from(*len)] += 1);
+    let mut next = [0u16; LONGEST + 1];
     let mut code = 0u16;
-    for len in 1..=LONGEST {
-        code =
-            (code + lengths.iter().filter(|of| usize::from(**of) + 1 == len && **of > 0).count() as u16) << 1;
-        next[len] = code;
+    for (first, shorter) in next[1..].iter_mut().zip(counts) {
+        code = (code + shorter) << 1;
+        *first = code;
     }
     lengths
         .iter()
