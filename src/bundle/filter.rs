@@ -20,16 +20,17 @@ pub(super) fn choose(filter: &Filter, seen: &Seen, is_classic: bool) -> Result<V
             "select connections with --conn or --host",
         ));
     }
+    Ok(wanted(filter, seen))
+}
+
+fn wanted(filter: &Filter, seen: &Seen) -> Vec<bool> {
     let end = seen.end();
-    let failed: Vec<bool> = {
-        let mut failed: Vec<bool> = seen.flows.iter().map(|_| false).collect();
-        for exchange in seen.exchanges.iter().filter(|exchange| exchange.failure().is_some()) {
-            if let Some(failed) = failed.get_mut(exchange.flow as usize) {
-                *failed = true;
-            }
+    let mut failed = vec![false; seen.flows.len()];
+    for exchange in seen.exchanges.iter().filter(|exchange| exchange.failure().is_some()) {
+        if let Some(failed) = failed.get_mut(exchange.flow as usize) {
+            *failed = true;
         }
-        failed
-    };
+    }
     let wants = |(number, flow): (usize, &Flow)| {
         let of_process = |wanted: &String| flow.interfaces.iter().any(|i| is_process(seen, *i, wanted));
         let of_host = |wanted: &String| is_host(seen, number, flow, wanted);
@@ -41,7 +42,49 @@ pub(super) fn choose(filter: &Filter, seen: &Seen, is_classic: bool) -> Result<V
                 .is_none_or(|since| flow.last >= end.saturating_sub(since.saturating_mul(1_000_000_000)))
             && (!filter.errors || failed[number] || (flow.is_reset && !has_exchange(seen, number)))
     };
-    Ok(seen.flows.iter().enumerate().map(wants).collect())
+    seen.flows.iter().enumerate().map(wants).collect()
+}
+
+/// An option that no connection meets, by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unmet {
+    Process,
+    Connection,
+    Host,
+    Since,
+    Errors,
+}
+
+/// The first such; `None`: each is met, but not all by the same connection.
+fn unmet(filter: &Filter, seen: &Seen) -> Option<Unmet> {
+    let own = filter.clone();
+    let alone = [
+        (Unmet::Process, Filter { processes: own.processes, ..Filter::default() }),
+        (Unmet::Connection, Filter { connections: own.connections, ..Filter::default() }),
+        (Unmet::Host, Filter { hosts: own.hosts, ..Filter::default() }),
+        (Unmet::Since, Filter { since: own.since, ..Filter::default() }),
+        (Unmet::Errors, Filter { errors: own.errors, ..Filter::default() }),
+    ];
+    let none = |filter: &Filter| !filter.is_empty() && !wanted(filter, seen).contains(&true);
+    alone.into_iter().find(|(_, filter)| none(filter)).map(|(unmet, _)| unmet)
+}
+
+/// Why no connection is wanted. `given`: the filter in the words of the user.
+pub(super) fn reason(filter: &Filter, given: &Filter, seen: &Seen) -> String {
+    if seen.flows.is_empty() {
+        return "it has no TCP connection".into();
+    }
+    match unmet(filter, seen) {
+        Some(Unmet::Process) => format!("no connection is of the process {}", given.processes.join(", ")),
+        Some(Unmet::Connection) => {
+            let numbers: Vec<String> = given.connections.iter().map(u64::to_string).collect();
+            format!("it has no connection {}", numbers.join(", "))
+        }
+        Some(Unmet::Host) => format!("no connection is to or from {}", given.hosts.join(", ")),
+        Some(Unmet::Since) => "no connection was active so late".into(),
+        Some(Unmet::Errors) => "no exchange has failed".into(),
+        None => "no connection meets all these options at once".into(),
+    }
 }
 
 fn has_exchange(seen: &Seen, flow: usize) -> bool {
@@ -70,7 +113,7 @@ fn is_host(seen: &Seen, number: usize, flow: &Flow, wanted: &str) -> bool {
 }
 
 /// What there is to choose from.
-pub(super) fn hint(filter: &Filter, seen: &Seen) -> String {
+pub(super) fn hint(filter: &Filter, given: &Filter, seen: &Seen) -> String {
     let some = |mut names: Vec<String>| {
         names.retain(|name| !name.is_empty());
         names.sort_unstable();
@@ -79,26 +122,34 @@ pub(super) fn hint(filter: &Filter, seen: &Seen) -> String {
         names.truncate(8);
         names.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
     };
+    let of = |what: &str, names: Vec<String>| match some(names) {
+        names if names.is_empty() => format!("the capture names no {what}"),
+        names => format!("{what} in it: {names}"),
+    };
     if seen.flows.is_empty() {
-        return "the capture has no TCP connection".into();
+        return if *given == Filter::default() {
+            String::new()
+        } else {
+            "leave the options out that choose connections".into()
+        };
     }
-    if !filter.processes.is_empty() {
-        let names = seen.interfaces.iter().map(|(name, _)| name.clone()).collect();
-        return format!("processes in it: {}", some(names));
+    match unmet(filter, seen) {
+        Some(Unmet::Process) => {
+            of("processes", seen.interfaces.iter().map(|(name, _)| name.clone()).collect())
+        }
+        Some(Unmet::Host) => {
+            let hosts = seen.exchanges.iter().map(|exchange| exchange.host.clone());
+            let names = seen.flows.iter().filter_map(|flow| flow.about.get("sni").cloned());
+            let all: Vec<String> = hosts.chain(names).filter(|name| !name.is_empty()).collect();
+            let addresses = || seen.flows.iter().map(|flow| flow.ends[1].ip().to_string()).collect();
+            of("hosts", if all.is_empty() { addresses() } else { all })
+        }
+        Some(Unmet::Connection) => match seen.flows.len() {
+            1 => "the only one has number 0, as tcp.stream in Wireshark".into(),
+            more => format!("they are numbered from 0 to {}, as tcp.stream in Wireshark", more - 1),
+        },
+        Some(Unmet::Errors) => "leave --errors out".into(),
+        Some(Unmet::Since) => "leave --since out, or give more time".into(),
+        None => "leave one of them out".into(),
     }
-    if !filter.hosts.is_empty() {
-        let hosts = seen.exchanges.iter().map(|exchange| exchange.host.clone());
-        let names = seen.flows.iter().filter_map(|flow| flow.about.get("sni").cloned());
-        return format!("hosts in it: {}", some(hosts.chain(names).collect()));
-    }
-    if !filter.connections.is_empty() {
-        return format!(
-            "connections are numbered from 0 to {}, as tcp.stream in Wireshark",
-            seen.flows.len() - 1
-        );
-    }
-    if filter.errors {
-        return "no exchange has failed; leave --errors out".into();
-    }
-    "leave --since out, or give more time".into()
 }

@@ -15,12 +15,11 @@ use zip::write::SimpleFileOptions;
 
 use crate::config::{Capture, Filter, Output, Redaction, Report, Source, Verbosity};
 use crate::failure::{Exit, Failure};
-use crate::printable;
 use crate::redact::{self, Engine};
 use crate::rewrite::seen::Seen;
 use crate::rewrite::select::{Taken, select};
 use crate::rewrite::{self, Outcome};
-use crate::{capture, doctor, privilege};
+use crate::{capture, doctor, printable, privilege, sink};
 
 use self::summary::Summary;
 
@@ -32,6 +31,24 @@ const SIZE_MAX: u64 = 25_000_000;
 /// # Errors
 /// A [`Failure`] for the user. Then there is no bundle.
 pub fn run(config: &Report) -> Result<Exit, Failure> {
+    if let Source::File(path) = &config.source
+        && privilege::as_user(|| sink::is_same_file(path, &config.output))
+    {
+        return Err(Failure::new(
+            Exit::Usage,
+            "the capture would be overwritten",
+            "give -o another name, as bundle.zip",
+        ));
+    }
+    // Many programs believe the ending.
+    let ending = config.output.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    if ["pcap", "pcapng", "cap"].iter().any(|capture| ending.eq_ignore_ascii_case(capture)) {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("{}: the bundle is a zip file, not a capture", config.output.display()),
+            "give it the ending .zip",
+        ));
+    }
     // What is wrong with the rules shows before anything is captured.
     privilege::as_user(|| rewrite::engine(&config.redaction))?;
     let room = privilege::as_user(|| tempfile::Builder::new().prefix("tls2pcap-report-").tempdir());
@@ -100,7 +117,12 @@ impl Made {
 fn make(config: &Report, engine: Engine, input: &Path, room: &TempDir) -> Result<Made, Failure> {
     let name = if input.as_os_str() == "-" { "standard input".into() } else { input.display().to_string() };
     let bad_input = |error: io::Error| {
-        Failure::new(Exit::Io, format!("{name}: {error}"), "give a capture that tls2pcap or tcpdump wrote")
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound => "check its name",
+            io::ErrorKind::PermissionDenied => "make it readable for you",
+            _ => "give a capture that tls2pcap or tcpdump wrote",
+        };
+        Failure::new(Exit::Io, format!("{name}: {error}"), remedy)
     };
     let source: Box<dyn Read> = match input.as_os_str() == "-" {
         true => Box::new(io::stdin()),
@@ -119,8 +141,8 @@ fn make(config: &Report, engine: Engine, input: &Path, room: &TempDir) -> Result
     if chosen.iter().all(|wanted| !wanted) && is_part {
         return Err(Failure::new(
             Exit::Usage,
-            format!("{name}: none of {} connections is selected", seen.flows.len()),
-            filter::hint(&config.filter, &seen),
+            format!("{name}: {}", filter::reason(&wanted, &config.filter, &seen)),
+            filter::hint(&wanted, &config.filter, &seen),
         ));
     }
     let capture = room.path().join("capture");
@@ -190,8 +212,14 @@ fn cleaned(text: &str, redaction: &Redaction) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// An error without the name of a temporary file, which means nothing to the user.
+fn without_path(error: &io::Error) -> io::Error {
+    let text = error.to_string();
+    io::Error::new(error.kind(), text.split(" at path ").next().unwrap_or_default())
+}
+
 fn pack(config: &Report, made: &Made, doctor: &str, is_live: bool) -> Result<(), Failure> {
-    let failed = |error: &io::Error| unwritable(config.output.display(), error);
+    let failed = |error: &io::Error| unwritable(config.output.display(), &without_path(error));
     let folder = config.output.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut file = NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(|error| failed(&error))?;
     let summary = Summary { made, is_live, filter: &config.filter };
@@ -201,11 +229,18 @@ fn pack(config: &Report, made: &Made, doctor: &str, is_live: bool) -> Result<(),
     let size = file.as_file().metadata().map_or(0, |metadata| metadata.len());
     file.persist(&config.output).map_err(|error| failed(&error.error))?;
     if config.verbosity > Verbosity::Quiet {
-        printable::say(&summary.line());
+        if made.seen.flows.is_empty() {
+            printable::say("the capture has no TCP connection, so the bundle tells of this machine only\n");
+        } else {
+            printable::say(&summary.line());
+        }
+        let size = match size {
+            ..1_000_000 => format!("{} kB", size.div_ceil(1000)),
+            _ => format!("{:.1} MB", size as f64 / 1e6),
+        };
         printable::say(&format!(
-            "{} written, {:.1} MB: the check found no secret in it; read summary.md before you publish it\n",
+            "{} written, {size}: the check found no secret in it; read summary.md before you publish it\n",
             config.output.display(),
-            size as f64 / 1e6
         ));
     }
     if size > SIZE_MAX {

@@ -137,10 +137,12 @@ impl Summary<'_> {
         let all: u64 = flows.iter().map(|(flow, _)| flow.bytes).sum();
         let largest = flows.iter().max_by_key(|(flow, _)| flow.bytes);
         let mut hints = Vec::new();
-        if !self.filter.errors {
+        if !self.filter.errors && self.exchanges().any(|(e, _)| e.failure().is_some()) {
             hints.push("--errors keeps only connections with a failed exchange".to_owned());
         }
-        hints.push("--since 30s keeps what was active at the end".into());
+        if self.filter.since.is_none() {
+            hints.push("--since 30s keeps what was active at the end".into());
+        }
         hints.push("--host and --conn select connections".into());
         if let Some((flow, number)) = largest {
             let share = flow.bytes * 100 / all.max(1);
@@ -211,7 +213,11 @@ impl Summary<'_> {
                 text,
                 "| {} | {stream} | {} | {} | {result} | {} | {} | {took} |",
                 time(e.began, true),
-                code(&format!("{} {}", e.method, e.target)),
+                if e.method.is_empty() {
+                    "not captured".into()
+                } else {
+                    code(&format!("{} {}", e.method, e.target))
+                },
                 code(&e.host),
                 bytes(e.sent),
                 bytes(e.received),

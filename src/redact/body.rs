@@ -43,11 +43,6 @@ impl Type {
             charset.starts_with("utf-16") || charset.starts_with("utf-32") || charset.contains("ebcdic");
         Type { media, boundary, is_odd, packed }
     }
-
-    /// A message of permessage-deflate.
-    pub(super) fn packed_message() -> Type {
-        Type { packed: Some(Format::Message), ..Type::default() }
-    }
 }
 
 /// What takes a body apart.

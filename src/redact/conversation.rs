@@ -13,6 +13,7 @@ use super::wire::{self, Wire};
 use crate::proto::h1::{Looks, looks, looks_sip};
 use crate::proto::h2::{PREFACE, is_frames, is_settings};
 use crate::proto::tls::{is_hello, is_open};
+use crate::proto::websocket::Deflate;
 
 /// A direction of a connection. Which end is the client is seen by what they say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +41,9 @@ enum Was {
     Http1,
     Sip,
     Http2,
+    /// It is the server that speaks, or not.
+    Lines(Dialect, bool),
+    Wire(wire::Dialect, bool),
     /// Nothing can bring it in step.
     Other,
 }
@@ -50,7 +54,7 @@ enum Protocol {
     Detect,
     Http1(H1),
     Http2(Box<H2>),
-    WebSocket(WebSocket),
+    WebSocket(Box<WebSocket>),
     Tls(Tls),
     Lines(Lines),
     Wire(Wire),
@@ -65,8 +69,8 @@ enum Protocol {
 enum Other {
     Silent,
     Http2,
-    Lines(Dialect),
     /// It is the server, or not.
+    Lines(Dialect, bool),
     Wire(wire::Dialect, bool),
     Else,
 }
@@ -90,6 +94,7 @@ struct Half {
 pub struct Conversation {
     halves: [Half; 2],
     shared: h1::Shared,
+    lines: lines::Shared,
     wire: wire::Shared,
     /// What is inside TLS that encrypts nothing.
     inner: Option<Box<Conversation>>,
@@ -105,9 +110,14 @@ impl Conversation {
             from_start,
             next_body: 0,
         };
+        let mut shared = h1::Shared::default();
+        if !from_start {
+            shared.doubt();
+        }
         Conversation {
             halves: [half(), half()],
-            shared: h1::Shared::default(),
+            shared,
+            lines: lines::Shared::default(),
             wire: wire::Shared::default(),
             inner: None,
         }
@@ -123,7 +133,9 @@ impl Conversation {
         found: &mut Vec<Found>,
     ) {
         let half = &mut self.halves[side as usize];
-        half.resynchronise(bytes);
+        if half.resynchronise(bytes, &self.lines, &mut self.wire) {
+            self.shared.doubt();
+        }
         half.pending.extend_from_slice(bytes);
         self.run(engine, side, false);
         self.halves[side as usize].weave.drain(out, found);
@@ -153,6 +165,7 @@ impl Conversation {
             });
         if !goes_on {
             half.lose(engine, Kind::Lost);
+            self.shared.doubt();
         }
         half.weave.drain(out, found);
     }
@@ -165,6 +178,9 @@ impl Conversation {
         if !half.pending.is_empty() {
             half.lose(engine, Kind::Lost);
         }
+        if let Protocol::WebSocket(websocket) = &mut half.protocol {
+            websocket.give_up(engine, &mut half.weave, Kind::Lost);
+        }
         half.weave.close_all(engine);
         half.weave.drain(out, found);
     }
@@ -175,6 +191,10 @@ impl Conversation {
         let half = &mut self.halves[side as usize];
         if !half.pending.is_empty() {
             half.lose(engine, Kind::Held);
+            self.shared.doubt();
+        }
+        if let Protocol::WebSocket(websocket) = &mut half.protocol {
+            websocket.give_up(engine, &mut half.weave, Kind::Held);
         }
         half.weave.give_up(engine, Kind::Held);
         half.weave.drain(out, found);
@@ -232,11 +252,16 @@ impl Conversation {
         let other = &self.halves[side.other() as usize];
         let other = match &other.protocol {
             Protocol::Http2(_) => Other::Http2,
-            Protocol::Lines(lines) => Other::Lines(lines.dialect()),
+            Protocol::Lines(lines) => {
+                let (dialect, is_server) = lines.role();
+                Other::Lines(dialect, is_server)
+            }
             Protocol::Wire(wire) => {
                 let (dialect, is_server) = wire.role();
                 Other::Wire(dialect, is_server)
             }
+            Protocol::Filled(_, Was::Lines(dialect, is_server)) => Other::Lines(*dialect, *is_server),
+            Protocol::Filled(_, Was::Wire(dialect, is_server)) => Other::Wire(*dialect, *is_server),
             Protocol::Detect if other.pending.is_empty() => Other::Silent,
             _ => Other::Else,
         };
@@ -256,7 +281,7 @@ impl Conversation {
                         && !rest.starts_with(b"HTTP/")
                         && let Some(upgrade) = self.shared.upgraded.take()
                     {
-                        half.upgrade(upgrade, true);
+                        half.upgrade(upgrade, true, &self.shared.extensions);
                         continue;
                     }
                     match h1.step(engine, &mut self.shared, &mut half.weave, rest, last) {
@@ -265,11 +290,12 @@ impl Conversation {
                         h1::Turn::Over(len, upgrade) => {
                             at += len;
                             half.next_body = h1.next_body();
-                            half.upgrade(upgrade, false);
+                            half.upgrade(upgrade, false, &self.shared.extensions);
                         }
                         h1::Turn::Lost => {
                             let was = if h1.is_sip() { Was::Sip } else { Was::Http1 };
                             half.fall_out(engine, was);
+                            self.shared.doubt();
                         }
                     }
                 }
@@ -279,7 +305,7 @@ impl Conversation {
                     h2::Turn::Lost => half.fall_out(engine, Was::Http2),
                 },
                 Protocol::Lines(lines) => {
-                    let len = lines.step(engine, rest, last);
+                    let len = lines.step(engine, &mut self.lines, rest, last);
                     half.weave.raw(&rest[..len], engine.take_found());
                     if len == 0 {
                         break;
@@ -293,8 +319,9 @@ impl Conversation {
                     }
                     wire::Turn::More => break,
                     wire::Turn::Lost => {
+                        let (dialect, is_server) = wire.role();
                         engine.take_found();
-                        half.fall_out(engine, Was::Other);
+                        half.fall_out(engine, Was::Wire(dialect, is_server));
                     }
                 },
                 Protocol::Tls(tls) => match tls.step(engine, &mut half.weave, rest) {
@@ -334,6 +361,7 @@ impl Half {
             let kind = if self.from_start { Kind::Protocol } else { Kind::Lost };
             Some(Protocol::Filled(Parser::Unknown(None, kind), Was::Http1))
         };
+        let lost = |was| Some(Protocol::Filled(Parser::Unknown(None, Kind::Lost), was));
         if bytes.starts_with(PREFACE) {
             return Some(Protocol::Http2(Box::new(H2::new(true))));
         }
@@ -341,11 +369,15 @@ impl Half {
             return Some(Protocol::Http2(Box::new(H2::new(false))));
         }
         match other {
-            Other::Lines(dialect) => return Some(Protocol::Lines(Lines::new(dialect, false))),
+            Other::Lines(dialect, is_server) if self.from_start => {
+                return Some(Protocol::Lines(Lines::new(dialect, !is_server)));
+            }
+            Other::Lines(dialect, is_server) => return lost(Was::Lines(dialect, !is_server)),
             // Who answers the one who spoke first.
             Other::Wire(dialect, is_server) if self.from_start => {
                 return Some(Protocol::Wire(Wire::new(dialect, !is_server)));
             }
+            Other::Wire(dialect, is_server) => return lost(Was::Wire(dialect, !is_server)),
             Other::Silent if self.from_start => match lines::greeting(bytes) {
                 Some(dialect) => return Some(Protocol::Lines(Lines::new(dialect, true))),
                 None if bytes.len() < 5 && matches!(bytes[0], b'2' | b'+' | b'*') && !last => return None,
@@ -379,9 +411,13 @@ impl Half {
         }
     }
 
-    fn upgrade(&mut self, upgrade: Upgrade, is_client: bool) {
+    /// `extensions`: of WebSocket, as the server has accepted them.
+    fn upgrade(&mut self, upgrade: Upgrade, is_client: bool, extensions: &str) {
         self.protocol = match upgrade {
-            Upgrade::WebSocket => Protocol::WebSocket(WebSocket::new(self.next_body)),
+            Upgrade::WebSocket => {
+                let deflate = Deflate::agreed(extensions, is_client).unwrap_or_default();
+                Protocol::WebSocket(Box::new(WebSocket::new(self.next_body, deflate)))
+            }
             Upgrade::Http2 => Protocol::Http2(Box::new(H2::new(is_client))),
             Upgrade::Tunnel => Protocol::Detect,
         };
@@ -389,6 +425,9 @@ impl Half {
 
     /// What comes is not what should come.
     fn fall_out(&mut self, engine: &mut Engine, was: Was) {
+        if let Protocol::WebSocket(websocket) = &mut self.protocol {
+            websocket.give_up(engine, &mut self.weave, Kind::Lost);
+        }
         self.weave.lose_all(engine, Kind::Lost);
         self.protocol = Protocol::Filled(Parser::Unknown(None, Kind::Lost), was);
     }
@@ -398,7 +437,15 @@ impl Half {
         let was = match &self.protocol {
             Protocol::Http2(_) => Was::Http2,
             Protocol::Filled(_, was) => *was,
-            Protocol::WebSocket(_) | Protocol::Tls(_) | Protocol::Lines(_) | Protocol::Wire(_) => Was::Other,
+            Protocol::WebSocket(_) | Protocol::Tls(_) => Was::Other,
+            Protocol::Lines(lines) => {
+                let (dialect, is_server) = lines.role();
+                Was::Lines(dialect, is_server)
+            }
+            Protocol::Wire(wire) => {
+                let (dialect, is_server) = wire.role();
+                Was::Wire(dialect, is_server)
+            }
             Protocol::Http1(h1) if h1.is_sip() => Was::Sip,
             Protocol::Http1(_) | Protocol::Detect => Was::Http1,
         };
@@ -409,8 +456,8 @@ impl Half {
         self.weave.raw(&pending, engine.take_found());
     }
 
-    /// Where all is filled, a segment may begin with a message or a frame.
-    fn resynchronise(&mut self, segment: &[u8]) {
+    /// Where all is filled, a segment may begin with a message or a frame. Gives whether it does.
+    fn resynchronise(&mut self, segment: &[u8], lines: &lines::Shared, wire: &mut wire::Shared) -> bool {
         if let Protocol::Filled(_, was) = &self.protocol
             && self.pending.is_empty()
             && !self.from_start
@@ -428,8 +475,16 @@ impl Half {
                 Was::Http2 if is_frames(segment) => {
                     self.protocol = Protocol::Http2(Box::new(H2::after_hole()));
                 }
-                _ => {}
+                Was::Lines(dialect, is_server) if lines::is_certain(*dialect, *is_server, lines, segment) => {
+                    self.protocol = Protocol::Lines(Lines::new(*dialect, *is_server));
+                }
+                Was::Wire(dialect, is_server) if wire::is_certain(*dialect, *is_server, wire, segment) => {
+                    self.protocol = Protocol::Wire(Wire::behind_hole(*dialect, *is_server, wire));
+                }
+                _ => return false,
             }
+            return true;
         }
+        false
     }
 }

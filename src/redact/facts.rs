@@ -11,8 +11,10 @@ const TEXT_MAX: usize = 1024;
 pub enum Fact {
     /// A request.
     Request {
-        /// HTTP/2's number; 0 in HTTP/1, where they follow each other.
+        /// HTTP/2's number; in HTTP/1, that of the exchange on its connection, from 1.
         stream: u64,
+        /// Of HTTP/2.
+        is_http2: bool,
         /// As `GET`.
         method: String,
         /// Path and query.
@@ -24,6 +26,8 @@ pub enum Fact {
     Answer {
         /// See [`Fact::Request`].
         stream: u64,
+        /// Of HTTP/1: it is not known which request this answers, so the number is a new one.
+        is_stray: bool,
         /// As 200.
         status: u16,
     },

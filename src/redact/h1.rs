@@ -1,8 +1,6 @@
 //! HTTP/1 (RFC 9112): requests and answers one after the other, with their bodies. The same for SIP (RFC 3261), whose
 //! messages look alike: both ends ask, and a body has a length or is not there.
 
-use std::collections::VecDeque;
-
 use memchr::memmem;
 
 use super::body::{Body, Parser, Type};
@@ -13,19 +11,42 @@ use super::kind::Kind;
 use super::weave::Weave;
 use super::{headers, target};
 use crate::proto::h1::{LINE_MAX, Length, Looks, chunk_size, head_len, length, looks, looks_sip, name_len};
+use crate::proto::pairing::Pairing;
 
 /// Longest head that is waited for.
 const HEAD_MAX: usize = 256 << 10;
-/// Requests without an answer that are remembered.
-const ASKED_MAX: usize = 4096;
 
 /// What both directions know.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    /// Methods of requests whose answer has not come.
-    asked: VecDeque<Method>,
+    /// Requests whose answer has not come.
+    asked: Pairing<Asked>,
+    /// Number of the last exchange.
+    exchanges: u64,
     /// What the server has changed to.
     pub(super) upgraded: Option<Upgrade>,
+    /// Which extensions of WebSocket it has accepted.
+    pub(super) extensions: String,
+}
+
+impl Shared {
+    /// Messages may be missing.
+    pub(super) fn doubt(&mut self) {
+        self.asked.doubt();
+    }
+
+    fn next(&mut self) -> u64 {
+        self.exchanges += 1;
+        self.exchanges
+    }
+}
+
+/// What is remembered of a request.
+#[derive(Debug)]
+struct Asked {
+    method: Method,
+    /// Number of the exchange.
+    number: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +86,10 @@ pub(super) struct H1 {
     state: State,
     /// Number of the body.
     body: u64,
+    /// Number of the exchange.
+    exchange: u64,
+    /// Which request this answers is not certain. If it was a HEAD, no body follows, whatever the head says.
+    is_doubtful: bool,
 }
 
 /// What a call came to.
@@ -82,7 +107,7 @@ pub(super) enum Turn {
 impl H1 {
     /// `body`: the number of the next body.
     pub(super) fn new(body: u64) -> H1 {
-        H1 { is_sip: false, state: State::Head, body }
+        H1 { is_sip: false, state: State::Head, body, exchange: 0, is_doubtful: false }
     }
 
     /// The same of SIP.
@@ -125,7 +150,7 @@ impl H1 {
 
     fn end_body(&mut self, engine: &mut Engine, weave: &mut Weave) {
         weave.close(engine, self.body);
-        engine.tell(|| Fact::End { stream: 0 });
+        engine.tell(|| Fact::End { stream: self.exchange });
         self.body += 1;
         self.state = State::Head;
     }
@@ -139,18 +164,28 @@ impl H1 {
         bytes: &mut [u8],
         last: bool,
     ) -> Turn {
+        if std::mem::take(&mut self.is_doubtful) && self.state != State::Head {
+            const VERSION: &[u8] = b"HTTP/1.";
+            if VERSION.starts_with(&bytes[..bytes.len().min(VERSION.len())]) {
+                if bytes.len() < VERSION.len() && !last {
+                    self.is_doubtful = true;
+                    return Turn::More;
+                }
+                self.end_body(engine, weave);
+            }
+        }
         match self.state {
             State::Head => self.head(engine, shared, weave, bytes, last),
             State::Sized(left) | State::Chunk(left) => {
                 let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                 let left = left - len as u64;
                 let is_chunk = matches!(self.state, State::Chunk(_));
-                engine.tell(|| Fact::Body { stream: 0, len: len as u64 });
+                engine.tell(|| Fact::Body { stream: self.exchange, len: len as u64 });
                 weave.data(engine, self.body, &bytes[..len], left == 0 && !is_chunk, None);
                 match (left, is_chunk) {
                     (0, true) => self.state = State::ChunkEnd,
                     (0, false) => {
-                        engine.tell(|| Fact::End { stream: 0 });
+                        engine.tell(|| Fact::End { stream: self.exchange });
                         self.body += 1;
                         self.state = State::Head;
                     }
@@ -160,7 +195,7 @@ impl H1 {
                 Turn::Went(len)
             }
             State::ToEnd => {
-                engine.tell(|| Fact::Body { stream: 0, len: bytes.len() as u64 });
+                engine.tell(|| Fact::Body { stream: self.exchange, len: bytes.len() as u64 });
                 weave.data(engine, self.body, bytes, last, None);
                 Turn::Went(bytes.len())
             }
@@ -207,7 +242,7 @@ impl H1 {
         };
         fields(engine, &mut bytes[..len], 0, false);
         weave.close(engine, self.body);
-        engine.tell(|| Fact::End { stream: 0 });
+        engine.tell(|| Fact::End { stream: self.exchange });
         weave.raw(&bytes[..len], engine.take_found());
         self.body += 1;
         self.state = State::Head;
@@ -283,8 +318,12 @@ impl H1 {
         }
         if !is_answer {
             let mut words = head[..line].trim_ascii_end().split(|b| *b == b' ');
+            shared.asked.give_up();
+            self.exchange = shared.next();
+            shared.asked.ask(Asked { method, number: self.exchange });
             engine.tell(|| Fact::Request {
-                stream: 0,
+                stream: self.exchange,
+                is_http2: false,
                 method: facts::text(words.next().unwrap_or_default()),
                 target: facts::text(words.next().unwrap_or_default()),
                 host: fields.host.clone(),
@@ -294,9 +333,6 @@ impl H1 {
         if is_answer {
             self.answer(engine, shared, weave, status, &fields, len)
         } else {
-            if shared.asked.len() < ASKED_MAX {
-                shared.asked.push_back(method);
-            }
             self.begin_body(engine, weave, &fields, false);
             if method == Method::Connect { Turn::Over(len, Upgrade::Tunnel) } else { Turn::Went(len) }
         }
@@ -311,32 +347,35 @@ impl H1 {
         fields: &Fields,
         len: usize,
     ) -> Turn {
-        if status == 101 || !(100..200).contains(&status) {
-            engine.tell(|| Fact::Answer { stream: 0, status });
+        if (100..200).contains(&status) && status != 101 {
+            return Turn::Went(len);
         }
+        let is_unsure = shared.asked.is_unsure();
+        let asked = shared.asked.answer();
+        shared.asked.done();
+        self.is_doubtful = is_unsure || asked.is_none();
+        self.exchange = asked.as_ref().map_or_else(|| shared.next(), |asked| asked.number);
+        engine.tell(|| Fact::Answer { stream: self.exchange, is_stray: asked.is_none(), status });
+        let method = asked.map_or(Method::Other, |asked| asked.method);
         if status == 101 {
-            engine.tell(|| Fact::End { stream: 0 });
+            engine.tell(|| Fact::End { stream: self.exchange });
             let upgrade = match fields.upgrade.as_str() {
                 "websocket" => Upgrade::WebSocket,
                 "h2c" => Upgrade::Http2,
                 _ => Upgrade::Tunnel,
             };
-            shared.asked.pop_front();
             shared.upgraded = Some(upgrade);
+            shared.extensions.clone_from(&fields.extensions);
             return Turn::Over(len, upgrade);
         }
-        if (100..200).contains(&status) {
-            return Turn::Went(len);
-        }
-        let method = shared.asked.pop_front().unwrap_or(Method::Other);
         if method == Method::Connect && (200..300).contains(&status) {
-            engine.tell(|| Fact::End { stream: 0 });
+            engine.tell(|| Fact::End { stream: self.exchange });
             return Turn::Over(len, Upgrade::Tunnel);
         }
         if method != Method::Head && status != 204 && status != 304 {
             self.begin_body(engine, weave, fields, true);
         } else {
-            engine.tell(|| Fact::End { stream: 0 });
+            engine.tell(|| Fact::End { stream: self.exchange });
         }
         Turn::Went(len)
     }
@@ -357,7 +396,7 @@ impl H1 {
             };
             weave.open(engine, self.body, body);
         } else {
-            engine.tell(|| Fact::End { stream: 0 });
+            engine.tell(|| Fact::End { stream: self.exchange });
         }
     }
 }
@@ -370,6 +409,8 @@ struct Fields {
     content_type: String,
     content_encoding: String,
     upgrade: String,
+    /// Of WebSocket.
+    extensions: String,
     host: String,
 }
 
@@ -400,6 +441,7 @@ fn fields(engine: &mut Engine, head: &mut [u8], mut at: usize, is_sip: bool) -> 
                     "content-type" => fields.content_type = text(),
                     "content-encoding" => fields.content_encoding = text(),
                     "host" => fields.host = text(),
+                    "sec-websocket-extensions" => fields.extensions = text(),
                     "upgrade" => fields.upgrade = text().to_ascii_lowercase(),
                     _ => {}
                 }

@@ -207,6 +207,7 @@ impl H2 {
         };
         if !value(":method").is_empty() {
             engine.tell(|| Fact::Request {
+                is_http2: true,
                 stream,
                 method: value(":method").to_owned(),
                 target: value(":path").to_owned(),
@@ -214,7 +215,7 @@ impl H2 {
             });
         }
         if let Ok(status @ 200..) = value(":status").parse() {
-            engine.tell(|| Fact::Answer { stream, status });
+            engine.tell(|| Fact::Answer { stream, is_stray: false, status });
         }
         if let Ok(status @ 1..) = value("grpc-status").parse() {
             engine.tell(|| Fact::Grpc { stream, status });

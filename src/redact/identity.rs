@@ -206,11 +206,17 @@ fn spelled(like: &str, address: Ipv6Addr) -> String {
 
 /// Works on the name of a host.
 fn name(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>) {
-    let text = &bytes[range.clone()];
+    if let Some(new) = host_labels(engine, &bytes[range.clone()]) {
+        engine.place(bytes, range.start, &new, Kind::Name);
+    }
+}
+
+/// The pseudonym of a host's name; `None`: it stays.
+pub(super) fn host_labels(engine: &Engine, text: &[u8]) -> Option<Vec<u8>> {
     let lower = text.to_ascii_lowercase();
     let is_local = lower == b"localhost" || lower.ends_with(b".localhost");
     if !engine.hides_names() || is_local || text.is_empty() || !text.iter().any(u8::is_ascii_alphabetic) {
-        return;
+        return None;
     }
     let mut new = text.to_vec();
     let dots: Vec<usize> =
@@ -223,7 +229,39 @@ fn name(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>) {
         }
         at = end + 1;
     }
-    engine.place(bytes, range.start, &new, Kind::Name);
+    Some(new)
+}
+
+/// The labels of a name that stands for an address or a network, the last number first: of `5.0.0.10.in-addr.arpa`, and of
+/// `ip6.arpa` (RFC 1035, section 3.5; RFC 3596, section 2.5). `None`: it stands for none.
+pub(super) fn reversed(engine: &Engine, labels: &[&[u8]]) -> Option<Vec<Vec<u8>>> {
+    let [numbers @ .., zone, arpa] = labels else { return None };
+    if !arpa.eq_ignore_ascii_case(b"arpa") {
+        return None;
+    }
+    let number = |label: &&[u8], radix| u8::from_str_radix(str::from_utf8(label).ok()?, radix).ok();
+    let mut new: Vec<Vec<u8>> = if zone.eq_ignore_ascii_case(b"in-addr") && numbers.len() <= 4 {
+        let mut four = [0; 4];
+        for (own, label) in four.iter_mut().zip(numbers.iter().rev()) {
+            *own = number(label, 10)?;
+        }
+        let hides = engine.hides_addresses();
+        let four = if hides { engine.addresses().v4(four) } else { four };
+        four[..numbers.len()].iter().rev().map(|own| own.to_string().into_bytes()).collect()
+    } else if zone.eq_ignore_ascii_case(b"ip6") && numbers.len() <= 32 {
+        let mut six = [0; 16];
+        for (i, label) in numbers.iter().rev().enumerate() {
+            let digit = number(label, 16).filter(|digit| *digit < 16)?;
+            six[i / 2] |= digit << (4 * (1 - i % 2));
+        }
+        let six = if engine.hides_addresses() { engine.addresses().v6(six) } else { six };
+        let digits: Vec<u8> = six.iter().flat_map(|byte| [byte >> 4, byte & 15]).collect();
+        digits[..numbers.len()].iter().rev().map(|digit| format!("{digit:x}").into_bytes()).collect()
+    } else {
+        return None;
+    };
+    new.extend([zone.to_vec(), arpa.to_vec()]);
+    Some(new)
 }
 
 /// Hosts in URLs.

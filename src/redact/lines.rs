@@ -86,6 +86,104 @@ const REPLIES: &[&str] = &[
     "EXPUNGE",
 ];
 
+/// What both directions know.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// The last reply asks for a letter, or for more of a login.
+    wants_more: bool,
+}
+
+/// Commands without and with arguments that are certain, of each dialect: nobody writes such a line in a letter.
+const CERTAIN: [(Dialect, &[&str]); 3] = [
+    (
+        Dialect::Codes,
+        &[
+            "MAIL FROM:<",
+            "RCPT TO:<",
+            "RSET",
+            "QUIT",
+            "NOOP",
+            "DATA",
+            "PASV",
+            "EPSV",
+            "FEAT",
+            "SYST",
+            "PWD",
+            "CDUP",
+            "TYPE I",
+            "TYPE A",
+            "RETR ",
+            "STOR ",
+            "CWD ",
+            "EHLO ",
+        ],
+    ),
+    (Dialect::Pop3, &["STAT", "LIST", "UIDL", "NOOP", "RSET", "QUIT", "CAPA", "RETR ", "DELE "]),
+    (Dialect::Imap, &[]),
+];
+
+/// Whether a segment is certainly a command or replies, so that a parser that has lost its place can go on.
+pub(super) fn is_certain(dialect: Dialect, is_server: bool, shared: &Shared, segment: &[u8]) -> bool {
+    let Some(text) = segment.strip_suffix(b"\r\n").filter(|text| fill::is_text(text) && text.is_ascii())
+    else {
+        return false;
+    };
+    let mut lines = text.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    if is_server {
+        return lines.all(|line| is_certain_reply(dialect, line));
+    }
+    let (Some(line), None) = (lines.next(), lines.next()) else { return false };
+    let is_number = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_digit);
+    match dialect {
+        _ if shared.wants_more => false,
+        // A tag with a number, and a command.
+        Dialect::Imap => {
+            let mut words = line.split(|b| *b == b' ');
+            let (tag, verb) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            let digits = tag.iter().position(u8::is_ascii_digit).unwrap_or(tag.len());
+            tag.len() <= 12
+                && tag[..digits].iter().all(u8::is_ascii_alphabetic)
+                && is_number(&tag[digits..])
+                && IMAP.iter().any(|known| verb == known.as_bytes())
+        }
+        _ => {
+            CERTAIN.iter().filter(|(of, _)| *of == dialect).flat_map(|(_, known)| known.iter()).any(|known| {
+                match line.strip_prefix(known.as_bytes()) {
+                    Some(rest) if known.ends_with('<') => memchr::memchr(b'>', rest).is_some(),
+                    Some(rest) if known.ends_with(' ') && dialect == Dialect::Pop3 => is_number(rest),
+                    Some(rest) if known.ends_with(' ') => !rest.is_empty() && !rest.contains(&b' '),
+                    Some(rest) => rest.is_empty(),
+                    None => false,
+                }
+            })
+        }
+    }
+}
+
+/// The same of one line of a server.
+fn is_certain_reply(dialect: Dialect, line: &[u8]) -> bool {
+    match dialect {
+        Dialect::Codes => matches!(
+            line,
+            [b'1'..=b'5', b'0'..=b'5', b'0'..=b'9', b' ' | b'-', ..] if !line.starts_with(b"334")
+        ),
+        Dialect::Pop3 => line.starts_with(b"+OK") || line.starts_with(b"-ERR"),
+        Dialect::Imap => {
+            let mut words = line.split(|b| *b == b' ');
+            let tag = words.next().unwrap_or_default();
+            let word = words.next().unwrap_or_default();
+            match tag {
+                b"*" => {
+                    word == b"OK"
+                        || word == b"BYE"
+                        || matches!(words.next(), Some(b"EXISTS" | b"RECENT" | b"EXPUNGE"))
+                }
+                tag => tag.last().is_some_and(u8::is_ascii_digit) && matches!(word, b"OK" | b"NO" | b"BAD"),
+            }
+        }
+    }
+}
+
 /// One direction.
 #[derive(Debug)]
 pub(super) struct Lines {
@@ -104,12 +202,19 @@ impl Lines {
         Lines { dialect, is_server, in_letter: false, literal: 0, in_line: false }
     }
 
-    pub(super) fn dialect(&self) -> Dialect {
-        self.dialect
+    /// Which dialect, and whether it is the server's direction.
+    pub(super) fn role(&self) -> (Dialect, bool) {
+        (self.dialect, self.is_server)
     }
 
     /// Works on what is there. Gives how many bytes are decided.
-    pub(super) fn step(&mut self, engine: &mut Engine, bytes: &mut [u8], last: bool) -> usize {
+    pub(super) fn step(
+        &mut self,
+        engine: &mut Engine,
+        shared: &mut Shared,
+        bytes: &mut [u8],
+        last: bool,
+    ) -> usize {
         let mut at = 0;
         while at < bytes.len() {
             if self.literal > 0 {
@@ -130,6 +235,10 @@ impl Lines {
             } else {
                 let line = &mut bytes[at..stop];
                 let len = line.trim_ascii_end().len();
+                if self.is_server {
+                    let asks = [&b"354"[..], b"334", b"+ "];
+                    shared.wants_more = asks.iter().any(|ask| line.starts_with(ask)) || line[..len] == *b"+";
+                }
                 engine.within(at, |engine| self.line(engine, &mut line[..len]));
             }
             self.in_line = end.is_none() && !last;

@@ -1,6 +1,7 @@
-//! Compressed bodies. Those in gzip, deflate, Brotli and Zstandard (RFC 1952, 1950, 1951, 7932, 8878) are looked into. One that holds a secret is packed
-//! anew if the result fits into its length. Else, and in all other formats, it becomes a body of the same format and
-//! length that says what it was: stored blocks, which can have any length.
+//! Compressed bodies. Those in gzip, deflate, Brotli and Zstandard (RFC 1952, 1950, 1951, 7932, 8878) are looked into. One
+//! of gzip or deflate that holds a secret is spelled anew in its length (`deflate`), or packed anew. If that does not fit,
+//! and in all other formats, it becomes a body of the same format and length that says what it was: stored blocks,
+//! which can have any length.
 
 use std::io::{Read, Write};
 
@@ -8,13 +9,17 @@ use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use flate2::{Compression, Crc, GzBuilder};
 
 use super::body::{Body, Type};
+use super::deflate::{Past, spell};
 use super::engine::Engine;
 use super::kind::Kind;
+use crate::proto::deflate::{WINDOW, read};
 
 /// Longest body that is waited for.
 const PACKED_MAX: usize = 4 << 20;
 /// Longest that is unpacked.
 const UNPACKED_MAX: u64 = 64 << 20;
+/// Longest that is spelled anew, unpacked.
+const RESPELLED_MAX: usize = 16 << 20;
 
 /// What a body that was replaced says: a string of JSON, so that it is valid in most places.
 const SAID: &[u8] = b"redacted by tls2pcap ";
@@ -27,8 +32,6 @@ pub(super) enum Format {
     Deflate,
     Brotli,
     Zstd,
-    /// A message of WebSocket's permessage-deflate (RFC 7692).
-    Message,
     /// Another, or several one after the other.
     Other,
 }
@@ -71,8 +74,14 @@ impl Packed {
             self.replace(engine, bytes, &[]);
             return bytes.len();
         };
+        let old = (plain.len() <= RESPELLED_MAX).then(|| plain.clone());
         let found = Body::new(self.inner.clone()).whole(engine, &mut plain);
         if found.is_empty() {
+            return bytes.len();
+        }
+        if let Some(body) = old.and_then(|old| respelled(self.format, bytes, &old, &plain)) {
+            bytes.copy_from_slice(&body);
+            found.iter().for_each(|kind| engine.note(0, *kind));
             return bytes.len();
         }
         if self.format == Format::Gzip
@@ -123,8 +132,46 @@ fn unpack(format: Format, bytes: &[u8]) -> Option<Vec<u8>> {
         }
         Format::Brotli => unbrotli(bytes),
         Format::Zstd => zstandard(bytes),
-        Format::Message | Format::Other => None,
+        Format::Other => None,
     }
+}
+
+/// Where a body's stream of deflate is, without its frame; `None`: it has none, or several.
+fn stream_of(format: Format, bytes: &[u8]) -> Option<std::ops::Range<usize>> {
+    match format {
+        Format::Gzip => {
+            let mut reader = bytes;
+            flate2::bufread::GzDecoder::new(&mut reader).header()?;
+            Some(bytes.len() - reader.len()..bytes.len().checked_sub(8)?)
+        }
+        Format::Deflate if is_zlib(bytes) => Some(2..bytes.len().checked_sub(4)?),
+        Format::Deflate => Some(0..bytes.len()),
+        Format::Brotli | Format::Zstd | Format::Other => None,
+    }
+}
+
+/// The same body, saying `new` instead of `old`, or something that shows less; `None`: that does not fit.
+fn respelled(format: Format, bytes: &[u8], old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
+    let part = stream_of(format, bytes)?;
+    let source = bytes.get(part.clone())?;
+    let stream = read(source, old.len()).ok()?;
+    let is_one = stream.blocks.iter().position(|block| block.is_last) == Some(stream.blocks.len() - 1);
+    if !is_one || stream.text(&[]).as_deref() != Some(old) {
+        return None;
+    }
+    let spelled = spell(&stream, source, &Past::default(), WINDOW, old, new)?;
+    let mut out = bytes.to_vec();
+    out[part.clone()].copy_from_slice(&spelled.bytes);
+    let mut crc = Crc::new();
+    match format {
+        Format::Gzip => {
+            crc.update(&spelled.text);
+            out[part.end..part.end + 4].copy_from_slice(&crc.sum().to_le_bytes());
+        }
+        _ if part.end < bytes.len() => out[part.end..].copy_from_slice(&adler(&spelled.text).to_be_bytes()),
+        _ => {}
+    }
+    Some(out)
 }
 
 /// A body in Brotli. What follows its end would be shown as it is, so nothing may.
@@ -190,8 +237,30 @@ fn pack(plain: &[u8], len: usize) -> Option<Vec<u8>> {
     }
 }
 
+/// Makes a message of WebSocket's permessage-deflate (RFC 7692) say what it was, or masks it if it is too short.
+pub(super) fn say_so(engine: &mut Engine, message: &mut [u8]) {
+    let Some(filler) = message_filler(message.len()) else {
+        engine.fill_whole(message, 0..message.len(), Kind::Compressed);
+        return;
+    };
+    if filler[..] != *message {
+        message.copy_from_slice(&filler);
+        engine.note(0, Kind::Compressed);
+    }
+}
+
+/// A message of this length that refers to no other.
+fn message_filler(len: usize) -> Option<Vec<u8>> {
+    let (room, blocks) = stored_room(len.checked_sub(1)?)?;
+    let mut out = Vec::with_capacity(len);
+    stored(&said(room), blocks, false, &mut out);
+    // The beginning of an empty block, the rest of which every receiver adds.
+    out.push(0);
+    Some(out)
+}
+
 /// What a body of so many bytes says.
-fn said(len: usize) -> Vec<u8> {
+pub(super) fn said(len: usize) -> Vec<u8> {
     match len {
         0 | 1 => vec![b'1'; len],
         _ => {
@@ -228,14 +297,6 @@ fn filler(format: Format, bytes: &[u8]) -> Option<Vec<u8>> {
             let (room, blocks) = stored_room(len)?;
             let mut out = Vec::with_capacity(len);
             stored(&said(room), blocks, true, &mut out);
-            Some(out)
-        }
-        Format::Message => {
-            let (room, blocks) = stored_room(len.checked_sub(1)?)?;
-            let mut out = Vec::with_capacity(len);
-            stored(&said(room), blocks, false, &mut out);
-            // The beginning of an empty block, the rest of which every receiver adds.
-            out.push(0);
             Some(out)
         }
         Format::Brotli => brotli(len),
@@ -337,9 +398,10 @@ mod tests {
             zlib[..2].copy_from_slice(&[0x78, 0x9c]);
             let packed = filler(Format::Deflate, &zlib).unwrap();
             assert_eq!((packed.len(), unpack(Format::Deflate, &packed).is_some()), (len, true), "{len}");
-            for format in [Format::Deflate, Format::Message, Format::Brotli, Format::Zstd] {
+            for format in [Format::Deflate, Format::Brotli, Format::Zstd] {
                 assert_eq!(filler(format, &bytes).unwrap().len(), len, "{format:?}");
             }
+            assert_eq!(message_filler(len).unwrap().len(), len);
         }
         assert_eq!(filler(Format::Gzip, &[0; 22]), None);
     }

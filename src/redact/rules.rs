@@ -231,6 +231,29 @@ impl Rules {
         level && added && exceptions && identities && value("redact_format") == Some(FORMAT)
     }
 
+    /// What is to have pseudonyms by these rules, and has none by what a file says of itself: `addresses`, `names`.
+    pub fn without_pseudonyms(&self, marks: &[String]) -> Vec<&'static str> {
+        let says = |key| marks.iter().any(|mark| value(mark, key) == Some("pseudonyms"));
+        let both = [
+            ("addresses", self.addresses, says("redact_addresses")),
+            ("names", self.names, says("redact_names")),
+        ];
+        self.unsaid(both)
+    }
+
+    /// The same, of a brand.
+    pub fn without_pseudonyms_of_brand(&self, theirs: [u8; 4]) -> Vec<&'static str> {
+        let says = |bit| theirs[..2] == *b"T2" && theirs[2] & bit != 0;
+        self.unsaid([("addresses", self.addresses, says(ADDRESSES)), ("names", self.names, says(NAMES))])
+    }
+
+    fn unsaid(&self, all: [(&'static str, Identity, bool); 2]) -> Vec<&'static str> {
+        all.into_iter()
+            .filter(|(_, wanted, is_said)| *wanted == Identity::Pseudonyms && !is_said)
+            .map(|(name, ..)| name)
+            .collect()
+    }
+
     /// The mark of a file in classic pcap, which has four bytes that readers must ignore. `is_one_of_several`: it is a part of a
     /// capture.
     pub fn brand(&self, is_one_of_several: bool) -> [u8; 4] {
@@ -390,6 +413,14 @@ mod tests {
                 theirs.summary()
             );
         }
+        let says = |mine: &Rules, theirs: &Rules| {
+            let by_brand = mine.without_pseudonyms_of_brand(theirs.brand(false));
+            assert_eq!(mine.without_pseudonyms(&[theirs.summary()]), by_brand);
+            by_brand
+        };
+        assert_eq!((says(&plain, &plain), says(&both, &both)), (vec![], vec![]));
+        assert_eq!((says(&both, &addresses), says(&addresses, &plain)), (vec!["names"], vec!["addresses"]));
+        assert_eq!(both.without_pseudonyms(&[]), ["addresses", "names"]);
         assert!(!plain.are_met_by("level=secrets") && !plain.are_met_by(""));
         assert!(!plain.are_met_by_brand([0; 4]) && !plain.are_met_by_brand(*b"T2\0\0"));
         for rules in [&plain, &field, &allow, &shape, &both] {

@@ -282,6 +282,7 @@ fn compressed_bodies() {
         assert!(!plain.contains(SECRET), "{plain}");
         assert!(serde_json::from_str::<serde_json::Value>(&plain).is_ok(), "{plain}");
         assert_eq!(plain == text, !is_secret);
+        assert!(plain.starts_with(&text[..6]), "{plain}");
     }
 }
 
@@ -370,6 +371,49 @@ fn websocket_messages() {
     let first: String = first.iter().enumerate().map(|(i, b)| char::from(b ^ key[i % 4])).collect();
     assert!(first.starts_with("{\"token\":\"") && !first.contains("hunter2C"), "{first}");
     assert!(lossy(&outs[1]).contains("hello"));
+}
+
+/// Compressed messages that refer to earlier ones, each in one frame or two, and a ping within.
+#[test]
+fn compressed_websocket_messages() {
+    let mut sender = flate2::Compress::new(flate2::Compression::new(6), false);
+    let mut messages = Vec::new();
+    for i in 0..40 {
+        let text = match i % 4 {
+            3 => format!("{{\"n\":{i},\"kept\":\"nothing to hide here {i}\"}}"),
+            _ => format!("{{\"n\":{i},\"token\":\"{SECRET}{}\",\"kept\":\"more text of it {i}\"}}", i / 8),
+        };
+        let before = sender.total_out();
+        let mut out = vec![0; 4096];
+        sender.compress(text.as_bytes(), &mut out, flate2::FlushCompress::Sync).unwrap();
+        out.truncate((sender.total_out() - before) as usize - 4);
+        messages.push(out);
+    }
+    let frames = messages.iter().flat_map(|message| {
+        let (one, two) = message.split_at(message.len() / 2);
+        [&[0x41, one.len() as u8][..], one, &[0x89, 0], &[0x80, two.len() as u8], two].concat()
+    });
+    let request = "GET /s HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+    let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+    let server = [answer.as_bytes(), &frames.collect::<Vec<u8>>()].concat();
+    let (outs, found) = redacted(&[(Side::A, request.as_bytes()), (Side::B, &server)]);
+    assert!(found.contains(&Kind::Json), "{found:?}");
+    let mut receiver = flate2::Decompress::new(false);
+    let mut at = answer.len();
+    for (i, message) in messages.iter().enumerate() {
+        let out = &outs[1][at..at + message.len() + 6];
+        at += out.len();
+        let half = message.len() / 2;
+        let bytes = [&out[2..2 + half], &out[6 + half..], &[0, 0, 0xff, 0xff]].concat();
+        let (mut plain, before) = (vec![0; 4096], receiver.total_out());
+        receiver.decompress(&bytes, &mut plain, flate2::FlushDecompress::Sync).unwrap();
+        plain.truncate((receiver.total_out() - before) as usize);
+        let text = lossy(&plain);
+        assert!(!text.contains(&SECRET[..9]), "{text}");
+        let kept = if i % 4 == 3 { "\"kept\":\"nothing to hide here" } else { "\"kept\":\"more text of it" };
+        assert!(text.starts_with(&format!("{{\"n\":{i},")) && text.contains(kept), "{i}: {text}");
+    }
 }
 
 #[test]
@@ -464,6 +508,31 @@ fn logins_of_mail_and_ftp() {
         for kept in kept {
             assert!(text.contains(kept), "{kept} is missing: {text}");
         }
+    }
+}
+
+/// The request that an answer answers is missing. Was it a HEAD, what follows is no body, but the next answer.
+#[test]
+fn an_answer_to_a_missing_head() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 400\r\n\r\n";
+    for framing in ["Content-Length: 400", "Transfer-Encoding: chunked", "Connection: close"] {
+        let next =
+            format!("HTTP/1.1 200 OK\r\nSet-Cookie: zz={SECRET}\r\nX-Long: {}\r\n\r\n", "a ".repeat(200));
+        let head = head.replace("Content-Length: 400", framing);
+        let (mut engine, mut conversation) = (engine(), Conversation::new(true));
+        let mut outs = [Vec::new(), Vec::new()];
+        let mut found = Vec::new();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        conversation.push(&mut engine, Side::A, request, &mut outs[0], &mut found);
+        conversation.push(&mut engine, Side::B, OK.as_bytes(), &mut outs[1], &mut found);
+        conversation.hole(&mut engine, Side::A, Some(31), &mut outs[0], &mut found);
+        for piece in [&head, &next] {
+            conversation.push(&mut engine, Side::B, piece.as_bytes(), &mut outs[1], &mut found);
+        }
+        conversation.end(&mut engine, Side::B, &mut outs[1], &mut found);
+        let text = lossy(&outs[1]);
+        assert!(!text.contains(SECRET) && text.contains("Set-Cookie: zz="), "{framing}: {text}");
+        assert!(found.iter().any(|found| found.kind == Kind::Cookie), "{framing}: {found:?}");
     }
 }
 

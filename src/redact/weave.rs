@@ -81,26 +81,33 @@ impl Weave {
     ) {
         let body = self.bodies.entry(id).or_insert_with(|| Body::with(Parser::unknown()));
         body.feed(engine, bytes, last);
+        self.wait(id, bytes.len(), mask);
+    }
+
+    /// Bytes of a body that are decided elsewhere.
+    pub(super) fn wait(&mut self, id: u64, len: usize, mask: Option<Mask>) {
         match self.spans.back_mut() {
             Some(Span::Body { id: before, left, mask: None }) if *before == id && mask.is_none() => {
-                *left += bytes.len();
+                *left += len
             }
-            _ if bytes.is_empty() => {}
-            _ => self.spans.push_back(Span::Body { id, left: bytes.len(), mask }),
+            _ if len == 0 => {}
+            _ => self.spans.push_back(Span::Body { id, left: len, mask }),
         }
+    }
+
+    /// What comes next of such a body was decided.
+    pub(super) fn decided(&mut self, id: u64, bytes: &[u8], found: Vec<Found>) {
+        self.bodies.entry(id).or_insert_with(|| Body::with(Parser::unknown())).decided(bytes, found);
     }
 
     /// Bytes of the layer above, which are decided there.
     pub(super) fn layer(&mut self, len: usize) {
-        match self.spans.back_mut() {
-            Some(Span::Body { id: LAYER, left, mask: None }) => *left += len,
-            _ => self.spans.push_back(Span::Body { id: LAYER, left: len, mask: None }),
-        }
+        self.wait(LAYER, len, None);
     }
 
     /// The layer above has decided what comes next of it.
     pub(super) fn layer_decided(&mut self, bytes: &[u8], found: Vec<Found>) {
-        self.bodies.entry(LAYER).or_insert_with(|| Body::with(Parser::unknown())).decided(bytes, found);
+        self.decided(LAYER, bytes, found);
     }
 
     /// The body goes on, but something of it is missing.

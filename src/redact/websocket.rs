@@ -1,11 +1,12 @@
-//! WebSocket (RFC 6455). Text that is JSON is taken apart as such. Compressed messages (RFC 7692) refer to earlier ones, so
-//! each becomes a stored one of the same length; binary ones are filled.
+//! WebSocket (RFC 6455). Text that is JSON is taken apart as such, also in compressed messages (`permessage`); binary
+//! messages are filled.
 
-use super::body::{Body, Parser, Type};
+use super::body::{Body, Parser};
 use super::engine::Engine;
 use super::kind::Kind;
+use super::permessage::{Messages, PACKED_MAX};
 use super::weave::{Mask, Weave};
-use crate::proto::websocket::{Header, NoFrame, header};
+use crate::proto::websocket::{Deflate, Header, NoFrame, header};
 
 /// Within a frame.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,16 @@ struct Frame {
     is_end: bool,
 }
 
+/// A compressed message that goes on.
+#[derive(Debug)]
+struct Packed {
+    id: u64,
+    is_text: bool,
+    bytes: Vec<u8>,
+    /// Why it is masked.
+    is_lost: Option<Kind>,
+}
+
 /// One direction.
 #[derive(Debug)]
 pub(super) struct WebSocket {
@@ -23,6 +34,8 @@ pub(super) struct WebSocket {
     /// The message that its fragments belong to.
     message: Option<u64>,
     next: u64,
+    packed: Option<Packed>,
+    messages: Messages,
 }
 
 /// What a call came to.
@@ -34,8 +47,8 @@ pub(super) enum Turn {
 
 impl WebSocket {
     /// `next`: the number of the next body.
-    pub(super) fn new(next: u64) -> WebSocket {
-        WebSocket { frame: None, message: None, next }
+    pub(super) fn new(next: u64, deflate: Deflate) -> WebSocket {
+        WebSocket { frame: None, message: None, next, packed: None, messages: Messages::new(deflate) }
     }
 
     /// So many bytes are missing. Gives whether it goes on all the same: they were of one frame.
@@ -48,16 +61,52 @@ impl WebSocket {
         if let Some(mask) = &mut frame.mask {
             mask.phase = (mask.phase + (len % 4) as usize) % 4;
         }
-        weave.lose(engine, frame.id, Kind::Lost);
-        if frame.left == 0 {
+        let (id, is_over) = (frame.id, frame.left == 0);
+        if self.packed.as_ref().is_some_and(|packed| packed.id == id) {
+            self.give_up(engine, weave, Kind::Lost);
+        } else {
+            weave.lose(engine, id, Kind::Lost);
+        }
+        if is_over {
             self.end(engine, weave);
         }
         true
     }
 
+    /// A compressed message can wait no longer for its end: what is there is masked, and what follows.
+    pub(super) fn give_up(&mut self, engine: &mut Engine, weave: &mut Weave, kind: Kind) {
+        let Some(packed) = &mut self.packed else { return };
+        if kind == Kind::Held && packed.bytes.is_empty() {
+            return;
+        }
+        let mut bytes = std::mem::take(&mut packed.bytes);
+        let kind = *packed.is_lost.get_or_insert(kind);
+        let len = bytes.len();
+        engine.fill_whole(&mut bytes, 0..len, kind);
+        weave.decided(packed.id, &bytes, engine.take_found());
+        self.messages.lose();
+    }
+
     fn end(&mut self, engine: &mut Engine, weave: &mut Weave) {
-        if let Some(frame) = self.frame.take().filter(|frame| frame.is_end) {
-            weave.close(engine, frame.id);
+        let Some(frame) = self.frame.take().filter(|frame| frame.is_end) else { return };
+        if let Some(mut packed) = self.packed.take_if(|packed| packed.id == frame.id) {
+            if packed.is_lost.is_none() {
+                self.messages.message(engine, &mut packed.bytes, packed.is_text);
+            }
+            weave.decided(packed.id, &packed.bytes, engine.take_found());
+        }
+        weave.close(engine, frame.id);
+    }
+
+    /// Bytes of a message, unmasked.
+    fn data(&mut self, engine: &mut Engine, weave: &mut Weave, id: u64, bytes: &[u8], mask: Option<Mask>) {
+        let Some(packed) = self.packed.as_mut().filter(|packed| packed.id == id) else {
+            return weave.data(engine, id, bytes, false, mask);
+        };
+        weave.wait(id, bytes.len(), mask);
+        packed.bytes.extend_from_slice(bytes);
+        if packed.is_lost.is_some() || packed.bytes.len() > PACKED_MAX {
+            self.give_up(engine, weave, Kind::Compressed);
         }
     }
 
@@ -70,10 +119,10 @@ impl WebSocket {
                 mask.apply(&mut bytes[..len]);
             }
             frame.left -= len as u64;
-            let (id, is_end) = (frame.id, frame.left == 0 && frame.is_end);
-            weave.data(engine, id, &bytes[..len], is_end, mask);
-            if frame.left == 0 {
-                self.frame = None;
+            let (id, is_over) = (frame.id, frame.left == 0);
+            self.data(engine, weave, id, &bytes[..len], mask);
+            if is_over {
+                self.end(engine, weave);
             }
             return Turn::Went(len);
         }
@@ -92,9 +141,12 @@ impl WebSocket {
         } else {
             let id = self.next;
             self.next += 1;
+            if is_packed && !is_control {
+                self.give_up(engine, weave, Kind::Lost);
+                self.packed = Some(Packed { id, is_text: opcode == 1, bytes: Vec::new(), is_lost: None });
+            }
             let body = match opcode {
-                1 | 2 if is_packed => Body::new(Type::packed_message()),
-                1 => Body::with(Parser::sniffing()),
+                1 if !is_packed => Body::with(Parser::sniffing()),
                 // A close: two bytes of a code, and a reason.
                 8 => Body::with(Parser::text()),
                 _ => Body::with(Parser::unknown()),

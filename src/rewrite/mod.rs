@@ -23,7 +23,6 @@ use self::tracker::Tracker;
 use crate::config::{Output, Redact, Verbosity};
 use crate::failure::{Exit, Failure};
 use crate::input::container::{PACKET, ReadError, Reader, SECTION};
-use crate::printable;
 use crate::redact::{self, Engine, Kind};
 use crate::sink;
 
@@ -165,9 +164,14 @@ fn check(report: &mut Report, config: &Redact) -> Result<Exit, Failure> {
             0 => {}
             more => printable::say(&format!("and {more} places more\n")),
         }
-        printable::say(
-            "there are secrets, or what is not understood: tls2pcap redact IN -o OUT takes them out\n",
-        );
+        for what in report.without_pseudonyms() {
+            status::say(&format!("the file does not say that its {what} have pseudonyms\n"));
+        }
+        if !places.is_empty() {
+            printable::say(
+                "there are secrets, or what is not understood: tls2pcap redact IN -o OUT takes them out\n",
+            );
+        }
     }
     Ok(Exit::Secrets)
 }
@@ -188,15 +192,17 @@ fn rewrite(
         let mut bytes = item.bytes;
         if item.kind == SECTION {
             let rules = tracker.engine().rules();
-            let (is_met, is_one_of_several) = match reader.is_classic() {
+            let (is_met, is_one_of_several, lacks) = match reader.is_classic() {
                 true => {
                     let brand = bytes[BRAND].first_chunk().copied().unwrap_or_default();
-                    (rules.are_met_by_brand(brand), redact::is_one_of_several(brand))
+                    let lacks = rules.without_pseudonyms_of_brand(brand);
+                    (rules.are_met_by_brand(brand), redact::is_one_of_several(brand), lacks)
                 }
                 false => {
                     let marks = metadata::marks(&bytes, reader.is_big());
                     let is_met = marks.iter().any(|mark| rules.are_met_by(mark));
-                    (is_met, metadata::is_one_of_several(&bytes, reader.is_big()))
+                    let lacks = rules.without_pseudonyms(&marks);
+                    (is_met, metadata::is_one_of_several(&bytes, reader.is_big()), lacks)
                 }
             };
             if reader.is_classic() {
@@ -204,6 +210,7 @@ fn rewrite(
                 bytes[BRAND].copy_from_slice(&brand);
             }
             tracker.recognise(is_met, is_one_of_several);
+            tracker.report().lacks_pseudonyms(lacks);
         }
         let found = match reader.is_classic() {
             true => vec![],

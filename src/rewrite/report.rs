@@ -1,6 +1,6 @@
 //! What is said of a redaction: how much of what kind was replaced; in a check, where it stands. Never what it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::redact::Kind;
@@ -27,6 +27,8 @@ pub(super) struct Report {
     packets: u64,
     packets_changed: u64,
     bytes_changed: u64,
+    /// What the file does not say that it has pseudonyms for.
+    without_pseudonyms: BTreeSet<&'static str>,
 }
 
 impl Report {
@@ -50,9 +52,19 @@ impl Report {
         self.bytes_changed += bytes_changed;
     }
 
+    /// A section does not say that these have pseudonyms, as they are to.
+    pub(super) fn lacks_pseudonyms(&mut self, of: Vec<&'static str>) {
+        self.without_pseudonyms.extend(of);
+    }
+
+    /// What lacks them: `addresses`, `names`.
+    pub(super) fn without_pseudonyms(&self) -> impl Iterator<Item = &'static str> {
+        self.without_pseudonyms.iter().copied()
+    }
+
     /// Whether anything was found.
     pub(super) fn is_clean(&self) -> bool {
-        self.kinds.is_empty()
+        self.kinds.is_empty() && self.without_pseudonyms.is_empty()
     }
 
     /// How often each kind was found.

@@ -1,6 +1,6 @@
 //! What is in a capture: connections, and exchanges of HTTP, as the redaction meets them. All texts are redacted.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::input::container::{INTERFACE, SECTION};
@@ -26,7 +26,7 @@ const ABOUT_MAX: usize = 64;
 /// Number of no connection.
 const NO_FLOW: u32 = u32::MAX;
 
-/// A request and its answer.
+/// A request and its answer. Without a method, it is not known which request was answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Exchange {
     /// Of which connection, as Wireshark numbers them.
@@ -49,8 +49,6 @@ pub(crate) struct Exchange {
     pub(crate) reset: Option<u32>,
     /// Its connection ended before the answer did.
     pub(crate) cut: Option<Cut>,
-    /// HTTP/2's number; 0 in HTTP/1.
-    stream: u64,
     /// Which side has sent the request.
     asker: Option<Side>,
 }
@@ -106,11 +104,7 @@ pub(crate) struct Flow {
     pub(crate) is_http2: bool,
     /// Which side is the first end.
     client: Option<Side>,
-    /// Of HTTP/1, by their places in the list: those that wait for an answer, and the one that is being sent.
-    waiting: VecDeque<usize>,
-    sending: Option<usize>,
-    answering: Option<usize>,
-    /// Of HTTP/2, by stream.
+    /// Exchanges that have not ended, by stream: their places in the list.
     streams: HashMap<u64, usize>,
 }
 
@@ -234,9 +228,6 @@ impl Seen {
                 fins: 0,
                 is_http2: false,
                 client: Some(if is_client { side } else { side.other() }),
-                waiting: VecDeque::new(),
-                sending: None,
-                answering: None,
                 streams: HashMap::new(),
             });
         }
@@ -267,55 +258,37 @@ impl Seen {
     fn fact(&mut self, number: u64, side: Side, fact: Fact) {
         let (time, exchanges) = (self.time, &mut self.exchanges);
         let Some(flow) = self.flows.get_mut(number as usize) else { return };
-        let find = |flow: &Flow, stream: u64| match stream {
-            0 if flow.answering.is_some_and(|i| exchanges[i].asker != Some(side)) => flow.answering,
-            0 => flow.sending.filter(|i| exchanges[*i].asker == Some(side)),
-            stream => flow.streams.get(&stream).copied(),
+        // At the bound; gives its place otherwise.
+        let mut begin = |flow: &mut Flow, stream: u64, exchange: Exchange| {
+            if exchanges.len() >= EXCHANGES_MAX {
+                self.dropped += 1;
+                return;
+            }
+            flow.streams.insert(stream, exchanges.len());
+            exchanges.push(Exchange { flow: number, began: time, ..exchange });
         };
         match fact {
-            Fact::Request { stream, method, target, host } => {
-                if exchanges.len() >= EXCHANGES_MAX {
-                    self.dropped += 1;
-                    return;
-                }
-                let at = exchanges.len();
-                exchanges.push(Exchange {
-                    flow: number,
-                    method,
-                    target,
-                    host,
-                    began: time,
-                    stream,
-                    asker: Some(side),
-                    ..Exchange::default()
-                });
+            Fact::Request { stream, is_http2, method, target, host } => {
                 if flow.client != Some(side) {
                     flow.client = Some(side);
                     flow.ends.swap(0, 1);
                 }
-                if stream == 0 {
-                    flow.waiting.push_back(at);
-                    flow.sending = Some(at);
-                } else {
-                    flow.is_http2 = true;
-                    flow.streams.insert(stream, at);
-                }
+                flow.is_http2 |= is_http2;
+                let asker = Some(side);
+                begin(flow, stream, Exchange { method, target, host, asker, ..Exchange::default() });
             }
-            Fact::Answer { stream, status } => {
-                let at = match stream {
-                    0 => {
-                        flow.answering = flow.waiting.pop_front();
-                        flow.answering
-                    }
-                    stream => flow.streams.get(&stream).copied(),
-                };
-                if let Some(exchange) = at.map(|at| &mut exchanges[at]) {
+            Fact::Answer { stream, is_stray, status } => {
+                if is_stray {
+                    let asker = Some(side.other());
+                    begin(flow, stream, Exchange { asker, ..Exchange::default() });
+                }
+                if let Some(exchange) = flow.streams.get(&stream).map(|at| &mut exchanges[*at]) {
                     exchange.status = Some(status);
                     exchange.answered = Some(time);
                 }
             }
             Fact::Body { stream, len } => {
-                if let Some(at) = find(flow, stream) {
+                if let Some(at) = flow.streams.get(&stream).copied() {
                     let exchange = &mut exchanges[at];
                     match exchange.asker == Some(side) {
                         true => exchange.sent += len,
@@ -324,20 +297,16 @@ impl Seen {
                 }
             }
             Fact::Grpc { stream, status } => {
-                if let Some(at) = find(flow, stream) {
+                if let Some(at) = flow.streams.get(&stream).copied() {
                     exchanges[at].grpc = Some(status);
                 }
             }
             Fact::End { stream } => {
-                if let Some(at) = find(flow, stream)
+                if let Some(at) = flow.streams.get(&stream).copied()
                     && exchanges[at].asker != Some(side)
                 {
                     exchanges[at].ended = Some(time);
-                    if stream == 0 {
-                        flow.answering = None;
-                    } else {
-                        flow.streams.remove(&stream);
-                    }
+                    flow.streams.remove(&stream);
                 }
             }
             Fact::Reset { stream, code } => {
@@ -363,6 +332,8 @@ impl Seen {
                     exchange.ended = Some(flow.last);
                     None
                 }
+                // Where bytes are missing, the answer may be among them.
+                (false, true) if exchange.status.is_none() && flow.holes > 0 => None,
                 (false, true) => Some(Cut::Closed),
                 (false, false) => None,
             };

@@ -353,6 +353,12 @@ impl Tracker {
         if segment.syn {
             own.next.get_or_insert(offset);
         }
+        // What the peer has said before comes before.
+        if let Some(acknowledged) = segment.acknowledged {
+            self.acknowledged(key, side.other(), acknowledged);
+        }
+        let Some(flow) = self.flows.get_mut(&key) else { return };
+        let own = &mut flow.lanes[lane];
         if segment.len > 0 {
             let captured = segment.payload.len();
             let next = *own.next.get_or_insert(offset);
@@ -380,9 +386,6 @@ impl Tracker {
                 self.place(key, side, piece);
             }
             self.take_early(key, side);
-        }
-        if let Some(acknowledged) = segment.acknowledged {
-            self.acknowledged(key, side.other(), acknowledged);
         }
         if segment.fin || segment.rst {
             self.fin(key, side, offset + segment.len as u64, segment.rst);

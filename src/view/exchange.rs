@@ -7,9 +7,8 @@ use super::content::{Limits, Reader};
 use super::parts::Splitter;
 use super::{End, Exchange, Field, Head, MessageKind, Side, Told, WallTime, What};
 use crate::proto::grpc;
+use crate::proto::pairing::Pairing;
 
-/// Requests of HTTP/1 without an answer that are remembered.
-const WAITING_MAX: usize = 4096;
 /// Streams of HTTP/2 that are open at once.
 pub(super) const STREAMS_MAX: usize = 4096;
 
@@ -112,12 +111,10 @@ pub(super) struct Stream {
 #[derive(Debug, Default)]
 pub(super) struct Exchanges {
     count: u64,
-    /// Of HTTP/1: requests without an answer, in order.
-    waiting: VecDeque<Exchange>,
+    /// Of HTTP/1: requests without an answer.
+    waiting: Pairing<Exchange>,
     /// The one whose answer is coming.
     answering: Option<Exchange>,
-    /// Of HTTP/1: a message may be missing, so the order does not say what belongs together.
-    is_unsure: bool,
     pub(super) streams: HashMap<u64, Stream>,
     /// Of HTTP/2: streams that were reset last. What still comes in them is of no interest.
     reset: VecDeque<u64>,
@@ -166,7 +163,7 @@ impl Exchanges {
 
     /// Messages of HTTP/1 may be missing.
     pub(super) fn doubt(&mut self) {
-        self.is_unsure = true;
+        self.waiting.doubt();
     }
 
     pub(super) fn held(&self) -> usize {
@@ -182,23 +179,18 @@ impl Exchanges {
 
     /// A request of HTTP/1.
     pub(super) fn asks(&mut self, context: &mut Context<'_>, head: &Arc<Head>) {
-        if self.is_unsure {
-            // Nobody asks anew before the answer: so the answers to these are missing.
-            for exchange in std::mem::take(&mut self.waiting) {
-                give_up(context, exchange, "the response is missing");
-            }
-        }
-        while self.waiting.len() >= WAITING_MAX {
-            if let Some(exchange) = self.waiting.pop_front() {
-                give_up(context, exchange, "too many requests are waiting for a response");
-            }
+        for exchange in self.waiting.give_up() {
+            give_up(context, exchange, "the response is missing");
         }
         let request = Some(Arc::clone(head));
-        self.waiting.push_back(Exchange { number: head.exchange, request, ..Exchange::default() });
+        let exchange = Exchange { number: head.exchange, request, ..Exchange::default() };
+        if let Some(first) = self.waiting.ask(exchange) {
+            give_up(context, first, "too many requests are waiting for a response");
+        }
     }
 
     fn find(&mut self, number: u64) -> Option<&mut Exchange> {
-        let mut all = self.answering.iter_mut().chain(self.waiting.iter_mut().rev());
+        let mut all = self.answering.iter_mut().chain(self.waiting.last_first());
         all.find(|exchange| exchange.number == number)
     }
 
@@ -219,9 +211,7 @@ impl Exchanges {
     /// The number that an answer of HTTP/1 has, and its request.
     pub(super) fn answered_next(&mut self, is_interim: bool) -> (u64, Option<Arc<Head>>) {
         if self.answering.is_none() {
-            // Of several requests, some of which may have lost their answers, nobody knows which this answers.
-            let is_known = !self.is_unsure || self.waiting.len() == 1;
-            self.answering = if is_known { self.waiting.pop_front() } else { None };
+            self.answering = self.waiting.answer();
         }
         let exchange = match self.answering.take() {
             Some(exchange) => exchange,
@@ -229,7 +219,7 @@ impl Exchanges {
         };
         let known = (exchange.number, exchange.request.clone());
         if is_interim && exchange.request.is_some() {
-            self.waiting.push_front(exchange);
+            self.waiting.put_back(exchange);
         } else if !is_interim {
             self.answering = Some(exchange);
         }
@@ -252,8 +242,8 @@ impl Exchanges {
             exchange.ended = Some(context.time);
         }
         context.tell(What::Exchange(exchange));
-        if self.waiting.is_empty() && cut.is_none() {
-            self.is_unsure = false;
+        if cut.is_none() {
+            self.waiting.done();
         }
     }
 
@@ -287,7 +277,7 @@ impl Exchanges {
         for id in ids {
             self.end_stream(context, id, Some(why));
         }
-        for exchange in std::mem::take(&mut self.waiting) {
+        for exchange in self.waiting.take_all() {
             give_up(context, exchange, &format!("{why} before the response"));
         }
     }

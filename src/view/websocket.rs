@@ -4,7 +4,7 @@ use super::content::{Inflater, Limits, Reader};
 use super::exchange::Context;
 use super::parts::Splitter;
 use super::{Message, Side, Unpacked, What};
-use crate::proto::websocket::{Header, NoFrame, header};
+use crate::proto::websocket::{Deflate, Header, NoFrame, header};
 
 /// Packed bytes of a message that are kept until it is complete; a longer one is not unpacked.
 const PACKED_MAX: usize = 4 << 20;
@@ -67,14 +67,10 @@ pub(super) enum Turn {
 impl WebSocket {
     /// `extensions`: what the server has accepted.
     pub(super) fn new(from: Side, extensions: &str) -> WebSocket {
-        let own = match from {
-            Side::Client => "client_no_context_takeover",
-            Side::Server => "server_no_context_takeover",
-        };
-        let packing = match extensions.to_ascii_lowercase() {
-            text if !text.contains("permessage-deflate") => Packing::Unknown,
-            text if text.contains(own) => Packing::Each,
-            _ => Packing::All(Inflater::messages()),
+        let packing = match Deflate::agreed(extensions, from == Side::Client) {
+            None => Packing::Unknown,
+            Some(agreed) if agreed.takes_over => Packing::All(Inflater::messages()),
+            Some(_) => Packing::Each,
         };
         WebSocket { frame: None, message: None, control: None, packing }
     }

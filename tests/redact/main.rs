@@ -3,6 +3,7 @@
 //!
 //! The releases of tshark that tests/oracles fetched judge.
 
+mod dns;
 mod files;
 #[allow(dead_code)]
 #[path = "../capture/support/gate.rs"]
@@ -13,6 +14,7 @@ mod report;
 mod secrets;
 mod servers;
 mod streams;
+mod websocket;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -101,6 +101,38 @@ fn summary(files: &HashMap<String, Vec<u8>>) -> String {
     String::from_utf8(files["summary.md"].clone()).unwrap()
 }
 
+/// Where an answer is missing, no request gets that of another.
+#[test]
+fn answers_behind_a_missing_one() {
+    let place = Place::new();
+    let mut capture = Capture::new(Link::Ethernet);
+    let mut talk = Talk::open(&mut capture, 3000);
+    let answer = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nhi").into_bytes();
+    for (path, status) in
+        [("/zero", Some("204 No")), ("/one", None), ("/two", Some("503 Down")), ("/three", Some("200 OK"))]
+    {
+        talk.say(End::Client, format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n").as_bytes(), 1000);
+        match status {
+            Some(status) => talk.say(End::Server, &answer(status), 1000),
+            None => talk.skip(End::Server, answer("500 Lost").len()),
+        }
+    }
+    talk.close();
+    let input = place.write("in.pcap", &capture.pcap());
+    let text = summary(&bundle(&place, &input, &[]));
+    let row = |what: &str| {
+        let rows = text[text.find("## Exchanges").unwrap()..].lines();
+        let mut rows = rows.filter(|line| line.contains(what));
+        rows.next().unwrap_or_else(|| panic!("{what} is not in {text}")).to_owned()
+    };
+    assert!(row("/zero").contains("| 204 |"), "{text}");
+    assert!(row("/one").contains("| - ✗ |"), "{text}");
+    assert!(!row("/two").contains("200"), "{text}");
+    assert!(row("/three").contains("| 200 |"), "{text}");
+    assert!(row("503").contains("/two") || row("503").contains("not captured"), "{text}");
+    assert!(text.contains("no answer in the capture") && !text.contains("connection closed"), "{text}");
+}
+
 /// What each tshark says of a field in the capture of the bundle; each value once.
 fn shown(place: &Place, field: &str) -> Vec<String> {
     let mut all: Vec<Vec<String>> = Vec::new();
@@ -197,6 +229,49 @@ fn other_captures_and_rules() {
     let bytes = capture.pcap();
     let cut = place.write("cut.pcap", &bytes[..bytes.len() - 5]);
     assert!(summary(&bundle(&place, &cut, &[])).contains("The capture is damaged"));
+    let empty = place.write("empty.pcap", &Capture::new(Link::Ethernet).pcap());
+    let fine = place.write("fine.pcap", &{
+        let mut capture = Capture::new(Link::Ethernet);
+        let mut talk = Talk::open(&mut capture, 3000);
+        talk.say(End::Client, b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", 1000);
+        talk.say(End::Server, b"HTTP/1.1 204 No Content\r\n\r\n", 1000);
+        talk.close();
+        capture.pcap()
+    });
+    let missing = place.path("missing.pcap");
+    let same = place.path("./fine.pcap");
+    for (input, output, args, status, message) in [
+        (&empty, "x.zip", &[][..], 0, "the capture has no TCP connection"),
+        (&empty, "x.zip", &["--errors"], 2, "it has no TCP connection\n  leave the options out"),
+        (&fine, "x.zip", &[], 0, " kB: the check found no secret"),
+        (&fine, "x.zip", &["--errors"], 2, "no exchange has failed\n  leave --errors out"),
+        (&fine, "x.zip", &["--conn", "7"], 2, "it has no connection 7\n  the only one has number 0"),
+        (
+            &fine,
+            "x.zip",
+            &["--host", "b.example"],
+            2,
+            "no connection is to or from b.example\n  hosts in it: a.example",
+        ),
+        (&fine, "x.zip", &["--host", "a.example", "--errors"], 2, "no exchange has failed"),
+        (&pcap, "x.zip", &["--host", "a.example", "--conn", "1"], 2, "at once\n  leave one of them out"),
+        (&fine, "no/x.zip", &[], 1, "x.zip: cannot be written: No such file or directory (os error 2)\n"),
+        (&fine, "x.pcap", &[], 2, "the bundle is a zip file, not a capture"),
+        (&missing, "x.zip", &[], 1, "No such file or directory (os error 2)\n  check its name"),
+    ] {
+        let _ = std::fs::remove_file(place.path("x.zip"));
+        let done = tls2pcap(&["report", text(input), "-o", text(&place.path(output))], args);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(said.contains(message), "{args:?} {output}: {message} is not in {said}");
+        assert_eq!(done.status.code(), Some(status), "{args:?} {output}: {said}");
+        assert!(status == 0 || !place.path(output).exists(), "{said}");
+    }
+    let before = std::fs::read(&fine).unwrap();
+    let link = place.path("link.zip");
+    std::os::unix::fs::symlink(&fine, &link).unwrap();
+    let done = tls2pcap(&["report", text(&fine), "-o", text(&link)], &[]);
+    assert!(String::from_utf8_lossy(&done.stderr).contains("the capture would be overwritten"));
+    assert_eq!((done.status.code(), std::fs::read(&same).unwrap()), (Some(2), before));
     let nothing = place.write("nothing.pcap", b"no capture");
     let done = tls2pcap(&["report", text(&nothing), "-o", text(&place.path("x.zip"))], &[]);
     assert_eq!(done.status.code(), Some(1));

@@ -56,6 +56,25 @@ pub(super) fn length(bytes: &[u8], shared: &Shared) -> Length {
     }
 }
 
+/// Whether a frame ends as it must, and has a class, method or format that is known.
+pub(super) fn is_certain(bytes: &[u8], shared: &Shared) -> bool {
+    if shared.is_one {
+        let begin = usize::from(*bytes.get(4).unwrap_or(&0)) * 4;
+        // Empty, or a performative.
+        return bytes.len() == begin || matches!(bytes.get(begin..begin + 3), Some([0, 0x53, 0x10..=0x18]));
+    }
+    let number = |at: usize| bytes.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]));
+    bytes.ends_with(&[END])
+        && match bytes[0] {
+            METHOD => {
+                METHODS.iter().any(|(class, kind, _)| (number(7), number(9)) == (Some(*class), Some(*kind)))
+            }
+            CONTENT_HEADER => bytes.len() >= 22 && number(7) == Some(60) && number(9) == Some(0),
+            HEARTBEAT => bytes.len() == 8 && number(1) == Some(0),
+            _ => false,
+        }
+}
+
 pub(super) fn message(engine: &mut Engine, shared: &mut Shared, bytes: &mut [u8]) {
     if bytes.starts_with(b"AMQP") {
         shared.is_one = bytes[5] == 1;

@@ -73,6 +73,23 @@ pub(super) fn length(bytes: &[u8]) -> Length {
     }
 }
 
+/// Whether a message has a number and one of the operations of its side, and all its elements end where it does.
+pub(super) fn is_certain(bytes: &[u8], is_server: bool) -> bool {
+    let parts = element(bytes, 0, bytes.len()).and_then(|whole| elements(bytes, whole.range));
+    let Some([number, operation, ..]) = parts.as_deref() else { return false };
+    let is_own = match operation.tag {
+        0x61 | 0x64 | 0x65 | 0x67 | 0x69 | 0x6b | 0x6d | 0x6f | 0x73 | 0x78 | 0x79 => is_server,
+        // Unbinding, abandoning, deleting: no elements.
+        0x42 => return !is_server && operation.range.is_empty() && number.tag == 2,
+        0x60 | 0x63 | 0x66 | 0x68 | 0x6c | 0x6e | 0x77 => !is_server,
+        _ => false,
+    };
+    is_own
+        && number.tag == 2
+        && (1..=4).contains(&number.range.len())
+        && elements(bytes, operation.range.clone()).is_some_and(|parts| !parts.is_empty())
+}
+
 pub(super) fn message(engine: &mut Engine, bytes: &mut [u8]) {
     let parts = element(bytes, 0, bytes.len()).and_then(|whole| elements(bytes, whole.range));
     let Some([number, operation, controls @ ..]) = parts.as_deref() else {

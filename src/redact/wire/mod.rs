@@ -1,7 +1,9 @@
 //! Protocols of servers for data and messages: what logs in is replaced, what they carry is looked into if it is JSON, else masked,
-//! and what says how they work stays. A message whose parser loses its place is masked, with all that follows.
+//! and what says how they work stays. Where a parser has lost its place, all is masked until a segment is certainly made of messages.
 
 mod amqp;
+mod certain;
+mod dns;
 mod ldap;
 mod mqtt;
 mod mysql;
@@ -10,6 +12,8 @@ mod redis;
 mod sql;
 
 use std::ops::Range;
+
+pub(super) use certain::is_certain;
 
 use super::cloak::Escape;
 use super::engine::Engine;
@@ -34,6 +38,7 @@ pub(super) enum Dialect {
     Mysql,
     /// Versions 0-9-1 and 1.0.
     Amqp,
+    Dns,
 }
 
 /// What both directions know.
@@ -90,12 +95,13 @@ impl Length {
 /// What a connection begins with, as far as the client says it; `None`: none of these, or too few bytes to tell.
 pub(super) fn client(bytes: &[u8]) -> Option<Dialect> {
     type Begins = fn(&[u8]) -> bool;
-    let begins: [(Dialect, Begins); 6] = [
+    let begins: [(Dialect, Begins); 7] = [
         (Dialect::Redis, redis::is_client),
         (Dialect::Mqtt, mqtt::is_client),
         (Dialect::Ldap, ldap::is_client),
         (Dialect::Postgres, postgres::is_client),
         (Dialect::Amqp, amqp::is_client),
+        (Dialect::Dns, dns::is_client),
         (Dialect::Mysql, mysql::is_client),
     ];
     begins.iter().find(|(_, is)| is(bytes)).map(|(dialect, _)| *dialect)
@@ -103,7 +109,7 @@ pub(super) fn client(bytes: &[u8]) -> Option<Dialect> {
 
 /// Whether so few bytes may be the beginning of what [`client`] knows.
 pub(super) fn may_be_client(bytes: &[u8]) -> bool {
-    bytes.len() < 16 && matches!(bytes.first(), Some(b'*' | 0x10 | 0x30 | 0 | b'A'))
+    bytes.len() < 16 && matches!(bytes.first(), Some(b'*' | 0x10 | 0x30 | 0 | 1 | b'A'))
         || mysql::may_be_client(bytes)
 }
 
@@ -120,6 +126,15 @@ pub(super) fn may_be_server(bytes: &[u8]) -> bool {
 impl Wire {
     pub(super) fn new(dialect: Dialect, is_server: bool) -> Wire {
         Wire { dialect, is_server, fill: 0, redis: redis::Redis::default(), is_first: true }
+    }
+
+    /// The same in the middle of a connection, at the beginning of a message.
+    pub(super) fn behind_hole(dialect: Dialect, is_server: bool, shared: &mut Shared) -> Wire {
+        if !is_server {
+            shared.postgres.begins_behind_hole();
+            shared.mysql.begins_behind_hole();
+        }
+        Wire { is_first: false, ..Wire::new(dialect, is_server) }
     }
 
     /// Of which protocol, and whether it is the server's direction.
@@ -156,6 +171,7 @@ impl Wire {
             Dialect::Postgres => postgres::length(bytes, &mut shared.postgres, self.is_server, self.is_first),
             Dialect::Mysql => mysql::length(bytes),
             Dialect::Amqp => amqp::length(bytes, &shared.amqp),
+            Dialect::Dns => dns::length(bytes),
         };
         let (head, whole) = match length {
             Length::Known { head, whole } => (head, whole),
@@ -183,6 +199,7 @@ impl Wire {
             }
             Dialect::Mysql => mysql::message(engine, &mut shared.mysql, message, is_server),
             Dialect::Amqp => amqp::message(engine, &mut shared.amqp, message),
+            Dialect::Dns => dns::message(engine, message),
         }
         Turn::Went(whole)
     }
@@ -242,5 +259,7 @@ fn zero(bytes: &[u8], at: usize) -> usize {
     bytes.get(at..).and_then(|rest| memchr::memchr(0, rest)).map_or(bytes.len(), |len| at + len)
 }
 
+#[cfg(test)]
+mod hole_tests;
 #[cfg(test)]
 mod tests;

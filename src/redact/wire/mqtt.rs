@@ -60,6 +60,32 @@ pub(super) fn length(bytes: &[u8]) -> Length {
     }
 }
 
+/// Whether a packet is one that this side sends in a session, with the flags and length that it must have.
+pub(super) fn is_certain(bytes: &[u8], head: usize, is_server: bool) -> bool {
+    let (kind, flags, len) = (bytes[0] >> 4, bytes[0] & 15, bytes.len() - head);
+    match kind {
+        PUBLISH => {
+            let mut at = head;
+            let has_name = |topic: &[u8]| {
+                !topic.is_empty()
+                    && str::from_utf8(topic)
+                        .is_ok_and(|t| !t.contains(['#', '+']) && !t.chars().any(char::is_control))
+            };
+            flags & 6 != 6
+                && string(bytes, &mut at).is_some_and(|topic| has_name(&bytes[topic]))
+                && bytes.len() >= at + if flags & 6 > 0 { 2 } else { 0 }
+        }
+        // PUBREL is the only one of these with a flag.
+        PUBACK..=PUBCOMP => flags == if kind == 6 { 2 } else { 0 } && (2..=4).contains(&len),
+        SUBSCRIBE | UNSUBSCRIBE => !is_server && flags == 2 && len >= 5,
+        SUBACK | UNSUBACK => is_server && flags == 0 && (2..64).contains(&len),
+        // PINGREQ, PINGRESP.
+        12 => !is_server && flags == 0 && len == 0,
+        13 => is_server && flags == 0 && len == 0,
+        _ => false,
+    }
+}
+
 /// A string with its length of two bytes. Steps over it.
 fn string(bytes: &[u8], at: &mut usize) -> Option<Range<usize>> {
     let len = usize::from(u16::from_be_bytes(*bytes.get(*at..)?.first_chunk()?));

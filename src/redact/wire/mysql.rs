@@ -39,6 +39,33 @@ pub(super) struct Shared {
     is_text: bool,
 }
 
+impl Shared {
+    /// A command comes, and what was before is missing.
+    pub(super) fn begins_behind_hole(&mut self) {
+        self.phase = Phase::Commands;
+        self.is_text = false;
+    }
+}
+
+/// Whether a packet is a command, or one of an answer whose packets are numbered from 1. `number`: that of the packet before.
+pub(super) fn is_certain(bytes: &[u8], is_server: bool, number: &mut Option<u8>, shared: &Shared) -> bool {
+    let [code, body @ ..] = &bytes[HEAD.min(bytes.len())..] else { return false };
+    if is_server {
+        let expected = number.map_or(1, |before| before.wrapping_add(1));
+        *number = Some(bytes[3]);
+        // A last packet with a status must come, or an error, or that all went well.
+        return shared.phase == Phase::Commands && bytes[3] == expected;
+    }
+    bytes[3] == 0
+        && match code {
+            1 | 9 | 14 | 31 => body.is_empty(),
+            2 | 3 | 22 => !body.is_empty() && str::from_utf8(body).is_ok(),
+            25 | 26 => body.len() == 4,
+            27 => body.len() == 2,
+            _ => false,
+        }
+}
+
 pub(super) fn is_server(bytes: &[u8]) -> bool {
     // A first packet of protocol 10: the server's version, printable, up to a zero.
     let [len, high, 0, 0, 10, version @ ..] = bytes else { return false };

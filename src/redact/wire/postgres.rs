@@ -26,6 +26,13 @@ pub(super) struct Shared {
     has_started: bool,
 }
 
+impl Shared {
+    /// A message of the client comes, and what was before is missing.
+    pub(super) fn begins_behind_hole(&mut self) {
+        *self = Shared { asked: 0, has_started: true };
+    }
+}
+
 fn word32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
@@ -66,10 +73,56 @@ pub(super) fn length(bytes: &[u8], shared: &mut Shared, is_server: bool, is_firs
     if !known.contains(&first) {
         return Length::Lost;
     }
+    framed(bytes)
+}
+
+/// How long a message is that has a letter.
+pub(super) fn framed(bytes: &[u8]) -> Length {
     match word32(bytes, 1) {
         Some(len) if (4..LENGTH_MAX).contains(&(len as usize)) => Length::of(5, len as usize - 4),
         Some(_) => Length::Lost,
         None => Length::More,
+    }
+}
+
+/// Whether a message is complete in itself, as its letter wants it.
+pub(super) fn is_certain(bytes: &[u8], is_server: bool) -> bool {
+    let body = &bytes[5..];
+    let zeros = || memchr::memchr_iter(0, body).count();
+    let is_text = |count| body.ends_with(&[0]) && zeros() == count && str::from_utf8(body).is_ok();
+    match (is_server, bytes[0]) {
+        (true, b'Z') => matches!(body, [b'I' | b'T' | b'E']),
+        (true, b'1' | b'2' | b'3' | b'n' | b's' | b'I' | b'c') | (false, b'S' | b'X' | b'H' | b'c') => {
+            body.is_empty()
+        }
+        (true, b'C') | (false, b'Q' | b'f') => is_text(1),
+        (true, b'S') => is_text(2),
+        (true, b'E' | b'N') => {
+            body.starts_with(b"S") && body.ends_with(&[0, 0]) && str::from_utf8(body).is_ok()
+        }
+        (true, b'D') => {
+            let Some(count) = word16(body, 0) else { return false };
+            let end = (0..count).try_fold(2usize, |at, _| match word32(body, at)? {
+                u32::MAX => Some(at + 4),
+                len => (at + 4).checked_add(len as usize).filter(|end| *end <= body.len()),
+            });
+            end == Some(body.len())
+        }
+        (true, b'T') => {
+            let Some(count) = word16(body, 0) else { return false };
+            let end = (0..count)
+                .try_fold(2usize, |at, _| Some(zero(body, at) + 19).filter(|end| *end <= body.len()));
+            end == Some(body.len())
+        }
+        (true, b't') => word16(body, 0).is_some_and(|count| body.len() == 2 + 4 * count),
+        (false, b'E') => body.len() >= 5 && memchr::memchr(0, body) == Some(body.len() - 5),
+        (false, b'C' | b'D') => matches!(body, [b'S' | b'P', .., 0]) && zeros() == 1,
+        // A name, a text, and numbers.
+        (false, b'P') => {
+            let text = zero(body, zero(body, 0) + 1) + 1;
+            word16(body, text).is_some_and(|count| body.len() == text + 2 + 4 * count)
+        }
+        _ => false,
     }
 }
 

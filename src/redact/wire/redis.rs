@@ -44,6 +44,137 @@ pub(super) fn is_client(bytes: &[u8]) -> bool {
         && rest.get(digits + 3).is_some_and(u8::is_ascii_digit)
 }
 
+/// Commands that a connection can go on with.
+const COMMANDS: [&[u8]; 60] = [
+    b"APPEND",
+    b"AUTH",
+    b"BLPOP",
+    b"BRPOP",
+    b"CLIENT",
+    b"CONFIG",
+    b"DECR",
+    b"DECRBY",
+    b"DEL",
+    b"DISCARD",
+    b"ECHO",
+    b"EVAL",
+    b"EVALSHA",
+    b"EXEC",
+    b"EXISTS",
+    b"EXPIRE",
+    b"EXPIREAT",
+    b"GET",
+    b"GETDEL",
+    b"GETEX",
+    b"GETSET",
+    b"HDEL",
+    b"HELLO",
+    b"HEXISTS",
+    b"HGET",
+    b"HGETALL",
+    b"HINCRBY",
+    b"HKEYS",
+    b"HLEN",
+    b"HMGET",
+    b"HMSET",
+    b"HSET",
+    b"INCR",
+    b"INCRBY",
+    b"INFO",
+    b"KEYS",
+    b"LLEN",
+    b"LPOP",
+    b"LPUSH",
+    b"LRANGE",
+    b"MGET",
+    b"MSET",
+    b"MULTI",
+    b"PEXPIRE",
+    b"PING",
+    b"PUBLISH",
+    b"RPOP",
+    b"RPUSH",
+    b"SADD",
+    b"SCAN",
+    b"SELECT",
+    b"SET",
+    b"SETEX",
+    b"SETNX",
+    b"SMEMBERS",
+    b"SREM",
+    b"SUBSCRIBE",
+    b"TTL",
+    b"XADD",
+    b"ZADD",
+];
+
+/// Deepest nesting of replies that are certain.
+const DEPTH_MAX: usize = 8;
+
+/// A number behind a letter, and how long the line is.
+fn numbered(bytes: &[u8], letter: u8) -> Option<(usize, usize)> {
+    let line = bytes.strip_prefix(&[letter])?;
+    let end = memchr::memchr(b'\r', &line[..line.len().min(12)])?;
+    let number =
+        str::from_utf8(&line[..end]).ok().filter(|n| n.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()?;
+    (line.get(end + 1) == Some(&b'\n')).then_some((number, end + 3))
+}
+
+/// A string, with its length in front. Gives it, and how long it is with that.
+fn counted(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    let (len, head) = numbered(bytes, b'$')?;
+    let text = bytes.get(head..head.checked_add(len)?)?;
+    bytes[head + len..].starts_with(b"\r\n").then_some((text, head + len + 2))
+}
+
+/// Length of a known command that is complete.
+pub(super) fn request(bytes: &[u8]) -> Option<usize> {
+    let (count, mut at) = numbered(bytes, b'*')?;
+    for i in 0..count {
+        let (text, len) = counted(&bytes[at..])?;
+        if i == 0 && !COMMANDS.contains(&&text.to_ascii_uppercase()[..]) {
+            return None;
+        }
+        at += len;
+    }
+    (count > 0).then_some(at)
+}
+
+/// Length of a reply that is complete.
+pub(super) fn reply(bytes: &[u8]) -> Option<usize> {
+    nested(bytes, DEPTH_MAX)
+}
+
+fn nested(bytes: &[u8], depth: usize) -> Option<usize> {
+    let line = memchr::memmem::find(&bytes[..bytes.len().min(512)], b"\r\n")?;
+    let word = bytes.get(1..line)?;
+    let is_number = |word: &[u8]| {
+        let digits = word.strip_prefix(b"-").unwrap_or(word);
+        (1..20).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
+    };
+    match bytes[0] {
+        b'+' => matches!(word, b"OK" | b"PONG" | b"QUEUED").then_some(line + 2),
+        // Errors begin with a word in capitals.
+        b'-' => {
+            let first = word.split(|b| *b == b' ').next()?;
+            (first.len() >= 3 && first.iter().all(u8::is_ascii_uppercase)).then_some(line + 2)
+        }
+        b':' => is_number(word).then_some(line + 2),
+        b'_' => word.is_empty().then_some(line + 2),
+        b'$' | b'*' if word == b"-1" => Some(line + 2),
+        b'$' => counted(bytes).map(|(_, len)| len),
+        letter @ (b'*' | b'~' | b'>' | b'%') if depth > 0 => {
+            let (count, mut at) = numbered(bytes, letter)?;
+            let count = if letter == b'%' { count.checked_mul(2)? } else { count };
+            for _ in 0..count {
+                at += nested(bytes.get(at..)?, depth - 1)?;
+            }
+            Some(at)
+        }
+        _ => None,
+    }
+}
+
 impl Redis {
     pub(super) fn step(&mut self, engine: &mut Engine, is_server: bool, bytes: &mut [u8]) -> Turn {
         if self.long > 0 {

@@ -64,7 +64,7 @@ fn beside_holes(talk: &[(Side, Vec<u8>)]) {
     }
 }
 
-fn command(words: &[&str]) -> Vec<u8> {
+pub(super) fn command(words: &[&str]) -> Vec<u8> {
     let mut out = format!("*{}\r\n", words.len());
     words.iter().for_each(|word| out += &format!("${}\r\n{word}\r\n", word.len()));
     out.into_bytes()
@@ -135,11 +135,11 @@ fn redis() {
     );
 }
 
-fn sized(text: &[u8]) -> Vec<u8> {
+pub(super) fn sized(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u16).to_be_bytes(), text].concat()
 }
 
-fn packet(first: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn packet(first: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     assert!(body.len() < 128 * 128);
     let len = match body.len() {
@@ -210,7 +210,7 @@ fn mqtt() {
     }
 }
 
-fn ber(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn ber(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     let len = match body.len() {
         len @ 0..128 => vec![len as u8],
@@ -219,7 +219,7 @@ fn ber(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     [vec![tag], len, body].concat()
 }
 
-fn ldap_message(number: u8, operation: &[u8]) -> Vec<u8> {
+pub(super) fn ldap_message(number: u8, operation: &[u8]) -> Vec<u8> {
     ber(0x30, &[&ber(2, &[&[number]]), operation])
 }
 
@@ -333,12 +333,12 @@ fn ldap() {
     );
 }
 
-fn postgres_message(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn postgres_message(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     [&[kind][..], &(body.len() as u32 + 4).to_be_bytes(), &body].concat()
 }
 
-fn startup(parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn startup(parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     [&(body.len() as u32 + 4).to_be_bytes()[..], &body].concat()
 }
@@ -412,7 +412,7 @@ fn postgres() {
     );
 }
 
-fn mysql_packet(number: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn mysql_packet(number: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     [&(body.len() as u32).to_le_bytes()[..3], &[number], &body].concat()
 }
@@ -599,6 +599,31 @@ fn amqp() {
     judged(&talk, &[b"PLAIN", b"\0\x53\x44\xc0"]);
 }
 
+/// A query of a name and a text, or what answers it.
+pub(super) fn dns_answer(flags: u8) -> Vec<u8> {
+    let answers = u8::from(flags > 0);
+    let mut body =
+        [&[7, 7, flags | 1, 0, 0, 1, 0, answers, 0, 0, 0, 0][..], b"\x04shop\x07example\0\0\x10\0\x01"]
+            .concat();
+    if answers > 0 {
+        let text = format!("token={SECRET}");
+        body.extend(
+            [
+                &[0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 9, 0, text.len() as u8 + 1, text.len() as u8],
+                text.as_bytes(),
+            ]
+            .concat(),
+        );
+    }
+    [&(body.len() as u16).to_be_bytes()[..], &body].concat()
+}
+
+#[test]
+fn dns() {
+    let talk = [(A, dns_answer(0)), (B, dns_answer(0x80)), (A, [dns_answer(0), dns_answer(0)].concat())];
+    judged(&talk, &[b"\x04shop\x07example\0", b"token="]);
+}
+
 #[test]
 fn noise_neither_hangs_nor_changes_its_length() {
     let mut seed = 11u64;
@@ -606,7 +631,7 @@ fn noise_neither_hangs_nor_changes_its_length() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize
     };
-    let begins: [Vec<u8>; 6] = [
+    let begins: [Vec<u8>; 7] = [
         command(&["AUTH", "bert", SECRET]),
         packet(0x10, &[b"\0\x04MQTT", &[5, 0xc2, 0, 60, 0], &sized(b"c"), &sized(b"u"), &sized(b"p")]),
         ldap_message(1, &ber(0x60, &[&ber(2, &[&[3]]), &ber(4, &[b"cn=a"]), &ber(0x80, &[b"pw"])])),
@@ -615,6 +640,7 @@ fn noise_neither_hangs_nor_changes_its_length() {
             1,
             &[&0x00a8_820du32.to_le_bytes(), &[0, 0, 0, 1, 33], &[0; 23], b"bert\0\x03abcshop\0p\0"],
         ),
+        dns_answer(0),
         [b"AMQP\0\0\x09\x01".to_vec(), vec![1, 0, 0, 0, 0, 0, 6, 0, 10, 0, 11, 0, 0, 0xce]].concat(),
     ];
     for round in 0..6000 {
