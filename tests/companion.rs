@@ -835,3 +835,70 @@ fn wireshark_finds_it_wherever_it_looks() {
         }
     }
 }
+
+/// What the menu of `wireshark/redact.lua` does, without a window: its functions of the user interface are replaced by some
+/// that say what they are called with. In two passes tshark keeps the file open, as Wireshark does.
+const WITHOUT_WINDOWS: &str = r#"
+local menu, done = nil, false
+local function say(...) io.stderr:write("> ", table.concat({...}, " | "), "\n") end
+_G.gui_enabled = function() return true end
+_G.register_menu = function(name, work) menu = work end
+_G.new_dialog = function(title, work, label) say("dialog", label) work(os.getenv("ANSWER")) end
+_G.open_capture_file = function(path) say("open", path) end
+_G.TextWindow = { new = function() return {
+	set = function(_, text) say("window", text) end,
+	add_button = function(_, name, work) work() end,
+} end }
+dofile(os.getenv("SCRIPT"))
+local tap = Listener.new("frame")
+function tap.packet() if not done then done = true menu() end end
+if os.getenv("ANSWER") then menu() end
+"#;
+
+#[test]
+fn the_menu_makes_a_redacted_copy_of_the_opened_file() {
+    for (release, tshark) in tsharks() {
+        let home = Home::new();
+        let stub = home.write("stub.lua", WITHOUT_WINDOWS.as_bytes());
+        let (status, said) = home.tls2pcap(&["install"]);
+        assert_eq!(status, Some(0), "{said}");
+        let script = home.path().join(".local/lib/wireshark/plugins/tls2pcap_redact.lua");
+        // A name that a shell must not take apart.
+        let capture = home.write("it's $HOME a `capture`.pcap", &classic_pcap());
+        let run = |answer: Option<&str>| {
+            let mut command = home.command(tshark);
+            command.args(["-2", "-q", "-X"]).arg(format!("lua_script:{}", stub.display()));
+            command.arg("-r").arg(&capture).env("SCRIPT", &script);
+            answer.map(|answer| command.env("ANSWER", answer));
+            both(&command.output().unwrap())
+        };
+        let said = run(None);
+        let copy = home.path().join("it's $HOME a `capture`-redacted.pcap");
+        assert!(said.contains(&format!("> open | {}", copy.display())), "tshark {release}: {said}");
+        assert!(said.contains("1 of 1 packets changed"), "tshark {release}: {said}");
+        assert!(!String::from_utf8_lossy(&std::fs::read(&copy).unwrap()).contains("hunter2Correct"));
+        // Before a file is open the name is asked for; one that is wrong is told.
+        let said = run(Some("/nonexistent/x.pcap"));
+        assert!(said.contains("> dialog | Capture file (none is open)"), "tshark {release}: {said}");
+        assert!(said.contains("/nonexistent/x.pcap: there is no such file"), "tshark {release}: {said}");
+        let broken = home.write("broken.pcap", b"no capture");
+        let said = run(Some(broken.to_str().unwrap()));
+        assert!(
+            said.contains("No copy of") && said.contains("neither pcapng nor pcap"),
+            "tshark {release}: {said}"
+        );
+    }
+}
+
+/// One packet: a request with a cookie.
+fn classic_pcap() -> Vec<u8> {
+    let mut packet = Vec::new();
+    etherparse::PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+        .tcp(2000, 80, 1, 1000)
+        .ack(1)
+        .write(&mut packet, b"GET / HTTP/1.1\r\nHost: a\r\nCookie: sid=hunter2Correct\r\n\r\n")
+        .unwrap();
+    let len = packet.len() as u32;
+    let words = [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 262_144, 101, 1_700_000_000, 0, len, len];
+    words.iter().flat_map(|word: &u32| word.to_le_bytes()).chain(packet).collect()
+}

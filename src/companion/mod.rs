@@ -22,6 +22,7 @@ use crate::failure::{Exit, Failure};
 use crate::privilege::{Rights, User, invoking_user};
 
 const PLUGIN: &str = include_str!("../../wireshark/tls2pcap.lua");
+const REDACT: &str = include_str!("../../wireshark/redact.lua");
 const PROFILE: [(&str, &str); 4] = [
     ("preferences", include_str!("../../wireshark/profile/preferences")),
     ("colorfilters", include_str!("../../wireshark/profile/colorfilters")),
@@ -89,7 +90,11 @@ fn become_user(user: &User) -> Result<(), Failure> {
 
 /// What is installed.
 fn items(places: &Places) -> Vec<Item> {
-    let mut items = vec![Item::file(places.plugins().join("tls2pcap.lua"), PLUGIN)];
+    let plugins = places.plugins();
+    let mut items = vec![
+        Item::file(plugins.join("tls2pcap.lua"), PLUGIN),
+        Item::file(plugins.join("tls2pcap_redact.lua"), REDACT),
+    ];
     let profile = places.profile();
     items.extend(PROFILE.map(|(name, contents)| Item::settings(profile.join(name), contents)));
     items.push(Item::file(places.help(), HELP));

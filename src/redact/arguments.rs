@@ -8,7 +8,7 @@ const OPTIONS: &[&str] =
     &["--user", "--proxy-user", "--oauth2-bearer", "--pass", "--cookie", "--aws-sigv4", "--http-password"];
 
 /// A name that contains one of these, as a word, means a secret.
-const NAMES: &[&str] = &[
+pub(super) const NAMES: &[&str] = &[
     "password",
     "passwd",
     "passphrase",
@@ -43,7 +43,7 @@ const NAMES: &[&str] = &[
 ];
 
 /// Words that mean a secret if they end in one of these, as `DBPASSWORD`.
-const ENDS: &[&str] = &["password", "passwd", "passphrase", "secret", "token", "apikey"];
+pub(super) const ENDS: &[&str] = &["password", "passwd", "passphrase", "secret", "token", "apikey"];
 
 /// `key` is a secret only together with the word before it.
 const KEYS: &[&str] = &[

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::engine::Engine;
 use super::events::Events;
 use super::fill;
-use super::form::Form;
+use super::form::{self, Form};
 use super::json::Json;
 use super::kind::{Found, Kind};
 use super::multipart::{self, Multipart};
@@ -23,6 +23,24 @@ pub(super) struct Type {
     /// Of a charset that has the characters of ASCII where ASCII has them.
     is_odd: bool,
     packed: Option<Format>,
+    /// In what messages of gRPC are compressed that say they are.
+    messages: Option<Format>,
+    /// How many multipart bodies it is in.
+    depth: u8,
+}
+
+/// Deepest nesting of multipart bodies; what is deeper is unknown.
+const DEPTH_MAX: u8 = 8;
+
+fn format(encoding: &str) -> Option<Format> {
+    match encoding.trim().to_ascii_lowercase().as_str() {
+        "" | "identity" | "aws-chunked" => None,
+        "gzip" | "x-gzip" => Some(Format::Gzip),
+        "deflate" => Some(Format::Deflate),
+        "br" => Some(Format::Brotli),
+        "zstd" => Some(Format::Zstd),
+        _ => Some(Format::Other),
+    }
 }
 
 impl Type {
@@ -30,18 +48,21 @@ impl Type {
     pub(super) fn new(content_type: &str, content_encoding: &str) -> Type {
         let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let charset = multipart::parameter(content_type, "charset").unwrap_or_default().to_ascii_lowercase();
-        let packed = match content_encoding.trim().to_ascii_lowercase().as_str() {
-            "" | "identity" | "aws-chunked" => None,
-            "gzip" | "x-gzip" => Some(Format::Gzip),
-            "deflate" => Some(Format::Deflate),
-            "br" => Some(Format::Brotli),
-            "zstd" => Some(Format::Zstd),
-            _ => Some(Format::Other),
-        };
+        let packed = format(content_encoding);
         let boundary = multipart::parameter(content_type, "boundary").filter(|b| !b.is_empty());
         let is_odd =
             charset.starts_with("utf-16") || charset.starts_with("utf-32") || charset.contains("ebcdic");
-        Type { media, boundary, is_odd, packed }
+        Type { media, boundary, is_odd, packed, messages: None, depth: 0 }
+    }
+
+    /// The same, with what gRPC says of its messages.
+    pub(super) fn with_messages_in(self, encoding: &str) -> Type {
+        Type { messages: format(encoding), ..self }
+    }
+
+    /// A part of a multipart body that is so deep.
+    pub(super) fn within(self, depth: u8) -> Type {
+        Type { depth, ..self }
     }
 }
 
@@ -62,6 +83,8 @@ pub(super) enum Parser {
     Kept,
     /// JSON or text: the first character tells.
     Sniff,
+    /// Said to be a text, which its beginning must not contradict.
+    Begin(Box<Parser>),
     /// Nobody knows. Whether it is text is seen at its beginning.
     Unknown(Option<bool>, Kind),
 }
@@ -72,17 +95,26 @@ impl Parser {
     }
 
     pub(super) fn text() -> Parser {
-        Parser::Text(Text::new(Sort::Plain))
+        Parser::Begin(Box::new(Parser::Text(Text::new(Sort::Plain))))
     }
 
     pub(super) fn sniffing() -> Parser {
-        Parser::Sniff
+        Parser::Begin(Box::new(Parser::Sniff))
     }
 
     pub(super) fn of(of: &Type) -> Parser {
         if let Some(format) = of.packed {
             return Parser::Packed(Box::new(Packed::new(format, Type { packed: None, ..of.clone() })));
         }
+        match Parser::by_name(of) {
+            text @ (Parser::Text(_) | Parser::Json(_) | Parser::Form(_) | Parser::Xml(_) | Parser::Sniff) => {
+                Parser::Begin(Box::new(text))
+            }
+            other => other,
+        }
+    }
+
+    fn by_name(of: &Type) -> Parser {
         let media = of.media.as_str();
         let (main, sub) = media.split_once('/').unwrap_or((media, ""));
         if of.is_odd {
@@ -90,11 +122,15 @@ impl Parser {
         }
         match (main, sub) {
             ("multipart", _) => match &of.boundary {
-                Some(boundary) => Parser::Multipart(Box::new(Multipart::new(boundary))),
-                None => Parser::unknown(),
+                Some(boundary) if of.depth < DEPTH_MAX => {
+                    Parser::Multipart(Box::new(Multipart::new(boundary, of.depth + 1)))
+                }
+                _ => Parser::unknown(),
             },
             ("application", "x-www-form-urlencoded") => Parser::Form(Form::default()),
-            ("application", "grpc" | "grpc+proto") => Parser::Messages(Messages::default()),
+            ("application", "grpc" | "grpc+proto" | "grpc+json") => {
+                Parser::Messages(Messages::new(sub == "grpc+json", of.messages))
+            }
             ("text", "event-stream") => Parser::Events(Events::default()),
             ("text", "html") | ("application", "xhtml+xml") => Parser::Xml(Xml::new(true)),
             (
@@ -133,6 +169,23 @@ impl Parser {
             Parser::Multipart(multipart) => multipart.step(engine, bytes, last),
             Parser::Packed(packed) => packed.step(engine, bytes, last),
             Parser::Kept => bytes.len(),
+            Parser::Begin(text) => {
+                if bytes.len() < BEGIN && !last {
+                    return 0;
+                }
+                *self = match begin(bytes) {
+                    Begin::Text if matches!(**text, Parser::Form(_)) && form::is_other(bytes) => {
+                        Parser::Sniff
+                    }
+                    Begin::Text => std::mem::replace(text, Parser::Kept),
+                    Begin::Packed(format) => Parser::Packed(Box::new(Packed::new(
+                        format,
+                        Type { media: "text/plain".into(), ..Type::default() },
+                    ))),
+                    Begin::Neither => Parser::unknown(),
+                };
+                self.step(engine, bytes, last)
+            }
             Parser::Media => {
                 if bytes.len() < 16 && !last {
                     return 0;
@@ -145,7 +198,8 @@ impl Parser {
                     return bytes.len();
                 };
                 *self = match first {
-                    b'{' | b'[' | b'"' => Parser::Json(Json::default()),
+                    // Of what is no JSON, as `[1.2] - changes`, that parser would mask all.
+                    b'{' | b'[' if form::looks_like_json(bytes) => Parser::Json(Json::default()),
                     b'<' => Parser::Xml(Xml::new(false)),
                     _ => Parser::Text(Text::new(Sort::Plain)),
                 };
@@ -160,6 +214,29 @@ impl Parser {
                 bytes.len()
             }
         }
+    }
+}
+
+/// So many bytes tell whether something is a text.
+const BEGIN: usize = 16;
+
+enum Begin {
+    Text,
+    Packed(Format),
+    Neither,
+}
+
+/// What begins so: text in a charset that has ASCII's characters where ASCII has them, or what compresses such.
+fn begin(bytes: &[u8]) -> Begin {
+    let begin = &bytes[..bytes.len().min(BEGIN)];
+    let is_control = |b: &u8| matches!(b, 0..=8 | 0x0e..=0x1a | 0x1c | 0x1d | 0x1f);
+    match begin {
+        [0x1f, 0x8b, ..] => Begin::Packed(Format::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Begin::Packed(Format::Zstd),
+        // UTF-16.
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Begin::Neither,
+        _ if begin.iter().any(is_control) => Begin::Neither,
+        _ => Begin::Text,
     }
 }
 

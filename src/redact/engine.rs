@@ -149,6 +149,31 @@ impl Engine {
         self.found.drain(mark..).next().map(|found| found.kind)
     }
 
+    /// Where what was replaced can be cut at `border` or before: behind no replacement that begins less than `context` bytes
+    /// after it, and within none.
+    pub(super) fn border(&self, border: usize, context: usize) -> usize {
+        let mut border = self.base + border;
+        for (start, made) in self.done.iter().rev() {
+            if *start < border + context && start + made.len() > border {
+                border = start.saturating_sub(context).max(self.base);
+            }
+        }
+        border - self.base
+    }
+
+    /// Where the last replacement ends that does so before `border`.
+    pub(super) fn last_end(&self, border: usize) -> usize {
+        let ends = self.done.iter().rev().map(|(start, made)| start + made.len());
+        ends.map(|end| end.saturating_sub(self.base)).find(|end| *end <= border).unwrap_or(0)
+    }
+
+    /// Takes back what was found since `mark` and is not before `border`.
+    pub(super) fn retract(&mut self, mark: usize, border: usize) {
+        let since = self.found.split_off(mark);
+        self.found.extend(since.into_iter().filter(|found| found.at < border as u64));
+        self.done.split_off(&(self.base + border));
+    }
+
     /// Says that the bytes at `at` were replaced.
     pub(super) fn note(&mut self, at: usize, kind: Kind) {
         self.found.push(Found { at: at as u64, kind });
@@ -181,8 +206,12 @@ impl Engine {
         if self.is_done(start, value) {
             return;
         }
-        if self.cloak.replace(value, escape) {
+        let is_new = self.cloak.replace(value, escape);
+        if is_new || self.recognises {
+            // Another parser, to which other characters are escapes, must leave it alone too.
             self.done.insert(self.base + start, value.to_vec());
+        }
+        if is_new {
             self.note(range.start, kind);
         }
     }
@@ -241,6 +270,9 @@ impl Engine {
         }
         if name.len() > NAME_MAX {
             return true;
+        }
+        if self.rules.fields.is_empty() && !names::may_be_secret_field(name) {
+            return false;
         }
         if let Some(secret) = self.names.get(name) {
             return *secret;

@@ -437,8 +437,15 @@ fn fields(engine: &mut Engine, head: &mut [u8], mut at: usize, is_sip: bool) -> 
                 let text = || String::from_utf8_lossy(&head[begin..stop]).trim().to_owned();
                 match name.as_str() {
                     "content-length" => fields.length = text().parse().ok(),
+                    // Several such fields are one list.
+                    "transfer-encoding" if !fields.transfer_encoding.is_empty() => {
+                        fields.transfer_encoding += &format!(",{}", text().to_ascii_lowercase());
+                    }
                     "transfer-encoding" => fields.transfer_encoding = text().to_ascii_lowercase(),
                     "content-type" => fields.content_type = text(),
+                    "content-encoding" if !fields.content_encoding.is_empty() => {
+                        fields.content_encoding += &format!(",{}", text());
+                    }
                     "content-encoding" => fields.content_encoding = text(),
                     "host" => fields.host = text(),
                     "sec-websocket-extensions" => fields.extensions = text(),

@@ -45,6 +45,18 @@ pub(super) enum Turn {
     Lost,
 }
 
+/// Whether a frame that holds numbers holds as many as it should (RFC 9113, section 6).
+fn has_its_length(frame: &Frame) -> bool {
+    match frame.kind {
+        2 => frame.len == 5,
+        3 | 8 => frame.len == 4,
+        4 => frame.len.is_multiple_of(6),
+        6 => frame.len == 8,
+        // A stream and its priority as text (RFC 9218).
+        _ => frame.len <= 32,
+    }
+}
+
 impl H2 {
     pub(super) fn new(preface: bool) -> H2 {
         H2 { preface, table: Table::default(), data: None }
@@ -95,7 +107,7 @@ impl H2 {
         match frame.kind {
             1 | 5 => self.headers(engine, weave, bytes, &frame),
             // PRIORITY, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, PRIORITY_UPDATE: numbers.
-            2 | 3 | 4 | 6 | 8 | 16 => {
+            2 | 3 | 4 | 6 | 8 | 16 if has_its_length(&frame) => {
                 if frame.kind == 3 {
                     let code = bytes[HEADER..end].first_chunk().map_or(0, |code| u32::from_be_bytes(*code));
                     engine.tell(|| Fact::Reset { stream: frame.stream, code });
@@ -205,6 +217,11 @@ impl H2 {
         let value = |name: &str| {
             fields.iter().find(|f| f.name.as_deref() == Some(name)).map_or("", |field| field.value.as_str())
         };
+        let encodings: Vec<&str> = fields
+            .iter()
+            .filter(|f| f.name.as_deref() == Some("content-encoding"))
+            .map(|field| field.value.as_str())
+            .collect();
         if !value(":method").is_empty() {
             engine.tell(|| Fact::Request {
                 is_http2: true,
@@ -233,7 +250,10 @@ impl H2 {
         }
         let body = match value(":method") {
             "CONNECT" => Body::with(Parser::unknown()),
-            _ => Body::new(Type::new(value("content-type"), value("content-encoding"))),
+            _ => Body::new(
+                Type::new(value("content-type"), &encodings.join(","))
+                    .with_messages_in(value("grpc-encoding")),
+            ),
         };
         weave.open(engine, frame.stream, body);
     }

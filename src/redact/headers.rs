@@ -15,7 +15,10 @@ pub(super) fn value(engine: &mut Engine, name: &str, bytes: &mut [u8], range: Ra
     }
     match name {
         "authorization" | "proxy-authorization" => authorization(engine, bytes, range),
-        "www-authenticate" | "proxy-authenticate" => challenge(engine, bytes, range),
+        "www-authenticate" | "proxy-authenticate" => {
+            challenge(engine, bytes, range.clone());
+            scan(engine, bytes, range);
+        }
         "authentication-info" | "proxy-authentication-info" => {
             parameters(engine, bytes, range, |_| true);
         }
@@ -43,8 +46,29 @@ pub(super) fn value(engine: &mut Engine, name: &str, bytes: &mut [u8], range: Ra
         "user-agent" | "server" | "sec-ch-ua" | "sec-ch-ua-full-version-list" if !engine.is_shape() => {
             engine.within(range.start, |engine| text::scan_program(engine, &mut bytes[range]));
         }
-        ":path" | "location" | "referer" | "content-location" | "x-original-url" | "x-rewrite-url" => {
+        ":path"
+        | "location"
+        | "referer"
+        | "content-location"
+        | "destination"
+        | "x-original-url"
+        | "x-original-uri"
+        | "x-rewrite-url"
+        | "x-forwarded-uri"
+        | "x-envoy-original-path"
+        | "x-request-uri" => {
             target::url(engine, bytes, range);
+        }
+        // Tokens are among the names of protocols, since browsers let scripts set no other field.
+        "sec-websocket-protocol" => {
+            each(bytes, range.clone(), |bytes, item| {
+                let begin = bytes[item.clone()].iter().rposition(|b| *b == b'.').map_or(0, |dot| dot + 1);
+                let last = item.start + begin..item.end;
+                if patterns::is_random(&bytes[last.clone()]) {
+                    engine.cloak(bytes, last, Kind::Random, Escape::Header);
+                }
+            });
+            scan(engine, bytes, range);
         }
         // The names of a form's fields are structure, those of files are not.
         "content-disposition" if engine.is_shape() => {
@@ -64,7 +88,7 @@ pub(super) fn value(engine: &mut Engine, name: &str, bytes: &mut [u8], range: Ra
         }
         _ => {
             scan(engine, bytes, range.clone());
-            if memchr::memmem::find(&bytes[range.clone()], b"?").is_some() {
+            if memchr::memchr2(b'?', b'%', &bytes[range.clone()]).is_some() {
                 form::value(engine, bytes, range);
             }
         }

@@ -27,6 +27,12 @@ struct Open {
     is_first: bool,
     /// Its first member's value comes, which may say that this is a schema.
     may_be_schema: bool,
+    /// It was a secret, and describes one: some of its members are secrets all the same.
+    is_schema: bool,
+    /// What comes is a name for the value of another member.
+    is_named: bool,
+    /// It was one, of a secret.
+    names_secret: bool,
 }
 
 /// First members of objects that describe a field, not its value.
@@ -34,6 +40,13 @@ const SCHEMA: [&[u8]; 3] = [b"shape", b"$ref", b"documentation"];
 /// The same by their value, if the name is `type`.
 const TYPES: [&[u8]; 9] =
     [b"string", b"object", b"integer", b"number", b"boolean", b"array", b"structure", b"list", b"map"];
+
+/// What such an object says of the value itself.
+const OF_VALUE: [&[u8]; 6] = [b"value", b"default", b"const", b"enum", b"example", b"examples"];
+
+/// Members that name what another member of the object holds, and that one.
+const NAMES: [&[u8]; 4] = [b"name", b"key", b"header", b"field"];
+const VALUES: [&[u8]; 4] = [b"value", b"values", b"val", b"content"];
 
 /// JSON that comes in pieces.
 #[derive(Debug, Default)]
@@ -47,6 +60,8 @@ pub(super) struct Json {
     user_is_next: bool,
     /// Within a long string, which is a secret or not.
     long: Option<bool>,
+    /// Where that began in what is shown now.
+    long_at: usize,
     /// The piece before ended within a secret of this kind.
     inside: Option<Kind>,
     /// Too deep.
@@ -56,7 +71,8 @@ pub(super) struct Json {
 impl Json {
     /// Works on what is there. Gives how many bytes are decided.
     pub(super) fn step(&mut self, engine: &mut Engine, bytes: &mut [u8], last: bool) -> usize {
-        let end = self.members(engine, bytes, last);
+        self.long_at = 0;
+        let mut end = self.members(engine, bytes, last);
         let mut from = 0;
         if let Some(kind) = self.inside.take() {
             let stop = bytes[..end].iter().position(|b| !b.is_ascii_alphanumeric() && !b"-_.+/=".contains(b));
@@ -64,7 +80,20 @@ impl Json {
             engine.cloak(bytes, 0..from, kind, Escape::Backslash);
             self.inside = stop.is_none().then_some(kind);
         }
-        if from < end {
+        if from >= end {
+            return end;
+        }
+        let goes_on = self.long == Some(false) && !last && !engine.is_shape();
+        if goes_on && self.long_at < end {
+            let (piece, least) = (&mut bytes[from..end], self.long_at.saturating_sub(from));
+            let original = piece.to_vec();
+            let (len, inside) =
+                engine.within(from, |engine| text::scan_open(engine, piece, least, Sort::Json));
+            // Between two characters.
+            let whole = whole(&original, least, len);
+            piece[whole..].copy_from_slice(&original[whole..]);
+            (end, self.inside) = (from + whole, inside);
+        } else {
             let open = engine.within(from, |engine| text::scan(engine, &mut bytes[from..end], Sort::Json));
             self.inside = open.filter(|_| self.long.is_some());
         }
@@ -100,6 +129,9 @@ impl Json {
                         is_secret,
                         is_first: true,
                         may_be_schema: false,
+                        is_schema: false,
+                        is_named: false,
+                        names_secret: false,
                     });
                     self.is_lost = self.open.len() > DEPTH_MAX;
                     self.name_is_next = byte == b'{';
@@ -123,6 +155,7 @@ impl Json {
                     _ => {
                         self.long = Some(self.name_is_next || self.is_secret());
                         at += 1;
+                        self.long_at = at;
                     }
                 },
                 b'-' | b'0'..=b'9' => {
@@ -164,17 +197,29 @@ impl Json {
             self.name_is_next = false;
             self.secret_is_next = engine.is_secret_field(&bytes[range.clone()]);
             self.user_is_next = engine.is_user_field(&bytes[range.clone()]);
+            let name = &bytes[range];
             if let Some(open) = self.open.last_mut().filter(|open| open.is_secret) {
-                let name = &bytes[range];
                 open.is_secret = !(open.is_first && SCHEMA.contains(&name));
+                open.is_schema = !open.is_secret;
                 open.may_be_schema = open.is_first && name == b"type";
                 open.is_first = false;
             }
+            if let Some(open) = self.open.last_mut() {
+                self.secret_is_next |= (open.is_schema && OF_VALUE.contains(&name))
+                    || (open.names_secret && VALUES.contains(&name));
+                open.is_named = NAMES.contains(&name);
+            }
             return;
         }
-        if let Some(open) = self.open.last_mut().filter(|open| open.may_be_schema) {
-            open.may_be_schema = false;
-            open.is_secret = !TYPES.contains(&&bytes[range.clone()]);
+        if let Some(open) = self.open.last_mut() {
+            let value = &bytes[range.clone()];
+            if std::mem::take(&mut open.may_be_schema) {
+                open.is_secret = !TYPES.contains(&value);
+                open.is_schema = !open.is_secret;
+            }
+            if std::mem::take(&mut open.is_named) {
+                open.names_secret = engine.is_secret_field(value);
+            }
         }
         if self.is_secret() {
             engine.cloak(bytes, range, Kind::Json, Escape::Backslash);
@@ -229,17 +274,41 @@ impl Json {
 fn piece(bytes: &[u8], start: usize, last: bool) -> Option<usize> {
     let mut at = start;
     while at - start < PIECE {
-        match *bytes.get(at..)? {
+        // Up to there no character is longer than a byte.
+        let most = bytes.len().min(start + PIECE);
+        at = memchr2(b'"', b'\\', bytes.get(at..most)?).map_or(most, |len| at + len);
+        match bytes[at..] {
+            _ if at - start >= PIECE => break,
             [b'"', ..] => return Some(at),
             [b'\\', b'u', ..] if bytes.len() - at >= 6 => at += 6,
             [b'\\', escaped, ..] if escaped != b'u' || last => at += 2,
             [b'\\', ..] if last => at += 1,
             [] if last => return Some(at),
-            [] | [b'\\', ..] => return None,
-            _ => at += 1,
+            _ => return None,
         }
     }
-    Some(at)
+    Some(at.min(bytes.len()))
+}
+
+/// The last place up to `end` that is between two characters of a string that goes on at `at`.
+fn whole(bytes: &[u8], mut at: usize, end: usize) -> usize {
+    // None that begins before is as long as this.
+    const LONGEST: usize = 6;
+    if end - at >= LONGEST && !bytes[end - LONGEST..end].contains(&b'\\') {
+        return end;
+    }
+    loop {
+        let next = match bytes[at..] {
+            [b'\\', b'u', ..] => at + 6,
+            [b'\\', ..] => at + 2,
+            [] => return at,
+            _ => at + 1,
+        };
+        if next > end {
+            return at;
+        }
+        at = next;
+    }
 }
 
 /// Where the string that goes on at `at` ends: at its quotation mark.

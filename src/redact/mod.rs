@@ -8,7 +8,7 @@
 //!                                    ├ headers, target     values by their names
 //!                                    ├ body: json, form, xml, multipart, events, text, protobuf, packed
 //!                                    ├ identity, address  pseudonyms of hosts and users
-//!                                    └ patterns, cloak, fill
+//!                                    └ named, patterns, cloak, fill
 //! ```
 //!
 //! What no parser understands is filled whole, and so is what follows a hole until a parser is in step again: an
@@ -38,6 +38,7 @@ mod kind;
 mod lines;
 mod live;
 mod multipart;
+mod named;
 mod names;
 mod note;
 mod packed;

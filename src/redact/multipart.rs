@@ -33,11 +33,14 @@ pub(super) struct Multipart {
     /// CR, LF, two dashes and the boundary.
     delimiter: Vec<u8>,
     state: State,
+    /// In how many such bodies a part is.
+    depth: u8,
 }
 
 impl Multipart {
-    pub(super) fn new(boundary: &str) -> Multipart {
-        Multipart { delimiter: format!("\r\n--{boundary}").into_bytes(), state: State::Preamble }
+    /// `depth`: in how many such bodies each part is, this one included.
+    pub(super) fn new(boundary: &str, depth: u8) -> Multipart {
+        Multipart { delimiter: format!("\r\n--{boundary}").into_bytes(), state: State::Preamble, depth }
     }
 
     /// Works on what is there. Gives how many bytes are decided.
@@ -127,7 +130,7 @@ impl Multipart {
             _ if matches!(encoding.as_str(), "base64" | "quoted-printable") => {
                 State::Content(Parser::unknown())
             }
-            Some(media) => State::Content(Parser::of(&Type::new(&media, ""))),
+            Some(media) => State::Content(Parser::of(&Type::new(&media, "").within(self.depth))),
             None => State::Content(Parser::sniffing()),
         };
         end + 4

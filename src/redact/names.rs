@@ -1,6 +1,8 @@
 //! Which names of headers and fields mean a secret, and which of headers mean none.
 
-use super::arguments::is_secret_name;
+use std::sync::OnceLock;
+
+use super::arguments::{self, is_secret_name};
 
 /// Headers whose value is replaced whole.
 const SECRET_HEADERS: &[&str] = &[
@@ -168,6 +170,7 @@ const FIELDS: &[&str] = &[
     "assertion",
     "verifier",
     "passcode",
+    "passwords",
     "mfa",
     "totp",
     "pwhash",
@@ -208,7 +211,10 @@ const ABOUT: &[&str] = &[
 
 /// Whether a header of this name, in lower case, is replaced whole.
 pub(super) fn is_secret_header(name: &str) -> bool {
-    SECRET_HEADERS.contains(&name) || (is_secret_field(name) && !is_public_header(name))
+    // Of gRPC, fields that end so hold bytes that nobody knows.
+    SECRET_HEADERS.contains(&name)
+        || name.ends_with("-bin")
+        || (is_secret_field(name) && !is_public_header(name))
 }
 
 /// Whether a header's value says nothing secret, however it looks.
@@ -219,6 +225,56 @@ pub(super) fn is_public_header(name: &str) -> bool {
 /// Whether a header is structure.
 pub(super) fn is_structure(name: &str) -> bool {
     STRUCTURE_HEADERS.contains(&name)
+}
+
+/// Three letters, of which the rarest of each word that means a secret are remembered, so that most names need no more than a
+/// look.
+struct Hints([u64; HINTS / 64]);
+
+const HINTS: usize = 1 << 12;
+
+impl Hints {
+    fn of(words: impl Iterator<Item = &'static str>) -> Hints {
+        // From the most frequent letter of English to the rarest.
+        let rank = |byte: u8| b"etaoinshrdlcumwfgypbvkjxqz".iter().position(|b| *b == byte).unwrap_or(26);
+        let mut hints = Hints([0; HINTS / 64]);
+        for word in words {
+            let rarest =
+                word.as_bytes().windows(3).max_by_key(|three| three.iter().map(|b| rank(*b)).sum::<usize>());
+            if let Some([a, b, c]) = rarest {
+                let at = Hints::at(*a, *b, *c);
+                hints.0[at / 64] |= 1 << (at % 64);
+            }
+        }
+        hints
+    }
+
+    fn at(a: u8, b: u8, c: u8) -> usize {
+        let word = u32::from(a) << 16 | u32::from(b) << 8 | u32::from(c);
+        (word.wrapping_mul(0x9e37_79b1) >> 20) as usize
+    }
+
+    fn has(&self, at: usize) -> bool {
+        self.0[at / 64] & 1 << (at % 64) != 0
+    }
+}
+
+/// Whether a name can be that of a secret at all; quick, and wrong for few names that are none.
+pub(super) fn may_be_secret_field(name: &[u8]) -> bool {
+    static ALL: OnceLock<Hints> = OnceLock::new();
+    let hints = ALL.get_or_init(|| {
+        // `key` is one together with the word before it.
+        let words = [arguments::NAMES, arguments::ENDS, FIELDS, ENDS, &["key"]];
+        Hints::of(words.into_iter().flatten().copied())
+    });
+    let (mut a, mut b) = (0, 0);
+    name.iter().any(|byte| {
+        let c = byte.to_ascii_lowercase();
+        let is_hint = hints.has(Hints::at(a, b, c)) || (b == b'p' && c == b'w');
+        (a, b) = (b, c);
+        // Letters beyond ASCII may have lower case within.
+        is_hint || !byte.is_ascii()
+    })
 }
 
 /// Whether a field of a query, a form, JSON, XML or multipart is a secret.
@@ -284,8 +340,14 @@ mod tests {
             "card_cvv",
             "__VIEWSTATE",
         ] {
-            assert!(is_secret_field(name), "{name}");
+            assert!(is_secret_field(name) && may_be_secret_field(name.as_bytes()), "{name}");
         }
+        let words = [arguments::NAMES, arguments::ENDS, FIELDS, ENDS].concat();
+        for name in words {
+            assert!(may_be_secret_field(name.as_bytes()), "{name}");
+            assert!(may_be_secret_field(format!("X_{}9", name.to_uppercase()).as_bytes()), "{name}");
+        }
+        assert!(may_be_secret_field(b"apiKey") && !may_be_secret_field(b"description"));
         for name in [
             "name",
             "id",

@@ -4,6 +4,7 @@
 //! which can have any length.
 
 use std::io::{Read, Write};
+use std::ops::Range;
 
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use flate2::{Compression, Crc, GzBuilder};
@@ -63,7 +64,7 @@ impl Packed {
             return 0;
         }
         // Of what it says nobody may know the type any more.
-        if filler(self.format, bytes).is_some_and(|filler| filler[..] == *bytes) {
+        if filler(self.format, bytes, said).is_some_and(|filler| filler[..] == *bytes) {
             return bytes.len();
         }
         let plain = unpack(self.format, bytes).filter(|_| !engine.is_shape());
@@ -96,15 +97,29 @@ impl Packed {
     }
 
     fn replace(&self, engine: &mut Engine, bytes: &mut [u8], found: &[Kind]) {
-        let Some(filler) = filler(self.format, bytes) else {
-            engine.fill_whole(bytes, 0..bytes.len(), Kind::Compressed);
-            return;
-        };
-        if filler[..] != *bytes {
-            bytes.copy_from_slice(&filler);
-            engine.note(0, Kind::Compressed);
+        let before = engine.found_so_far();
+        fill(engine, Some(self.format), bytes, 0..bytes.len(), said);
+        if engine.found_so_far() > before {
             found.iter().for_each(|kind| engine.note(0, *kind));
         }
+    }
+}
+
+/// Replaces something compressed by what is valid, has the same length, and says what it was, as `says` gives it for a length.
+pub(super) fn fill(
+    engine: &mut Engine,
+    format: Option<Format>,
+    bytes: &mut [u8],
+    range: Range<usize>,
+    says: fn(usize) -> Vec<u8>,
+) {
+    let value = &mut bytes[range.clone()];
+    let Some(filler) = format.and_then(|format| filler(format, value, says)) else {
+        return engine.fill_whole(bytes, range, Kind::Compressed);
+    };
+    if filler[..] != *value {
+        value.copy_from_slice(&filler);
+        engine.note(range.start, Kind::Compressed);
     }
 }
 
@@ -263,15 +278,17 @@ fn message_filler(len: usize) -> Option<Vec<u8>> {
 pub(super) fn said(len: usize) -> Vec<u8> {
     match len {
         0 | 1 => vec![b'1'; len],
-        _ => {
-            let text = SAID.iter().copied().chain(std::iter::repeat(b'.')).take(len - 2);
-            std::iter::once(b'"').chain(text).chain([b'"']).collect()
-        }
+        _ => std::iter::once(b'"').chain(text(len - 2)).chain([b'"']).collect(),
     }
 }
 
+/// The same as text.
+pub(super) fn text(len: usize) -> impl Iterator<Item = u8> {
+    SAID.iter().copied().chain(std::iter::repeat(b'.')).take(len)
+}
+
 /// A valid body of the same format and length; `None` if there is none.
-fn filler(format: Format, bytes: &[u8]) -> Option<Vec<u8>> {
+fn filler(format: Format, bytes: &[u8], said: fn(usize) -> Vec<u8>) -> Option<Vec<u8>> {
     let len = bytes.len();
     match format {
         Format::Gzip => {
@@ -299,8 +316,8 @@ fn filler(format: Format, bytes: &[u8]) -> Option<Vec<u8>> {
             stored(&said(room), blocks, true, &mut out);
             Some(out)
         }
-        Format::Brotli => brotli(len),
-        Format::Zstd => zstd(len),
+        Format::Brotli => brotli(len, said),
+        Format::Zstd => zstd(len, said),
         Format::Other => None,
     }
 }
@@ -335,7 +352,7 @@ fn adler(text: &[u8]) -> u32 {
 }
 
 /// Uncompressed meta-blocks of Brotli (RFC 7932, section 9.2), in a window of 64 KiB.
-fn brotli(len: usize) -> Option<Vec<u8>> {
+fn brotli(len: usize, said: fn(usize) -> Vec<u8>) -> Option<Vec<u8>> {
     let blocks = len.checked_sub(1)?.div_ceil(3 + 0x1_0000);
     let room = (len - 1).checked_sub(3 * blocks).filter(|room| *room >= blocks)?;
     let text = said(room);
@@ -357,7 +374,7 @@ fn brotli(len: usize) -> Option<Vec<u8>> {
 }
 
 /// Raw blocks of Zstandard (RFC 8878, section 3.1.1), in a window of 2 MiB.
-fn zstd(len: usize) -> Option<Vec<u8>> {
+fn zstd(len: usize, said: fn(usize) -> Vec<u8>) -> Option<Vec<u8>> {
     const BLOCK_MAX: usize = 128 << 10;
     let room = len.checked_sub(6)?;
     let blocks = room.div_ceil(3 + BLOCK_MAX).max(1);
@@ -390,20 +407,20 @@ mod tests {
             131_098,
         ]) {
             let bytes = vec![0; len];
-            let packed = filler(Format::Gzip, &bytes).unwrap_or_else(|| panic!("{len}"));
+            let packed = filler(Format::Gzip, &bytes, said).unwrap_or_else(|| panic!("{len}"));
             assert_eq!(packed.len(), len);
             let plain = unpack(Format::Gzip, &packed).unwrap_or_else(|| panic!("{len}"));
             assert!(serde_json::from_slice::<serde_json::Value>(&plain).is_ok() || plain.is_empty());
             let mut zlib = bytes.clone();
             zlib[..2].copy_from_slice(&[0x78, 0x9c]);
-            let packed = filler(Format::Deflate, &zlib).unwrap();
+            let packed = filler(Format::Deflate, &zlib, said).unwrap();
             assert_eq!((packed.len(), unpack(Format::Deflate, &packed).is_some()), (len, true), "{len}");
             for format in [Format::Deflate, Format::Brotli, Format::Zstd] {
-                assert_eq!(filler(format, &bytes).unwrap().len(), len, "{format:?}");
+                assert_eq!(filler(format, &bytes, said).unwrap().len(), len, "{format:?}");
             }
             assert_eq!(message_filler(len).unwrap().len(), len);
         }
-        assert_eq!(filler(Format::Gzip, &[0; 22]), None);
+        assert_eq!(filler(Format::Gzip, &[0; 22], said), None);
     }
 
     /// Made by Node.js and by zstd.
@@ -435,7 +452,7 @@ mod tests {
                 None,
                 "{format:?}: what follows would be shown"
             );
-            let filler = filler(format, &[0; 100]).unwrap();
+            let filler = filler(format, &[0; 100], said).unwrap();
             let plain = unpack(format, &filler).unwrap();
             assert!(plain.starts_with(b"\"redacted by tls2pcap"), "{format:?}");
         }

@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use super::cloak::Escape;
 use super::engine::Engine;
+use super::json::Json;
 use super::kind::Kind;
+use super::packed::{self, Format};
 
 /// Longest message that is waited for.
 const MESSAGE_MAX: usize = 4 << 20;
@@ -13,13 +15,21 @@ const MESSAGE_MAX: usize = 4 << 20;
 const DEPTH_MAX: usize = 64;
 
 /// Messages that come in pieces.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Messages {
+    /// They are JSON.
+    is_json: bool,
+    /// In what those are compressed that say they are.
+    packed: Option<Format>,
     /// So much of a message is filled.
     fill: usize,
 }
 
 impl Messages {
+    pub(super) fn new(is_json: bool, packed: Option<Format>) -> Messages {
+        Messages { is_json, packed, fill: 0 }
+    }
+
     /// Works on what is there. Gives how many bytes are decided.
     pub(super) fn step(&mut self, engine: &mut Engine, bytes: &mut [u8], last: bool) -> usize {
         let mut at = 0;
@@ -40,11 +50,17 @@ impl Messages {
             };
             let len = u32::from_be_bytes(len) as usize;
             let (begin, end) = (at + 5, (at + 5).saturating_add(len));
-            // Compressed messages are in a format that a header names, and are not looked into.
-            if flag != 0 || len > MESSAGE_MAX {
+            if flag > 1 || len > MESSAGE_MAX {
                 (self.fill, at) = (len, begin);
             } else if end <= bytes.len() {
-                if is_message(&bytes[begin..end], DEPTH_MAX) {
+                if flag == 1 {
+                    // It is not looked into, since all that is text would go.
+                    let says = if self.is_json { packed::said } else { said };
+                    packed::fill(engine, self.packed, bytes, begin..end, says);
+                } else if self.is_json {
+                    let text = &mut bytes[begin..end];
+                    engine.within(begin, |engine| Json::default().step(engine, text, true));
+                } else if is_message(&bytes[begin..end], DEPTH_MAX) {
                     message(engine, bytes, begin..end, DEPTH_MAX);
                 } else {
                     engine.fill_whole(bytes, begin..end, Kind::Body);
@@ -104,14 +120,38 @@ fn is_message(bytes: &[u8], depth: usize) -> bool {
     true
 }
 
+/// Whether it is a message that holds no numbers.
+fn is_text_only(bytes: &[u8], depth: usize) -> bool {
+    let mut at = 0;
+    while at < bytes.len() {
+        match field(bytes, at) {
+            Some((Some(_), end)) if depth > 0 => at = end,
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// A message of so many bytes that says what it stands for: a field with a text.
+fn said(len: usize) -> Vec<u8> {
+    // Four digits of its length, of which the last may be zeros.
+    let Some(text) = len.checked_sub(5) else { return packed::said(len) };
+    let digit = |shift: u32, more: u8| ((text >> shift) as u8 & 0x7f) | more;
+    let head = [0x0a, digit(0, 0x80), digit(7, 0x80), digit(14, 0x80), digit(21, 0)];
+    head.into_iter().chain(packed::text(text)).collect()
+}
+
 fn message(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>, depth: usize) {
     let mut at = range.start;
     while at < range.end {
         let Some((inner, end)) = field(&bytes[..range.end], at) else { return };
         if let Some(inner) = inner.filter(|inner| !inner.is_empty()) {
             let value = &bytes[inner.clone()];
-            let is_text = value.iter().all(|b| *b >= b' ' && *b != 0x7f) && str::from_utf8(value).is_ok();
-            if is_text {
+            let has_lines = value.iter().any(|b| b"\t\r\n".contains(b));
+            let is_text = value.iter().all(|b| (*b >= b' ' && *b != 0x7f) || b"\t\r\n".contains(b))
+                && str::from_utf8(value).is_ok();
+            // Tags and lengths may be the ends of lines.
+            if is_text && !(has_lines && depth > 0 && is_text_only(value, depth - 1)) {
                 engine.cloak(bytes, inner, Kind::Text, Escape::Backslash);
             } else if depth > 0 && is_message(value, depth - 1) {
                 message(engine, bytes, inner, depth - 1);

@@ -37,10 +37,12 @@ fn segments(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>) {
     let mut at = range.start;
     while at < range.end {
         let end = bytes[at..range.end].iter().position(|b| *b == b'/').map_or(range.end, |len| at + len);
+        // What it shows when it is decoded goes with all of it.
+        let is_gone = bytes[at..end].contains(&b'%') && form::encoded(engine, bytes, at..end);
         let segment = &bytes[at..end];
         if let Some(sign) = segment.iter().position(|b| *b == b';') {
             form::query(engine, bytes, at + sign + 1..end);
-        } else if segment.len() >= SEGMENT_MIN && is_key(segment) {
+        } else if !is_gone && segment.len() >= SEGMENT_MIN && is_key(segment) {
             engine.cloak(bytes, at..end, Kind::Random, Escape::Percent);
         }
         at = end + 1;

@@ -255,6 +255,131 @@ fn chunks_pipelines_and_answers_without_bodies() {
     exchange(asked, &answers, &["304 Not Modified", "100 Continue", "Set-Cookie: a="]);
 }
 
+/// What was shown once.
+#[test]
+fn secrets_behind_escapes_and_in_odd_places() {
+    let token = format!("ghp_{SECRET}{SECRET}");
+    let json = [
+        format!("{{\"n\":\"see\\n{token}\"}}"),
+        format!("{{\"n\":\"see\\u003d{token}\"}}"),
+        format!("{{\"n\":\"x\\nsid={SECRET}\"}}"),
+        format!("{{\"n\":\"x\\u0026sid={SECRET}\"}}"),
+        format!("{{\"n\":[\"Authorization: Bearer {SECRET}\",\"Cookie: a=b; c={SECRET}\"]}}"),
+        format!("{{\"n\":\"bad password: {SECRET}\"}}"),
+        format!("{{\"n\":\"dsn password='{SECRET}' and password: '{SECRET}'\"}}"),
+        format!("{{\"n\":\"{{\\\"auth\\\":{{\\\"x\\\":[\\\"{SECRET}\\\"]}}}}\"}}"),
+        format!("{{\"n\":[{{\"name\":\"DB_PASSWORD\",\"value\":\"{SECRET}\"}}]}}"),
+        format!("{{\"password\":{{\"type\":\"string\",\"value\":\"{SECRET}\"}}}}"),
+    ];
+    for body in json {
+        exchange(&post("application/json", &body), OK, &["{\""]);
+        // The type that curl sends unless it is told another.
+        exchange(&post("application/x-www-form-urlencoded", &body), OK, &["{\""]);
+    }
+    exchange(
+        &post("application/x-www-form-urlencoded", &format!("{{\"password\":\"{SECRET}\",\"a\":\"b=c\"}}")),
+        OK,
+        &["{\"password\":\"", "\"a\":\"b=c\"}"],
+    );
+    for text in [
+        format!("password:\t{SECRET}\n"),
+        format!("password            = {SECRET}\n"),
+        format!("password = \"a\\\"{SECRET}\"\n"),
+        format!("\"secrets\": [\"{SECRET}\"]\n"),
+        format!("Cookie: a=b; c={SECRET}\n"),
+        format!("j\u{f6}rg.o'{SECRET}@corp.example\n"),
+        format!("task-{}.{token}\n", "a1b2-".repeat(8)),
+    ] {
+        let text = exchange(&post("text/plain", &text), OK, &["\n"]);
+        assert!(!text.contains("rg.o'"), "{text}");
+    }
+    exchange(
+        &post("text/plain", &format!("curl -H 'Cookie: a=b; c={SECRET}' -H 'Accept: */*'\n")),
+        OK,
+        &["curl -H 'Cookie: ", "' -H 'Accept: */*'"],
+    );
+    for page in [
+        format!("<p><input id=x name=password value=\"{SECRET}\">"),
+        format!("<p><input type=password name=f value=\"{SECRET}\">"),
+        format!("<p><a href=\"/x?access_token={SECRET}\">a</a>"),
+        format!("<p><script>go('/x?a=b&token={SECRET}')</script>"),
+    ] {
+        exchange(&post("text/html", &page), OK, &["<p>"]);
+    }
+    for xml in [
+        format!("<a><secretValue>{SECRET}</secretValue></a>"),
+        format!("<a><add key=\"DbPassword\" value=\"{SECRET}\"/></a>"),
+    ] {
+        exchange(&post("text/xml", &xml), OK, &["<a>"]);
+    }
+    for target in [
+        format!("/u/{SECRET}%40corp.example/x"),
+        format!("/a?next=https%3A%2F%2Fb%2F%3Fu%3Dhttps%253A%252F%252Fc%252F%253Ftoken%253D{SECRET}"),
+        format!("/a?next=%2Fcb%3Fstate%3D1%26code%3D{SECRET}"),
+        format!("/a?f=%7B%22auth%22%3A%7B%22x%22%3A%5B%22{SECRET}%22%5D%7D%7D"),
+    ] {
+        exchange(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"), OK, &[" HTTP/1.1"]);
+    }
+    for header in [
+        format!("X-Original-URI: /cb?code={SECRET}"),
+        format!("X-User: {SECRET}%40corp.example"),
+        format!("X-Trace-Bin: {SECRET}"),
+        format!("Sec-WebSocket-Protocol: chat, base64url.bearer.{SECRET}A9bX8"),
+    ] {
+        exchange(&get(&header), OK, &["Host: a.example"]);
+    }
+}
+
+/// Text that is said to be in ASCII and is not, or is compressed though nobody says so.
+#[test]
+fn bodies_that_are_not_what_they_are_said_to_be() {
+    let wide: Vec<u8> = format!("password={SECRET}").bytes().flat_map(|b| [b, 0]).collect();
+    let packed = gzip(&format!("password={SECRET}"), 6);
+    let head = |encoding: &str, len: usize| {
+        format!("POST / HTTP/1.1\r\nContent-Type: text/plain\r\n{encoding}Content-Length: {len}\r\n\r\n")
+            .into_bytes()
+    };
+    for (body, encoding) in
+        [(&wide, ""), (&packed, ""), (&packed, "Content-Encoding: gzip\r\nContent-Encoding: identity\r\n")]
+    {
+        let head = head(encoding, body.len());
+        let (outs, _) = redacted(&[(Side::A, &[&head[..], body].concat())]);
+        assert!(memchr::memmem::find(&outs[0], &body[12..24]).is_none(), "{}", lossy(&outs[0]));
+    }
+}
+
+/// Wherever a long line is cut.
+#[test]
+fn long_lines_show_nothing_where_they_are_cut() {
+    let (mut line, mut seed) = (String::new(), 1usize);
+    for i in 0..60 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        line += &"lorem ".repeat(60 + (seed >> 40) % 60);
+        line += &match i % 3 {
+            0 => format!("ghp_{SECRET}{SECRET} "),
+            1 => format!("password='{SECRET}' "),
+            _ => format!("{SECRET}@corp.example "),
+        };
+    }
+    exchange(&post("text/plain", &line), OK, &["lorem"]);
+    exchange(&post("text/javascript", &line), OK, &["lorem"]);
+    exchange(&post("application/json", &format!("{{\"n\":\"{line}\"}}")), OK, &["lorem"]);
+    exchange(&post("text/xml", &format!("<a>{}</a>", line.repeat(3))), OK, &["lorem"]);
+}
+
+/// Each deeper one costs stack, and time.
+#[test]
+fn multipart_bodies_end_somewhere() {
+    let mut body = String::new();
+    for i in 0..20_000 {
+        body += &format!("--b{i}\r\nContent-Type: multipart/mixed; boundary=b{}\r\n\r\n", i + 1);
+    }
+    body += SECRET;
+    let request = post("multipart/mixed; boundary=b0", &body);
+    let (outs, _) = run(&mut engine(), &[(Side::A, request.as_bytes())], usize::MAX);
+    assert!(!lossy(&outs[0]).contains(SECRET));
+}
+
 fn gzip(text: &str, level: u32) -> Vec<u8> {
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
     packer.write_all(text.as_bytes()).unwrap();

@@ -8,7 +8,7 @@ use memchr::{memchr_iter, memmem};
 use super::cloak::Escape;
 use super::engine::Engine;
 use super::kind::Kind;
-use super::{identity, patterns};
+use super::{identity, named, patterns};
 
 /// What a text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +21,12 @@ pub(super) enum Sort {
     Plain,
 }
 
-/// Longest text without an end of a line or value that is waited for.
+/// Longest text without an end of a line that is waited for.
 const WAIT_MAX: usize = 4096;
+/// What is behind the place where such a text is cut has been looked at, so that what begins before it is whole.
+const MARGIN: usize = 1024;
+/// What belongs to a value may be so far before it: its name.
+const CONTEXT: usize = 160;
 
 /// A text that comes in pieces.
 #[derive(Debug)]
@@ -58,9 +62,16 @@ impl Text {
             self.inside = None;
             at = end;
         }
-        let end = if last { bytes.len() } else { self.cut(bytes, at) };
+        let mut end = if last { bytes.len() } else { self.cut(bytes, at) };
         if end > at {
-            self.inside = engine.within(at, |engine| scan(engine, &mut bytes[at..end], self.sort));
+            let is_cut = end == bytes.len() && !last;
+            (end, self.inside) = engine.within(at, |engine| match is_cut {
+                true => {
+                    let (len, inside) = scan_open(engine, &mut bytes[at..end], 0, self.sort);
+                    (at + len, inside)
+                }
+                false => (end, scan(engine, &mut bytes[at..end], self.sort)),
+            });
             if last {
                 self.inside = None;
             }
@@ -75,30 +86,39 @@ impl Text {
         bytes.iter().position(|b| !is_token(*b))
     }
 
-    /// Where the last value that is whole ends.
+    /// Where the last line that is whole ends; where `bytes` do if that is too far.
     fn cut(&self, bytes: &[u8], from: usize) -> usize {
-        let near = bytes.len().saturating_sub(WAIT_MAX).max(from);
-        let tail = &bytes[near..];
-        let ends: &[&[u8]] = match self.sort {
-            Sort::Json => &[b"\" "],
-            Sort::Code => &[b"\n", b";> "],
-            Sort::Plain => &[b"\n", b" "],
-        };
-        for (i, end) in ends.iter().enumerate() {
-            // The second best only if the best is too far.
-            if i > 0 && tail.len() < WAIT_MAX {
-                break;
-            }
-            let found = match end {
-                [end] => memchr::memrchr(*end, tail),
-                _ => tail.iter().rposition(|b| end.contains(b)),
-            };
-            if let Some(at) = found {
-                return near + at + 1;
-            }
+        match memchr::memrchr(b'\n', &bytes[from..]) {
+            Some(at) => from + at + 1,
+            None if bytes.len() - from < WAIT_MAX + MARGIN => from,
+            None => bytes.len(),
         }
-        if tail.len() >= WAIT_MAX { bytes.len() } else { near }
     }
+}
+
+/// Looks for secrets in text that goes on, and has no end nearby. Gives how much of it is decided, from `least` on; what
+/// follows is as it was. And the kind of the secret that the decided part ends in.
+pub(super) fn scan_open(
+    engine: &mut Engine,
+    bytes: &mut [u8],
+    least: usize,
+    sort: Sort,
+) -> (usize, Option<Kind>) {
+    let original = bytes[least..].to_vec();
+    let mark = engine.found_so_far();
+    let inside = scan(engine, bytes, sort);
+    let most = bytes.len().saturating_sub(MARGIN);
+    let mut border = engine.border(most.max(least), CONTEXT);
+    if border <= least {
+        // One after the other: what belongs to the next is behind the one before.
+        border = engine.last_end(most);
+    }
+    if border <= least {
+        return (bytes.len(), inside);
+    }
+    bytes[border..].copy_from_slice(&original[border - least..]);
+    engine.retract(mark, border);
+    (border, None)
 }
 
 /// Characters of tokens.
@@ -117,7 +137,7 @@ pub(super) fn scan(engine: &mut Engine, bytes: &mut [u8], sort: Sort) -> Option<
     addresses(engine, bytes);
     users(engine, bytes);
     cards(engine, bytes);
-    named(engine, bytes, sort);
+    named::values(engine, bytes, sort);
     identity::scan(engine, bytes, sort);
     open
 }
@@ -133,9 +153,21 @@ pub(super) fn scan_program(engine: &mut Engine, bytes: &mut [u8]) {
 fn known_formats(engine: &mut Engine, bytes: &mut [u8]) -> Option<Kind> {
     let mut open = None;
     let all: Vec<Range<usize>> = engine.patterns().tokens.find_iter(bytes).map(|m| m.range()).collect();
-    for range in all {
-        let begins = range.start == 0 || !is_word(bytes[range.start - 1]);
-        if begins {
+    for mut range in all {
+        // What looks like the prefix of one may be the end of a word in front of another.
+        for _ in 0..INNER_MAX {
+            if begins(bytes, range.start, is_word) {
+                break;
+            }
+            match engine.patterns().tokens.find(&bytes[range.start + 1..range.end]) {
+                Some(inner) => range.start += 1 + inner.start(),
+                None => {
+                    range.start = range.end;
+                    break;
+                }
+            }
+        }
+        if range.start < range.end && begins(bytes, range.start, is_word) {
             let kind = if bytes[range.clone()].starts_with(b"eyJ") { Kind::Jwt } else { Kind::Token };
             open = open.or((range.end == bytes.len()).then_some(kind));
             let end = range.end - trailing_dots(&bytes[range.clone()]);
@@ -143,6 +175,17 @@ fn known_formats(engine: &mut Engine, bytes: &mut [u8]) -> Option<Kind> {
         }
     }
     open
+}
+
+/// So often another token is looked for within what begins as one.
+const INNER_MAX: usize = 4;
+
+/// Whether a word can begin there: after what is no part of one, or after an escape of JSON or a URL.
+pub(super) fn begins(bytes: &[u8], at: usize, is_part: impl Fn(u8) -> bool) -> bool {
+    match &bytes[..at] {
+        [] | [.., b'\\', _] | [.., b'%', _, _] | [.., b'\\', b'u', _, _, _, _] => true,
+        [.., before] => !is_part(*before),
+    }
 }
 
 /// What is a secret wherever it is, and whatever is around it: private keys, and tokens of known formats.
@@ -159,7 +202,7 @@ fn trailing_dots(token: &[u8]) -> usize {
     token.iter().rev().take_while(|b| **b == b'.').count()
 }
 
-fn is_word(byte: u8) -> bool {
+pub(super) fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
 }
 
@@ -220,11 +263,14 @@ const NO_DOMAINS: [&[u8]; 12] =
 
 /// E-mail addresses (the dot-atoms of RFC 5322, section 3.4.1).
 fn addresses(engine: &mut Engine, bytes: &mut [u8]) {
-    let local = |b: &u8| b.is_ascii_alphanumeric() || b"._%+-".contains(b);
-    let domain = |b: &u8| b.is_ascii_alphanumeric() || b".-".contains(b);
+    let local = |b: &u8| b.is_ascii_alphanumeric() || b"._%+-'".contains(b) || !b.is_ascii();
+    let domain = |b: &u8| b.is_ascii_alphanumeric() || b".-".contains(b) || !b.is_ascii();
     let signs: Vec<usize> = memchr_iter(b'@', bytes).collect();
     for at in signs {
         let before = bytes[..at].iter().rev().take(64).take_while(|b| local(b)).count();
+        // A quotation mark in front.
+        let marks = bytes[at - before..at].iter().take_while(|b| **b == b'\'').count();
+        let before = before - marks;
         let after = bytes[at + 1..].iter().take(255).take_while(|b| domain(b)).count();
         let name = &bytes[at + 1..at + 1 + after];
         let Some(dot) = name.iter().rposition(|b| *b == b'.') else { continue };
@@ -286,10 +332,8 @@ fn cards(engine: &mut Engine, bytes: &mut [u8]) {
         }
         let mut at = start;
         while at + 13 <= end {
-            let begins = bytes[at].is_ascii_digit()
-                && !at
-                    .checked_sub(1)
-                    .is_some_and(|b| bytes[b].is_ascii_alphanumeric() || b".-_/".contains(&bytes[b]));
+            let part = |b: u8| b.is_ascii_alphanumeric() || b".-_/".contains(&b);
+            let begins = bytes[at].is_ascii_digit() && self::begins(bytes, at, part);
             match patterns::card(&bytes[at..]).filter(|_| begins) {
                 Some(len) => {
                     engine.cloak(bytes, at..at + len, Kind::Card, Escape::Header);
@@ -299,86 +343,4 @@ fn cards(engine: &mut Engine, bytes: &mut [u8]) {
             }
         }
     }
-}
-
-/// Values behind a name that means a secret: `name=value`, `"name": "value"`, and JSON in a string of JSON.
-fn named(engine: &mut Engine, bytes: &mut [u8], sort: Sort) {
-    let signs: Vec<usize> = match sort {
-        Sort::Json => {
-            // In strings: `name=value`, and JSON or GraphQL within.
-            let quoted = memmem::find_iter(bytes, br#"\""#).filter_map(|at| {
-                let spaces = bytes[..at].iter().rev().take_while(|b| **b == b' ').count();
-                let before = (at - spaces).checked_sub(1).filter(|i| bytes[*i] == b':');
-                before.or((bytes.get(at + 2) == Some(&b':')).then_some(at + 2))
-            });
-            memchr_iter(b'=', bytes).chain(quoted).collect()
-        }
-        _ => memchr::memchr2_iter(b'=', b':', bytes).collect(),
-    };
-    for sign in signs {
-        let Some(name) = name_before(bytes, sign) else { continue };
-        let kind = match &bytes[name] {
-            name if engine.is_secret_field(name) => Kind::Assignment,
-            name if engine.is_user_field(name) => Kind::Name,
-            _ => continue,
-        };
-        if let Some(value) = value_behind(bytes, sign + 1, sort) {
-            engine.cloak(bytes, value, kind, Escape::Backslash);
-        }
-    }
-}
-
-/// The name in front of `=` or `:`, maybe in quotes.
-fn name_before(bytes: &[u8], sign: usize) -> Option<Range<usize>> {
-    let mut end = sign;
-    let quote = |b: u8| b == b'"' || b == b'\'' || b == b'\\' || b == b' ' || b == b']';
-    while end > 0 && sign - end < 4 && quote(bytes[end - 1]) {
-        end -= 1;
-    }
-    let len = bytes[..end].iter().rev().take(64).take_while(|b| is_word(**b) || **b == b'[').count();
-    (len > 0).then(|| end - len..end)
-}
-
-fn value_behind(bytes: &[u8], mut at: usize, sort: Sort) -> Option<Range<usize>> {
-    let from = at;
-    while bytes.get(at) == Some(&b' ') && at - from < 4 {
-        at += 1;
-    }
-    let quote = match bytes.get(at..)? {
-        [b'\\', q @ (b'"' | b'\''), ..] => {
-            at += 2;
-            Some(*q)
-        }
-        [q @ (b'"' | b'\'' | b'`'), ..] if sort != Sort::Json => {
-            at += 1;
-            Some(*q)
-        }
-        _ => None,
-    };
-    let rest = &bytes[at..];
-    let len = match (quote, sort) {
-        (Some(quote), _) => {
-            rest.iter().position(|b| *b == quote || *b == b'\\' || *b == b'\n').unwrap_or(rest.len())
-        }
-        (None, Sort::Code) => return None,
-        (None, _) => {
-            let word = |rest: &[u8]| {
-                rest.iter().position(|b| b"&\"'<>\\,;` \t\r\n){}".contains(b)).unwrap_or(rest.len())
-            };
-            let first = word(rest);
-            // `Authorization: Bearer x`.
-            let scheme = rest[..first].to_ascii_lowercase();
-            let is_scheme =
-                [&b"bearer"[..], b"basic", b"digest", b"negotiate", b"token"].contains(&&scheme[..]);
-            if is_scheme && rest.get(first) == Some(&b' ') {
-                at += first + 1;
-                word(&bytes[at..])
-            } else {
-                first
-            }
-        }
-    };
-    let value = &bytes[at..at + len];
-    let is_literal = [&b"true"[..], b"false", b"null", b"none", b"undefined", b""].contains(&value);
-    (!is_literal).then(|| at..at + len)
 }

@@ -3,6 +3,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::RandomState;
+
 use super::body::{Body, Parser};
 use super::engine::Engine;
 use super::kind::{Found, Kind};
@@ -37,7 +39,7 @@ enum Span {
 #[derive(Debug, Default)]
 pub(super) struct Weave {
     spans: VecDeque<Span>,
-    bodies: HashMap<u64, Body>,
+    bodies: HashMap<u64, Body, RandomState>,
 }
 
 impl Weave {

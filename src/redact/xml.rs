@@ -32,6 +32,8 @@ impl Xml {
     /// Works on what is there. Gives how many bytes are decided.
     pub(super) fn step(&mut self, engine: &mut Engine, bytes: &mut [u8], last: bool) -> usize {
         let mut at = 0;
+        // Where a part begins that goes on.
+        let mut open = None;
         while at < bytes.len() {
             let (end, is_whole) = match self.part(bytes, at) {
                 Some(end) => (end, true),
@@ -49,15 +51,20 @@ impl Xml {
                     engine.cloak(bytes, at..end, Kind::Xml, Escape::Entity);
                 } else if engine.is_shape() {
                     engine.cloak(bytes, at..end, Kind::Value, Escape::Entity);
+                } else if !is_whole && !last {
+                    open = Some(at);
                 }
             }
             at = end;
         }
-        if at > 0 {
-            let sort = if self.is_html { Sort::Code } else { Sort::Plain };
-            text::scan(engine, &mut bytes[..at], sort);
+        let sort = if self.is_html { Sort::Code } else { Sort::Plain };
+        match open {
+            Some(least) => text::scan_open(engine, bytes, least, sort).0,
+            None => {
+                text::scan(engine, &mut bytes[..at], sort);
+                at
+            }
         }
-        at
     }
 
     /// Where the tag or text that begins at `at` ends.
@@ -107,7 +114,7 @@ impl Xml {
         let is_end = tag.get(1) == Some(&b'/');
         let begin = 1 + usize::from(is_end);
         let name_len = tag[begin.min(tag.len())..].iter().take_while(|b| !b" \t\r\n/>".contains(b)).count();
-        let name = tag.get(begin..begin + name_len).unwrap_or_default().to_ascii_lowercase();
+        let name = tag.get(begin..begin + name_len).unwrap_or_default().to_vec();
         let is_empty = tag.ends_with(b"/>");
         if is_end {
             self.depth = self.depth.saturating_sub(1);
@@ -121,12 +128,13 @@ impl Xml {
         if begins && !is_empty {
             self.depth = (self.depth + 1).min(DEPTH_MAX);
         }
-        self.in_script = self.is_html && !is_empty && matches!(&name[..], b"script" | b"style");
+        let is_script = [&b"script"[..], b"style"].iter().any(|script| name.eq_ignore_ascii_case(script));
+        self.in_script = self.is_html && !is_empty && is_script;
         attributes(engine, bytes, range.start + begin + name_len..range.end);
     }
 }
 
-/// `name="value"`; and where one is called `name`, another called `value` or `content` by what that says.
+/// `name="value"`; and where one is called `name`, `id` or `key`, another called `value` or `content` by what that says.
 fn attributes(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>) {
     let mut all: Vec<(Range<usize>, Range<usize>)> = Vec::new();
     let mut at = range.start;
@@ -153,13 +161,18 @@ fn attributes(engine: &mut Engine, bytes: &mut [u8], range: Range<usize>) {
     }
     let is =
         |bytes: &[u8], range: &Range<usize>, name: &[u8]| bytes[range.clone()].eq_ignore_ascii_case(name);
-    let called = all.iter().find(|(name, _)| is(bytes, name, b"name") || is(bytes, name, b"id"));
-    let called = called.map(|(_, value)| bytes[value.clone()].to_vec());
-    let by_name = called.is_some_and(|name| engine.is_secret_field(&name));
+    let by_name = all.iter().any(|(name, value)| {
+        let value = &bytes[value.clone()];
+        let names = [&b"name"[..], b"id", b"key"].iter().any(|other| is(bytes, name, other));
+        (names && engine.is_secret_field(value))
+            || (is(bytes, name, b"type") && value.eq_ignore_ascii_case(b"password"))
+    });
     for (name, value) in all {
         let is_value = is(bytes, &name, b"value") || is(bytes, &name, b"content");
         let name = bytes[name].to_vec();
-        if (by_name && is_value) || engine.is_secret_field(&name) {
+        // A key of the keyboard.
+        let is_key = value.len() <= 1 && name.eq_ignore_ascii_case(b"accesskey");
+        if (by_name && is_value) || (engine.is_secret_field(&name) && !is_key) {
             engine.cloak(bytes, value, Kind::Xml, Escape::Entity);
         } else if engine.is_user_field(&name) {
             engine.cloak(bytes, value, Kind::Name, Escape::Entity);

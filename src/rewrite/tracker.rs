@@ -6,6 +6,8 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
+use foldhash::fast::RandomState;
+
 use super::addresses;
 use super::lane::{Lane, Piece};
 use super::metadata;
@@ -104,7 +106,7 @@ struct Flow {
 /// Follows a file.
 pub(super) struct Tracker {
     engine: Engine,
-    flows: HashMap<Key, Flow>,
+    flows: HashMap<Key, Flow, RandomState>,
     flows_seen: u64,
     queue: VecDeque<Waiting>,
     /// Number of the first in the queue, counted over all blocks.
@@ -124,7 +126,7 @@ impl Tracker {
     pub(super) fn new(engine: Engine, report: Report) -> Tracker {
         Tracker {
             engine,
-            flows: HashMap::new(),
+            flows: HashMap::default(),
             flows_seen: 0,
             queue: VecDeque::new(),
             first: 0,

@@ -55,6 +55,8 @@ pub struct Packet {
     pub bytes: Vec<u8>,
     pub len: usize,
     pub comment: String,
+    /// Of its connection.
+    pub is_last: bool,
 }
 
 /// Packets of connections.
@@ -214,7 +216,7 @@ impl<'a> Talk<'a> {
         }
         tcp.write(&mut packet, bytes).unwrap();
         let len = packet.len();
-        self.capture.packets.push(Packet { bytes: packet, len, comment: String::new() });
+        self.capture.packets.push(Packet { bytes: packet, len, comment: String::new(), is_last: false });
         self.capture.packets.last_mut().unwrap()
     }
 
@@ -235,7 +237,7 @@ impl<'a> Talk<'a> {
     /// Both ends close.
     pub fn close(&mut self) {
         for end in [Client, Server] {
-            self.send(end, 0, &[], "fin");
+            self.send(end, 0, &[], "fin").is_last = end == Server;
             self.skip(end, 1);
         }
     }

@@ -10,6 +10,8 @@ mod files;
 mod gate;
 mod identities;
 mod metadata;
+mod mutated;
+mod proof;
 mod report;
 mod secrets;
 mod servers;

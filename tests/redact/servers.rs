@@ -3,7 +3,7 @@
 use super::files::{Capture, End, Link, Talk};
 use super::{Place, SECRET, judge, text, tls2pcap};
 
-type Talks = Vec<(&'static str, u16, Vec<(End, Vec<u8>)>)>;
+pub type Talks = Vec<(&'static str, u16, Vec<(End, Vec<u8>)>)>;
 
 fn sized(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u16).to_be_bytes(), text].concat()
@@ -52,16 +52,17 @@ fn amqp(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     [&[kind, 0, 1][..], &(body.len() as u32).to_be_bytes(), &body, &[0xce]].concat()
 }
 
-fn talks() -> Talks {
+/// A connection of each, with its port. What is secret has 29 bytes.
+pub fn talks(secret: &str) -> Talks {
     use End::{Client as A, Server as B};
-    let s = SECRET.as_bytes();
+    let s = secret.as_bytes();
     let redis = vec![
-        (A, command(&["HELLO", "3", "AUTH", "bert", SECRET])),
+        (A, command(&["HELLO", "3", "AUTH", "bert", secret])),
         (B, b"%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n".to_vec()),
-        (A, command(&["CONFIG", "SET", "requirepass", SECRET])),
+        (A, command(&["CONFIG", "SET", "requirepass", secret])),
         (B, b"+OK\r\n".to_vec()),
-        (A, command(&["SET", "user:7", SECRET, "EX", "60"])),
-        (B, format!("${}\r\n{SECRET}\r\n", SECRET.len()).into_bytes()),
+        (A, command(&["SET", "user:7", secret, "EX", "60"])),
+        (B, format!("${}\r\n{secret}\r\n", secret.len()).into_bytes()),
     ];
     let mut all: Talks = vec![("redis", 6379, redis)];
     for level in [4u8, 5] {
@@ -135,11 +136,11 @@ fn talks() -> Talks {
             [postgres(b'R', &[&[0; 4]]), postgres(b'K', &[&[0, 0, 1, 2], &s[..4]]), postgres(b'Z', &[b"I"])]
                 .concat(),
         ),
-        (A, postgres(b'Q', &[format!("ALTER USER bert PASSWORD '{SECRET}'\0").as_bytes()])),
+        (A, postgres(b'Q', &[format!("ALTER USER bert PASSWORD '{secret}'\0").as_bytes()])),
         (B, postgres(b'T', &[&[0, 1], b"name\0", &[0; 18]])),
         (B, postgres(b'D', &[&[0, 2], &long(s), &[255; 4]])),
         (B, [postgres(b'C', &[b"SELECT 1\0"]), postgres(b'Z', &[b"I"])].concat()),
-        (A, postgres(b'P', &[b"s1\0", format!("SELECT '{SECRET}' WHERE a = $1\0").as_bytes(), &[0, 0]])),
+        (A, postgres(b'P', &[b"s1\0", format!("SELECT '{secret}' WHERE a = $1\0").as_bytes(), &[0, 0]])),
         (A, postgres(b'B', &[b"\0s1\0", &[0, 1, 0, 0, 0, 1], &long(s), &[0, 0]])),
         (A, [postgres(b'E', &[b"\0", &[0; 4]]), postgres(b'S', &[])].concat()),
         (B, postgres(b'E', &[b"SERROR\0C23505\0Mduplicate\0DKey (a)=(", s, b")\0\0"])),
@@ -206,8 +207,8 @@ fn talks() -> Talks {
     ];
     all.push(("mysql", 3306, sql));
     let sip = vec![
-        (A, format!("REGISTER sip:a.example SIP/2.0\r\nVia: SIP/2.0/TCP 10.0.0.5:5060;branch=z9hG4bK1\r\nFrom: <sip:bert@a.example>;tag=1\r\nTo: <sip:bert@a.example>\r\nCall-ID: 1@h\r\nCSeq: 1 REGISTER\r\nAuthorization: Digest username=\"bert\", realm=\"r\", nonce=\"{SECRET}\", uri=\"sip:a.example\", response=\"{SECRET}\", algorithm=MD5\r\nContent-Length: 0\r\n\r\n").into_bytes()),
-        (B, format!("SIP/2.0 401 Unauthorized\r\nVia: SIP/2.0/TCP 10.0.0.5:5060;branch=z9hG4bK1\r\nFrom: <sip:bert@a.example>;tag=1\r\nTo: <sip:bert@a.example>;tag=2\r\nCall-ID: 1@h\r\nCSeq: 1 REGISTER\r\nWWW-Authenticate: Digest realm=\"r\", nonce=\"{SECRET}\"\r\nContent-Length: 0\r\n\r\n").into_bytes()),
+        (A, format!("REGISTER sip:a.example SIP/2.0\r\nVia: SIP/2.0/TCP 10.0.0.5:5060;branch=z9hG4bK1\r\nFrom: <sip:bert@a.example>;tag=1\r\nTo: <sip:bert@a.example>\r\nCall-ID: 1@h\r\nCSeq: 1 REGISTER\r\nAuthorization: Digest username=\"bert\", realm=\"r\", nonce=\"{secret}\", uri=\"sip:a.example\", response=\"{secret}\", algorithm=MD5\r\nContent-Length: 0\r\n\r\n").into_bytes()),
+        (B, format!("SIP/2.0 401 Unauthorized\r\nVia: SIP/2.0/TCP 10.0.0.5:5060;branch=z9hG4bK1\r\nFrom: <sip:bert@a.example>;tag=1\r\nTo: <sip:bert@a.example>;tag=2\r\nCall-ID: 1@h\r\nCSeq: 1 REGISTER\r\nWWW-Authenticate: Digest realm=\"r\", nonce=\"{secret}\"\r\nContent-Length: 0\r\n\r\n").into_bytes()),
     ];
     all.push(("sip", 5060, sip));
     let table =
@@ -256,7 +257,7 @@ fn talks() -> Talks {
 #[test]
 fn logins_and_data_are_replaced_and_the_trees_are_the_same() {
     let place = Place::new();
-    for (name, port, turns) in talks() {
+    for (name, port, turns) in talks(SECRET) {
         let mut capture = Capture::new(Link::Ethernet);
         for (i, at_most) in [1460, 11, 3].into_iter().enumerate() {
             let mut talk = Talk::open_at(&mut capture, 3000 + i as u16, port);

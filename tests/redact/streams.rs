@@ -99,7 +99,7 @@ fn what_is_not_tcp_or_not_understood_is_filled() {
         .write(&mut udp, payload.as_bytes())
         .unwrap();
     let len = udp.len();
-    capture.packets.push(super::files::Packet { bytes: udp, len, comment: String::new() });
+    capture.packets.push(super::files::Packet { bytes: udp, len, comment: String::new(), is_last: false });
     let mut talk = Talk::open(&mut capture, 2000).at(5555);
     talk.say(End::Client, format!("LOGIN me {SECRET}\r\n").as_bytes(), 1000);
     let input = place.write("in.pcap", &capture.pcap());
