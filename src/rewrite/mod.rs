@@ -24,7 +24,7 @@ use crate::config::{Output, Redact, Verbosity};
 use crate::failure::{Exit, Failure};
 use crate::input::container::{PACKET, ReadError, Reader, SECTION};
 use crate::redact::{self, Engine, Kind};
-use crate::sink;
+use crate::{printable, sink};
 
 pub(crate) use self::rules::fresh_key;
 pub use self::rules::{engine, live_engine};
@@ -165,7 +165,7 @@ fn check(report: &mut Report, config: &Redact) -> Result<Exit, Failure> {
             more => printable::say(&format!("and {more} places more\n")),
         }
         for what in report.without_pseudonyms() {
-            status::say(&format!("the file does not say that its {what} have pseudonyms\n"));
+            printable::say(&format!("the file does not say that its {what} have pseudonyms\n"));
         }
         if !places.is_empty() {
             printable::say(
