@@ -43,7 +43,7 @@
 #define RUSTLS_MESSAGE(ctx) PT_REGS_PARM3(ctx)
 #define RUSTLS_SEQ(ctx) PT_REGS_PARM4(ctx)
 #else
-#define RUSTLS_RESULT(ctx) ((PT_REGS_ARM64 *)(ctx))->regs[8]
+#define RUSTLS_RESULT(ctx) __PT_REGS_CAST(ctx)->regs[8]
 #define RUSTLS_SELF(ctx) PT_REGS_PARM1(ctx)
 #define RUSTLS_MESSAGE(ctx) PT_REGS_PARM2(ctx)
 #define RUSTLS_SEQ(ctx) PT_REGS_PARM3(ctx)

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::failure::{Exit, Failure};
+use crate::printable;
 use crate::sink::{Fate, Whereabouts};
 use crate::status::{self, Cut, Numbers};
 
@@ -73,8 +74,8 @@ impl Kept {
             Some(Fate::Kept) | None => {}
         }
         if wanted {
-            status::say(&note.unwrap_or_default());
-            status::say(&status::summary(&numbers, duration, path.as_deref()));
+            printable::say(&note.unwrap_or_default());
+            printable::say(&status::summary(&numbers, duration, path.as_deref()));
         }
         let failures = [&self.file, &self.recording].into_iter().flatten();
         failures.filter_map(|place| failure(place.path(), &place.fate())).next().map_or(Ok(()), Err)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tls2pcap::config::Config;
 use tls2pcap::failure::{Exit, Failure};
 use tls2pcap::{
-    bundle, capture, cli, companion, doctor, extcap, limits, privilege, read, replay, rewrite, status,
+    bundle, capture, cli, companion, doctor, extcap, limits, printable, privilege, read, replay, rewrite,
 };
 
 fn main() -> ExitCode {
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(config) => match run(config) {
             Ok(exit) => return exit.into(),
             Err(failure) => {
-                status::say(&format!("tls2pcap: {failure}\n"));
+                printable::say(&format!("tls2pcap: {failure}\n"));
                 failure.exit
             }
         },

@@ -6,8 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
-
-use crate::probe::page_size;
+use nix::unistd::{SysconfVar, sysconf};
 
 /// The tightest limit on memory, and what it leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +76,12 @@ fn of_group(group: &Path, read: &impl Fn(&Path) -> Option<String>) -> Option<Hea
         left: limit.saturating_sub(used),
         by: format!("the memory limit of the control group {}", group.display()),
     })
+}
+
+/// Size of a memory page in bytes: of the smallest ring.
+pub fn page_size() -> usize {
+    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 /// The text on one line: control characters, including line ends, and those that change the direction of text
@@ -42,6 +43,11 @@ fn escaped(text: &str, is_unsafe: impl Fn(char) -> bool) -> Cow<'_, str> {
 pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Writes to standard error, which may have been closed: `eprint!` would panic then.
+pub fn say(text: &str) {
+    let _ = io::stderr().write_all(lines(text).as_bytes());
 }
 
 #[cfg(test)]

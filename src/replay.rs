@@ -13,6 +13,7 @@ use crate::config::{Output, Replay, Verbosity};
 use crate::event::recording::{Player, RecordingError};
 use crate::failure::{Exit, Failure};
 use crate::kept::Kept;
+use crate::outlets::Outlets;
 use crate::pipeline::Pipeline;
 use crate::status::{Cut, Numbers};
 use crate::{rewrite, sink};
@@ -65,14 +66,14 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
     let kept = Kept::new(output.as_mut().and_then(sink::OutputFile::take_whereabouts), None);
     let opened = output.map(|output| (output, path.to_owned()));
     let (sink, files) = sink_of(&config.files, Some(path), opened, config.link, Some(&config.input));
-    let mut pipeline = Pipeline::new(sink::Fan { file: sink, server: None, view: None }, config.ports, None)
+    let mut pipeline = Pipeline::new(Outlets { file: sink, server: None, view: None }, config.ports, None)
         .with_process_blocks(config.process_blocks)
         .with_carrier(config.framing)
         .with_link(config.link)
         .with_comments(config.comments)
         .with_redaction(engine)
         .with_selection(config.selection.clone())
-        .with_settled(sink::Fan::settled)
+        .with_settled(Outlets::settled)
         .gathering(format.is_compressed());
     let (mut numbers, damage, failed) = match play(&mut player, &mut pipeline) {
         Ok(damage) => {
@@ -109,7 +110,7 @@ pub fn run(config: &Replay) -> Result<Exit, Failure> {
 }
 
 /// Plays all there is; gives what is wrong with the recording.
-fn play(player: &mut Player, pipeline: &mut Pipeline<sink::Fan>) -> io::Result<Option<RecordingError>> {
+fn play(player: &mut Player, pipeline: &mut Pipeline<Outlets>) -> io::Result<Option<RecordingError>> {
     let damage = loop {
         match player.next_at() {
             Ok(Some(at)) => pipeline.record_within(player.records(), at)?,

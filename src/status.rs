@@ -552,11 +552,6 @@ fn scaled(bytes: u64) -> String {
     format!("{value:.decimals$} {unit}")
 }
 
-/// Writes to standard error, which may have been closed: `eprint!` would panic then.
-pub fn say(text: &str) {
-    let _ = io::stderr().write_all(printable::lines(text).as_bytes());
-}
-
 /// A line that is rewritten in place.
 #[derive(Debug)]
 pub struct StatusLine<W: Write> {

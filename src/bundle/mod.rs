@@ -15,11 +15,12 @@ use zip::write::SimpleFileOptions;
 
 use crate::config::{Capture, Filter, Output, Redaction, Report, Source, Verbosity};
 use crate::failure::{Exit, Failure};
+use crate::printable;
 use crate::redact::{self, Engine};
 use crate::rewrite::seen::Seen;
 use crate::rewrite::select::{Taken, select};
 use crate::rewrite::{self, Outcome};
-use crate::{capture, doctor, privilege, status};
+use crate::{capture, doctor, privilege};
 
 use self::summary::Summary;
 
@@ -200,15 +201,15 @@ fn pack(config: &Report, made: &Made, doctor: &str, is_live: bool) -> Result<(),
     let size = file.as_file().metadata().map_or(0, |metadata| metadata.len());
     file.persist(&config.output).map_err(|error| failed(&error.error))?;
     if config.verbosity > Verbosity::Quiet {
-        status::say(&summary.line());
-        status::say(&format!(
+        printable::say(&summary.line());
+        printable::say(&format!(
             "{} written, {:.1} MB: the check found no secret in it; read summary.md before you publish it\n",
             config.output.display(),
             size as f64 / 1e6
         ));
     }
     if size > SIZE_MAX {
-        status::say(&format!(
+        printable::say(&format!(
             "tls2pcap: the bundle is larger than the 25 MB that most issue trackers take\n  {}\n",
             summary.how_to_shrink()
         ));

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::failure::{Exit, Failure};
-use crate::status;
+use crate::printable;
 
 /// Bytes of its last words that are kept: Wireshark shows 1,024.
 const KEPT: usize = 700;
@@ -69,7 +69,7 @@ impl CommandStderr {
         // A child that outlives the command may hold the pipe open.
         let _ = self.ended.recv_timeout(PATIENCE);
         if let Ok(mut last) = self.last.lock() {
-            status::say(&String::from_utf8_lossy(last.make_contiguous()));
+            printable::say(&String::from_utf8_lossy(last.make_contiguous()));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The control thread: what must happen outside the stream of records.
 
+mod probing;
+
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -18,22 +20,18 @@ use super::recheck::Recheck;
 use super::threads::{CLOCK_INTERVAL, Message};
 use super::unused::Unused;
 use super::waits::Waits;
-use crate::discover::process::{self, process_facts};
-use crate::discover::{Bio, Found, InProcess};
+use crate::discover::process::process_facts;
 use crate::event::record::Counter;
 use crate::event::record::encode;
 use crate::event::{
-    Direction, Event, Fact, FileSeen, HandleFact, Missing, NoSocket, ProcessFacts, ProcessKey, ProcessLoss,
-    Task, Verdict,
+    Direction, Event, Fact, FileSeen, HandleFact, Missing, ProcessFacts, ProcessKey, ProcessLoss, Task,
 };
 use crate::failure::{Exit, Failure};
 use crate::kept::Kept;
 use crate::launch::Running;
 use crate::losses;
 use crate::printable;
-use crate::probe::{
-    Attachment, Gate, Hold, News, Probe, Target, Unfollowed, clocks, described, is_denied, monotonic,
-};
+use crate::probe::{Gate, Hold, News, Probe, Target, clocks, monotonic};
 use crate::status::{self, Numbers, StatusLine};
 
 /// Events of the control thread that wait for a lagging writer. Beyond that the file lacks what /proc has about
@@ -110,66 +108,6 @@ impl Control {
         self.waits.outlive()
     }
 
-    /// Probes a library, of a command in this process. Functions that are not followed are reported.
-    pub(super) fn attach(&mut self, found: &Found, process: Option<u32>) -> Result<Attachment, Failure> {
-        let libraries = self.probe.new_libraries(found);
-        for library in &libraries {
-            self.tell(Event::Library(library.clone()));
-        }
-        if let Some(library) = libraries.first().filter(|_| found.library.has_to_prove_itself()) {
-            self.tell(Event::Verdict(library.id, Verdict::Pending));
-        }
-        match self.probe.attach(found, process) {
-            Ok(Attachment::Fresh(unclear)) => {
-                let symbols = &found.library.named_by;
-                for library in &libraries {
-                    self.say.detail(&format!(
-                        "probed: {} ({}){symbols}",
-                        printable::line(&library.path),
-                        library.version
-                    ));
-                }
-                if !libraries.is_empty() {
-                    if self.say.is_verbose() {
-                        described(found).iter().for_each(|line| self.say.detail(line));
-                    }
-                    self.tell_unfollowed(unclear);
-                }
-                Ok(Attachment::Fresh(Vec::new()))
-            }
-            // If the process has exited, its number is free for the next library.
-            Ok(attachment) => Ok(attachment),
-            Err(error) => {
-                let denied = is_denied(&error);
-                Err(Failure::new(
-                    if denied { Exit::NotPermitted } else { Exit::Kernel },
-                    format!("{}: probes cannot be attached: {error:#}", printable::path(&found.path)),
-                    if denied { "run it with sudo" } else { "" },
-                ))
-            }
-        }
-    }
-
-    pub(super) fn target(&mut self, pid: u32) -> Result<(), Failure> {
-        self.probe.add_target(pid, self.waits.target()).map_err(|error| {
-            Failure::new(Exit::Kernel, format!("process {pid} cannot be made a target: {error}"), "")
-        })?;
-        // Nobody would hear of an end that came before.
-        if process::is_gone(pid) {
-            self.probe.remove_target(pid);
-        }
-        Ok(())
-    }
-
-    /// A process that is already running may have connections whose socket only their records reveal.
-    pub(super) fn watch(&mut self, pid: u32, bios: io::Result<Vec<Bio>>) {
-        let result = bios.map_err(|e| e.to_string());
-        let result = result.and_then(|bios| self.probe.watch_bio(pid, &bios).map_err(|e| format!("{e:#}")));
-        if let Err(error) = result {
-            self.say.detail(&format!("process {pid}: its BIO functions cannot be probed: {error}"));
-        }
-    }
-
     /// Passes the writer an event, now or as soon as it can take one.
     fn tell(&mut self, event: Event) {
         if self.waiting.len() < WAITING_MAX {
@@ -191,133 +129,125 @@ impl Control {
     pub(super) fn run(
         &mut self,
         heard: &Receiver<Message>,
-        mut running: Option<Running>,
-        mut line: Option<StatusLine<io::Stderr>>,
+        running: Option<Running>,
+        line: Option<StatusLine<io::Stderr>>,
         numbers: &Mutex<Numbers>,
         began: Instant,
     ) -> Result<Exit, Failure> {
-        let mut kept_house = Instant::now();
-        // All processes that were given have ended.
-        let mut only_children = false;
-        // When the command is waited for no longer.
-        let mut patience: Option<Instant> = None;
         let until = self.duration.and_then(|duration| Instant::now().checked_add(duration));
-        let result = loop {
+        let mut course = Course {
+            heard,
+            running,
+            line,
+            numbers,
+            began,
+            kept_house: Instant::now(),
+            only_children: false,
+            patience: None,
+        };
+        let end = loop {
             if until.is_some_and(|until| Instant::now() >= until) {
-                self.probe.set_gate(Gate::Shut);
-                // As at the end of the output, the command continues without us.
-                break match &mut running {
-                    Some(running) => {
-                        self.say.warn("the time is over: the command continues, but is no longer captured");
-                        self.let_finish(heard, running)
-                    }
-                    None => Ok(Exit::Success),
-                };
+                if course.running.is_some() {
+                    self.say.warn("the time is over: the command continues, but is no longer captured");
+                }
+                break self.go_without(&mut course);
             }
-            if patience.is_some_and(|until| Instant::now() >= until) {
+            if course.patience.is_some_and(|until| Instant::now() >= until) {
                 break Ok(Exit::Success);
             }
-            if kept_house.elapsed() >= CLOCK_INTERVAL {
-                kept_house = Instant::now();
-                if only_children && !self.probe.has_targets() {
+            if course.kept_house.elapsed() >= CLOCK_INTERVAL {
+                course.kept_house = Instant::now();
+                if course.only_children && !self.probe.has_targets() {
                     break Ok(Exit::Success);
                 }
                 self.keep_house();
                 let warnings = self.kept.look();
-                if let (false, Some(line)) = (warnings.is_empty(), &mut line) {
-                    line.clear();
+                if !warnings.is_empty() {
+                    course.clear_line();
                 }
                 warnings.iter().for_each(|text| self.say.warn(text));
             }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            match heard.recv_timeout(left.map_or(CLOCK_INTERVAL, |left| left.min(CLOCK_INTERVAL))) {
-                Ok(Message::Notice(Notice::File(file))) => self.look(Look::File(file)),
-                Ok(Message::Notice(Notice::NoSocket(seen))) if seen.other_stack => {
-                    self.look(Look::Stacks(seen));
-                }
-                Ok(Message::Notice(Notice::NoSocket(seen))) => self.look(Look::Bios(seen)),
-                Ok(Message::Looked(looked)) => self.looked(looked),
-                Ok(Message::Unused(answer)) => self.unused.answered(&mut self.probe, answer),
-                Ok(Message::FileWanted) => self.yield_files(),
-                Ok(Message::NumbersWanted) => {
-                    if let Some(line) = &mut line {
-                        line.clear();
-                    }
-                    let numbers = numbers.lock().map(|n| n.clone()).unwrap_or_default();
-                    status::say(&status::so_far(&numbers, began.elapsed()));
-                }
-                Ok(Message::Notice(Notice::Process(key))) => self.ask(key),
-                Ok(Message::Notice(Notice::Exit(key))) => {
-                    self.told_of_bios.remove(&key);
-                    self.ended.insert(key);
-                }
-                Ok(Message::Signal(signal)) => {
-                    match &running {
-                        // The command decides when to end; a Ctrl-C it has heard itself.
-                        Some(running) if self.for_wireshark => {
-                            running.forward(SIGTERM);
-                            patience = patience.or(Some(Instant::now() + COMMAND_PATIENCE));
-                        }
-                        Some(running) if signal != SIGINT => running.forward(signal),
-                        Some(_) => {}
-                        None => break Ok(Exit::Success),
-                    }
-                    // Who is stopped hears no signal.
-                    self.let_waiting_go(Duration::ZERO);
-                }
-                Ok(Message::Ended) => {
-                    let status = running.as_mut().map_or(Ok(Exit::Success), status_of);
-                    // It was told to end: its status is not an error.
-                    break if patience.is_some() { Ok(Exit::Success) } else { status };
-                }
-                Ok(Message::Gone { pid, left }) => {
-                    self.probe.remove_target(pid);
-                    if let Some(line) = &mut line {
-                        line.clear();
-                    }
-                    let followed = left == 0 && self.probe.has_targets();
-                    let more = if followed { "; the capture continues with its children" } else { "" };
-                    self.say.warn(&format!("process {pid} has ended{more}"));
-                    if left == 0 && !followed {
-                        break Ok(Exit::Success);
-                    }
-                    only_children = followed;
-                }
-                Ok(Message::Writer(error)) => {
-                    if let Some(line) = &mut line {
-                        line.clear();
-                    }
-                    // A reader that has seen enough is no failure.
-                    self.reader_gone = error.kind() == io::ErrorKind::BrokenPipe;
-                    if !self.reader_gone {
-                        self.say.warn(&format!("writing failed, the capture ends: {error}"));
-                    }
-                    self.probe.set_gate(Gate::Shut);
-                    if let (true, Some(running)) = (self.for_wireshark, &running) {
-                        running.forward(SIGTERM);
-                        patience = patience.or(Some(Instant::now() + COMMAND_PATIENCE));
-                        continue;
-                    }
-                    // The command continues without us, and must not wait at any file that it maps.
-                    break match &mut running {
-                        Some(running) => self.let_finish(heard, running),
-                        None => Ok(Exit::Success),
-                    };
-                }
-                Err(_) => {}
+            let message = heard.recv_timeout(left.map_or(CLOCK_INTERVAL, |left| left.min(CLOCK_INTERVAL)));
+            if let Some(end) = message.ok().and_then(|message| self.hear(message, &mut course)) {
+                break end;
             }
-            if let Some(line) = &mut line
-                && line.is_due(Instant::now())
-            {
-                let numbers = numbers.lock().map(|n| n.clone()).unwrap_or_default();
-                let width = line.width();
-                line.update(Instant::now(), &status::line(&numbers, began.elapsed(), width), width);
-            }
+            course.update_line();
         };
-        if let Some(line) = &mut line {
-            line.clear();
+        course.clear_line();
+        end
+    }
+
+    /// Acts on a message. Returns how the capture ends, if it does.
+    fn hear(&mut self, message: Message, course: &mut Course<'_>) -> Option<Result<Exit, Failure>> {
+        match message {
+            Message::Notice(Notice::File(file)) => self.look(Look::File(file)),
+            Message::Notice(Notice::NoSocket(seen)) if seen.other_stack => self.look(Look::Stacks(seen)),
+            Message::Notice(Notice::NoSocket(seen)) => self.look(Look::Bios(seen)),
+            Message::Notice(Notice::Process(key)) => self.ask(key),
+            Message::Notice(Notice::Exit(key)) => {
+                self.told_of_bios.remove(&key);
+                self.ended.insert(key);
+            }
+            Message::Looked(looked) => self.looked(looked),
+            Message::Unused(answer) => self.unused.answered(&mut self.probe, answer),
+            Message::FileWanted => self.yield_files(),
+            Message::NumbersWanted => {
+                course.clear_line();
+                printable::say(&status::so_far(&course.numbers(), course.began.elapsed()));
+            }
+            Message::Signal(signal) => {
+                match &course.running {
+                    // The command decides when to end; a Ctrl-C it has heard itself.
+                    Some(_) if self.for_wireshark => course.end_command(),
+                    Some(running) if signal != SIGINT => running.forward(signal),
+                    Some(_) => {}
+                    None => return Some(Ok(Exit::Success)),
+                }
+                // Who is stopped hears no signal.
+                self.let_waiting_go(Duration::ZERO);
+            }
+            Message::Ended => {
+                let status = course.running.as_mut().map_or(Ok(Exit::Success), status_of);
+                // It was told to end: its status is not an error.
+                return Some(if course.patience.is_some() { Ok(Exit::Success) } else { status });
+            }
+            Message::Gone { pid, left } => {
+                self.probe.remove_target(pid);
+                course.clear_line();
+                let followed = left == 0 && self.probe.has_targets();
+                let more = if followed { "; the capture continues with its children" } else { "" };
+                self.say.warn(&format!("process {pid} has ended{more}"));
+                if left == 0 && !followed {
+                    return Some(Ok(Exit::Success));
+                }
+                course.only_children = followed;
+            }
+            Message::Writer(error) => {
+                course.clear_line();
+                // A reader that has seen enough is no failure.
+                self.reader_gone = error.kind() == io::ErrorKind::BrokenPipe;
+                if !self.reader_gone {
+                    self.say.warn(&format!("writing failed, the capture ends: {error}"));
+                }
+                if self.for_wireshark && course.running.is_some() {
+                    self.probe.set_gate(Gate::Shut);
+                    course.end_command();
+                } else {
+                    return Some(self.go_without(course));
+                }
+            }
         }
-        result
+        None
+    }
+
+    /// The capture has ended. A command continues without it, and must not wait at any file that it maps.
+    fn go_without(&mut self, course: &mut Course<'_>) -> Result<Exit, Failure> {
+        self.probe.set_gate(Gate::Shut);
+        match &mut course.running {
+            Some(running) => self.let_finish(course.heard, running),
+            None => Ok(Exit::Success),
+        }
     }
 
     /// What is to be done now and then.
@@ -422,33 +352,6 @@ impl Control {
         }
     }
 
-    fn looked(&mut self, looked: Looked) {
-        match (self.looker.over(), looked.sight) {
-            (Some(Look::File(file)), Sight::Libraries(found)) => {
-                self.mind_coroutines(looked.has_seen_switcher);
-                self.found_in(&file, found);
-            }
-            (Some(Look::Process(pid)), Sight::Libraries(Ok(in_process))) => {
-                for found in &in_process.found {
-                    match self.attach(found, Some(pid)) {
-                        Ok(attached) => {
-                            self.not_captured.library(&found.path, matches!(attached, Attachment::Fresh(_)));
-                            self.probe.mark_probed_ahead(pid, found);
-                        }
-                        Err(_) if process::is_gone(pid) => {}
-                        Err(failure) => self.say.warn(&failure.to_string()),
-                    }
-                }
-            }
-            (Some(Look::Bios(seen)), Sight::Bios(bios)) => self.probe_bio(&seen, bios),
-            (Some(look @ Look::Stacks(seen)), Sight::Found(found)) => {
-                self.follow_stacks(seen.process, &found);
-                self.let_go_after(&look);
-            }
-            _ => {}
-        }
-    }
-
     /// Releases those that have waited this long for an inspection, and returns them.
     fn let_waiting_go(&mut self, waited: Duration) -> Vec<Hold> {
         let holds: Vec<Hold> = std::iter::from_fn(|| self.looker.next_waiting(waited)).collect();
@@ -463,159 +366,6 @@ impl Control {
                 Look::File(file) => self.not_looked_at(&file),
                 other => self.let_go_after(&other),
             }
-        }
-    }
-
-    /// A process has mapped a file for the first time: it may be a TLS library.
-    fn found_in(&mut self, file: &FileSeen, looked: io::Result<InProcess>) {
-        // A process that has exited or unmapped the file has nothing to probe, but the next one that maps it
-        // has. Processes outside this pid namespace (pid 0) can never be inspected.
-        if file.pid != 0 && looked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-            if self.recheck.count(file, Instant::now()) {
-                self.probe.mark_resting(file);
-            }
-            self.not_looked_at(file);
-            return;
-        }
-        // One whose mappings are hidden has no library to probe either. Late: something was not probed when the file was
-        // mapped.
-        let (mut is_library, mut is_late) = (false, false);
-        if let Ok(in_process) = looked {
-            for found in &in_process.found {
-                let is_it = found.mapped.is_some_and(|(_, inode)| inode == file.inode);
-                let attached = match self.attach(found, Some(file.pid)) {
-                    // Who has ended needs none, and others do.
-                    Err(_) if self.probe.has_holders() && process::is_gone(file.pid) => Ok(Attachment::Gone),
-                    attached => attached,
-                };
-                match attached {
-                    Ok(attached) => {
-                        let is_fresh = matches!(attached, Attachment::Fresh(_));
-                        is_library |= is_it;
-                        is_late |= is_fresh || is_it && attached == Attachment::Gone;
-                        self.not_captured.library(&found.path, is_fresh && !file.stopped);
-                        if is_it && attached == Attachment::Known {
-                            self.probe.note_heir();
-                        }
-                        if is_it && attached != Attachment::Gone {
-                            self.probe.mark_probed_in(file);
-                            self.probe.note_user(found, file);
-                        }
-                    }
-                    Err(failure) => {
-                        self.not_captured.not_attached(file.pid, &found.path);
-                        self.say.warn(&failure.to_string());
-                    }
-                }
-            }
-            in_process.plain.iter().for_each(|file| self.probe.mark_plain(file));
-            for (path, why) in &in_process.unprobed {
-                self.not_captured.unprobed(file.pid, path, why);
-            }
-            if let Some(process) = self.probe.with_stacks(file.pid) {
-                self.follow_stacks(process, &in_process.found);
-            }
-            for (path, error) in &in_process.unreadable {
-                self.say.detail(&format!("{}: not inspected: {error}", printable::path(path)));
-            }
-        }
-        if is_late {
-            self.check_in_time(file);
-        }
-        self.probe.mark_seen(file, is_library);
-        if file.stopped && !is_library {
-            // It may be about to remove what ended processes of the command have left.
-            self.probe.let_go();
-            self.probe.await_unmountable();
-        }
-        self.let_go_after(&Look::File(*file));
-    }
-
-    /// A process opens a probed file for writing, and waits until its probes are removed.
-    fn yield_files(&mut self) {
-        for path in self.probe.yield_files() {
-            self.say.warn(&format!(
-                "{}: it is opened for writing, so its probes are removed: programs that run it are no longer captured. \
-                 Those that are started later are",
-                printable::path(&path)
-            ));
-        }
-    }
-
-    /// A process encrypts into memory: its records reveal which sockets they pass through.
-    fn probe_bio(&mut self, seen: &NoSocket, bios: io::Result<Vec<Bio>>) {
-        let pid = seen.process.pid;
-        let result = bios.map_err(|e| e.to_string()).and_then(|bios| {
-            let paths: Vec<_> = bios.iter().map(|bio| printable::path(&bio.path)).collect();
-            self.probe.attach_bio(seen.process, &bios).map_err(|e| format!("{e:#}"))?;
-            Ok(paths.join(", "))
-        });
-        // They may go and come again.
-        let is_news = self.told_of_bios.insert(seen.process);
-        match result {
-            Ok(_) if !is_news => {}
-            Ok(paths) if paths.is_empty() => self.say.detail(&format!(
-                "process {pid} encrypts into memory, and its library has no BIO functions to probe"
-            )),
-            Ok(paths) => self
-                .say
-                .detail(&format!("process {pid} encrypts into memory: probed the BIO functions of {paths}")),
-            Err(error) => self.say.detail(&format!(
-                "process {pid} encrypts into memory; its BIO functions cannot be probed: {error}"
-            )),
-        }
-        self.let_go_after(&Look::Bios(*seen));
-    }
-
-    /// A process makes TLS calls on stacks of coroutines, where return probes do harm or none are.
-    fn follow_stacks(&mut self, process: ProcessKey, found: &[Found]) {
-        let pid = process.pid;
-        match self.probe.follow_stacks(process, found) {
-            Ok(unclear) => {
-                self.say.detail(&format!("process {pid} has coroutines: probed the returns of its TLS library"));
-                self.tell_unfollowed(unclear);
-            }
-            Err(error) => self.say.warn(&format!(
-                "process {pid} has coroutines; their TLS calls are not captured: probes cannot be attached: {error:#}"
-            )),
-        }
-    }
-
-    fn tell_unfollowed(&self, functions: Vec<Unfollowed>) {
-        for Unfollowed { function, path, why, moves_data } in functions {
-            if moves_data {
-                self.say.warn(&format!(
-                    "{function} of {path}: its calls are not captured, because its returns were not found: {why} \
-                     (--return-probes captures them)"
-                ));
-            } else {
-                self.say.detail(&format!("{function} of {path}: its return is not seen: {why}"));
-            }
-        }
-    }
-
-    /// Takes return probes away if there are programs that these would harm.
-    pub(super) fn mind_coroutines(&mut self, has_seen_switcher: bool) {
-        if !has_seen_switcher {
-            return;
-        }
-        match self.probe.avoid_return_probes() {
-            Ok(unclear) => self.tell_unfollowed(unclear),
-            Err(error) => self.say.warn(&format!("calls of coroutines are not captured: {error:#}")),
-        }
-    }
-
-    /// A process ran on although it is unknown whether it has mapped a TLS library.
-    fn not_looked_at(&mut self, file: &FileSeen) {
-        self.check_in_time(file);
-        self.resume(file);
-    }
-
-    /// Whether a process was held before it ran on with a file that it has mapped. If not, that is counted.
-    fn check_in_time(&mut self, file: &FileSeen) {
-        if let Err(why) = self.waits.in_time(Look::File(*file).held()) {
-            self.say.detail(&format!("process {} was not held at a file that it mapped: {why}", file.pid));
-            self.probe.note_unheld(file.pid);
         }
     }
 
@@ -663,6 +413,50 @@ impl Control {
         events.extend(handles.iter().map(|handle| Event::Final(handle.key, handle.ends)));
         events.extend([Event::Clock(clocks()), Event::Stop(monotonic())]);
         events.iter().filter_map(encode).for_each(|record| self.queue.put_record(&record));
+    }
+}
+
+/// The state of a running capture.
+struct Course<'a> {
+    heard: &'a Receiver<Message>,
+    running: Option<Running>,
+    line: Option<StatusLine<io::Stderr>>,
+    numbers: &'a Mutex<Numbers>,
+    began: Instant,
+    kept_house: Instant,
+    /// All processes of -p have ended.
+    only_children: bool,
+    /// When waiting for the command ends.
+    patience: Option<Instant>,
+}
+
+impl Course<'_> {
+    fn numbers(&self) -> Numbers {
+        self.numbers.lock().map(|numbers| numbers.clone()).unwrap_or_default()
+    }
+
+    fn clear_line(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.clear();
+        }
+    }
+
+    fn update_line(&mut self) {
+        if self.line.as_ref().is_some_and(|line| line.is_due(Instant::now())) {
+            let (numbers, elapsed) = (self.numbers(), self.began.elapsed());
+            if let Some(line) = &mut self.line {
+                let width = line.width();
+                line.update(Instant::now(), &status::line(&numbers, elapsed, width), width);
+            }
+        }
+    }
+
+    /// Tells the command to end, with a bounded wait.
+    fn end_command(&mut self) {
+        if let Some(running) = &self.running {
+            running.forward(SIGTERM);
+            self.patience = self.patience.or(Some(Instant::now() + COMMAND_PATIENCE));
+        }
     }
 }
 

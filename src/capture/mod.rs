@@ -27,7 +27,7 @@ mod waits;
 use self::session::Session;
 use crate::config::{Capture, Verbosity};
 use crate::failure::{Exit, Failure};
-use crate::status;
+use crate::printable;
 
 pub(crate) use self::outputs::{format, sink as sink_of};
 pub(crate) use self::setup::{children_left_out, longest_call, refusal};
@@ -51,7 +51,7 @@ struct Say(Verbosity);
 impl Say {
     fn warn(self, text: &str) {
         if self.0 > Verbosity::Quiet {
-            status::say(&format!("tls2pcap: {text}\n"));
+            printable::say(&format!("tls2pcap: {text}\n"));
         }
     }
     fn is_verbose(self) -> bool {
@@ -59,7 +59,7 @@ impl Say {
     }
     fn detail(self, text: &str) {
         if self.is_verbose() {
-            status::say(&format!("tls2pcap: {text}\n"));
+            printable::say(&format!("tls2pcap: {text}\n"));
         }
     }
 }

@@ -30,11 +30,13 @@ use crate::event::record::encode;
 use crate::failure::{Exit, Failure};
 use crate::kept::Kept;
 use crate::launch::{self, Held};
+use crate::outlets::Outlets;
 use crate::pipeline::Pipeline;
+use crate::printable;
 use crate::probe::{Gate, Probe, clocks, may_choose_returns, monotonic};
 use crate::read::{LiveView, Shown};
 use crate::sink;
-use crate::status::{self, Cut, Loss, Numbers, Reason, StatusLine};
+use crate::status::{Cut, Loss, Numbers, Reason, StatusLine};
 use crate::{limits, privilege, rewrite};
 
 /// A capture in progress.
@@ -134,14 +136,14 @@ impl<'c> Session<'c> {
         let numbers = Arc::new(Mutex::new(Numbers::default()));
         // From here on there is a file to be ended well.
         let signals = Signals::listen(messages.clone(), Arc::clone(&queue), config.for_wireshark)?;
-        let mut pipeline = Pipeline::new(sink::Fan { file, server, view }, config.ports, recorder)
+        let mut pipeline = Pipeline::new(Outlets { file, server, view }, config.ports, recorder)
             .with_process_blocks(config.process_blocks)
             .with_carrier(config.framing)
             .with_link(config.link)
             .with_comments(config.comments)
             .with_redaction(engine)
             .with_selection(config.selection.clone())
-            .with_settled(sink::Fan::settled)
+            .with_settled(Outlets::settled)
             .gathering(is_compressed);
         if config.packet_buffered {
             pipeline = pipeline.unbuffered();
@@ -305,7 +307,7 @@ impl<'c> Session<'c> {
         let kept = control.kept.summarise(&numbers, self.began.elapsed(), path, is_wanted);
         if is_wanted && numbers.connections == 0 {
             let is_part = numbers.has_lost() || numbers.cut_short.is_some();
-            status::say(&control.not_captured.of_nothing(is_part));
+            printable::say(&control.not_captured.of_nothing(is_part));
         }
         let left_out = outlet.shown.as_ref().map_or(0, Shown::left_out);
         if is_wanted && left_out > 0 {

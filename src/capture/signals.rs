@@ -16,7 +16,8 @@ use signal_hook::low_level::emulate_default_handler;
 use super::queue::Queue;
 use super::threads::Message;
 use crate::failure::{Exit, Failure};
-use crate::{limits, status};
+use crate::limits;
+use crate::printable;
 
 /// Signals that are not further apart are one request.
 pub(super) const MOMENT: Duration = Duration::from_secs(1);
@@ -140,7 +141,7 @@ impl Signals {
                     Effect::Hastens => {
                         let bytes = queue.give_up();
                         if !quietly {
-                            status::say(&format!(
+                            printable::say(&format!(
                                 "tls2pcap: ended by a second signal: the end of the capture is not written, at least {bytes} bytes of it\n"
                             ));
                         }

@@ -16,11 +16,13 @@ use super::signals::{MOMENT, Signals};
 use super::unused::Answer;
 use crate::failure::{Exit, Failure};
 use crate::launch::Running;
+use crate::outlets::Outlets;
 use crate::pipeline::{NotRecorded, Pipeline};
+use crate::printable;
 use crate::privilege;
 use crate::probe::Probe;
 use crate::sink;
-use crate::status::{self, Cut, Numbers};
+use crate::status::{Cut, Numbers};
 
 /// Messages to the control thread. If it lags so far behind, the ring thread waits for it, because stopped
 /// threads must be released.
@@ -97,7 +99,7 @@ pub(super) fn await_writer(
 }
 
 pub(super) fn spawn_writer(
-    mut pipeline: Pipeline<sink::Fan>,
+    mut pipeline: Pipeline<Outlets>,
     live: bool,
     queue: Arc<Queue>,
     messages: Sender<Message>,
@@ -183,7 +185,7 @@ impl Waiting {
         let (_end, ended) = bounded(0);
         thread::spawn(move || {
             if ended.recv_timeout(MOMENT) == Err(RecvTimeoutError::Timeout) {
-                status::say(
+                printable::say(
                     "tls2pcap: waiting for the reader of the capture to take the rest; press Ctrl-C again to stop waiting\n",
                 );
             }

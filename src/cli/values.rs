@@ -21,7 +21,7 @@ pub(super) fn ring_size(text: &str) -> Result<u32, String> {
     };
     let number: u32 = digits.parse().map_err(|_| "not a number, such as 64 or 512K".to_owned())?;
     let bytes = u64::from(number) << shift;
-    let page = crate::probe::page_size() as u64;
+    let page = crate::memory::page_size() as u64;
     if !bytes.is_power_of_two() {
         return Err("not a power of two, such as 64, 128 or 512K".into());
     }

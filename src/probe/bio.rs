@@ -3,10 +3,11 @@
 use libbpf_rs::{MapCore, MapFlags};
 
 use super::attach::Leaving;
+use super::map_value::{bytes_of, from_bytes};
 use super::parts::{Holder, Part, Where};
 use super::sites::Programs;
 use super::skeleton::types::{self, process_flag};
-use super::{Options, Probe, bytes_of, from_bytes};
+use super::{Options, Probe};
 use crate::discover::Bio;
 use crate::event::ProcessKey;
 use crate::privilege;

@@ -3,8 +3,9 @@
 
 use libbpf_rs::{MapCore, MapFlags};
 
+use super::Probe;
+use super::map_value::{bytes_of, from_bytes};
 use super::skeleton::types::{self, file_state};
-use super::{Probe, bytes_of, from_bytes};
 use crate::discover::{Found, Plain};
 use crate::event::FileSeen;
 

@@ -9,9 +9,10 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapMut};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::Probe;
+use super::map_value::from_bytes;
 use super::ring::{Disposition, Ring};
 use super::skeleton::types::{self, t2p_hold_way};
-use super::{Probe, from_bytes};
 
 /// How a thread of the command is made to wait during an inspection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,9 +9,10 @@ use libbpf_rs::query::{LinkTypeInfo, PerfEventType};
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{Link, MapCore, MapFlags, MapType, Object};
 
+use super::Probe;
+use super::map_value::from_bytes;
 use super::programs::Job;
 use super::skeleton::types;
-use super::{Probe, from_bytes};
 use crate::event::record::Counter;
 use crate::event::{Counters, ProcessKey, ProcessLoss};
 

@@ -57,7 +57,7 @@ impl Kernel {
             | ProbeError::BackendMissing { lacking: false, .. },
         ) = result
         {
-            crate::status::say(&said);
+            crate::printable::say(&said);
         }
         result
     }

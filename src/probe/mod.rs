@@ -18,6 +18,7 @@ mod layout;
 mod leases;
 mod libbpf_messages;
 mod load;
+mod map_value;
 mod parts;
 mod probation;
 mod programs;
@@ -46,6 +47,7 @@ use libbpf_rs::{MapCore, MapFlags};
 use self::attach::{Attached, Going, detach, links_of};
 use self::kernel::Kernel;
 use self::leases::{FileId, Leases};
+use self::map_value::bytes_of;
 use self::parts::Desired;
 use self::sites::Programs;
 use self::skeleton::types::{self, process_flag, t2p_cookie_bit, t2p_site};
@@ -62,7 +64,7 @@ pub use self::proving::{News, described, note, unseen_return};
 pub use self::returns::Unfollowed;
 #[cfg(test)]
 pub use self::ring::ring_of_file;
-pub use self::ring::{Disposition, Record, Rings, is_before, page_size};
+pub use self::ring::{Disposition, Record, Rings, is_before};
 pub use self::survey::Survey;
 pub use self::unreported_ends::{Handle, UnreportedEnds, exit_of, process_of};
 pub use self::unused::Candidate;
@@ -324,15 +326,3 @@ fn cookie(site: t2p_site, library: LibraryId) -> u64 {
 const COOKIE_RETURN: u64 = 1 << t2p_cookie_bit::T2P_COOKIE_RETURN.0;
 /// The return of this function is of no interest.
 const COOKIE_ENTRY_ONLY: u64 = 1 << t2p_cookie_bit::T2P_COOKIE_ENTRY_ONLY.0;
-
-/// The bytes of a plain C struct of a map.
-fn bytes_of<T: Copy>(value: &T) -> &[u8] {
-    // SAFETY: only used with the generated map types, which have no padding that is not a field.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
-}
-
-/// A plain C struct of a map.
-fn from_bytes<T: Copy>(bytes: &[u8]) -> Option<T> {
-    // SAFETY: the length is checked, and the generated map types hold integers only.
-    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
-}

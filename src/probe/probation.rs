@@ -8,9 +8,10 @@ use libbpf_rs::{MapCore, MapFlags};
 
 use super::attach::Leaving;
 use super::gate::await_programs;
+use super::map_value::bytes_of;
 use super::proving::News;
 use super::skeleton::types::{evidence, t2p_cookie_bit, t2p_site, verdict};
-use super::{Probe, bytes_of, cookie};
+use super::{Probe, cookie};
 use crate::discover::Found;
 use crate::event::{LibraryId, Verdict};
 

@@ -13,10 +13,11 @@ use libbpf_rs::{MapCore, MapFlags};
 
 use super::attach::Leaving;
 use super::gate::await_programs;
+use super::map_value::{bytes_of, from_bytes};
 use super::parts::Where;
 use super::sites::{behind, is_left, site_of};
 use super::skeleton::types::{self, evidence, t2p_site};
-use super::{Probe, bytes_of, cookie, from_bytes};
+use super::{Probe, cookie};
 use crate::discover::Found;
 use crate::discover::code::{Cost, Place};
 use crate::discover::function::Function;
@@ -245,7 +246,7 @@ impl Probe {
 
     pub(super) fn judge(&self, id: LibraryId, site: t2p_site, verdict: types::verdict) -> bool {
         let key = cookie(site, self.cookie_of(id)).to_ne_bytes();
-        self.kernel.skeleton.maps.verdicts.update(&key, bytes_of(&verdict), MapFlags::ANY).is_ok()
+        self.kernel.skeleton.maps.verdicts.update(&key, &verdict.0.to_ne_bytes(), MapFlags::ANY).is_ok()
     }
 
     fn evidence(&self) -> HashMap<u64, evidence> {

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::unistd::{SysconfVar, sysconf};
+
+use crate::memory::page_size;
 
 /// The kernel still writes into this record, or it has given it up.
 const BUSY: u32 = 1 << 31;
@@ -20,12 +21,6 @@ const DISCARDED: u32 = 1 << 30;
 const HEADER: usize = 8;
 /// Records are given back to the kernel when there are so many bytes of them, or a quarter of the ring.
 const GIVE_BACK: usize = 256 << 10;
-
-/// Size of a memory page in bytes: of the smallest ring.
-pub fn page_size() -> usize {
-    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
-    size.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
-}
 
 /// Both rings. Lives in one thread.
 pub struct Rings {

@@ -6,8 +6,9 @@ use std::path::Path;
 use libbpf_rs::{MapCore, MapFlags};
 
 use super::attach::Leaving;
+use super::map_value::{bytes_of, from_bytes};
 use super::skeleton::types::{self, room as Room, t2p_stack_key};
-use super::{Probe, bytes_of, from_bytes, table_sizes, unreported_ends};
+use super::{Probe, table_sizes, unreported_ends};
 use crate::event::ProcessKey;
 
 impl Probe {

@@ -14,8 +14,9 @@ use libbpf_rs::libbpf_sys::{BPF_FUNC_get_attach_cookie, BPF_FUNC_loop};
 use super::kernel::Kernel;
 use super::load::{Refusal, is_not_permitted, why_missing};
 use super::sites::Programs;
-use super::{Backend, Options, ProbeError, libbpf_messages, page_size};
+use super::{Backend, Options, ProbeError, libbpf_messages};
 use crate::limits;
+use crate::memory::page_size;
 
 /// What works.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,9 @@ use std::io;
 use bytes::Bytes;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapImpl};
 
+use super::map_value::{bytes_of, from_bytes};
 use super::skeleton::types::{self, ended_kind, t2p_counter};
-use super::{bytes_of, from_bytes};
+
 use crate::event::record::{decode, encode};
 use crate::event::{Ends, Event, HandleKey, ProcessKey};
 

@@ -17,7 +17,8 @@ pub use self::live::{LiveView, Shown};
 use crate::config::{self, Verbosity};
 use crate::failure::{Exit, Failure};
 use crate::input::container::{ReadError, Reader};
-use crate::status::{self, StatusLine};
+use crate::printable;
+use crate::status::StatusLine;
 use crate::view::{Hex, Json, Limits, Style, Summary, Text, View};
 
 /// Blocks after which it is looked whether something is to be said.
@@ -84,7 +85,7 @@ pub fn run(config: &config::Read) -> Result<Exit, Failure> {
         };
     }
     if config.verbosity > Verbosity::Quiet {
-        status::say(&left(viewer.left(), config));
+        printable::say(&left(viewer.left(), config));
     }
     end.map(|()| Exit::Success).map_err(bad_input)
 }

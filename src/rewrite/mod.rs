@@ -23,8 +23,9 @@ use self::tracker::Tracker;
 use crate::config::{Output, Redact, Verbosity};
 use crate::failure::{Exit, Failure};
 use crate::input::container::{PACKET, ReadError, Reader, SECTION};
+use crate::printable;
 use crate::redact::{self, Engine, Kind};
-use crate::{sink, status};
+use crate::sink;
 
 pub(crate) use self::rules::fresh_key;
 pub use self::rules::{engine, live_engine};
@@ -83,9 +84,9 @@ pub fn run(config: &Redact) -> Result<Exit, Failure> {
     };
     let report = tracker.report();
     if config.output.is_some() && config.verbosity > Verbosity::Quiet {
-        status::say(&report.summary());
+        printable::say(&report.summary());
         if reader.is_classic() {
-            status::say(
+            printable::say(
                 "classic pcap says only to tls2pcap that it is redacted: editcap makes pcapng of it\n",
             );
         }
@@ -148,7 +149,7 @@ pub(crate) fn observe(
 fn check(report: &mut Report, config: &Redact) -> Result<Exit, Failure> {
     if report.is_clean() {
         if config.verbosity > Verbosity::Quiet {
-            status::say("no secret found\n");
+            printable::say("no secret found\n");
         }
         return Ok(Exit::Success);
     }
@@ -162,9 +163,9 @@ fn check(report: &mut Report, config: &Redact) -> Result<Exit, Failure> {
     if config.verbosity > Verbosity::Quiet {
         match report.unnamed() {
             0 => {}
-            more => status::say(&format!("and {more} places more\n")),
+            more => printable::say(&format!("and {more} places more\n")),
         }
-        status::say(
+        printable::say(
             "there are secrets, or what is not understood: tls2pcap redact IN -o OUT takes them out\n",
         );
     }

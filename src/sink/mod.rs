@@ -14,9 +14,6 @@ mod whereabouts;
 
 use std::io::{self, Write};
 
-use crate::read::LiveView;
-use crate::track::segment::WallTime;
-
 pub(crate) use blocks::each as each_block;
 pub use format::{Format, is_compressed};
 pub use link::Link;
@@ -40,49 +37,6 @@ impl Write for Sink {
         match self {
             Sink::One(output) => output.write(blocks),
             Sink::Many(files) => files.write(blocks),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// All outputs of a capture.
-pub struct Fan {
-    /// A file or pipe, or several files.
-    pub file: Option<Sink>,
-    /// Clients, which never fail. [`Server::unserved`] counts what none of them received.
-    pub server: Option<Server>,
-    /// Standard output, as text, JSON or hex.
-    pub view: Option<LiveView>,
-}
-
-impl Fan {
-    /// All packets up to this time have been written.
-    ///
-    /// # Errors
-    /// Those of [`Files::settled`].
-    pub fn settled(&mut self, until: WallTime) -> io::Result<()> {
-        match &mut self.file {
-            Some(Sink::Many(files)) => files.settled(until),
-            Some(Sink::One(_)) | None => Ok(()),
-        }
-    }
-}
-
-impl Write for Fan {
-    /// All of `blocks`, or an error.
-    fn write(&mut self, blocks: &[u8]) -> io::Result<usize> {
-        if let Some(server) = &self.server {
-            server.blocks(blocks);
-        }
-        if let Some(view) = &self.view {
-            view.blocks(blocks)?;
-        }
-        match &mut self.file {
-            Some(file) => file.write(blocks),
-            None => Ok(blocks.len()),
         }
     }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::blocks::{PACKET, each, packets, word};
-use crate::status;
+use crate::printable;
 
 /// Clients at the same time; another one is refused.
 const CLIENTS_MAX: usize = 8;
@@ -218,7 +218,7 @@ impl Client {
         let packets = self.behind.packets.fetch_add(piece.packets, Ordering::AcqRel) + piece.packets;
         let behind = self.behind.bytes.fetch_add(len, Ordering::AcqRel) + len;
         if behind > BEHIND_MAX {
-            status::say(&format!("tls2pcap: {}: too slow, disconnected\n", self.peer));
+            printable::say(&format!("tls2pcap: {}: too slow, sent away\n", self.peer));
             let _ = self.stream.shutdown(Shutdown::Both);
             Taken::TooSlow { packets }
         } else if len == 0 || self.blocks.send(piece).is_ok() {
@@ -242,7 +242,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, tell: bool) {
             // Whoever tries again and again must not fill the terminal.
             if tell && refused <= REFUSALS_TOLD {
                 let last = if refused == REFUSALS_TOLD { "; later refusals are not reported" } else { "" };
-                status::say(&format!("tls2pcap: a client was refused: {why}{last}\n"));
+                printable::say(&format!("tls2pcap: a client was refused: {why}{last}\n"));
             }
         }
     }
@@ -273,7 +273,7 @@ fn welcome(stream: TcpStream, shared: &Arc<Shared>, tell: bool) -> io::Result<()
         shared.changed.notify_all();
     });
     if tell {
-        status::say(&format!("tls2pcap: {peer} is connected\n"));
+        printable::say(&format!("tls2pcap: {peer} is connected\n"));
     }
     Ok(())
 }

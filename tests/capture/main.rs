@@ -34,6 +34,7 @@ mod nss;
 mod open;
 mod order;
 mod protocols;
+mod readme;
 mod redacted;
 mod remote;
 mod rewritten;

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use crate::printable;
 use crate::privilege::{self, User};
-use crate::status;
 
 /// Files that wait for the command. It is not run for further ones, which is reported.
 const WAITING_MAX: usize = 1024;
@@ -32,7 +32,7 @@ impl After {
                     Ok(status) => status.to_string(),
                     Err(error) => error.to_string(),
                 };
-                status::say(&format!("tls2pcap: -z {command} {}: {said}\n", file.display()));
+                printable::say(&format!("tls2pcap: -z {command} {}: {said}\n", file.display()));
             }
         });
         After { files: Some(files), thread: Some(thread) }
@@ -41,8 +41,8 @@ impl After {
     /// This file is complete.
     pub(super) fn file(&self, path: PathBuf) {
         if let Some(Err(TrySendError::Full(path))) = self.files.as_ref().map(|files| files.try_send(path)) {
-            status::say(&format!(
-                "tls2pcap: -z is not run for {}: {WAITING_MAX} files are already waiting for it\n",
+            printable::say(&format!(
+                "tls2pcap: -z is not run with {}: {WAITING_MAX} files wait for it already\n",
                 path.display()
             ));
         }
