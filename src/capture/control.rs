@@ -178,7 +178,7 @@ impl Control {
         end
     }
 
-    /// Acts on a message. Gives how the capture ends, if it does.
+    /// Acts on a message. Returns how the capture ends, if it does.
     fn hear(&mut self, message: Message, course: &mut Course<'_>) -> Option<Result<Exit, Failure>> {
         match message {
             Message::Notice(Notice::File(file)) => self.look(Look::File(file)),
@@ -241,7 +241,7 @@ impl Control {
         None
     }
 
-    /// The capture is over. A command continues without it, and must not wait at any file that it maps.
+    /// The capture has ended. A command continues without it, and must not wait at any file that it maps.
     fn go_without(&mut self, course: &mut Course<'_>) -> Result<Exit, Failure> {
         self.probe.set_gate(Gate::Shut);
         match &mut course.running {
@@ -416,7 +416,7 @@ impl Control {
     }
 }
 
-/// How far a capture has come.
+/// The state of a running capture.
 struct Course<'a> {
     heard: &'a Receiver<Message>,
     running: Option<Running>,
@@ -424,9 +424,9 @@ struct Course<'a> {
     numbers: &'a Mutex<Numbers>,
     began: Instant,
     kept_house: Instant,
-    /// All processes that were given have ended.
+    /// All processes of -p have ended.
     only_children: bool,
-    /// When the command is waited for no longer.
+    /// When waiting for the command ends.
     patience: Option<Instant>,
 }
 
@@ -451,7 +451,7 @@ impl Course<'_> {
         }
     }
 
-    /// Tells the command to end, and waits for that only so long.
+    /// Tells the command to end, with a bounded wait.
     fn end_command(&mut self) {
         if let Some(running) = &self.running {
             running.forward(SIGTERM);
