@@ -798,19 +798,19 @@ fn install_and_uninstall_leave_what_the_user_changed() {
         };
         said.lines().filter_map(known).collect::<Vec<_>>()
     };
-    assert_eq!(words(&["status"]), ["absent"; 8]);
-    assert_eq!(words(&["install"]), ["installed"; 8]);
-    assert_eq!(words(&["install"]), ["up to date"; 8]);
-    assert_eq!(words(&["status"]), ["installed"; 8]);
+    assert_eq!(words(&["status"]), ["absent"; 9]);
+    assert_eq!(words(&["install"]), ["installed"; 9]);
+    assert_eq!(words(&["install"]), ["up to date"; 9]);
+    assert_eq!(words(&["status"]), ["installed"; 9]);
     let colors = home.path().join(".config/wireshark/profiles/tls2pcap/colorfilters");
     std::fs::write(&colors, "# mine\n").unwrap();
     assert_eq!(words(&["status"]).iter().filter(|word| **word == "changed").count(), 1);
     assert_eq!(words(&["install"]).iter().filter(|word| **word == "kept").count(), 1);
     let removed = words(&["uninstall"]);
-    assert_eq!(removed.iter().filter(|word| **word == "removed").count(), 7, "{removed:?}");
+    assert_eq!(removed.iter().filter(|word| **word == "removed").count(), 8, "{removed:?}");
     assert_eq!(std::fs::read_to_string(&colors).unwrap(), "# mine\n");
     assert_eq!(words(&["install", "--force"]).iter().filter(|word| **word == "updated").count(), 1);
-    assert_eq!(words(&["uninstall"]), ["removed"; 8]);
+    assert_eq!(words(&["uninstall"]), ["removed"; 9]);
     assert!(!home.path().join(".config/wireshark/profiles/tls2pcap").exists());
     assert!(!home.path().join(".local/share/tls2pcap").exists());
 }
