@@ -62,7 +62,7 @@ fn by_name(engine: &mut Engine, bytes: &mut [u8], sign: usize, sort: Sort) {
     let is_spoken = sort == Sort::Json && bytes[sign] == b':' && !is_quoted && !is_line;
     let is_code =
         is_spoken && !matches!(bytes.get(value.end), None | Some(b' ' | b'"' | b'\'' | b'`' | b'\\'));
-    if !is_code && !(sort == Sort::Code && is_kind_of_token(name, &bytes[value.clone()])) {
+    if !(is_code || sort == Sort::Code && is_kind_of_token(name, &bytes[value.clone()])) {
         engine.cloak(bytes, value, kind, Escape::Backslash);
     }
 }
