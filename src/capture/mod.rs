@@ -1,7 +1,7 @@
 //! A capture, from start to end: owns the threads and the channels between them.
 //!
 //! - The ring thread reads records, hands them over and regularly adds a clock sample.
-//! - The writer thread owns the [`Pipeline`]: everything after the ring.
+//! - The writer thread owns the [`Pipeline`](crate::pipeline::Pipeline): everything after the ring.
 //! - The control thread (the caller's) does what must happen outside the stream: inspects new files, reads
 //!   /proc, handles signals, waits for the command.
 
