@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * SSL_read and SSL_write that were found in code without names (src/discover/boring) must prove themselves
+ * SSL_read and SSL_write that were found in code without names (src/discover/boring, src/discover/openssl) must prove themselves
  * while the program runs. The traffic through the library's BIOs is independent evidence: no more bytes can be
  * written than the records that leave can carry, and none can be read that no record brought in. Each call is
  * checked against that before anything of it is emitted. If a call makes or takes exactly one record, or
@@ -161,6 +161,9 @@ __noinline s64 on_probation(u64 generation, u64 address, u64 site, u64 num, s64 
 		return -1;
 	seen = bpf_map_lookup_elem(&evidence, &key);
 	handle = find_handle(process->generation, address);
+	/* Its records are others, and it is never written. */
+	if (handle && handle->flags & HANDLE_NOT_TCP)
+		return len;
 	flow = handle ? flow_of(handle, address) : NULL;
 	if (!seen || !flow || seen->disagreed)
 		return -1;

@@ -110,7 +110,10 @@ impl Home {
     fn companion(&self, args: &[&str]) -> Command {
         let program = self.path().join("program");
         if !program.exists() {
-            std::fs::copy(env!("CARGO_BIN_EXE_tls2pcap"), &program).unwrap();
+            // By a process of its own: a child that another thread forks meanwhile must not inherit it open for writing, or it
+            // cannot be run (ETXTBSY).
+            let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_tls2pcap")).arg(&program).status();
+            assert!(copied.unwrap().success());
         }
         let mut command = self.command(program);
         command.arg("wireshark").args(args);

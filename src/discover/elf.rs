@@ -57,9 +57,10 @@ impl TlsLibrary {
         self.rustls.is_some() && self.family.is_none() && self.go.is_none()
     }
 
-    /// Whether its functions were found in its code: they have to prove themselves while they run.
+    /// Whether its functions were found in its code: they have to prove themselves while they run. Those of rustls do so with
+    /// each record.
     pub fn has_to_prove_itself(&self) -> bool {
-        self.named_by == NamedBy::Code
+        self.named_by == NamedBy::Code && self.family.is_some()
     }
 }
 
@@ -198,12 +199,20 @@ fn of_code<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<TlsLibrary, NotTl
 
 /// OpenSSL and its like. `None`: there is none, as far as texts tell.
 fn c_of_code<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Option<Result<TlsLibrary, NotTls>> {
-    let likely = likely::of_openssl(image)?;
-    let found = match likely.stack {
+    let mut likely = likely::of_openssl(image)?;
+    let mut found = match likely.stack {
         Stack::BoringSsl | Stack::AwsLc => boring::find(image).map(|found| (found.offsets, found.bio)),
         Stack::OpenSsl => openssl::find(image).map(|found| (found.offsets, found.bio)),
         _ => return None,
     };
+    // Of one there may be texts alone, and of the other all.
+    if found == Err(NoEntries::NotUsed)
+        && likely.stack != Stack::OpenSsl
+        && let Ok(other) = openssl::find(image)
+    {
+        likely.stack = Stack::OpenSsl;
+        found = Ok((other.offsets, other.bio));
+    }
     match found {
         Ok((offsets, bio)) => Some(Ok(TlsLibrary {
             family: Some(Family::OpenSsl),

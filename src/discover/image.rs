@@ -16,6 +16,8 @@ use super::starts::Starts;
 
 /// Most places of [`Image::pointers`]; Chrome has about a million.
 const POINTERS_MAX: usize = 7 << 18;
+/// Most parts of a file that are loaded to be written to; linkers make one or two.
+const SEGMENTS_MAX: usize = 16;
 /// Most section or program headers.
 const HEADERS_MAX: u32 = 1 << 16;
 /// Most entries of the table for the loader that are read.
@@ -242,14 +244,14 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             }
         }
         let stored = self.stored();
-        for header in self.sections.iter() {
-            let places = header.relr(self.endian, self.data).ok().flatten();
-            for at in places.into_iter().flatten().take(POINTERS_MAX + 1) {
-                if let Some(address) = stored.word(at) {
-                    pointers.insert(at, Pointer::Address(address));
-                }
+        let tables =
+            self.sections.iter().filter_map(|header| header.relr(self.endian, self.data).ok().flatten());
+        // Of all tables together, also if they name the same places or none that there are.
+        for (count, at) in tables.flatten().enumerate() {
+            if let Some(address) = stored.word(at) {
+                pointers.insert(at, Pointer::Address(address));
             }
-            if pointers.len() > POINTERS_MAX {
+            if count >= POINTERS_MAX || pointers.len() > POINTERS_MAX {
                 return HashMap::new();
             }
         }
@@ -265,7 +267,7 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             let (offset, len) = (segment.p_offset(self.endian), segment.p_filesz(self.endian));
             Some((segment.p_vaddr(self.endian), self.data.read_bytes_at(offset, len).ok()?))
         });
-        Stored { endian: self.endian, segments: segments.collect() }
+        Stored { endian: self.endian, segments: segments.take(SEGMENTS_MAX).collect() }
     }
 
     /// The symbol table of this kind.

@@ -114,7 +114,12 @@ impl Probe {
     }
 
     fn hold(&mut self, found: &Found, id: LibraryId, holder: Holder) -> Result<Attachment, libbpf_rs::Error> {
-        self.begin_probation(found, id)?;
+        if let Err(error) = self.begin_probation(found, id) {
+            if found.library.rustls.is_none() {
+                return Err(error);
+            }
+            self.leave_to_rustls(found, id, &error);
+        }
         // Another program may have had its pid.
         self.desired.leave(|a| a.found().key == found.key && a.holder.pid == holder.pid);
         let blueprint = self.blueprint(found, id);

@@ -161,8 +161,10 @@ impl Kernel {
         let sees_births =
             options.follow && (backend != Backend::Fentry || has_function("calculate_sigpending"));
         let has_mptcp = Path::new("/proc/sys/net/mptcp").exists();
-        // Where probes are attached one by one, a waiting process waits long enough.
-        let c_at_once = options.has_c || programs == Programs::Session || !programs.in_bulk();
+        // Attaching one by one takes long enough anyway. Where bulk attachment is likely to fail, this object is loaded
+        // only to be replaced, so less of it is verified.
+        let bulk_works = is_since(if options.by_process { (6, 10) } else { (6, 6) });
+        let c_at_once = options.has_c && bulk_works || programs == Programs::Session || !programs.in_bulk();
         let choice = Choice { backend, programs, bio_in_bulk, has_ipv6, has_mptcp, sees_births, c_at_once };
         choice.prepare(open.open_object_mut().progs_mut());
         let skeleton = open.load().map_err(Refusal::Backend)?;
@@ -209,9 +211,13 @@ impl Kernel {
 
 /// Whether one program can see entry and return and choose at each entry (Linux 6.13).
 pub fn may_choose_returns() -> bool {
-    const SINCE: (u32, u32) = (6, 13);
+    is_since((6, 13))
+}
+
+/// Whether the kernel is of this release or a later one, as its number tells.
+fn is_since(since: (u32, u32)) -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    version(&release).is_some_and(|version| version >= SINCE)
+    version(&release).is_some_and(|version| version >= since)
 }
 
 /// Whether the kernel itself, without its modules, has this function.

@@ -14,6 +14,7 @@ use super::skeleton::types::{evidence, t2p_cookie_bit, t2p_site, verdict};
 use super::{Probe, cookie};
 use crate::discover::Found;
 use crate::event::{LibraryId, Verdict};
+use crate::printable;
 
 /// Calls that must agree, of reads and of writes.
 const CALLS: u32 = 16;
@@ -93,6 +94,24 @@ impl Probe {
         Ok(())
     }
 
+    /// Of a file with rustls in it, only that is probed: the other library's functions cannot be checked.
+    pub(super) fn leave_to_rustls(&mut self, found: &Found, id: LibraryId, error: &libbpf_rs::Error) {
+        if self.desired.probations.iter().any(|probation| probation.id == id) {
+            return;
+        }
+        let path = found.path.to_string_lossy().into_owned();
+        self.unsaid.push(News::Warning(format!(
+            "{}: only its rustls is captured, and not its {}: {error:#}",
+            printable::line(&path),
+            found.version
+        )));
+        self.desired.probations.push(Probation {
+            id,
+            path,
+            state: State::Condemned("its functions cannot be checked"),
+        });
+    }
+
     /// A library could not be probed in a process, or in all: undoes what [`Probe::begin_probation`] did for
     /// it, unless other processes have it. Its probes there must be removed.
     pub(super) fn abandon_probation(&mut self, found: &Found, id: LibraryId) {
@@ -144,7 +163,7 @@ impl Probe {
                 news.push(News::Verdict(probation.id, Verdict::Wrong));
                 news.push(News::Warning(format!(
                     "{}: what looks like SSL_read and SSL_write in its code does not agree with its TLS records; \
-                     it is not captured any more",
+                     it is no longer captured",
                     probation.path
                 )));
             } else if read.agreed >= CALLS

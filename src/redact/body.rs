@@ -170,7 +170,11 @@ impl Parser {
             Parser::Packed(packed) => packed.step(engine, bytes, last),
             Parser::Kept => bytes.len(),
             Parser::Begin(text) => {
-                if bytes.len() < BEGIN && !last {
+                // A line is text, however short.
+                let is_line = bytes.len() >= 4
+                    && bytes.ends_with(b"\n")
+                    && bytes.iter().all(|b| *b >= b' ' || b"\t\r\n".contains(b));
+                if bytes.len() < BEGIN && !last && !is_line {
                     return 0;
                 }
                 *self = match begin(bytes) {

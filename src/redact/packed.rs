@@ -77,7 +77,7 @@ impl Packed {
         };
         let old = (plain.len() <= RESPELLED_MAX).then(|| plain.clone());
         let found = Body::new(self.inner.clone()).whole(engine, &mut plain);
-        if found.is_empty() {
+        if found.is_empty() && !has_hidden_text(self.format, bytes) {
             return bytes.len();
         }
         if let Some(body) = old.and_then(|old| respelled(self.format, bytes, &old, &plain)) {
@@ -151,12 +151,22 @@ fn unpack(format: Format, bytes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// Whether the header of gzip has a comment or an extra field, which no type describes.
+fn has_hidden_text(format: Format, bytes: &[u8]) -> bool {
+    let header = |bytes| flate2::bufread::GzDecoder::new(bytes).header().cloned();
+    format == Format::Gzip && header(bytes).is_some_and(|h| h.extra().is_some() || h.comment().is_some())
+}
+
 /// Where a body's stream of deflate is, without its frame; `None`: it has none, or several.
 fn stream_of(format: Format, bytes: &[u8]) -> Option<std::ops::Range<usize>> {
     match format {
         Format::Gzip => {
             let mut reader = bytes;
-            flate2::bufread::GzDecoder::new(&mut reader).header()?;
+            let header = flate2::bufread::GzDecoder::new(&mut reader).header()?.clone();
+            // What its header says would stay.
+            if header.extra().is_some() || header.filename().is_some() || header.comment().is_some() {
+                return None;
+            }
             Some(bytes.len() - reader.len()..bytes.len().checked_sub(8)?)
         }
         Format::Deflate if is_zlib(bytes) => Some(2..bytes.len().checked_sub(4)?),

@@ -411,6 +411,26 @@ fn compressed_bodies() {
     }
 }
 
+#[test]
+fn what_the_header_of_gzip_says_goes() {
+    for text in ["{\"a\":1}".to_owned(), format!("{{\"password\":\"{SECRET}\"}}")] {
+        let builder = flate2::GzBuilder::new().comment(format!("token={SECRET}")).extra(SECRET.as_bytes());
+        let mut packer = builder.write(Vec::new(), flate2::Compression::default());
+        packer.write_all(text.as_bytes()).unwrap();
+        let body = packer.finish().unwrap();
+        let head = format!(
+            "POST / HTTP/1.1\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let (outs, _) = redacted(&[(Side::A, &[head.as_bytes(), &body].concat())]);
+        assert!(!lossy(&outs[0]).contains(SECRET), "{text}");
+        let mut plain = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&outs[0][head.len()..]), &mut plain)
+            .unwrap();
+        assert_eq!(plain.len(), text.len());
+    }
+}
+
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let len = (payload.len() as u32).to_be_bytes();
     [&len[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()

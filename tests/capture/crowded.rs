@@ -172,7 +172,7 @@ fn who_was_not_looked_at_is_told() {
     program.wait_ok();
     assert_eq!(finished.status, 6, "{}", finished.stderr);
     let who = format!("[{}] ", program.pid());
-    for words in ["new files or processes: more came at once than", "with --lib)", &who] {
+    for words in ["new files or processes: too many at the same time", "with --lib)", &who] {
         assert!(finished.stderr.contains(words), "{}", finished.stderr);
     }
 }

@@ -69,7 +69,7 @@ fn a_download_over_many_files_is_whole() {
         &["-w", &format!("{gzip}/a.pcapng.gz"), "-b", "packets:40", "-b", "files:3", "-a", "files:9"],
     );
     let text = String::from_utf8_lossy(&told.stderr).into_owned();
-    assert!(told.status.success() && text.contains("6 files made room"), "{text}");
+    assert!(told.status.success() && text.contains("6 files were deleted to make room"), "{text}");
     assert_eq!(files(&gzip).len(), 3);
     for file in files(&gzip) {
         assert!(file.to_str().unwrap().ends_with(".pcapng.gz"));

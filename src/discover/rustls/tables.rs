@@ -69,10 +69,10 @@ pub(in super::super) struct Unnamed {
 
 /// Finds all, or nothing.
 pub(in super::super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<Unnamed, NoEntries> {
+    let files = files(image)?;
     if image.machine != elf::EM_X86_64 {
         return Err(NoEntries::Machine);
     }
-    let files = files(image)?;
     let site = Site::of_code(image).ok_or(NoEntries::Unreadable)?;
     let search = Search { image, site: &site, pointers: image.pointers(), stored: image.stored() };
     let (sources, versions) = search.sources(&files)?;
@@ -94,7 +94,7 @@ struct Files<'d> {
 }
 
 fn files<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<Files<'d>, NoEntries> {
-    let (start, constants) = image.section(b".rodata").ok_or(NoEntries::Unreadable)?;
+    let (start, constants) = image.section(b".rodata").ok_or(NoEntries::NoPlaces)?;
     let forwards = |backwards: &str| -> String { backwards.chars().rev().collect() };
     let mut ends = BTreeMap::new();
     for (backwards, is_tls13, provider) in FILES {

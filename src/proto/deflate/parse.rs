@@ -1,5 +1,6 @@
 //! Spells a text in tokens that take few bits.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::code::Encoder;
@@ -46,12 +47,17 @@ impl Costs {
     }
 }
 
+/// Most bytes that are compared for one text: some 0.3 s, while ordinary text takes a hundredth.
+const LOOKS_MAX: u64 = 1 << 28;
+
 /// Finds what a text can be copied from.
 pub(super) struct Finder<'a> {
     text: &'a [u8],
     /// By place, the one before that may begin in the same way, plus one; 0 if there is none.
     before: Vec<u32>,
     window: usize,
+    /// Bytes that may still be compared. After that nothing more is found.
+    left: Cell<u64>,
 }
 
 impl<'a> Finder<'a> {
@@ -65,7 +71,8 @@ impl<'a> Finder<'a> {
             let head = &mut heads[(word.wrapping_mul(0x9e37_79b1) >> (32 - BITS)) as usize];
             before[at] = std::mem::replace(head, at as u32 + 1);
         }
-        Finder { text, before, window }
+        let left = LOOKS_MAX.min(1 << 20 | (text.len() as u64) << 10);
+        Finder { text, before, window, left: Cell::new(left) }
     }
 
     /// The tokens of a part that take the fewest bits. `given`: some that say what is there, by their places, in order.
@@ -91,6 +98,8 @@ impl<'a> Finder<'a> {
             let mut known = COPY_MIN - 1;
             for from in self.places(at) {
                 let len = self.common(from, at, most);
+                let Some(left) = self.left.get().checked_sub(len as u64 + 1) else { break };
+                self.left.set(left);
                 let distance = (at - from) as u16;
                 let shortest = if len >= LONG { len } else { known + 1 };
                 for len in shortest..=len {

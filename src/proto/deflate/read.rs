@@ -7,7 +7,7 @@ use super::code::{self, Decoder};
 use super::{DISTANCES, END, Invalid, LENGTHS, Token};
 
 /// Most blocks of a stream: an empty one takes ten bits.
-const BLOCKS_MAX: usize = 1 << 16;
+const BLOCKS_MAX: usize = 1 << 12;
 /// In which order the lengths of the code of lengths come (RFC 1951, section 3.2.7).
 pub(super) const ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
