@@ -1,4 +1,4 @@
-//! The order of the rooms, which ARCHITECTURE.md describes: who may use whom, and what pure code is.
+//! The order of the modules, which ARCHITECTURE.md describes: who may use whom, and what pure code is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use regex::Regex;
 /// Rooms without I/O, threads and clocks. That they have no unsafe code the compiler checks.
 const PURE: [&str; 7] = ["event", "filter", "proto", "redact", "synth", "track", "view"];
 
-/// What reaches out of a pure room, in the standard library.
+/// What reaches out of a pure module, in the standard library.
 const IMPURE: [&str; 6] = ["env", "fs", "net::(Tcp|Udp)", "os", "process", "thread"];
 /// And its clocks.
 const CLOCKS: [&str; 2] = ["Instant", "SystemTime"];
@@ -25,22 +25,22 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files.into_iter().filter(of_product).chain(inner).collect()
 }
 
-/// The code of each room, without comments and tests.
-fn rooms() -> BTreeMap<String, String> {
+/// The code of each module, without comments and tests.
+fn modules() -> BTreeMap<String, String> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let comment = Regex::new(r"(?m)^ *//.*$").unwrap();
-    let mut rooms: BTreeMap<String, String> = BTreeMap::new();
+    let mut modules: BTreeMap<String, String> = BTreeMap::new();
     for path in sources(&src) {
         let first = path.strip_prefix(&src).unwrap().components().next().unwrap();
-        let room = first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        let module = first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
         let text = fs::read_to_string(&path).unwrap();
         let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        rooms.entry(room).or_default().push_str(&comment.replace_all(product, ""));
+        modules.entry(module).or_default().push_str(&comment.replace_all(product, ""));
     }
-    rooms
+    modules
 }
 
-/// Which rooms a room names.
+/// Which modules a module names.
 fn used(code: &str) -> BTreeSet<String> {
     let path = Regex::new(r"(?-u:\b)crate::([a-z0-9_]+)").unwrap();
     let mut used: BTreeSet<String> = path.captures_iter(code).map(|found| found[1].to_owned()).collect();
@@ -58,45 +58,48 @@ fn used(code: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn no_two_rooms_use_each_other() {
-    let rooms = rooms();
-    let mut left: BTreeMap<&str, BTreeSet<String>> = rooms
+fn no_two_modules_use_each_other() {
+    let modules = modules();
+    let mut left: BTreeMap<&str, BTreeSet<String>> = modules
         .iter()
-        .map(|(room, code)| {
+        .map(|(module, code)| {
             (
-                room.as_str(),
-                used(code).into_iter().filter(|other| other != room && rooms.contains_key(other)).collect(),
+                module.as_str(),
+                used(code)
+                    .into_iter()
+                    .filter(|other| other != module && modules.contains_key(other))
+                    .collect(),
             )
         })
         .collect();
     // Who uses none of those that are left is no part of a circle.
     loop {
         let done: BTreeSet<String> =
-            left.iter().filter(|(_, uses)| uses.is_empty()).map(|(room, _)| (*room).to_owned()).collect();
+            left.iter().filter(|(_, uses)| uses.is_empty()).map(|(module, _)| (*module).to_owned()).collect();
         if done.is_empty() {
             break;
         }
-        left.retain(|room, _| !done.contains(*room));
+        left.retain(|module, _| !done.contains(*module));
         left.values_mut().for_each(|uses| uses.retain(|other| !done.contains(other)));
     }
     assert!(left.is_empty(), "circles: {left:?}");
 }
 
 #[test]
-fn pure_rooms_reach_nothing_outside() {
-    let rooms = rooms();
-    for room in PURE {
+fn pure_modules_reach_nothing_outside() {
+    let modules = modules();
+    for module in PURE {
         for name in IMPURE {
             let reaching = Regex::new(&format!(r"std::(\{{[^;]*[^a-z_])?(?:{name})(?:[^a-z_]|$)")).unwrap();
-            let found = reaching.find(&rooms[room]);
-            assert!(found.is_none(), "{room}: {}", found.unwrap().as_str());
+            let found = reaching.find(&modules[module]);
+            assert!(found.is_none(), "{module}: {}", found.unwrap().as_str());
         }
-        let clock = CLOCKS.iter().find(|name| rooms[room].contains(**name));
-        assert!(clock.is_none(), "{room}: {}", clock.unwrap());
+        let clock = CLOCKS.iter().find(|name| modules[module].contains(**name));
+        assert!(clock.is_none(), "{module}: {}", clock.unwrap());
         let others: Vec<_> =
-            used(&rooms[room]).into_iter().filter(|other| rooms.contains_key(other)).collect();
+            used(&modules[module]).into_iter().filter(|other| modules.contains_key(other)).collect();
         let allowed = |other: &String| PURE.contains(&other.as_str()) || other == "printable";
-        assert!(others.iter().all(allowed), "{room} uses {others:?}");
+        assert!(others.iter().all(allowed), "{module} uses {others:?}");
     }
 }
 
