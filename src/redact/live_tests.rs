@@ -175,3 +175,17 @@ fn holes_cuts_and_ends() {
         }
     }
 }
+
+#[test]
+fn a_short_first_line_of_text_does_not_wait_for_more() {
+    let mut scene = Scene::new();
+    scene.open(1);
+    scene.say(1, 1, Side::Client, b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", 0);
+    let head =
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n6\r\none 1\n\r\n";
+    scene.say(1, 2, Side::Server, head, 0);
+    scene.tick(HOLD_TIME * 2);
+    scene.say(1, HOLD_TIME * 2, Side::Server, b"6\r\ntwo 2\n\r\n", 0);
+    scene.tick(HOLD_TIME * 4);
+    assert!(scene.shown().contains("one 1") && scene.shown().contains("two 2"), "{}", scene.shown());
+}
