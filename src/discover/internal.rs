@@ -208,17 +208,9 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
         exports: [Function; 2],
         jumps: Option<Function>,
     ) -> Result<Behind, NoInternal> {
-        let name_at = |at| self.name_at(at);
-        let import_in = |at| self.imports.get(&at).map(|name| name.to_vec());
-        let around = Surroundings {
-            image: self.image,
-            text: self.text.clone(),
-            name_at: &name_at,
-            import_in: &import_in,
-        };
         let wraps = |function: Function, through| {
             let start = self.address_of(function.symbol()).ok_or(NoInternal::NoExport)?;
-            flow::wraps(&around, function, start, address, through)
+            self.wraps_by(&|at| self.name_at(at), (function, start), address, through)
                 .map_err(|why| NoInternal::Unproven(function, why))
                 .map(drop)
         };
@@ -239,14 +231,21 @@ impl<'a, 'd, R: ReadRef<'d>> Site<'a, 'd, R> {
             true => Some(Vec::new()),
             false => self.name_at(at),
         };
+        self.wraps_by(&name_at, (export, start), address, None).ok()
+    }
+
+    /// What [`flow::wraps`] says of an export, where `name_at` tells functions.
+    fn wraps_by(
+        &self,
+        name_at: &dyn Fn(u64) -> Option<Vec<u8>>,
+        (export, start): (Function, u64),
+        address: u64,
+        through: Option<Function>,
+    ) -> Result<bool, Unproven> {
         let import_in = |at| self.imports.get(&at).map(|name| name.to_vec());
-        let around = Surroundings {
-            image: self.image,
-            text: self.text.clone(),
-            name_at: &name_at,
-            import_in: &import_in,
-        };
-        flow::wraps(&around, export, start, address, None).ok()
+        let around =
+            Surroundings { image: self.image, text: self.text.clone(), name_at, import_in: &import_in };
+        flow::wraps(&around, export, start, address, through)
     }
 
     /// Name of the function at an address, or of the import that a PLT entry there jumps to.

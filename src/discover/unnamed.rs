@@ -1,4 +1,6 @@
-//! Why the functions of a library that has no names for them are not found in its code.
+//! What is found in the code of a library that has no names for its functions, and why it is not.
+
+use super::function::Offsets;
 
 /// Why the functions of a library without names were not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,4 +38,12 @@ pub enum NoEntries {
     /// One function is not what it should be next to another.
     #[error("what looks like {0} in it does not call what looks like {1}, or has other arguments")]
     NoWrapper(&'static str, &'static str),
+}
+
+/// Functions of OpenSSL, or of a library like it, that were found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entries {
+    pub(super) offsets: Offsets,
+    /// File offsets of `BIO_write` and `BIO_read`.
+    pub(super) bio: (u64, u64),
 }

@@ -33,7 +33,7 @@ use self::raises::{Raiser, Raises, Source};
 use super::function::{Function, Offsets};
 use super::image::{Image, Pointer};
 use super::internal::Site;
-use super::unnamed::NoEntries;
+use super::unnamed::{Entries, NoEntries};
 
 /// Reasons of the SSL library, as its header numbers them; they never change.
 const SHOULD_NOT_HAVE_BEEN_CALLED: u32 = 66;
@@ -56,14 +56,6 @@ const ENDS: u64 = 16;
 const PLACE_MAX: u64 = 256;
 /// Tables that may hold a function; each protocol has one.
 const TABLES_MAX: usize = 16;
-
-/// What was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entries {
-    pub(super) offsets: Offsets,
-    /// File offsets of `BIO_write` and `BIO_read`.
-    pub(super) bio: (u64, u64),
-}
 
 /// Finds all, or nothing.
 pub(super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<Entries, NoEntries> {

@@ -22,7 +22,7 @@ use super::function::{Function, Offsets};
 use super::image::Image;
 use super::internal::Site;
 use super::text::{self, Text};
-use super::unnamed::NoEntries;
+use super::unnamed::{Entries, NoEntries};
 
 /// Places that may hold the name of a function.
 const TEXTS_MAX: usize = 256;
@@ -54,14 +54,6 @@ const NAMES: [&str; 11] = [
     BIO_READ_INTERNAL,
     BIO_WRITE_INTERNAL,
 ];
-
-/// What was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entries {
-    pub(super) offsets: Offsets,
-    /// File offsets of `BIO_write` and `BIO_read`.
-    pub(super) bio: (u64, u64),
-}
 
 /// Finds all, or nothing.
 pub(super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<Entries, NoEntries> {
