@@ -223,6 +223,14 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
 
     fn relocated(&self) -> HashMap<u64, Pointer<'d>> {
         let mut pointers = HashMap::new();
+        // All tables together, whatever they say: several may be the same part of the file.
+        let is_table = |s: &&SectionHeader64<Endianness>| {
+            matches!(s.sh_type(self.endian), elf::SHT_RELA | elf::SHT_RELR)
+        };
+        let sizes = self.sections.iter().filter(is_table).map(|header| header.sh_size(self.endian));
+        if sizes.fold(0, u64::saturating_add) > (POINTERS_MAX * size_of::<Rela64<Endianness>>()) as u64 {
+            return pointers;
+        }
         let symbols = self.symbols(elf::SHT_DYNSYM);
         for header in self.sections.iter().filter(|s| s.sh_type(self.endian) == elf::SHT_RELA) {
             let table = header.data_as_array::<Rela64<Endianness>, _>(self.endian, self.data);
@@ -246,7 +254,7 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         let stored = self.stored();
         let tables =
             self.sections.iter().filter_map(|header| header.relr(self.endian, self.data).ok().flatten());
-        // Of all tables together, also if they name the same places or none that there are.
+        // A bitmap stands for many places.
         for (count, at) in tables.flatten().enumerate() {
             if let Some(address) = stored.word(at) {
                 pointers.insert(at, Pointer::Address(address));

@@ -312,4 +312,19 @@ mod tests {
         let condemned = tried(Trial::example(7, Function::Read, true, true));
         assert!(condemned.is_wanted(7, export) && !condemned.is_wanted(7, behind));
     }
+
+    #[test]
+    fn a_library_that_is_not_what_it_seemed_does_not_take_rustls_in_its_file_away() {
+        let desired = Desired {
+            probations: vec![Probation::condemned(7)],
+            without_return_probes: true,
+            by_returns: true,
+            ..Desired::default()
+        };
+        for (kind, is_wanted) in [(Kind::C, false), (Kind::Rustls, true)] {
+            for what in [What::Entries(Group::Base, kind), What::Returns(Group::Base, kind)] {
+                assert_eq!(desired.is_wanted(7, what), is_wanted, "{what:?}");
+            }
+        }
+    }
 }

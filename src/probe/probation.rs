@@ -45,6 +45,11 @@ enum State {
 }
 
 impl Probation {
+    #[cfg(test)]
+    pub(super) fn condemned(id: LibraryId) -> Probation {
+        Probation { id, path: "program".into(), state: State::Condemned(WRONG) }
+    }
+
     pub(super) fn is_running(&self) -> bool {
         matches!(self.state, State::Running)
     }

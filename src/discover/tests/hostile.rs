@@ -81,6 +81,19 @@ fn symbols_that_share_a_very_long_name_take_linear_time() {
 }
 
 #[test]
+fn tables_of_relocations_are_bounded_together_whatever_they_say() {
+    let entry: Vec<u8> = [0x1000u64, 8, 0x1000].iter().flat_map(|word| word.to_le_bytes()).collect();
+    let pointers = |entries: usize| {
+        // The same place again and again.
+        let table = entry.repeat(entries);
+        let file = sections(&[(".rela.a", 4, 0, 0, &table), (".rela.b", 4, 0, 0, &table)]);
+        image::Image::parse(&file[..], bounded::Deadline::start()).unwrap().pointers().len()
+    };
+    assert_eq!(pointers(10), 1);
+    assert_eq!(pointers(1 << 20), 0);
+}
+
+#[test]
 fn a_section_at_the_end_of_all_addresses_is_no_endless_table() {
     let folder = tempfile::tempdir().unwrap();
     let file = compile(folder.path(), "nss.so", &nss(KEPT), &SHARED);

@@ -3,7 +3,8 @@
 use std::process::Command;
 
 use super::super::super::bounded::Deadline;
-use super::super::super::elf::own_tables;
+use super::super::super::elf::{classify_from, own_tables};
+use super::super::super::maps::Whereabouts;
 use super::*;
 
 /// A place in the source file at this path, under a label.
@@ -64,14 +65,19 @@ fn provider(path: &str) -> String {
     .concat()
 }
 
-/// What is found in a shared object of this assembly: functions, and the labels at which they are.
-fn found(assembly: &str) -> Result<Vec<(RustlsFunction, String)>, NoEntries> {
+/// A shared object of this assembly.
+fn assembled(assembly: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (folder.path().join("x.s"), folder.path().join("x.so"));
     std::fs::write(&source, format!("{assembly}\n.section .note.GNU-stack,\"\",@progbits\n")).unwrap();
     let status = Command::new("cc").args(["-shared", "-nostdlib", "-o"]).args([&out, &source]).status();
     assert!(status.expect("a C compiler is needed").success());
-    let data = std::fs::read(out).unwrap();
+    std::fs::read(out).unwrap()
+}
+
+/// What is found in a shared object of this assembly: functions, and the labels at which they are.
+fn found(assembly: &str) -> Result<Vec<(RustlsFunction, String)>, NoEntries> {
+    let data = assembled(assembly);
     let image = Image::parse(&data[..], Deadline::start()).ok().unwrap();
     let found = find(&image)?;
     let tables = own_tables(&image);
@@ -169,4 +175,26 @@ fn damaged_files_do_no_harm() {
             }
         }
     }
+}
+
+#[test]
+fn on_another_processor_only_what_names_rustls_is_taken_for_it() {
+    let why = |assembly: &str| {
+        let data = assembled(assembly);
+        let mut image = Image::parse(&data[..], Deadline::start()).ok().unwrap();
+        image.machine = elf::EM_AARCH64;
+        find(&image).err()
+    };
+    assert_eq!(why(&provider(PATH)), Some(NoEntries::Machine));
+    assert_eq!(why(".text\nret\n"), Some(NoEntries::NoPlaces));
+    assert_eq!(why(".section .rodata\n.asciz \"a library without rustls\"\n"), Some(NoEntries::NoPlaces));
+}
+
+#[test]
+fn what_is_found_waits_for_no_verdict() {
+    let speaks = ".section .rodata\n.ascii \"c hs traffics hs traffic\"\n";
+    let data = assembled(&(provider(PATH) + speaks));
+    let at = Whereabouts { root: "/".into(), path: "/nowhere/x".into() };
+    let library = classify_from(std::io::Cursor::new(&data), &at).unwrap();
+    assert!(library.is_rustls_alone() && !library.has_to_prove_itself());
 }
